@@ -1,0 +1,55 @@
+"""Direct messages between the users of the website you already have.
+
+The public names are here and nowhere else: what a program that embeds
+chatrelay needs. Everything is loaded on first use, so that importing this
+package installs no reactor and costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chatrelay.config import Config, ConfigError
+    from chatrelay.interfaces import Authenticator, Denied, LoggedIn, MessageLog, Unavailable
+    from chatrelay.service import ChatRelayService, build
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Authenticator",
+    "ChatRelayService",
+    "Config",
+    "ConfigError",
+    "Denied",
+    "LoggedIn",
+    "MessageLog",
+    "Unavailable",
+    "__version__",
+    "build",
+]
+
+_HOME = {
+    "Authenticator": "chatrelay.interfaces",
+    "ChatRelayService": "chatrelay.service",
+    "Config": "chatrelay.config",
+    "ConfigError": "chatrelay.config",
+    "Denied": "chatrelay.interfaces",
+    "LoggedIn": "chatrelay.interfaces",
+    "MessageLog": "chatrelay.interfaces",
+    "Unavailable": "chatrelay.interfaces",
+    "build": "chatrelay.service",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module a public name lives in, the first time it is asked for (PEP 562)."""
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module 'chatrelay' has no attribute {name!r}") from None
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value

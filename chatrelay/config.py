@@ -1,0 +1,340 @@
+"""Every option of the relay: its unit, its default, what zero means.
+
+One attrs class is the whole list. The command line, the environment, the TOML
+file and the page docs/options.rst are made from it, so an option can't be in one
+and missing in another. `Config` checks values and knows nothing of where they
+came from; `read` joins the sources.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from chatrelay.messagelog import BadMessageLogURL, check_url
+
+
+class ConfigError(ValueError):
+    """An option that can't be used. The text names it and says what would do.
+
+    :ivar option: the option's name on the command line, without dashes.
+    """
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}")
+        self.option = option
+
+
+def _option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    zero: str = "",
+    metavar: str = "",
+    repeatable: bool = False,
+    kind: type = str,
+) -> Any:
+    """An option. `unit` and `zero` (what 0 means) are given for numbers."""
+    checks = {float: _at_least_zero, int: _at_least_zero}
+    return attrs.field(
+        default=default,
+        validator=checks.get(kind),
+        metadata={
+            "help": help,
+            "unit": unit,
+            "zero": zero,
+            "metavar": metavar or unit,
+            "repeatable": repeatable,
+            "kind": kind,
+        },
+    )
+
+
+def option_name(attribute: str) -> str:
+    """The name on the command line of an attribute of `Config`."""
+    return attribute.replace("_", "-")
+
+
+def _at_least_zero(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
+        raise ConfigError(option_name(attribute.name), f"{value!r} is no number of 0 or more")
+    if attribute.metadata["kind"] is int and not isinstance(value, int):
+        raise ConfigError(option_name(attribute.name), f"{value!r} is not a whole number")
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """What a relay is to do. Values are checked when it is made.
+
+    :raises ConfigError: for a value that can't be used, or values that don't go together.
+    """
+
+    auth_url: str | None = _option(
+        None,
+        "Where to post a visitor's SESSID to ask who it is (http or https). Needed, unless an embedding "
+        "program brings an authenticator of its own.",
+        metavar="URL",
+    )
+    auth_format: str = _option(
+        "form",
+        "How to post it: 'form' sends SESSID=... as an HTML form does, which PHP reads in $_POST; "
+        "'json' sends {\"SESSID\": ...}.",
+        metavar="form|json",
+    )
+    auth_secret_file: str | None = _option(
+        None,
+        "A file whose one line is sent to the webserver as a bearer token, so that it knows who is asking.",
+        metavar="FILE",
+    )
+    auth_ca_file: str | None = _option(
+        None,
+        "A PEM file of the certificate authorities that vouch for an https auth-url, instead of the system's.",
+        metavar="FILE",
+    )
+    session_cookie: str | None = _option(
+        None,
+        "The name of the site's session cookie. An auth-request without SESSID then uses that cookie of the "
+        "handshake, which can so stay HttpOnly. Needs origin.",
+        metavar="NAME",
+    )
+    origin: tuple[str, ...] = _option(
+        (),
+        "An origin whose pages may connect, such as https://example.com; may be repeated. Without it pages of "
+        "any origin may.",
+        metavar="ORIGIN",
+        repeatable=True,
+    )
+    listen: tuple[str, ...] = _option(
+        ("tcp:8080:interface=127.0.0.1",),
+        "Where to listen, as a Twisted endpoint string (tcp:8080, ssl:443:privateKey=..., unix:PATH, "
+        "systemd:..., haproxy:tcp:8080); may be repeated.",
+        metavar="ENDPOINT",
+        repeatable=True,
+    )
+    message_log: str = _option(
+        "sqlite:chatrelay.sqlite3",
+        "Where messages are logged before they are delivered: sqlite:PATH, memory: (gone when the relay stops) "
+        "or none (a message that was acknowledged may be lost).",
+        metavar="URL",
+    )
+    login_timeout: float = _option(
+        10.0,
+        "How long a connection may stay open without being logged in; then it is closed with 4001. Also how "
+        "long a login may wait for its turn to be asked about.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
+    webserver_timeout: float = _option(
+        5.0,
+        "How long the webserver may take, from the POST to the last byte of its answer; then the login is "
+        "answered with webserver-unavailable.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
+    webserver_checks: int = _option(
+        32,
+        "How many questions may be out to the webserver at once; more wait, up to the login-timeout.",
+        unit="questions",
+        zero="no limit",
+        kind=int,
+    )
+    message_size: int = _option(
+        65536,
+        "The largest WebSocket message, whatever its frames; a larger one closes the connection with 1009.",
+        unit="bytes",
+        zero="no limit",
+        kind=int,
+    )
+    message_frames: int = _option(
+        64,
+        "The most frames a WebSocket message may come in; more close the connection with 1002.",
+        unit="frames",
+        zero="no limit",
+        kind=int,
+    )
+    message_timeout: float = _option(
+        10.0,
+        "How long a WebSocket message may take from its first byte to its last; longer closes the connection "
+        "with 1002.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
+    handshake_size: int = _option(
+        16384,
+        "The largest opening handshake; a larger one is refused and the connection closed.",
+        unit="bytes",
+        zero="no limit",
+        kind=int,
+    )
+    handshake_timeout: float = _option(
+        5.0,
+        "How long the opening handshake may take, TLS included; then the connection is closed.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
+    unread_size: int = _option(
+        1024 * 1024,
+        "How much a client may leave unread; past it the connection is closed with 4002 and counts as gone.",
+        unit="bytes",
+        zero="no limit",
+        kind=int,
+    )
+    drain_time: float = _option(
+        10.0,
+        "How long stopping may take: until the messages under way are answered and the connections have closed.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
+
+    @auth_url.validator
+    def _check_auth_url(self, _: object, url: object) -> None:
+        if url is None:
+            return
+        parts = urlsplit(_text("auth-url", url))
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("auth-url", f"{url!r} is no http or https URL, such as http://127.0.0.1/session.php")
+        if parts.username is not None:
+            raise ConfigError("auth-url", "a user name or password in the URL is not sent: use auth-secret-file")
+        if parts.fragment:
+            raise ConfigError("auth-url", f"{url!r} has a fragment (#...), which is never sent: leave it out")
+
+    @auth_format.validator
+    def _check_auth_format(self, _: object, value: object) -> None:
+        if value not in ("form", "json"):
+            raise ConfigError("auth-format", f"{value!r} is neither form nor json")
+
+    @origin.validator
+    def _check_origin(self, _: object, origins: tuple[str, ...]) -> None:
+        for origin in origins:
+            normal_origin(origin)
+
+    @session_cookie.validator
+    def _check_session_cookie(self, _: object, name: object) -> None:
+        if name is None:
+            return
+        if not isinstance(name, str) or not name or not name.isascii() or any(c in _NOT_IN_TOKENS for c in name):
+            raise ConfigError("session-cookie", f"{name!r} is no name of a cookie (RFC 6265, section 4.1.1)")
+        if not self.origin:
+            raise ConfigError(
+                "session-cookie",
+                "needs origin: browsers send the cookie from every page, so name the origins whose pages may log "
+                "visitors in, for instance --origin https://example.com",
+            )
+
+    @message_log.validator
+    def _check_message_log(self, _: object, url: object) -> None:
+        try:
+            check_url(_text("message-log", url))
+        except BadMessageLogURL as error:
+            raise ConfigError("message-log", str(error)) from None
+
+
+_NOT_IN_TOKENS = frozenset('()<>@,;:\\"/[]?={} \t' + "".join(map(chr, range(32))) + "\x7f")
+"""What a cookie's name may not hold (RFC 2616, section 2.2)."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _text(option: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(option, f"{value!r} is not a text")
+    return value
+
+
+def normal_origin(origin: str) -> str:
+    """An origin in the one form in which origins are compared: lower case, without a default port.
+
+    :raises ConfigError: where `origin` is not a scheme, a host and at most a port (RFC 6454, section 6.2).
+    """
+    try:
+        parts = urlsplit(_text("origin", origin))
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError("origin", f"{origin!r} is no origin: {error}") from None
+    if not (parts.scheme and host) or parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ConfigError(
+            "origin", f"{origin!r} is no origin: give scheme, host and at most a port, such as https://example.com"
+        )
+    if not origin.isascii() or "*" in origin or any(c.isspace() for c in origin) or origin[-1] in "/?#:":
+        raise ConfigError(
+            "origin", f"{origin!r} is no origin: origins are exact, without wildcards, spaces or a path (not even '/')"
+        )
+    if ":" in host:
+        host = f"[{host}]"
+    shown_port = "" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}"
+    return f"{parts.scheme}://{host}{shown_port}"
+
+
+# The sources ----------------------------------------------------------------
+
+ENVIRONMENT_PREFIX = "CHATRELAY_"
+
+
+def read(
+    command_line: Mapping[str, Any], environment: Mapping[str, str] = os.environ, config_file: str | None = None
+) -> Config:
+    """Join the sources; the command line wins over the environment, that over the file, that over the defaults.
+
+    :param command_line: attributes of `Config` that were given, as text (tuples of text where repeatable).
+    :param environment: ``CHATRELAY_AUTH_URL`` and the like; repeatable options are split at white space.
+    :param config_file: a TOML file's path, or None.
+    :raises ConfigError: for anything that can't be used, naming the option, the variable or the file.
+    """
+    values: dict[str, Any] = {}
+    config_file = config_file or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    if config_file:
+        values.update(_from_file(config_file))
+    for field in attrs.fields(Config):
+        variable = ENVIRONMENT_PREFIX + field.name.upper()
+        if variable in environment:
+            text = environment[variable]
+            try:
+                values[field.name] = tuple(text.split()) if field.metadata["repeatable"] else from_text(field, text)
+            except ConfigError as error:
+                raise ConfigError(variable, str(error)) from None
+        if field.name in command_line:
+            given = command_line[field.name]
+            values[field.name] = given if field.metadata["repeatable"] else from_text(field, given)
+    return Config(**values)
+
+
+def from_text(field: attrs.Attribute[Any], text: str) -> Any:
+    """An option's value from its text."""
+    kind = field.metadata["kind"]
+    try:
+        return kind(text)
+    except ValueError:
+        number = "a whole number" if kind is int else "a number"
+        raise ConfigError(option_name(field.name), f"{text!r} is not {number} of {field.metadata['unit']}") from None
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError("config", f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("config", f"{path} is no TOML: {error}") from None
+    fields = attrs.fields_dict(Config)
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError("config", f"{path} sets {key!r}, which is no option; there are: {', '.join(fields)}")
+        if fields[key].metadata["repeatable"]:
+            if isinstance(value, str):
+                value = [value]
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise ConfigError(option_name(key), f"in {path} it is a list of texts, not {value!r}")
+            values[key] = tuple(value)
+    return values

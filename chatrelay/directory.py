@@ -1,0 +1,39 @@
+"""Who is here: the live connections of each logged-in user on this node.
+
+Pure. It knows keys of users and connections, and nothing of what either is.
+"""
+
+from __future__ import annotations
+
+from chatrelay.interfaces import Connection
+
+
+class Directory:
+    """A user's connections, in the order they logged in.
+
+    The tuples are replaced, never changed: who walks one while delivering is
+    not disturbed when a connection leaves on the way.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[str, tuple[Connection, ...]] = {}
+
+    def add(self, user: str, connection: Connection) -> None:
+        """Note that `connection` is now one of `user`'s."""
+        self._connections[user] = (*self._connections.get(user, ()), connection)
+
+    def remove(self, user: str, connection: Connection) -> None:
+        """Forget `connection`; nothing happens where it was not known."""
+        rest = tuple(other for other in self._connections.get(user, ()) if other is not connection)
+        if rest:
+            self._connections[user] = rest
+        else:
+            self._connections.pop(user, None)
+
+    def connections_of(self, user: str) -> tuple[Connection, ...]:
+        """The live connections of `user`, oldest first; empty where there are none."""
+        return self._connections.get(user, ())
+
+    def __len__(self) -> int:
+        """How many users are here."""
+        return len(self._connections)

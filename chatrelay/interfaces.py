@@ -1,0 +1,116 @@
+"""The seams: what the relay asks of its neighbours, and the values that cross.
+
+Nothing here does anything. An `Authenticator` knows whose session it is, a
+`MessageLog` keeps messages, a `Connection` carries bytes to one client. Each
+may be replaced by the program that embeds chatrelay; each has one contract
+test that every implementation of ours runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+
+@attrs.frozen
+class LoggedIn:
+    """The webserver knows this session: it belongs to the user `uid`."""
+
+    uid: str | int
+
+
+@attrs.frozen
+class Denied:
+    """The webserver does not know this session, or nobody is logged in to it."""
+
+
+@attrs.frozen
+class Unavailable:
+    """The webserver could not be asked, or its answer was none.
+
+    :ivar why: one sentence for the operator.
+    """
+
+    why: str
+
+
+Verdict = LoggedIn | Denied | Unavailable
+
+
+class Authenticator(Protocol):
+    """Answers whose session it is."""
+
+    def authenticate(self, sessid: str) -> Deferred[Verdict]:
+        """Ask once.
+
+        :param sessid: 1 to 4096 characters, opaque, never to be logged.
+        :returns: a Deferred that fires with the verdict. Cancelling it gives
+            up the question. It does not fail otherwise: trouble is a verdict.
+        """
+
+
+class Connection(Protocol):
+    """One client's open WebSocket, as the relay sees it."""
+
+    def send(self, payload: bytes) -> bool:
+        """Hand over one text message.
+
+        :param payload: the message, encoded.
+        :returns: whether it was appended to the outgoing buffer of an open
+            connection within its budget (the promise's C2). Never raises.
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; nothing is received from here on.
+
+        :param code: the close code (RFC 6455, section 7.4).
+        :param reason: at most 123 bytes of UTF-8, for the developer.
+        """
+
+
+@attrs.frozen
+class Message:
+    """One message on its way, as it is logged and delivered.
+
+    :ivar from_uid: the sender, as the webserver answered.
+    :ivar to_uid: the recipient, as the sender wrote it.
+    :ivar client_id: the sender's id for the request.
+    :ivar time_stamp: the sender's timeStamp.
+    :ivar received_at: when the relay got it, in microseconds since 1970 UTC.
+    """
+
+    from_uid: str | int
+    to_uid: str | int
+    client_id: str | int
+    time_stamp: str | int
+    content: str
+    received_at: int
+
+
+class LogUnavailable(Exception):
+    """The message log could not be written. Nothing of the batch may be delivered."""
+
+
+class MessageLog(Protocol):
+    """The durable record of messages. All methods are called in the reactor's thread."""
+
+    def start(self) -> None:
+        """Open the log; blocks until it can be written.
+
+        :raises LogUnavailable: with a sentence that names the log and the remedy.
+        """
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Commit a batch: all of it or none, synced, numbered in the order given.
+
+        :returns: the message numbers, in order; fails with `LogUnavailable`.
+        """
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Note that these messages reached nobody. Fails with `LogUnavailable`; it is then made good on recovery."""
+
+    def stop(self) -> Deferred[None]:
+        """Close the log, when all that was asked of it has been done."""

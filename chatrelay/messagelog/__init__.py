@@ -1,0 +1,54 @@
+"""The message log: the durable record of messages, one implementation a module.
+
+`message_log` chooses by URL. `chatrelay.interfaces.MessageLog` says what each
+of them promises, and one contract test holds them all to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatrelay.interfaces import MessageLog
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorFromThreads
+
+SQLITE = "sqlite:"
+
+
+class BadMessageLogURL(ValueError):
+    """A message log's URL that names no message log; the text says what would."""
+
+
+def check_url(url: str) -> None:
+    """Refuse what `message_log` could not open.
+
+    :raises BadMessageLogURL: with what would do.
+    """
+    if url in ("memory:", "none") or (url.startswith(SQLITE) and sqlite_path(url)):
+        return
+    raise BadMessageLogURL(f"{url!r} names no message log: use sqlite:PATH, memory: or none")
+
+
+def sqlite_path(url: str) -> str:
+    """The path in a ``sqlite:PATH`` URL."""
+    return url.removeprefix(SQLITE)
+
+
+def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
+    """Make the message log that `url` names; it is not opened yet.
+
+    :raises BadMessageLogURL: where it names none.
+    """
+    check_url(url)
+    if url == "memory:":
+        from chatrelay.messagelog.memory import MemoryMessageLog
+
+        return MemoryMessageLog()
+    if url == "none":
+        from chatrelay.messagelog.memory import NoMessageLog
+
+        return NoMessageLog()
+    from chatrelay.messagelog.sqlite import SqliteMessageLog
+
+    return SqliteMessageLog(sqlite_path(url), reactor)

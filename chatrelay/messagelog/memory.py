@@ -1,0 +1,87 @@
+"""The logs that outlive nothing: one that remembers until it is closed, and none at all.
+
+`MemoryMessageLog` is for tests and tries: it grows with every message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+
+from chatrelay.interfaces import Message
+from chatrelay.wire import user_key
+
+
+@attrs.define
+class MemoryRow:
+    """A message with what the log added to it."""
+
+    number: int
+    message: Message
+    from_place: int
+    to_place: int
+    delivered: bool = True
+
+
+class MemoryMessageLog:
+    """Keeps messages in a list.
+
+    :ivar rows: what was committed, oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[MemoryRow] = []
+        self._inbox: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Nothing to open."""
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Keep a batch."""
+        numbers = []
+        for message in messages:
+            number = len(self.rows) + 1
+            numbers.append(number)
+            to_user = user_key(message.to_uid)
+            from_user = user_key(message.from_uid)
+            for user in {from_user, to_user}:
+                self._inbox[user] += 1
+            self.rows.append(MemoryRow(number, message, self._inbox[from_user], self._inbox[to_user]))
+        return succeed(numbers)
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Note that these messages reached nobody."""
+        for number in numbers:
+            self.rows[number - 1].delivered = False
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """Nothing to close."""
+        return succeed(None)
+
+
+class NoMessageLog:
+    """Numbers messages and keeps none: C1 and C8 of the promise are waived."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def start(self) -> None:
+        """Nothing to open."""
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Number a batch."""
+        first = self._last + 1
+        self._last += len(messages)
+        return succeed(range(first, self._last + 1))
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Nothing to mark."""
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """Nothing to close."""
+        return succeed(None)

@@ -1,0 +1,409 @@
+"""The message log in an SQLite file: one writer thread, one transaction and one sync a batch.
+
+`SqliteStore` is the file: synchronous, and knows no thread or reactor.
+`SqliteMessageLog` runs it in a thread of its own and comes back into the
+reactor once a batch. `read_messages` reads the file beside a running relay.
+
+A store that failed in a commit does not know whether the batch is on the
+disk, so it never tries that commit again: the senders are refused, the file
+is reopened, and rows of refused messages found in it are marked undelivered.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.wire import user_key
+
+APPLICATION_ID = 0x43524C59
+"""Marks an SQLite file as a message log of ours: "CRLY"."""
+
+RETRY_SECONDS = 0.5
+"""How long a failed log waits before it is opened again."""
+
+LOCK_WAIT_SECONDS = 2.0
+"""How long SQLite waits for another program that holds the file locked."""
+
+_V1 = """
+CREATE TABLE message (
+    number      INTEGER PRIMARY KEY,
+    from_uid    TEXT NOT NULL,
+    from_place  INTEGER NOT NULL,
+    to_uid      TEXT NOT NULL,
+    to_place    INTEGER NOT NULL,
+    client_id   NOT NULL,  -- no declared type: text and integers stay what they are
+    time_stamp  NOT NULL,
+    content     TEXT NOT NULL,
+    received_at INTEGER NOT NULL,  -- microseconds since 1970, UTC
+    delivered   INTEGER NOT NULL DEFAULT 1
+);
+CREATE TABLE inbox (uid TEXT PRIMARY KEY, last_place INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1,)
+"""The steps from an empty file to the present schema; the schema's version is how many were taken."""
+
+_INSERT = """
+INSERT INTO message (number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_LAST_PLACE = "SELECT last_place FROM inbox WHERE uid = ?"
+_SET_PLACE = "INSERT INTO inbox VALUES (?, ?) ON CONFLICT (uid) DO UPDATE SET last_place = excluded.last_place"
+
+
+class SqliteStore:
+    """A message log's file, open for writing by this process alone.
+
+    Every method raises `LogUnavailable` where the file cannot do what is
+    asked; the store is then closed, and `open` may be tried again.
+
+    :param path: the file; made where there is none.
+    """
+
+    def __init__(self, path: str, migrations: tuple[str, ...] = MIGRATIONS) -> None:
+        self.path = os.path.abspath(path)
+        self._migrations = migrations
+        self._connection: sqlite3.Connection | None = None
+        self._lock: int | None = None
+        self._identity: tuple[int, int] | None = None
+        self._last_number = 0
+        self._doubtful_from: int | None = None  # rows from here on were refused, if they are there
+        self._undelivered: list[int] = []  # marks that are not in the file yet
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._connection is not None
+
+    def open(self) -> None:
+        """Open the file, bring its schema up to date, mark what is due, and try a write."""
+        with self._trouble():
+            self._take_lock()
+            self._connection = connection = sqlite3.connect(
+                self.path, timeout=LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            _migrate(connection, self._migrations)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            if self._doubtful_from is not None:
+                connection.execute("UPDATE message SET delivered = 0 WHERE number >= ?", (self._doubtful_from,))
+            self._write_marks(connection)
+            # Written even where it changes nothing: the proof that the disk takes writes.
+            connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+            connection.execute("COMMIT")
+            self._doubtful_from = None
+            self._undelivered = []
+            (self._last_number,) = connection.execute("SELECT coalesce(max(number), 0) FROM message").fetchone()
+            self._identity = _identity(self.path)
+
+    def append(self, messages: Sequence[Message]) -> list[int]:
+        """Commit and sync `messages`; return their numbers."""
+        connection = self._ready()
+        first = self._last_number + 1
+        with self._trouble(doubtful_from=first):
+            connection.execute("BEGIN IMMEDIATE")
+            places: dict[str, int] = {}
+            rows = []
+            for number, message in enumerate(messages, first):
+                from_user = user_key(message.from_uid)
+                to_user = user_key(message.to_uid)
+                from_place = to_place = _next_place(connection, places, to_user)
+                if from_user != to_user:
+                    from_place = _next_place(connection, places, from_user)
+                rows.append(
+                    (
+                        number,
+                        from_user,
+                        from_place,
+                        to_user,
+                        to_place,
+                        message.client_id,
+                        message.time_stamp,
+                        message.content,
+                        message.received_at,
+                    )
+                )
+            connection.executemany(_INSERT, rows)
+            connection.executemany(_SET_PLACE, places.items())
+            connection.execute("COMMIT")
+        self._last_number += len(rows)
+        return list(range(first, first + len(rows)))
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> None:
+        """Note that these messages reached nobody; what fails is made good by the next `open`."""
+        self._undelivered.extend(numbers)
+        connection = self._ready()
+        with self._trouble():
+            connection.execute("BEGIN IMMEDIATE")
+            self._write_marks(connection)
+            connection.execute("COMMIT")
+        self._undelivered = []
+
+    def close(self) -> None:
+        """Close the file and let go of it; never fails."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # What a broken file says on closing adds nothing to what it said before.
+            with suppress(sqlite3.Error):
+                connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _ready(self) -> sqlite3.Connection:
+        """The open connection, after a look whether its file still has its name.
+
+        SQLite goes on writing to a file that was removed or replaced, and
+        what it then acknowledges is lost.
+        """
+        if self._connection is None:
+            raise LogUnavailable(f"the message log {self.path} is not open")
+        if _identity(self.path) != self._identity:
+            self.close()
+            raise LogUnavailable(f"the message log {self.path} was removed or replaced while the relay ran")
+        return self._connection
+
+    def _take_lock(self) -> None:
+        """Let no second relay write this file: two would number messages twice.
+
+        The lock is on a file beside it, as closing any descriptor of the
+        database would drop SQLite's own locks on it.
+        """
+        if self._lock is None:
+            self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogUnavailable(
+                f"the message log {self.path} is in use by another chatrelay: "
+                "stop that one, or give this one a file of its own"
+            ) from None
+
+    def _write_marks(self, connection: sqlite3.Connection) -> None:
+        connection.executemany(
+            "UPDATE message SET delivered = 0 WHERE number = ?", [(number,) for number in self._undelivered]
+        )
+
+    @contextmanager
+    def _trouble(self, doubtful_from: int | None = None) -> Iterator[None]:
+        """Close the store on any failure inside, and say what it was.
+
+        :param doubtful_from: the first number of the batch whose fate is then unknown.
+        """
+        try:
+            yield
+        except (sqlite3.Error, OSError, LogUnavailable) as error:
+            if doubtful_from is not None and (self._doubtful_from is None or doubtful_from < self._doubtful_from):
+                self._doubtful_from = doubtful_from
+            self.close()
+            if isinstance(error, LogUnavailable):
+                raise
+            raise LogUnavailable(
+                f"the message log {self.path} cannot be written: {error}{_remedy(self.path)}"
+            ) from error
+
+
+def _remedy(path: str) -> str:
+    """What the operator can do about it, where that can be seen from here."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f" (there is no folder {folder}: make it, or name another file with --message-log)"
+    if not os.access(folder, os.W_OK):
+        return f" (this user may not write in {folder})"
+    return ""
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _next_place(connection: sqlite3.Connection, places: dict[str, int], user: str) -> int:
+    """Take the next number of the inbox of `user`; `places` holds those taken by this batch."""
+    last = places.get(user)
+    if last is None:
+        row = connection.execute(_LAST_PLACE, (user,)).fetchone()
+        last = row[0] if row else 0
+    places[user] = last + 1
+    return last + 1
+
+
+def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:
+    """Make a file a message log of the present schema, step by step, each step whole or not at all."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and tables:
+        raise LogUnavailable("this SQLite file belongs to another program: name another file with --message-log")
+    if version > len(migrations):
+        raise LogUnavailable(
+            f"this message log was made by a newer chatrelay (schema {version}, this one knows {len(migrations)}): "
+            "upgrade chatrelay, or name another file with --message-log"
+        )
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise LogUnavailable(f"this file system does not take SQLite's write-ahead log (journal mode {mode!r})")
+    for done, step in enumerate(migrations[version:], version + 1):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {step}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {done}; COMMIT;"
+        )
+
+
+# The writer thread ----------------------------------------------------------
+
+_Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
+
+
+class SqliteMessageLog:
+    """An `SqliteStore` behind a thread of its own: `chatrelay.interfaces.MessageLog`.
+
+    :param path: the file.
+    :param reactor: where results come back, with one call a batch.
+    """
+
+    log = Logger()
+
+    def __init__(self, path: str, reactor: IReactorFromThreads) -> None:
+        self._store = SqliteStore(path)
+        self._reactor = reactor
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._stopped: Deferred[None] = Deferred()
+        self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
+
+    def start(self) -> None:
+        """Open the file and start the thread."""
+        self._store.open()
+        self._thread.start()
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Commit a batch in the thread."""
+        return self._ask(self._store.append, messages)
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Mark rows in the thread."""
+        return self._ask(self._store.mark_undelivered, numbers)
+
+    def stop(self) -> Deferred[None]:
+        """Close the file behind everything that was asked before, and end the thread."""
+        if self._thread.ident is None:  # never started
+            self._store.close()
+            return succeed(None)
+        self._jobs.put(None)
+        return self._stopped.addCallback(lambda _: self._thread.join())
+
+    def _ask(self, work: Callable[[Any], Any], argument: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self._jobs.put((work, argument, answer))
+        return answer
+
+    # In the thread, from here on.
+
+    def _write(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=None if self._store.is_open else RETRY_SECONDS)
+            except queue.Empty:
+                self._reopen()
+                continue
+            if job is None:
+                break
+            work, argument, answer = job
+            was_open = self._store.is_open
+            try:
+                result = work(argument)
+            except LogUnavailable as error:
+                if was_open:
+                    self.log.critical(
+                        "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
+                        error=error,
+                        seconds=RETRY_SECONDS,
+                    )
+                self._reactor.callFromThread(answer.errback, error)
+            # A defect, whatever it is, must reach the caller: else its senders wait for ever.
+            except Exception:
+                self._reactor.callFromThread(answer.errback, Failure())
+            else:
+                self._reactor.callFromThread(answer.callback, result)
+        if not self._store.is_open:
+            self._reopen()  # the last chance for marks that are due
+        self._store.close()
+        self._reactor.callFromThread(self._stopped.callback, None)
+
+    def _reopen(self) -> None:
+        try:
+            self._store.open()
+        except LogUnavailable as error:
+            self.log.debug("{error}", error=error)
+        else:
+            self.log.warn("the message log {path} can be written again", path=self._store.path)
+
+
+# Reading --------------------------------------------------------------------
+
+# Read in pages, each a transaction of its own: a reader that dawdles (a pager
+# left open) would otherwise keep SQLite from ever shortening its WAL.
+PAGE_SIZE = 1000
+_PAGE = """
+SELECT number, from_uid, to_uid, time_stamp, content, received_at, delivered FROM message
+WHERE number > ? ORDER BY number LIMIT ?
+"""
+
+
+@attrs.frozen
+class LoggedMessage:
+    """A row of the message log, for those who read it.
+
+    :ivar received_at: microseconds since 1970, UTC.
+    """
+
+    number: int
+    from_uid: str
+    to_uid: str
+    time_stamp: str | int
+    content: str
+    received_at: int
+    delivered: bool
+
+
+def _logged_message(row: tuple[Any, ...]) -> LoggedMessage:
+    *fields, delivered = row
+    return LoggedMessage(*fields, bool(delivered))  # type: ignore[call-arg]  # six fields, as _PAGE selects them
+
+
+def read_messages(path: str) -> Iterator[LoggedMessage]:
+    """The messages in a log, oldest first, whether a relay writes to it or not.
+
+    :raises LogUnavailable: where the file can't be read, or is none of ours.
+    """
+    if not os.path.exists(path):
+        raise LogUnavailable(f"there is no message log at {path}")
+    try:
+        uri = "file:" + quote(os.path.abspath(path)) + "?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_SECONDS)) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            if application != APPLICATION_ID:
+                raise LogUnavailable(f"{path} is not a message log of chatrelay's")
+            last = 0
+            while rows := connection.execute(_PAGE, (last, PAGE_SIZE)).fetchall():
+                yield from map(_logged_message, rows)
+                last = rows[-1][0]
+    except sqlite3.Error as error:
+        raise LogUnavailable(f"the message log {path} cannot be read: {error}") from error

@@ -1,0 +1,203 @@
+"""The relay as a Twisted service: made of its parts, started, drained, stopped.
+
+`build` is where configuration, reactor and clocks are handed in; below it
+nothing asks for them. It knows every part and does none of their work.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from OpenSSL.SSL import Error as SSLError
+from twisted.application import strports
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.logger import Logger
+from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.iweb import IPolicyForHTTPS
+from twisted.web.resource import IResource
+
+import chatrelay
+from chatrelay.auth import WebserverAuthenticator
+from chatrelay.config import Config, ConfigError
+from chatrelay.directory import Directory
+from chatrelay.interfaces import Authenticator, MessageLog
+from chatrelay.messagelog import message_log as make_message_log
+from chatrelay.relay import Relay
+from chatrelay.websocket import ChatFactory
+
+
+def build(
+    config: Config,
+    reactor: Any,
+    authenticator: Authenticator | None = None,
+    message_log: MessageLog | None = None,
+) -> ChatRelayService:
+    """Make a relay, ready to be started as a service of a Twisted application.
+
+    :param config: its options. With ``listen=()`` it opens no port of its
+        own: mount `ChatRelayService.websocket_resource` instead.
+    :param reactor: for connections, time and threads.
+    :param authenticator: who knows whose session it is, instead of the
+        webserver at ``config.auth_url``.
+    :param message_log: where messages are logged, instead of ``config.message_log``.
+    :raises ConfigError: for options that do not go together, or files that can't be used.
+    """
+    if authenticator is None:
+        authenticator = _webserver_authenticator(config, reactor)
+    if message_log is None:
+        message_log = make_message_log(config.message_log, reactor)
+    directory = Directory()
+    relay = Relay(directory, message_log, time.time, lambda call: reactor.callLater(0, call))
+    factory = ChatFactory(config, relay, directory, authenticator, reactor)
+    service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator)
+    for description in config.listen:
+        try:
+            strports.service(description, factory, reactor).setServiceParent(service)
+        # Each endpoint's parser fails in its own way; what it says is told with the text it was about.
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            raise ConfigError("listen", f"{description!r} is no endpoint that can be used: {error}") from error
+    return service
+
+
+class ChatRelayService(MultiService):
+    """A running relay.
+
+    :ivar factory: the Twisted protocol factory of its connections.
+    :ivar message_log: where its messages are.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        factory: ChatFactory,
+        relay: Relay,
+        message_log: MessageLog,
+        authenticator: Authenticator,
+    ) -> None:
+        super().__init__()
+        self.setName("chatrelay")
+        self.config = config
+        self.factory = factory
+        self.message_log = message_log
+        self._reactor = reactor
+        self._relay = relay
+        self._authenticator = authenticator
+
+    def websocket_resource(self) -> IResource:
+        """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
+        resource: IResource = WebSocketResource(self.factory)
+        return resource
+
+    def startService(self) -> None:
+        """Open the message log, then serve.
+
+        Ports are opened by `privilegedStartService`, while twistd still has
+        the right to; nobody is let in before the reactor runs, and by then
+        messages can be logged.
+
+        :raises LogUnavailable: where the log can't be opened.
+        :raises CannotListenError: where a port can't be opened.
+        """
+        self.message_log.start()
+        super().startService()
+        self.factory.start_sweeping()
+        self._say_how_it_runs()
+
+    def stopService(self) -> Deferred[None]:
+        """Answer what is under way, close every connection with 4000, close the log."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        limit = self.config.drain_time
+        until = self._reactor.seconds() + limit
+
+        async def at_most(waiting: Deferred[Any]) -> None:
+            if limit:
+                waiting.addTimeout(max(0.0, until - self._reactor.seconds()), self._reactor)
+            with suppress(TimeoutError):  # the time is over; the next step goes on without
+                await waiting
+
+        self.factory.stopping = True
+        await super().stopService()
+        # Those who sent before the end get their answers; then everybody is closed.
+        await at_most(self._relay.drain())
+        await at_most(self.factory.close_all())
+        self.factory.abort_all()
+        self.factory.stop_sweeping()
+        await self._relay.drain()
+        await self.message_log.stop()
+        if isinstance(self._authenticator, WebserverAuthenticator):
+            await self._authenticator.close()
+        self.log.info("chatrelay has stopped")
+
+    def _say_how_it_runs(self) -> None:
+        self.log.info(
+            "chatrelay {version} listens on {endpoints}; message log: {message_log}",
+            version=chatrelay.__version__,
+            endpoints=", ".join(self.config.listen) or "no port of its own",
+            message_log=self.config.message_log,
+        )
+        if not self.config.origin:
+            self.log.info("pages of any origin may connect; admit only yours with --origin")
+        if self.config.message_log == "none":
+            self.log.warn("messages are not logged: one that was acknowledged may be lost (C1 and C8 are waived)")
+
+
+def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthenticator:
+    if config.auth_url is None:
+        raise ConfigError(
+            "auth-url",
+            "is missing: where shall the relay ask who a visitor is? For instance --auth-url http://127.0.0.1/session.php",
+        )
+    return WebserverAuthenticator(
+        reactor,
+        config.auth_url,
+        format=config.auth_format,
+        secret=None if config.auth_secret_file is None else _secret(config.auth_secret_file),
+        timeout=config.webserver_timeout,
+        checks=config.webserver_checks,
+        queue_timeout=config.login_timeout,
+        tls_policy=None if config.auth_ca_file is None else _policy(config.auth_ca_file),
+    )
+
+
+def _secret(path: str) -> str:
+    """The one line of a secret file."""
+    secret = _read("auth-secret-file", path).strip()
+    if not secret:
+        raise ConfigError("auth-secret-file", f"{path} is empty")
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        raise ConfigError("auth-secret-file", f"{path} must hold one line of printable ASCII characters without spaces")
+    return secret
+
+
+def _policy(path: str) -> IPolicyForHTTPS:
+    """Trust the authorities in a PEM file, and no others."""
+    pem = _read("auth-ca-file", path)
+    end = "-----END CERTIFICATE-----"
+    blocks = [block + end for block in pem.split(end)[:-1]]
+    try:
+        authorities = [Certificate.loadPEM(block.encode("ascii")) for block in blocks]
+    except SSLError as error:
+        raise ConfigError("auth-ca-file", f"{path} holds no certificates in PEM form: {error}") from error
+    if not authorities:
+        raise ConfigError("auth-ca-file", f"{path} holds no certificates in PEM form")
+    return BrowserLikePolicyForHTTPS(trustRootFromCertificates(authorities))
+
+
+def _read(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text("ascii")
+    except OSError as error:
+        raise ConfigError(option, f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(option, f"{path} is not ASCII text") from None

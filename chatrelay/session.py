@@ -1,0 +1,169 @@
+"""One connection's login state, and what each of its messages does.
+
+Pure: bytes of whole messages come in, calls on the neighbours go out. It
+must not know about sockets, Deferreds or time. `docs/protocol.rst` states
+the rules; the states are named here::
+
+    VISITOR --auth-request--> ASKING --LoggedIn--> MEMBER --auth-request--> ASKING_AGAIN
+       ^                        |                    ^                          |
+       +------- any other ------+                    +------- any answer -------+
+
+and from every one of them `ended` leads to ENDED, where nothing happens.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from msgspec import UnsetType
+
+from chatrelay import wire
+from chatrelay.directory import Directory
+from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
+from chatrelay.relay import Relay
+from chatrelay.wire import CloseCode, Reason
+
+MAX_DENIALS = 3
+"""Denials of login over a connection's life; the third closes it."""
+
+MAX_UNUSABLE_FRAMES = 10
+"""Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
+
+
+class State(enum.Enum):
+    """Where a connection's login stands."""
+
+    VISITOR = enum.auto()
+    ASKING = enum.auto()
+    MEMBER = enum.auto()
+    ASKING_AGAIN = enum.auto()
+    ENDED = enum.auto()
+
+
+class Session:
+    """What one connection may do.
+
+    :param connection: where answers go.
+    :param relay: where messages go.
+    :param directory: where a logged-in connection is entered.
+    :param ask: called with a SESSID to have the webserver asked; the verdict
+        comes back by `answered`.
+    :param cookie: the SESSID of the handshake's session cookie, or None.
+    :param no_cookie_because: where there is no cookie to use: None when the
+        visitor simply has none (a denial), else why an auth-request must
+        carry a SESSID on this connection.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        relay: Relay,
+        directory: Directory,
+        ask: Callable[[str], None],
+        cookie: str | None = None,
+        no_cookie_because: str | None = None,
+    ) -> None:
+        self.state = State.VISITOR
+        self._connection = connection
+        self._relay = relay
+        self._directory = directory
+        self._ask = ask
+        self._cookie = cookie
+        self._no_cookie_because = no_cookie_because
+        self._uid: str | int = ""
+        self._denials = 0
+        self._unusable_frames = 0
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether this connection belongs to a user."""
+        return self.state in (State.MEMBER, State.ASKING_AGAIN)
+
+    def received(self, payload: bytes) -> None:
+        """One text message came.
+
+        :param payload: the whole message, UTF-8.
+        """
+        if self.state is State.ENDED:
+            return
+        try:
+            request = wire.decode(payload)
+        except wire.UnusableFrame as problem:
+            self._unusable(problem)
+            return
+        if isinstance(request, wire.SendRequest):
+            # Nobody who is not logged in learns anything, not even that: no oracle.
+            if self.logged_in:
+                self._relay.submit(self._connection, self._uid, request)
+        else:
+            self._auth_requested(request)
+
+    def answered(self, verdict: Verdict) -> None:
+        """The webserver's verdict on the SESSID last asked about."""
+        if self.state is State.ASKING:
+            self.state = State.VISITOR
+            if isinstance(verdict, LoggedIn):
+                self.state = State.MEMBER
+                self._uid = verdict.uid
+                self._connection.send(wire.auth_response(True))
+                self._directory.add(wire.user_key(self._uid), self._connection)
+                return
+        elif self.state is State.ASKING_AGAIN:
+            self.state = State.MEMBER
+            if isinstance(verdict, LoggedIn):
+                if wire.user_key(verdict.uid) == wire.user_key(self._uid):
+                    self._connection.send(wire.auth_response(True))
+                else:
+                    self._connection.send(wire.auth_response(False, Reason.ALREADY_LOGGED_IN))
+                return
+        else:
+            return
+        if isinstance(verdict, Unavailable):
+            self._connection.send(wire.auth_response(False, Reason.WEBSERVER_UNAVAILABLE))
+        else:
+            self._denied()
+
+    def login_timed_out(self) -> None:
+        """The time to log in is over; the question that is still out, if any, is answered first."""
+        if self.state is State.ASKING:
+            self.answered(Unavailable("the login timeout passed while the webserver was asked"))
+        if self.state is State.VISITOR:
+            self._connection.close(CloseCode.LOGIN_TIMEOUT, "not logged in in time")
+
+    def ended(self) -> None:
+        """The connection is closing or gone: leave the directory, take nothing more."""
+        if self.logged_in:
+            self._directory.remove(wire.user_key(self._uid), self._connection)
+        self.state = State.ENDED
+
+    def _auth_requested(self, request: wire.AuthRequest) -> None:
+        sessid = self._cookie if isinstance(request.sessid, UnsetType) else request.sessid
+        if sessid is None and self._no_cookie_because is not None:
+            self._unusable(wire.UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
+        elif self.state in (State.ASKING, State.ASKING_AGAIN):
+            self._connection.send(wire.auth_response(False, Reason.LOGIN_PENDING))
+        elif sessid is None:
+            # A visitor whose browser has no session cookie is not logged in
+            # at the site; there is nothing to ask it.
+            self._denied()
+        else:
+            self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
+            self._ask(sessid)
+
+    def _denied(self) -> None:
+        self._connection.send(wire.auth_response(False))
+        self._denials += 1
+        if self._denials >= MAX_DENIALS:
+            self._connection.close(CloseCode.LOGIN_REFUSED, "login refused three times")
+
+    def _unusable(self, problem: wire.UnusableFrame) -> None:
+        if problem.send and not self.logged_in:
+            return
+        if isinstance(problem.request_id, UnsetType):
+            self._connection.send(wire.error(problem.reason, problem.detail))
+        else:
+            self._connection.send(wire.send_response(problem.request_id, False, problem.reason))
+        self._unusable_frames += 1
+        if self._unusable_frames >= MAX_UNUSABLE_FRAMES:
+            self._connection.close(CloseCode.UNUSABLE_FRAMES, "ten frames could not be used")

@@ -1,0 +1,133 @@
+"""`twistd chatrelay`: the options on its command line, and the service made of them.
+
+The options are those of `chatrelay.config.Config`, one for one. What can't
+work is told in one sentence, without a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+from twisted.application.service import IService, MultiService
+from twisted.internet.error import CannotListenError
+from twisted.python import usage
+
+import chatrelay
+from chatrelay.config import Config, ConfigError, option_name, read
+from chatrelay.interfaces import LogUnavailable
+
+
+def describe(field: attrs.Attribute[Any]) -> str:
+    """What ``--help`` says of an option."""
+    about = field.metadata
+    parts = [about["help"]]
+    if about["repeatable"]:
+        if field.default:
+            parts.append(f"[default: {' '.join(field.default)}]")
+    elif field.default is not None:
+        default = f"{field.default:g}" if about["kind"] is float else str(field.default)
+        parts.append(f"[default: {default}{' ' + about['unit'] if about['unit'] else ''}]")
+    if about["zero"]:
+        parts.append(f"[0: {about['zero']}]")
+    return " ".join(parts)
+
+
+class Options(usage.Options):
+    """The command line. Filled from `Config` below."""
+
+    synopsis = "--auth-url URL [options]"
+    longdesc = (
+        "Direct messages between the users of the website you already have. Every option can also be "
+        "given in a TOML file (--config; auth-url is auth_url there) or in the environment (CHATRELAY_AUTH_URL); "
+        "the command line wins over the environment, and that over the file."
+    )
+    optParameters: list[list[Any]] = [
+        ["config", None, None, "A TOML file with options."],
+        *(
+            [option_name(field.name), None, None, describe(field)]
+            for field in attrs.fields(Config)
+            if not field.metadata["repeatable"]
+        ),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeated: dict[str, list[str]] = {}
+        self.chosen: Config | None = None
+
+    def opt_version(self) -> None:
+        """Print chatrelay's version and exit."""
+        print(f"chatrelay {chatrelay.__version__}")
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        """Join command line, environment and file, and check every value.
+
+        :raises usage.UsageError: naming the option and the remedy.
+        """
+        given: dict[str, Any] = {name: tuple(values) for name, values in self.repeated.items()}
+        for field in attrs.fields(Config):
+            value = self.get(option_name(field.name))
+            if value is not None:
+                given[field.name] = value
+        try:
+            self.chosen = read(given, os.environ, self["config"])
+            if self.chosen.auth_url is None:
+                raise ConfigError(
+                    "auth-url",
+                    "is missing: give the URL that tells whose session it is, for instance "
+                    "--auth-url http://127.0.0.1/session.php",
+                )
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from error
+
+
+def _repeatable(field: attrs.Attribute[Any]) -> Callable[[Options, str], None]:
+    def take(self: Options, value: str) -> None:
+        self.repeated.setdefault(field.name, []).append(value)
+
+    take.__doc__ = describe(field)
+    return take
+
+
+# usage.Options finds options that may be repeated by the names of methods.
+for _field in attrs.fields(Config):
+    if _field.metadata["repeatable"]:
+        setattr(Options, f"opt_{_field.name}", _repeatable(_field))
+
+
+class _PlainlySpoken(MultiService):
+    """Runs a relay under twistd, and says in one sentence why it can't."""
+
+    def privilegedStartService(self) -> None:
+        with _said_plainly():
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        with _said_plainly():
+            super().startService()
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    try:
+        yield
+    except (CannotListenError, LogUnavailable, ConfigError) as error:
+        raise SystemExit(f"chatrelay: {error}") from error
+
+
+def makeService(options: Options) -> IService:
+    """Make what twistd runs."""
+    from twisted.internet import reactor
+
+    assert options.chosen is not None, "postOptions was not called"
+    with _said_plainly():
+        relay = chatrelay.build(options.chosen, reactor)
+    service = _PlainlySpoken()
+    relay.setServiceParent(service)
+    return service

@@ -1,0 +1,461 @@
+"""WebSocket: one `ChatProtocol` a connection, one `ChatFactory` for all of them.
+
+Here bytes and time come in: the opening handshake and who may make it, whole
+text messages out of frames, deadlines, close codes, and the outgoing buffer's
+budget. What a message means is `chatrelay.session`'s to know.
+
+Autobahn speaks RFC 6455. Its defaults are not ours: every option that matters
+is set in `ChatFactory`, and the names of its that we rely on beyond its
+documented interface are listed in `AUTOBAHN_NAMES`, which a test looks up.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txaio.tx import make_logger
+from zope.interface import implementer
+
+from chatrelay import wire
+from chatrelay.config import Config, ConfigError, normal_origin
+from chatrelay.directory import Directory
+from chatrelay.interfaces import Authenticator, Unavailable
+from chatrelay.limits import Deadlines
+from chatrelay.relay import Relay
+from chatrelay.session import Session
+from chatrelay.wire import CloseCode
+
+AUTOBAHN_NAMES = (
+    "STATE_CLOSED",
+    "STATE_CONNECTING",
+    "STATE_OPEN",
+    "_fail_connection",
+    "dropConnection",
+    "failHandshake",
+    "onMessageBegin",
+    "onMessageEnd",
+    "onMessageFrameBegin",
+    "sendCloseFrame",
+    "sendHttpErrorResponse",
+)
+"""What we call or override of Autobahn's protocol that its documentation does not promise."""
+
+CLOSING_SECONDS = 2.0
+"""How long a client may take to answer a close frame, or to leave after a refused handshake."""
+
+SWEEP_SECONDS = 0.25
+"""How often deadlines are looked at."""
+
+MAX_TOLD_ORIGINS = 100
+"""Refused origins the operator is told of, each once."""
+
+END_OF_HEADERS = b"\r\n\r\n"
+
+
+@implementer(IPushProducer)
+class ChatProtocol(WebSocketServerProtocol):
+    """One connection: Autobahn's frames on one side, a `Session` on the other."""
+
+    # Autobahn's own logger would print handshakes, cookies and all, at the
+    # debug level of a program that embeds us, and warn of each bad client.
+    log = make_logger(level="error")
+    events = Logger(namespace="chatrelay.websocket")
+
+    factory: ChatFactory
+    transport: Any  # whichever of Twisted's stream transports the endpoint makes
+    session: Session | None = None
+    _asking: Deferred[Any] | None = None
+    _backed_up = False
+    _unread = 0
+    _frames = 0
+
+    # Opening ---------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Twisted: a TCP connection was accepted."""
+        super().connectionMade()
+        self.factory.accepted(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted: bytes came. Autobahn buffers an opening handshake without bound; this bounds it."""
+        limit = self.factory.config.handshake_size
+        if self.state == self.STATE_CONNECTING and limit and len(self.data) + len(data) > limit:
+            head = self.data + data[: limit - len(self.data)]
+            if END_OF_HEADERS not in head:
+                self.failHandshake(
+                    f"the opening handshake is larger than {limit} bytes",
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                )
+                return
+        super().dataReceived(data)
+
+    def onConnect(self, request: ConnectionRequest) -> str | None:
+        """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
+        self.factory.check_origin(self.handshake_header("origin"))
+        if not request.protocols:
+            return None
+        if wire.SUBPROTOCOL in request.protocols:
+            return wire.SUBPROTOCOL
+        raise ConnectionDeny(
+            HTTPStatus.BAD_REQUEST, f"no offered subprotocol is spoken here: offer {wire.SUBPROTOCOL}, or none"
+        )
+
+    def onOpen(self) -> None:
+        """Autobahn: the handshake is done."""
+        factory = self.factory
+        cookie, because = factory.session_cookie_of(self)
+        self.session = Session(self, factory.relay, factory.directory, self._ask, cookie, because)
+        # Under twisted.web's site, HTTP is still registered as the producer.
+        self.transport.unregisterProducer()
+        self.transport.registerProducer(self, True)
+        factory.opened(self)
+
+    def handshake_header(self, name: str) -> str | None:
+        """A header of the handshake as it was sent, its first value; None where there is none.
+
+        Autobahn's own parser takes more for a line's end than CR LF does: a
+        cookie with U+0085 in its UTF-8 would end there, and the rest would
+        count as headers.
+        """
+        wanted = name.encode("ascii")
+        for line in self.http_request_data.split(b"\r\n")[1:]:
+            key, colon, value = line.partition(b":")
+            if colon and key.strip().lower() == wanted:
+                return str(value.strip(), "latin-1")
+        return None
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        """Autobahn: refuse this handshake. Tells the operator too."""
+        self.events.info(
+            "handshake from {peer} refused with {code}: {reason}", peer=self.peer_name, code=int(code), reason=reason
+        )
+        super().failHandshake(reason, code, responseHeaders)
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        """Autobahn: answer with an HTTP error. Says why in a body that a browser shows."""
+        status = HTTPStatus(code)
+        body = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n".encode()
+        headers = [
+            *(responseHeaders or ()),
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Connection", "close"),
+        ]
+        if status is HTTPStatus.UPGRADE_REQUIRED:
+            headers.append(("Upgrade", "websocket"))
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers)]
+        self.sendData("\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body)
+
+    # Receiving -------------------------------------------------------------
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Autobahn: the first frame of a message began."""
+        self._frames = 0
+        self.factory.message_deadlines.start(self, self.factory.seconds())
+        super().onMessageBegin(isBinary)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Autobahn: a frame of a message began. Autobahn holds any number of empty ones; this bounds them."""
+        super().onMessageFrameBegin(length)
+        self._frames += 1
+        limit = self.factory.config.message_frames
+        if limit and self._frames > limit:
+            self._fail_connection(CloseCode.PROTOCOL_ERROR, f"a message in more than {limit} frames")
+
+    def onMessageEnd(self) -> None:
+        """Autobahn: the last frame of a message ended."""
+        self.factory.message_deadlines.stop(self)
+        super().onMessageEnd()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Autobahn: a whole message came; text is valid UTF-8."""
+        # After our own close frame, messages under way still arrive here.
+        if self.state != self.STATE_OPEN or self.session is None or self.factory.stopping:
+            return
+        if isBinary:
+            self.close(CloseCode.UNSUPPORTED_DATA, "binary messages are not accepted: send JSON as text")
+        else:
+            self.session.received(payload)
+
+    def _ask(self, sessid: str) -> None:
+        """Have the webserver asked, for the session."""
+        session = self.session
+        assert session is not None
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(CancelledError):
+                self.events.failure("an authenticator failed, which it must not", failure=failure)
+            session.answered(Unavailable("the authenticator failed"))
+
+        def answered(_: object) -> None:
+            self._asking = None
+            if session.logged_in:
+                self.factory.login_deadlines.stop(self)
+
+        asking = self.factory.authenticator.authenticate(sessid)
+        self._asking = asking
+        asking.addCallbacks(session.answered, failed)
+        asking.addBoth(answered)
+
+    # Sending: `chatrelay.interfaces.Connection` -------------------------------
+
+    def send(self, payload: bytes) -> bool:
+        """Hand over one text message; see `chatrelay.interfaces.Connection.send`."""
+        if self.state != self.STATE_OPEN:
+            return False
+        if self._backed_up:
+            self._unread += len(payload)
+            budget = self.factory.config.unread_size
+            if budget and self._unread > budget:
+                self.close(CloseCode.UNREAD, "not reading fast enough")
+                return False
+        self.sendMessage(payload, isBinary=False)
+        return True
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
+        if self.state == self.STATE_OPEN:
+            # Autobahn's sendClose takes no code below 3000 but 1000.
+            self.sendCloseFrame(code=int(code), reasonUtf8=reason.encode("utf-8"))
+
+    def pauseProducing(self) -> None:
+        """Twisted: more is buffered than the client takes. Called again for every write past that."""
+        self._backed_up = True
+
+    def resumeProducing(self) -> None:
+        """Twisted: the client has taken everything."""
+        self._backed_up = False
+        self._unread = 0
+
+    def stopProducing(self) -> None:
+        """Twisted: the connection is lost; `connectionLost` follows."""
+
+    # Closing ---------------------------------------------------------------
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        """Autobahn: every closing handshake, whoever began it, comes through here."""
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+        self._leave()
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """Autobahn: end the TCP connection."""
+        super().dropConnection(abort)
+        self._leave()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted: the TCP connection is gone."""
+        super().connectionLost(reason)
+        self._leave()
+        self.factory.lost(self)
+
+    def _leave(self) -> None:
+        """From here on, nothing is delivered to this client and nothing taken from it."""
+        if self.session is not None:
+            self.session.ended()
+        if self._asking is not None:
+            self._asking.cancel()
+        self.factory.leaving(self)
+
+    # Deadlines ---------------------------------------------------------------
+
+    def login_timed_out(self) -> None:
+        """The login-timeout has passed."""
+        if self.session is not None:
+            self.session.login_timed_out()
+
+    def message_timed_out(self) -> None:
+        """The message-timeout has passed."""
+        self._fail_connection(CloseCode.PROTOCOL_ERROR, "a message took too long")
+
+    def abort(self) -> None:
+        """Cut the connection without waiting for the client."""
+        if self.state != self.STATE_CLOSED:
+            self.dropConnection(abort=True)
+        else:
+            self.transport.abortConnection()
+
+    @property
+    def peer_name(self) -> str:
+        """The client's address, for the operator."""
+        peer = self.transport.getPeer()
+        return f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer)
+
+
+class ChatFactory(WebSocketServerFactory):
+    """What all connections share.
+
+    :param config: the limits, the origins and the session cookie.
+    :param relay: where messages go.
+    :param directory: who is here.
+    :param authenticator: who knows whose session it is.
+    :param reactor: for time.
+    """
+
+    protocol: Any = ChatProtocol
+    noisy = False
+    events = Logger(namespace="chatrelay.websocket")
+
+    def __init__(
+        self, config: Config, relay: Relay, directory: Directory, authenticator: Authenticator, reactor: Any
+    ) -> None:
+        super().__init__(server="chatrelay", reactor=reactor)
+        self.config = config
+        self.relay = relay
+        self.directory = directory
+        self.authenticator = authenticator
+        self.seconds = reactor.seconds
+        self.connections: set[ChatProtocol] = set()
+        self.stopping = False
+        self.handshake_deadlines: Deadlines[ChatProtocol] = Deadlines(config.handshake_timeout)
+        self.login_deadlines: Deadlines[ChatProtocol] = Deadlines(config.login_timeout)
+        self.message_deadlines: Deadlines[ChatProtocol] = Deadlines(config.message_timeout)
+        self.closing_deadlines: Deadlines[ChatProtocol] = Deadlines(CLOSING_SECONDS)
+        self._origins = frozenset(normal_origin(origin) for origin in config.origin)
+        self._told_origins: set[str] = set()
+        self._empty: Deferred[None] | None = None
+        self._sweeping = LoopingCall(self.sweep)
+        self._sweeping.clock = reactor
+        self.setProtocolOptions(
+            webStatus=False,
+            failByDrop=False,  # or clients would see 1006 instead of a close code
+            maxMessagePayloadSize=config.message_size,
+            maxFramePayloadSize=config.message_size,
+            # Our own deadlines are swept, on the clock that was handed in.
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingInterval=0,
+            # Autobahn's check of origins neither tells the operator nor knows default ports.
+            allowedOrigins=["*"],
+            allowNullOrigin=True,
+            tcpNoDelay=True,
+        )
+
+    # A connection's life, told by the protocol -------------------------------
+
+    def accepted(self, connection: ChatProtocol) -> None:
+        """A TCP connection was accepted."""
+        self.connections.add(connection)
+        self.handshake_deadlines.start(connection, self.seconds())
+
+    def opened(self, connection: ChatProtocol) -> None:
+        """An opening handshake was completed."""
+        self.handshake_deadlines.stop(connection)
+        if self.stopping:
+            connection.close(CloseCode.STOPPING, "the relay is stopping")
+        else:
+            self.login_deadlines.start(connection, self.seconds())
+
+    def leaving(self, connection: ChatProtocol) -> None:
+        """A connection is closing, from either side."""
+        self.handshake_deadlines.stop(connection)
+        self.login_deadlines.stop(connection)
+        self.message_deadlines.stop(connection)
+        if connection in self.connections:
+            self.closing_deadlines.start(connection, self.seconds())
+
+    def lost(self, connection: ChatProtocol) -> None:
+        """A TCP connection is gone."""
+        self.connections.discard(connection)
+        self.closing_deadlines.stop(connection)
+        if self._empty is not None and not self.connections:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+    # Who may connect -----------------------------------------------------------
+
+    def check_origin(self, origin: str | None) -> None:
+        """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.
+
+        :raises ConnectionDeny: with the reason.
+        """
+        if not self._origins or origin is None:
+            return
+        try:
+            admitted = normal_origin(origin) in self._origins
+        except ConfigError:  # null, empty, or two in one
+            admitted = False
+        if admitted:
+            return
+        if origin not in self._told_origins and len(self._told_origins) < MAX_TOLD_ORIGINS:
+            self._told_origins.add(origin)
+            self.events.warn(
+                "a page of origin {origin} was refused; if it is yours, admit it with --origin {origin} "
+                "(told once for each origin)",
+                origin=origin[:200] or "(empty)",
+            )
+        raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
+
+    def session_cookie_of(self, connection: ChatProtocol) -> tuple[str | None, str | None]:
+        """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
+        name = self.config.session_cookie
+        if name is None:
+            return None, "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
+        if connection.handshake_header("origin") is None:
+            return None, "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
+        for pair in (connection.handshake_header("cookie") or "").split(";"):
+            key, _, value = pair.strip().partition("=")
+            if key == name and 1 <= len(value) <= wire.MAX_SESSID:
+                return value, None
+        return None, None
+
+    # Time ------------------------------------------------------------------------
+
+    def startFactory(self) -> None:
+        """Twisted: a port begins to listen."""
+        self.start_sweeping()
+
+    def start_sweeping(self) -> None:
+        """Begin to look at deadlines."""
+        if not self._sweeping.running:
+            self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
+
+    def _sweep_failed(self, failure: Failure) -> None:
+        self.events.failure("looking at deadlines failed; please report it", failure=failure)
+
+    def sweep(self) -> None:
+        """End what is over its time."""
+        now = self.seconds()
+        for connection in self.handshake_deadlines.expired(now):
+            connection.abort()
+        for connection in self.login_deadlines.expired(now):
+            connection.login_timed_out()
+        for connection in self.message_deadlines.expired(now):
+            connection.message_timed_out()
+        for connection in self.closing_deadlines.expired(now):
+            connection.abort()
+
+    # Stopping -------------------------------------------------------------------
+
+    def close_all(self) -> Deferred[None]:
+        """Close every connection with 4000; wait until all are gone."""
+        self.stopping = True
+        for connection in list(self.connections):
+            if connection.state == connection.STATE_CONNECTING:
+                connection.abort()
+            else:
+                connection.close(CloseCode.STOPPING, "the relay is stopping")
+        if not self.connections:
+            return succeed(None)
+        self._empty = Deferred()
+        return self._empty
+
+    def abort_all(self) -> None:
+        """Cut the connections that are left."""
+        for connection in list(self.connections):
+            connection.abort()
+
+    def stop_sweeping(self) -> None:
+        """Look at deadlines no more."""
+        if self._sweeping.running:
+            self._sweeping.stop()

@@ -1,0 +1,251 @@
+"""The programs an end-to-end test puts around each other: a site, a relay, clients.
+
+Nothing of chatrelay is imported here. The relay is `twistd` as an operator
+starts it; the client is the library `websockets`; the site is Python's own
+HTTP server, with faults on request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.sync.client import ClientConnection, connect
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 15.0
+"""Seconds after which something that should have happened counts as not happening."""
+
+
+class Site:
+    """A website that knows some sessions.
+
+    :ivar users: SESSID -> uID.
+    :ivar asked: the SESSIDs that were asked about, in order.
+    :ivar requests: for each question, (headers, body).
+    :ivar answer: when set, called with the request to answer in its own way.
+    """
+
+    def __init__(self) -> None:
+        self.users: dict[str, str | int] = {}
+        self.asked: list[str] = []
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.answer: Any = None
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                site.requests.append((dict(self.headers.items()), body))
+                if self.headers.get_content_type() == "application/json":
+                    sessid = json.loads(body)["SESSID"]
+                else:
+                    sessid = urllib.parse.parse_qs(body.decode(), keep_blank_values=True)["SESSID"][0]
+                site.asked.append(sessid)
+                if site.answer is not None:
+                    site.answer(self)
+                elif sessid in site.users:
+                    self.reply(200, {"loggedin": True, "uID": site.users[sessid]})
+                else:
+                    self.reply(200, {"loggedin": False})
+
+            def reply(self, status: int, body: object, **headers: str) -> None:
+                raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(raw)), **headers}.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 256
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # a relay that hangs up is what some tests are about
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/session"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class RelayProcess:
+    """`twistd -n chatrelay` with some options, from a folder of its own.
+
+    :ivar output: what it has printed so far, a line each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        under: tuple[str, ...] = (),
+        listen: str | None = "tcp:0:interface=127.0.0.1",
+        **environment: str,
+    ) -> None:
+        self.folder = folder
+        self.output: list[str] = []
+        twistd = (sys.executable, "-c", _TWISTD)
+        listening = () if listen is None else ("--listen", listen)
+        self.process = subprocess.Popen(
+            [*under, *twistd, "-n", "--pidfile=", "chatrelay", *listening, *options],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.rstrip("\n"))
+
+    def ready(self) -> Self:
+        """Wait until it listens; find out where."""
+        self.said(r"chatrelay \S+ listens on")
+        line = self.said(r"ChatFactory.* starting on ")
+        found = re.search(r"starting on (\d+)", line)
+        if found:
+            self.port = int(found[1])
+        return self
+
+    def said(self, pattern: str, times: int = 1) -> str:
+        """Wait for a line that matches; return it."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            lines = [line for line in list(self.output) if re.search(pattern, line)]
+            if len(lines) >= times:
+                return lines[times - 1]
+            if self.process.poll() is not None and not self._reader.is_alive():
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"the relay did not say {pattern!r}; it said:\n" + "\n".join(self.output))
+
+    @property
+    def url(self) -> str:
+        """Where to connect."""
+        return f"ws://127.0.0.1:{self.port}/"
+
+    def client(self, **options: Any) -> Client:
+        """A new connection."""
+        return Client(self.url, **options)
+
+    def stop(self, sign: int = signal.SIGTERM) -> int:
+        """End it with a signal; return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sign)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit status."""
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def __enter__(self) -> Self:
+        return self.ready()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        print("the relay said:", *self.output, sep="\n    ")  # pytest shows it where a test failed
+
+
+# As the `twistd` script does, of the Python that runs the tests.
+_TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
+
+
+class Client:
+    """A program on one WebSocket connection."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        options.setdefault("open_timeout", PATIENCE)
+        options.setdefault("compression", None)
+        options.setdefault("max_size", None)
+        options.setdefault("proxy", None)
+        options.setdefault("close_timeout", 2)
+        self._open = ExitStack()
+        self.socket: ClientConnection = self._open.enter_context(connect(url, **options))
+
+    def say(self, frame: object) -> None:
+        """Send one frame: text or bytes as they are, anything else as JSON."""
+        self.socket.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
+
+    def hear(self, timeout: float = PATIENCE) -> Any:
+        """The next frame, as JSON."""
+        return json.loads(self.socket.recv(timeout))
+
+    def hears_nothing(self, seconds: float = 0.3) -> bool:
+        """Whether nothing comes for a while."""
+        try:
+            frame = self.socket.recv(seconds)
+        except TimeoutError:
+            return True
+        raise AssertionError(f"unexpected: {frame!r}")
+
+    def log_in(self, sessid: str | None) -> Any:
+        """Ask to be logged in; return the answer."""
+        request = {"type": "auth-request"} if sessid is None else {"type": "auth-request", "SESSID": sessid}
+        self.say(request)
+        return self.hear()
+
+    def send(self, to: str | int, content: str, id: str | int = "1", time_stamp: str | int = "0") -> None:
+        """Send a message-send-request."""
+        message = {"timeStamp": time_stamp, "touID": to, "content": content}
+        self.say({"type": "message-send-request", "id": id, "message": message})
+
+    def closed(self, timeout: float = PATIENCE) -> tuple[int | None, list[Any]]:
+        """Wait until the relay closes; return the close code, and the frames that came before."""
+        from websockets.exceptions import ConnectionClosed
+
+        frames = []
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                frames.append(json.loads(self.socket.recv(max(0.01, until - time.monotonic()))))
+            except ConnectionClosed as end:
+                return (end.rcvd.code if end.rcvd else None), frames
+            except TimeoutError:
+                raise AssertionError(f"not closed within {timeout} s; it sent {frames!r}") from None
+
+    def close(self) -> None:
+        """Close."""
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

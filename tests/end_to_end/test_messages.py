@@ -1,0 +1,106 @@
+"""People who are logged in message each other, through the real thing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.end_to_end.programs import ROOT, Client, RelayProcess, Site
+
+LogIn = Callable[[str], Client]
+
+
+def test_a_message_is_delivered_answered_and_logged(logged_in: LogIn, relay: RelayProcess) -> None:
+    alice, bo = logged_in("alice-session"), logged_in("bo-session")
+    alice.say(
+        {
+            "type": "message-send-request",
+            "id": "21",
+            "message": {"timeStamp": "23", "touID": "2", "content": "Hej", "fromuID": 99, "extra": 1},
+            "extra": {"a": []},
+        }
+    )
+    assert bo.hear() == {
+        "type": "message",
+        "message": {"timeStamp": "23", "fromuID": 1, "touID": "2", "content": "Hej"},
+    }
+    assert alice.hear() == {"type": "send-request-response", "response": {"id": "21", "value": True}}
+    (row,) = messages(relay.folder)
+    assert row.pop("receivedAt").endswith("Z")
+    assert row == {"messageID": 1, "fromuID": "1", "touID": "2", "timeStamp": "23", "content": "Hej"}
+
+
+def test_all_connections_of_the_recipient_receive(logged_in: LogIn) -> None:
+    alice = logged_in("alice-session")
+    tabs = [logged_in("bo-session") for _ in range(3)]
+    alice.send(2, "hej", id=7, time_stamp=8)
+    for tab in tabs:
+        assert tab.hear()["message"] == {"timeStamp": 8, "fromuID": 1, "touID": 2, "content": "hej"}
+    assert alice.hear()["response"] == {"id": 7, "value": True}
+    tabs[0].close()
+    alice.send(2, "again", id=8)
+    assert [tab.hear()["message"]["content"] for tab in tabs[1:]] == ["again", "again"]
+
+
+def test_one_can_send_to_oneself(logged_in: LogIn) -> None:
+    chen = logged_in("chen-session")
+    chen.send("chen", "note to self", id="x")
+    frames = [chen.hear(), chen.hear()]
+    assert [frame["type"] for frame in frames] == ["message", "send-request-response"]
+
+
+def test_when_the_last_connection_has_gone_the_sender_is_told(logged_in: LogIn) -> None:
+    alice, bo = logged_in("alice-session"), logged_in("bo-session")
+    bo.close()
+    alice.send(2, "are you there?", id="q")
+    assert alice.hear() == {
+        "type": "send-request-response",
+        "response": {"id": "q", "value": False, "reason": "receiving-user-not-connected"},
+    }
+
+
+def test_the_log_can_be_read_when_the_relay_has_stopped(logged_in: LogIn, relay: RelayProcess) -> None:
+    alice, bo = logged_in("alice-session"), logged_in("bo-session")
+    for number in range(5):
+        alice.send(2, f"message {number}", id=number, time_stamp=number)
+        bo.hear()
+        alice.hear()
+    assert relay.stop() == -15
+    rows = messages(relay.folder)
+    assert [row["content"] for row in rows] == [f"message {number}" for number in range(5)]
+    assert [row["timeStamp"] for row in rows] == list(range(5))
+    assert [row["messageID"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_who_is_not_logged_in_gets_nothing_at_all(relay: RelayProcess, site: Site) -> None:
+    with relay.client() as visitor, relay.client() as bo:
+        bo.log_in("bo-session")
+        visitor.send(2, "let me in")
+        visitor.send("nobody", "let me in")
+        visitor.say({"type": "message-send-request", "id": "1"})
+        assert visitor.hears_nothing()
+        assert bo.hears_nothing(0.01)
+        assert visitor.log_in("stolen") == {"type": "auth-response", "response": False}
+        visitor.send(2, "let me in")
+        assert visitor.hears_nothing()
+    assert messages(relay.folder) == []
+
+
+def test_sigterm_closes_with_4000_and_ends_as_twistd_ends(logged_in: LogIn, relay: RelayProcess) -> None:
+    alice = logged_in("alice-session")
+    relay.process.terminate()
+    assert alice.closed() == (4000, [])
+    assert relay.wait() == -15
+    assert not [line for line in relay.output if "Traceback" in line]
+
+
+def messages(folder: Path) -> list[dict[str, object]]:
+    """What `chatrelay messages` prints of the log in that folder."""
+    command = [sys.executable, "-m", "chatrelay.cli", "messages", "--message-log", "sqlite:chatrelay.sqlite3"]
+    printed = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, encoding="utf-8"
+    ).stdout
+    return [json.loads(line) for line in printed.splitlines()]
