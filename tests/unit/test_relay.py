@@ -1,0 +1,206 @@
+"""Submit, log, deliver, answer: the order, the batches, and what goes wrong in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import relay as relay_module
+from chatrelay.directory import Directory
+from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.relay import Relay
+from chatrelay.testing import HeldMessageLog, RecordedConnection
+from chatrelay.wire import Outgoing, SendRequest
+
+
+class RelayTests(SynchronousTestCase):
+    """A relay over a message log that commits when the test says so."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000.25)
+        self.directory = Directory()
+        self.log = HeldMessageLog()
+        self.relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
+        self.alice, self.bo = RecordedConnection(), RecordedConnection()
+        self.directory.add("1", self.alice)
+        self.directory.add("2", self.bo)
+
+    def send(self, content: str = "hej", to: str | int = 2, id: str | int = 1, turn: bool = True) -> None:
+        """Alice sends a message; the reactor's turn ends, unless told otherwise."""
+        self.relay.submit(self.alice, 1, SendRequest(id, Outgoing(9, to, content)))
+        if turn:
+            self.clock.advance(0)
+
+    def outcomes(self) -> list[tuple[object, object, object]]:
+        """Alice's answers since the last look: (id, value, reason)."""
+        return [
+            (frame["response"]["id"], frame["response"]["value"], frame["response"].get("reason"))
+            for frame in self.alice.take()
+        ]
+
+    def contents(self, connection: RecordedConnection) -> list[str]:
+        """What a connection was delivered since the last look."""
+        return [frame["message"]["content"] for frame in connection.take()]
+
+    def test_log_then_deliver_then_answer(self) -> None:
+        self.send()
+        self.assertEqual((self.alice.sent, self.bo.sent), ([], []))
+        self.log.commit()
+        self.assertEqual(self.contents(self.bo), ["hej"])
+        self.assertEqual(self.outcomes(), [(1, True, None)])
+        (row,) = self.log.rows
+        self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000_250_000))
+
+    def test_the_answer_follows_the_delivery(self) -> None:
+        order: list[str] = []
+        self.patch(self.bo, "send", lambda payload: order.append("delivery") or True)
+        self.patch(self.alice, "send", lambda payload: order.append("answer") or True)
+        self.send()
+        self.log.commit()
+        self.assertEqual(order, ["delivery", "answer"])
+
+    def test_one_turn_makes_one_batch_and_the_next_forms_while_it_commits(self) -> None:
+        for number in range(3):
+            self.send(str(number), turn=False)
+        self.clock.advance(0)
+        self.send("3")
+        self.send("4")
+        self.assertEqual([len(batch) for batch, _ in self.log.batches], [3])
+        self.log.commit()
+        self.clock.advance(0)
+        self.assertEqual([len(batch) for batch, _ in self.log.batches], [2])
+        self.log.commit()
+        self.assertEqual(self.contents(self.bo), ["0", "1", "2", "3", "4"])
+        self.assertEqual(len(self.outcomes()), 5)
+
+    def test_an_absent_recipient_is_told_at_once_and_not_logged(self) -> None:
+        self.send(to="nobody", id="x")
+        self.assertEqual(self.outcomes(), [("x", False, "receiving-user-not-connected")])
+        self.assertEqual(self.log.batches, [])
+
+    def test_a_recipient_who_vanished_meanwhile_is_marked_and_told(self) -> None:
+        self.send()
+        self.bo.close(1000, "")
+        self.directory.remove("2", self.bo)
+        self.log.commit()
+        self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
+        self.assertFalse(self.log.rows[0].delivered)
+
+    def test_a_connection_that_takes_nothing_more_counts_as_gone(self) -> None:
+        self.send()
+        self.bo.close(4002, "")  # still in the directory, as while it closes
+        self.log.commit()
+        self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
+        self.assertFalse(self.log.rows[0].delivered)
+
+    def test_one_live_connection_of_several_is_enough(self) -> None:
+        second = RecordedConnection()
+        self.directory.add("2", second)
+        self.bo.close(1000, "")
+        self.send()
+        self.log.commit()
+        self.assertEqual(self.contents(second), ["hej"])
+        self.assertEqual(self.outcomes(), [(1, True, None)])
+        self.assertTrue(self.log.rows[0].delivered)
+
+    def test_nothing_of_a_batch_that_was_not_committed_is_delivered(self) -> None:
+        self.send("a", id="a", turn=False)
+        self.send("b", id="b")
+        self.log.fail()
+        self.assertEqual(self.outcomes(), [("a", False, "log-unavailable"), ("b", False, "log-unavailable")])
+        self.assertEqual(self.bo.sent, [])
+        self.send("c", id="c")
+        self.log.commit()
+        self.assertEqual(self.outcomes(), [("c", True, None)])
+
+    def test_a_defect_of_the_log_is_reported_and_the_relay_goes_on(self) -> None:
+        self.send(id="a")
+        self.log.batches.pop()[1].errback(ZeroDivisionError())
+        self.assertEqual(self.outcomes(), [("a", False, "log-unavailable")])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.send(id="b")
+        self.log.commit()
+        self.assertEqual(self.outcomes(), [("b", True, None)])
+
+    def test_a_mark_that_fails_does_not_keep_the_answer_back(self) -> None:
+        def refuse(numbers: Sequence[int]) -> Deferred[None]:
+            return fail(LogUnavailable("gone"))
+
+        self.patch(self.log, "mark_undelivered", refuse)
+        self.send()
+        self.directory.remove("2", self.bo)
+        self.log.commit()
+        self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
+        self.assertEqual(self.successResultOf(self.relay.drain()), None)
+
+    def test_more_than_may_wait_is_busy(self) -> None:
+        self.patch(relay_module, "MAX_WAITING", 5)
+        for number in range(3):
+            self.send(id=number)  # the first commits, two form
+        for number in range(3, 7):
+            self.send(id=number)
+        self.assertEqual(self.outcomes(), [(5, False, "busy"), (6, False, "busy")])
+        self.log.commit()
+        self.send(id=7)
+        self.log.commit()
+        self.assertEqual([(id, value) for id, value, _ in self.outcomes()], [(id, True) for id in (0, 1, 2, 3, 4, 7)])
+
+    def test_what_may_wait_by_default(self) -> None:
+        for number in range(10_001):
+            self.send(id=number)
+        self.assertEqual(self.outcomes(), [(10_000, False, "busy")])
+
+    def test_draining_waits_for_what_was_taken(self) -> None:
+        self.assertEqual(self.successResultOf(self.relay.drain()), None)
+        self.send(id=1)
+        self.send(id=2)
+        drained = self.relay.drain()
+        self.log.commit()
+        self.assertNoResult(drained)
+        self.clock.advance(0)
+        self.log.commit()
+        self.successResultOf(drained)
+        self.assertEqual(len(self.outcomes()), 2)
+
+    def test_draining_waits_for_marks(self) -> None:
+        marking: list[Deferred[None]] = []
+
+        def mark(numbers: Sequence[int]) -> Deferred[None]:
+            marking.append(Deferred())
+            return marking[-1]
+
+        self.patch(self.log, "mark_undelivered", mark)
+        self.send()
+        self.directory.remove("2", self.bo)
+        self.log.commit()
+        drained = self.relay.drain()
+        self.assertNoResult(drained)
+        self.assertEqual(self.outcomes(), [])
+        marking[0].callback(None)
+        self.successResultOf(drained)
+        self.assertEqual(len(self.outcomes()), 1)
+
+    def test_a_message_is_encoded_once_for_all_connections(self) -> None:
+        payloads: list[bytes] = []
+        for _ in range(3):
+            connection = RecordedConnection()
+            self.patch(connection, "send", lambda payload: payloads.append(payload) or True)
+            self.directory.add("9", connection)
+        self.send(to=9)
+        self.log.commit()
+        self.assertEqual(len(payloads), 3)
+        self.assertIs(payloads[0], payloads[1])
+        self.assertIs(payloads[1], payloads[2])
+
+    def test_a_connection_that_leaves_during_delivery_disturbs_nobody(self) -> None:
+        third = RecordedConnection()
+        self.directory.add("2", third)
+        self.patch(self.bo, "send", lambda payload: self.directory.remove("2", self.bo) or False)
+        self.send()
+        self.log.commit()
+        self.assertEqual(self.contents(third), ["hej"])
+        self.assertEqual(self.outcomes(), [(1, True, None)])

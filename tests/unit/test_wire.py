@@ -1,0 +1,270 @@
+"""The codec: what is a request, what is not, and what chatrelay sends."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import wire
+from chatrelay.wire import AuthRequest, Reason, SendRequest, UnusableFrame, decode
+
+MAX = 2**53
+
+
+def send_request(id: object = "21", time_stamp: object = "23", to: object = "7", content: object = "Hej") -> bytes:
+    """A message-send-request as a client would write it."""
+    message = {"timeStamp": time_stamp, "touID": to, "content": content}
+    return json.dumps({"type": "message-send-request", "id": id, "message": message}).encode()
+
+
+class Requests(SynchronousTestCase):
+    """Frames that can be used."""
+
+    def test_auth_request(self) -> None:
+        request = decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')
+        self.assertEqual(request, AuthRequest("aoeuaoeu"))
+
+    def test_auth_request_without_sessid(self) -> None:
+        request = decode(b'{"type":"auth-request"}')
+        self.assertIsInstance(request, AuthRequest)
+        assert isinstance(request, AuthRequest)
+        self.assertNotIsInstance(request.sessid, str)
+
+    def test_a_session_id_is_not_in_the_repr(self) -> None:
+        self.assertNotIn("aoeuaoeu", repr(decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')))
+
+    def test_keys_a_client_adds_are_ignored(self) -> None:
+        frame = b'{"x":[1,{"y":null}],"type":"auth-request","SESSID":"a","type2":1}'
+        self.assertEqual(decode(frame), AuthRequest("a"))
+
+    def test_the_last_of_doubled_keys_wins(self) -> None:
+        self.assertEqual(decode(b'{"type":"auth-request","SESSID":"a","SESSID":"b"}'), AuthRequest("b"))
+
+    def test_ids_and_timestamps_keep_their_type_and_value(self) -> None:
+        for value in ("", "21", 21, 0, -5, MAX, -MAX, "x" * 64, "😀" * 64):
+            request = decode(send_request(id=value, time_stamp=value))
+            assert isinstance(request, SendRequest)
+            self.assertEqual((request.id, request.message.time_stamp), (value, value))
+            self.assertIs(type(request.id), type(value))
+
+    def test_the_longest_of_everything(self) -> None:
+        self.assertEqual(
+            decode(json.dumps({"type": "auth-request", "SESSID": "s" * 4096}).encode()), AuthRequest("s" * 4096)
+        )
+        for content in ("", "x" * 16384, "å" * 8192, "😀" * 4096):
+            request = decode(send_request(content=content))
+            assert isinstance(request, SendRequest)
+            self.assertEqual(request.message.content, content)
+
+    def test_an_escaped_backslash_before_u0000_is_text(self) -> None:
+        request = decode(rb'{"type":"auth-request","SESSID":"a\\u0000"}')
+        self.assertEqual(request, AuthRequest("a\\u0000"))
+
+    def test_a_pair_of_surrogates_is_one_character(self) -> None:
+        self.assertEqual(decode(rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}'), AuthRequest("😀"))
+
+    def test_users_are_the_same_however_written(self) -> None:
+        self.assertEqual(wire.user_key(7), wire.user_key("7"))
+        self.assertNotEqual(wire.user_key("07"), wire.user_key(7))
+
+
+class UnusableFrames(SynchronousTestCase):
+    """Frames that can't be used, and what is said of them."""
+
+    def refused(self, frame: bytes) -> UnusableFrame:
+        """Decode, and return the refusal."""
+        return self.assertRaises(UnusableFrame, decode, frame)
+
+    def test_not_a_json_object(self) -> None:
+        for frame in (
+            b"",
+            b"x",
+            b"[]",
+            b"1",
+            b"null",
+            b'"auth-request"',
+            b"{",
+            b"\xff",
+            b'{"type":"auth-request"} x',
+            b'{"type":"auth-request","x":NaN}',
+            b"\xef\xbb\xbf{}",
+            b"[" * 100_000,
+        ):
+            self.assertEqual(self.refused(frame).reason, Reason.INVALID_JSON, frame[:20])
+
+    def test_unknown_types(self) -> None:
+        for frame in (
+            b"{}",
+            b'{"type":1}',
+            b'{"type":null}',
+            b'{"type":"AUTH-REQUEST"}',
+            b'{"type":"message"}',
+            b'{"type":["auth-request"]}',
+        ):
+            self.assertEqual(self.refused(frame).reason, Reason.UNKNOWN_TYPE, frame)
+
+    def test_auth_requests_out_of_bounds(self) -> None:
+        for sessid in ("", "s" * 4097, 1, None, True, ["a"], "a\0b"):
+            refusal = self.refused(json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
+            self.assertEqual(refusal.reason, Reason.INVALID_AUTH_REQUEST, sessid)
+            self.assertFalse(refusal.send)
+
+    def test_a_refused_session_id_is_not_in_the_detail(self) -> None:
+        refusal = self.refused(json.dumps({"type": "auth-request", "SESSID": "secret" * 1000}).encode())
+        self.assertNotIn("secret", refusal.detail)
+
+    def test_messages_out_of_bounds_with_a_readable_id(self) -> None:
+        bad: list[dict[str, object]] = [
+            {"time_stamp": "x" * 65},
+            {"time_stamp": MAX + 1},
+            {"time_stamp": -MAX - 1},
+            {"time_stamp": 1.5},
+            {"time_stamp": None},
+            {"time_stamp": True},
+            {"to": None},
+            {"to": 1.0},
+            {"to": MAX + 1},
+            {"to": ["7"]},
+            {"content": 1},
+            {"content": None},
+            {"content": "x" * 16385},
+            {"content": "å" * 8193},
+            {"content": "😀" * 4096 + "x"},
+            {"content": "a\0b"},
+            {"content": "\ud800"},
+            {"content": "\udc00"},
+            {"to": "\0"},
+        ]
+        for change in bad:
+            refusal = self.refused(send_request(id="21", **change))
+            self.assertEqual((refusal.reason, refusal.send), (Reason.INVALID_MESSAGE, True), change)
+            self.assertEqual(refusal.request_id, "21", change)
+
+    def test_messages_without_a_readable_id(self) -> None:
+        for id in ("x" * 65, MAX + 1, 1.5, None, True, [], {}, "a\0", "\ud800"):
+            refusal = self.refused(send_request(id=id))
+            self.assertEqual((refusal.reason, refusal.send), (Reason.INVALID_MESSAGE, True), id)
+            self.assertNotIsInstance(refusal.request_id, str | int)
+        refusal = self.refused(b'{"type":"message-send-request"}')
+        self.assertNotIsInstance(refusal.request_id, str | int)
+
+    def test_nul_is_refused_even_where_nobody_looks(self) -> None:
+        for frame in (
+            rb'{"type":"auth-request","SESSID":"a","x":"\u0000"}',
+            rb'{"type":"auth-request","SESSID":"a","\u0000":1}',
+            rb'{"type":"auth-request","SESSID":"a","x":["\\\u0000"]}',
+            b'{"type":"auth-request","SESSID":"a","x":"\0"}',
+        ):
+            self.refused(frame)
+
+    def test_lone_surrogates_are_refused_even_where_nobody_looks(self) -> None:
+        for lone in (rb"\ud800", rb"\udc00", rb"\ud800x", rb"\ud800\u0041", rb"\udfff\ud800"):
+            self.refused(rb'{"type":"auth-request","SESSID":"a","x":"' + lone + b'"}')
+            self.refused(rb'{"type":"auth-request","SESSID":"a","' + lone + b'":1}')
+
+    def test_invalid_utf8_is_refused_even_where_nobody_looks(self) -> None:
+        for bad in (b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80"):
+            self.refused(b'{"type":"auth-request","SESSID":"a","x":"' + bad + b'"}')
+
+    def test_an_unknown_type_does_not_come_back(self) -> None:
+        self.assertNotIn("zzz", self.refused(b'{"type":"zzz"}').detail)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+LIKE_A_REQUEST = st.fixed_dictionaries(
+    {"type": st.sampled_from(["auth-request", "message-send-request", "message"]) | JSON},
+    optional={
+        "SESSID": JSON | st.text(),
+        "id": JSON | st.text(max_size=70),
+        "message": JSON
+        | st.fixed_dictionaries({"timeStamp": JSON, "touID": JSON | st.integers(), "content": JSON | st.text()}),
+    },
+)
+TOKENS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=64) | st.integers(
+    -MAX, MAX
+)
+UIDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | st.integers(-MAX, MAX)
+CONTENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4096)
+
+
+class Properties(SynchronousTestCase):
+    """Any bytes in: an object, or one kind of error, out."""
+
+    def in_or_refused(self, frame: bytes) -> None:
+        """Decode; nothing but a request or `UnusableFrame` may come of it."""
+        try:
+            request = decode(frame)
+        except UnusableFrame as refusal:
+            self.assertIsInstance(refusal.reason, Reason)
+            # What is answered can be written, whatever came.
+            json.loads(wire.error(refusal.reason, refusal.detail))
+        else:
+            self.assertIsInstance(request, AuthRequest | SendRequest)
+
+    @given(st.binary())
+    def test_any_bytes(self, frame: bytes) -> None:
+        self.in_or_refused(frame)
+
+    @given(LIKE_A_REQUEST)
+    def test_anything_like_a_request(self, value: object) -> None:
+        self.in_or_refused(json.dumps(value).encode())
+
+    @given(st.data())
+    def test_a_good_frame_with_a_few_bytes_changed(self, data: st.DataObject) -> None:
+        frame = bytearray(data.draw(st.sampled_from([send_request(), b'{"type":"auth-request","SESSID":"a"}'])))
+        for _ in range(data.draw(st.integers(1, 4))):
+            frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+        self.in_or_refused(bytes(frame))
+
+    @given(TOKENS, TOKENS, UIDS, CONTENTS)
+    def test_every_good_message_goes_through_unchanged(
+        self, id: object, time_stamp: object, to: object, content: object
+    ) -> None:
+        request = decode(send_request(id, time_stamp, to, content))
+        assert isinstance(request, SendRequest)
+        message = request.message
+        delivered = json.loads(wire.message(message.time_stamp, 1, message.to_uid, message.content))
+        self.assertEqual(
+            delivered,
+            {"type": "message", "message": {"timeStamp": time_stamp, "fromuID": 1, "touID": to, "content": content}},
+        )
+        self.assertEqual(json.loads(wire.send_response(request.id, True))["response"]["id"], id)
+
+
+class Answers(SynchronousTestCase):
+    """What chatrelay sends has these keys, in this order, and no others."""
+
+    def test_auth_response(self) -> None:
+        self.assertEqual(wire.auth_response(True), b'{"type":"auth-response","response":true}')
+        self.assertEqual(wire.auth_response(False), b'{"type":"auth-response","response":false}')
+        self.assertEqual(
+            wire.auth_response(False, Reason.LOGIN_PENDING),
+            b'{"type":"auth-response","response":false,"reason":"login-pending"}',
+        )
+
+    def test_message(self) -> None:
+        self.assertEqual(
+            wire.message("23", "293482", "234324", "Hej"),
+            b'{"type":"message","message":{"timeStamp":"23","fromuID":"293482","touID":"234324","content":"Hej"}}',
+        )
+
+    def test_send_response(self) -> None:
+        self.assertEqual(
+            wire.send_response("21", True), b'{"type":"send-request-response","response":{"id":"21","value":true}}'
+        )
+        self.assertEqual(
+            wire.send_response(21, False, Reason.RECEIVING_USER_NOT_CONNECTED),
+            b'{"type":"send-request-response","response":{"id":21,"value":false,"reason":"receiving-user-not-connected"}}',
+        )
+
+    def test_error(self) -> None:
+        self.assertEqual(
+            wire.error(Reason.INVALID_JSON, "no"), b'{"type":"error","reason":"invalid-json","detail":"no"}'
+        )
