@@ -36,6 +36,7 @@ from chatrelay.session import Session
 from chatrelay.wire import CloseCode
 
 AUTOBAHN_NAMES = (
+    "MESSAGE_TYPE_TEXT",
     "STATE_CLOSED",
     "STATE_CONNECTING",
     "STATE_OPEN",
@@ -46,6 +47,7 @@ AUTOBAHN_NAMES = (
     "onMessageEnd",
     "onMessageFrameBegin",
     "sendCloseFrame",
+    "sendFrame",
     "sendHttpErrorResponse",
 )
 """What we call or override of Autobahn's protocol that its documentation does not promise."""
@@ -88,6 +90,8 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted: bytes came. Autobahn buffers an opening handshake without bound; this bounds it."""
+        if self.state == self.STATE_CLOSED:
+            return  # Autobahn would go on buffering for a client that was refused
         limit = self.factory.config.handshake_size
         if self.state == self.STATE_CONNECTING and limit and len(self.data) + len(data) > limit:
             head = self.data + data[: limit - len(self.data)]
@@ -107,7 +111,7 @@ class ChatProtocol(WebSocketServerProtocol):
         if wire.SUBPROTOCOL in request.protocols:
             return wire.SUBPROTOCOL
         raise ConnectionDeny(
-            HTTPStatus.BAD_REQUEST, f"no offered subprotocol is spoken here: offer {wire.SUBPROTOCOL}, or none"
+            ConnectionDeny.BAD_REQUEST, f"no offered subprotocol is spoken here: offer {wire.SUBPROTOCOL}, or none"
         )
 
     def onOpen(self) -> None:
@@ -220,7 +224,9 @@ class ChatProtocol(WebSocketServerProtocol):
             if budget and self._unread > budget:
                 self.close(CloseCode.UNREAD, "not reading fast enough")
                 return False
-        self.sendMessage(payload, isBinary=False)
+        # Not sendMessage: Autobahn's bound on what is received would refuse to
+        # send more, and a message can grow on the way (fromuID is added).
+        self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
         return True
 
     def close(self, code: int, reason: str) -> None:

@@ -1,0 +1,160 @@
+"""Options: where they come from, what they refuse, and what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.config import Config, ConfigError, normal_origin, option_name, read
+from chatrelay.tap import Options
+
+
+class Values(SynchronousTestCase):
+    """What can be used, and what is said of what can't."""
+
+    def refused(self, **options: Any) -> str:
+        """The text of a refusal."""
+        return str(self.assertRaises(ConfigError, Config, **options))
+
+    def test_defaults_are_those_of_the_design(self) -> None:
+        config = Config()
+        self.assertEqual((config.login_timeout, config.webserver_timeout, config.webserver_checks), (10.0, 5.0, 32))
+        self.assertEqual((config.message_size, config.message_frames, config.message_timeout), (65536, 64, 10.0))
+        self.assertEqual((config.handshake_size, config.handshake_timeout), (16384, 5.0))
+        self.assertEqual((config.unread_size, config.drain_time), (1048576, 10.0))
+        self.assertEqual(config.message_log, "sqlite:chatrelay.sqlite3")
+
+    def test_every_option_says_what_it_is(self) -> None:
+        for field in attrs.fields(Config):
+            self.assertTrue(field.metadata["help"].endswith("."), field.name)
+            if field.metadata["kind"] in (int, float):
+                self.assertTrue(field.metadata["unit"] and field.metadata["zero"], field.name)
+
+    def test_numbers(self) -> None:
+        for value in (-1, "5", None, True, float("nan"), float("inf")):
+            self.assertIn("login-timeout", self.refused(login_timeout=value))
+        self.assertIn("whole number", self.refused(message_size=1.5))
+        self.assertEqual(Config(login_timeout=0, message_size=0).login_timeout, 0)
+
+    def test_auth_urls(self) -> None:
+        for url in ("", "example.com", "ftp://example.com/", "http:///session", "//example.com"):
+            self.assertIn("no http or https URL", self.refused(auth_url=url))
+        self.assertIn("auth-secret-file", self.refused(auth_url="http://me:pw@example.com/"))
+        self.assertIn("fragment", self.refused(auth_url="http://example.com/#x"))
+        for url in ("http://127.0.0.1:8001/session.php?x=1", "https://example.com"):
+            Config(auth_url=url)
+
+    def test_session_cookie_needs_an_origin(self) -> None:
+        self.assertIn("needs origin", self.refused(session_cookie="PHPSESSID"))
+        Config(session_cookie="PHPSESSID", origin=("https://example.com",))
+        for name in ("", "a b", "a=b", "a;b", "å"):
+            self.assertIn("no name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",)))
+
+    def test_other_words(self) -> None:
+        self.assertIn("neither form nor json", self.refused(auth_format="xml"))
+        self.assertIn("names no message log", self.refused(message_log="mysql://x"))
+
+
+class Origins(SynchronousTestCase):
+    """Origins are exact: scheme, host and port count."""
+
+    def test_one_form(self) -> None:
+        same = {
+            "https://example.com": ["https://example.com", "https://example.com:443", "HTTPS://Example.COM"],
+            "http://example.com": ["http://example.com:80"],
+            "http://example.com:443": ["http://example.com:443"],
+            "https://example.com:8443": ["https://example.com:8443"],
+            "http://[::1]:8000": ["http://[::1]:8000"],
+            "capacitor://localhost": ["capacitor://localhost"],
+        }
+        for normal, written in same.items():
+            for origin in written:
+                self.assertEqual(normal_origin(origin), normal)
+
+    def test_what_is_no_origin(self) -> None:
+        for origin in (
+            "",
+            "null",
+            "example.com",
+            "https://",
+            "https://example.com/",
+            "https://example.com/chat",
+            "https://*.example.com",
+            "*",
+            "https://a@example.com",
+            "https://example.com:port",
+            "https://example.com?x",
+            "https://exämple.com",
+            "https://a https://b",
+            "https://a,https://b",
+            "https://example.com:99999",
+            7,
+        ):
+            error = self.assertRaises(ConfigError, normal_origin, origin)
+            self.assertIn("origin", str(error), origin)
+
+
+class Sources(SynchronousTestCase):
+    """The command line wins over the environment, that over the file, that over the defaults."""
+
+    def file(self, text: str) -> str:
+        """A TOML file."""
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def test_each_wins_over_the_next(self) -> None:
+        path = self.file(
+            'auth_url = "http://file/"\nmessage_size = 1\nlogin_timeout = 1\ndrain_time = 1.5\norigin = ["https://file"]'
+        )
+        environment = {
+            "CHATRELAY_MESSAGE_SIZE": "2",
+            "CHATRELAY_LOGIN_TIMEOUT": "2",
+            "CHATRELAY_ORIGIN": "https://a https://b",
+        }
+        config = read({"login_timeout": "3"}, environment, path)
+        self.assertEqual(config.auth_url, "http://file/")
+        self.assertEqual((config.drain_time, config.message_size, config.login_timeout), (1.5, 2, 3.0))
+        self.assertEqual(config.origin, ("https://a", "https://b"))
+        self.assertEqual(config.webserver_checks, 32)
+
+    def test_the_file_can_be_named_in_the_environment(self) -> None:
+        self.assertEqual(read({}, {"CHATRELAY_CONFIG": self.file("message_size = 9")}).message_size, 9)
+
+    def test_other_variables_are_left_alone(self) -> None:
+        self.assertEqual(read({}, {"CHATRELAY_PORT": "tcp://10.0.0.1:80", "AUTH_URL": "x"}), Config())
+
+    def test_what_is_wrong_is_named(self) -> None:
+        for path, said in (
+            (self.file('auth-url = "http://x/"'), "'auth-url', which is no option"),
+            (self.file("message_size = "), "is no TOML"),
+            (self.file('message_size = "1"'), "message-size"),
+            (self.file("origin = 3"), "is a list of texts"),
+            ("/nowhere/at/all.toml", "cannot be read"),
+        ):
+            self.assertIn(said, str(self.assertRaises(ConfigError, read, {}, {}, path)))
+        self.assertIn(
+            "CHATRELAY_MESSAGE_SIZE", str(self.assertRaises(ConfigError, read, {}, {"CHATRELAY_MESSAGE_SIZE": "x"}))
+        )
+        self.assertIn("is not a number of seconds", str(self.assertRaises(ConfigError, read, {"drain_time": "x"}, {})))
+
+
+class CommandLine(SynchronousTestCase):
+    """twistd's options are Config's, one for one."""
+
+    def test_every_option_is_there(self) -> None:
+        help = str(Options())
+        for field in attrs.fields(Config):
+            self.assertIn(f"--{option_name(field.name)}=", help)
+
+    def test_repeatable_options_add_up(self) -> None:
+        options = Options()
+        options.parseOptions(
+            ["--auth-url", "http://x/", "--listen", "tcp:1", "--listen", "tcp:2", "--origin", "https://a"]
+        )
+        assert options.chosen is not None
+        self.assertEqual(options.chosen.listen, ("tcp:1", "tcp:2"))
+        self.assertEqual(options.chosen.origin, ("https://a",))

@@ -1,0 +1,353 @@
+"""The message log: one contract for every implementation, and SQLite's own troubles."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing
+from typing import Any
+from unittest.mock import patch
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from chatrelay.interfaces import LogUnavailable, Message, MessageLog
+from chatrelay.messagelog import BadMessageLogURL, message_log
+from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
+from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageLog, SqliteStore, read_messages
+from chatrelay.testing import HeldMessageLog
+
+
+def message(
+    content: str = "hej", from_uid: str | int = 1, to_uid: str | int = 2, time_stamp: str | int = "23"
+) -> Message:
+    """A message that was received at a certain moment."""
+    return Message(from_uid, to_uid, "id", time_stamp, content, 1_700_000_000_123_456)
+
+
+class MessageLogContract:
+    """What every message log promises."""
+
+    assertEqual: Any
+    assertFailure: Any
+
+    def make(self) -> MessageLog:
+        """A log that was not started."""
+        raise NotImplementedError
+
+    async def test_batches_are_numbered_in_order(self) -> None:
+        log = self.make()
+        log.start()
+        first = await log.append([message(), message()])
+        second = await log.append([message()])
+        self.assertEqual([*first, *second], [1, 2, 3])
+        await log.stop()
+
+    async def test_batches_that_wait_keep_their_order(self) -> None:
+        log = self.make()
+        log.start()
+        answered: list[int] = []
+        waiting = [log.append([message()]).addCallback(lambda numbers: answered.extend(numbers)) for _ in range(20)]
+        stopped = log.stop()
+        await gatherResults(waiting)
+        await stopped
+        self.assertEqual(answered, list(range(1, 21)))
+
+    async def test_marking(self) -> None:
+        log = self.make()
+        log.start()
+        (number,) = await log.append([message()])
+        self.assertEqual(await log.mark_undelivered([number]), None)
+        await log.stop()
+
+    async def test_stopping_without_starting(self) -> None:
+        self.assertEqual(await self.make().stop(), None)
+
+
+class MemoryLog(MessageLogContract, TestCase):
+    """``memory:``"""
+
+    def make(self) -> MemoryMessageLog:
+        return MemoryMessageLog()
+
+    async def test_inboxes_have_no_holes(self) -> None:
+        log = self.make()
+        await log.append([message(), message(from_uid="2", to_uid=1), message(to_uid=1), message(to_uid=3)])
+        self.assertEqual([(row.from_place, row.to_place) for row in log.rows], [(1, 1), (2, 2), (3, 3), (4, 1)])
+        await log.mark_undelivered([2])
+        self.assertEqual([row.delivered for row in log.rows], [True, False, True, True])
+
+
+class NoLog(MessageLogContract, TestCase):
+    """``none``"""
+
+    def make(self) -> NoMessageLog:
+        return NoMessageLog()
+
+
+class HeldLog(MessageLogContract, TestCase):
+    """The fake that tests hold still keeps the contract, once it is let go."""
+
+    def make(self) -> HeldMessageLog:
+        log = HeldMessageLog()
+        held = log.append
+
+        def append(messages: Any) -> Deferred[Any]:
+            waiting = held(messages)
+            log.commit()
+            return waiting
+
+        log.append = append  # type: ignore[method-assign]
+        return log
+
+
+class SqliteLog(MessageLogContract, TestCase):
+    """``sqlite:``, with its thread."""
+
+    def setUp(self) -> None:
+        self.path = os.path.abspath(self.mktemp())
+
+    def make(self) -> SqliteMessageLog:
+        return SqliteMessageLog(self.path, reactor)  # type: ignore[arg-type]
+
+    async def test_what_was_appended_can_be_read(self) -> None:
+        log = self.make()
+        log.start()
+        await log.append([message("a", time_stamp="007"), message("b", time_stamp=7)])
+        self.assertEqual([(row.content, row.time_stamp) for row in read_messages(self.path)], [("a", "007"), ("b", 7)])
+        await log.stop()
+        self.assertEqual([row.number for row in read_messages(self.path)], [1, 2])
+
+    async def test_one_transaction_one_sync_and_one_call_into_the_reactor_a_batch(self) -> None:
+        calls: list[object] = []
+        statements: list[str] = []
+
+        class CountingReactor:
+            def callFromThread(self, call: Any, *arguments: Any) -> None:
+                calls.append(call)
+                reactor.callFromThread(call, *arguments)  # type: ignore[attr-defined]
+
+        log = SqliteMessageLog(self.path, CountingReactor())  # type: ignore[arg-type]
+        log.start()
+        connection = log._store._connection
+        assert connection is not None
+        connection.set_trace_callback(statements.append)
+        await log.append([message(str(number)) for number in range(500)])
+        connection.set_trace_callback(None)
+        self.assertEqual(len(calls), 1)
+        self.assertEqual([s for s in statements if s.startswith(("BEGIN", "COMMIT"))], ["BEGIN IMMEDIATE", "COMMIT"])
+        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        self.assertEqual((synchronous, mode), (2, "wal"))  # 2 is FULL: a sync of the WAL with each commit
+        await log.stop()
+
+    async def test_the_work_is_done_in_its_own_thread(self) -> None:
+        log = self.make()
+        log.start()
+        threads: list[threading.Thread] = []
+        append = log._store.append
+        with patch.object(log._store, "append", lambda m: threads.append(threading.current_thread()) or append(m)):
+            await log.append([message()])
+        self.assertEqual([thread.name for thread in threads], ["message-log"])
+        await log.stop()
+        self.assertEqual(threads[0].is_alive(), False)
+
+    async def test_it_recovers_by_itself_and_marks_what_was_refused(self) -> None:
+        log = self.make()
+        log.start()
+        await log.append([message("kept")])
+        store = log._store
+        connection = store._connection
+        assert connection is not None
+
+        class FailingCommit:
+            """Commits, and then reports a failure: a commit whose outcome is unknown."""
+
+            def execute(self, statement: str, *parameters: Any) -> Any:
+                result = connection.execute(statement, *parameters)
+                if statement == "COMMIT":
+                    raise sqlite3.OperationalError("disk I/O error")
+                return result
+
+            def executemany(self, *arguments: Any) -> Any:
+                return connection.executemany(*arguments)
+
+            def close(self) -> None:
+                connection.close()
+
+        store._connection = FailingCommit()  # type: ignore[assignment]
+        with self.assertRaises(LogUnavailable):
+            await log.append([message("refused")])
+        with self.assertRaises(LogUnavailable):
+            await log.append([message("too early")])
+        for _ in range(200):
+            if store.is_open:
+                break
+            await sleep(0.02)
+        self.assertEqual(list(await log.append([message("after")])), [3])
+        await log.stop()
+        self.assertEqual(
+            [(row.content, row.delivered) for row in read_messages(self.path)],
+            [("kept", True), ("refused", False), ("after", True)],
+        )
+
+
+def sleep(seconds: float) -> Deferred[None]:
+    """Wait, in the reactor."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
+    return waiting
+
+
+class Store(SynchronousTestCase):
+    """The file itself."""
+
+    def setUp(self) -> None:
+        self.path = os.path.abspath(self.mktemp())
+        self.store = self.opened(self.path)
+
+    def opened(self, path: str, *arguments: Any) -> SqliteStore:
+        """A store that is open, and closed when the test ends."""
+        store = SqliteStore(path, *arguments)
+        store.open()
+        self.addCleanup(store.close)
+        return store
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What another program reads."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def test_a_row_carries_everything(self) -> None:
+        self.store.append([Message(7, "chen", 21, "0012", "hej", 1_700_000_000_123_456)])
+        self.assertEqual(
+            self.rows(
+                "SELECT number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at, delivered FROM message"
+            ),
+            [(1, "7", 1, "chen", 1, 21, "0012", "hej", 1_700_000_000_123_456, 1)],
+        )
+
+    def test_json_types_survive(self) -> None:
+        values: list[str | int] = ["007", 7, "7", "1e3", -(2**53), 2**53, "", "9007199254740992"]
+        self.store.append([Message(1, 2, value, value, "", 0) for value in values])
+        self.assertEqual(
+            self.rows("SELECT client_id, time_stamp FROM message ORDER BY number"), [(v, v) for v in values]
+        )
+
+    def test_inboxes_have_no_holes_over_batches_and_openings(self) -> None:
+        self.store.append([message(), message(from_uid=2, to_uid="1"), message(to_uid=1)])
+        self.store.close()
+        self.store.open()
+        self.store.append([message(to_uid=3), message(from_uid=3, to_uid=3)])
+        self.assertEqual(
+            self.rows("SELECT number, from_place, to_place FROM message ORDER BY number"),
+            [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 1), (5, 2, 2)],
+        )
+        self.assertEqual(self.rows("SELECT * FROM inbox ORDER BY uid"), [("1", 4), ("2", 2), ("3", 2)])
+
+    def test_a_batch_is_whole_or_not_at_all(self) -> None:
+        self.store.append([message("before")])
+        unstorable = Message(1, 2, [], "", "b", 0)  # type: ignore[arg-type]
+        self.assertRaises(LogUnavailable, self.store.append, [message("a"), unstorable])
+        self.assertFalse(self.store.is_open)
+        self.store.open()
+        self.assertEqual([row.content for row in read_messages(self.path)], ["before"])
+        self.store.append([message("after")])
+        self.assertEqual(self.rows("SELECT number, to_place FROM message"), [(1, 1), (2, 2)])
+
+    def test_marks_survive_a_failure_until_they_are_written(self) -> None:
+        self.store.append([message("a"), message("b")])
+        self.store.close()
+        self.assertRaises(LogUnavailable, self.store.mark_undelivered, [2])
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with patch("chatrelay.messagelog.sqlite.LOCK_WAIT_SECONDS", 0):
+                self.assertIn("locked", str(self.assertRaises(LogUnavailable, self.store.open)))
+        self.store.open()
+        self.assertEqual([row.delivered for row in read_messages(self.path)], [True, False])
+
+    def test_a_second_relay_is_kept_out(self) -> None:
+        error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
+        self.assertIn("in use by another chatrelay", str(error))
+        self.store.close()
+        self.opened(self.path)
+
+    def test_a_file_that_was_removed_or_replaced_is_noticed(self) -> None:
+        self.store.append([message("a")])
+        os.rename(self.path, self.path + ".moved")
+        error = self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
+        self.assertIn("was removed or replaced", str(error))
+        self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
+        self.store.open()
+        self.assertEqual(self.store.append([message("b")]), [1])
+        self.assertEqual([row.content for row in read_messages(self.path)], ["b"])
+
+    def test_a_file_of_another_program_is_left_alone(self) -> None:
+        path = self.mktemp()
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("CREATE TABLE theirs (a)")
+        error = self.assertRaises(LogUnavailable, SqliteStore(path).open)
+        self.assertIn("belongs to another program", str(error))
+        error = self.assertRaises(LogUnavailable, list, read_messages(path))
+        self.assertIn("not a message log", str(error))
+
+    def test_a_file_that_is_no_database(self) -> None:
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(b"not a database at all, but long enough to be taken for one" * 100)
+        self.assertIn("not a database", str(self.assertRaises(LogUnavailable, SqliteStore(path).open)))
+        self.assertIn("not a database", str(self.assertRaises(LogUnavailable, list, read_messages(path))))
+
+    def test_a_missing_folder_is_named(self) -> None:
+        error = self.assertRaises(LogUnavailable, SqliteStore(self.mktemp() + "/log.sqlite3").open)
+        self.assertIn("there is no folder", str(error))
+
+    def test_a_missing_log_is_not_made_by_reading(self) -> None:
+        path = self.mktemp()
+        self.assertIn("there is no message log", str(self.assertRaises(LogUnavailable, list, read_messages(path))))
+        self.assertFalse(os.path.exists(path))
+
+    def test_migrations_bring_an_old_file_up_to_date(self) -> None:
+        self.store.append([message("old")])
+        self.store.close()
+        newer = (*MIGRATIONS, "ALTER TABLE message ADD COLUMN seen INTEGER NOT NULL DEFAULT 0")
+        store = self.opened(self.path, newer)
+        store.append([message("new")])
+        self.assertEqual(self.rows("SELECT content, seen FROM message"), [("old", 0), ("new", 0)])
+        self.assertEqual(self.rows("PRAGMA user_version"), [(2,)])
+        store.close()
+        error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
+        self.assertIn("made by a newer chatrelay (schema 2, this one knows 1)", str(error))
+
+    def test_a_migration_that_fails_changes_nothing(self) -> None:
+        self.store.append([message("old")])
+        self.store.close()
+        broken = (*MIGRATIONS, "ALTER TABLE message ADD COLUMN seen INTEGER; SELECT no_such_function()")
+        self.assertRaises(LogUnavailable, SqliteStore(self.path, broken).open)
+        self.store.open()
+        self.assertEqual(self.rows("PRAGMA user_version"), [(1,)])
+        self.assertEqual(self.store.append([message("new")]), [2])
+
+    def test_reading_a_long_log_page_by_page(self) -> None:
+        self.store.append([message(str(number)) for number in range(2500)])
+        reader = read_messages(self.path)
+        first = [next(reader) for _ in range(1000)]
+        self.store.append([message("2500")])
+        contents = [row.content for row in (*first, *reader)]
+        self.assertEqual(contents, [str(number) for number in range(2501)])
+
+
+class URLs(SynchronousTestCase):
+    """Which URL names which log."""
+
+    def test_every_kind(self) -> None:
+        kinds = {"memory:": MemoryMessageLog, "none": NoMessageLog, "sqlite:x.sqlite3": SqliteMessageLog}
+        for url, kind in kinds.items():
+            self.assertIsInstance(message_log(url, reactor), kind)  # type: ignore[arg-type]
+
+    def test_anything_else_is_refused_with_what_would_do(self) -> None:
+        for url in ("", "sqlite:", "x.sqlite3", "mysql://x", "None", "memory"):
+            error = self.assertRaises(BadMessageLogURL, message_log, url, reactor)
+            self.assertIn("use sqlite:PATH, memory: or none", str(error))

@@ -1,0 +1,642 @@
+"""Frames, handshakes, deadlines and close codes, byte by byte, on a clock that the test holds.
+
+The client's side of RFC 6455 is written out here by hand: nothing is shared
+with the code under test.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import HTTPConnectionPool
+
+from chatrelay import auth, websocket
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.interfaces import LoggedIn, Unavailable
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.relay import Relay
+from chatrelay.testing import HeldAuthenticator, KnownSessions
+from chatrelay.websocket import ChatFactory, ChatProtocol
+
+TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+YES = {"type": "auth-response", "response": True}
+
+
+def frame(payload: bytes, opcode: int = TEXT, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
+    """A client's frame (RFC 6455, section 5.2)."""
+    length = len(payload)
+    mask_bit = 0x80 if masked else 0
+    if length < 126:
+        size = bytes([mask_bit | length])
+    elif length < 65536:
+        size = bytes([mask_bit | 126]) + struct.pack("!H", length)
+    else:
+        size = bytes([mask_bit | 127]) + struct.pack("!Q", length)
+    first = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
+    if not masked:
+        return first + size + payload
+    mask = b"\x12\x34\x56\x78"
+    return first + size + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+
+
+def frames(stream: bytes) -> list[tuple[int, bytes]]:
+    """The server's frames in a stream: (opcode, payload)."""
+    found = []
+    while stream:
+        opcode, length, start = stream[0] & 15, stream[1], 2
+        if length == 126:
+            (length,), start = struct.unpack("!H", stream[2:4]), 4
+        elif length == 127:
+            (length,), start = struct.unpack("!Q", stream[2:10]), 10
+        found.append((opcode, stream[start : start + length]))
+        stream = stream[start + length :]
+    return found
+
+
+class Transport(StringTransport):
+    """A socket whose client is not there: keeps what is written, and how it ended."""
+
+    aborted = False
+
+    def __init__(self) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.1", 4321))
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def setTcpNoDelay(self, on: bool) -> None:
+        pass
+
+    def unregisterProducer(self) -> None:
+        """As TCP's does, and unlike the parent's: none need be registered."""
+        if self.producer is not None:
+            super().unregisterProducer()  # type: ignore[no-untyped-call]
+
+
+class Client:
+    """The client's end of one connection."""
+
+    def __init__(self, factory: ChatFactory) -> None:
+        self.transport = Transport()
+        self.protocol: ChatProtocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))  # type: ignore[assignment]
+        self.protocol.makeConnection(self.transport)
+
+    def shake(self, *headers: str) -> bytes:
+        """Send an opening handshake; return the answer."""
+        lines = [
+            "GET / HTTP/1.1",
+            "Host: relay.example",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version: 13",
+            *headers,
+        ]
+        self.write("\r\n".join(lines).encode("utf-8") + b"\r\n\r\n")
+        return self.read()
+
+    def open(self, *headers: str) -> Client:
+        """Complete the opening handshake."""
+        answer = self.shake(*headers)
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the relay, in one piece."""
+        self.protocol.dataReceived(data)
+
+    def read(self) -> bytes:
+        """Bytes from the relay since the last look."""
+        data = self.transport.value()
+        self.transport.clear()
+        return data
+
+    def say(self, **message: Any) -> None:
+        """One text message."""
+        self.write(frame(json.dumps(message).encode()))
+
+    def hear(self) -> list[Any]:
+        """What the relay sent: JSON values, and (close code, reason)."""
+        heard: list[Any] = []
+        for opcode, payload in frames(self.read()):
+            if opcode == TEXT:
+                heard.append(json.loads(payload))
+            elif opcode == CLOSE:
+                heard.append((struct.unpack("!H", payload[:2])[0], payload[2:].decode()))
+            else:
+                heard.append((opcode, payload))
+        return heard
+
+    def log_in(self, sessid: str = "alice") -> Client:
+        """Log in."""
+        self.say(type="auth-request", SESSID=sessid)
+        assert self.hear() == [YES]
+        return self
+
+    def send(self, to: object, content: str = "hej", id: object = 1) -> None:
+        """A message-send-request."""
+        self.say(type="message-send-request", id=id, message={"timeStamp": 1, "touID": to, "content": content})
+
+    def lost(self) -> None:
+        """The TCP connection ends."""
+        from twisted.internet.error import ConnectionDone
+        from twisted.python.failure import Failure
+
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class WebSocketTestCase(SynchronousTestCase):
+    """A relay without a port."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.factory = self.make_factory()
+
+    def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
+        """A factory with these options."""
+        self.directory = Directory()
+        self.log = MemoryMessageLog()
+        relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
+        known = authenticator or KnownSessions({"alice": 1, "bo": 2})
+        factory = ChatFactory(Config(**options), relay, self.directory, known, self.clock)
+        factory.start_sweeping()
+        self.addCleanup(factory.stop_sweeping)
+        return factory
+
+    def client(self) -> Client:
+        """A new TCP connection."""
+        return Client(self.factory)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, a sweep at a time."""
+        self.clock.pump([0.125] * int(seconds / 0.125))
+
+
+class Handshakes(WebSocketTestCase):
+    """Who may connect, and how it is refused."""
+
+    def test_no_subprotocol_and_v1(self) -> None:
+        self.assertNotIn(b"Sec-WebSocket-Protocol", self.client().shake())
+        for offer in ("chatrelay.v1", "chatrelay.v2, chatrelay.v1"):
+            answer = self.client().shake(f"Sec-WebSocket-Protocol: {offer}")
+            self.assertIn(b"Sec-WebSocket-Protocol: chatrelay.v1\r\n", answer)
+
+    def test_other_subprotocols_are_refused(self) -> None:
+        client = self.client()
+        answer = client.shake("Sec-WebSocket-Protocol: chatrelay.v2")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"))
+        self.assertIn(b"offer chatrelay.v1, or none", answer)
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_a_browser_that_visits_is_told(self) -> None:
+        client = self.client()
+        client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+        answer = client.read()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n"))
+        self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
+        self.assertIn(b"chatrelay speaks WebSocket here", answer)
+
+    def test_compression_is_not_taken_up(self) -> None:
+        self.assertNotIn(b"deflate", self.client().shake("Sec-WebSocket-Extensions: permessage-deflate"))
+
+    def test_without_origin_option_any_origin_may_connect(self) -> None:
+        for origin in ("https://example.com", "null", "http://127.0.0.1:8000", "capacitor://localhost"):
+            self.client().open(f"Origin: {origin}")
+
+    def test_listed_origins_and_programs_without_any_may_connect(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com", "http://localhost:8000"))
+        for origin in (
+            "https://example.com",
+            "https://example.com:443",
+            "HTTPS://EXAMPLE.COM",
+            "http://localhost:8000",
+        ):
+            self.client().open(f"Origin: {origin}")
+        self.client().open()
+
+    def test_every_other_origin_is_refused(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        for origin in (
+            "http://example.com",
+            "https://example.com:444",
+            "https://example.com.evil.test",
+            "https://evilexample.com",
+            "https://www.example.com",
+            "https://example.com@evil.test",
+            "null",
+            "",
+            "https://example.com, https://evil.test",
+            "file://",
+        ):
+            client = self.client()
+            answer = client.shake(f"Origin: {origin}")
+            self.assertTrue(answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), (origin, answer))
+            self.assertTrue(client.transport.disconnecting)
+        answer = self.client().shake("Origin: https://example.com", "Origin: https://example.com")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
+        answer = self.client().shake("Origin: https://example.com", "origin: https://evil.test")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
+
+    def test_a_handshake_up_to_its_size_and_no_further(self) -> None:
+        bare = len(
+            b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX: \r\n\r\n"
+        )
+        self.client().open("X: " + "x" * (16384 - bare))
+        client = self.client()
+        answer = client.shake("X: " + "x" * (16384 - bare + 1))
+        self.assertTrue(answer.startswith(b"HTTP/1.1 431 "), answer)
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_an_endless_handshake_is_cut_at_its_size(self) -> None:
+        client = self.client()
+        client.write(b"GET / HTTP/1.1\r\nX: ")
+        for _ in range(1000):
+            client.write(b"x" * 100)
+        self.assertTrue(client.read().startswith(b"HTTP/1.1 431 "))
+        self.assertLess(len(client.protocol.data), 16385)
+
+    def test_frames_behind_a_handshake_count_not_towards_its_size(self) -> None:
+        client = self.client()
+        handshake = (
+            b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        client.write(handshake + frame(b'{"type":"auth-request","SESSID":"alice"}') + frame(b"x" * 20000))
+        self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
+        self.assertEqual(len(self.directory), 1)
+
+    def test_a_handshake_has_its_time(self) -> None:
+        client = self.client()
+        client.write(b"GET / HTTP/1.1\r\n")
+        self.pass_time(4.5)
+        self.assertFalse(client.transport.aborted)
+        client.write(b"Host: h\r\n")
+        self.pass_time(1)
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_refused_client_that_does_not_leave_is_cut(self) -> None:
+        client = self.client()
+        client.shake("Sec-WebSocket-Protocol: nonsense")
+        self.pass_time(1.5)
+        self.assertFalse(client.transport.aborted)
+        self.pass_time(1)
+        self.assertTrue(client.transport.aborted)
+
+    def test_nothing_is_left_of_connections_that_have_gone(self) -> None:
+        for step in ("accepted", "refused", "open", "member"):
+            client = self.client()
+            if step == "refused":
+                client.shake("Sec-WebSocket-Protocol: nonsense")
+            elif step != "accepted":
+                client.open()
+            if step == "member":
+                client.log_in()
+            client.lost()
+        factory = self.factory
+        kept = [
+            factory.handshake_deadlines,
+            factory.login_deadlines,
+            factory.message_deadlines,
+            factory.closing_deadlines,
+        ]
+        self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
+        self.assertEqual((factory.connections, len(self.directory)), (set(), 0))
+
+
+class Cookies(WebSocketTestCase):
+    """The session cookie of the handshake."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
+
+    def answer(self, *headers: str) -> Any:
+        """What an auth-request without SESSID is answered after such a handshake."""
+        client = self.client().open(*headers)
+        client.say(type="auth-request")
+        (answer,) = client.hear()
+        return answer
+
+    def test_the_cookie_logs_in(self) -> None:
+        for cookie in ("sid=alice", "a=b; sid=alice", "a=b;sid=alice;c=d", "Sid=x; sid=alice; sid=bo"):
+            self.assertEqual(self.answer("Origin: https://example.com", f"Cookie: {cookie}"), YES, cookie)
+
+    def test_a_cookie_with_a_byte_that_splits_lines_elsewhere(self) -> None:
+        # U+00C5 is C3 85 in UTF-8, and 85 is a line's end to str.splitlines.
+        cookie = "city=\u00c5bo; sid=alice"
+        self.assertEqual(self.answer("Origin: https://example.com", f"Cookie: {cookie}"), YES)
+
+    def test_without_the_cookie_it_is_a_denial(self) -> None:
+        for headers in (
+            (),
+            ("Cookie: other=alice",),
+            ("Cookie: sid=",),
+            (f"Cookie: sid={'x' * 4097}",),
+            ("Cookie: xsid=alice",),
+        ):
+            self.assertEqual(
+                self.answer("Origin: https://example.com", *headers), {"type": "auth-response", "response": False}
+            )
+
+    def test_a_handshake_without_origin_has_no_cookie(self) -> None:
+        answer = self.answer("Cookie: sid=alice")
+        self.assertEqual((answer["type"], answer["reason"]), ("error", "invalid-auth-request"))
+
+    def test_sessid_in_the_message_wins(self) -> None:
+        client = self.client().open("Origin: https://example.com", "Cookie: sid=bo")
+        client.log_in("alice")
+        self.assertEqual(len(self.directory.connections_of("1")), 1)
+
+    def test_not_configured_no_cookie_is_read(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=alice")["type"], "error")
+
+
+class Messages(WebSocketTestCase):
+    """Whole messages out of frames, and the limits on them."""
+
+    def member(self, sessid: str = "alice") -> Client:
+        """A logged-in client."""
+        return self.client().open().log_in(sessid)
+
+    def test_from_one_client_to_another(self) -> None:
+        alice, bo = self.member(), self.member("bo")
+        alice.send(2, "hej", id="x")
+        self.clock.advance(0)
+        delivered = {"type": "message", "message": {"timeStamp": 1, "fromuID": 1, "touID": 2, "content": "hej"}}
+        self.assertEqual(bo.hear(), [delivered])
+        self.assertEqual(alice.hear(), [{"type": "send-request-response", "response": {"id": "x", "value": True}}])
+
+    def test_a_message_may_grow_on_its_way(self) -> None:
+        # The bound on what is received is none on what is sent: fromuID is
+        # added, and control characters are escaped in six bytes each.
+        alice, bo = self.member(), self.member("bo")
+        content = "\x01" * 10_900
+        alice.send(2, content)
+        self.clock.advance(0)
+        self.assertEqual(bo.hear()[0]["message"]["content"], content)
+        self.assertEqual(alice.hear()[0]["response"]["value"], True)
+
+    def test_byte_by_byte(self) -> None:
+        client = self.client().open()
+        for byte in frame(b'{"type":"auth-request","SESSID":"alice"}'):
+            client.write(bytes([byte]))
+        self.assertEqual(client.hear(), [YES])
+
+    def test_in_fragments(self) -> None:
+        client = self.client().open()
+        client.write(frame(b'{"type":"auth-', fin=False) + frame(b"p", PING))
+        client.write(frame(b'request","SESSID":', CONTINUATION, fin=False) + frame(b'"alice"}', CONTINUATION))
+        self.assertEqual(client.hear(), [(PONG, b"p"), YES])
+
+    def test_a_message_up_to_its_size_and_no_further(self) -> None:
+        client = self.client().open()
+        client.write(frame(b" " * 65536))
+        (error,) = client.hear()
+        self.assertEqual(error["reason"], "invalid-json")
+        client.write(frame(b" " * 65537)[:20])
+        self.assertEqual(client.hear()[0][0], 1009)
+
+    def test_fragments_add_up_to_the_size(self) -> None:
+        client = self.client().open()
+        client.write(frame(b" " * 40000, fin=False))
+        self.assertEqual(client.hear(), [])
+        client.write(frame(b" " * 25537, CONTINUATION))
+        self.assertEqual(client.hear()[0][0], 1009)
+
+    def test_as_many_frames_as_may_be_and_no_more(self) -> None:
+        client = self.client().open()
+        parts = [frame(b"", CONTINUATION, fin=False) for _ in range(62)]
+        client.write(frame(b"{", fin=False) + b"".join(parts) + frame(b"}", CONTINUATION))
+        self.assertEqual([message["reason"] for message in client.hear()], ["unknown-type"])
+        client.write(frame(b"{", fin=False) + b"".join(parts) + frame(b"", CONTINUATION, fin=False))
+        self.assertEqual(client.hear(), [])
+        client.write(frame(b"}", CONTINUATION))
+        self.assertEqual(client.hear(), [(1002, "a message in more than 64 frames")])
+
+    def test_a_message_has_its_time(self) -> None:
+        client = self.member()
+        client.write(frame(b"{", fin=False))
+        self.pass_time(9.5)
+        self.assertEqual(client.hear(), [])
+        self.pass_time(1)
+        self.assertEqual(client.hear(), [(1002, "a message took too long")])
+
+    def test_a_message_that_ended_has_no_deadline(self) -> None:
+        client = self.member()
+        client.write(frame(b"{", fin=False) + frame(b"}", CONTINUATION))
+        client.hear()
+        self.pass_time(30)
+        self.assertEqual(client.hear(), [])
+
+    def test_binary_messages_close(self) -> None:
+        client = self.member()
+        client.write(frame(b"{}", BINARY))
+        self.assertEqual(client.hear()[0][0], 1003)
+
+    def test_protocol_errors_close(self) -> None:
+        for bad in (
+            frame(b"{}", masked=False),
+            frame(b"{}", rsv=1),
+            frame(b"{}", opcode=3),
+            frame(b"{}", CONTINUATION),
+            frame(b"", PING, fin=False),
+        ):
+            client = self.member()
+            client.write(bad)
+            self.assertEqual(client.hear()[0][0], 1002, bad)
+
+    def test_text_that_is_not_utf8_closes(self) -> None:
+        for bad in (b"\xff", b'{"type":"auth-request","SESSID":"\xed\xa0\x80"}', b"\xc3"):
+            client = self.member()
+            client.write(frame(bad))
+            self.assertEqual(client.hear()[0][0], 1007, bad)
+
+    def test_nothing_counts_that_comes_after_the_close(self) -> None:
+        client, bo = self.member(), self.member("bo")
+        client.write(frame(b"x", BINARY))
+        client.hear()
+        client.send(2)
+        self.clock.advance(0)
+        self.assertEqual((client.hear(), bo.hear(), self.log.rows), ([], [], []))
+
+    def test_ten_unusable_frames(self) -> None:
+        client = self.client().open()
+        for _ in range(9):
+            client.write(frame(b"x"))
+        self.assertEqual(len(client.hear()), 9)
+        client.write(frame(b"x") * 3)
+        heard = client.hear()
+        self.assertEqual(heard[1:], [(4502, "ten frames could not be used")])
+
+    def test_a_bad_frame_does_not_raise_into_autobahn(self) -> None:
+        client = self.member()
+        client.write(frame(b"[" * 60000))
+        self.assertEqual(client.hear()[0]["reason"], "invalid-json")
+
+
+class Leaving(WebSocketTestCase):
+    """However a connection ends, nobody is delivered to it afterwards."""
+
+    def test_a_closing_client_is_gone_at_once(self) -> None:
+        client = self.client().open().log_in()
+        client.write(frame(struct.pack("!H", 1000), CLOSE))
+        self.assertEqual(len(self.directory), 0)
+        self.assertEqual(client.hear()[0][0], 1000)
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_a_failed_client_is_gone_at_once(self) -> None:
+        client = self.client().open().log_in()
+        client.write(frame(b"x", BINARY))
+        self.assertEqual(len(self.directory), 0)
+
+    def test_a_lost_client_is_gone_at_once(self) -> None:
+        client = self.client().open().log_in()
+        client.lost()
+        self.assertEqual(len(self.directory), 0)
+
+    def test_a_client_that_does_not_answer_the_close_is_cut(self) -> None:
+        client = self.client().open().log_in()
+        client.write(frame(b"x", BINARY))
+        self.pass_time(1.5)
+        self.assertFalse(client.transport.aborted)
+        self.pass_time(1)
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_client_that_answers_the_close_is_let_go(self) -> None:
+        client = self.client().open()
+        client.write(frame(b"x", BINARY))
+        client.write(frame(struct.pack("!H", 1003), CLOSE))
+        self.assertTrue(client.transport.aborted or client.transport.disconnecting)
+
+    def test_stopping_closes_with_4000(self) -> None:
+        member, visitor, accepted = self.client().open().log_in(), self.client().open(), self.client()
+        closed = self.factory.close_all()
+        self.assertEqual(member.hear(), [(4000, "the relay is stopping")])
+        self.assertEqual(visitor.hear(), [(4000, "the relay is stopping")])
+        self.assertTrue(accepted.transport.aborted)
+        self.assertNoResult(closed)
+        for client in (member, visitor, accepted):
+            client.lost()
+        self.successResultOf(closed)
+
+    def test_what_comes_while_stopping_is_not_taken(self) -> None:
+        client = self.client().open().log_in()
+        self.factory.stopping = True
+        client.send(1)
+        self.clock.advance(0)
+        self.assertEqual((client.hear(), self.log.rows), ([], []))
+
+
+class Logins(WebSocketTestCase):
+    """The webserver's verdict comes later than other things happen."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver)
+
+    def test_leaving_while_the_webserver_thinks_gives_the_question_up(self) -> None:
+        client = self.client().open()
+        client.say(type="auth-request", SESSID="alice")
+        client.lost()
+        self.assertEqual(self.webserver.cancelled, ["alice"])
+        self.assertEqual(len(self.directory), 0)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_login_has_its_time(self) -> None:
+        client = self.client().open()
+        self.pass_time(9.5)
+        self.assertEqual(client.hear(), [])
+        self.pass_time(1)
+        self.assertEqual(client.hear(), [(4001, "not logged in in time")])
+
+    def test_the_time_is_not_prolonged_by_asking(self) -> None:
+        client = self.client().open()
+        self.pass_time(9.5)
+        client.say(type="auth-request", SESSID="slow")
+        self.pass_time(1)
+        answer, close = client.hear()
+        self.assertEqual(answer["reason"], "webserver-unavailable")
+        self.assertEqual(close[0], 4001)
+        self.assertEqual(self.webserver.cancelled, ["slow"])
+
+    def test_who_is_logged_in_stays(self) -> None:
+        client = self.client().open()
+        client.say(type="auth-request", SESSID="alice")
+        self.webserver.answer(LoggedIn(1))
+        self.pass_time(60)
+        self.assertEqual(client.hear(), [YES])
+
+    def test_an_authenticator_that_fails_is_reported_and_nobody_is_let_in(self) -> None:
+        client = self.client().open()
+        client.say(type="auth-request", SESSID="alice")
+        self.webserver.asked.pop()[1].errback(ZeroDivisionError())
+        self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_trouble_is_answered(self) -> None:
+        client = self.client().open()
+        client.say(type="auth-request", SESSID="alice")
+        self.webserver.answer(Unavailable("down"))
+        self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
+
+
+class SlowReaders(WebSocketTestCase):
+    """What a client may leave unread."""
+
+    def test_up_to_the_budget_and_no_further(self) -> None:
+        self.factory = self.make_factory(unread_size=1000)
+        client = self.client().open().log_in()
+        protocol = client.protocol
+        payload = b"x" * 100
+        self.assertTrue(protocol.send(b"x" * 5000))  # reads fast enough: no budget needed
+        protocol.pauseProducing()
+        for _ in range(10):
+            protocol.pauseProducing()  # Twisted repeats it
+            self.assertTrue(protocol.send(payload))
+        self.assertFalse(protocol.send(payload))
+        self.assertEqual(frames(client.read())[-1][1][:2], struct.pack("!H", 4002))
+        self.assertEqual(len(self.directory), 0)
+        self.pass_time(2.5)
+        self.assertTrue(client.transport.aborted)
+
+    def test_who_catches_up_starts_anew(self) -> None:
+        self.factory = self.make_factory(unread_size=1000)
+        protocol = self.client().open().log_in().protocol
+        for _ in range(5):
+            protocol.pauseProducing()
+            self.assertTrue(protocol.send(b"x" * 900))
+            protocol.resumeProducing()
+
+    def test_zero_is_no_limit(self) -> None:
+        self.factory = self.make_factory(unread_size=0)
+        protocol = self.client().open().log_in().protocol
+        protocol.pauseProducing()
+        for _ in range(20):
+            self.assertTrue(protocol.send(b"x" * 100_000))
+
+
+class NamesOfOthers(SynchronousTestCase):
+    """What we use of Autobahn and Twisted beyond their documentation is still there."""
+
+    def test_autobahn(self) -> None:
+        for name in websocket.AUTOBAHN_NAMES:
+            self.assertTrue(
+                hasattr(WebSocketServerProtocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py"
+            )
+
+    def test_twisted(self) -> None:
+        for name in auth.TWISTED_NAMES:
+            attribute = name.removeprefix("HTTPConnectionPool.")
+            self.assertTrue(hasattr(HTTPConnectionPool, attribute) or attribute == "persistent", name)
+        self.assertTrue(hasattr(HTTPConnectionPool(None), "persistent"))
