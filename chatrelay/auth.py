@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
+    RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseFailed,
     ResponseNeverReceived,
@@ -247,7 +248,14 @@ def _was_cancelled(error: BaseException) -> bool:
 _UNHEARD = (ResponseNeverReceived, RequestTransmissionFailed)
 """Failures before a byte of the answer."""
 
-_REQUEST_FAILURES = (*_UNHEARD, ResponseFailed, ConnectError, ConnectionClosed, DNSLookupError)
+_REQUEST_FAILURES = (
+    *_UNHEARD,
+    RequestGenerationFailed,
+    ResponseFailed,
+    ConnectError,
+    ConnectionClosed,
+    DNSLookupError,
+)
 
 
 async def _read(response: Any) -> bytes:

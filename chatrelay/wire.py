@@ -170,9 +170,11 @@ def _diagnose(payload: bytes, error: Exception) -> UnusableFrame:
     if kind == "auth-request":
         return UnusableFrame(Reason.INVALID_AUTH_REQUEST, str(error))
     if kind == "message-send-request":
-        request_id = frame.get("id")
         return UnusableFrame(
-            Reason.INVALID_MESSAGE, str(error), send=True, request_id=request_id if _is_token(request_id) else UNSET
+            Reason.INVALID_MESSAGE,
+            str(error),
+            send=True,
+            request_id=frame["id"] if _is_token(frame.get("id")) else UNSET,
         )
     return UnusableFrame(Reason.UNKNOWN_TYPE, 'expected "type" to be "auth-request" or "message-send-request"')
 

@@ -1,0 +1,449 @@
+"""Asking the webserver, over real sockets: every answer it can give, and every way it can fail to."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as untyped_reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from chatrelay.auth import MAX_ANSWER, WebserverAuthenticator, is_uid, verdict
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable
+
+reactor: Any = untyped_reactor
+
+IN = b'{"loggedin":true,"uID":7}'
+
+
+def sleep(seconds: float) -> Deferred[None]:
+    """Wait, in the reactor."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(seconds, waiting.callback, None)
+    return waiting
+
+
+def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    """An HTTP answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class Conversation(Protocol):
+    """One connection of the relay's to the webserver; requests are answered by a function of the test's."""
+
+    def __init__(self, site: WebserverTestCase) -> None:
+        self.site = site
+        self.received = b""
+        self.requests = 0
+        self.gone: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        self.site.conversations.append(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if data.startswith(b"\x16\x03"):  # a TLS ClientHello: say what nginx says
+            self.write(answer(b"The plain HTTP request was sent to HTTPS port", "400 Bad Request"))
+            return
+        self.received += data
+        while b"\r\n\r\n" in self.received:
+            head, rest = self.received.split(b"\r\n\r\n", 1)
+            lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+            length = int(headers["content-length"])
+            if len(rest) < length:
+                return
+            self.received = rest[length:]
+            self.requests += 1
+            self.site.requests.append((lines[0], headers, rest[:length]))
+            self.site.reply(self)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the relay."""
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.gone.callback(None)
+
+
+class WebserverTestCase(TestCase):
+    """A webserver on a real port whose answers the test decides."""
+
+    def setUp(self) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.conversations: list[Conversation] = []
+        self.reply: Callable[[Conversation], None] = lambda conversation: conversation.write(answer(IN))
+        factory = Factory.forProtocol(Conversation)
+        factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
+        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port.getHost().port}/session?x=1"
+        self.authenticators: list[WebserverAuthenticator] = []
+
+    async def tearDown(self) -> None:
+        for authenticator in self.authenticators:
+            await authenticator.close()
+        await self.port.stopListening()
+        for conversation in self.conversations:
+            conversation.transport.abortConnection()  # type: ignore[union-attr]
+        await gatherResults([conversation.gone for conversation in self.conversations])
+
+    def authenticator(self, **options: Any) -> WebserverAuthenticator:
+        """An authenticator that asks this webserver."""
+        authenticator = WebserverAuthenticator(reactor, options.pop("url", self.url), **options)
+        self.authenticators.append(authenticator)
+        return authenticator
+
+    def answering(self, *answers: bytes) -> None:
+        """Give these answers, one a request; the last one again and again."""
+        left = list(answers)
+        self.reply = lambda conversation: conversation.write(left.pop(0) if len(left) > 1 else left[0])
+
+    async def trouble(self, authenticator: WebserverAuthenticator | None = None) -> str:
+        """What the operator is told of a question that could not be asked."""
+        got = await (authenticator or self.authenticator()).authenticate("sid")
+        assert isinstance(got, Unavailable), got
+        return got.why
+
+
+class Questions(WebserverTestCase):
+    """What is posted."""
+
+    async def test_as_a_form(self) -> None:
+        self.assertEqual(await self.authenticator().authenticate("a b&c=å+/%"), LoggedIn(7))
+        ((line, headers, body),) = self.requests
+        self.assertEqual(line, "POST /session?x=1 HTTP/1.1")
+        self.assertEqual(headers["content-type"], "application/x-www-form-urlencoded")
+        self.assertEqual(body, b"SESSID=a+b%26c%3D%C3%A5%2B%2F%25")
+        self.assertNotIn("authorization", headers)
+
+    async def test_as_json_with_a_secret(self) -> None:
+        await self.authenticator(format="json", secret="s3cret").authenticate('"å')
+        ((_, headers, body),) = self.requests
+        self.assertTrue(headers["content-type"].startswith("application/json"))
+        self.assertEqual(json.loads(body), {"SESSID": '"å'})
+        self.assertEqual(headers["authorization"], "Bearer s3cret")
+
+    async def test_one_users_cookies_never_go_out_with_anothers_question(self) -> None:
+        self.answering(answer(IN, "200 OK", "Set-Cookie: who=alice; Path=/"))
+        authenticator = self.authenticator()
+        await authenticator.authenticate("alice")
+        await authenticator.authenticate("bo")
+        self.assertEqual([headers.get("cookie") for _, headers, _ in self.requests], [None, None])
+
+    async def test_connections_are_kept(self) -> None:
+        authenticator = self.authenticator()
+        for _ in range(5):
+            await authenticator.authenticate("sid")
+        self.assertEqual(len(self.conversations), 1)
+
+
+class Answers(WebserverTestCase):
+    """What the webserver says, and what it means."""
+
+    async def test_logged_in(self) -> None:
+        bodies = {b'{"loggedin":true,"uID":"chen","extra":[1]}': "chen", b' {"uID":0,"loggedin":true}\n': 0}
+        for body, uid in bodies.items():
+            self.answering(answer(body))
+            self.assertEqual(await self.authenticator().authenticate("sid"), LoggedIn(uid))
+
+    async def test_denied(self) -> None:
+        for raw in (
+            answer(b'{"loggedin":false}'),
+            answer(b"go away", "401 Unauthorized"),
+            answer(b"", "403 Forbidden"),
+        ):
+            self.answering(raw)
+            self.assertEqual(await self.authenticator().authenticate("sid"), Denied())
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_anything_else_is_trouble_and_says_what_came(self) -> None:
+        for raw, said in (
+            (answer(b"", "500 Internal Server Error"), "status 500"),
+            (answer(IN, "201 Created"), "status 201"),
+            (answer(b"", "204 No Content"), "status 204"),
+            (answer(b"", "302 Found", "Location: https://elsewhere.test/login"), "https://elsewhere.test/login"),
+            (answer(IN, "303 See Other", "Location: /x"), "a redirect to '/x'"),
+            (answer(b"<html>log in</html>"), "<html>log in</html>"),
+            (answer(b""), "not JSON"),
+            (answer(b'"false"'), 'no "loggedin"'),
+            (answer(b"1"), 'no "loggedin"'),
+            (answer(b'{"loggedin":"false"}'), 'no "loggedin"'),
+            (answer(b'{"loggedin":1,"uID":7}'), 'no "loggedin"'),
+            (answer(b'{"loggedin":true}'), 'no "uID"'),
+            (answer(b'{"loggedin":true,"uID":""}'), 'no "uID"'),
+            (answer(b'{"loggedin":true,"uID":7.5}'), 'no "uID"'),
+            (b"SSH-2.0-OpenSSH\r\n", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: nonsense\r\n\r\n", ""),
+        ):
+            self.answering(raw)
+            self.assertIn(said, await self.trouble(self.authenticator(timeout=1)), raw)
+        self.flushLoggedErrors()
+
+    async def test_the_operator_gets_one_line(self) -> None:
+        from twisted.logger import globalLogPublisher
+
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.answering(answer(b"<html>"))
+        await self.trouble()
+        ours = [event for event in events if event.get("log_namespace", "").startswith("chatrelay")]
+        self.assertEqual(len(ours), 1)
+        self.assertEqual(ours[0]["url"], self.url.removesuffix("?x=1"))
+        self.assertIn("<html>", ours[0]["what"])
+        self.assertNotIn("sid", str(ours[0]).replace("inside", ""))
+
+    async def test_an_answer_up_to_its_size_and_no_further(self) -> None:
+        def padded(size: int) -> bytes:
+            return b'{"loggedin":true,"uID":7}'.ljust(size)
+
+        self.answering(answer(padded(MAX_ANSWER)))
+        self.assertEqual(await self.authenticator().authenticate("sid"), LoggedIn(7))
+        self.answering(answer(padded(MAX_ANSWER + 1)))
+        self.assertIn("larger than 8192 bytes", await self.trouble())
+
+    async def test_a_compressed_answer_is_read_up_to_its_decoded_size(self) -> None:
+        self.answering(answer(gzip.compress(IN.ljust(MAX_ANSWER)), "200 OK", "Content-Encoding: gzip"))
+        self.assertEqual(await self.authenticator().authenticate("sid"), LoggedIn(7))
+        self.answering(answer(gzip.compress(IN.ljust(MAX_ANSWER + 1)), "200 OK", "Content-Encoding: gzip"))
+        self.assertIn("larger than 8192 bytes", await self.trouble())
+
+    async def test_a_compressed_bomb_is_not_unpacked(self) -> None:
+        most: list[int] = []
+        real = zlib.decompressobj
+
+        class Watched:
+            def __init__(self, *arguments: Any) -> None:
+                self.real = real(*arguments)
+
+            def decompress(self, data: bytes) -> bytes:
+                out = self.real.decompress(data)
+                most.append(len(out))
+                return out
+
+            def flush(self) -> bytes:
+                return self.real.flush()
+
+        self.patch(zlib, "decompressobj", Watched)
+        bomb = gzip.compress(b" " * 50_000_000)
+        self.answering(answer(bomb, "200 OK", "Content-Encoding: gzip"))
+        self.assertIn("larger than 8192 bytes", await self.trouble())
+        self.assertLess(max(most), 1_000_000)
+        await sleep(0.05)  # what is left of the answer is still being thrown away
+
+    async def test_a_broken_compressed_answer(self) -> None:
+        self.answering(answer(b"not gzip at all", "200 OK", "Content-Encoding: gzip"))
+        await self.trouble()
+        self.flushLoggedErrors()
+
+
+class Failures(WebserverTestCase):
+    """The ways a question ends without an answer."""
+
+    async def test_nobody_listens(self) -> None:
+        port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        url = f"http://127.0.0.1:{port.getHost().port}/"
+        await port.stopListening()
+        self.assertIn("refused", (await self.trouble(self.authenticator(url=url))).lower())
+
+    async def test_no_tls_where_https_is_expected(self) -> None:
+        authenticator = self.authenticator(url=self.url.replace("http:", "https:"), timeout=2)
+        self.assertIn("SSL", await self.trouble(authenticator))
+
+    async def test_tls_that_is_never_answered(self) -> None:
+        self.reply = lambda conversation: None
+        port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        authenticator = self.authenticator(url=f"https://127.0.0.1:{port.getHost().port}/", timeout=0.3)
+        self.assertIn("within 0.3 s", await self.trouble(authenticator))
+        await port.stopListening()
+
+    async def test_an_answer_has_its_time(self) -> None:
+        def late(conversation: Conversation) -> None:
+            reactor.callLater(0.3, conversation.write, answer(IN))
+
+        self.reply = late
+        self.assertEqual(await self.authenticator(timeout=2).authenticate("sid"), LoggedIn(7))
+        self.assertIn("within 0.1 s", await self.trouble(self.authenticator(timeout=0.1)))
+        await sleep(0.4)
+
+    async def test_the_time_is_up_to_the_last_byte(self) -> None:
+        stalled = answer(IN)[:-1]
+        self.answering(stalled)
+        self.assertIn("within 0.2 s", await self.trouble(self.authenticator(timeout=0.2)))
+        await self.conversations[-1].gone  # and the connection is not left open
+
+    async def test_drops_do_not_prolong_it(self) -> None:
+        def drip(conversation: Conversation) -> None:
+            for number, byte in enumerate(answer(IN)):
+                reactor.callLater(0.02 * number, conversation.write, bytes([byte]))
+
+        self.reply = drip
+        self.assertIn("within 0.3 s", await self.trouble(self.authenticator(timeout=0.3)))
+        await sleep(1.5)
+
+    async def test_a_kept_connection_that_died_is_asked_once_more_on_a_fresh_one(self) -> None:
+        authenticator = self.authenticator()
+        await authenticator.authenticate("first")
+        first = self.conversations[0]
+
+        def reply(conversation: Conversation) -> None:
+            if conversation is first:
+                conversation.hang_up()
+            else:
+                conversation.write(answer(IN))
+
+        self.reply = reply
+        self.assertEqual(await authenticator.authenticate("second"), LoggedIn(7))
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=first", b"SESSID=second", b"SESSID=second"])
+
+    async def test_a_fresh_connection_that_died_is_not_asked_again(self) -> None:
+        self.reply = Conversation.hang_up
+        await self.trouble()
+        self.assertEqual(len(self.requests), 1)
+
+    async def test_a_kept_connection_that_died_twice_is_trouble(self) -> None:
+        authenticator = self.authenticator()
+        await authenticator.authenticate("first")
+        self.reply = Conversation.hang_up
+        await self.trouble(authenticator)
+        self.assertEqual(len(self.requests), 3)
+
+    async def test_a_kept_connection_that_died_inside_an_answer_is_not_asked_again(self) -> None:
+        authenticator = self.authenticator()
+        await authenticator.authenticate("first")
+
+        def reply(conversation: Conversation) -> None:
+            conversation.write(b"HTTP/1.1 2")
+            conversation.hang_up()
+
+        self.reply = reply
+        await self.trouble(authenticator)
+        self.assertEqual(len(self.requests), 2)
+
+    async def test_a_timeout_on_a_kept_connection_is_not_asked_again(self) -> None:
+        authenticator = self.authenticator(timeout=0.2)
+        await authenticator.authenticate("first")
+        self.reply = lambda conversation: None
+        await self.trouble(authenticator)
+        await sleep(0.1)
+        self.assertEqual(len(self.requests), 2)
+
+    async def test_a_question_that_is_given_up_cuts_its_connection(self) -> None:
+        self.reply = lambda conversation: None
+        asking = self.authenticator().authenticate("sid")
+        while not self.requests:
+            await sleep(0.01)
+        asking.cancel()
+        with self.assertRaises(CancelledError):
+            await asking
+        await self.conversations[0].gone
+
+
+class Turns(WebserverTestCase):
+    """How many questions are out at once."""
+
+    async def test_no_more_than_allowed_at_once_and_all_get_their_turn(self) -> None:
+        out: list[Conversation] = []
+        most = 0
+
+        def reply(conversation: Conversation) -> None:
+            nonlocal most
+            out.append(conversation)
+            most = max(most, len(out))
+
+            def done() -> None:
+                out.remove(conversation)
+                conversation.write(answer(IN))
+
+            reactor.callLater(0.02, done)
+
+        self.reply = reply
+        authenticator = self.authenticator(checks=4)
+        verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(20)])
+        self.assertEqual(list(verdicts), [LoggedIn(7)] * 20)
+        self.assertEqual(most, 4)
+
+    async def test_the_default_is_32(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator = self.authenticator()
+        asking = [authenticator.authenticate(str(number)) for number in range(40)]
+        await sleep(0.5)
+        self.assertEqual(len(self.requests), 32)
+        for question in asking:
+            question.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            question.cancel()
+        await gatherResults(asking)
+
+    async def test_waiting_for_a_turn_has_its_time(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator = self.authenticator(checks=1, queue_timeout=0.2, timeout=1)
+        first = authenticator.authenticate("first")
+        self.assertIn("webserver-checks", await self.trouble(authenticator))
+        self.assertIsInstance(await first, Unavailable)
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.assertEqual(await authenticator.authenticate("after"), LoggedIn(7))
+
+    async def test_a_question_given_up_in_the_queue_leaves_its_place(self) -> None:
+        held: list[Conversation] = []
+        self.reply = held.append
+        authenticator = self.authenticator(checks=1)
+        first, second, third = (authenticator.authenticate(name) for name in ("first", "second", "third"))
+        second.cancel()
+        with self.assertRaises(CancelledError):
+            await second
+        while not held:
+            await sleep(0.01)
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        held[0].write(answer(IN))
+        self.assertEqual(await first, LoggedIn(7))
+        self.assertEqual(await third, LoggedIn(7))
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=first", b"SESSID=third"])
+
+    async def test_zero_is_no_limit(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator = self.authenticator(checks=0, timeout=0.5)
+        asking = [authenticator.authenticate(str(number)) for number in range(50)]
+        await gatherResults(asking)
+        self.assertEqual(len(self.requests), 50)
+
+
+class Verdicts(SynchronousTestCase):
+    """The meaning of an answer, as a pure function."""
+
+    def test_uids(self) -> None:
+        for uid in (0, -1, 2**53, -(2**53), "7", "a" * 64, "å b", "名前"):
+            self.assertTrue(is_uid(uid), uid)
+        for not_uid in ("", "a" * 65, "a\n", "a\0", "\ud800", 2**53 + 1, -(2**53) - 1, 1.0, True, None, [], {}):
+            self.assertFalse(is_uid(not_uid), not_uid)
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes_are_a_verdict_or_one_kind_of_error(self, body: bytes) -> None:
+        try:
+            self.assertIsInstance(verdict(body), LoggedIn | Denied)
+        except ValueError as error:
+            self.assertIn("answer", str(error))
+
+    @given(
+        st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5)
+    )
+    def test_only_true_is_true(self, loggedin: object) -> None:
+        body = json.dumps({"loggedin": loggedin, "uID": 7}).encode()
+        if loggedin is True:
+            self.assertEqual(verdict(body), LoggedIn(7))
+        elif loggedin is False:
+            self.assertEqual(verdict(body), Denied())
+        else:
+            self.assertRaises(ValueError, verdict, body)
