@@ -16,6 +16,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any
@@ -277,13 +278,18 @@ class SqliteMessageLog:
 
     :param path: the file.
     :param reactor: where results come back, with one call a batch.
+    :param monotonic: seconds that only go forward, for the thread.
     """
 
     log = Logger()
 
-    def __init__(self, path: str, reactor: IReactorFromThreads) -> None:
+    def __init__(
+        self, path: str, reactor: IReactorFromThreads, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = SqliteStore(path)
         self._reactor = reactor
+        self._monotonic = monotonic
+        self._retry_at = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
         self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
@@ -318,10 +324,14 @@ class SqliteMessageLog:
 
     def _write(self) -> None:
         while True:
-            try:
-                job = self._jobs.get(timeout=None if self._store.is_open else RETRY_SECONDS)
-            except queue.Empty:
+            # A closed log is opened again when it is time to, whether jobs keep coming or none does.
+            wait = None if self._store.is_open else max(0.0, self._retry_at - self._monotonic())
+            if wait == 0.0:
                 self._reopen()
+                continue
+            try:
+                job = self._jobs.get(timeout=wait)
+            except queue.Empty:
                 continue
             if job is None:
                 break
@@ -331,6 +341,7 @@ class SqliteMessageLog:
                 result = work(argument)
             except LogUnavailable as error:
                 if was_open:
+                    self._retry_at = self._monotonic() + RETRY_SECONDS
                     self.log.critical(
                         "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
                         error=error,
@@ -351,6 +362,7 @@ class SqliteMessageLog:
         try:
             self._store.open()
         except LogUnavailable as error:
+            self._retry_at = self._monotonic() + RETRY_SECONDS
             self.log.debug("{error}", error=error)
         else:
             self.log.warn("the message log {path} can be written again", path=self._store.path)
