@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autobahn.twisted.resource import WebSocketResource
-from OpenSSL.SSL import Error as SSLError
+from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
@@ -187,7 +187,7 @@ def _policy(path: str) -> IPolicyForHTTPS:
     blocks = [block + end for block in pem.split(end)[:-1]]
     try:
         authorities = [Certificate.loadPEM(block.encode("ascii")) for block in blocks]
-    except SSLError as error:
+    except CertificateError as error:
         raise ConfigError("auth-ca-file", f"{path} holds no certificates in PEM form: {error}") from error
     if not authorities:
         raise ConfigError("auth-ca-file", f"{path} holds no certificates in PEM form")

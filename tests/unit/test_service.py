@@ -1,0 +1,214 @@
+"""The relay as a service: made, started, drained, stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import Config, ConfigError, LoggedIn, build
+from chatrelay.interfaces import LogUnavailable
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.service import ChatRelayService
+from chatrelay.tap import Options, makeService
+from chatrelay.testing import HeldMessageLog, KnownSessions
+from tests.unit.test_websocket import Client
+
+
+class Made(SynchronousTestCase):
+    """What can't be made says why."""
+
+    def refused(self, **options: Any) -> str:
+        """The text of a refusal."""
+        return str(self.assertRaises(ConfigError, build, Config(**options), MemoryReactorClock()))
+
+    def test_somebody_must_know_whose_session_it_is(self) -> None:
+        self.assertIn("auth-url: is missing", self.refused())
+        build(Config(), MemoryReactorClock(), authenticator=KnownSessions({}))
+
+    def test_endpoints(self) -> None:
+        for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):
+            self.assertIn("listen:", self.refused(auth_url="http://x/", listen=(endpoint,)))
+
+    def test_secrets(self) -> None:
+        for text, said in (
+            (b"", "is empty"),
+            (b" \n", "is empty"),
+            (b"a b", "one line"),
+            (b"a\nb", "one line"),
+            (b"\xff", "not ASCII"),
+        ):
+            path = self.mktemp()
+            with open(path, "wb") as file:
+                file.write(text)
+            self.assertIn(said, self.refused(auth_url="http://x/", auth_secret_file=path))
+        self.assertIn("cannot be read", self.refused(auth_url="http://x/", auth_secret_file="/nowhere"))
+
+    def test_authorities(self) -> None:
+        for text in ("", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"):
+            path = self.mktemp()
+            with open(path, "w") as file:
+                file.write(text)
+            self.assertIn("no certificates", self.refused(auth_url="https://x/", auth_ca_file=path))
+
+
+class Running(SynchronousTestCase):
+    """Start and stop, on a reactor that only remembers."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.reactor.running = True
+        self.log = HeldMessageLog()
+        self.service = self.make()
+
+    def make(self, **options: Any) -> ChatRelayService:
+        """A relay that asks nobody and listens in memory."""
+        options.setdefault("listen", ("tcp:8080",))
+        return build(Config(**options), self.reactor, KnownSessions({"alice": 1, "bo": 2}), self.log)
+
+    def start(self, **options: Any) -> ChatRelayService:
+        """A running relay."""
+        self.service = self.make(**options)
+        self.service.startService()
+        return self.service
+
+    def client(self, sessid: str) -> Client:
+        """A logged-in client."""
+        return Client(self.service.factory).open().log_in(sessid)
+
+    def test_it_listens_where_it_is_told(self) -> None:
+        self.start(listen=("tcp:8080", "tcp:8081:interface=127.0.0.1"))
+        self.assertEqual(
+            [(server[0], server[3]) for server in self.reactor.tcpServers], [(8080, ""), (8081, "127.0.0.1")]
+        )
+
+    def test_it_can_do_without_a_port(self) -> None:
+        self.start(listen=())
+        self.assertEqual(self.reactor.tcpServers, [])
+
+    def test_a_log_that_cannot_be_opened_is_told_to_who_starts_it(self) -> None:
+        def refuse() -> None:
+            raise LogUnavailable("no disk")
+
+        self.patch(self.log, "start", refuse)
+        self.assertRaises(LogUnavailable, self.service.startService)
+
+    def test_stopping_answers_then_closes_then_closes_the_log(self) -> None:
+        service = self.start()
+        order: list[str] = []
+        self.patch(self.log, "stop", lambda: order.append("log closed") or succeed(None))
+        alice, bo = self.client("alice"), self.client("bo")
+        alice.send(2, "last words", id="x")
+        self.reactor.advance(0)
+        stopped = service.stopService()
+        self.reactor.advance(1)
+        self.assertEqual((alice.hear(), bo.hear(), order), ([], [], []))
+        alice.send(2, "too late", id="y")
+        self.log.commit()
+        self.reactor.advance(0)
+        self.assertEqual(bo.hear()[0]["message"]["content"], "last words")
+        self.assertEqual(
+            alice.hear(),
+            [
+                {"type": "send-request-response", "response": {"id": "x", "value": True}},
+                (4000, "the relay is stopping"),
+            ],
+        )
+        self.assertNoResult(stopped)
+        self.assertEqual(order, [])
+        alice.lost()
+        bo.lost()
+        self.assertEqual(order, ["log closed"])
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stopping_takes_no_longer_than_its_time(self) -> None:
+        service = self.start(drain_time=5)
+        client = self.client("alice")
+        self.patch(self.service.factory, "closing_deadlines", type(self.service.factory.closing_deadlines)(0))
+        stopped = service.stopService()
+        self.reactor.pump([0.25] * 19)
+        self.assertNoResult(stopped)
+        self.assertFalse(client.transport.aborted)
+        self.reactor.pump([0.25] * 2)
+        self.assertTrue(client.transport.aborted)
+        self.successResultOf(stopped)
+
+    def test_stopping_a_relay_that_nobody_uses_takes_no_time(self) -> None:
+        self.successResultOf(self.start().stopService())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_what_is_unusual_is_said_at_the_start(self) -> None:
+        events: list[str] = []
+
+        def observe(event: Any) -> None:
+            if event.get("log_namespace") == "chatrelay.service.ChatRelayService":
+                events.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.start(message_log="none")
+        said = "\n".join(events)
+        self.assertIn("pages of any origin may connect", said)
+        self.assertIn("messages are not logged", said)
+        self.assertIn("listens on tcp:8080; message log: none", said)
+        events.clear()
+        self.start(origin=("https://example.com",))
+        said = "\n".join(events)
+        self.assertNotIn("any origin", said)
+        self.assertNotIn("not logged", said)
+
+    def test_an_embedders_own_authenticator_and_log_are_used(self) -> None:
+        class Own:
+            def authenticate(self, sessid: str) -> Deferred[Any]:
+                return succeed(LoggedIn(sessid))
+
+        log = MemoryMessageLog()
+        self.service = build(Config(listen=()), self.reactor, Own(), log)
+        self.service.startService()
+        self.client("me").send("me", "note")
+        self.reactor.advance(0)
+        self.assertEqual([row.message.content for row in log.rows], ["note"])
+
+
+class UnderTwistd(SynchronousTestCase):
+    """What twistd is told plainly."""
+
+    def options(self, *arguments: str) -> Options:
+        """Parsed options."""
+        options = Options()
+        options.parseOptions(["--auth-url", "http://127.0.0.1/", *arguments])
+        return options
+
+    def test_a_bad_endpoint_is_one_sentence(self) -> None:
+        error = self.assertRaises(SystemExit, makeService, self.options("--listen", "nonsense:1"))
+        self.assertTrue(str(error).startswith("chatrelay: listen: 'nonsense:1' is no endpoint"))
+
+    def test_a_log_that_cannot_be_opened_is_one_sentence(self) -> None:
+        folder = os.path.join(os.path.abspath(self.mktemp()), "missing")
+        service: Any = makeService(
+            self.options("--listen", "unix:" + self.mktemp(), "--message-log", f"sqlite:{folder}/x")
+        )
+        self.patch(sys, "stderr", None)
+        for part in service.services[0].services:
+            self.patch(part, "privilegedStartService", lambda: None)
+            self.patch(part, "startService", lambda: None)
+        error = self.assertRaises(SystemExit, service.startService)
+        self.assertIn("there is no folder", str(error))
+
+    def test_a_port_in_use_is_one_sentence(self) -> None:
+        service: Any = makeService(self.options("--message-log", "none"))
+
+        def refuse() -> None:
+            raise CannotListenError("127.0.0.1", 8080, OSError(98, "Address already in use"))
+
+        self.patch(service.services[0], "privilegedStartService", refuse)
+        error = self.assertRaises(SystemExit, service.privilegedStartService)
+        self.assertIn("8080", str(error))
+        self.assertIn("Address already in use", str(error))
