@@ -16,6 +16,7 @@ from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.error import CannotListenError
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -108,7 +109,11 @@ class ChatRelayService(MultiService):
         :raises CannotListenError: where a port can't be opened.
         """
         self.message_log.start()
-        super().startService()
+        try:
+            super().startService()
+        except CannotListenError:
+            self.message_log.stop()
+            raise
         self.factory.start_sweeping()
         self._say_how_it_runs()
 

@@ -7,6 +7,7 @@ work is told in one sentence, without a traceback.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import attrs
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
@@ -102,7 +104,7 @@ for _field in attrs.fields(Config):
 
 
 class _PlainlySpoken(MultiService):
-    """Runs a relay under twistd, and says in one sentence why it can't."""
+    """Runs a relay under twistd: says in one sentence why it can't, and ends at once on a second signal."""
 
     def privilegedStartService(self) -> None:
         with _said_plainly():
@@ -111,6 +113,14 @@ class _PlainlySpoken(MultiService):
     def startService(self) -> None:
         with _said_plainly():
             super().startService()
+
+    def stopService(self) -> Deferred[Any]:
+        # From here on, another signal ends the process as it ends any other:
+        # what was acknowledged is in the log, which needs no goodbye.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stopped: Deferred[Any] = super().stopService()
+        return stopped
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""How the relay ends, with people in it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.end_to_end.programs import Client, RelayProcess
+
+LogIn = Callable[[str], Client]
+
+
+def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(logged_in: LogIn, relay: RelayProcess) -> None:
+    alice, bo = logged_in("alice-session"), logged_in("bo-session")
+    answers: dict[str, bool] = {}
+    sent = 0
+
+    def talk() -> None:
+        nonlocal sent
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            while True:
+                alice.send(2, f"message {sent}", id=str(sent))
+                sent += 1
+        except ConnectionClosed:
+            pass
+
+    ends: list[tuple[int | None, list[Any]]] = []
+    threads = [threading.Thread(target=talk), threading.Thread(target=lambda: ends.append(bo.closed()))]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    relay.process.terminate()
+    code, frames = alice.closed()
+    for thread in threads:
+        thread.join(10)
+    for frame in frames:
+        answers[frame["response"]["id"]] = frame["response"]["value"]
+    assert code == 4000
+    assert relay.wait() == -signal.SIGTERM
+    assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
+    ((code, delivered),) = ends
+    assert code == 4000
+    assert len(answers) > 50
+    assert sent > len(answers)
+    heard = [frame["message"]["content"] for frame in delivered]
+    assert heard == [f"message {number}" for number, value in answers.items() if value]
+    assert answers == {str(number): True for number in range(len(answers))}
+    from tests.end_to_end.test_durability import rows
+
+    logged = rows(relay.folder / "chatrelay.sqlite3")
+    assert {content for content, was_delivered in logged if was_delivered} >= set(heard)
+
+
+def test_a_second_signal_ends_it_at_once(relay: RelayProcess) -> None:
+    # A client that never answers the close frame keeps the relay waiting.
+    with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
+        key = base64.b64encode(os.urandom(16)).decode()
+        deaf.sendall(
+            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
+        relay.process.terminate()
+        relay.said("Port .* Closed")
+        time.sleep(0.3)
+        assert relay.process.poll() is None
+        began = time.monotonic()
+        relay.process.terminate()
+        assert relay.wait() == -signal.SIGTERM
+        assert time.monotonic() - began < 1
+    assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
+
+
+def test_a_client_that_does_not_answer_is_cut(relay: RelayProcess) -> None:
+    with socket.create_connection(("127.0.0.1", relay.port)):
+        relay.said("listens on")
+        began = time.monotonic()
+        assert relay.stop() == -signal.SIGTERM
+        assert time.monotonic() - began < 5
