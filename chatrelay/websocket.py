@@ -141,7 +141,10 @@ class ChatProtocol(WebSocketServerProtocol):
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Tells the operator too."""
         self.events.info(
-            "handshake from {peer} refused with {code}: {reason}", peer=self.peer_name, code=int(code), reason=reason
+            "handshake from {peer} refused with {code}: {reason}",
+            peer=self.peer_name,
+            code=int(code),
+            reason=reason[:300],
         )
         super().failHandshake(reason, code, responseHeaders)
 
@@ -388,17 +391,17 @@ class ChatFactory(WebSocketServerFactory):
         if not self._origins or origin is None:
             return
         try:
-            admitted = normal_origin(origin) in self._origins
+            if normal_origin(origin) in self._origins:
+                return
+            remedy = f"if it is yours, admit it with --origin {origin}"
         except ConfigError:  # null, empty, or two in one
-            admitted = False
-        if admitted:
-            return
+            remedy = "that is no origin which could be admitted: serve the page from one that is listed"
         if origin not in self._told_origins and len(self._told_origins) < MAX_TOLD_ORIGINS:
             self._told_origins.add(origin)
             self.events.warn(
-                "a page of origin {origin} was refused; if it is yours, admit it with --origin {origin} "
-                "(told once for each origin)",
+                "a page of origin {origin} was refused; {remedy} (told once for each origin)",
                 origin=origin[:200] or "(empty)",
+                remedy=remedy[:300],
             )
         raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
 

@@ -14,6 +14,7 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import HTTPConnectionPool
 
@@ -244,6 +245,22 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
         answer = self.client().shake("Origin: https://example.com", "origin: https://evil.test")
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
+
+    def test_the_operator_is_told_which_origin_and_how_to_admit_it(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        for _ in range(3):
+            self.client().shake("Origin: https://www.example.com")
+        self.client().shake("Origin: null")
+        warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
+        self.assertEqual(len(warnings), 2)
+        self.assertIn("admit it with --origin https://www.example.com (told once", warnings[0])
+        self.assertIn("no origin which could be admitted", warnings[1])
+        told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.info]
+        self.assertEqual(len(told), 4)
+        self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
 
     def test_a_handshake_up_to_its_size_and_no_further(self) -> None:
         bare = len(
