@@ -201,8 +201,12 @@ class Config:
     def _check_auth_url(self, _: object, url: object) -> None:
         if url is None:
             return
-        parts = urlsplit(_text("auth-url", url))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(_text("auth-url", url))
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is none, half an IPv6 address
+            usable = False
+        if not usable:
             raise ConfigError("auth-url", f"{url!r} is no http or https URL, such as http://127.0.0.1/session.php")
         if parts.username is not None:
             raise ConfigError("auth-url", "a user name or password in the URL is not sent: use auth-secret-file")
@@ -213,6 +217,12 @@ class Config:
     def _check_auth_format(self, _: object, value: object) -> None:
         if value not in ("form", "json"):
             raise ConfigError("auth-format", f"{value!r} is neither form nor json")
+
+    @auth_secret_file.validator
+    @auth_ca_file.validator
+    def _check_file(self, attribute: attrs.Attribute[Any], path: object) -> None:
+        if path is not None:
+            _text(option_name(attribute.name), path)
 
     @origin.validator
     def _check_origin(self, _: object, origins: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from autobahn.twisted.resource import WebSocketResource
 from OpenSSL.crypto import Error as CertificateError
+from OpenSSL.SSL import Error as TLSError
 from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
@@ -60,8 +61,9 @@ def build(
     for description in config.listen:
         try:
             strports.service(description, factory, reactor).setServiceParent(service)
-        # Each endpoint's parser fails in its own way; what it says is told with the text it was about.
-        except (ValueError, TypeError, LookupError, OSError) as error:
+        # Each endpoint's parser fails in its own way (OpenSSL's errors among them, for a key that is none);
+        # what it says is told with the text it was about.
+        except (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError) as error:
             raise ConfigError("listen", f"{description!r} is no endpoint that can be used: {error}") from error
     return service
 

@@ -85,6 +85,8 @@ class Options(usage.Options):
                     "is missing: give the URL that tells whose session it is, for instance "
                     "--auth-url http://127.0.0.1/session.php",
                 )
+            if not self.chosen.listen:
+                raise ConfigError("listen", "names no endpoint: give at least one, for instance --listen tcp:8080")
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
 
@@ -129,6 +131,9 @@ def _said_plainly() -> Iterator[None]:
         yield
     except (CannotListenError, LogUnavailable, ConfigError) as error:
         raise SystemExit(f"chatrelay: {error}") from error
+    # Endpoints fail in ways of their own, too: no folder for a UNIX socket, a port past 65535.
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"chatrelay: listen: an endpoint cannot be opened: {error}") from error
 
 
 def makeService(options: Options) -> IService:

@@ -1,0 +1,217 @@
+"""The demo website and the relay in one process on 127.0.0.1, until Ctrl-C.
+
+The one place of the demo that knows both of them, and the terminal and the signals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import MultiService
+from twisted.internet.base import ReactorBase
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+
+import chatrelay
+from chatrelay.demo.website import SESSION_COOKIE, Website
+from chatrelay.interfaces import LogUnavailable
+
+ADDRESS = "127.0.0.1"
+MESSAGE_LOG = "chatrelay-demo.sqlite3"
+
+
+class CannotStartError(Exception):
+    """The demo can't start. The message is for whoever typed the command: what is wrong, and the way round it."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demo until it is told to stop.
+
+    :param arguments: what was typed after ``python -m chatrelay.demo``
+    :return: the process's exit code: 0 after Ctrl-C or SIGTERM, 1 if it could not start
+    """
+    options = _parse(arguments)
+    try:
+        _check_free(options.port, "the website")
+        _check_free(options.relay_port, "the relay")
+        directory = _made(options.directory)
+    except CannotStartError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+    # Loading it installs it; nothing before this line needs a reactor.
+    from twisted.internet import reactor
+
+    assert isinstance(reactor, ReactorBase)
+    _report_warnings()
+    return _run(reactor, options, directory / MESSAGE_LOG)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m chatrelay.demo",
+        description="A demo website with a chat page, and the relay beside it, on this machine only.",
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="the website's TCP port (default: 8000)")
+    parser.add_argument("--relay-port", type=_port, default=8080, help="the relay's TCP port (default: 8080)")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(),
+        help=f"where the message log {MESSAGE_LOG} is kept (default: the current folder)",
+    )
+    options = parser.parse_args(arguments)
+    if options.port == options.relay_port:
+        parser.error("the website and the relay need a port each")
+    return options
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not a TCP port (1 to 65535)")
+    return port
+
+
+def _check_free(port: int, whose: str) -> None:
+    """Look before listening, so that a taken port is one plain sentence whoever was going to listen there.
+
+    :raises CannotStartError: if nothing can listen on the port
+    """
+    with socket.socket() as trial:
+        # As Twisted listens: a port whose last owner has just gone counts as free.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((ADDRESS, port))
+            trial.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                problem = f"Port {port}, which {whose} needs, is in use by another program."
+            else:
+                problem = f"Port {port}, which {whose} needs, can't be had: {error.strerror}."
+            raise CannotStartError(
+                f"{problem}\nChoose other ports:  make run PORT=8001 RELAY_PORT=8081\n"
+                "                     (or: python -m chatrelay.demo --port 8001 --relay-port 8081)"
+            ) from None
+
+
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStartError(f"The message log can't be kept in {directory}: {error.strerror}.") from None
+    return directory.resolve()
+
+
+def _report_warnings() -> None:
+    """Show what the operator of a relay should see, and not every request."""
+    observer = FilteringLogObserver(
+        textFileLogObserver(sys.stderr),
+        [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)],
+    )
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+
+
+def _services(reactor: ReactorBase, website: Website, message_log: Path) -> MultiService:
+    services = MultiService()
+    endpoint = TCP4ServerEndpoint(reactor, website.port, interface=ADDRESS)
+    StreamServerEndpointService(endpoint, website.site()).setServiceParent(services)
+    relay = chatrelay.build(
+        chatrelay.Config(
+            auth_url=f"http://{ADDRESS}:{website.port}/session",
+            listen=(f"tcp:{website.relay_port}:interface={ADDRESS}",),
+            message_log=f"sqlite:{message_log}",
+            origin=website.origins,
+            session_cookie=SESSION_COOKIE,
+        ),
+        reactor,
+    )
+    relay.setServiceParent(services)
+    return services
+
+
+def _run(reactor: ReactorBase, options: argparse.Namespace, message_log: Path) -> int:
+    website = Website(options.port, options.relay_port)
+    services = _services(reactor, website, message_log)
+
+    code = 0
+
+    def start() -> None:
+        try:
+            services.startService()
+        except (LogUnavailable, CannotListenError) as error:
+            print(f"The demo can't start: {error}", file=sys.stderr)
+            nonlocal code
+            code = 1
+            reactor.stop()
+        else:
+            reactor.addSystemEventTrigger("before", "shutdown", services.stopService)
+            print(_welcome(website, message_log), flush=True)
+
+    reactor.callWhenRunning(start)
+    _stop_on_signals(reactor)
+    reactor.run(installSignalHandlers=False)
+    return code
+
+
+def _stop_on_signals(reactor: ReactorBase) -> None:
+    """The first signal stops the relay in good order; a second one ends the process at once.
+
+    Twisted's own handlers would call ``stop`` again and log a traceback.
+    """
+    stopping = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            # Nothing is lost: no sender was told "delivered" before the message was in the message log.
+            os._exit(1)
+        stopping = True
+        reactor.callFromThread(reactor.stop)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell has its background jobs ignore Ctrl-C; leave it that way.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
+
+
+def _welcome(website: Website, message_log: Path) -> str:
+    first, second = website.origins
+    command = Path(sys.executable).with_name("chatrelay")
+    chatrelay_command = shlex.quote(_short(command)) if command.exists() else "chatrelay"
+    log = _short(message_log)
+    return f"""
+  chatrelay is running. To see it work, be two people:
+
+    1. open  {first}  and log in as Anna
+    2. open  {second}  and log in as Bo
+       (to a browser these are two sites with a login each; two browsers,
+       or a normal and a private window, do just as well)
+    3. write to each other
+
+  Every message is kept in {log}. To read it:
+    {chatrelay_command} messages --message-log {shlex.quote("sqlite:" + log)}
+
+  Ctrl-C stops it.
+"""
+
+
+def _short(path: Path) -> str:
+    """As one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

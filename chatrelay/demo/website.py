@@ -1,0 +1,278 @@
+"""The demo website: five pages' worth of ``twisted.web``.
+
+It has what chatrelay expects of any site: accounts, sessions in an HttpOnly cookie, and an answer to "whose session is
+this?". It does not know how messages travel; all it knows of the relay is the port, so that the page may connect there
+and nowhere else.
+
+=====================  ==========================================================================
+``GET /``              the chat page, or the log-in page for those who are not logged in
+``POST /login``        form field ``name``: opens a session
+``POST /logout``       closes it
+``GET /whoami``        JSON for the chat page: who is logged in here, who else there is
+``POST /session``      form field ``SESSID``: what the relay asks (an own site keeps this one internal)
+``GET /static/…``      the page's script, style and icon
+=====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html import escape
+from http import HTTPStatus
+from importlib.resources import files
+from string import Template
+
+import attrs
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from chatrelay.demo.sessions import PEOPLE, Person, Sessions, person_called
+
+SESSION_COOKIE = "demo_session"
+
+HOSTS = ("127.0.0.1", "localhost")
+"""The names of this machine that the website answers to. To a browser they are two sites with a cookie each."""
+
+_STATIC_TYPES = {
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+@attrs.frozen
+class Website:
+    """What every page of the website needs to know.
+
+    :ivar port: the TCP port the website is reached at
+    :ivar relay_port: the TCP port the chat page finds the relay at, on the host name it was itself loaded from
+    :ivar sessions: who is logged in
+    """
+
+    port: int
+    relay_port: int
+    sessions: Sessions = attrs.field(factory=Sessions)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The website's origins as browsers send them (RFC 6454): those the relay has to admit."""
+        return tuple(f"http://{host}:{self.port}" for host in HOSTS)
+
+    @property
+    def content_security_policy(self) -> str:
+        """What the pages may do: run and show the site's own files, and connect to the relay.
+
+        Message text reaches the page from strangers. The script writes it with ``textContent`` only; should that ever
+        fail, this is the second wall.
+        """
+        relay = " ".join(f"ws://{host}:{self.relay_port}" for host in HOSTS)
+        return (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+            f"connect-src 'self' {relay}; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+
+    def site(self) -> Site:
+        """The website as a factory that an endpoint can listen with."""
+        site = Site(_Front(self))
+        # Tracebacks are for whoever runs the site, not for whoever visits it.
+        site.displayTracebacks = False
+        return site
+
+
+def _token(request: Request) -> str:
+    cookie = request.getCookie(SESSION_COOKIE.encode("ascii"))
+    return "" if cookie is None else cookie.decode("ascii", "replace")
+
+
+def _form_field(request: Request, name: str) -> str:
+    values: list[bytes] = request.args.get(name.encode("ascii"), [b""])
+    return values[0].decode("utf-8", "replace")
+
+
+def _json(request: Request, answer: object) -> bytes:
+    request.setHeader("Content-Type", "application/json")
+    return json.dumps(answer).encode("utf-8")
+
+
+def _text(request: Request, status: HTTPStatus, text: str) -> bytes:
+    request.setResponseCode(status, status.phrase.encode("ascii"))
+    request.setHeader("Content-Type", "text/plain; charset=utf-8")
+    return f"{text}\n".encode()
+
+
+def _static(name: str) -> bytes:
+    return files("chatrelay").joinpath("static", name).read_bytes()
+
+
+def _card(person: Person) -> dict[str, int | str]:
+    return {"uID": person.uid, "name": person.name, "tone": _tone(person)}
+
+
+def _tone(person: Person) -> int:
+    """The number of the person's colour in chat.css, the same on every page."""
+    return PEOPLE.index(person)
+
+
+class _Page(Resource):
+    """One address of the website; its subclasses say what it answers.
+
+    ``POST`` is taken from the site's own pages only. The cookie is ``SameSite=Lax`` already, but a log-in needs no
+    cookie, and no other page should be able to log a visitor in as somebody else.
+    """
+
+    isLeaf = True
+
+    def __init__(self, website: Website) -> None:
+        super().__init__()
+        self.website = website
+
+    def from_here(self, request: Request) -> bool:
+        """Whether one of our own pages sent this request; a program, which sends no ``Origin``, may pass too."""
+        origin = request.getHeader("origin")
+        return origin is None or origin in self.website.origins
+
+
+class _Home(_Page):
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader("Content-Type", "text/html; charset=utf-8")
+        if self.website.sessions.person(_token(request)) is not None:
+            return _static("chat.html")
+        choices = "\n".join(
+            f'<li><button name="name" value="{escape(person.name)}">'
+            f'<span class="avatar tone-{_tone(person)}" aria-hidden="true">{escape(person.name[0])}</span>'
+            f"{escape(person.name)}</button></li>"
+            for person in PEOPLE
+        )
+        here = f"http://{request.getHeader('host')}"
+        page = Template(_static("login.html").decode("utf-8"))
+        return page.substitute(
+            people=choices,
+            other_origin=next(origin for origin in self.website.origins if origin != here),
+        ).encode("utf-8")
+
+
+class _Login(_Page):
+    def render_POST(self, request: Request) -> bytes:
+        person = person_called(_form_field(request, "name"))
+        if person is None or not self.from_here(request):
+            return _text(request, HTTPStatus.FORBIDDEN, "Nobody was logged in. Choose somebody on the log-in page.")
+        sessions = self.website.sessions
+        sessions.close(_token(request))
+        return _to_home(request, sessions.open(person))
+
+
+class _Logout(_Page):
+    def render_POST(self, request: Request) -> bytes:
+        if not self.from_here(request):
+            return _text(request, HTTPStatus.FORBIDDEN, "Nobody was logged out: another site asked for it.")
+        self.website.sessions.close(_token(request))
+        return _to_home(request, None)
+
+
+def _to_home(request: Request, token: str | None) -> bytes:
+    # Not Secure: the demo speaks plain http to this machine only. A site on https adds it.
+    request.addCookie(
+        SESSION_COOKIE,
+        token or "",
+        path="/",
+        max_age=None if token else "0",
+        httpOnly=True,
+        sameSite="lax",
+    )
+    request.setResponseCode(HTTPStatus.SEE_OTHER)
+    request.setHeader("Location", "/")
+    return b""
+
+
+class _WhoAmI(_Page):
+    def render_GET(self, request: Request) -> bytes:
+        person = self.website.sessions.person(_token(request))
+        if person is None:
+            return _json(request, {"me": None})
+        return _json(
+            request,
+            {
+                "me": _card(person),
+                "people": [_card(someone) for someone in PEOPLE],
+                "relayPort": self.website.relay_port,
+            },
+        )
+
+
+class _SessionEndpoint(_Page):
+    """All that chatrelay asks of a site: whose session is this?"""
+
+    def render_POST(self, request: Request) -> bytes:
+        person = self.website.sessions.person(_form_field(request, "SESSID"))
+        if person is None:
+            return _json(request, {"loggedin": False})
+        return _json(request, {"loggedin": True, "uID": person.uid})
+
+
+class _StaticFile(_Page):
+    def __init__(self, website: Website, name: str) -> None:
+        super().__init__(website)
+        self.name = name
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader("Content-Type", _STATIC_TYPES[self.name.rpartition(".")[2]])
+        return _static(self.name)
+
+
+class _Nothing(_Page):
+    def render(self, request: IRequest) -> bytes:
+        assert isinstance(request, Request)
+        return _text(request, HTTPStatus.NOT_FOUND, "There is nothing here.")
+
+
+class _WrongHost(_Page):
+    def render(self, request: IRequest) -> bytes:
+        assert isinstance(request, Request)
+        where = self.website.origins[0]
+        return _text(request, HTTPStatus.MISDIRECTED_REQUEST, f"The demo is at {where}, and only there.")
+
+
+_PAGES: dict[bytes, Callable[[Website], Resource]] = {
+    b"": _Home,
+    b"login": _Login,
+    b"logout": _Logout,
+    b"whoami": _WhoAmI,
+    b"session": _SessionEndpoint,
+}
+
+
+class _Front(Resource):
+    """The way in to every page, and so the one place that can promise something about all of them."""
+
+    def __init__(self, website: Website) -> None:
+        super().__init__()
+        self._website = website
+        self._hosts = {f"{host}:{website.port}" for host in HOSTS}
+        for path, page in _PAGES.items():
+            self.putChild(path, page(website))
+        static = Resource()
+        for file in files("chatrelay").joinpath("static").iterdir():
+            if file.name.rpartition(".")[2] in _STATIC_TYPES:
+                static.putChild(file.name.encode("utf-8"), _StaticFile(website, file.name))
+        self.putChild(b"static", static)
+
+    def getChildWithDefault(self, path: bytes, request: Request) -> Resource:
+        headers = {
+            "Content-Security-Policy": self._website.content_security_policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+            "Cache-Control": "no-store",
+        }
+        for name, value in headers.items():
+            request.setHeader(name, value)
+        # A name that somebody else's DNS points at 127.0.0.1 is not this site, whatever the address says.
+        if request.getHeader("host") not in self._hosts:
+            return _WrongHost(self._website)
+        child: Resource = super().getChildWithDefault(path, request)
+        return child
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Nothing(self._website)

@@ -1,0 +1,325 @@
+/**
+ * The chat page: joins the connection, the conversations and the document.
+ *
+ * It decides what the parts leave open: when a message that could not go yet goes, what counts as read, where the
+ * keyboard is, what is read out. Who somebody is it learns from the website, and only from there.
+ */
+
+/** @import { ChatMessageEvent } from "./chatrelay.js" */
+/** @import { Conversation, Line, Person } from "./conversations.js" */
+
+import { ChatClient, MAX_CONTENT_BYTES, bytesOf } from "./chatrelay.js";
+import { Conversations, keyOf } from "./conversations.js";
+import { MessageList } from "./message-list.js";
+import { PeopleList, addressOf, drawAvatar, make } from "./people-list.js";
+import { connectionPill, lineStatus, trouble } from "./words.js";
+
+/** @param {string} id @returns {HTMLElement} */
+const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+const page = {
+  announcer: element("announcer"),
+  composer: /** @type {HTMLFormElement} */ (element("composer")),
+  connection: element("connection"),
+  conversation: element("conversation"),
+  hint: element("hint"),
+  remedy: element("remedy"),
+  text: /** @type {HTMLTextAreaElement} */ (element("text")),
+  trouble: element("trouble"),
+  troubleText: element("trouble-text"),
+};
+
+const HINT = page.hint.textContent ?? "";
+
+/**
+ * Ask the website who is logged in here.
+ * @returns {Promise<{ me: Person | null, people: Person[], relayPort: number }>}
+ */
+async function whoAmI() {
+  const answer = await fetch("/whoami");
+  if (!answer.ok) throw new Error(`The website answered ${answer.status}.`);
+  return answer.json();
+}
+
+try {
+  const { me, people, relayPort } = await whoAmI();
+  if (me) start(me, people, relayPort);
+  else location.reload(); // logged out since the page was loaded: the website has another page for that
+} catch (error) {
+  page.troubleText.textContent = "The chat could not be loaded.";
+  page.remedy.textContent = "Load again";
+  page.remedy.onclick = () => location.reload();
+  page.trouble.hidden = false;
+  throw error;
+}
+
+/** @param {Person} me @param {Person[]} people @param {number} relayPort */
+function start(me, people, relayPort) {
+  const conversations = new Conversations(me, people, sessionStorage);
+  const client = new ChatClient(`ws://${location.hostname}:${relayPort}/`, { mayConnect: stillMe });
+  const peopleList = new PeopleList(element("people"), conversations);
+  const messageList = new MessageList(
+    { scroll: element("scroll"), list: element("lines"), newer: element("newer") },
+    conversations,
+    { again, discard },
+  );
+
+  /** @type {Conversation | null} */
+  let open = null;
+  /** Who this browser is logged in as by now, if not me. @type {string | null} */
+  let somebodyElse = null;
+
+  // ---- Who I am ---------------------------------------------------------------------------------
+
+  /** In another tab I may have logged out, or in as somebody else: this page must not go on under the wrong name. */
+  async function stillMe() {
+    const { me: now } = await whoAmI();
+    somebodyElse = now && keyOf(now.uID) !== keyOf(me.uID) ? now.name : null;
+    return now !== null && somebodyElse === null;
+  }
+
+  async function lookWhoIAm() {
+    try {
+      const still = await stillMe();
+      if (!still && client.state.name === "connected") client.login(); // which ends as logged-out, for the same reason
+      if (still && client.state.name === "logged-out") client.connect();
+    } catch {
+      // The website can't be asked just now. It will be, before the next log-in.
+    }
+  }
+
+  // ---- Sending ----------------------------------------------------------------------------------
+
+  /** @param {Conversation} conversation @param {Line} line @returns {Promise<boolean>} whether it left */
+  async function send(conversation, line) {
+    const timeStamp = client.nextTimeStamp();
+    conversations.change(conversation, line, { status: "sending", timeStamp });
+    const outcome = await client.send(conversation.person.uID, line.content, timeStamp);
+    if (outcome.result === "not-sent") {
+      conversations.change(conversation, line, { status: "waiting" });
+      return false;
+    }
+    // To myself: it may have come back before the answer, or instead of it.
+    if (line.status === "delivered") return true;
+    const reason = outcome.result === "refused" ? outcome.reason : undefined;
+    conversations.change(conversation, line, { status: outcome.result, reason });
+    if (outcome.result !== "delivered") announce(lineStatus(line, conversation.person.name).text);
+    return true;
+  }
+
+  /** @param {Conversation} conversation @param {string} content */
+  function write(conversation, content) {
+    /** @type {Line} */
+    const line = { content, at: Date.now(), status: "waiting" };
+    conversations.add(conversation, line);
+    // What waits goes first, so that messages arrive in the order they were written.
+    if (client.state.name === "connected" && conversations.waiting.length === 1) void send(conversation, line);
+  }
+
+  /** One after the other, each when the one before is answered: in order, and not faster than the relay allows. */
+  async function sendWaiting() {
+    while (client.state.name === "connected") {
+      const [next] = conversations.waiting;
+      if (!next || !(await send(next.conversation, next.line))) return;
+    }
+  }
+
+  /** At the end of the conversation: now is when it is said. @param {Conversation} conversation @param {Line} line */
+  function again(conversation, line) {
+    conversations.remove(conversation, line);
+    write(conversation, line.content);
+    focusConversation();
+  }
+
+  /** @param {Conversation} conversation @param {Line} line */
+  function discard(conversation, line) {
+    conversations.remove(conversation, line);
+    focusConversation();
+  }
+
+  // ---- Receiving --------------------------------------------------------------------------------
+
+  client.addEventListener("message", (event) => {
+    const { message } = /** @type {ChatMessageEvent} */ (event);
+    const { conversation, isNew } = conversations.receive(message, Date.now());
+    if (!isNew) return;
+    if (!isBeingRead(conversation)) conversations.count(conversation, conversation.unread + 1);
+    announce(`${conversation.person.name}: ${message.content}`);
+  });
+
+  /** @param {Conversation} conversation */
+  const isBeingRead = (conversation) => conversation === open && document.visibilityState === "visible";
+
+  conversations.addEventListener("counted", () => {
+    document.title = (conversations.unread ? `(${conversations.unread}) ` : "") + `${me.name} – chatrelay demo`;
+  });
+
+  // ---- The open conversation --------------------------------------------------------------------
+
+  function openFromAddress() {
+    if (open) open.draft = page.text.value;
+    open = conversations.all.find((conversation) => addressOf(conversation) === location.hash) ?? null;
+    page.conversation.hidden = !open;
+    element("nobody").hidden = open !== null;
+    document.body.toggleAttribute("data-open", open !== null);
+    peopleList.open(open);
+    messageList.open(open);
+    if (!open) return;
+
+    const { person } = open;
+    const myself = conversations.isWithMyself(open);
+    element("with").textContent = person.name;
+    drawAvatar(element("with-avatar"), person);
+    element("beginning").textContent = myself
+      ? "Notes to yourself. They reach every browser in which you are logged in here."
+      : `This is where your conversation with ${person.name} begins.`;
+    element("text-label").textContent = `Message to ${person.name}`;
+    page.text.placeholder = myself ? "Write to yourself" : `Write to ${person.name}`;
+    page.text.value = open.draft;
+    fitComposer();
+    conversations.count(open, 0);
+    focusConversation();
+  }
+
+  /** On a touch screen, focus in a text field opens the keyboard over what one came to read. */
+  function focusConversation() {
+    (matchMedia("(pointer: coarse)").matches ? element("with") : page.text).focus();
+  }
+
+  // ---- The composer -----------------------------------------------------------------------------
+
+  function fitComposer() {
+    page.text.style.height = "auto";
+    page.text.style.height = `${page.text.scrollHeight + 2}px`;
+    const over = bytesOf(page.text.value) - MAX_CONTENT_BYTES;
+    page.hint.textContent = over > 0 ? `Too long by ${over.toLocaleString()} bytes. Send it in parts.` : HINT;
+    page.hint.classList.toggle("bad", over > 0);
+    page.text.setAttribute("aria-invalid", String(over > 0));
+  }
+
+  page.text.addEventListener("input", fitComposer);
+
+  page.text.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      page.composer.requestSubmit();
+    } else if (event.key === "Escape") {
+      if (element("people").offsetParent) peopleList.focus();
+      else location.hash = ""; // on a narrow screen the list is where "back" leads
+    }
+  });
+
+  page.composer.addEventListener("submit", (event) => {
+    event.preventDefault();
+    // The relay takes neither NUL nor half a character; both come from careless pasting and mean nothing to a reader.
+    const content = page.text.value.replaceAll("\0", "").toWellFormed().trimEnd();
+    if (!open || !content) return;
+    if (bytesOf(content) > MAX_CONTENT_BYTES) return announce(page.hint.textContent ?? "");
+    write(open, content);
+    page.text.value = "";
+    fitComposer();
+    page.text.focus();
+  });
+
+  // ---- The connection ---------------------------------------------------------------------------
+
+  /** @type {number | undefined} */
+  let countdown;
+
+  /** What is wrong, as last read out; empty: nothing. */
+  let known = "";
+
+  client.addEventListener("state", () => {
+    clearInterval(countdown);
+    if (client.state.name === "waiting") countdown = setInterval(showConnection, 1000);
+    showConnection();
+    if (client.state.name === "connecting") return;
+    // Attempt after attempt fails for the same reason; it is read out once, and then that it is over.
+    const text = trouble(client.state, somebodyElse, Date.now())?.text ?? "";
+    if (text !== known) announce(text || "Connected again.");
+    known = text;
+    void sendWaiting();
+  });
+
+  function showConnection() {
+    page.connection.textContent = connectionPill(client.state);
+    page.connection.dataset.state = client.state.name;
+    if (client.state.name === "connecting" && known) {
+      // The trouble isn't over yet, and the page shouldn't jump with every attempt.
+      page.troubleText.textContent = `${known} Trying now…`;
+      return;
+    }
+    const problem = trouble(client.state, somebodyElse, Date.now());
+    const hadFocus = document.activeElement === page.remedy;
+    page.trouble.hidden = !problem;
+    if (!problem) {
+      if (hadFocus) focusConversation();
+      return;
+    }
+    page.troubleText.textContent = [problem.text, problem.countdown].filter(Boolean).join(" ");
+    page.remedy.textContent = problem.remedy;
+    page.remedy.onclick = problem.action === "connect" ? () => client.connect() : reload;
+  }
+
+  function reload() {
+    leaving = true;
+    location.reload();
+  }
+
+  /** @param {string} text */
+  function announce(text) {
+    // A new element each time: the same sentence twice is read out twice.
+    page.announcer.replaceChildren(make("p", "", text));
+  }
+
+  // ---- The page itself --------------------------------------------------------------------------
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState !== "visible") return;
+    if (open) conversations.count(open, 0);
+    if (client.state.name === "waiting") client.connect();
+    else void lookWhoIAm();
+  });
+
+  addEventListener("hashchange", () => {
+    openFromAddress();
+    if (!open) peopleList.focus();
+  });
+
+  /** Whether the page is being left by a button of its own, whose consequence is known. */
+  let leaving = false;
+
+  // What waits outlives a reload of the tab, but not its end; the browser asks whether that is meant.
+  addEventListener("beforeunload", (event) => {
+    if (!leaving && conversations.waiting.length) event.preventDefault();
+  });
+
+  addEventListener("pagehide", () => {
+    if (open) open.draft = page.text.value;
+    conversations.save();
+  });
+
+  element("log-out").addEventListener("submit", (event) => {
+    const unsent = conversations.waiting.length;
+    if (
+      unsent &&
+      !confirm(`${unsent} of your messages could not be sent yet and will be lost. Log out all the same?`)
+    ) {
+      event.preventDefault();
+      return;
+    }
+    leaving = true;
+    conversations.forget();
+  });
+
+  element("my-name").textContent = me.name;
+  drawAvatar(element("my-avatar"), me);
+  const other = element("other-origin");
+  const otherHost = location.hostname === "localhost" ? "127.0.0.1" : "localhost";
+  other.setAttribute("href", `http://${otherHost}:${location.port}`);
+  other.textContent = `${otherHost}:${location.port}`;
+  document.title = `${me.name} – chatrelay demo`;
+  openFromAddress();
+  showConnection();
+  client.connect();
+}

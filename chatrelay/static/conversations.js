@@ -1,0 +1,210 @@
+/**
+ * Who wrote what to whom, as far as this tab knows.
+ *
+ * v1 of the wire has no history: what a tab has not seen, it can't ask for. So a reload must not lose the
+ * conversations; they are kept in the tab's sessionStorage, under the name of who is logged in. Nothing here knows
+ * the document or the connection.
+ */
+
+/** @import { Message, UserID } from "./chatrelay.js" */
+
+/**
+ * Somebody as the website presents them; `tone` is the number of their colour.
+ * @typedef {{ uID: UserID, name: string, tone: number }} Person
+ */
+
+/** The colour of people the website hasn't told us about. */
+const STRANGER = 5;
+
+/**
+ * One message on the page.
+ *
+ * `status` of one's own: `waiting` (goes when connected), `kept` (was waiting when the page was left; goes when its
+ * writer says so), `sending`, `delivered`, `refused` (with the relay's `reason`), `unknown` (no answer came). Of the
+ * other's: `received`.
+ *
+ * `at` is this clock's, for both sides: the sender's timeStamp is whatever the sender's clock says, and v1 delivers
+ * at once or not at all.
+ *
+ * @typedef {object} Line
+ * @property {string} content
+ * @property {number} at  ms
+ * @property {"waiting" | "kept" | "sending" | "delivered" | "refused" | "unknown" | "received"} status
+ * @property {string} [reason]
+ * @property {number} [timeStamp]  as last sent
+ */
+
+/** @typedef {{ person: Person, lines: Line[], unread: number, draft: string }} Conversation */
+
+/** `7` and `"7"` are the same user. @param {UserID} uID */
+export const keyOf = (uID) => String(uID);
+
+/** Lines of one conversation: as much as a reader scrolls back. */
+const LINES_SHOWN = 500;
+
+/** Lines of one conversation that outlive a reload when sessionStorage (5 MB in most browsers) can't hold them all. */
+const LINES_KEPT_AT_LEAST = 50;
+
+/** Something about a conversation is different: a `line` of it or, with no line, its count of unread messages. */
+export class ConversationEvent extends Event {
+  /**
+   * @param {"added" | "changed" | "removed" | "counted"} type
+   * @param {Conversation} conversation
+   * @param {Line} [line]
+   */
+  constructor(type, conversation, line) {
+    super(type);
+    this.conversation = conversation;
+    this.line = line;
+  }
+}
+
+/** Fires `added`, `changed` and `removed` for lines, `counted` for unread counts and new conversations. */
+export class Conversations extends EventTarget {
+  /** @type {Map<string, Conversation>} */
+  #byKey = new Map();
+  #storage;
+  #storageKey;
+  #forgotten = false;
+
+  /**
+   * @param {Person} me
+   * @param {Person[]} people  everybody there is
+   * @param {Storage} storage
+   */
+  constructor(me, people, storage) {
+    super();
+    this.me = me;
+    this.#storage = storage;
+    this.#storageKey = `chatrelay-demo ${keyOf(me.uID)}`;
+    // Myself last: one comes to write to the others.
+    const others = people.filter((person) => keyOf(person.uID) !== keyOf(me.uID));
+    for (const person of [...others, me]) this.with(person.uID, person);
+    this.#restore();
+  }
+
+  /** @returns {Conversation[]} */
+  get all() {
+    return [...this.#byKey.values()];
+  }
+
+  /** @returns {number} */
+  get unread() {
+    return this.all.reduce((sum, { unread }) => sum + unread, 0);
+  }
+
+  /** @param {Conversation} conversation */
+  isWithMyself(conversation) {
+    return keyOf(conversation.person.uID) === keyOf(this.me.uID);
+  }
+
+  /**
+   * The conversation with somebody; begun now if there is none. The relay carries messages from everybody who is
+   * logged in, so also from people this page has never heard of.
+   * @param {UserID} uID
+   * @param {Person} [person]
+   * @returns {Conversation}
+   */
+  with(uID, person = { uID, name: `User ${uID}`, tone: STRANGER }) {
+    let conversation = this.#byKey.get(keyOf(uID));
+    if (!conversation) {
+      conversation = { person, lines: [], unread: 0, draft: "" };
+      this.#byKey.set(keyOf(uID), conversation);
+      this.dispatchEvent(new ConversationEvent("counted", conversation));
+    }
+    return conversation;
+  }
+
+  /** @param {Conversation} conversation @param {Line} line */
+  add(conversation, line) {
+    conversation.lines.push(line);
+    this.dispatchEvent(new ConversationEvent("added", conversation, line));
+    if (conversation.lines.length <= LINES_SHOWN) return;
+    const oldest = conversation.lines.find(({ status }) => status !== "waiting" && status !== "sending");
+    if (oldest) this.remove(conversation, oldest);
+  }
+
+  /** @param {Conversation} conversation @param {Line} line @param {Partial<Line>} change */
+  change(conversation, line, change) {
+    Object.assign(line, { reason: undefined }, change);
+    this.dispatchEvent(new ConversationEvent("changed", conversation, line));
+  }
+
+  /** @param {Conversation} conversation @param {Line} line */
+  remove(conversation, line) {
+    conversation.lines = conversation.lines.filter((other) => other !== line);
+    this.dispatchEvent(new ConversationEvent("removed", conversation, line));
+  }
+
+  /**
+   * A message from the relay.
+   * @param {Message} message
+   * @param {number} now  ms
+   * @returns {{ conversation: Conversation, isNew: boolean }}
+   */
+  receive({ fromuID, content, timeStamp }, now) {
+    const conversation = this.with(fromuID);
+    if (!this.isWithMyself(conversation)) {
+      this.add(conversation, { content, at: now, status: "received" });
+      return { conversation, isNew: true };
+    }
+    // What I write to myself comes back to every tab of mine. In the tab that wrote it the line is there already, and
+    // its coming back says that it has arrived, even if the answer should get lost.
+    const mine = conversation.lines.find((line) => line.timeStamp === timeStamp && line.content === content);
+    if (mine) this.change(conversation, mine, { status: "delivered" });
+    else this.add(conversation, { content, at: now, status: "delivered" });
+    return { conversation, isNew: !mine };
+  }
+
+  /** @param {Conversation} conversation @param {number} unread */
+  count(conversation, unread) {
+    if (conversation.unread === unread) return;
+    conversation.unread = unread;
+    this.dispatchEvent(new ConversationEvent("counted", conversation));
+  }
+
+  /**
+   * Lines that wait for the connection, oldest first within a conversation.
+   * @returns {{ conversation: Conversation, line: Line }[]}
+   */
+  get waiting() {
+    return this.all.flatMap((conversation) =>
+      conversation.lines.filter(({ status }) => status === "waiting").map((line) => ({ conversation, line })),
+    );
+  }
+
+  /** Keep everything for the page that comes after this one in the same tab. */
+  save() {
+    if (this.#forgotten) return;
+    for (const lines of [LINES_SHOWN, LINES_KEPT_AT_LEAST]) {
+      const kept = this.all.map((conversation) => ({ ...conversation, lines: conversation.lines.slice(-lines) }));
+      try {
+        this.#storage.setItem(this.#storageKey, JSON.stringify(kept));
+        return;
+      } catch {
+        // Too much for the storage: keep less.
+      }
+    }
+  }
+
+  /** After a log-out the next person at this screen should find nothing. */
+  forget() {
+    this.#forgotten = true;
+    this.#storage.removeItem(this.#storageKey);
+  }
+
+  #restore() {
+    /** @type {Conversation[]} */
+    const kept = JSON.parse(this.#storage.getItem(this.#storageKey) ?? "[]");
+    for (const { person, lines, unread, draft } of kept) {
+      const conversation = this.with(person.uID, person);
+      Object.assign(conversation, { lines, unread, draft });
+      for (const line of lines) {
+        // The page was left before the answer came.
+        if (line.status === "sending") line.status = "unknown";
+        // Not sent by itself: that may be long ago, and a duplicated tab has the same lines.
+        if (line.status === "waiting") line.status = "kept";
+      }
+    }
+  }
+}

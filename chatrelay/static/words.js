@@ -1,0 +1,149 @@
+/**
+ * What the page says, in the words of the person who reads it.
+ *
+ * From the relay's reasons and close codes (docs/protocol.rst) to a sentence and a remedy. Plain functions: nothing
+ * here knows the document, the connection or the conversations.
+ */
+
+/** @import { State } from "./chatrelay.js" */
+/** @import { Line } from "./conversations.js" */
+
+/**
+ * Why a message was refused, and whether another try can help.
+ * @param {string} reason
+ * @param {string} name  the recipient's
+ * @returns {{ text: string, again: boolean }}
+ */
+function refusal(reason, name) {
+  switch (reason) {
+    case "receiving-user-not-connected":
+      return { text: `${name} isn’t online right now – not delivered.`, again: true };
+    case "log-unavailable":
+      return { text: "Not delivered: messages can’t be stored at the moment. Try again in a while.", again: true };
+    case "busy":
+      return { text: "Not delivered: the chat is very busy. Try again in a moment.", again: true };
+    case "rate-limited":
+      return { text: "Not delivered: that was faster than the chat allows. Wait a little.", again: true };
+    case "delivery-unconfirmed":
+      return { text: `Stored, but it isn’t certain that it reached ${name}.`, again: true };
+    case "invalid-message":
+      return { text: "Not delivered: the chat can’t carry this message.", again: false };
+    default:
+      return { text: `Not delivered (${reason}).`, again: true };
+  }
+}
+
+/**
+ * What is to be said under a message, and what the reader can do about it.
+ * @param {Line} line
+ * @param {string} name  the other person's
+ * @returns {{ text: string, tone: "" | "good" | "bad" | "open", again?: string, discard?: string }}
+ */
+export function lineStatus(line, name) {
+  switch (line.status) {
+    case "received":
+      return { text: "", tone: "" };
+    case "sending":
+      return { text: "Sending…", tone: "" };
+    case "delivered":
+      return { text: "Delivered", tone: "good" };
+    case "waiting":
+      return { text: "Not sent yet – it goes when you are connected again.", tone: "open", discard: "Don’t send" };
+    case "kept":
+      return { text: "Not sent.", tone: "bad", again: "Send now", discard: "Discard" };
+    case "unknown":
+      return { text: "No answer – it may or may not have arrived.", tone: "open", again: "Send again" };
+    case "refused": {
+      const { text, again } = refusal(line.reason ?? "", name);
+      return { text, tone: "bad", again: again ? "Try again" : undefined, discard: "Discard" };
+    }
+  }
+}
+
+/**
+ * The connection in two or three words, for the corner of the page.
+ * @param {State} state
+ */
+export function connectionPill(state) {
+  switch (state.name) {
+    case "connecting":
+      return "Connecting…";
+    case "connected":
+      return "Connected";
+    case "waiting":
+      return "Reconnecting…";
+    case "logged-out":
+      return "Logged out";
+    default:
+      return "Disconnected";
+  }
+}
+
+/** @param {{ code?: number, reason?: string }} why */
+function whyWaiting({ code, reason }) {
+  if (reason === "webserver-unavailable") return "The website can’t say who you are at the moment.";
+  if (code === 4000) return "The chat is being restarted.";
+  if (code === 4002) return "This connection was too slow.";
+  if (code === 4003) return "The chat is full at the moment.";
+  return "No connection to the chat.";
+}
+
+/** @param {number} code */
+function whyEnded(code) {
+  if (code === 4502) return "The chat could not understand this page. Loading it again may help.";
+  if (code === 4503) return "The chat hung up: too many messages in too short a time.";
+  if (code === 4504) return "You have the chat open in many other places, so it was disconnected here.";
+  if (code === 4505) return "You were disconnected by whoever runs this site.";
+  return `The chat hung up (code ${code}).`;
+}
+
+/**
+ * What is wrong with the connection, and the remedy. Null: nothing.
+ * @param {State} state
+ * @param {string | null} somebodyElse  who else this browser has been logged in as meanwhile
+ * @param {number} now  ms
+ * @returns {{ text: string, countdown?: string, remedy: string, action: "connect" | "load" } | null}
+ */
+export function trouble(state, somebodyElse, now) {
+  if (somebodyElse !== null) {
+    return {
+      text: `This browser is now logged in as ${somebodyElse}.`,
+      remedy: `Go on as ${somebodyElse}`,
+      action: "load",
+    };
+  }
+  switch (state.name) {
+    case "waiting": {
+      const seconds = Math.max(0, Math.ceil((state.retryAt - now) / 1000));
+      return {
+        text: whyWaiting(state),
+        countdown: `Trying again in ${seconds} s.`,
+        remedy: "Try now",
+        action: "connect",
+      };
+    }
+    case "logged-out":
+      return { text: "You are logged out.", remedy: "Log in again", action: "load" };
+    case "ended":
+      return state.code === 4502
+        ? { text: whyEnded(state.code), remedy: "Load again", action: "load" }
+        : { text: whyEnded(state.code), remedy: "Connect here", action: "connect" };
+    default:
+      return null;
+  }
+}
+
+const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const DAY_AND_TIME = new Intl.DateTimeFormat(undefined, {
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
+
+/** @param {number} at  ms @param {number} now  ms */
+export function when(at, now) {
+  const today = new Date(at).toDateString() === new Date(now).toDateString();
+  return (today ? TIME : DAY_AND_TIME).format(at);
+}

@@ -1,0 +1,3 @@
+"""
+What a person sees: the demo as a real process, driven through real browsers.
+"""
