@@ -202,21 +202,12 @@ def verdict(body: bytes) -> Verdict:
     if loggedin is not True:
         raise _NoVerdict(f'its answer has no "loggedin" that is true or false: {_start(body)}')
     uid = answer.get("uID")
-    if is_uid(uid):
+    if wire.is_uid(uid):
         return LoggedIn(uid)
     raise _NoVerdict(
         f'its answer has no "uID" that is a string of 1 to {wire.MAX_TOKEN} printable characters '
         f"or an integer within ±2^53: {_start(body)}"
     )
-
-
-def is_uid(value: object) -> bool:
-    """Whether a webserver may name a user so."""
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, int):
-        return abs(value) <= wire.MAX_INTEGER
-    return isinstance(value, str) and 1 <= len(value) <= wire.MAX_TOKEN and value.isprintable()
 
 
 def describe(error: BaseException) -> str:

@@ -191,7 +191,8 @@ class Config:
     )
     drain_time: float = _option(
         10.0,
-        "How long stopping may take: until the messages under way are answered and the connections have closed.",
+        "How long stopping may take until the messages under way are answered and the connections have closed; "
+        "closing the message log may take as long again.",
         unit="seconds",
         zero="no limit",
         kind=float,

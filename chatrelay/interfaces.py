@@ -14,12 +14,22 @@ from typing import Protocol
 import attrs
 from twisted.internet.defer import Deferred
 
+from chatrelay.wire import is_uid
+
 
 @attrs.frozen
 class LoggedIn:
-    """The webserver knows this session: it belongs to the user `uid`."""
+    """The webserver knows this session: it belongs to the user `uid`.
 
-    uid: str | int
+    :raises ValueError: where `uid` is none (`chatrelay.wire.is_uid`).
+    """
+
+    uid: str | int = attrs.field()
+
+    @uid.validator
+    def _check(self, _: object, uid: object) -> None:
+        if not is_uid(uid):
+            raise ValueError(f"{uid!r} is no uID: it takes 1 to 64 printable characters, or an integer within ±2^53")
 
 
 @attrs.frozen

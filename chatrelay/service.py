@@ -140,8 +140,10 @@ class ChatRelayService(MultiService):
         await at_most(self.factory.close_all())
         self.factory.abort_all()
         self.factory.stop_sweeping()
-        await self._relay.drain()
-        await self.message_log.stop()
+        # The log, which may have a slow disk to wait for, has as long again.
+        until = self._reactor.seconds() + limit
+        await at_most(self._relay.drain())
+        await at_most(self.message_log.stop())
         if isinstance(self._authenticator, WebserverAuthenticator):
             await self._authenticator.close()
         self.log.info("chatrelay has stopped")

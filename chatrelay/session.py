@@ -106,8 +106,10 @@ class Session:
             if isinstance(verdict, LoggedIn):
                 self.state = State.MEMBER
                 self._uid = verdict.uid
-                self._connection.send(wire.auth_response(True))
+                # Entered first: should the answer find the client's budget used
+                # up, the connection closes, and `ended` must find it to take it out.
                 self._directory.add(wire.user_key(self._uid), self._connection)
+                self._connection.send(wire.auth_response(True))
                 return
         elif self.state is State.ASKING_AGAIN:
             self.state = State.MEMBER

@@ -131,12 +131,16 @@ class ChatProtocol(WebSocketServerProtocol):
         cookie with U+0085 in its UTF-8 would end there, and the rest would
         count as headers.
         """
+        values = self.handshake_headers(name)
+        return values[0] if values else None
+
+    def handshake_headers(self, name: str) -> list[str]:
+        """All values of a header of the handshake."""
         wanted = name.encode("ascii")
-        for line in self.http_request_data.split(b"\r\n")[1:]:
-            key, colon, value = line.partition(b":")
-            if colon and key.strip().lower() == wanted:
-                return str(value.strip(), "latin-1")
-        return None
+        fields = (line.partition(b":") for line in self.http_request_data.split(b"\r\n")[1:])
+        return [
+            str(value.strip(), "latin-1") for key, colon, value in fields if colon and key.strip().lower() == wanted
+        ]
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Tells the operator too."""
@@ -146,6 +150,8 @@ class ChatProtocol(WebSocketServerProtocol):
             code=int(code),
             reason=reason[:300],
         )
+        if reason.startswith("HTTP Origin header"):  # Autobahn has refused an empty one, or several
+            self.factory.tell_of_origin(", ".join(self.handshake_headers("origin")))
         super().failHandshake(reason, code, responseHeaders)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
@@ -393,6 +399,15 @@ class ChatFactory(WebSocketServerFactory):
         try:
             if normal_origin(origin) in self._origins:
                 return
+        except ConfigError:  # null, for one
+            pass
+        self.tell_of_origin(origin)
+        raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
+
+    def tell_of_origin(self, origin: str) -> None:
+        """Tell the operator of a refused origin, once."""
+        try:
+            normal_origin(origin)
             remedy = f"if it is yours, admit it with --origin {origin}"
         except ConfigError:  # null, empty, or two in one
             remedy = "that is no origin which could be admitted: serve the page from one that is listed"
@@ -403,7 +418,6 @@ class ChatFactory(WebSocketServerFactory):
                 origin=origin[:200] or "(empty)",
                 remedy=remedy[:300],
             )
-        raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
 
     def session_cookie_of(self, connection: ChatProtocol) -> tuple[str | None, str | None]:
         """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""

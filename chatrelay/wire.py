@@ -194,6 +194,15 @@ def user_key(uid: str | int) -> str:
     return uid if type(uid) is str else str(uid)
 
 
+def is_uid(value: object) -> bool:
+    """Whether a webserver may name a user so: 1 to 64 printable characters, or an integer within ±2^53."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    return isinstance(value, str) and 1 <= len(value) <= MAX_TOKEN and value.isprintable()
+
+
 # What chatrelay sends ------------------------------------------------------
 
 

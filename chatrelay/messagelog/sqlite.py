@@ -95,6 +95,9 @@ class SqliteStore:
         """Open the file, bring its schema up to date, mark what is due, and try a write."""
         with self._trouble():
             self._take_lock()
+            if not os.path.exists(self.path):
+                # Messages are nobody else's business; SQLite gives its other files the mode of this one.
+                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
             self._connection = connection = sqlite3.connect(
                 self.path, timeout=LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )

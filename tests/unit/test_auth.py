@@ -15,8 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from chatrelay.auth import MAX_ANSWER, WebserverAuthenticator, is_uid, verdict
+from chatrelay.auth import MAX_ANSWER, WebserverAuthenticator, verdict
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
+from chatrelay.wire import is_uid
 
 reactor: Any = untyped_reactor
 
@@ -428,6 +429,7 @@ class Verdicts(SynchronousTestCase):
             self.assertTrue(is_uid(uid), uid)
         for not_uid in ("", "a" * 65, "a\n", "a\0", "\ud800", 2**53 + 1, -(2**53) - 1, 1.0, True, None, [], {}):
             self.assertFalse(is_uid(not_uid), not_uid)
+            self.assertRaises(ValueError, LoggedIn, not_uid)
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_verdict_or_one_kind_of_error(self, body: bytes) -> None:

@@ -229,6 +229,11 @@ class Store(SynchronousTestCase):
             [(1, "7", 1, "chen", 1, 21, "0012", "hej", 1_700_000_000_123_456, 1)],
         )
 
+    def test_nobody_else_may_read_it(self) -> None:
+        self.store.append([message()])
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            self.assertEqual(os.stat(self.path + suffix).st_mode & 0o777, 0o600, suffix)
+
     def test_json_types_survive(self) -> None:
         values: list[str | int] = ["007", 7, "7", "1e3", -(2**53), 2**53, "", "9007199254740992"]
         self.store.append([Message(1, 2, value, value, "", 0) for value in values])

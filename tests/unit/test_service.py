@@ -140,6 +140,19 @@ class Running(SynchronousTestCase):
         self.assertTrue(client.transport.aborted)
         self.successResultOf(stopped)
 
+    def test_a_log_that_hangs_does_not_keep_it_from_stopping(self) -> None:
+        service = self.start(drain_time=5)
+        hanging: Deferred[None] = Deferred()
+        self.patch(self.log, "stop", lambda: hanging)
+        alice = self.client("alice")
+        alice.send(1, "never committed")
+        self.reactor.advance(0)
+        stopped = service.stopService()
+        self.reactor.pump([0.25] * 38)
+        self.assertNoResult(stopped)
+        self.reactor.pump([0.25] * 4)
+        self.successResultOf(stopped)
+
     def test_stopping_a_relay_that_nobody_uses_takes_no_time(self) -> None:
         self.successResultOf(self.start().stopService())
         self.assertEqual(self.reactor.getDelayedCalls(), [])

@@ -68,6 +68,16 @@ class SessionTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual([frame["type"] for frame in self.connection.take()], ["auth-response", "message"])
 
+    def test_a_login_whose_answer_closes_the_connection_leaves_no_ghost(self) -> None:
+        def over_budget(payload: bytes) -> bool:
+            self.session.ended()
+            return False
+
+        self.patch(self.connection, "send", over_budget)
+        self.say(type="auth-request", SESSID="good")
+        self.session.answered(LoggedIn(1))
+        self.assertEqual(len(self.directory), 0)
+
     def test_a_denial(self) -> None:
         self.say(type="auth-request", SESSID="bad")
         self.session.answered(Denied())

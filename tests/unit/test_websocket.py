@@ -254,12 +254,16 @@ class Handshakes(WebSocketTestCase):
         for _ in range(3):
             self.client().shake("Origin: https://www.example.com")
         self.client().shake("Origin: null")
+        self.client().shake("Origin: ")
+        self.client().shake("Origin: https://a.test", "Origin: https://b.test")
         warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
-        self.assertEqual(len(warnings), 2)
+        self.assertEqual(len(warnings), 4)
+        self.assertIn("of origin (empty) was refused", warnings[2])
+        self.assertIn("https://a.test, https://b.test", warnings[3])
         self.assertIn("admit it with --origin https://www.example.com (told once", warnings[0])
         self.assertIn("no origin which could be admitted", warnings[1])
         told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.info]
-        self.assertEqual(len(told), 4)
+        self.assertEqual(len(told), 6)
         self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
 
     def test_a_handshake_up_to_its_size_and_no_further(self) -> None:

@@ -1,0 +1,81 @@
+"""
+The directive ``config-options``: every option of the relay, out of `chatrelay.config.Config` itself.
+
+It has no content. The page that has it can't say anything else than ``twistd chatrelay --help`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import nested_parse_with_titles
+
+from chatrelay.config import ENVIRONMENT_PREFIX, Config, option_name
+
+SPECIAL = "\\*`|_[]<>:"
+
+
+def escaped(text: str) -> str:
+    """`text` as reStructuredText that means it literally."""
+    return "".join("\\" + character if character in SPECIAL else character for character in text)
+
+
+def shown(field: attrs.Attribute[Any]) -> str:
+    """An option's default, as reStructuredText."""
+    value, unit = field.default, field.metadata["unit"]
+    if value is None or value == ():
+        return "none"
+    if field.metadata["repeatable"]:
+        return ", ".join(f"``{item}``" for item in value)
+    if field.metadata["kind"] is str:
+        return f"``{value}``"
+    return f"{value:g} {unit}" if field.metadata["kind"] is float else f"{value:,} {unit}"
+
+
+def value_of(field: attrs.Attribute[Any]) -> str:
+    """What stands for the value behind the option's name."""
+    return str(field.metadata["metavar"]).upper() if field.metadata["unit"] else str(field.metadata["metavar"])
+
+
+def description(field: attrs.Attribute[Any]) -> list[str]:
+    """One option as lines of reStructuredText."""
+    about = field.metadata
+    default = f"Default: {shown(field)}"
+    if about["zero"]:
+        default += f"; 0 means {escaped(about['zero'])}"
+    places = f"``{field.name}`` in the file, ``{ENVIRONMENT_PREFIX}{field.name.upper()}`` in the environment"
+    if about["repeatable"]:
+        places = places.replace("file,", "file (a list),") + " (divided by spaces)"
+    return [
+        f".. option:: --{option_name(field.name)} {value_of(field)}",
+        "",
+        f"   {escaped(about['help'])}",
+        "",
+        f"   {default}. Also {places}.",
+        "",
+    ]
+
+
+class ConfigOptions(SphinxDirective):
+    """Renders `Config`."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the entries, in the order of the class."""
+        lines = [".. program:: chatrelay", ""]
+        for field in attrs.fields(Config):
+            lines += description(field)
+        node = nodes.section()
+        node.document = self.state.document
+        nested_parse_with_titles(self.state, StringList(lines, source="chatrelay.config.Config"), node)
+        return list(node.children)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Enter the directive."""
+    app.add_directive("config-options", ConfigOptions)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

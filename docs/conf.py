@@ -1,0 +1,30 @@
+"""
+Sphinx's settings. ``make docs`` builds with warnings as errors.
+"""
+
+import sys
+from pathlib import Path
+
+import chatrelay
+
+sys.path.append(str(Path(__file__).parent / "_ext"))
+
+project = "chatrelay"
+author = "The chatrelay authors"
+project_copyright = "2026 The chatrelay authors"
+version = release = chatrelay.__version__
+
+extensions = ["sphinx.ext.autodoc", "config_options"]
+exclude_patterns = ["_build"]
+# Two hyphens in a text are an option's name, not a dash.
+smartquotes = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+
+# What "::" introduces here is typed into a terminal.
+highlight_language = "text"
+
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wrap.css"]
+html_title = f"chatrelay {release}"

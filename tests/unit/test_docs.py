@@ -1,0 +1,192 @@
+"""The pages in docs/ against the code they speak of: what both have, both must have alike.
+
+Nothing is rendered here; the pages are read as text, so that Sphinx is not needed. That the protocol page's examples are
+true is tests/end_to_end/test_protocol_page.py's to see.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import auth, relay, session, wire
+from chatrelay.config import Config, option_name
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+RESERVED_REASONS = {"rate-limited", "delivery-unconfirmed"}
+RESERVED_CLOSE_CODES = {"4003", "4004", "4501", "4503", "4504", "4505"}
+
+WITHOUT_EXAMPLE = {"busy"}
+"""Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
+
+
+def page(name: str) -> str:
+    """A page's source."""
+    return (DOCS / name).read_text("utf-8")
+
+
+def rows(text: str, table: str) -> list[list[str]]:
+    """The rows of a list-table, without its header: the cells, each on one line.
+
+    :param table: the table's ``:name:``.
+    """
+    _, _, rest = text.partition(f"   :name: {table}\n")
+    assert rest, f"there is no table {table}"
+    lines: list[str] = []
+    for line in rest.splitlines():
+        if line and not line.startswith(" "):
+            break
+        lines.append(line)
+    body = "\n".join(lines)
+    found = [re.split(r"\n     - ", row) for row in re.split(r"\n   \* - ", body)[1:]]
+    return [[" ".join(cell.split()) for cell in row] for row in found[1:]]
+
+
+def literals(text: str, table: str) -> list[str]:
+    """The first cells of a table, which are literals."""
+    return [row[0].removeprefix("``").removesuffix("``") for row in rows(text, table)]
+
+
+def printed_lines() -> Iterator[tuple[str, str]]:
+    """The formats of what the relay prints, with ``…`` where they have a field, and where each is."""
+    for path in sorted((ROOT / "chatrelay").rglob("*.py")):
+        if "demo" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("info", "warn", "error", "critical", "failure")
+                and isinstance(node.func.value, ast.Attribute)
+                and node.func.value.attr in ("log", "events")
+            ):
+                (format, *_) = node.args
+                assert isinstance(format, ast.Constant) and isinstance(format.value, str), ast.unparse(node)
+                yield re.sub(r"\{[^}]*\}", "…", format.value), node.func.attr.replace("failure", "critical")
+
+
+class ProtocolPage(SynchronousTestCase):
+    """docs/protocol.rst has what chatrelay.wire has."""
+
+    text = page("protocol.rst")
+
+    def test_the_table_of_reasons_is_the_list_of_reasons(self) -> None:
+        published = literals(self.text, "table-of-reasons")
+        self.assertEqual(sorted(published), sorted(reason.value for reason in wire.Reason))
+
+    def test_the_table_of_close_codes_is_the_list_of_close_codes(self) -> None:
+        published = literals(self.text, "table-of-close-codes")
+        self.assertEqual(published, [str(code.value) for code in sorted(wire.CloseCode)])
+
+    def test_what_is_reserved_is_published_and_not_sent(self) -> None:
+        reasons = literals(self.text, "table-of-reserved-reasons")
+        codes = literals(self.text, "table-of-reserved-close-codes")
+        self.assertEqual(set(reasons), RESERVED_REASONS)
+        self.assertEqual(set(codes), RESERVED_CLOSE_CODES)
+        self.assertEqual(RESERVED_REASONS & {reason.value for reason in wire.Reason}, set())
+        self.assertEqual(RESERVED_CLOSE_CODES & {str(code.value) for code in wire.CloseCode}, set())
+
+    def test_each_reason_says_what_a_client_should_do(self) -> None:
+        for reason, _, what_to_do in rows(self.text, "table-of-reasons"):
+            said = re.findall(r"\*\*(Retry now|Retry later|Give up|Log in again)\*\*", what_to_do)
+            self.assertEqual(len(said), 1, reason)
+
+    def test_each_close_code_says_whether_to_reconnect(self) -> None:
+        for table in ("table-of-close-codes", "table-of-reserved-close-codes"):
+            for code, _, reconnect in rows(self.text, table):
+                number = int(code.strip("`"))
+                self.assertTrue(reconnect.startswith("No" if number >= 4500 else "Yes"), code)
+
+    def test_each_reason_and_close_code_has_an_example(self) -> None:
+        shown = set(re.findall(r'"reason":"([^"]+)"', self.text))
+        self.assertEqual(shown, {reason.value for reason in wire.Reason} - WITHOUT_EXAMPLE)
+        closed = set(re.findall(r"^   \S+ ← closed (\d+)$", self.text, re.MULTILINE))
+        self.assertEqual(closed, {str(code.value) for code in wire.CloseCode})
+
+    def test_the_numbers_are_those_of_the_code(self) -> None:
+        text = " ".join(self.text.split())
+        defaults = {field.name: field.default for field in attrs.fields(Config)}
+        self.assertEqual(wire.MAX_INTEGER, 2**53)
+        self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
+        for said in (
+            f"string of 1 to {wire.MAX_SESSID} characters",
+            f"string of at most {wire.MAX_TOKEN} characters",
+            f"string of 1 to {wire.MAX_TOKEN} printable characters",
+            f"at most {wire.MAX_CONTENT:,} bytes of UTF-8",
+            f"- {defaults['message_size']:,} - closed with 1009",
+            f"- {defaults['message_frames']} - closed with 1002",
+            f"- {defaults['message_timeout']:g} s - closed with 1002",
+            f"- {defaults['login_timeout']:g} s - closed with 4001",
+            f"- {defaults['unread_size'] // 1024**2} MiB - closed with 4002",
+            f"({defaults['handshake_size'] // 1024} KiB unless changed)",
+            f"not complete after {defaults['handshake_timeout']:g} s",
+            f"more than {relay.MAX_WAITING:,} messages",
+            f"``{wire.SUBPROTOCOL}``",
+        ):
+            self.assertTrue(said in text, f"the page does not say: {said}")
+
+
+class WebserverPage(SynchronousTestCase):
+    """docs/webserver.rst has the numbers of chatrelay.auth."""
+
+    def test_the_numbers_are_those_of_the_code(self) -> None:
+        text = " ".join(page("webserver.rst").split())
+        config = Config()
+        for said in (
+            f"within {config.webserver_timeout:g} seconds of the POST",
+            f"larger than {auth.MAX_ANSWER // 1024} KiB after decompression",
+            f"At most {config.webserver_checks} questions",
+            f"{auth.DENIALS[0]} or {auth.DENIALS[1]}, whatever the body",
+            f"1 to {wire.MAX_SESSID} characters",
+            f"1 to {wire.MAX_TOKEN} printable characters",
+        ):
+            self.assertTrue(said in text, f"the page does not say: {said}")
+
+
+class OperatingPage(SynchronousTestCase):
+    """docs/operating.rst has what the relay prints and takes."""
+
+    text = page("operating.rst")
+
+    def test_the_lines_in_the_page_are_those_the_relay_prints(self) -> None:
+        told = {(row[0].strip("`"), row[1]) for row in rows(self.text, "table-of-lines")}
+        self.assertEqual(told, set(printed_lines()))
+
+    def test_the_example_of_a_file_can_be_used(self) -> None:
+        found = re.search(r"code-block:: toml\n.*\n\n((?:   .+\n)+)", self.text)
+        assert found
+        values = tomllib.loads(found[1].replace("   ", ""))
+        config = Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        self.assertEqual(config.session_cookie, "session")
+
+
+class Options(SynchronousTestCase):
+    """Options that the pages name exist."""
+
+    OF_OTHER_PROGRAMS = frozenset({"help", "logfile", "pidfile", "umask", "uid", "gid", "config"})
+
+    def test_no_page_names_an_option_that_is_not_there(self) -> None:
+        ours = {option_name(field.name) for field in attrs.fields(Config)}
+        for path in (ROOT / "README.rst", *DOCS.glob("*.rst")):
+            lines = path.read_text("utf-8").splitlines()
+            text = "\n".join(line for line in lines if "-->" not in line)  # the arrows of a diagram
+            named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)\b", text))
+            self.assertEqual(named - ours - self.OF_OTHER_PROGRAMS, set(), path.name)
+
+
+class Design(SynchronousTestCase):
+    """docs/design.rst lists the modules there are."""
+
+    def test_each_module_has_a_place_in_the_list_of_parts(self) -> None:
+        text = page("design.rst")
+        for path in (ROOT / "chatrelay").glob("*.py"):
+            if path.name != "__init__.py":
+                self.assertTrue(f"``{path.name}``" in text, path.name)

@@ -1,0 +1,246 @@
+"""chatrelay inside an application: built, started and stopped in the reactor that runs the tests.
+
+`Autobahn's client <https://autobahn.readthedocs.io/>`_ is on the other side. pytest runs these, with pytest-twisted; trial
+finds none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol, connectWS
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from chatrelay import ChatRelayService, Config, LoggedIn, build
+from chatrelay.interfaces import LogUnavailable
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.testing import HeldAuthenticator, KnownSessions
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+USERS: dict[str, str | int] = {"alice-session": 1, "bo-session": 2}
+PATIENCE = 10.0
+
+async_test = pytest_twisted.ensureDeferred
+
+
+class Client(WebSocketClientProtocol):
+    """A client in the same reactor.
+
+    :ivar opened: fires with this client when the handshake is done.
+    :ivar closed: fires with the close code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: Deferred[Client] = Deferred()
+        self.closed: Deferred[int | None] = Deferred()
+        self._heard: DeferredQueue[Any] = DeferredQueue()
+
+    def onOpen(self) -> None:
+        self.opened.callback(self)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self._heard.put(json.loads(payload))
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self.closed.callback(code)
+
+    def say(self, frame: object) -> None:
+        """Send one frame."""
+        self.sendMessage(json.dumps(frame).encode())
+
+    async def hear(self) -> Any:
+        """The next frame."""
+        return await self._heard.get().addTimeout(PATIENCE, reactor)
+
+    async def log_in(self, sessid: str) -> Any:
+        """Ask to be logged in; return the answer."""
+        self.say({"type": "auth-request", "SESSID": sessid})
+        return await self.hear()
+
+    def send(self, to: str | int, content: str, id: int = 1) -> None:
+        """Send a message-send-request."""
+        message = {"timeStamp": 0, "touID": to, "content": content}
+        self.say({"type": "message-send-request", "id": id, "message": message})
+
+    async def leave(self) -> None:
+        """Close, and wait until it is closed."""
+        self.sendClose(1000)
+        await self.closed
+
+
+def ports() -> set[Any]:
+    """What listens in this reactor."""
+    return {reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)}
+
+
+async def connect(port: Any, path: str = "/") -> Client:
+    """Open a connection."""
+    factory = WebSocketClientFactory(f"ws://127.0.0.1:{port.getHost().port}{path}")
+    factory.noisy = False
+    client = Client()
+    client.factory = factory
+    factory.buildProtocol = lambda address: client
+    factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
+    connectWS(factory)
+    return await client.opened.addTimeout(PATIENCE, reactor)
+
+
+@asynccontextmanager
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """The reactor is afterwards as it was before: no port, no connection, no delayed call, no thread."""
+    readers, calls = set(reactor.getReaders()), set(reactor.getDelayedCalls())
+    threads = set(threading.enumerate())
+    yield
+    # The other end of a connection that was closed here learns of it in a later turn.
+    for _ in range(100):
+        if set(reactor.getReaders()) <= readers:
+            break
+        await deferLater(reactor, 0.01)
+    assert set(reactor.getReaders()) - readers == set()
+    assert set(reactor.getDelayedCalls()) - calls == set()
+    assert set(threading.enumerate()) - threads == set()
+
+
+@asynccontextmanager
+async def running(relay: ChatRelayService) -> AsyncIterator[Any]:
+    """Start a relay and stop it; what comes is its port, if it has one."""
+    before = ports()
+    relay.startService()
+    try:
+        opened = ports() - before
+        yield opened.pop() if opened else None
+    finally:
+        if relay.running:
+            await relay.stopService()
+
+
+@async_test
+async def test_a_relay_in_an_application_carries_messages_and_leaves_nothing_behind() -> None:
+    message_log = MemoryMessageLog()
+    config = Config(listen=(LOOPBACK,), message_log="memory:")
+    async with nothing_left_behind():
+        relay = build(config, reactor, authenticator=KnownSessions(USERS), message_log=message_log)
+        async with running(relay) as port:
+            alice, bo = await connect(port), await connect(port)
+            assert await alice.log_in("stolen") == {"type": "auth-response", "response": False}
+            assert await alice.log_in("alice-session") == {"type": "auth-response", "response": True}
+            assert await bo.log_in("bo-session") == {"type": "auth-response", "response": True}
+            alice.send(2, "hej", id=21)
+            assert await bo.hear() == {
+                "type": "message",
+                "message": {"timeStamp": 0, "fromuID": 1, "touID": 2, "content": "hej"},
+            }
+            assert await alice.hear() == {"type": "send-request-response", "response": {"id": 21, "value": True}}
+            await bo.leave()
+            alice.send(2, "gone?", id=22)
+            assert (await alice.hear())["response"]["reason"] == "receiving-user-not-connected"
+        assert await alice.closed == 4000
+    assert [(row.number, row.message.content) for row in message_log.rows] == [(1, "hej")]
+
+
+@async_test
+async def test_a_relay_with_a_message_log_on_the_disk_leaves_no_thread_behind(tmp_path: Path) -> None:
+    config = Config(listen=(LOOPBACK,), message_log=f"sqlite:{tmp_path / 'log.sqlite3'}")
+    async with nothing_left_behind():
+        async with running(build(config, reactor, authenticator=KnownSessions(USERS))) as port:
+            alice = await connect(port)
+            await alice.log_in("alice-session")
+            alice.send(1, "note to self")
+            assert (await alice.hear())["type"] == "message"
+            assert (await alice.hear())["response"]["value"] is True
+        assert await alice.closed == 4000
+
+
+@async_test
+async def test_stopping_gives_up_the_questions_that_are_out() -> None:
+    authenticator = HeldAuthenticator()
+    async with nothing_left_behind():
+        relay = build(Config(listen=(LOOPBACK,), message_log="none"), reactor, authenticator=authenticator)
+        async with running(relay) as port:
+            visitor = await connect(port)
+            visitor.say({"type": "auth-request", "SESSID": "alice-session"})
+            while not authenticator.asked:
+                await deferLater(reactor, 0.01)
+        assert await visitor.closed == 4000
+    assert authenticator.cancelled == ["alice-session"]
+
+
+@async_test
+async def test_a_relay_can_be_mounted_in_a_site_and_opens_no_port_of_its_own() -> None:
+    async with nothing_left_behind():
+        relay = build(Config(listen=(), message_log="memory:"), reactor, authenticator=KnownSessions(USERS))
+        root = Resource()
+        root.putChild(b"chat", relay.websocket_resource())
+        async with running(relay) as no_port:
+            assert no_port is None
+            port = reactor.listenTCP(0, Site(root), interface="127.0.0.1")
+            alice, bo = await connect(port, "/chat"), await connect(port, "/chat")
+            await alice.log_in("alice-session")
+            await bo.log_in("bo-session")
+            for number in range(200):
+                alice.send(2, "x" * 16384, id=number)
+            for number in range(200):
+                assert (await bo.hear())["message"]["content"] == "x" * 16384
+                assert await alice.hear() == {
+                    "type": "send-request-response",
+                    "response": {"id": number, "value": True},
+                }
+        assert (await alice.closed, await bo.closed) == (4000, 4000)
+        await port.stopListening()
+
+
+@async_test
+async def test_two_relays_in_one_application_know_nothing_of_each_other() -> None:
+    async with nothing_left_behind():
+        config = Config(listen=(LOOPBACK,), message_log="memory:")
+        relays = [build(config, reactor, authenticator=KnownSessions(USERS)) for _ in range(2)]
+        async with running(relays[0]) as one, running(relays[1]) as other:
+            alice, bo = await connect(one), await connect(other)
+            await alice.log_in("alice-session")
+            await bo.log_in("bo-session")
+            alice.send(2, "are you there?")
+            assert (await alice.hear())["response"]["reason"] == "receiving-user-not-connected"
+            # Stopping one leaves the other be.
+            await relays[0].stopService()
+            assert await alice.closed == 4000
+            bo.send(2, "note to self")
+            assert (await bo.hear())["type"] == "message"
+        assert await bo.closed == 4000
+
+
+@async_test
+async def test_an_authenticator_of_ones_own_may_take_its_time() -> None:
+    authenticator = HeldAuthenticator()
+    async with nothing_left_behind():
+        relay = build(Config(listen=(LOOPBACK,), message_log="memory:"), reactor, authenticator=authenticator)
+        async with running(relay) as port:
+            alice = await connect(port)
+            alice.say({"type": "auth-request", "SESSID": "x"})
+            while not authenticator.asked:
+                await deferLater(reactor, 0.01)
+            alice.say({"type": "auth-request", "SESSID": "y"})
+            assert (await alice.hear())["reason"] == "login-pending"
+            authenticator.answer(LoggedIn(1))
+            assert await alice.hear() == {"type": "auth-response", "response": True}
+
+
+@async_test
+async def test_an_application_learns_that_the_message_log_cannot_be_opened(tmp_path: Path) -> None:
+    config = Config(listen=(), message_log=f"sqlite:{tmp_path / 'no-such-folder' / 'log.sqlite3'}")
+    async with nothing_left_behind():
+        relay = build(config, reactor, authenticator=KnownSessions(USERS))
+        with pytest.raises(LogUnavailable, match="no-such-folder"):
+            relay.startService()
