@@ -47,6 +47,9 @@ MAX_ANSWER = 8 * 1024
 SLICE = 512
 """Bytes of an encoded answer that are decoded at once; deflate makes at most some thousand times as many of them."""
 
+PLACEHOLDER = "http://webserver.invalid/"
+"""What treq is told to post to. It knows no IPv6 address in a URL; Twisted's agent, which gets the real one, does."""
+
 DENIALS = (401, 403)
 """Statuses that mean: this session is not logged in."""
 
@@ -179,10 +182,10 @@ class WebserverAuthenticator:
         agent = Agent(self._reactor, connectTimeout=self._connect_timeout, pool=lease, **self._tls_policy)
         # A client of its own for each question: treq keeps cookies in the
         # client, and one user's must not go out with another's question.
-        client = HTTPClient(_SlicingAgent(agent))
+        client = HTTPClient(_SlicingAgent(agent, self._url.encode("ascii")))
         body: dict[str, Any] = {"json" if self._format == "json" else "data": {"SESSID": sessid}}
         requested: Deferred[Any] = client.post(
-            self._url, headers=self._headers.copy(), allow_redirects=False, unbuffered=True, **body
+            PLACEHOLDER, headers=self._headers.copy(), allow_redirects=False, unbuffered=True, **body
         )
         return requested
 
@@ -320,15 +323,20 @@ class _Lease:
 @implementer(IAgent)
 @attrs.frozen
 class _SlicingAgent:
-    """Hands bodies on in small slices, so that a compressed answer can't grow past its limit unseen."""
+    """Asks the URL that is meant, and hands bodies on in small slices.
+
+    The slices are there so that a compressed answer can't grow past its limit
+    unseen.
+    """
 
     _agent: Agent
+    _uri: bytes
 
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: Any = None
     ) -> Deferred[IResponse]:
         """What treq asks of an agent."""
-        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_SlicedResponse)
+        return self._agent.request(method, self._uri, headers, bodyProducer).addCallback(_SlicedResponse)
 
 
 class _SlicedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]  # a class made at run time

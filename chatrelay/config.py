@@ -9,6 +9,7 @@ came from; `read` joins the sources.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -202,13 +203,21 @@ class Config:
     def _check_auth_url(self, _: object, url: object) -> None:
         if url is None:
             return
+        text = _text("auth-url", url)
         try:
-            parts = urlsplit(_text("auth-url", url))
+            parts = urlsplit(text)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:  # a port that is none, half an IPv6 address
             usable = False
-        if not usable:
+        if not usable or not text.isascii() or not text.isprintable() or " " in text or parts.netloc.endswith(":"):
             raise ConfigError("auth-url", f"{url!r} is no http or https URL, such as http://127.0.0.1/session.php")
+        host = parts.hostname or ""
+        if ":" not in host and not _HOST_NAME.fullmatch(host):
+            raise ConfigError(
+                "auth-url",
+                f"{host!r} is no host name: it takes letters, digits, dots and inner hyphens, no underscore "
+                "(RFC 1123, section 2.1); name the webserver otherwise, or give its address",
+            )
         if parts.username is not None:
             raise ConfigError("auth-url", "a user name or password in the URL is not sent: use auth-secret-file")
         if parts.fragment:
@@ -253,6 +262,9 @@ class Config:
 
 _NOT_IN_TOKENS = frozenset('()<>@,;:\\"/[]?={} \t' + "".join(map(chr, range(32))) + "\x7f")
 """What a cookie's name may not hold (RFC 2616, section 2.2)."""
+
+_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.IGNORECASE)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -342,6 +342,7 @@ class ChatFactory(WebSocketServerFactory):
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
         self.setProtocolOptions(
+            versions=[13],  # RFC 6455; the drafts before it name the origin in another header
             webStatus=False,
             failByDrop=False,  # or clients would see 1006 instead of a close code
             maxMessagePayloadSize=config.message_size,

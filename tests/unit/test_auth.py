@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as untyped_reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from chatrelay.auth import MAX_ANSWER, WebserverAuthenticator, verdict
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
@@ -143,6 +144,25 @@ class Questions(WebserverTestCase):
         await authenticator.authenticate("alice")
         await authenticator.authenticate("bo")
         self.assertEqual([headers.get("cookie") for _, headers, _ in self.requests], [None, None])
+
+    async def test_an_ipv6_address(self) -> None:
+        def conversation(address: object) -> Conversation:
+            return Conversation(self)
+
+        factory = Factory()
+        factory.buildProtocol = conversation  # type: ignore[assignment,method-assign]
+        try:
+            port = reactor.listenTCP(0, factory, interface="::1")
+        except CannotListenError as error:
+            raise SkipTest("this machine has no IPv6: enable it on the loopback interface") from error
+        number = port.getHost().port
+        self.assertEqual(await self.authenticator(url=f"http://[::1]:{number}/").authenticate("sid"), LoggedIn(7))
+        self.assertEqual(self.requests[0][1]["host"], f"[::1]:{number}")
+        await port.stopListening()
+
+    async def test_the_host_is_the_one_that_was_meant(self) -> None:
+        await self.authenticator().authenticate("sid")
+        self.assertEqual(self.requests[0][1]["host"], f"127.0.0.1:{self.port.getHost().port}")
 
     async def test_connections_are_kept(self) -> None:
         authenticator = self.authenticator()

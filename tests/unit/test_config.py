@@ -41,9 +41,18 @@ class Values(SynchronousTestCase):
     def test_auth_urls(self) -> None:
         for url in ("", "example.com", "ftp://example.com/", "http:///session", "//example.com"):
             self.assertIn("no http or https URL", self.refused(auth_url=url))
+        for url in ("http://[::1", "http://x:99999/", "http://x:/", "http://a b/", "http://exämple.com/", "http://x/å"):
+            self.assertIn("no http or https URL", self.refused(auth_url=url))
+        for url in ("http://my_site/", "http://-a/", "http://a..b/"):
+            self.assertIn("is no host name", self.refused(auth_url=url))
         self.assertIn("auth-secret-file", self.refused(auth_url="http://me:pw@example.com/"))
         self.assertIn("fragment", self.refused(auth_url="http://example.com/#x"))
-        for url in ("http://127.0.0.1:8001/session.php?x=1", "https://example.com"):
+        for url in (
+            "http://127.0.0.1:8001/session.php?x=1",
+            "https://example.com",
+            "http://[::1]:8001/",
+            "http://a-b.c./",
+        ):
             Config(auth_url=url)
 
     def test_session_cookie_needs_an_origin(self) -> None:

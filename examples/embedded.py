@@ -1,0 +1,52 @@
+"""chatrelay inside a Twisted application of one's own, which knows itself who is logged in.
+
+    python examples/embedded.py [port]
+
+Nobody is asked over HTTP: `Sessions` answers whose session it is. Messages are remembered until the program ends
+(`message_log="memory:"`); name a file, `"sqlite:messages.sqlite3"`, to keep them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import react
+
+from chatrelay import Config, Denied, LoggedIn, Unavailable, build
+
+
+class Sessions:
+    """An authenticator (`chatrelay.Authenticator`) that looks in a dict: SESSID -> uID."""
+
+    def __init__(self, users: Mapping[str, str | int]) -> None:
+        self._users = users
+
+    def authenticate(self, sessid: str) -> Deferred[LoggedIn | Denied | Unavailable]:
+        """Say whose session it is. It is a Deferred, as an application may have to ask its database first."""
+        return succeed(LoggedIn(self._users[sessid]) if sessid in self._users else Denied())
+
+
+def main(reactor: Any, port: str = "8080") -> Deferred[None]:
+    """Run the application until Ctrl-C."""
+    users = {"alice-session": 1, "bo-session": 2}
+    config = Config(listen=(f"tcp:{port}:interface=127.0.0.1",), message_log="memory:")
+    relay = build(config, reactor, authenticator=Sessions(users))
+
+    application = MultiService()
+    relay.setServiceParent(application)
+    # The rest of the application stands beside the relay, here a heartbeat.
+    TimerService(60.0, print, "still here", flush=True).setServiceParent(application)
+
+    application.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", application.stopService)
+    print(f"The relay listens on ws://127.0.0.1:{port}/ for the sessions {', '.join(users)}.", flush=True)
+    return Deferred()  # which never fires: the application runs until it is stopped
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:2])

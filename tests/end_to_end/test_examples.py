@@ -1,0 +1,264 @@
+"""The small programs in examples/ that put chatrelay into an application of one's own."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Self
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.end_to_end.programs import PATIENCE, ROOT, Client
+
+ADMITTED = {"type": "auth-response", "response": True}
+REFUSED = {"type": "auth-response", "response": False}
+
+
+# A job that a shell started in the background ignores SIGINT, and so would what it starts.
+HEARS_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+class Example:
+    """An example as its first lines say to run it, on a free port.
+
+    :ivar output: what it has printed so far, a line each.
+    """
+
+    def __init__(self, name: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HEARS_SIGINT, sys.executable, str(ROOT / "examples" / name), str(self.port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self.output: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        until = time.monotonic() + PATIENCE
+        while not any(re.search(rf"ws://127\.0\.0\.1:{self.port}/", line) for line in list(self.output)):
+            assert time.monotonic() < until and self.process.poll() is None, self.output
+            time.sleep(0.01)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.rstrip("\n"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        print("the example said:", *self.output, sep="\n    ")
+
+
+class SiteExample(Example):
+    """The example with a site around the relay."""
+
+    def __init__(self) -> None:
+        super().__init__("twisted_web_site.py")
+
+    @property
+    def origin(self) -> str:
+        """The origin of its pages."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(self, method: str, path: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
+        """Load a page."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        if body is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        connection.request(method, path, body, headers)
+        return connection.getresponse()
+
+    def cookie(self, name: str) -> str:
+        """Log in at the site; return the cookie."""
+        answer = self.request("POST", "/login", f"name={name}")
+        assert answer.status == 302
+        cookie = answer.headers["Set-Cookie"]
+        assert "httponly" in cookie.lower() and "samesite=lax" in cookie.lower()
+        return cookie.split(";")[0]
+
+    def client(self, cookie: str | None, **options: Any) -> Client:
+        """A connection as the site's page opens it."""
+        options.setdefault("origin", self.origin)
+        headers = {} if cookie is None else {"Cookie": cookie}
+        options.setdefault("additional_headers", headers)
+        return Client(f"ws://127.0.0.1:{self.port}/chat", **options)
+
+
+@pytest.fixture
+def embedded() -> Iterator[Example]:
+    """examples/embedded.py, running."""
+    with Example("embedded.py") as example:
+        yield example
+
+
+@pytest.fixture
+def web_site() -> Iterator[SiteExample]:
+    """examples/twisted_web_site.py, running."""
+    with SiteExample() as example:
+        yield example
+
+
+@pytest.fixture
+def at_site(web_site: SiteExample) -> Iterator[Callable[..., Client]]:
+    """Logs somebody in at the site and, through its cookie, at the relay."""
+    with ExitStack() as open_clients:
+
+        def connect(name: str, **options: Any) -> Client:
+            client = open_clients.enter_context(web_site.client(web_site.cookie(name), **options))
+            assert client.log_in(None) == ADMITTED
+            return client
+
+        yield connect
+
+
+# embedded.py -------------------------------------------------------------------
+
+
+def test_an_application_with_its_own_authenticator_carries_messages(embedded: Example) -> None:
+    url = f"ws://127.0.0.1:{embedded.port}/"
+    with Client(url) as alice, Client(url) as bo, Client(url) as stranger:
+        assert alice.log_in("alice-session") == ADMITTED
+        assert bo.log_in("bo-session") == ADMITTED
+        assert stranger.log_in("stolen") == REFUSED
+        alice.send(2, "hej", id="21", time_stamp="23")
+        assert bo.hear()["message"] == {"timeStamp": "23", "fromuID": 1, "touID": 2, "content": "hej"}
+        assert alice.hear() == {"type": "send-request-response", "response": {"id": "21", "value": True}}
+
+
+def test_ctrl_c_ends_the_application_and_its_relay_cleanly(embedded: Example) -> None:
+    with Client(f"ws://127.0.0.1:{embedded.port}/") as alice:
+        alice.log_in("alice-session")
+        embedded.process.send_signal(signal.SIGINT)
+        assert alice.closed() == (4000, [])
+    assert embedded.process.wait(PATIENCE) == 0
+    assert "Traceback" not in "\n".join(embedded.output)
+
+
+# twisted_web_site.py --------------------------------------------------------------
+
+
+def test_a_twisted_web_site_carries_messages_at_one_of_its_pages(
+    web_site: SiteExample, at_site: Callable[..., Client]
+) -> None:
+    assert b"I am alice" in web_site.request("GET", "/").read()
+    alice, bo = at_site("alice"), at_site("bo")
+    alice.send("bo", "hej", id=21, time_stamp=23)
+    assert bo.hear()["message"] == {"timeStamp": 23, "fromuID": "alice", "touID": "bo", "content": "hej"}
+    assert alice.hear() == {"type": "send-request-response", "response": {"id": 21, "value": True}}
+    page = web_site.request("GET", "/", Cookie=web_site.cookie("bo"))
+    assert b"You are bo." in page.read()
+    bo.close()
+    alice.send("bo", "gone?", id=22)
+    assert alice.hear()["response"] == {"id": 22, "value": False, "reason": "receiving-user-not-connected"}
+
+
+def test_who_has_no_session_at_the_site_is_refused(web_site: SiteExample) -> None:
+    for cookie in (None, "session=stolen", "other=" + web_site.cookie("bo").partition("=")[2]):
+        with web_site.client(cookie) as stranger:
+            assert stranger.log_in(None) == REFUSED
+
+
+def test_the_mounted_relay_refuses_the_pages_of_other_origins(web_site: SiteExample) -> None:
+    cookie = web_site.cookie("alice")
+    foreign = "http://127.0.0.1:1"
+    for origins in (
+        [foreign],
+        ["null"],
+        [""],
+        [web_site.origin, foreign],
+        [foreign, web_site.origin],
+        [web_site.origin] * 2,
+    ):
+        headers = [("Cookie", cookie), *(("Origin", origin) for origin in origins)]
+        with pytest.raises(InvalidStatus) as refusal:
+            web_site.client(None, origin=None, additional_headers=headers)
+        # Where Autobahn can't parse it at all, it says 400.
+        expected = 403 if origins in ([foreign], ["null"]) else 400
+        assert (origins, refusal.value.response.status_code) == (origins, expected)
+    with web_site.client(cookie) as alice:
+        assert alice.log_in(None) == ADMITTED
+
+
+def test_the_mounted_relay_takes_messages_up_to_its_limit(at_site: Callable[..., Client]) -> None:
+    alice, bo = at_site("alice"), at_site("bo")
+    request = {
+        "type": "message-send-request",
+        "id": 1,
+        "message": {"timeStamp": 0, "touID": "bo", "content": "x" * 16384},
+    }
+    alice.say({**request, "padding": "x" * (60_000 - 16_384)})
+    assert bo.hear()["message"]["content"] == "x" * 16384
+    assert alice.hear()["response"] == {"id": 1, "value": True}
+    alice.say({**request, "padding": "x" * (70_000 - 16_384)})
+    assert alice.closed() == (1009, [])
+    assert bo.hears_nothing()
+
+
+def test_a_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Callable[..., Client]) -> None:
+    """Forty times what may stay unread, to a client that reads as it comes."""
+    alice, bo = at_site("alice"), at_site("bo")
+    content = "x" * 16000
+    for batch in range(25):
+        for number in range(batch * 100, batch * 100 + 100):
+            alice.send("bo", content, id=number, time_stamp=number)
+            assert bo.hear()["message"] == {"timeStamp": number, "fromuID": "alice", "touID": "bo", "content": content}
+        answers = [alice.hear()["response"] for _ in range(100)]
+        assert answers == [{"id": batch * 100 + number, "value": True} for number in range(100)]
+
+
+def test_who_does_not_read_from_the_mounted_relay_is_closed_and_counts_as_gone(
+    web_site: SiteExample, at_site: Callable[..., Client]
+) -> None:
+    alice = at_site("alice")
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.connect(("127.0.0.1", web_site.port))
+    bo = at_site("bo", sock=narrow, max_queue=1)
+    delivered = 0
+    # 48 MiB: the kernel's buffers take some of them, 4 MiB by default.
+    for number in range(3000):
+        alice.send("bo", "x" * 16384, id=number, time_stamp=number)
+        answer = alice.hear()["response"]
+        if not answer["value"]:
+            assert answer == {"id": number, "value": False, "reason": "receiving-user-not-connected"}
+            break
+        delivered += 1
+    else:
+        pytest.fail("nothing was too much for a client that does not read")
+    assert delivered > 64  # what may stay unread, 1 MiB
+    code, frames = bo.closed()
+    assert code in (4002, None)  # None: cut off, having read too slowly even to see the close frame
+    assert [frame["message"]["timeStamp"] for frame in frames] == list(range(len(frames)))
+    assert len(frames) <= delivered
+    alice.send("alice", "the others are well", id="after")
+    assert alice.hear()["message"]["content"] == "the others are well"
+
+
+def test_ctrl_c_ends_the_site_and_its_relay_cleanly(web_site: SiteExample, at_site: Callable[..., Client]) -> None:
+    alice = at_site("alice")
+    web_site.process.send_signal(signal.SIGINT)
+    assert alice.closed() == (4000, [])
+    assert web_site.process.wait(PATIENCE) == 0
+    assert "Traceback" not in "\n".join(web_site.output)

@@ -1,0 +1,384 @@
+"""A site that we did not write the server of: PHP's own sessions, by `php -S`, from examples/php."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
+
+PHP = shutil.which("php")
+EXAMPLE = ROOT / "examples" / "php"
+REFUSED = {"type": "auth-response", "response": False}
+ADMITTED = {"type": "auth-response", "response": True}
+UNKNOWN = "abcdefghijklmnopqrstuvwxyz"
+
+pytestmark = pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
+
+
+class PhpSite:
+    """`php -S` with sessions in a folder of their own.
+
+    :ivar sessions: the folder of the session files.
+    :ivar port: where it listens.
+    """
+
+    def __init__(self, folder: Path, pages: Path, *settings: str, **environment: str) -> None:
+        assert PHP is not None
+        self.sessions = folder / "php-sessions"
+        self.sessions.mkdir()
+        options = [f"session.save_path={self.sessions}", "display_errors=1", "error_reporting=-1", *settings]
+        self.process = subprocess.Popen(
+            [PHP, *(f"-d{option}" for option in options), "-S", "127.0.0.1:0", "-t", str(pages)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.output: list[str] = []
+        self._started = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._started.wait(PATIENCE), f"php did not start: {self.output}"
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.rstrip("\n"))
+            found = re.search(r"Development Server \(http://127\.0\.0\.1:(\d+)\) started", line)
+            if found:
+                self.port = int(found[1])
+                self._started.set()
+
+    @property
+    def origin(self) -> str:
+        """The origin of its pages."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, body: bytes | None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Ask its session endpoint as the relay does: status, headers, body."""
+        request = urllib.request.Request(f"{self.origin}/session.php", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, dict(answer.headers.items()), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers.items()), error.read()
+
+    def session_files(self) -> set[str]:
+        """The names of the session files there are."""
+        return {path.name for path in self.sessions.rglob("sess_*")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)  # its workers, where it has some, would live on without it
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        print("php said:", *self.output, sep="\n    ")
+
+
+class Browser:
+    """What a visitor's browser keeps of a site: its cookies."""
+
+    def __init__(self, site: PhpSite) -> None:
+        self.site = site
+        self.cookies = http.cookiejar.CookieJar()
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies))
+
+    def get(self, page: str) -> str:
+        """Load a page."""
+        return self._load(page, None)
+
+    def submit(self, page: str, **fields: str) -> str:
+        """Load the page with the form, and send the form with its token."""
+        return self.post(page, token=self.token(self.get(page)), **fields)
+
+    def post(self, page: str, **fields: str) -> str:
+        """Send a form."""
+        return self._load(page, urllib.parse.urlencode(fields).encode())
+
+    def log_in(self, name: str) -> str:
+        """Log in at the site; return the session cookie, as the browser would send it."""
+        page = self.submit("login.php", name=name, password=name)
+        assert f"You are {name}." in page
+        return self.session_cookie
+
+    def log_out(self) -> None:
+        """Log out at the site."""
+        self.post("logout.php", token=self.token(self.get("index.php")))
+
+    @staticmethod
+    def token(page: str) -> str:
+        """The token in a page's first form."""
+        found = re.search(r'name="token" value="([0-9a-f]{32})"', page)
+        assert found, page
+        return found[1]
+
+    @property
+    def session_cookie(self) -> str:
+        """The value of the session cookie."""
+        (cookie,) = [cookie for cookie in self.cookies if cookie.name == "PHPSESSID"]
+        assert cookie.value is not None
+        return cookie.value
+
+    def _load(self, page: str, body: bytes | None) -> str:
+        request = urllib.request.Request(f"{self.site.origin}/{page}", body)
+        try:
+            with self._opener.open(request, timeout=PATIENCE) as answer:
+                return str(answer.read(), "utf-8")
+        except urllib.error.HTTPError as error:
+            with error:
+                return str(error.read(), "utf-8")
+
+
+StartSite = Callable[..., PhpSite]
+StartRelay = Callable[..., RelayProcess]
+
+
+@pytest.fixture
+def start_php(tmp_path: Path) -> Iterator[StartSite]:
+    """Starts PHP sites with php.ini settings, and stops them at the end."""
+    with ExitStack() as running:
+
+        def start(*settings: str, pages: Path = EXAMPLE, **environment: str) -> PhpSite:
+            return running.enter_context(PhpSite(tmp_path, pages, *settings, **environment))
+
+        yield start
+
+
+@pytest.fixture
+def php(start_php: StartSite) -> PhpSite:
+    """The example as its README starts it."""
+    return start_php()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartRelay]:
+    """Starts relays that ask a PHP site."""
+    with ExitStack() as running:
+
+        def start(site: PhpSite, *options: str) -> RelayProcess:
+            url = f"{site.origin}/session.php"
+            return running.enter_context(
+                RelayProcess(tmp_path, "--auth-url", url, "--message-log", "memory:", *options)
+            )
+
+        yield start
+
+
+def with_cookie(relay: RelayProcess, site: PhpSite, cookie: str) -> Client:
+    """A connection as a page of the site opens it: with its Origin and the site's cookie."""
+    return relay.client(origin=site.origin, additional_headers={"Cookie": f"theme=dark; PHPSESSID={cookie}; n=1"})
+
+
+def converse(alice: Client, bo: Client) -> None:
+    """Alice writes to Bo, and Bo answers."""
+    alice.send(2, "Hej från PHP", id="a")
+    assert bo.hear()["message"] == {"timeStamp": "0", "fromuID": 1, "touID": 2, "content": "Hej från PHP"}
+    assert alice.hear()["response"] == {"id": "a", "value": True}
+    bo.send("1", "hej hej", id="b")
+    assert alice.hear()["message"] == {"timeStamp": "0", "fromuID": 2, "touID": "1", "content": "hej hej"}
+    assert bo.hear()["response"] == {"id": "b", "value": True}
+
+
+def test_users_of_a_php_site_message_each_other_by_sessid(php: PhpSite, start: StartRelay) -> None:
+    relay = start(php)
+    with relay.client() as alice, relay.client() as bo:
+        assert alice.log_in(Browser(php).log_in("alice")) == ADMITTED
+        assert bo.log_in(Browser(php).log_in("bo")) == ADMITTED
+        converse(alice, bo)
+
+
+def test_users_of_a_php_site_message_each_other_by_their_session_cookies(php: PhpSite, start: StartRelay) -> None:
+    relay = start(php, "--session-cookie", "PHPSESSID", "--origin", php.origin)
+    alices, bos = Browser(php).log_in("alice"), Browser(php).log_in("bo")
+    with with_cookie(relay, php, alices) as alice, with_cookie(relay, php, bos) as bo:
+        assert alice.log_in(None) == ADMITTED
+        assert bo.log_in(None) == ADMITTED
+        converse(alice, bo)
+    with with_cookie(relay, php, UNKNOWN) as stranger:
+        assert stranger.log_in(None) == REFUSED
+
+
+def test_a_cookie_that_php_encoded_logs_in(start_php: StartSite, start: StartRelay) -> None:
+    php = start_php("session.sid_bits_per_character=6", "session.sid_length=250")
+    cookies = (Browser(php).log_in("alice") for _ in range(10))
+    cookie = next(cookie for cookie in cookies if "%2C" in cookie)  # one id of this length in 50 has no comma
+    relay = start(php, "--session-cookie", "PHPSESSID", "--origin", php.origin)
+    with with_cookie(relay, php, cookie) as alice, relay.client() as tab:
+        assert alice.log_in(None) == ADMITTED
+        assert tab.log_in(urllib.parse.unquote(cookie)) == ADMITTED
+
+
+UNUSABLE = [
+    UNKNOWN,
+    "x",
+    "../../../../etc/passwd",
+    "..",
+    ".",
+    "a/b",
+    "a b",
+    "a\r\nb",
+    UNKNOWN + "\n",
+    UNKNOWN + "%00",
+    "%2e%2e%2fpasswd",
+    "<script>",
+    "ÅÄÖ",
+    "å&SESSID[]=x",
+    "a" * 256,
+    "a" * 257,
+    "a" * 4096,
+]
+
+
+def test_a_sessid_that_php_does_not_know_is_plainly_refused_and_leaves_nothing_behind(
+    php: PhpSite, start: StartRelay
+) -> None:
+    known = Browser(php).log_in("bo")
+    before = php.session_files()
+    relay = start(php)
+    for sessid in (*UNUSABLE, f" {known}", f"{known}\n", f"./{known}", f"{known}%00"):
+        with relay.client() as stranger:
+            assert (sessid, stranger.log_in(sessid)) == (sessid, REFUSED)
+    assert php.session_files() == before
+
+
+def test_who_logged_out_at_the_site_or_never_logged_in_is_refused(php: PhpSite, start: StartRelay) -> None:
+    relay = start(php)
+    alice, visitor = Browser(php), Browser(php)
+    sessid = alice.log_in("alice")
+    alice.log_out()
+    visitor.get("login.php")  # which opens a session, with nobody in it
+    with relay.client() as client:
+        assert client.log_in(sessid) == REFUSED
+        assert client.log_in(visitor.session_cookie) == REFUSED
+    assert f"sess_{sessid}" not in php.session_files()
+
+
+def test_several_logins_in_a_row_although_php_closes_every_connection(php: PhpSite, start: StartRelay) -> None:
+    relay = start(php)
+    sessids = [Browser(php).log_in(name) for name in ("alice", "bo")]
+    for sessid in sessids * 5:
+        with relay.client() as client:
+            assert client.log_in(sessid) == ADMITTED
+            assert client.log_in(sessid) == ADMITTED
+    assert not [line for line in relay.output if "could not be asked" in line]
+
+
+def test_with_a_secret_only_who_knows_it_is_answered(start_php: StartSite, start: StartRelay, tmp_path: Path) -> None:
+    php = start_php(CHATRELAY_SECRET="correct-horse")
+    sessid = Browser(php).log_in("alice")
+    (tmp_path / "right").write_text("correct-horse\n")
+    (tmp_path / "wrong").write_text("battery-staple\n")
+    with start(php, "--auth-secret-file", "right").client() as client:
+        assert client.log_in(sessid) == ADMITTED
+    for options in (("--auth-secret-file", "wrong"), ()):
+        relay = start(php, *options)
+        with relay.client() as client:
+            assert client.log_in(sessid) == {**REFUSED, "reason": "webserver-unavailable"}
+        relay.said("could not be asked: it answered with status 400")
+
+
+def test_a_relay_that_asks_in_another_format_is_told(php: PhpSite, start: StartRelay) -> None:
+    relay = start(php, "--auth-format", "json")
+    with relay.client() as client:
+        assert client.log_in(Browser(php).log_in("alice")) == {**REFUSED, "reason": "webserver-unavailable"}
+    relay.said("could not be asked: it answered with status 400")
+
+
+def test_the_session_endpoint_answers_nothing_but_its_json(php: PhpSite) -> None:
+    sessid = Browser(php).log_in("alice")
+    for sent, expected in (
+        (sessid, {"loggedin": True, "uID": 1}),
+        (UNKNOWN, {"loggedin": False}),
+        ("", {"loggedin": False}),
+    ):
+        before = php.session_files()
+        status, headers, body = php.ask(
+            urllib.parse.urlencode({"SESSID": sent}).encode(), Cookie=f"PHPSESSID={UNKNOWN}"
+        )
+        assert (status, json.loads(body)) == (200, expected)
+        assert headers["Content-Type"] == "application/json"
+        assert "Set-Cookie" not in headers
+        assert php.session_files() == before
+    for unusable in (None, b"", b"SESSID[]=x"):
+        assert php.ask(unusable, Cookie=f"PHPSESSID={sessid}")[0] == 400
+
+
+def test_sessions_in_nested_folders_are_found(start_php: StartSite, tmp_path: Path) -> None:
+    php = start_php(f'session.save_path="2;{tmp_path / "php-sessions"}"')
+    for first in "0123456789abcdefghijklmnopqrstuv":
+        for second in "0123456789abcdefghijklmnopqrstuv":
+            (php.sessions / first / second).mkdir(parents=True)
+    sessid = Browser(php).log_in("alice")
+    before = php.session_files()
+    assert before == {f"sess_{sessid}"}
+    assert json.loads(php.ask(f"SESSID={sessid}".encode())[2]) == {"loggedin": True, "uID": 1}
+    assert json.loads(php.ask(f"SESSID={UNKNOWN}".encode())[2]) == {"loggedin": False}
+    assert php.session_files() == before
+
+
+def test_a_login_needs_the_forms_token_and_the_right_password_and_gets_a_new_id(php: PhpSite) -> None:
+    browser = Browser(php)
+    assert "No user of that name" in browser.submit("login.php", name="alice", password="bo")
+    assert "No user of that name" in browser.submit("login.php", name="nobody", password="")
+    before = browser.session_cookie
+    assert "out of date" in browser.post("login.php", token="0" * 32, name="alice", password="alice")
+    assert "<title>Log in</title>" in browser.get("index.php")
+    assert browser.log_in("alice") != before
+    assert f"sess_{before}" not in php.session_files()
+    (cookie,) = browser.cookies
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.get_nonstandard_attr("SameSite") == "Lax"
+
+
+@pytest.mark.parametrize("closes_early", [False, True])
+def test_a_page_holds_up_the_login_only_while_it_has_the_session_open(
+    start_php: StartSite, start: StartRelay, tmp_path: Path, closes_early: bool
+) -> None:
+    """What the example's README says of PHP's lock, and of the way round it."""
+    pages = tmp_path / "pages"
+    shutil.copytree(EXAMPLE, pages)
+    close = "session_write_close();" if closes_early else ""
+    (pages / "slow.php").write_text(
+        f"<?php session_start(); {close} touch('begun'); while (!file_exists('end')) {{ usleep(10000); clearstatcache(); }}"
+    )
+    php = start_php(pages=pages, PHP_CLI_SERVER_WORKERS="3")
+    browser = Browser(php)
+    sessid = browser.log_in("alice")
+    page = threading.Thread(target=browser.get, args=["slow.php"])
+    page.start()
+    try:
+        until = time.monotonic() + PATIENCE
+        while not (pages / "begun").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        with start(php, "--webserver-timeout", "0").client() as client:
+            client.say({"type": "auth-request", "SESSID": sessid})
+            if not closes_early:
+                assert client.hears_nothing(1)
+                (pages / "end").touch()
+            assert client.hear() == ADMITTED
+    finally:
+        (pages / "end").touch()
+        page.join(PATIENCE)

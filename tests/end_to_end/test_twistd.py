@@ -1,0 +1,353 @@
+"""`twistd chatrelay` as an operator meets it: help, options, what it says when it starts and when it can't."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import unix_connect
+
+from chatrelay.config import Config
+from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
+
+ADMITTED = {"type": "auth-response", "response": True}
+REFUSED = {"type": "auth-response", "response": False}
+URL = "http://127.0.0.1:1/session"
+
+StartRelay = Callable[..., RelayProcess]
+
+
+# Help --------------------------------------------------------------------------
+
+
+def test_help_lists_every_option_there_is() -> None:
+    relay = RelayProcess(Path("/"), "--help", listen=None)
+    assert relay.wait() == 0
+    listed = {found[1] for line in relay.output if (found := re.match(r" +(?:-\w, )?--([a-z-]+)", line))}
+    options = {field.name.replace("_", "-") for field in attrs.fields(Config)}
+    assert listed == options | {"config", "help", "version"}
+    text = "".join("".join(relay.output).split())  # wrapped at hyphens, too
+    for field in attrs.fields(Config):
+        assert "".join(field.metadata["help"].split()) in text
+
+
+def test_version_is_told() -> None:
+    relay = RelayProcess(Path("/"), "--version", listen=None)
+    assert relay.wait() == 0
+    assert re.fullmatch(r"chatrelay \d+\.\d+\S*", relay.output[-1])
+
+
+# What can't work -------------------------------------------------------------------
+
+
+@attrs.frozen
+class Refusal:
+    """A way to start the relay that can't work, and what the operator reads.
+
+    :ivar says: a pattern of the one sentence.
+    :ivar options: the command line; ``--auth-url`` goes before it.
+    :ivar files: what lies in the folder.
+    :ivar environment: what is set in the environment.
+    """
+
+    says: str
+    options: tuple[str, ...] = ()
+    files: dict[str, str] = attrs.Factory(dict)
+    environment: dict[str, str] = attrs.Factory(dict)
+    auth_url: str | None = URL
+
+
+REFUSALS = {
+    "no auth-url": Refusal(r"auth-url: is missing: .* --auth-url http://", auth_url=None),
+    "another scheme": Refusal(r"auth-url: 'ftp://x' is no http or https URL", auth_url="ftp://x"),
+    "half an address": Refusal(r"auth-url: 'http://\[::1' is no http or https URL", auth_url="http://[::1"),
+    "no such port": Refusal(r"auth-url: 'http://x:99999' is no http or https URL", auth_url="http://x:99999"),
+    "an origin with a path": Refusal(r"origin: 'https://a.example/' is no origin", ("--origin", "https://a.example/")),
+    "an origin with a wildcard": Refusal(r"origin: .* without wildcards", ("--origin", "https://*.example.com")),
+    "a cookie without an origin": Refusal(
+        r"session-cookie: needs origin: .* --origin https://", ("--session-cookie", "PHPSESSID")
+    ),
+    "no number": Refusal(r"login-timeout: 'soon' is not a number of seconds", ("--login-timeout", "soon")),
+    "no whole number": Refusal(r"webserver-checks: '1.5' is not a whole number", ("--webserver-checks", "1.5")),
+    "less than nothing": Refusal(r"message-size: -1 is no number of 0 or more", ("--message-size", "-1")),
+    "no number in the environment": Refusal(
+        r"CHATRELAY_LOGIN_TIMEOUT: .*'soon' is not a number", environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"}
+    ),
+    "an unknown key": Refusal(
+        r"config: c.toml sets 'auth-url', which is no option; there are: auth_url,",
+        ("--config", "c.toml"),
+        {"c.toml": "auth-url = 'x'"},
+    ),
+    "no TOML": Refusal(r"config: c.toml is no TOML", ("--config", "c.toml"), {"c.toml": "auth_url ="}),
+    "no file of options": Refusal(r"config: c.toml cannot be read: No such file", ("--config", "c.toml")),
+    "a number for a name": Refusal(
+        r"auth-secret-file: 5 is not a text", ("--config", "c.toml"), {"c.toml": "auth_secret_file = 5"}
+    ),
+    "an unknown option": Refusal(r"option --nonsense not recognized", ("--nonsense",)),
+    "an empty secret": Refusal(r"auth-secret-file: s is empty", ("--auth-secret-file", "s"), {"s": "\n"}),
+    "no secret": Refusal(r"auth-secret-file: s cannot be read: No such file", ("--auth-secret-file", "s")),
+    "two secrets": Refusal(r"auth-secret-file: s must hold one line", ("--auth-secret-file", "s"), {"s": "a\nb\n"}),
+    "no authorities": Refusal(
+        r"auth-ca-file: ca.pem holds no certificates", ("--auth-ca-file", "ca.pem"), {"ca.pem": "garbage"}
+    ),
+    "broken authorities": Refusal(
+        r"auth-ca-file: ca.pem holds no certificates",
+        ("--auth-ca-file", "ca.pem"),
+        {"ca.pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
+    ),
+    "no file of authorities": Refusal(r"auth-ca-file: ca.pem cannot be read", ("--auth-ca-file", "ca.pem")),
+    "another database": Refusal(
+        r"message-log: 'mysql:x' names no message log: use sqlite:", ("--message-log", "mysql:x")
+    ),
+    "no folder": Refusal(
+        r"the message log \S+/nowhere/x cannot be written: .*make it, or name another file with --message-log",
+        ("--message-log", "sqlite:nowhere/x"),
+    ),
+    "a folder for a file": Refusal(r"the message log /tmp cannot be written", ("--message-log", "sqlite:/tmp")),
+    "no database": Refusal(
+        r"the message log \S+/x cannot be written: file is not a database",
+        ("--message-log", "sqlite:x"),
+        {"x": "Dear diary, " * 100},
+    ),
+    "no endpoint": Refusal(r"listen: 'nonsense' is no endpoint that can be used", ("--listen", "nonsense")),
+    "no port of that number": Refusal(r"listen: .* port must be 0-65535", ("--listen", "tcp:99999")),
+    "no folder for a socket": Refusal(r"listen: .* No such file or directory", ("--listen", "unix:nowhere/socket")),
+    "no key": Refusal(
+        r"listen: 'ssl:0:privateKey=k' is no endpoint that can be used", ("--listen", "ssl:0:privateKey=k"), {"k": "x"}
+    ),
+    "nowhere to listen": Refusal(r"listen: names no endpoint", ("--config", "c.toml"), {"c.toml": "listen = []"}),
+}
+"""The last --listen of a case comes on top of one that works."""
+
+
+def refusal_of(relay: RelayProcess) -> str:
+    """Wait for a relay that can't start: what it says in the end, in one line, and nothing that only its authors read."""
+    status = relay.wait()
+    output = "\n".join(relay.output)
+    assert status == 1, output
+    assert "Traceback" not in output
+    return relay.output[-1]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_work_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
+    case = REFUSALS[name]
+    for file, text in case.files.items():
+        (tmp_path / file).write_text(text)
+    options = (*(() if case.auth_url is None else ("--auth-url", case.auth_url)), *case.options)
+    # Of listen, the file's list counts only where the command line has none.
+    listen = None if name == "nowhere to listen" else "tcp:0:interface=127.0.0.1"
+    relay = RelayProcess(tmp_path, *options, listen=listen, **case.environment)
+    assert re.search(case.says, refusal_of(relay))
+
+
+def test_a_message_log_that_may_not_be_written_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o500)
+    # The superuser may write anywhere, until it gives that up.
+    under = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
+    relay = RelayProcess(tmp_path, "--auth-url", URL, "--message-log", "sqlite:theirs/x", under=under)
+    assert re.search(
+        r"the message log \S+/theirs/x cannot be written: .*this user may not write in \S+/theirs", refusal_of(relay)
+    )
+
+
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+        relay = RelayProcess(tmp_path, "--auth-url", URL, listen=endpoint)
+        assert re.search(rf"127\.0\.0\.1:{taken.getsockname()[1]}: .*Address already in use", refusal_of(relay))
+
+
+@pytest.mark.parametrize(
+    ("statements", "says"),
+    [
+        ("CREATE TABLE recipe (name TEXT)", "belongs to another program: name another file with --message-log"),
+        ("PRAGMA user_version = 99", r"made by a newer chatrelay \(schema 99, .*: upgrade chatrelay, or name another"),
+    ],
+)
+def test_a_file_of_another_program_or_another_time_is_left_as_it_is(
+    tmp_path: Path, site: Site, start_relay: StartRelay, statements: str, says: str
+) -> None:
+    file = tmp_path / "chatrelay.sqlite3"
+    if "PRAGMA" in statements:
+        start_relay().stop()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statements)
+        connection.commit()
+    before = file.read_bytes()
+    assert re.search(says, refusal_of(RelayProcess(tmp_path, "--auth-url", site.url)))
+    assert file.read_bytes() == before
+
+
+def test_a_second_relay_on_the_same_message_log_is_refused_and_the_first_one_goes_on(
+    tmp_path: Path, site: Site, relay: RelayProcess
+) -> None:
+    second = RelayProcess(tmp_path, "--auth-url", site.url)
+    assert "is in use by another chatrelay: stop that one, or give this one a file of its own" in refusal_of(second)
+    with relay.client() as alice:
+        assert alice.log_in("alice-session") == ADMITTED
+        alice.send(1, "note to self")
+        assert alice.hear()["type"] == "message"
+        assert alice.hear()["response"]["value"] is True
+
+
+# Where options come from -------------------------------------------------------------
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path, site: Site) -> None:
+    (tmp_path / "c.toml").write_text(
+        f"auth_url = '{site.url}'\n"
+        "message_log = 'none'\n"
+        "listen = ['tcp:0:interface=127.0.0.1', 'unix:from-file']\n"
+        "origin = 'https://from-file.example'\n"
+    )
+    in_file = ("--config", "c.toml")
+    environment = {"CHATRELAY_MESSAGE_LOG": "memory:", "CHATRELAY_ORIGIN": "https://a.example https://b.example:8443"}
+    on_command_line = (
+        "--message-log",
+        "sqlite:x",
+        "--origin",
+        "https://c.example",
+        "--listen",
+        "unix:from-command-line",
+    )
+
+    def started(*options: str, **environment: str) -> tuple[str, list[str]]:
+        with RelayProcess(tmp_path, *options, listen="tcp:0:interface=127.0.0.1", **environment) as relay:
+            line = relay.said("listens on")
+            admitted = []
+            for origin in ("https://from-file.example", "https://b.example:8443", "https://c.example"):
+                try:
+                    with relay.client(origin=origin) as client:
+                        assert client.log_in("alice-session") == ADMITTED
+                    admitted.append(origin)
+                except InvalidStatus:
+                    pass
+        return line.partition("listens on ")[2], admitted
+
+    endpoint = "tcp:0:interface=127.0.0.1"
+    assert started(*in_file) == (f"{endpoint}; message log: none", ["https://from-file.example"])
+    assert started(*in_file, **environment) == (f"{endpoint}; message log: memory:", ["https://b.example:8443"])
+    assert started(*in_file, *on_command_line, **environment) == (
+        f"{endpoint}, unix:from-command-line; message log: sqlite:x",
+        ["https://c.example"],
+    )
+    file_alone = RelayProcess(tmp_path, listen=None, CHATRELAY_CONFIG="c.toml")
+    with file_alone:
+        file_alone.said(r"listens on tcp:0:interface=127.0.0.1, unix:from-file; message log: none")
+
+
+# What it says of how it runs ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("message_log", "warned"), [("memory:", False), ("none", True)])
+def test_without_a_message_log_on_the_disk_messages_pass_and_nothing_is_written(
+    start_relay: StartRelay, message_log: str, warned: bool
+) -> None:
+    relay = start_relay("--message-log", message_log)
+    with relay.client() as alice, relay.client() as bo:
+        alice.log_in("alice-session")
+        bo.log_in("bo-session")
+        alice.send(2, "hej", id="x")
+        assert bo.hear()["message"]["content"] == "hej"
+        assert alice.hear()["response"] == {"id": "x", "value": True}
+    assert relay.stop() == -15
+    assert list(relay.folder.iterdir()) == []
+    warnings = [
+        line for line in relay.output if "messages are not logged: one that was acknowledged may be lost" in line
+    ]
+    assert bool(warnings) is warned
+
+
+@pytest.mark.parametrize("options", [(), ("--origin", "https://example.com")])
+def test_that_any_origin_may_connect_is_said_where_it_is_so(start_relay: StartRelay, options: tuple[str, ...]) -> None:
+    relay = start_relay(*options)
+    relay.stop()
+    said = [line for line in relay.output if "any origin may connect; admit only yours with --origin" in line]
+    assert len(said) == (0 if options else 1)
+
+
+def test_a_refused_origin_is_named_once_with_how_to_admit_it(start_relay: StartRelay) -> None:
+    relay = start_relay("--origin", "https://example.com")
+    for origin in ("https://example.com:444", "http://example.com", "http://example.com", "null"):
+        with pytest.raises(InvalidStatus) as refusal:
+            relay.client(origin=origin)
+        assert refusal.value.response.status_code == 403
+    for origin in (None, "https://example.com", "https://example.com:443"):
+        with relay.client(origin=origin) as alice:
+            assert alice.log_in("alice-session") == ADMITTED
+    relay.said(r"origin https://example.com:444 was refused; .* admit it with --origin https://example.com:444 ")
+    relay.stop()
+    told = [found[1] for line in relay.output if (found := re.search(r"origin (\S+) was refused", line))]
+    assert told == ["https://example.com:444", "http://example.com", "null"]
+
+
+# Where it listens --------------------------------------------------------------------
+
+
+def test_listen_may_be_given_twice(start_relay: StartRelay) -> None:
+    relay = start_relay("--listen", "tcp:0:interface=127.0.0.1")
+    line = relay.said(r"ChatFactory.* starting on ", times=2)
+    second = int(line.rpartition(" ")[2])
+    assert second != relay.port
+    with relay.client() as alice, Client(f"ws://127.0.0.1:{second}/") as bo:
+        assert alice.log_in("alice-session") == ADMITTED
+        assert bo.log_in("bo-session") == ADMITTED
+        alice.send(2, "hej")
+        assert bo.hear()["message"]["content"] == "hej"
+    relay.stop()
+    for port in (relay.port, second):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_unix_socket_works_and_is_gone_when_the_relay_is(start_relay: StartRelay) -> None:
+    relay = start_relay(listen="unix:socket:mode=600")
+    path = relay.folder / "socket"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with unix_connect(str(path), compression=None, open_timeout=PATIENCE) as socket:
+        for frame, answer in (
+            ('{"type":"auth-request","SESSID":"stolen"}', '{"type":"auth-response","response":false}'),
+            ('{"type":"auth-request","SESSID":"bo-session"}', '{"type":"auth-response","response":true}'),
+        ):
+            socket.send(frame)
+            assert socket.recv(PATIENCE) == answer
+    with pytest.raises(InvalidStatus) as refusal:  # whose address is no host and port, and is told to the operator
+        unix_connect(str(path), subprotocols=["nonsense"], open_timeout=PATIENCE)
+    assert refusal.value.response.status_code == 400
+    relay.said("refused with 400")
+    relay.stop()
+    assert not path.exists()
+    assert "Traceback" not in "\n".join(relay.output)
+
+
+# How it ends -------------------------------------------------------------------------
+
+# A job that a shell started in the background ignores SIGINT, and so would what it starts.
+HEARS_SIGINT = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])",
+)
+
+
+def test_ctrl_c_closes_with_4000_and_ends_cleanly(start_relay: StartRelay) -> None:
+    relay = start_relay(under=HEARS_SIGINT)
+    with relay.client() as alice:
+        assert alice.log_in("alice-session") == ADMITTED
+        relay.process.send_signal(signal.SIGINT)
+        assert alice.closed() == (4000, [])
+    assert relay.wait() == -signal.SIGINT
+    relay.said("chatrelay has stopped")
+    assert "Traceback" not in "\n".join(relay.output)
