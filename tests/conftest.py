@@ -31,6 +31,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
+@pytest.fixture(autouse=True)
+def folder_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
+    """
+    Trial's TestCases make their files in the working directory, which under trial is one for that purpose.
+    """
+    if not issubclass(request.cls or object, SynchronousTestCase):
+        yield
+        return
+    before = Path.cwd()
+    os.chdir(request.getfixturevalue("tmp_path"))
+    yield
+    os.chdir(before)
+
+
 def skips_are_failures() -> bool:
     """
     In CI, or where CHATRELAY_NO_SKIPS=1 says so; CHATRELAY_NO_SKIPS=0 lifts it in CI.

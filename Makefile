@@ -1,0 +1,92 @@
+# The commands people type. Each makes what it needs in .venv first; nothing is wanted beforehand but make and a
+# Python 3.11 or newer with its venv module.
+
+# make run PORT=8001 RELAY_PORT=8081
+PORT ?= 8000
+RELAY_PORT ?= 8080
+# make test ARGS="-k login -x"
+ARGS ?=
+# make test PYTHON=/opt/python3.13/bin/python3: use this one and no other
+PYTHON ?=
+VENV ?= .venv
+
+VENV_PYTHON = $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help run test docs lint clean
+# Two pips at once in one environment spoil it.
+.NOTPARALLEL:
+# What a failed or interrupted recipe leaves half made is not taken for made.
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make run      the relay and a demo website with a chat page, on http://127.0.0.1:$(PORT)'
+	@echo 'make test     everything that passes or fails; says what it skipped and why'
+	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
+	@echo 'make lint     ruff, mypy and the news fragments'
+	@echo 'make clean    remove what these made (a message log stays)'
+
+# exec: Ctrl-C then reaches Python alone, and no shell reports it a second time.
+run: $(VENV)/.has-run
+	@exec $(VENV_PYTHON) -m chatrelay.demo --port $(PORT) --relay-port $(RELAY_PORT)
+
+test: $(VENV)/.has-test
+	$(VENV_PYTHON) -m pytest --cov $(ARGS)
+
+docs: $(VENV)/.has-docs
+	$(VENV_PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo 'Open docs/_build/html/index.html'
+
+lint: $(VENV)/.has-lint
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+	@$(VENV_PYTHON) -m towncrier build --draft --version next >$(VENV)/news.txt 2>&1 || { cat $(VENV)/news.txt; exit 1; }
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build htmlcov .coverage .coverage.* _trial_temp* \
+	    .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache
+	find chatrelay twisted tests docs examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# One environment for all; a stamp for each purpose, renewed when setup.cfg says something new.
+PURPOSES = run test docs lint dev
+EXTRA_test = [test]
+EXTRA_docs = [docs]
+EXTRA_lint = [lint]
+EXTRA_dev = [dev]
+
+$(PURPOSES:%=$(VENV)/.has-%): $(VENV)/.has-%: $(VENV)/.made setup.cfg setup.py
+	@echo 'Installing chatrelay$(EXTRA_$*) into $(VENV); the first time this takes a minute.'
+	@$(VENV_PYTHON) -m pip install --quiet --editable '.$(EXTRA_$*)'
+	@touch $@
+
+# The first Python that is new enough and can make an environment; else what is wrong with those that were found.
+define make_environment
+found=; old=; bare=; \
+for candidate in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \
+    version=$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+    if ! "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+        old="$$old $$candidate ($$version)"; \
+    elif ! "$$candidate" -c 'import ensurepip, venv' 2>/dev/null; then \
+        bare="$$bare $$candidate"; package="python$$version-venv"; \
+    else \
+        found=$$candidate; break; \
+    fi; \
+done; \
+if [ -z "$$found" ]; then \
+    echo 'chatrelay needs Python 3.11 or newer with its venv module.' >&2; \
+    if [ -n "$$bare" ]; then \
+        echo "Without venv:$$bare. On Debian and Ubuntu: apt install $$package" >&2; \
+    elif [ -n "$$old" ]; then \
+        echo "Too old:$$old. Install a newer one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+    else \
+        echo 'No $(or $(PYTHON),python3) that runs was found. On Debian and Ubuntu: apt install python3 python3-venv' >&2; \
+    fi; \
+    exit 1; \
+fi; \
+"$$found" -m venv --clear $(VENV)
+endef
+
+$(VENV)/.made:
+	@$(make_environment)
+	@touch $@
