@@ -31,7 +31,7 @@ run: $(VENV)/.has-run
 	@exec $(VENV_PYTHON) -m chatrelay.demo --port $(PORT) --relay-port $(RELAY_PORT)
 
 test: $(VENV)/.has-test
-	$(VENV_PYTHON) -m pytest --cov $(ARGS)
+	$(VENV_PYTHON) -m pytest $(ARGS) --cov
 
 docs: $(VENV)/.has-docs
 	$(VENV_PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build/html
