@@ -220,6 +220,8 @@ def describe(error: BaseException) -> str:
     if inner:
         return "; ".join(dict.fromkeys(inner))
     text = " ".join(str(error).split())
+    if "wrong version number" in text:
+        return "it does not speak TLS on that port (http:// instead of https://, perhaps)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

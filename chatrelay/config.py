@@ -287,7 +287,9 @@ def normal_origin(origin: str) -> str:
         raise ConfigError("origin", f"{origin!r} is no origin: {error}") from None
     if not (parts.scheme and host) or parts.path or parts.query or parts.fragment or parts.username is not None:
         raise ConfigError(
-            "origin", f"{origin!r} is no origin: give scheme, host and at most a port, such as https://example.com"
+            "origin",
+            f"{origin!r} is no origin: give scheme, host and at most a port, without a path or a '/' at the end, "
+            "such as https://example.com",
         )
     if not origin.isascii() or "*" in origin or any(c.isspace() for c in origin) or origin[-1] in "/?#:":
         raise ConfigError(

@@ -64,7 +64,11 @@ def build(
         # Each endpoint's parser fails in its own way (OpenSSL's errors among them, for a key that is none);
         # what it says is told with the text it was about.
         except (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError) as error:
-            raise ConfigError("listen", f"{description!r} is no endpoint that can be used: {error}") from error
+            raise ConfigError(
+                "listen",
+                f"{description!r} is no endpoint that can be used: {error} (an endpoint is such as "
+                "tcp:8080:interface=127.0.0.1)",
+            ) from error
     return service
 
 

@@ -70,7 +70,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Join command line, environment and file, and check every value.
 
-        :raises usage.UsageError: naming the option and the remedy.
+        :raises SystemExit: with one sentence that names the option and the
+            remedy. (A `usage.UsageError` would print it below the whole help.)
         """
         given: dict[str, Any] = {name: tuple(values) for name, values in self.repeated.items()}
         for field in attrs.fields(Config):
@@ -88,7 +89,7 @@ class Options(usage.Options):
             if not self.chosen.listen:
                 raise ConfigError("listen", "names no endpoint: give at least one, for instance --listen tcp:8080")
         except ConfigError as error:
-            raise usage.UsageError(str(error)) from error
+            raise SystemExit(f"chatrelay: {error} (all options: twistd chatrelay --help)") from error
 
 
 def _repeatable(field: attrs.Attribute[Any]) -> Callable[[Options, str], None]:

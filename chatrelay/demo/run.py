@@ -83,10 +83,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is not a TCP port (1 to 65535)")
-    return port
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port (1 to 65535)")
+    return int(text)
 
 
 def _check_free(port: int, whose: str) -> None:
@@ -105,10 +104,7 @@ def _check_free(port: int, whose: str) -> None:
                 problem = f"Port {port}, which {whose} needs, is in use by another program."
             else:
                 problem = f"Port {port}, which {whose} needs, can't be had: {error.strerror}."
-            raise CannotStartError(
-                f"{problem}\nChoose other ports:  make run PORT=8001 RELAY_PORT=8081\n"
-                "                     (or: python -m chatrelay.demo --port 8001 --relay-port 8081)"
-            ) from None
+            raise CannotStartError(f"{problem}\nChoose other ports:  make run PORT=8001 RELAY_PORT=8081") from None
 
 
 def _made(directory: Path) -> Path:
@@ -167,6 +163,8 @@ def _run(reactor: ReactorBase, options: argparse.Namespace, message_log: Path) -
     reactor.callWhenRunning(start)
     _stop_on_signals(reactor)
     reactor.run(installSignalHandlers=False)
+    if code == 0:
+        print(f"\n  Stopped. What was said is in {_short(message_log)}.", flush=True)
     return code
 
 

@@ -27,7 +27,8 @@ def check_url(url: str) -> None:
     """
     if url in ("memory:", "none") or (url.startswith(SQLITE) and sqlite_path(url)):
         return
-    raise BadMessageLogURL(f"{url!r} names no message log: use sqlite:PATH, memory: or none")
+    meant = f" (did you mean {SQLITE}{url}?)" if url and ":" not in url else ""
+    raise BadMessageLogURL(f"{url!r} names no message log: use sqlite:PATH, memory: or none{meant}")
 
 
 def sqlite_path(url: str) -> str:

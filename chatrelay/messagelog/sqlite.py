@@ -217,19 +217,18 @@ class SqliteStore:
             self.close()
             if isinstance(error, LogUnavailable):
                 raise
-            raise LogUnavailable(
-                f"the message log {self.path} cannot be written: {error}{_remedy(self.path)}"
-            ) from error
+            why = _what_can_be_seen(self.path) or str(error)
+            raise LogUnavailable(f"the message log {self.path} cannot be written: {why}") from error
 
 
-def _remedy(path: str) -> str:
-    """What the operator can do about it, where that can be seen from here."""
+def _what_can_be_seen(path: str) -> str | None:
+    """What is wrong, where that can be seen from here better than SQLite says it, and the remedy."""
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        return f" (there is no folder {folder}: make it, or name another file with --message-log)"
+        return f"there is no folder {folder}: make it, or name another file with --message-log"
     if not os.access(folder, os.W_OK):
-        return f" (this user may not write in {folder})"
-    return ""
+        return f"the relay's user may not write in {folder}"
+    return None
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -282,7 +282,7 @@ class Failures(WebserverTestCase):
 
     async def test_no_tls_where_https_is_expected(self) -> None:
         authenticator = self.authenticator(url=self.url.replace("http:", "https:"), timeout=2)
-        self.assertIn("SSL", await self.trouble(authenticator))
+        self.assertIn("does not speak TLS on that port", await self.trouble(authenticator))
 
     async def test_tls_that_is_never_answered(self) -> None:
         self.reply = lambda conversation: None
