@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 from weakref import WeakSet
 
 import attrs
@@ -43,6 +43,9 @@ TWISTED_NAMES = ("HTTPConnectionPool._factory", "HTTPConnectionPool.getConnectio
 
 MAX_ANSWER = 8 * 1024
 """Bytes of the webserver's answer, decoded."""
+
+MAX_TOLD = 200
+"""Characters of an answer that the operator is told, at most."""
 
 SLICE = 512
 """Bytes of an encoded answer that are decoded at once; deflate makes at most some thousand times as many of them."""
@@ -111,16 +114,16 @@ class WebserverAuthenticator:
         try:
             await self._turn()
         except TimeoutError:
-            return self._trouble("too many questions were waiting for it (webserver-checks)")
+            return self._trouble("too many questions were waiting for it (webserver-checks)", sessid)
         try:
             asking = Deferred.fromCoroutine(self._ask(sessid))
             if self._timeout:
                 asking.addTimeout(self._timeout, self._reactor)
             return await asking
         except TimeoutError:
-            return self._trouble(f"no complete answer within {self._timeout:g} s")
+            return self._trouble(f"no complete answer within {self._timeout:g} s", sessid)
         except _NoVerdict as trouble:
-            return self._trouble(str(trouble))
+            return self._trouble(str(trouble), sessid)
         finally:
             if self._turns is not None:
                 self._turns.release()
@@ -136,7 +139,10 @@ class WebserverAuthenticator:
             turn.addTimeout(self._queue_timeout, self._reactor)
         return turn
 
-    def _trouble(self, what: str) -> Unavailable:
+    def _trouble(self, what: str, sessid: str) -> Unavailable:
+        # A site may say the session id back: in an error page, in a redirect.
+        what = without(sessid, what)
+        what = what if len(what) <= MAX_TOLD else what[:MAX_TOLD] + "…"
         self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)
 
@@ -149,8 +155,9 @@ class WebserverAuthenticator:
                 lease.abandon()  # the status says it all
                 return Denied()
             if 300 <= status < 400:
-                where = b", ".join(response.headers.getRawHeaders(b"location", [])).decode("latin-1")
-                raise _NoVerdict(f"it answered {status}, a redirect to {where[:200]!r}, which is not followed")
+                locations = response.headers.getRawHeaders(b"location", [])
+                where = ", ".join(location.partition(b"?")[0].decode("latin-1") for location in locations)
+                raise _NoVerdict(f"it answered {status}, a redirect to {where!a}, which is not followed")
             if status != 200:
                 raise _NoVerdict(f"it answered with status {status}")
             return verdict(await _read(response))
@@ -230,8 +237,19 @@ class _NoVerdict(ValueError):
 
 
 def _start(body: bytes) -> str:
-    """Enough of an answer to recognise it by, safe to print."""
-    return ascii(body[:80].decode("utf-8", "replace")) + ("…" if len(body) > 80 else "")
+    """An answer in a form that is safe to print; who prints it shortens it."""
+    return ascii(body.decode("utf-8", "replace"))
+
+
+def without(sessid: str, text: str) -> str:
+    """A text with the session id taken out, in every form it may have come back in."""
+    raw = sessid.encode("utf-8")
+    mangled = raw.decode("latin-1")  # as headers are read
+    forms = {sessid, quote(sessid), quote(sessid, safe=""), quote_plus(sessid), mangled}
+    forms |= {ascii(sessid)[1:-1], ascii(mangled)[1:-1], repr(raw)[2:-1]}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "<SESSID>")
+    return text
 
 
 def _was_cancelled(error: BaseException) -> bool:
@@ -249,6 +267,7 @@ _REQUEST_FAILURES = (
     RequestGenerationFailed,
     ResponseFailed,
     ConnectError,
+    ConnectingCancelledError,
     ConnectionClosed,
     DNSLookupError,
 )

@@ -9,8 +9,10 @@ is data; what it has to say about it goes to standard error.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,6 +21,9 @@ import chatrelay
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite import LoggedMessage, read_messages
+
+# What JSON lets stand, and a terminal or a reader of lines would act on.
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     messages.set_defaults(run=_messages)
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # JSON Lines are UTF-8, whatever the terminal's locale
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -82,7 +89,7 @@ def json_line(message: LoggedMessage) -> str:
     }
     if not message.delivered:
         line["delivered"] = False
-    return json.dumps(line, ensure_ascii=False)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(line, ensure_ascii=False))
 
 
 def rfc3339(microseconds: int) -> str:

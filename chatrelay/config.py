@@ -8,6 +8,7 @@ came from; `read` joins the sources.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -320,6 +321,13 @@ def read(
     config_file = config_file or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     if config_file:
         values.update(_from_file(config_file))
+    variables = [ENVIRONMENT_PREFIX + field.name.upper() for field in attrs.fields(Config)]
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in (*variables, f"{ENVIRONMENT_PREFIX}CONFIG"):
+            # Others have reasons to set such names (Kubernetes does for a service called chatrelay); a slip has none.
+            meant = difflib.get_close_matches(name, variables, n=1, cutoff=0.9)
+            if meant:
+                raise ConfigError(name, f"is no option; did you mean {meant[0]}?")
     for field in attrs.fields(Config):
         variable = ENVIRONMENT_PREFIX + field.name.upper()
         if variable in environment:

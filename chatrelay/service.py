@@ -17,7 +17,6 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.error import CannotListenError
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -52,12 +51,13 @@ def build(
     """
     if authenticator is None:
         authenticator = _webserver_authenticator(config, reactor)
+    log_name = config.message_log if message_log is None else "the application's own"
     if message_log is None:
         message_log = make_message_log(config.message_log, reactor)
     directory = Directory()
     relay = Relay(directory, message_log, time.time, lambda call: reactor.callLater(0, call))
     factory = ChatFactory(config, relay, directory, authenticator, reactor)
-    service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator)
+    service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
         try:
             strports.service(description, factory, reactor).setServiceParent(service)
@@ -89,6 +89,7 @@ class ChatRelayService(MultiService):
         relay: Relay,
         message_log: MessageLog,
         authenticator: Authenticator,
+        log_name: str,
     ) -> None:
         super().__init__()
         self.setName("chatrelay")
@@ -98,6 +99,7 @@ class ChatRelayService(MultiService):
         self._reactor = reactor
         self._relay = relay
         self._authenticator = authenticator
+        self._log_name = log_name
 
     def websocket_resource(self) -> IResource:
         """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
@@ -115,9 +117,10 @@ class ChatRelayService(MultiService):
         :raises CannotListenError: where a port can't be opened.
         """
         self.message_log.start()
+        self.factory.stopping = False
         try:
             super().startService()
-        except CannotListenError:
+        except BaseException:  # whatever keeps it from starting must not leave the log's thread and lock behind
             self.message_log.stop()
             raise
         self.factory.start_sweeping()
@@ -157,11 +160,11 @@ class ChatRelayService(MultiService):
             "chatrelay {version} listens on {endpoints}; message log: {message_log}",
             version=chatrelay.__version__,
             endpoints=", ".join(self.config.listen) or "no port of its own",
-            message_log=self.config.message_log,
+            message_log=self._log_name,
         )
         if not self.config.origin:
             self.log.info("pages of any origin may connect; admit only yours with --origin")
-        if self.config.message_log == "none":
+        if self._log_name == "none":
             self.log.warn("messages are not logged: one that was acknowledged may be lost (C1 and C8 are waived)")
 
 

@@ -120,8 +120,9 @@ class _PlainlySpoken(MultiService):
     def stopService(self) -> Deferred[Any]:
         # From here on, another signal ends the process as it ends any other:
         # what was acknowledged is in the log, which needs no goodbye.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+                signal.signal(number, signal.SIG_DFL)
         stopped: Deferred[Any] = super().stopService()
         return stopped
 

@@ -11,13 +11,15 @@ documented interface are listed in `AUTOBAHN_NAMES`, which a test looks up.
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
@@ -55,13 +57,24 @@ AUTOBAHN_NAMES = (
 CLOSING_SECONDS = 2.0
 """How long a client may take to answer a close frame, or to leave after a refused handshake."""
 
+MAX_HEADER = 10
+"""Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
+
 SWEEP_SECONDS = 0.25
 """How often deadlines are looked at."""
 
 MAX_TOLD_ORIGINS = 100
-"""Refused origins the operator is told of, each once."""
+"""Refused origins that are remembered as told; past that, all are forgotten and may be told again."""
+
+NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
+"""How Autobahn's reasons begin where a request is no WebSocket handshake."""
 
 END_OF_HEADERS = b"\r\n\r\n"
+
+
+def printable(text: str) -> str:
+    """A stranger's text as a terminal may safely show it."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 @implementer(IPushProducer)
@@ -144,13 +157,16 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Tells the operator too."""
-        self.events.info(
-            "handshake from {peer} refused with {code}: {reason}",
-            peer=self.peer_name,
-            code=int(code),
-            reason=reason[:300],
-        )
-        if reason.startswith("HTTP Origin header"):  # Autobahn has refused an empty one, or several
+        of_origin = reason.startswith("HTTP Origin header")  # Autobahn has refused an empty one, or several
+        # What is no WebSocket handshake at all is mostly a health check or a
+        # scanner. Autobahn quotes the request, which may hold a cookie.
+        no_handshake = reason.startswith(NO_HANDSHAKE) and not of_origin
+        told = {"peer": self.peer_name, "code": int(code), "reason": printable(reason.partition('"')[0][:300])}
+        if no_handshake:
+            self.events.debug("no handshake from {peer}, refused with {code}: {reason}", **told)
+        else:
+            self.events.info("handshake from {peer} refused with {code}: {reason}", **told)
+        if of_origin:
             self.factory.tell_of_origin(", ".join(self.handshake_headers("origin")))
         super().failHandshake(reason, code, responseHeaders)
 
@@ -208,7 +224,12 @@ class ChatProtocol(WebSocketServerProtocol):
 
         def failed(failure: Failure) -> None:
             if not failure.check(CancelledError):
-                self.events.failure("an authenticator failed, which it must not", failure=failure)
+                # Without the exception's own text: the session id may be in it.
+                self.events.critical(
+                    "an authenticator failed with {kind}, which it must not; it did so in:\n{frames}",
+                    kind=failure.value.__class__.__name__,
+                    frames="".join(traceback.format_tb(failure.getTracebackObject())),
+                )
             session.answered(Unavailable("the authenticator failed"))
 
         def answered(_: object) -> None:
@@ -216,7 +237,7 @@ class ChatProtocol(WebSocketServerProtocol):
             if session.logged_in:
                 self.factory.login_deadlines.stop(self)
 
-        asking = self.factory.authenticator.authenticate(sessid)
+        asking = maybeDeferred(self.factory.authenticator.authenticate, sessid)
         self._asking = asking
         asking.addCallbacks(session.answered, failed)
         asking.addBoth(answered)
@@ -227,16 +248,26 @@ class ChatProtocol(WebSocketServerProtocol):
         """Hand over one text message; see `chatrelay.interfaces.Connection.send`."""
         if self.state != self.STATE_OPEN:
             return False
-        if self._backed_up:
-            self._unread += len(payload)
-            budget = self.factory.config.unread_size
-            if budget and self._unread > budget:
-                self.close(CloseCode.UNREAD, "not reading fast enough")
-                return False
+        if self._backed_up and not self._within_budget(len(payload)):
+            return False
         # Not sendMessage: Autobahn's bound on what is received would refuse to
         # send more, and a message can grow on the way (fromuID is added).
         self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
         return True
+
+    def _within_budget(self, size: int) -> bool:
+        """Count what a client that is behind is sent; close it when that is too much."""
+        self._unread += size
+        budget = self.factory.config.unread_size
+        if budget and self._unread > budget:
+            self.close(CloseCode.UNREAD, "not reading fast enough")
+            return False
+        return True
+
+    def onPing(self, payload: bytes) -> None:
+        """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
+        if not self._backed_up or self._within_budget(len(payload) + MAX_HEADER):
+            super().onPing(payload)
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
@@ -412,12 +443,14 @@ class ChatFactory(WebSocketServerFactory):
             remedy = f"if it is yours, admit it with --origin {origin}"
         except ConfigError:  # null, empty, or two in one
             remedy = "that is no origin which could be admitted: serve the page from one that is listed"
-        if origin not in self._told_origins and len(self._told_origins) < MAX_TOLD_ORIGINS:
+        if origin not in self._told_origins:
+            if len(self._told_origins) >= MAX_TOLD_ORIGINS:
+                self._told_origins.clear()  # else a stranger with made-up origins could keep the rest from being told
             self._told_origins.add(origin)
             self.events.warn(
                 "a page of origin {origin} was refused; {remedy} (told once for each origin)",
-                origin=origin[:200] or "(empty)",
-                remedy=remedy[:300],
+                origin=printable(origin[:200]) or "(empty)",
+                remedy=printable(remedy[:300]),
             )
 
     def session_cookie_of(self, connection: ChatProtocol) -> tuple[str | None, str | None]:
@@ -427,7 +460,11 @@ class ChatFactory(WebSocketServerFactory):
             return None, "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
         if connection.handshake_header("origin") is None:
             return None, "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
-        for pair in (connection.handshake_header("cookie") or "").split(";"):
+        try:
+            cookies = "; ".join(connection.handshake_headers("cookie")).encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError:
+            return None, None  # no session id could be posted of it
+        for pair in cookies.split(";"):
             key, _, value = pair.strip().partition("=")
             if key == name and 1 <= len(value) <= wire.MAX_SESSID:
                 return value, None
@@ -442,22 +479,23 @@ class ChatFactory(WebSocketServerFactory):
     def start_sweeping(self) -> None:
         """Begin to look at deadlines."""
         if not self._sweeping.running:
-            self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
-
-    def _sweep_failed(self, failure: Failure) -> None:
-        self.events.failure("looking at deadlines failed; please report it", failure=failure)
+            self._sweeping.start(SWEEP_SECONDS, now=False)
 
     def sweep(self) -> None:
         """End what is over its time."""
         now = self.seconds()
-        for connection in self.handshake_deadlines.expired(now):
-            connection.abort()
-        for connection in self.login_deadlines.expired(now):
-            connection.login_timed_out()
-        for connection in self.message_deadlines.expired(now):
-            connection.message_timed_out()
-        for connection in self.closing_deadlines.expired(now):
-            connection.abort()
+        over: list[Callable[[], None]] = [
+            *(connection.abort for connection in self.handshake_deadlines.expired(now)),
+            *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),
+            *(connection.message_timed_out for connection in self.message_deadlines.expired(now)),
+            *(connection.abort for connection in self.closing_deadlines.expired(now)),
+        ]
+        for end in over:
+            try:
+                end()
+            # One connection's trouble must not keep the deadlines of all others from being looked at.
+            except Exception:
+                self.events.failure("ending a connection that was over its time failed; please report it")
 
     # Stopping -------------------------------------------------------------------
 

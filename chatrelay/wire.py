@@ -159,7 +159,7 @@ def _diagnose(payload: bytes, error: Exception) -> UnusableFrame:
     the id of its request.
     """
     try:
-        frame = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
+        frame = json.loads(payload.decode("utf-8"), parse_int=_integer, parse_constant=_refuse_constant)
     except RecursionError:
         return UnusableFrame(Reason.INVALID_JSON, "nested too deeply")
     except ValueError as why:
@@ -177,6 +177,11 @@ def _diagnose(payload: bytes, error: Exception) -> UnusableFrame:
             request_id=frame["id"] if _is_token(frame.get("id")) else UNSET,
         )
     return UnusableFrame(Reason.UNKNOWN_TYPE, 'expected "type" to be "auth-request" or "message-send-request"')
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to read thousands of digits; beyond these, every integer is out of bounds alike.
+    return int(digits) if len(digits) < 20 else MAX_INTEGER + 1
 
 
 def _refuse_constant(name: str) -> None:

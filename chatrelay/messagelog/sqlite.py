@@ -81,7 +81,8 @@ class SqliteStore:
         self._migrations = migrations
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
-        self._identity: tuple[int, int] | None = None
+        self._identity: _Identity = (None, None)
+        self._size = 0
         self._last_number = 0
         self._doubtful_from: int | None = None  # rows from here on were refused, if they are there
         self._undelivered: list[int] = []  # marks that are not in the file yet
@@ -103,6 +104,10 @@ class SqliteStore:
             )
             _migrate(connection, self._migrations)
             connection.execute("PRAGMA synchronous = FULL")
+            if self._identity[0] not in (None, _identity(self.path)[0][0]):
+                # Another file than the one that failed: what was doubtful there is not here.
+                self._doubtful_from = None
+                self._undelivered = []
             connection.execute("BEGIN IMMEDIATE")
             if self._doubtful_from is not None:
                 connection.execute("UPDATE message SET delivered = 0 WHERE number >= ?", (self._doubtful_from,))
@@ -113,7 +118,7 @@ class SqliteStore:
             self._doubtful_from = None
             self._undelivered = []
             (self._last_number,) = connection.execute("SELECT coalesce(max(number), 0) FROM message").fetchone()
-            self._identity = _identity(self.path)
+            self._identity, self._size = _identity(self.path)
 
     def append(self, messages: Sequence[Message]) -> list[int]:
         """Commit and sync `messages`; return their numbers."""
@@ -177,9 +182,13 @@ class SqliteStore:
         """
         if self._connection is None:
             raise LogUnavailable(f"the message log {self.path} is not open")
-        if _identity(self.path) != self._identity:
+        identity, size = _identity(self.path)
+        if identity != self._identity or size < self._size:
             self.close()
-            raise LogUnavailable(f"the message log {self.path} was removed or replaced while the relay ran")
+            raise LogUnavailable(
+                f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
+            )
+        self._size = size
         return self._connection
 
     def _take_lock(self) -> None:
@@ -231,12 +240,20 @@ def _what_can_be_seen(path: str) -> str | None:
     return None
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
+_Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
+"""Which files a log is in: device and inode of the database and of its write-ahead log."""
+
+
+def _identity(path: str) -> tuple[_Identity, int]:
+    """The files of a log, and the size of the database."""
+    files: list[os.stat_result | None] = []
+    for name in (path, f"{path}-wal"):
+        try:
+            files.append(os.stat(name))
+        except FileNotFoundError:
+            files.append(None)
+    database, wal = ((file.st_dev, file.st_ino) if file else None for file in files)
+    return (database, wal), files[0].st_size if files[0] else 0
 
 
 def _next_place(connection: sqlite3.Connection, places: dict[str, int], user: str) -> int:
@@ -294,11 +311,13 @@ class SqliteMessageLog:
         self._retry_at = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
-        self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Open the file and start the thread."""
         self._store.open()
+        self._stopped = Deferred()
+        self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
         self._thread.start()
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
@@ -311,11 +330,11 @@ class SqliteMessageLog:
 
     def stop(self) -> Deferred[None]:
         """Close the file behind everything that was asked before, and end the thread."""
-        if self._thread.ident is None:  # never started
-            self._store.close()
+        thread, self._thread = self._thread, None
+        if thread is None:
             return succeed(None)
         self._jobs.put(None)
-        return self._stopped.addCallback(lambda _: self._thread.join())
+        return self._stopped.addCallback(lambda _: thread.join())
 
     def _ask(self, work: Callable[[Any], Any], argument: Any) -> Deferred[Any]:
         answer: Deferred[Any] = Deferred()
@@ -366,6 +385,10 @@ class SqliteMessageLog:
         except LogUnavailable as error:
             self._retry_at = self._monotonic() + RETRY_SECONDS
             self.log.debug("{error}", error=error)
+        # Whatever it is, the thread must live: else every sender waits for ever.
+        except Exception:
+            self._retry_at = self._monotonic() + RETRY_SECONDS
+            self.log.failure("opening the message log met a defect of chatrelay; please report it")
         else:
             self.log.warn("the message log {path} can be written again", path=self._store.path)
 
@@ -415,6 +438,9 @@ def read_messages(path: str) -> Iterator[LoggedMessage]:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             if application != APPLICATION_ID:
                 raise LogUnavailable(f"{path} is not a message log of chatrelay's")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(MIGRATIONS):
+                raise LogUnavailable(f"{path} was made by a newer chatrelay (schema {version}): read it with that one")
             last = 0
             while rows := connection.execute(_PAGE, (last, PAGE_SIZE)).fetchall():
                 yield from map(_logged_message, rows)

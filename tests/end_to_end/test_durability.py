@@ -351,7 +351,7 @@ def test_a_broken_file_is_told_and_recovered_from(logged_in: LogIn, relay: Relay
     path.write_bytes(b"this is no database" * 1000)
     refused(alice, 2, "broken")
     refused(alice, 2, "still broken")
-    relay.said(r"was removed or replaced|cannot be written")
+    relay.said(r"was removed, replaced or cut|cannot be written")
     assert bo.hears_nothing(0.1)
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -158,7 +158,8 @@ def test_a_message_log_that_may_not_be_written_is_said(tmp_path: Path) -> None:
     under = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
     relay = RelayProcess(tmp_path, "--auth-url", URL, "--message-log", "sqlite:theirs/x", under=under)
     assert re.search(
-        r"the message log \S+/theirs/x cannot be written: the relay's user may not write in \S+/theirs", refusal_of(relay)
+        r"the message log \S+/theirs/x cannot be written: the relay's user may not write in \S+/theirs",
+        refusal_of(relay),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -206,8 +207,8 @@ class Answers(WebserverTestCase):
             (answer(b'{"loggedin":true}'), 'no "uID"'),
             (answer(b'{"loggedin":true,"uID":""}'), 'no "uID"'),
             (answer(b'{"loggedin":true,"uID":7.5}'), 'no "uID"'),
-            (b"SSH-2.0-OpenSSH\r\n", ""),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: nonsense\r\n\r\n", ""),
+            (b"SSH-2.0-OpenSSH\r\n", "SSH-2.0-OpenSSH"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: nonsense\r\n\r\n", "nonsense"),
         ):
             self.answering(raw)
             self.assertIn(said, await self.trouble(self.authenticator(timeout=1)), raw)
@@ -226,6 +227,30 @@ class Answers(WebserverTestCase):
         self.assertEqual(ours[0]["url"], self.url.removesuffix("?x=1"))
         self.assertIn("<html>", ours[0]["what"])
         self.assertNotIn("sid", str(ours[0]).replace("inside", ""))
+
+    async def test_a_session_id_that_comes_back_is_not_told(self) -> None:
+        from twisted.logger import globalLogPublisher
+
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        sessid = "CANARY/å +"
+        back = [sessid.encode(), b"CANARY%2F%C3%A5%20%2B", b"CANARY%2F%C3%A5+%2B", b"CANARY/%C3%A5%20%2B"]
+        for form in back:
+            for raw in (
+                answer(b"unknown session " + form),
+                answer(b"x" * 190 + form),
+                answer(b"", "302 Found", "Location: /login?PHPSESSID=" + form.decode()),
+                answer(b"", "302 Found", "Location: /login;" + form.decode()),
+                b"HTTP/1.1 " + form + b"\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\nContent-Length: " + form + b"\r\n\r\n",
+            ):
+                self.answering(raw)
+                got = await self.authenticator(timeout=1).authenticate(sessid)
+                self.assertIsInstance(got, Unavailable)
+                self.assertNotIn("CANARY", str(got))
+        self.flushLoggedErrors()
+        self.assertNotIn("CANARY", "".join(str(event) for event in events))
 
     async def test_an_answer_up_to_its_size_and_no_further(self) -> None:
         def padded(size: int) -> bytes:
@@ -279,6 +304,30 @@ class Failures(WebserverTestCase):
         url = f"http://127.0.0.1:{port.getHost().port}/"
         await port.stopListening()
         self.assertIn("refused", (await self.trouble(self.authenticator(url=url))).lower())
+
+    async def test_a_webserver_that_does_not_take_the_connection(self) -> None:
+        # A socket whose backlog is full: what comes next is left without an answer, as by a firewall.
+        listener = socket.socket()
+        self.addCleanup(listener.close)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            self.addCleanup(one.close)
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        authenticator = self.authenticator(url=f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=0.3)
+        self.assertIn("within 0.3 s", await self.trouble(authenticator))
+        asking = authenticator.authenticate("sid")
+        await sleep(0.1)
+        asking.cancel()
+        with self.assertRaises(CancelledError):
+            await asking
+
+    async def test_a_denial_leaves_no_connection_half_read(self) -> None:
+        self.answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1000000\r\n\r\n")
+        self.assertEqual(await self.authenticator().authenticate("sid"), Denied())
+        await self.conversations[0].gone
 
     async def test_no_tls_where_https_is_expected(self) -> None:
         authenticator = self.authenticator(url=self.url.replace("http:", "https:"), timeout=2)

@@ -136,6 +136,10 @@ class Sources(SynchronousTestCase):
     def test_other_variables_are_left_alone(self) -> None:
         self.assertEqual(read({}, {"CHATRELAY_PORT": "tcp://10.0.0.1:80", "AUTH_URL": "x"}), Config())
 
+    def test_a_slip_in_a_variable_is_named(self) -> None:
+        error = self.assertRaises(ConfigError, read, {}, {"CHATRELAY_ORIGINS": "https://a"})
+        self.assertIn("did you mean CHATRELAY_ORIGIN?", str(error))
+
     def test_what_is_wrong_is_named(self) -> None:
         for path, said in (
             (self.file('auth-url = "http://x/"'), "'auth-url', which is no option"),

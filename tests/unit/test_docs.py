@@ -70,7 +70,10 @@ def printed_lines() -> Iterator[tuple[str, str]]:
             ):
                 (format, *_) = node.args
                 assert isinstance(format, ast.Constant) and isinstance(format.value, str), ast.unparse(node)
-                yield re.sub(r"\{[^}]*\}", "…", format.value), node.func.attr.replace("failure", "critical")
+                yield (
+                    re.sub(r"\{[^}]*\}", "…", format.value).replace("\n", " "),
+                    node.func.attr.replace("failure", "critical"),
+                )
 
 
 class ProtocolPage(SynchronousTestCase):

@@ -154,6 +154,30 @@ class SqliteLog(MessageLogContract, TestCase):
         await log.stop()
         self.assertEqual(threads[0].is_alive(), False)
 
+    async def test_it_can_be_started_again(self) -> None:
+        log = self.make()
+        for number in (1, 2):
+            log.start()
+            self.assertEqual(list(await log.append([message()])), [number])
+            await log.stop()
+
+    async def test_the_thread_outlives_a_defect(self) -> None:
+        log = self.make()
+        log.start()
+        store = log._store
+        with patch.object(store, "open", side_effect=MemoryError):
+            store.close()
+            with self.assertRaises(LogUnavailable):
+                await log.append([message()])
+            await sleep(0.1)
+        for _ in range(200):
+            if store.is_open:
+                break
+            await sleep(0.02)
+        self.assertEqual(list(await log.append([message()])), [1])
+        await log.stop()
+        self.assertGreater(len(self.flushLoggedErrors(MemoryError)), 0)
+
     async def test_it_recovers_by_itself_and_marks_what_was_refused(self) -> None:
         log = self.make()
         log.start()
@@ -283,11 +307,35 @@ class Store(SynchronousTestCase):
         self.store.append([message("a")])
         os.rename(self.path, self.path + ".moved")
         error = self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
-        self.assertIn("was removed or replaced", str(error))
+        self.assertIn("was removed, replaced or cut", str(error))
         self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
         self.store.open()
         self.assertEqual(self.store.append([message("b")]), [1])
         self.assertEqual([row.content for row in read_messages(self.path)], ["b"])
+
+    def test_a_write_ahead_log_that_was_removed_is_noticed(self) -> None:
+        self.store.append([message("a")])
+        os.remove(self.path + "-wal")
+        self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
+
+    def test_a_file_that_was_cut_is_noticed(self) -> None:
+        self.store.append([message("a")])
+        os.truncate(self.path, 0)
+        self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
+
+    def test_what_was_doubtful_in_one_file_is_not_in_another(self) -> None:
+        self.store.append([message("a")])
+        self.store._doubtful_from = 1
+        self.store.close()
+        other = self.opened(self.mktemp())
+        other.append([message("innocent")])
+        other.close()
+        for suffix in ("-wal", "-shm"):
+            if os.path.exists(self.path + suffix):
+                os.remove(self.path + suffix)
+        os.replace(other.path, self.path)
+        self.store.open()
+        self.assertEqual([(row.content, row.delivered) for row in read_messages(self.path)], [("innocent", True)])
 
     def test_a_file_of_another_program_is_left_alone(self) -> None:
         path = self.mktemp()
@@ -325,6 +373,8 @@ class Store(SynchronousTestCase):
         store.close()
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
         self.assertIn("made by a newer chatrelay (schema 2, this one knows 1)", str(error))
+        error = self.assertRaises(LogUnavailable, list, read_messages(self.path))
+        self.assertIn("made by a newer chatrelay (schema 2)", str(error))
 
     def test_a_migration_that_fails_changes_nothing(self) -> None:
         self.store.append([message("old")])

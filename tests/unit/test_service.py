@@ -99,6 +99,25 @@ class Running(SynchronousTestCase):
         self.patch(self.log, "start", refuse)
         self.assertRaises(LogUnavailable, self.service.startService)
 
+    def test_a_port_that_cannot_be_opened_leaves_the_log_closed(self) -> None:
+        closed: list[str] = []
+        self.patch(self.log, "stop", lambda: closed.append("closed") or succeed(None))
+
+        def refuse() -> None:
+            raise FileNotFoundError("no folder for the socket")
+
+        self.patch(self.service.services[0], "startService", refuse)
+        self.assertRaises(FileNotFoundError, self.service.startService)
+        self.assertEqual(closed, ["closed"])
+
+    def test_it_can_be_started_again(self) -> None:
+        self.start(listen=())
+        self.successResultOf(self.service.stopService())
+        self.service.startService()
+        self.client("alice").send(1, "note")
+        self.reactor.advance(0)
+        self.assertEqual(len(self.log.batches), 1)
+
     def test_stopping_answers_then_closes_then_closes_the_log(self) -> None:
         service = self.start()
         order: list[str] = []
@@ -166,7 +185,8 @@ class Running(SynchronousTestCase):
 
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
-        self.start(message_log="none")
+        service = build(Config(message_log="none", listen=("tcp:8080",)), self.reactor, KnownSessions({}))
+        service.startService()
         said = "\n".join(events)
         self.assertIn("pages of any origin may connect", said)
         self.assertIn("messages are not logged", said)
@@ -174,6 +194,7 @@ class Running(SynchronousTestCase):
         events.clear()
         self.start(origin=("https://example.com",))
         said = "\n".join(events)
+        self.assertIn("message log: the application's own", said)
         self.assertNotIn("any origin", said)
         self.assertNotIn("not logged", said)
 

@@ -169,6 +169,12 @@ class UnusableFrames(SynchronousTestCase):
         for bad in (b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80"):
             self.refused(b'{"type":"auth-request","SESSID":"a","x":"' + bad + b'"}')
 
+    def test_integers_of_thousands_of_digits_are_only_out_of_bounds(self) -> None:
+        many = "9" * 5000
+        frame = send_request(id=1, time_stamp="many").replace(b'"many"', many.encode())
+        refusal = self.refused(frame)
+        self.assertEqual((refusal.reason, refusal.send, refusal.request_id), (Reason.INVALID_MESSAGE, True, 1))
+
     def test_an_unknown_type_does_not_come_back(self) -> None:
         self.assertNotIn("zzz", self.refused(b'{"type":"zzz"}').detail)
 
