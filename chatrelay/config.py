@@ -43,7 +43,7 @@ def _option(
     kind: type = str,
 ) -> Any:
     """An option. `unit` and `zero` (what 0 means) are given for numbers."""
-    checks = {float: _at_least_zero, int: _at_least_zero}
+    checks = {float: _at_least_zero, int: _at_least_zero, bool: _yes_or_no}
     return attrs.field(
         default=default,
         validator=checks.get(kind),
@@ -68,6 +68,11 @@ def _at_least_zero(_: object, attribute: attrs.Attribute[Any], value: object) ->
         raise ConfigError(option_name(attribute.name), f"{value!r} is no number of 0 or more")
     if attribute.metadata["kind"] is int and not isinstance(value, int):
         raise ConfigError(option_name(attribute.name), f"{value!r} is not a whole number")
+
+
+def _yes_or_no(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(option_name(attribute.name), f"{value!r} is neither true nor false")
 
 
 @attrs.frozen(kw_only=True)
@@ -191,6 +196,13 @@ class Config:
         zero="no limit",
         kind=int,
     )
+    fast_path: bool = _option(
+        True,
+        "Whether whole text messages are taken straight out of received bytes, and sent without Autobahn's "
+        "detours. Without it the relay behaves the same, and takes several times as long.",
+        metavar="yes|no",
+        kind=bool,
+    )
     drain_time: float = _option(
         10.0,
         "How long stopping may take until the messages under way are answered and the connections have closed; "
@@ -260,6 +272,8 @@ class Config:
         except BadMessageLogURL as error:
             raise ConfigError("message-log", str(error)) from None
 
+
+_WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 _NOT_IN_TOKENS = frozenset('()<>@,;:\\"/[]?={} \t' + "".join(map(chr, range(32))) + "\x7f")
 """What a cookie's name may not hold (RFC 2616, section 2.2)."""
@@ -345,6 +359,10 @@ def read(
 def from_text(field: attrs.Attribute[Any], text: str) -> Any:
     """An option's value from its text."""
     kind = field.metadata["kind"]
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise ConfigError(option_name(field.name), f"{text!r} is neither yes nor no")
+        return _WORDS[text.lower()]
     try:
         return kind(text)
     except ValueError:

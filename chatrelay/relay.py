@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,12 +30,8 @@ MAX_WAITING = 10_000
 MICROSECONDS = 1_000_000
 
 
-@attrs.frozen
-class _Submission:
-    """A message and the connection to be told what became of it."""
-
-    sender: Connection
-    message: Message
+_Submission = tuple[Connection, Message]
+"""A message and the connection to be told what became of it."""
 
 
 class Relay:
@@ -87,8 +82,9 @@ class Relay:
             outgoing.content,
             int(self._now() * MICROSECONDS),
         )
-        self._forming.append(_Submission(sender, message))
-        self._schedule()
+        self._forming.append((sender, message))
+        if not self._scheduled:
+            self._schedule()
 
     def drain(self) -> Deferred[None]:
         """Wait until every message taken so far has been answered."""
@@ -108,7 +104,7 @@ class Relay:
         self._scheduled = False
         batch, self._forming = self._forming, []
         self._committing = len(batch)
-        committed = self._message_log.append([submission.message for submission in batch])
+        committed = self._message_log.append([message for _, message in batch])
         committed.addCallbacks(self._deliver, self._refuse, callbackArgs=(batch,), errbackArgs=(batch,))
         committed.addErrback(self._report)
         committed.addBoth(self._batch_done)
@@ -116,17 +112,16 @@ class Relay:
     def _deliver(self, numbers: Sequence[int], batch: list[_Submission]) -> None:
         connections_of = self._directory.connections_of
         unreached: list[tuple[int, _Submission]] = []
-        for number, submission in zip(numbers, batch, strict=True):
-            message = submission.message
+        for number, (sender, message) in zip(numbers, batch, strict=True):
             reached = False
             payload = b""
             for connection in connections_of(wire.user_key(message.to_uid)):
                 payload = payload or wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
                 reached = connection.send(payload) or reached
             if reached:
-                submission.sender.send(wire.send_response(message.client_id, True))
+                sender.send(wire.send_response(message.client_id, True))
             else:
-                unreached.append((number, submission))
+                unreached.append((number, (sender, message)))
         if unreached:
             self._mark(unreached)
 
@@ -134,10 +129,8 @@ class Relay:
         """The recipient vanished between the check and the hand-over: mark the rows, then say so."""
 
         def answer(_: object) -> None:
-            for _number, submission in unreached:
-                submission.sender.send(
-                    wire.send_response(submission.message.client_id, False, Reason.RECEIVING_USER_NOT_CONNECTED)
-                )
+            for _number, (sender, message) in unreached:
+                sender.send(wire.send_response(message.client_id, False, Reason.RECEIVING_USER_NOT_CONNECTED))
 
         def done(_: object) -> None:
             self._marking -= 1
@@ -154,8 +147,8 @@ class Relay:
         marked.addBoth(done)
 
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
-        for submission in batch:
-            submission.sender.send(wire.send_response(submission.message.client_id, False, Reason.LOG_UNAVAILABLE))
+        for sender, message in batch:
+            sender.send(wire.send_response(message.client_id, False, Reason.LOG_UNAVAILABLE))
         # The log itself has told the operator; anything else is a defect, and is reported.
         failure.trap(LogUnavailable)
 

@@ -94,7 +94,7 @@ class Session:
             return
         if isinstance(request, wire.SendRequest):
             # Nobody who is not logged in learns anything, not even that: no oracle.
-            if self.logged_in:
+            if self.state is State.MEMBER or self.state is State.ASKING_AGAIN:
                 self._relay.submit(self._connection, self._uid, request)
         else:
             self._auth_requested(request)

@@ -32,7 +32,8 @@ def describe(field: attrs.Attribute[Any]) -> str:
         if field.default:
             parts.append(f"[default: {' '.join(field.default)}]")
     elif field.default is not None:
-        default = f"{field.default:g}" if about["kind"] is float else str(field.default)
+        shown = {float: lambda value: f"{value:g}", bool: lambda value: "yes" if value else "no"}
+        default = shown.get(about["kind"], str)(field.default)
         parts.append(f"[default: {default}{' ' + about['unit'] if about['unit'] else ''}]")
     if about["zero"]:
         parts.append(f"[0: {about['zero']}]")

@@ -23,6 +23,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succ
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
+from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
@@ -31,6 +32,7 @@ from zope.interface import implementer
 from chatrelay import wire
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
+from chatrelay.frames import take_messages, text_frame
 from chatrelay.interfaces import Authenticator, Unavailable
 from chatrelay.limits import Deadlines
 from chatrelay.relay import Relay
@@ -54,11 +56,17 @@ AUTOBAHN_NAMES = (
 )
 """What we call or override of Autobahn's protocol that its documentation does not promise."""
 
+TCP_SERVER_NAMES = ("connected", "dataBuffer", "_tempDataBuffer", "writeSomeData")
+"""What `ChatProtocol.flush` uses of Twisted's TCP transport that is not promised; a test looks them up."""
+
 CLOSING_SECONDS = 2.0
 """How long a client may take to answer a close frame, or to leave after a refused handshake."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
+
+MAX_OUTGOING = 64 * 1024
+"""Bytes that one turn of the reactor may collect for a connection before they are written."""
 
 SWEEP_SECONDS = 0.25
 """How often deadlines are looked at."""
@@ -92,12 +100,20 @@ class ChatProtocol(WebSocketServerProtocol):
     _asking: Deferred[Any] | None = None
     _backed_up = False
     _unread = 0
+    _outgoing_size = 0
+    _direct = False
+    _fast = False
     _frames = 0
 
     # Opening ---------------------------------------------------------------
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""
+        self._fast = self.factory.config.fast_path
+        self._outgoing: list[bytes] = []
+        # Of Twisted's own plain TCP alone: TLS passes unknown attributes on to
+        # the transport it wraps, and what was written there would go out in plain text.
+        self._direct = type(self.transport) is Server
         super().connectionMade()
         self.factory.accepted(self)
 
@@ -105,6 +121,10 @@ class ChatProtocol(WebSocketServerProtocol):
         """Twisted: bytes came. Autobahn buffers an opening handshake without bound; this bounds it."""
         if self.state == self.STATE_CLOSED:
             return  # Autobahn would go on buffering for a client that was refused
+        if self._fast and self.state == self.STATE_OPEN:
+            data = self._take_whole_messages(data)
+            if not data:
+                return
         limit = self.factory.config.handshake_size
         if self.state == self.STATE_CONNECTING and limit and len(self.data) + len(data) > limit:
             head = self.data + data[: limit - len(self.data)]
@@ -188,6 +208,25 @@ class ChatProtocol(WebSocketServerProtocol):
 
     # Receiving -------------------------------------------------------------
 
+    def _take_whole_messages(self, data: bytes) -> bytes:
+        """The fast path (`chatrelay.frames`); returns what it leaves to Autobahn."""
+        begun = self.current_frame
+        if begun is not None:
+            # A frame that came in pieces: Autobahn gets the rest of it, and no more.
+            rest = begun.length - self.current_frame_masker.pointer()
+            if rest >= len(data):
+                return data
+            super().dataReceived(data[:rest])
+            data = data[rest:]
+        if self.data or self.current_frame is not None or self.inside_message or self.state != self.STATE_OPEN:
+            return data
+        taken = take_messages(data, self.factory.config.message_size, self._message_taken)
+        return data[taken:] if taken else data
+
+    def _message_taken(self, payload: bytes) -> bool:
+        self.onMessage(payload, False)
+        return bool(self.state == self.STATE_OPEN)
+
     def onMessageBegin(self, isBinary: bool) -> None:
         """Autobahn: the first frame of a message began."""
         self._frames = 0
@@ -250,9 +289,10 @@ class ChatProtocol(WebSocketServerProtocol):
             return False
         if self._backed_up and not self._within_budget(len(payload)):
             return False
-        # Not sendMessage: Autobahn's bound on what is received would refuse to
-        # send more, and a message can grow on the way (fromuID is added).
-        self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
+        if self._fast:
+            self._append(text_frame(payload))
+        else:
+            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
         return True
 
     def _within_budget(self, size: int) -> bool:
@@ -268,6 +308,58 @@ class ChatProtocol(WebSocketServerProtocol):
         """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
         if not self._backed_up or self._within_budget(len(payload) + MAX_HEADER):
             super().onPing(payload)
+
+    def sendMessage(
+        self,
+        payload: bytes,
+        isBinary: bool = False,
+        fragmentSize: int | None = None,
+        sync: bool = False,
+        doNotCompress: bool = False,
+    ) -> None:
+        """Autobahn: send a message. Text in one frame goes the short way; the rest is Autobahn's.
+
+        Autobahn's bound on what is received would also refuse to send more;
+        a message can grow on the way (fromuID is added), so it does not here.
+        """
+        if isBinary or fragmentSize or sync or self._perMessageCompress is not None:
+            super().sendMessage(payload, isBinary, fragmentSize, sync, doNotCompress)
+        else:
+            self.send(payload)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Autobahn: every byte that is sent comes through here. What one turn sends is written at its end."""
+        if sync or chopsize or not self._fast:
+            super().sendData(data, sync, chopsize)
+        else:
+            self._append(data)
+
+    def _append(self, data: bytes) -> None:
+        if not self._outgoing:
+            self.factory.flush_soon(self)
+        self._outgoing.append(data)
+        self._outgoing_size += len(data)
+        if self._outgoing_size > MAX_OUTGOING:
+            self.flush()  # so that the budget is measured against what the client takes, not against the turn
+
+    def flush(self) -> None:
+        """Write what was sent in this turn of the reactor."""
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+        outgoing.clear()
+        self._outgoing_size = 0
+        transport = self.transport
+        if self._direct and not transport.dataBuffer and not transport._tempDataBuffer and transport.connected:
+            # Nothing waits before it: try the socket at once, which mostly
+            # takes it all and saves the reactor a wake-up.
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            if isinstance(sent, int):
+                data = data[sent:]
+        transport.write(data)
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
@@ -296,6 +388,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def dropConnection(self, abort: bool = False) -> None:
         """Autobahn: end the TCP connection."""
+        self.flush()
         super().dropConnection(abort)
         self._leave()
 
@@ -370,6 +463,8 @@ class ChatFactory(WebSocketServerFactory):
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._told_origins: set[str] = set()
         self._empty: Deferred[None] | None = None
+        self._to_flush: list[ChatProtocol] = []
+        self._call_later = reactor.callLater
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
         self.setProtocolOptions(
@@ -387,6 +482,19 @@ class ChatFactory(WebSocketServerFactory):
             allowNullOrigin=True,
             tcpNoDelay=True,
         )
+
+    # The one place that flushes -----------------------------------------------
+
+    def flush_soon(self, connection: ChatProtocol) -> None:
+        """Flush a connection at the end of this turn of the reactor."""
+        if not self._to_flush:
+            self._call_later(0, self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        to_flush, self._to_flush = self._to_flush, []
+        for connection in to_flush:
+            connection.flush()
 
     # A connection's life, told by the protocol -------------------------------
 

@@ -6,8 +6,10 @@ leaf has the root alone, so that the chain in between must be sent.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -100,10 +102,10 @@ class TLSRelay:
         self.port = relay.port
         self._trusting = authorities.trusting()
 
-    def client(self, host: str = "127.0.0.1", **options: object) -> Client:
+    def client(self, host: str | None = None, **options: object) -> Client:
         """A new connection of a client that verifies whom it talks to."""
         options.setdefault("ssl", self._trusting)
-        return Client(f"wss://{host}:{self.port}/", **options)
+        return Client(f"wss://{host or f'127.0.0.1:{self.port}'}/", **options)
 
     def stranger(self) -> ssl.SSLSocket:
         """A TLS connection that has said nothing yet."""
@@ -131,7 +133,7 @@ def tls_relay(start_tls_relay: Callable[..., TLSRelay]) -> TLSRelay:
 @pytest.fixture
 def pair(tls_relay: TLSRelay) -> Iterator[tuple[Client, Client]]:
     """Alice and Bo, logged in over TLS."""
-    with tls_relay.client() as alice, tls_relay.client("localhost") as bo:
+    with tls_relay.client() as alice, tls_relay.client(f"localhost:{tls_relay.port}") as bo:
         assert alice.log_in("alice-session") == ADMITTED
         assert bo.log_in("bo-session") == ADMITTED
         yield alice, bo
@@ -249,6 +251,77 @@ def test_a_tls_handshake_has_its_time_too(start_tls_relay: Callable[..., TLSRela
 
 
 # The relay that verifies the site -----------------------------------------------------
+
+
+def test_over_tls_nothing_but_tls_is_on_the_wire(tls_relay: TLSRelay) -> None:
+    # The direct write to a plain TCP socket must never be used here: it
+    # would go out beside the TLS records, in plain text.
+    with (
+        Wire(tls_relay.port) as wire,
+        tls_relay.client(f"127.0.0.1:{wire.port}") as alice,
+        tls_relay.client(f"127.0.0.1:{wire.port}") as bo,
+    ):
+        alice.log_in("alice-session")
+        bo.log_in("bo-session")
+        for number in range(50):
+            alice.send(2, f"canary {number}", id=number)
+            assert bo.hear()["message"]["content"] == f"canary {number}"
+            assert alice.hear()["response"] == {"id": number, "value": True}
+    streams = wire.seen()
+    assert len(streams) == 4
+    for stream in streams:
+        assert b"canary" not in stream
+        assert b"auth-response" not in stream
+        while stream:
+            # A TLS record: its type, the version, the length (RFC 8446, section 5.1).
+            assert stream[0] in (20, 21, 22, 23)
+            assert stream[1] == 3
+            stream = stream[5 + int.from_bytes(stream[3:5], "big") :]
+
+
+class Wire:
+    """A cable between clients and the relay that keeps what passes through it, each direction by itself."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._streams: list[bytearray] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Wire:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def seen(self) -> list[bytes]:
+        """What passed, when all of it has."""
+        for thread in self._threads[1:]:
+            thread.join(10)
+        return [bytes(stream) for stream in self._streams]
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        for _ in range(2):
+            near, _address = self._listener.accept()
+            far = socket.create_connection(("127.0.0.1", self._to))
+            self._start(self._carry, near, far)
+            self._start(self._carry, far, near)
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        stream = bytearray()
+        self._streams.append(stream)
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                stream += data
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture

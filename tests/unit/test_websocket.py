@@ -7,13 +7,15 @@ with the code under test.
 from __future__ import annotations
 
 import json
+import socket
 import struct
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.tcp import Server
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import HTTPConnectionPool
@@ -116,6 +118,7 @@ class Client:
 
     def read(self) -> bytes:
         """Bytes from the relay since the last look."""
+        self.protocol.flush()  # as at the end of a turn of the reactor
         data = self.transport.value()
         self.transport.clear()
         return data
@@ -722,6 +725,12 @@ class NamesOfOthers(SynchronousTestCase):
             self.assertTrue(
                 hasattr(WebSocketServerProtocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py"
             )
+
+    def test_twisteds_tcp(self) -> None:
+        with socket.socket() as unconnected:
+            transport = Server(unconnected, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
+            for name in websocket.TCP_SERVER_NAMES:
+                self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see ChatProtocol.flush")
 
     def test_twisted(self) -> None:
         for name in auth.TWISTED_NAMES:

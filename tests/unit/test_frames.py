@@ -1,0 +1,176 @@
+"""The frame fast path: which bytes it takes, and that nobody can tell it is there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.frames import take_messages, text_frame, unmask
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.relay import Relay
+from chatrelay.testing import KnownSessions
+from chatrelay.websocket import ChatFactory
+from tests.unit.test_websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, frame
+
+MESSAGE = b'{"type":"auth-request","SESSID":"alice"}'
+
+
+class Taking(SynchronousTestCase):
+    """What is taken, and what is left to Autobahn."""
+
+    def taken(self, data: bytes, longest: int = 65536, stop_after: int = 10**9) -> tuple[int, list[bytes]]:
+        """How many bytes were taken, and the messages."""
+        messages: list[bytes] = []
+
+        def receive(payload: bytes) -> bool:
+            messages.append(payload)
+            return len(messages) < stop_after
+
+        return take_messages(data, longest, receive), messages
+
+    def test_whole_text_frames_are_taken(self) -> None:
+        for size in (0, 1, 4, 125, 126, 127, 1000, 65535):
+            payload = b"x" * size
+            data = frame(payload)
+            self.assertEqual(self.taken(data), (len(data), [payload]), size)
+        data = frame(b"a") + frame(b"b" * 200) + frame("å😀".encode())
+        self.assertEqual(self.taken(data), (len(data), [b"a", b"b" * 200, "å😀".encode()]))
+
+    def test_everything_else_is_left(self) -> None:
+        first = frame(b"first")
+        for rest in (
+            frame(b"x", BINARY),
+            frame(b"x", CONTINUATION),
+            frame(b"x", PING),
+            frame(b"x", PONG),
+            frame(b"\x03\xe8", CLOSE),
+            frame(b"x", fin=False),
+            frame(b"x", rsv=4),
+            frame(b"x", masked=False),
+            frame(b"x" * 65536),
+            frame(b"\xff"),
+            frame(b"\xed\xa0\x80"),
+            b"\x81\xfe\x00\x05\x00\x00\x00\x00hello",  # a length of 5 in two bytes
+            b"",
+        ):
+            self.assertEqual(
+                self.taken(first + rest + first), (len(first), [b"first"]) if rest else (2 * len(first), [b"first"] * 2)
+            )
+
+    def test_what_is_not_complete_is_left(self) -> None:
+        for payload in (b"", b"hello", b"x" * 300):
+            whole = frame(payload)
+            for cut in range(len(whole)):
+                self.assertEqual(self.taken(whole[:cut]), (0, []))
+
+    def test_longer_than_may_be_is_left(self) -> None:
+        self.assertEqual(self.taken(frame(b"x" * 10), longest=10)[1], [b"x" * 10])
+        self.assertEqual(self.taken(frame(b"x" * 11), longest=10), (0, []))
+        self.assertEqual(self.taken(frame(b"x" * 60000), longest=0)[1], [b"x" * 60000])
+
+    def test_it_stops_when_the_receiver_says_so(self) -> None:
+        data = frame(b"a") * 5
+        self.assertEqual(self.taken(data, stop_after=2), (2 * len(frame(b"a")), [b"a"] * 2))
+
+    @given(st.binary(min_size=4, max_size=4), st.binary(max_size=300))
+    def test_unmasking(self, mask: bytes, payload: bytes) -> None:
+        self.assertEqual(unmask(mask, payload), bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload)))
+
+    def test_frames_that_are_sent(self) -> None:
+        for size, head in (
+            (0, b"\x81\x00"),
+            (125, b"\x81\x7d"),
+            (126, b"\x81\x7e\x00\x7e"),
+            (65535, b"\x81\x7e\xff\xff"),
+            (65536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+        ):
+            self.assertEqual(text_frame(b"x" * size), head + b"x" * size)
+
+
+REQUESTS = st.sampled_from(
+    [
+        MESSAGE,
+        b'{"type":"auth-request","SESSID":"bad"}',
+        b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":1,"content":"hej"}}',
+        b'{"type":"message-send-request","id":"x","message":{"timeStamp":1,"touID":"nobody","content":""}}',
+        b'{"type":"message-send-request","id":2,"message":{}}',
+        json.dumps(
+            {"type": "message-send-request", "id": 3, "message": {"timeStamp": 1, "touID": 1, "content": "å" * 5000}}
+        ).encode(),
+        "{å".encode(),
+        b"\xff",
+        b"",
+        b"x" * 65536,
+        b"x" * 65537,
+    ]
+)
+FRAMES = st.one_of(
+    REQUESTS.map(frame),
+    st.builds(
+        frame,
+        REQUESTS | st.binary(max_size=130),
+        st.sampled_from([TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG, 3, 11]),
+        st.booleans(),
+        st.sampled_from([0, 0, 0, 4]),
+        st.sampled_from([True, True, True, False]),
+    ),
+    st.binary(max_size=8),
+)
+
+
+class Both:
+    """The same client on two relays: one with the fast path, one without."""
+
+    def __init__(self) -> None:
+        self.sides: list[tuple[Client, Clock, MemoryMessageLog, ChatFactory]] = []
+        for fast_path in (True, False):
+            clock, directory, log = Clock(), Directory(), MemoryMessageLog()
+            relay = Relay(directory, log, clock.seconds, lambda call, clock=clock: clock.callLater(0, call))  # type: ignore[misc]
+            factory = ChatFactory(Config(fast_path=fast_path), relay, directory, KnownSessions({"alice": 1}), clock)
+            client = Client(factory).open()
+            self.sides.append((client, clock, log, factory))
+
+    def write(self, data: bytes) -> list[tuple[Any, ...]]:
+        """Give both the same bytes; return what each then shows to the outside."""
+        seen = []
+        for client, clock, log, factory in self.sides:
+            client.write(data)
+            clock.advance(0)
+            clock.advance(0)
+            transport = client.transport
+            deadlines = [len(factory.login_deadlines), len(factory.message_deadlines), len(factory.closing_deadlines)]
+            seen.append(
+                (
+                    client.read(),
+                    transport.disconnecting,
+                    transport.aborted,
+                    [row.message.content for row in log.rows],
+                    len(factory.directory),
+                    client.protocol.state,
+                    deadlines,
+                )
+            )
+        return seen
+
+
+class NobodyCanTell(SynchronousTestCase):
+    """The same bytes in the same pieces: the same answers, deliveries, closes and deadlines."""
+
+    @settings(max_examples=300)
+    @given(st.lists(FRAMES, max_size=8), st.data())
+    def test_the_same_bytes_do_the_same(self, pieces: list[bytes], data: st.DataObject) -> None:
+        stream = frame(MESSAGE) + b"".join(pieces)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+        both = Both()
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            if start == end:
+                continue
+            fast, slow = both.write(stream[start:end])
+            self.assertEqual(fast, slow)
