@@ -7,6 +7,7 @@ with the code under test.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from typing import Any
@@ -28,6 +29,9 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import ChatFactory, ChatProtocol
+
+# The same tests hold with the fast path and without it; end to end, the relay reads this variable itself.
+FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 YES = {"type": "auth-response", "response": True}
@@ -169,6 +173,7 @@ class WebSocketTestCase(SynchronousTestCase):
         self.directory = Directory()
         self.log = MemoryMessageLog()
         relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
+        options.setdefault("fast_path", FAST_PATH)
         known = authenticator or KnownSessions({"alice": 1, "bo": 2})
         factory = ChatFactory(Config(**options), relay, self.directory, known, self.clock)
         factory.start_sweeping()
