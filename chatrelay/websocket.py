@@ -56,6 +56,9 @@ AUTOBAHN_NAMES = (
 )
 """What we call or override of Autobahn's protocol that its documentation does not promise."""
 
+AUTOBAHN_ATTRIBUTES = ("current_frame", "data", "http_request_data", "inside_message", "state")
+"""What we read of Autobahn's open protocol, likewise; `current_frame_masker` is there inside a frame."""
+
 TCP_SERVER_NAMES = ("connected", "dataBuffer", "_tempDataBuffer", "writeSomeData")
 """What `ChatProtocol.flush` uses of Twisted's TCP transport that is not promised; a test looks them up."""
 

@@ -55,6 +55,10 @@ class LogIn(Resource):
 
     def render_POST(self, request: Request) -> bytes:
         """Take the form."""
+        # Another site's page must not log a visitor in here as somebody else.
+        if request.getHeader("origin") not in (None, f"http://{request.getHeader('host')}"):
+            request.setResponseCode(403)
+            return b"that form is not ours"
         (name,) = request.args.get(b"name", [b""])[:1]
         if name not in (b"alice", b"bo"):
             request.setResponseCode(403)

@@ -731,6 +731,15 @@ class NamesOfOthers(SynchronousTestCase):
                 hasattr(WebSocketServerProtocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py"
             )
 
+    def test_autobahns_attributes(self) -> None:
+        relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
+        client = Client(ChatFactory(Config(), relay, Directory(), KnownSessions({}), Clock())).open()
+        for name in websocket.AUTOBAHN_ATTRIBUTES:
+            self.assertTrue(hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py")
+        client.write(frame(b"half")[:8])
+        self.assertEqual(client.protocol.current_frame.length, 4)
+        self.assertEqual(client.protocol.current_frame_masker.pointer(), 2)
+
     def test_twisteds_tcp(self) -> None:
         with socket.socket() as unconnected:
             transport = Server(unconnected, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
