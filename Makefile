@@ -13,7 +13,7 @@ VENV ?= .venv
 VENV_PYTHON = $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run test docs lint clean
+.PHONY: help run test bench bench-quick docs lint clean
 # Two pips at once in one environment spoil it.
 .NOTPARALLEL:
 # What a failed or interrupted recipe leaves half made is not taken for made.
@@ -22,6 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo 'make run      the relay and a demo website with a chat page, on http://127.0.0.1:$(PORT)'
 	@echo 'make test     everything that passes or fails; says what it skipped and why'
+	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
 	@echo 'make lint     ruff, mypy and the news fragments'
 	@echo 'make clean    remove what these made (a message log stays)'
@@ -32,6 +33,13 @@ run: $(VENV)/.has-run
 
 test: $(VENV)/.has-test
 	$(VENV_PYTHON) -m pytest $(ARGS) --cov
+
+# make bench ARGS="--scenario 64x8 --rounds 1"
+bench: $(VENV)/.has-bench
+	$(VENV_PYTHON) -m bench --json docs/benchmarks/results.json --rst docs/benchmarks $(ARGS)
+
+bench-quick: $(VENV)/.has-bench
+	$(VENV_PYTHON) -m bench --quick $(ARGS)
 
 docs: $(VENV)/.has-docs
 	$(VENV_PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build/html
@@ -45,19 +53,22 @@ lint: $(VENV)/.has-lint
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build htmlcov .coverage .coverage.* _trial_temp* \
-	    .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache
+	    .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache \
+	    bench/node_modules bench/build
 	find chatrelay twisted tests docs examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # One environment for all; a stamp for each purpose, renewed when setup.cfg says something new.
-PURPOSES = run test docs lint dev
+PURPOSES = run test bench docs lint dev
 EXTRA_test = [test]
+EXTRA_bench = [bench]
 EXTRA_docs = [docs]
 EXTRA_lint = [lint]
 EXTRA_dev = [dev]
+PINS_bench = --constraint bench/requirements.txt
 
 $(PURPOSES:%=$(VENV)/.has-%): $(VENV)/.has-%: $(VENV)/.made setup.cfg setup.py
 	@echo 'Installing chatrelay$(EXTRA_$*) into $(VENV); the first time this takes a minute.'
-	@$(VENV_PYTHON) -m pip install --quiet --editable '.$(EXTRA_$*)'
+	@$(VENV_PYTHON) -m pip install --quiet --editable '.$(EXTRA_$*)' $(PINS_$*)
 	@touch $@
 
 # The first Python that is new enough and can make an environment; else what is wrong with those that were found.

@@ -1,0 +1,391 @@
+"""chatrelay and its peers: where each is found, how it is prepared, started and stopped.
+
+A server whose runtime is missing is left out and named, with the remedy. Everything started here listens on 127.0.0.1,
+is pinned to one core, and keeps its output in a file that is shown when something goes wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import attrs
+
+BENCH = Path(__file__).parent
+ROOT = BENCH.parent
+PATIENCE = 20.0
+"""Seconds a server may take to start or to stop."""
+
+RELAYS_ONLY = "only relays: asks no webserver, checks little, no limits, no log"
+
+LEAN_REACTOR = "chatrelay-epoll"
+"""What ``twistd --reactor=`` takes for chatrelay's own reactor."""
+
+PER_CONNECTION_RATES = {
+    # Every limit is in force; those that count are set so high that this load does not reach them.
+    "messages_per_second": "10000000",
+    "message_burst": "10000000",
+    "user_messages_per_second": "10000000",
+    "new_recipients_per_minute": "10000000",
+    "logins_per_minute": "10000000",
+    "unauthenticated": "100000",
+    "unauthenticated_per_address": "100000",
+    "connections": "15000",
+    "connections_per_address": "100000",
+}
+
+
+class Missing(Exception):
+    """A server can't be had here. The text says what is missing and how to get it."""
+
+
+class Failed(Exception):
+    """A server did not start, or ended; the text has what it said."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server is to run.
+
+    :ivar folder: for its files; it is removed afterwards.
+    :ivar webserver: the URL that tells whose session it is.
+    :ivar private_key: a PEM file, for a server with TLS; likewise `certificate`.
+    """
+
+    port: int
+    folder: Path
+    webserver: str
+    private_key: Path
+    certificate: Path
+
+
+@dataclass(frozen=True)
+class Server:
+    """One of those that are compared.
+
+    :ivar lacks: what it does not do that chatrelay does, or does not do here.
+    :ivar version: its version and that of what it runs on.
+    :ivar prepare: makes it ready to start.
+    :ivar command: how to start it.
+    :ivar dialect: what it speaks; see `bench.load.Plan`.
+    :ivar tls: whether it is connected to with TLS.
+
+    `version` and `prepare` raise `Missing` where it can't be had.
+    """
+
+    name: str
+    title: str
+    lacks: str
+    version: Callable[[], str]
+    command: Callable[[Place], list[str]]
+    prepare: Callable[[], None] = lambda: None
+    dialect: str = "v1"
+    tls: bool = False
+
+
+# Python -----------------------------------------------------------------------
+
+
+def _python(*packages: str) -> Callable[[], str]:
+    def version() -> str:
+        try:
+            return ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+        except metadata.PackageNotFoundError as error:
+            raise Missing(
+                f"the Python package {error.name} is missing: pip install -r bench/requirements.txt"
+            ) from None
+
+    return version
+
+
+def _python_peer(name: str, title: str, module: str, *packages: str) -> Server:
+    def command(place: Place) -> list[str]:
+        return [sys.executable, str(BENCH / "peers" / f"{module}.py"), str(place.port)]
+
+    return Server(name, title, RELAYS_ONLY, _python(*packages), command)
+
+
+# npm --------------------------------------------------------------------------
+
+NODE_MODULES = BENCH / "node_modules"
+
+
+def _pinned(package: str) -> str:
+    versions: dict[str, str] = json.loads((BENCH / "package.json").read_text())["dependencies"]
+    return versions[package]
+
+
+def _installed(package: str) -> str | None:
+    path = NODE_MODULES / package / "package.json"
+    return json.loads(path.read_text())["version"] if path.exists() else None
+
+
+def _npm_install() -> None:
+    if all(_installed(package) == _pinned(package) for package in ("bun", "undici", "ws")):
+        return
+    if shutil.which("npm") is None:
+        raise Missing("npm is missing: apt install npm (and nodejs)")
+    done = subprocess.run(["npm", "ci", "--silent", "--ignore-scripts"], cwd=BENCH, capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(f"'npm ci' in bench/ failed: {done.stderr.strip()[-500:]}")
+
+
+def _node_version() -> str:
+    if shutil.which("node") is None:
+        raise Missing("node is missing: apt install nodejs")
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return f"ws {_pinned('ws')}, Node {node.removeprefix('v')}"
+
+
+def _node(place: Place) -> list[str]:
+    return ["node", str(BENCH / "peers" / "node_ws.cjs"), str(place.port)]
+
+
+def _bun() -> str:
+    """Bun's program: npm brings one for each kind of machine, and its install script moves it."""
+    for path in (*NODE_MODULES.glob("bun/bin/bun.exe"), *sorted(NODE_MODULES.glob("@oven/bun-*/bin/bun"))):
+        with suppress(OSError):
+            if subprocess.run([path, "--version"], capture_output=True).returncode == 0:
+                return str(path)
+    raise Missing("npm brought no bun that runs here: remove bench/node_modules and try again")
+
+
+def _bun_prepare() -> None:
+    _npm_install()
+    _bun()
+
+
+# Debian -----------------------------------------------------------------------
+
+GOPATH = Path("/usr/share/gocode")
+"""Where Debian keeps the sources of Go libraries."""
+
+GORILLA = BENCH / "build" / "gorilla"
+
+
+def _debian_version(package: str) -> str:
+    done = subprocess.run(["dpkg-query", "--show", "--showformat=${Version}", package], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "of unknown version"
+
+
+def _gorilla_version() -> str:
+    if shutil.which("go") is None or not (GOPATH / "src/github.com/gorilla/websocket").is_dir():
+        raise Missing("Go or gorilla/websocket is missing: apt install golang-go golang-github-gorilla-websocket-dev")
+    go = subprocess.run(["go", "version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    return f"gorilla/websocket {_debian_version('golang-github-gorilla-websocket-dev')}, Go {go.removeprefix('go')}"
+
+
+def _gorilla_build() -> None:
+    GORILLA.parent.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["go", "build", "-o", str(GORILLA), str(BENCH / "peers" / "gorilla.go")],
+        env={**os.environ, "GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise Missing(f"Go could not build the peer: {done.stderr.strip()[-500:]}")
+
+
+def _mosquitto() -> str:
+    path = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if path is None:
+        raise Missing("mosquitto is missing: apt install mosquitto")
+    return path
+
+
+def _mosquitto_version() -> str:
+    _mosquitto()
+    return f"Mosquitto {_debian_version('mosquitto')}"
+
+
+def _mosquitto_command(place: Place) -> list[str]:
+    configuration = place.folder / "mosquitto.conf"
+    plain = free_port()
+    configuration.write_text(
+        # Without a plain listener beside it, the WebSocket one is served late.
+        f"listener {plain} 127.0.0.1\nlistener {place.port} 127.0.0.1\nprotocol websockets\n"
+        "allow_anonymous true\nset_tcp_nodelay true\nmax_inflight_messages 0\nmax_queued_messages 0\n"
+        "log_type error\nlog_type warning\n"
+    )
+    return [_mosquitto(), "-c", str(configuration)]
+
+
+# chatrelay ----------------------------------------------------------------------
+
+# As the `twistd` script does, of the Python that runs the benchmark.
+TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
+
+
+def _chatrelay(reactor: str | None = None, log: bool = False, tls: bool = False) -> Callable[[Place], list[str]]:
+    def command(place: Place) -> list[str]:
+        from chatrelay.config import Config, option_name
+
+        if tls:
+            files = f"privateKey={place.private_key}:certKey={place.certificate}"
+            listen = f"ssl:{place.port}:interface=127.0.0.1:{files}"
+        else:
+            listen = f"tcp:{place.port}:interface=127.0.0.1"
+        options = {
+            "auth_url": place.webserver,
+            "listen": listen,
+            "message_log": f"sqlite:{place.folder / 'messages.sqlite3'}" if log else "none",
+        }
+        there = {field.name for field in attrs.fields(Config)}
+        options |= {name: value for name, value in PER_CONNECTION_RATES.items() if name in there}
+        return [
+            sys.executable,
+            "-c",
+            TWISTD,
+            "--nodaemon",
+            "--pidfile=",
+            *([] if reactor is None else [f"--reactor={reactor}"]),
+            "chatrelay",
+            *(f"--{option_name(name)}={value}" for name, value in options.items()),
+        ]
+
+    return command
+
+
+def _lean_reactor() -> None:
+    from twisted.application.reactors import getReactorTypes
+
+    if LEAN_REACTOR not in {kind.shortName for kind in getReactorTypes()}:
+        raise Missing(f"this chatrelay has no reactor of its own (twistd --reactor={LEAN_REACTOR})")
+
+
+_chatrelay_version = _python("chatrelay", "autobahn", "Twisted")
+_LOGS_NOTHING = "logs nothing here"
+_LOGS = "nothing: logs each message, synced, before it is delivered"
+
+SERVERS = {
+    server.name: server
+    for server in (
+        _python_peer("autobahn", "Autobahn, stock", "autobahn_stock", "autobahn", "Twisted"),
+        _python_peer("websockets", "websockets", "websockets_asyncio", "websockets"),
+        _python_peer("aiohttp", "aiohttp, uvloop", "aiohttp_uvloop", "aiohttp", "uvloop"),
+        _python_peer("picows", "picows, msgspec", "picows_msgspec", "picows", "msgspec", "uvloop"),
+        Server("node", "Node ws", RELAYS_ONLY, _node_version, _node, _npm_install),
+        Server(
+            "node-login",
+            "Node ws, undici",
+            "limits nothing, checks little",
+            lambda: f"{_node_version()}, undici {_pinned('undici')}",
+            lambda place: [*_node(place), place.webserver],
+            _npm_install,
+        ),
+        Server(
+            "bun",
+            "Bun",
+            RELAYS_ONLY,
+            lambda: f"Bun {_pinned('bun')}",
+            lambda place: [_bun(), str(BENCH / "peers" / "bun_ws.js"), str(place.port)],
+            _bun_prepare,
+        ),
+        Server(
+            "gorilla",
+            "Go gorilla",
+            RELAYS_ONLY,
+            _gorilla_version,
+            lambda place: [str(GORILLA), str(place.port)],
+            _gorilla_build,
+        ),
+        Server(
+            "mosquitto",
+            "Mosquitto",
+            "MQTT: publishes at QoS 1, delivers at QoS 0 without a sender's name; logs in nobody, reads no JSON",
+            _mosquitto_version,
+            _mosquitto_command,
+            dialect="mqtt",
+        ),
+        Server("chatrelay", "chatrelay", _LOGS_NOTHING, _chatrelay_version, _chatrelay()),
+        Server(
+            "chatrelay-lean",
+            "chatrelay, lean reactor",
+            _LOGS_NOTHING,
+            _chatrelay_version,
+            _chatrelay(reactor=LEAN_REACTOR),
+            _lean_reactor,
+        ),
+        Server("chatrelay-log", "chatrelay, SQLite", _LOGS, _chatrelay_version, _chatrelay(log=True)),
+        Server(
+            "chatrelay-lean-log",
+            "chatrelay, SQLite, lean reactor",
+            _LOGS,
+            _chatrelay_version,
+            _chatrelay(reactor=LEAN_REACTOR, log=True),
+            _lean_reactor,
+        ),
+        Server("chatrelay-tls", "chatrelay, TLS", _LOGS_NOTHING, _chatrelay_version, _chatrelay(tls=True), tls=True),
+    )
+}
+
+
+# Running ------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(command: list[str], port: int, core: int, folder: Path, name: str) -> Iterator[int]:
+    """Run a server on one core while the block runs; its process id. It listens on `port` when the block begins.
+
+    :raises Failed: when it does not start, or has ended before the block.
+    """
+    output = folder / f"{name}.output"
+    # A folder of chatrelay's message log or a setting from outside would make it another relay.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATRELAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "NODE_ENV": "production"}
+    with output.open("wb") as file:
+        running = subprocess.Popen(
+            ["taskset", "--cpu-list", str(core), *command],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_for(running, port, output)
+        yield running.pid
+        if running.poll() is not None:
+            raise Failed(f"{name} ended with status {running.returncode}:\n{_said(output)}")
+    finally:
+        running.terminate()
+        try:
+            running.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+def _wait_for(running: subprocess.Popen[bytes], port: int, output: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while running.poll() is None and time.monotonic() < until:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise Failed(f"it did not listen on port {port}:\n{_said(output)}")
+
+
+def _said(output: Path) -> str:
+    text = output.read_text(errors="replace")
+    return re.sub(r"^", "    ", text.strip()[-2000:], flags=re.MULTILINE)

@@ -1,0 +1,34 @@
+"""A message costs much less than in stock Autobahn: the one figure of the benchmark that is held in every run of the tests.
+
+Not a time but a ratio: both servers are measured in turns on the same machine, so that a slow or busy one slows both, and
+the margin is wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("picows", reason="the load generator needs picows: pip install picows", exc_type=ImportError)
+pytest.importorskip("uvloop", reason="the load generator needs uvloop: pip install uvloop", exc_type=ImportError)
+
+from bench.measure import bench
+from bench.scenarios import SCENARIOS
+from bench.servers import SERVERS
+
+MOST = 0.6
+"""chatrelay's CPU per message, as a share of stock Autobahn's. It is about 0.1 where all is well."""
+
+ROUNDS = 2
+
+
+def test_a_message_costs_much_less_than_in_stock_autobahn() -> None:
+    (scenario,) = (replace(each, warm_up=0.5, window=1.5) for each in SCENARIOS if each.name == "64x8")
+    with bench() as running:
+        rounds = [
+            [running.run(SERVERS[name], scenario, scenario.connections[0]).cost for name in ("chatrelay", "autobahn")]
+            for _ in range(ROUNDS)
+        ]
+    ours, stock = (min(costs) for costs in zip(*rounds, strict=True))
+    assert ours <= MOST * stock, f"{ours:.1f} µs a message; stock Autobahn {stock:.1f} µs (in turns: {rounds})"
