@@ -409,3 +409,34 @@ def test_a_sync_that_fails_is_never_acknowledged(site: Site, tmp_path: Path) -> 
     assert len(accepted) < 40
     logged = rows(tmp_path / "chatrelay.sqlite3")
     assert [content for content, was_delivered in logged if was_delivered] == accepted
+
+
+@strace
+def test_a_file_system_that_turned_read_only_is_told_and_recovered_from(site: Site, tmp_path: Path) -> None:
+    # As a kernel does that met errors on a disk: what was open stays open, and no write succeeds.
+    under = ("strace", "-f", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EROFS:when=80..90")
+    with RelayProcess(tmp_path, "--auth-url", site.url, under=under) as relay:
+        with relay.client() as alice, relay.client() as bo:
+            alice.log_in("alice-session")
+            bo.log_in("bo-session")
+            refusals = 0
+            accepted = []
+            for number in range(40):
+                alice.send(2, f"content {number}", id=number)
+                response = alice.hear()["response"]
+                if response["value"]:
+                    accepted.append(f"content {number}")
+                    assert bo.hear()["message"]["content"] == f"content {number}"
+                else:
+                    assert response["reason"] == "log-unavailable"
+                    refusals += 1
+                    time.sleep(0.1)
+            assert refusals > 0
+            assert accepted_within(10, alice, 2, "after") < 10
+            assert bo.hear()["message"]["content"] == "content of after"
+        relay.said(r"the message log .* cannot be written")
+        relay.said(r"can be written again")
+        os.kill(child_of(relay.process.pid), signal.SIGTERM)
+        relay.wait()
+    logged = rows(tmp_path / "chatrelay.sqlite3")
+    assert [content for content, was_delivered in logged if was_delivered] == [*accepted, "content of after"]
