@@ -78,7 +78,7 @@ class Session:
     @property
     def logged_in(self) -> bool:
         """Whether this connection belongs to a user."""
-        return self.state in (State.MEMBER, State.ASKING_AGAIN)
+        return self.state is State.MEMBER or self.state is State.ASKING_AGAIN
 
     def received(self, payload: bytes) -> None:
         """One text message came.
@@ -94,7 +94,7 @@ class Session:
             return
         if isinstance(request, wire.SendRequest):
             # Nobody who is not logged in learns anything, not even that: no oracle.
-            if self.state is State.MEMBER or self.state is State.ASKING_AGAIN:
+            if self.logged_in:
                 self._relay.submit(self._connection, self._uid, request)
         else:
             self._auth_requested(request)

@@ -191,6 +191,11 @@ def _refuse_constant(name: str) -> None:
 def _is_token(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= MAX_TOKEN and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    return _is_integer(value)
+
+
+def _is_integer(value: object) -> bool:
+    # To Python, True is an integer; to JSON it is none.
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
 
 
@@ -201,11 +206,9 @@ def user_key(uid: str | int) -> str:
 
 def is_uid(value: object) -> bool:
     """Whether a webserver may name a user so: 1 to 64 printable characters, or an integer within ±2^53."""
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, int):
-        return abs(value) <= MAX_INTEGER
-    return isinstance(value, str) and 1 <= len(value) <= MAX_TOKEN and value.isprintable()
+    if isinstance(value, str):
+        return 1 <= len(value) <= MAX_TOKEN and value.isprintable()
+    return _is_integer(value)
 
 
 # What chatrelay sends ------------------------------------------------------

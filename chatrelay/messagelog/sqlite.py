@@ -383,14 +383,15 @@ class SqliteMessageLog:
         try:
             self._store.open()
         except LogUnavailable as error:
-            self._retry_at = self._monotonic() + RETRY_SECONDS
             self.log.debug("{error}", error=error)
         # Whatever it is, the thread must live: else every sender waits for ever.
         except Exception:
-            self._retry_at = self._monotonic() + RETRY_SECONDS
             self.log.failure("opening the message log met a defect of chatrelay; please report it")
         else:
             self.log.warn("the message log {path} can be written again", path=self._store.path)
+        finally:
+            # Counted from the end: opening may itself take long, and jobs must get their turn in between.
+            self._retry_at = self._monotonic() + RETRY_SECONDS
 
 
 # Reading --------------------------------------------------------------------
