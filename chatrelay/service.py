@@ -140,7 +140,7 @@ class ChatRelayService(MultiService):
             with suppress(TimeoutError):  # the time is over; the next step goes on without
                 await waiting
 
-        self.factory.stopping = True
+        self.factory.stop_taking()
         await super().stopService()
         # Those who sent before the end get their answers; then everybody is closed.
         await at_most(self._relay.drain())

@@ -80,24 +80,31 @@ class Session:
         """Whether this connection belongs to a user."""
         return self.state is State.MEMBER or self.state is State.ASKING_AGAIN
 
-    def received(self, payload: bytes) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether the connection is closing or gone."""
+        return self.state is State.ENDED
+
+    def received(self, payload: bytes) -> bool:
         """One text message came.
 
         :param payload: the whole message, UTF-8.
+        :returns: whether another may follow: False once the connection is closing.
         """
-        if self.state is State.ENDED:
-            return
+        if self.has_ended:
+            return False
         try:
             request = wire.decode(payload)
         except wire.UnusableFrame as problem:
             self._unusable(problem)
-            return
-        if isinstance(request, wire.SendRequest):
-            # Nobody who is not logged in learns anything, not even that: no oracle.
-            if self.logged_in:
-                self._relay.submit(self._connection, self._uid, request)
         else:
-            self._auth_requested(request)
+            if isinstance(request, wire.SendRequest):
+                # Nobody who is not logged in learns anything, not even that: no oracle.
+                if self.logged_in:
+                    self._relay.submit(self._connection, self._uid, request)
+            else:
+                self._auth_requested(request)
+        return not self.has_ended
 
     def answered(self, verdict: Verdict) -> None:
         """The webserver's verdict on the SESSID last asked about."""

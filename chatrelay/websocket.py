@@ -1,8 +1,8 @@
 """WebSocket: one `ChatProtocol` a connection, one `ChatFactory` for all of them.
 
 Here bytes and time come in: the opening handshake and who may make it, whole
-text messages out of frames, deadlines, close codes, and the outgoing buffer's
-budget. What a message means is `chatrelay.session`'s to know.
+text messages out of frames, deadlines, close codes. What a message means is
+`chatrelay.session`'s to know, and how bytes are sent `chatrelay.outgoing`'s.
 
 Autobahn speaks RFC 6455. Its defaults are not ours: every option that matters
 is set in `ChatFactory`, and the names of its that we rely on beyond its
@@ -20,21 +20,19 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
-from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
-from zope.interface import implementer
 
 from chatrelay import wire
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
-from chatrelay.frames import take_messages, text_frame
+from chatrelay.frames import take_messages
 from chatrelay.interfaces import Authenticator, Unavailable
 from chatrelay.limits import Deadlines
+from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.relay import Relay
 from chatrelay.session import Session
 from chatrelay.wire import CloseCode
@@ -59,17 +57,11 @@ AUTOBAHN_NAMES = (
 AUTOBAHN_ATTRIBUTES = ("current_frame", "data", "http_request_data", "inside_message", "state")
 """What we read of Autobahn's open protocol, likewise; `current_frame_masker` is there inside a frame."""
 
-TCP_SERVER_NAMES = ("connected", "dataBuffer", "_tempDataBuffer", "writeSomeData")
-"""What `ChatProtocol.flush` uses of Twisted's TCP transport that is not promised; a test looks them up."""
-
 CLOSING_SECONDS = 2.0
 """How long a client may take to answer a close frame, or to leave after a refused handshake."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
-
-MAX_OUTGOING = 64 * 1024
-"""Bytes that one turn of the reactor may collect for a connection before they are written."""
 
 SWEEP_SECONDS = 0.25
 """How often deadlines are looked at."""
@@ -88,7 +80,6 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-@implementer(IPushProducer)
 class ChatProtocol(WebSocketServerProtocol):
     """One connection: Autobahn's frames on one side, a `Session` on the other."""
 
@@ -99,37 +90,45 @@ class ChatProtocol(WebSocketServerProtocol):
 
     factory: ChatFactory
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
+    outgoing: OutgoingBuffer
     session: Session | None = None
     _asking: Deferred[Any] | None = None
-    _backed_up = False
-    _unread = 0
-    _outgoing_size = 0
-    _direct = False
-    _fast = False
     _frames = 0
+
+    # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
+    __slots__ = ("_between_messages", "_fast", "_longest", "_receive")
 
     # Opening ---------------------------------------------------------------
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""
-        self._fast = self.factory.config.fast_path
-        self._outgoing: list[bytes] = []
-        # Of Twisted's own plain TCP alone: TLS passes unknown attributes on to
-        # the transport it wraps, and what was written there would go out in plain text.
-        self._direct = type(self.transport) is Server
+        config = self.factory.config
+        self._fast = config.fast_path
+        self._longest = config.message_size
+        self._between_messages = False
+        self.outgoing = OutgoingBuffer(self, self.transport, self.factory.turn, config.unread_size, self._fast)
         super().connectionMade()
         self.factory.accepted(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted: bytes came. Autobahn buffers an opening handshake without bound; this bounds it."""
-        if self.state == self.STATE_CLOSED:
-            return  # Autobahn would go on buffering for a client that was refused
-        if self._fast and self.state == self.STATE_OPEN:
-            data = self._take_whole_messages(data)
-            if not data:
+        """Twisted: bytes came. What the fast path (`chatrelay.frames`) does not take is Autobahn's."""
+        if self._between_messages:
+            taken = take_messages(data, self._longest, self._receive)
+            if taken == len(data):
                 return
+            if taken:
+                data = data[taken:]
+        if self.state == self.STATE_OPEN:
+            self._open_received(data)
+        elif self.state == self.STATE_CONNECTING:
+            self._handshake_received(data)
+        elif self.state != self.STATE_CLOSED:  # then Autobahn would go on buffering for a client that was refused
+            super().dataReceived(data)
+
+    def _handshake_received(self, data: bytes) -> None:
+        """Part of an opening handshake, which Autobahn buffers without bound; this bounds it."""
         limit = self.factory.config.handshake_size
-        if self.state == self.STATE_CONNECTING and limit and len(self.data) + len(data) > limit:
+        if limit and len(self.data) + len(data) > limit:
             head = self.data + data[: limit - len(self.data)]
             if END_OF_HEADERS not in head:
                 self.failHandshake(
@@ -137,7 +136,7 @@ class ChatProtocol(WebSocketServerProtocol):
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 )
                 return
-        super().dataReceived(data)
+        self._for_autobahn(data)
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
@@ -154,10 +153,11 @@ class ChatProtocol(WebSocketServerProtocol):
         """Autobahn: the handshake is done."""
         factory = self.factory
         cookie, because = factory.session_cookie_of(self)
-        self.session = Session(self, factory.relay, factory.directory, self._ask, cookie, because)
-        # Under twisted.web's site, HTTP is still registered as the producer.
-        self.transport.unregisterProducer()
-        self.transport.registerProducer(self, True)
+        self.session = Session(self.outgoing, factory.relay, factory.directory, self._ask, cookie, because)
+        # A subclass that overrides onMessage gets what the fast path takes, too.
+        as_usual = type(self).onMessage is ChatProtocol.onMessage
+        self._receive = self.session.received if as_usual else self._message_taken
+        self.outgoing.open()
         factory.opened(self)
 
     def handshake_header(self, name: str) -> str | None:
@@ -211,20 +211,27 @@ class ChatProtocol(WebSocketServerProtocol):
 
     # Receiving -------------------------------------------------------------
 
-    def _take_whole_messages(self, data: bytes) -> bytes:
-        """The fast path (`chatrelay.frames`); returns what it leaves to Autobahn."""
+    def _open_received(self, data: bytes) -> None:
+        """Bytes that the fast path did not take, on an open connection."""
         begun = self.current_frame
-        if begun is not None:
+        if self._fast and begun is not None:
             # A frame that came in pieces: Autobahn gets the rest of it, and no more.
             rest = begun.length - self.current_frame_masker.pointer()
-            if rest >= len(data):
-                return data
-            super().dataReceived(data[:rest])
-            data = data[rest:]
-        if self.data or self.current_frame is not None or self.inside_message or self.state != self.STATE_OPEN:
-            return data
-        taken = take_messages(data, self.factory.config.message_size, self._message_taken)
-        return data[taken:] if taken else data
+            if rest < len(data):
+                self._for_autobahn(data[:rest])
+                self.dataReceived(data[rest:])
+                return
+        self._for_autobahn(data)
+
+    def _for_autobahn(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self._between_messages = (
+            self._fast
+            and self.state == self.STATE_OPEN
+            and not self.data
+            and self.current_frame is None
+            and not self.inside_message
+        )
 
     def _message_taken(self, payload: bytes) -> bool:
         self.onMessage(payload, False)
@@ -251,13 +258,17 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Autobahn: a whole message came; text is valid UTF-8."""
-        # After our own close frame, messages under way still arrive here.
-        if self.state != self.STATE_OPEN or self.session is None or self.factory.stopping:
+        if self.session is None or self.factory.stopping:
             return
+        # After our own close frame, messages under way still arrive here; the session has ended then.
         if isBinary:
             self.close(CloseCode.UNSUPPORTED_DATA, "binary messages are not accepted: send JSON as text")
         else:
             self.session.received(payload)
+
+    def stop_taking(self) -> None:
+        """The relay is stopping: from here on `onMessage` is asked about every message, and takes none."""
+        self._receive = self._message_taken
 
     def _ask(self, sessid: str) -> None:
         """Have the webserver asked, for the session."""
@@ -284,33 +295,7 @@ class ChatProtocol(WebSocketServerProtocol):
         asking.addCallbacks(session.answered, failed)
         asking.addBoth(answered)
 
-    # Sending: `chatrelay.interfaces.Connection` -------------------------------
-
-    def send(self, payload: bytes) -> bool:
-        """Hand over one text message; see `chatrelay.interfaces.Connection.send`."""
-        if self.state != self.STATE_OPEN:
-            return False
-        if self._backed_up and not self._within_budget(len(payload)):
-            return False
-        if self._fast:
-            self._append(text_frame(payload))
-        else:
-            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
-        return True
-
-    def _within_budget(self, size: int) -> bool:
-        """Count what a client that is behind is sent; close it when that is too much."""
-        self._unread += size
-        budget = self.factory.config.unread_size
-        if budget and self._unread > budget:
-            self.close(CloseCode.UNREAD, "not reading fast enough")
-            return False
-        return True
-
-    def onPing(self, payload: bytes) -> None:
-        """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
-        if not self._backed_up or self._within_budget(len(payload) + MAX_HEADER):
-            super().onPing(payload)
+    # Sending ---------------------------------------------------------------
 
     def sendMessage(
         self,
@@ -328,61 +313,31 @@ class ChatProtocol(WebSocketServerProtocol):
         if isBinary or fragmentSize or sync or self._perMessageCompress is not None:
             super().sendMessage(payload, isBinary, fragmentSize, sync, doNotCompress)
         else:
-            self.send(payload)
+            self.outgoing.send(payload)
+
+    def send_text_frame(self, payload: bytes) -> None:
+        """Have Autobahn make a text frame and write it; for `OutgoingBuffer` without the fast path."""
+        self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn: every byte that is sent comes through here. What one turn sends is written at its end."""
         if sync or chopsize or not self._fast:
             super().sendData(data, sync, chopsize)
         else:
-            self._append(data)
+            self.outgoing.append(data)
 
-    def _append(self, data: bytes) -> None:
-        if not self._outgoing:
-            self.factory.flush_soon(self)
-        self._outgoing.append(data)
-        self._outgoing_size += len(data)
-        if self._outgoing_size > MAX_OUTGOING:
-            self.flush()  # so that the budget is measured against what the client takes, not against the turn
+    def onPing(self, payload: bytes) -> None:
+        """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
+        if self.outgoing.within_budget(len(payload) + MAX_HEADER):
+            super().onPing(payload)
 
-    def flush(self) -> None:
-        """Write what was sent in this turn of the reactor."""
-        outgoing = self._outgoing
-        if not outgoing:
-            return
-        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
-        outgoing.clear()
-        self._outgoing_size = 0
-        transport = self.transport
-        if self._direct and not transport.dataBuffer and not transport._tempDataBuffer and transport.connected:
-            # Nothing waits before it: try the socket at once, which mostly
-            # takes it all and saves the reactor a wake-up.
-            sent = transport.writeSomeData(data)
-            if sent == len(data):
-                return
-            if isinstance(sent, int):
-                data = data[sent:]
-        transport.write(data)
+    # Closing ---------------------------------------------------------------
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
         if self.state == self.STATE_OPEN:
             # Autobahn's sendClose takes no code below 3000 but 1000.
             self.sendCloseFrame(code=int(code), reasonUtf8=reason.encode("utf-8"))
-
-    def pauseProducing(self) -> None:
-        """Twisted: more is buffered than the client takes. Called again for every write past that."""
-        self._backed_up = True
-
-    def resumeProducing(self) -> None:
-        """Twisted: the client has taken everything."""
-        self._backed_up = False
-        self._unread = 0
-
-    def stopProducing(self) -> None:
-        """Twisted: the connection is lost; `connectionLost` follows."""
-
-    # Closing ---------------------------------------------------------------
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """Autobahn: every closing handshake, whoever began it, comes through here."""
@@ -391,7 +346,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def dropConnection(self, abort: bool = False) -> None:
         """Autobahn: end the TCP connection."""
-        self.flush()
+        self.outgoing.flush()
         super().dropConnection(abort)
         self._leave()
 
@@ -403,6 +358,8 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _leave(self) -> None:
         """From here on, nothing is delivered to this client and nothing taken from it."""
+        self._between_messages = False
+        self.outgoing.ended()
         if self.session is not None:
             self.session.ended()
         if self._asking is not None:
@@ -466,8 +423,7 @@ class ChatFactory(WebSocketServerFactory):
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._told_origins: set[str] = set()
         self._empty: Deferred[None] | None = None
-        self._to_flush: list[ChatProtocol] = []
-        self._call_later = reactor.callLater
+        self.turn = Turn(lambda flush: reactor.callLater(0, flush))
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
         self.setProtocolOptions(
@@ -485,19 +441,6 @@ class ChatFactory(WebSocketServerFactory):
             allowNullOrigin=True,
             tcpNoDelay=True,
         )
-
-    # The one place that flushes -----------------------------------------------
-
-    def flush_soon(self, connection: ChatProtocol) -> None:
-        """Flush a connection at the end of this turn of the reactor."""
-        if not self._to_flush:
-            self._call_later(0, self._flush)
-        self._to_flush.append(connection)
-
-    def _flush(self) -> None:
-        to_flush, self._to_flush = self._to_flush, []
-        for connection in to_flush:
-            connection.flush()
 
     # A connection's life, told by the protocol -------------------------------
 
@@ -610,9 +553,15 @@ class ChatFactory(WebSocketServerFactory):
 
     # Stopping -------------------------------------------------------------------
 
+    def stop_taking(self) -> None:
+        """Take no message any more. Those that were taken are still answered and delivered."""
+        self.stopping = True
+        for connection in self.connections:
+            connection.stop_taking()
+
     def close_all(self) -> Deferred[None]:
         """Close every connection with 4000; wait until all are gone."""
-        self.stopping = True
+        self.stop_taking()
         for connection in list(self.connections):
             if connection.state == connection.STATE_CONNECTING:
                 connection.abort()

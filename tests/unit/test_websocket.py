@@ -21,7 +21,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import HTTPConnectionPool
 
-from chatrelay import auth, websocket
+from chatrelay import auth, outgoing, websocket
 from chatrelay.config import Config
 from chatrelay.directory import Directory
 from chatrelay.interfaces import LoggedIn, Unavailable
@@ -122,7 +122,7 @@ class Client:
 
     def read(self) -> bytes:
         """Bytes from the relay since the last look."""
-        self.protocol.flush()  # as at the end of a turn of the reactor
+        self.protocol.outgoing.flush()  # as at the end of a turn of the reactor
         data = self.transport.value()
         self.transport.clear()
         return data
@@ -604,7 +604,7 @@ class Leaving(WebSocketTestCase):
 
     def test_what_comes_while_stopping_is_not_taken(self) -> None:
         client = self.client().open().log_in()
-        self.factory.stopping = True
+        self.factory.stop_taking()
         client.send(1)
         self.clock.advance(0)
         self.assertEqual((client.hear(), self.log.rows), ([], []))
@@ -682,14 +682,14 @@ class SlowReaders(WebSocketTestCase):
     def test_up_to_the_budget_and_no_further(self) -> None:
         self.factory = self.make_factory(unread_size=1000)
         client = self.client().open().log_in()
-        protocol = client.protocol
+        outgoing = client.protocol.outgoing
         payload = b"x" * 100
-        self.assertTrue(protocol.send(b"x" * 5000))  # reads fast enough: no budget needed
-        protocol.pauseProducing()
+        self.assertTrue(outgoing.send(b"x" * 5000))  # reads fast enough: no budget needed
+        outgoing.pauseProducing()
         for _ in range(10):
-            protocol.pauseProducing()  # Twisted repeats it
-            self.assertTrue(protocol.send(payload))
-        self.assertFalse(protocol.send(payload))
+            outgoing.pauseProducing()  # Twisted repeats it
+            self.assertTrue(outgoing.send(payload))
+        self.assertFalse(outgoing.send(payload))
         self.assertEqual(frames(client.read())[-1][1][:2], struct.pack("!H", 4002))
         self.assertEqual(len(self.directory), 0)
         self.pass_time(2.5)
@@ -700,7 +700,7 @@ class SlowReaders(WebSocketTestCase):
         client = self.client().open().log_in()
         client.write(frame(b"p" * 90, PING))
         self.assertEqual(client.hear(), [(PONG, b"p" * 90)])
-        client.protocol.pauseProducing()
+        client.protocol.outgoing.pauseProducing()
         client.write(frame(b"p" * 90, PING) * 10)
         self.assertEqual(len(client.hear()), 10)
         client.write(frame(b"p" * 90, PING) * 10)
@@ -708,18 +708,18 @@ class SlowReaders(WebSocketTestCase):
 
     def test_who_catches_up_starts_anew(self) -> None:
         self.factory = self.make_factory(unread_size=1000)
-        protocol = self.client().open().log_in().protocol
+        outgoing = self.client().open().log_in().protocol.outgoing
         for _ in range(5):
-            protocol.pauseProducing()
-            self.assertTrue(protocol.send(b"x" * 900))
-            protocol.resumeProducing()
+            outgoing.pauseProducing()
+            self.assertTrue(outgoing.send(b"x" * 900))
+            outgoing.resumeProducing()
 
     def test_zero_is_no_limit(self) -> None:
         self.factory = self.make_factory(unread_size=0)
-        protocol = self.client().open().log_in().protocol
-        protocol.pauseProducing()
+        outgoing = self.client().open().log_in().protocol.outgoing
+        outgoing.pauseProducing()
         for _ in range(20):
-            self.assertTrue(protocol.send(b"x" * 100_000))
+            self.assertTrue(outgoing.send(b"x" * 100_000))
 
 
 class NamesOfOthers(SynchronousTestCase):
@@ -743,8 +743,8 @@ class NamesOfOthers(SynchronousTestCase):
     def test_twisteds_tcp(self) -> None:
         with socket.socket() as unconnected:
             transport = Server(unconnected, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
-            for name in websocket.TCP_SERVER_NAMES:
-                self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see ChatProtocol.flush")
+            for name in outgoing.TCP_SERVER_NAMES:
+                self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see OutgoingBuffer.flush")
 
     def test_twisted(self) -> None:
         for name in auth.TWISTED_NAMES:

@@ -1,0 +1,193 @@
+"""The outgoing buffer of one connection: what one turn of the reactor sends, written at its end.
+
+`OutgoingBuffer` is the `chatrelay.interfaces.Connection` that the relay and
+the session see: messages come in, and are either appended to the buffer of an
+open connection that is within its budget, or not (the promise's C2). It knows
+transports and bytes; it must not know what a message means.
+
+`Turn` is the one place that flushes. A connection that is sent ten messages
+in one turn of the reactor is written to once. On Twisted's own plain TCP the
+socket is tried at once, which mostly takes everything and saves the reactor a
+wake-up; what it does not take is the transport's, as it always was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.tcp import Server
+from zope.interface import implementer
+
+from chatrelay.frames import text_frame
+from chatrelay.wire import CloseCode
+
+TCP_SERVER_NAMES = ("connected", "dataBuffer", "_tempDataBuffer", "socket")
+"""What `OutgoingBuffer.flush` reads of Twisted's TCP transport that is not promised; a test looks them up."""
+
+MAX_OUTGOING = 64 * 1024
+"""Bytes that one turn of the reactor may collect for a connection before they are written."""
+
+
+class Framing(Protocol):
+    """What the buffer needs of the protocol it belongs to."""
+
+    def send_text_frame(self, payload: bytes) -> None:
+        """Have Autobahn make a text frame and write it."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+
+
+class Turn:
+    """The connections that were sent something in this turn of the reactor.
+
+    :param call_soon: runs a callable in a later turn of the reactor.
+    """
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._touched: list[OutgoingBuffer] = []
+
+    def touch(self, outgoing: OutgoingBuffer) -> None:
+        """See to it that a buffer is flushed at the end of this turn."""
+        if not self._touched:
+            self._call_soon(self._flush)
+        self._touched.append(outgoing)
+
+    def _flush(self) -> None:
+        touched, self._touched = self._touched, []
+        for outgoing in touched:
+            outgoing.flush()
+
+
+@implementer(IPushProducer)
+class OutgoingBuffer:
+    """What one client is sent.
+
+    A client that does not take what it is sent has a budget; past it the
+    connection is closed with 4002, and nothing more is appended.
+
+    :param protocol: closes the connection, and makes the frames where `fast` is False.
+    :param transport: the connection's transport.
+    :param turn: flushes this buffer.
+    :param budget: bytes that may wait for a client that is behind; 0 for no bound.
+    :param fast: whether frames are made here and written once a turn; else Autobahn makes them and writes at once.
+    """
+
+    # Looked up for every message, and so kept apart from the protocol with Autobahn's many attributes.
+    __slots__ = (
+        "_backed_up",
+        "_budget",
+        "_direct",
+        "_fast",
+        "_frames",
+        "_is_open",
+        "_protocol",
+        "_size",
+        "_touch",
+        "_transport",
+        "_unread",
+    )
+
+    def __init__(self, protocol: Framing, transport: Any, turn: Turn, budget: int, fast: bool) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self._touch = turn.touch
+        self._budget = budget
+        self._fast = fast
+        # Of Twisted's own plain TCP alone: TLS passes unknown attributes on to the
+        # transport it wraps, and what was sent on that socket would go out in plain text.
+        self._direct = type(transport) is Server
+        self._is_open = False
+        self._backed_up = False
+        self._unread = 0
+        self._frames: list[bytes] = []
+        self._size = 0
+
+    def open(self) -> None:
+        """The opening handshake is done: messages may be sent."""
+        self._is_open = True
+        # Under twisted.web's site, HTTP is still registered as the producer.
+        self._transport.unregisterProducer()
+        self._transport.registerProducer(self, True)
+
+    def ended(self) -> None:
+        """The connection is closing or gone: no message is sent any more."""
+        self._is_open = False
+
+    # `chatrelay.interfaces.Connection` -------------------------------------
+
+    def send(self, payload: bytes) -> bool:
+        """Hand over one text message; see `chatrelay.interfaces.Connection.send`."""
+        if not self._is_open or (self._backed_up and not self.within_budget(len(payload))):
+            return False
+        if self._fast:
+            self.append(text_frame(payload))
+        else:
+            self._protocol.send_text_frame(payload)
+        return True
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
+        self._protocol.close(code, reason)
+
+    # Bytes -----------------------------------------------------------------
+
+    def within_budget(self, size: int) -> bool:
+        """Count what a client is sent; close the connection of one that is behind by too much.
+
+        :param size: the bytes it is about to be sent.
+        :returns: whether it may be sent them.
+        """
+        if self._backed_up:
+            self._unread += size
+            if 0 < self._budget < self._unread:
+                self._protocol.close(CloseCode.UNREAD, "not reading fast enough")
+                return False
+        return True
+
+    def append(self, data: bytes) -> None:
+        """Append bytes, to be written at the end of this turn."""
+        frames = self._frames
+        if not frames:
+            self._touch(self)
+        frames.append(data)
+        self._size += len(data)
+        if self._size > MAX_OUTGOING:
+            self.flush()  # so that the budget is measured against what the client takes, not against the turn
+
+    def flush(self) -> None:
+        """Write what was appended."""
+        frames = self._frames
+        if not frames:
+            return
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        frames.clear()
+        self._size = 0
+        transport = self._transport
+        if self._direct and not transport.dataBuffer and not transport._tempDataBuffer and transport.connected:
+            # Nothing waits before it.
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                sent = 0  # a full socket, or a broken one: the transport finds out which
+            if sent == len(data):
+                return
+            data = data[sent:]
+        transport.write(data)
+
+    # Twisted's IPushProducer -------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """Twisted: more is buffered than the client takes. Called again for every write past that."""
+        self._backed_up = True
+
+    def resumeProducing(self) -> None:
+        """Twisted: the client has taken everything."""
+        self._backed_up = False
+        self._unread = 0
+
+    def stopProducing(self) -> None:
+        """Twisted: the connection is lost; the protocol is told, too."""
