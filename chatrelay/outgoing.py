@@ -124,7 +124,14 @@ class OutgoingBuffer:
         if not self._is_open or (self._backed_up and not self.within_budget(len(payload))):
             return False
         if self._fast:
-            self.append(text_frame(payload))
+            # `append`, once more: this runs twice for every message.
+            frames = self._frames
+            if not frames:
+                self._touch(self)
+            frames.append(text_frame(payload))
+            self._size += len(payload)
+            if self._size > MAX_OUTGOING:
+                self.flush()
         else:
             self._protocol.send_text_frame(payload)
         return True

@@ -22,12 +22,10 @@ from twisted.python.failure import Failure
 from chatrelay import wire
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LogUnavailable, Message, MessageLog
-from chatrelay.wire import Reason
+from chatrelay.wire import Reason, user_key
 
 MAX_WAITING = 10_000
 """Messages that may wait for the log, the batch being committed included; one more is refused as busy."""
-
-MICROSECONDS = 1_000_000
 
 
 _Submission = tuple[Connection, Message]
@@ -68,11 +66,11 @@ class Relay:
         :param from_uid: the user, as the webserver answered.
         """
         outgoing = request.message
-        if not self._directory.connections_of(wire.user_key(outgoing.to_uid)):
-            sender.send(wire.send_response(request.id, False, Reason.RECEIVING_USER_NOT_CONNECTED))
+        if not self._directory.connections_of(user_key(outgoing.to_uid)):
+            sender.send(wire.not_sent(request.id, Reason.RECEIVING_USER_NOT_CONNECTED))
             return
         if len(self._forming) + self._committing >= MAX_WAITING:
-            sender.send(wire.send_response(request.id, False, Reason.BUSY))
+            sender.send(wire.not_sent(request.id, Reason.BUSY))
             return
         message = Message(
             from_uid,
@@ -80,7 +78,7 @@ class Relay:
             request.id,
             outgoing.time_stamp,
             outgoing.content,
-            int(self._now() * MICROSECONDS),
+            self._now(),
         )
         self._forming.append((sender, message))
         if not self._scheduled:
@@ -112,16 +110,18 @@ class Relay:
     def _deliver(self, numbers: Sequence[int], batch: list[_Submission]) -> None:
         connections_of = self._directory.connections_of
         unreached: list[tuple[int, _Submission]] = []
-        for number, (sender, message) in zip(numbers, batch, strict=True):
+        for place, (sender, message) in enumerate(batch):
             reached = False
-            payload = b""
-            for connection in connections_of(wire.user_key(message.to_uid)):
-                payload = payload or wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
-                reached = connection.send(payload) or reached
+            connections = connections_of(user_key(message.to_uid))
+            if connections:
+                payload = wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
+                for connection in connections:
+                    if connection.send(payload):
+                        reached = True
             if reached:
-                sender.send(wire.send_response(message.client_id, True))
+                sender.send(wire.sent(message.client_id))
             else:
-                unreached.append((number, (sender, message)))
+                unreached.append((numbers[place], (sender, message)))
         if unreached:
             self._mark(unreached)
 
@@ -130,7 +130,7 @@ class Relay:
 
         def answer(_: object) -> None:
             for _number, (sender, message) in unreached:
-                sender.send(wire.send_response(message.client_id, False, Reason.RECEIVING_USER_NOT_CONNECTED))
+                sender.send(wire.not_sent(message.client_id, Reason.RECEIVING_USER_NOT_CONNECTED))
 
         def done(_: object) -> None:
             self._marking -= 1
@@ -148,7 +148,7 @@ class Relay:
 
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
         for sender, message in batch:
-            sender.send(wire.send_response(message.client_id, False, Reason.LOG_UNAVAILABLE))
+            sender.send(wire.not_sent(message.client_id, Reason.LOG_UNAVAILABLE))
         # The log itself has told the operator; anything else is a defect, and is reported.
         failure.trap(LogUnavailable)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import UnsetType
 
@@ -22,13 +23,7 @@ from chatrelay import wire
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.relay import Relay
-from chatrelay.wire import CloseCode, Reason
-
-MAX_DENIALS = 3
-"""Denials of login over a connection's life; the third closes it."""
-
-MAX_UNUSABLE_FRAMES = 10
-"""Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
+from chatrelay.wire import AuthRequest, CloseCode, Reason, SendRequest, UnusableFrame, decode
 
 
 class State(enum.Enum):
@@ -39,6 +34,18 @@ class State(enum.Enum):
     MEMBER = enum.auto()
     ASKING_AGAIN = enum.auto()
     ENDED = enum.auto()
+
+
+_MEMBER: Final = State.MEMBER
+_ASKING_AGAIN: Final = State.ASKING_AGAIN
+_ENDED: Final = State.ENDED
+# Looked up for every message; as attributes of an enumeration they cost more than all that is done with them.
+
+MAX_DENIALS = 3
+"""Denials of login over a connection's life; the third closes it."""
+
+MAX_UNUSABLE_FRAMES = 10
+"""Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
 
 
 class Session:
@@ -55,6 +62,19 @@ class Session:
         carry a SESSID on this connection.
     """
 
+    __slots__ = (
+        "_ask",
+        "_connection",
+        "_cookie",
+        "_denials",
+        "_directory",
+        "_no_cookie_because",
+        "_submit",
+        "_uid",
+        "_unusable_frames",
+        "state",
+    )
+
     def __init__(
         self,
         connection: Connection,
@@ -66,7 +86,7 @@ class Session:
     ) -> None:
         self.state = State.VISITOR
         self._connection = connection
-        self._relay = relay
+        self._submit = relay.submit
         self._directory = directory
         self._ask = ask
         self._cookie = cookie
@@ -78,12 +98,7 @@ class Session:
     @property
     def logged_in(self) -> bool:
         """Whether this connection belongs to a user."""
-        return self.state is State.MEMBER or self.state is State.ASKING_AGAIN
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the connection is closing or gone."""
-        return self.state is State.ENDED
+        return self.state is _MEMBER or self.state is _ASKING_AGAIN
 
     def received(self, payload: bytes) -> bool:
         """One text message came.
@@ -91,20 +106,21 @@ class Session:
         :param payload: the whole message, UTF-8.
         :returns: whether another may follow: False once the connection is closing.
         """
-        if self.has_ended:
+        state = self.state
+        if state is _ENDED:
             return False
         try:
-            request = wire.decode(payload)
-        except wire.UnusableFrame as problem:
+            request = decode(payload)
+        except UnusableFrame as problem:
             self._unusable(problem)
         else:
-            if isinstance(request, wire.SendRequest):
+            if isinstance(request, SendRequest):
                 # Nobody who is not logged in learns anything, not even that: no oracle.
-                if self.logged_in:
-                    self._relay.submit(self._connection, self._uid, request)
+                if state is _MEMBER or state is _ASKING_AGAIN:
+                    self._submit(self._connection, self._uid, request)
             else:
                 self._auth_requested(request)
-        return not self.has_ended
+        return self.state is not _ENDED
 
     def answered(self, verdict: Verdict) -> None:
         """The webserver's verdict on the SESSID last asked about."""
@@ -146,10 +162,10 @@ class Session:
             self._directory.remove(wire.user_key(self._uid), self._connection)
         self.state = State.ENDED
 
-    def _auth_requested(self, request: wire.AuthRequest) -> None:
+    def _auth_requested(self, request: AuthRequest) -> None:
         sessid = self._cookie if isinstance(request.sessid, UnsetType) else request.sessid
         if sessid is None and self._no_cookie_because is not None:
-            self._unusable(wire.UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
+            self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
         elif self.state in (State.ASKING, State.ASKING_AGAIN):
             self._connection.send(wire.auth_response(False, Reason.LOGIN_PENDING))
         elif sessid is None:
@@ -166,13 +182,13 @@ class Session:
         if self._denials >= MAX_DENIALS:
             self._connection.close(CloseCode.LOGIN_REFUSED, "login refused three times")
 
-    def _unusable(self, problem: wire.UnusableFrame) -> None:
+    def _unusable(self, problem: UnusableFrame) -> None:
         if problem.send and not self.logged_in:
             return
         if isinstance(problem.request_id, UnsetType):
             self._connection.send(wire.error(problem.reason, problem.detail))
         else:
-            self._connection.send(wire.send_response(problem.request_id, False, problem.reason))
+            self._connection.send(wire.not_sent(problem.request_id, problem.reason))
         self._unusable_frames += 1
         if self._unusable_frames >= MAX_UNUSABLE_FRAMES:
             self._connection.close(CloseCode.UNUSABLE_FRAMES, "ten frames could not be used")

@@ -40,6 +40,9 @@ RETRY_SECONDS = 0.5
 LOCK_WAIT_SECONDS = 2.0
 """How long SQLite waits for another program that holds the file locked."""
 
+MICROSECONDS = 1_000_000
+"""In a second; the file keeps times as integers, which are exact."""
+
 _V1 = """
 CREATE TABLE message (
     number      INTEGER PRIMARY KEY,
@@ -144,7 +147,7 @@ class SqliteStore:
                         message.client_id,
                         message.time_stamp,
                         message.content,
-                        message.received_at,
+                        int(message.received_at * MICROSECONDS),
                     )
                 )
             connection.executemany(_INSERT, rows)

@@ -24,7 +24,7 @@ def message(
     content: str = "hej", from_uid: str | int = 1, to_uid: str | int = 2, time_stamp: str | int = "23"
 ) -> Message:
     """A message that was received at a certain moment."""
-    return Message(from_uid, to_uid, "id", time_stamp, content, 1_700_000_000_123_456)
+    return Message(from_uid, to_uid, "id", time_stamp, content, 1_700_000_000.123456)
 
 
 class MessageLogContract:
@@ -245,7 +245,7 @@ class Store(SynchronousTestCase):
             return connection.execute(sql).fetchall()
 
     def test_a_row_carries_everything(self) -> None:
-        self.store.append([Message(7, "chen", 21, "0012", "hej", 1_700_000_000_123_456)])
+        self.store.append([Message(7, "chen", 21, "0012", "hej", 1_700_000_000.123456)])
         self.assertEqual(
             self.rows(
                 "SELECT number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at, delivered FROM message"

@@ -53,7 +53,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.contents(self.bo), ["hej"])
         self.assertEqual(self.outcomes(), [(1, True, None)])
         (row,) = self.log.rows
-        self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000_250_000))
+        self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000.25))
 
     def test_the_answer_follows_the_delivery(self) -> None:
         order: list[str] = []

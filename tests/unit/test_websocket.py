@@ -529,7 +529,8 @@ class Messages(WebSocketTestCase):
             self.assertEqual(client.hear()[0][0], 1002, bad)
 
     def test_text_that_is_not_utf8_closes(self) -> None:
-        for bad in (b"\xff", b'{"type":"auth-request","SESSID":"\xed\xa0\x80"}', b"\xc3"):
+        skipped = b'{"type":"auth-request","x":"\xf5\x80\x80\x80"}'  # where the JSON decoder does not look
+        for bad in (b"\xff", b'{"type":"auth-request","SESSID":"\xed\xa0\x80"}', b"\xc3", skipped):
             client = self.member()
             client.write(frame(bad))
             self.assertEqual(client.hear()[0][0], 1007, bad)
