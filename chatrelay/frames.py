@@ -23,7 +23,8 @@ from collections.abc import Callable
 
 _FINAL_TEXT = 0x81
 _MASKED = 0x80
-_TWO_BYTES_OF_LENGTH = _MASKED | 126
+_IN_TWO_BYTES = 126
+_from_bytes = int.from_bytes
 _SHORTEST = 6
 """Bytes of the shortest masked frame: two of header, four of mask."""
 
@@ -39,24 +40,21 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
     """
     taken = 0
     size = len(data)
-    while size - taken >= _SHORTEST and data[taken] == _FINAL_TEXT:
-        length = data[taken + 1]
-        if length < _TWO_BYTES_OF_LENGTH:
-            length -= _MASKED
-            if length < 0:
-                break
-            start = taken + 6
-        elif length == _TWO_BYTES_OF_LENGTH and size - taken >= 8:
+    last = size - _SHORTEST
+    while taken <= last and data[taken] == _FINAL_TEXT:
+        length = data[taken + 1] - _MASKED
+        start = taken + 6
+        if length == _IN_TWO_BYTES:
             length = data[taken + 2] << 8 | data[taken + 3]
-            if length < 126:
+            start += 2
+            if length < _IN_TWO_BYTES:
                 break
-            start = taken + 8
-        else:
+        elif not 0 <= length < _IN_TWO_BYTES:
             break
         end = start + length
         if end > size or 0 < longest < length:
             break
-        payload = unmask(data[start - 4 : start], data[start:end])
+        payload = unmask(data[start - 4 : start], data[start:end], length)
         if not (payload.isascii() or is_utf8(payload)):
             break
         taken = end
@@ -65,11 +63,10 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
     return taken
 
 
-def unmask(mask: bytes, payload: bytes) -> bytes:
-    """XOR a payload with its mask (RFC 6455, section 5.3), as two big integers: one step for all bytes."""
-    length = len(payload)
+def unmask(mask: bytes, payload: bytes, length: int) -> bytes:
+    """XOR a payload of `length` bytes with its mask (RFC 6455, section 5.3), as two big integers: one step for all."""
     key = (mask * (length // 4 + 1))[:length]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(length, "little")
+    return (_from_bytes(payload) ^ _from_bytes(key)).to_bytes(length)
 
 
 def is_utf8(payload: bytes) -> bool:
@@ -84,18 +81,17 @@ def is_utf8(payload: bytes) -> bool:
 def text_frame(payload: bytes) -> bytes:
     """A server's text frame: final, not masked, not compressed."""
     length = len(payload)
-    return (_HEADS[length] if length < _READY_HEADS else _head(length)) + payload
+    return (_HEADS[length] if length < 1024 else _head(length)) + payload
 
 
 def _head(length: int) -> bytes:
     """What precedes the payload in a server's text frame."""
-    if length < 126:
+    if length < _IN_TWO_BYTES:
         return bytes((_FINAL_TEXT, length))
     if length < 65536:
-        return bytes((_FINAL_TEXT, 126)) + length.to_bytes(2, "big")
+        return bytes((_FINAL_TEXT, _IN_TWO_BYTES)) + length.to_bytes(2, "big")
     return bytes((_FINAL_TEXT, 127)) + length.to_bytes(8, "big")
 
 
-_READY_HEADS = 1024
-_HEADS = tuple(map(_head, range(_READY_HEADS)))
+_HEADS = tuple(map(_head, range(1024)))
 """The heads of frames of usual lengths; making one takes longer than the rest of the frame."""

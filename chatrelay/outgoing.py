@@ -124,14 +124,7 @@ class OutgoingBuffer:
         if not self._is_open or (self._backed_up and not self.within_budget(len(payload))):
             return False
         if self._fast:
-            # `append`, once more: this runs twice for every message.
-            frames = self._frames
-            if not frames:
-                self._touch(self)
-            frames.append(text_frame(payload))
-            self._size += len(payload)
-            if self._size > MAX_OUTGOING:
-                self.flush()
+            self.append(text_frame(payload))
         else:
             self._protocol.send_text_frame(payload)
         return True
@@ -170,7 +163,7 @@ class OutgoingBuffer:
         frames = self._frames
         if not frames:
             return
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        data = b"".join(frames)
         frames.clear()
         self._size = 0
         transport = self._transport

@@ -81,7 +81,9 @@ class Taking(SynchronousTestCase):
 
     @given(st.binary(min_size=4, max_size=4), st.binary(max_size=300))
     def test_unmasking(self, mask: bytes, payload: bytes) -> None:
-        self.assertEqual(unmask(mask, payload), bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload)))
+        self.assertEqual(
+            unmask(mask, payload, len(payload)), bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+        )
 
     def test_frames_that_are_sent(self) -> None:
         for size, head in (
