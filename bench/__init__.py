@@ -11,5 +11,6 @@ CPU time. `docs/benchmarks.rst` says what is measured and why; the modules:
 - `bench.webserver`: the site that chatrelay asks whose session it is;
 - `bench.measure`: one server under one load, and rounds of that;
 - `bench.proc`: what Linux tells of processes and of the machine;
-- `bench.report` and `bench.plots`: tables, JSON, plots.
+- `bench.report` and `bench.plots`: tables, JSON, plots;
+- `bench.message_log`: a benchmark of its own, of ways to write the message log.
 """

@@ -4,6 +4,11 @@
 `SqliteMessageLog` runs it in a thread of its own and comes back into the
 reactor once a batch. `read_messages` reads the file beside a running relay.
 
+Messages lie in blocks of up to `BLOCK_SIZE`, each one row of JSON: a batch costs
+SQLite a few rows, whatever its size, and the GIL is not let go of and fought
+for with every message. ``docs/benchmarks.rst`` has the figures of this and of
+what else was tried. The view ``message`` shows the blocks as one row a message.
+
 A store that failed in a commit does not know whether the batch is on the
 disk, so it never tries that commit again: the senders are refused, the file
 is reopened, and rows of refused messages found in it are marked undelivered.
@@ -23,6 +28,7 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
+import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
@@ -59,15 +65,76 @@ CREATE TABLE message (
 CREATE TABLE inbox (uid TEXT PRIMARY KEY, last_place INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1,)
+# A message in a block is an array of eight, in the order of the columns that
+# the view makes of them. JSON keeps text text and integers integers.
+_V2 = """
+CREATE TABLE block (first_number INTEGER PRIMARY KEY, messages TEXT NOT NULL);
+CREATE TABLE undelivered (number INTEGER PRIMARY KEY);
+INSERT INTO block SELECT
+    number,
+    json_array(json_array(from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at))
+FROM message ORDER BY number;
+INSERT INTO undelivered SELECT number FROM message WHERE NOT delivered;
+DROP TABLE message;
+CREATE VIEW message AS SELECT
+    first_number + key AS number,
+    json_extract(value, '$[0]') AS from_uid,
+    json_extract(value, '$[1]') AS from_place,
+    json_extract(value, '$[2]') AS to_uid,
+    json_extract(value, '$[3]') AS to_place,
+    json_extract(value, '$[4]') AS client_id,
+    json_extract(value, '$[5]') AS time_stamp,
+    json_extract(value, '$[6]') AS content,
+    json_extract(value, '$[7]') AS received_at,
+    first_number + key NOT IN (SELECT number FROM undelivered) AS delivered,
+    first_number AS block  -- narrow down by this one: it is the key
+FROM block, json_each(messages);
+
+ALTER TABLE inbox RENAME TO saved_inbox;
+CREATE TABLE saved_through (number INTEGER NOT NULL);
+INSERT INTO saved_through SELECT coalesce(max(first_number), 0) FROM block;
+CREATE VIEW unsaved_inbox AS SELECT uid, max(place) AS last_place FROM (
+    SELECT from_uid AS uid, from_place AS place FROM message WHERE block > (SELECT number FROM saved_through)
+    UNION ALL SELECT to_uid, to_place FROM message WHERE block > (SELECT number FROM saved_through)
+) GROUP BY uid;
+CREATE VIEW inbox AS SELECT uid, max(last_place) AS last_place
+FROM (SELECT uid, last_place FROM saved_inbox UNION ALL SELECT uid, last_place FROM unsaved_inbox) GROUP BY uid;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 """The steps from an empty file to the present schema; the schema's version is how many were taken."""
 
-_INSERT = """
-INSERT INTO message (number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+BLOCK_SIZE = 100
+"""Messages in a block, at most: more saves nothing that could be measured, and makes what is read at once larger."""
+
+SAVE_EVERY = 10_000
+"""After how many messages the last places of the users among them are saved.
+
+With every batch it would cost more than the messages themselves, where they
+are between many users. Opening the log makes good what a crash left unsaved:
+the messages hold their places.
 """
-_LAST_PLACE = "SELECT last_place FROM inbox WHERE uid = ?"
-_SET_PLACE = "INSERT INTO inbox VALUES (?, ?) ON CONFLICT (uid) DO UPDATE SET last_place = excluded.last_place"
+
+_INSERT = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
+_LAST_NUMBER = "SELECT max(number) FROM message WHERE block = (SELECT max(first_number) FROM block)"
+_LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
+# "WHERE true" tells SQLite that the ON after it begins no join.
+_SAVE = """
+INSERT INTO saved_inbox (uid, last_place) SELECT {} WHERE true
+ON CONFLICT (uid) DO UPDATE SET last_place = excluded.last_place
+"""
+_SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
+_SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
+_SAVED_THROUGH = "UPDATE saved_through SET number = ?"
+_MARK = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
+# What is doubtful is whole batches, and so whole blocks.
+_MARK_FROM = "INSERT OR IGNORE INTO undelivered (number) SELECT number FROM message WHERE block >= ?"
+
+_encoder = msgspec.json.Encoder()
+
+
+def _json(value: object) -> str:
+    return _encoder.encode(value).decode()
 
 
 class SqliteStore:
@@ -87,6 +154,8 @@ class SqliteStore:
         self._identity: _Identity = (None, None)
         self._size = 0
         self._last_number = 0
+        self._saved_through = 0  # the last message whose places are in saved_inbox
+        self._places: dict[str, int] = {}  # the last places that messages after that one took
         self._doubtful_from: int | None = None  # rows from here on were refused, if they are there
         self._undelivered: list[int] = []  # marks that are not in the file yet
 
@@ -112,15 +181,18 @@ class SqliteStore:
                 self._doubtful_from = None
                 self._undelivered = []
             connection.execute("BEGIN IMMEDIATE")
+            self._last_number = connection.execute(_LAST_NUMBER).fetchone()[0] or 0
             if self._doubtful_from is not None:
-                connection.execute("UPDATE message SET delivered = 0 WHERE number >= ?", (self._doubtful_from,))
+                connection.execute(_MARK_FROM, (self._doubtful_from,))
             self._write_marks(connection)
             # Written even where it changes nothing: the proof that the disk takes writes.
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+            connection.execute(_SAVE_UNSAVED)
+            connection.execute(_SAVED_THROUGH, (self._last_number,))
             connection.execute("COMMIT")
+            self._saved_through = self._last_number
             self._doubtful_from = None
             self._undelivered = []
-            (self._last_number,) = connection.execute("SELECT coalesce(max(number), 0) FROM message").fetchone()
             self._identity, self._size = _identity(self.path)
 
     def append(self, messages: Sequence[Message]) -> list[int]:
@@ -128,32 +200,24 @@ class SqliteStore:
         connection = self._ready()
         first = self._last_number + 1
         with self._trouble(doubtful_from=first):
+            rows, places = self._placed(connection, messages)
+            blocks = [
+                (first + start, _json(rows[start : start + BLOCK_SIZE])) for start in range(0, len(rows), BLOCK_SIZE)
+            ]
+            last = self._last_number + len(rows)
+            save = last - self._saved_through >= SAVE_EVERY
             connection.execute("BEGIN IMMEDIATE")
-            places: dict[str, int] = {}
-            rows = []
-            for number, message in enumerate(messages, first):
-                from_user = user_key(message.from_uid)
-                to_user = user_key(message.to_uid)
-                from_place = to_place = _next_place(connection, places, to_user)
-                if from_user != to_user:
-                    from_place = _next_place(connection, places, from_user)
-                rows.append(
-                    (
-                        number,
-                        from_user,
-                        from_place,
-                        to_user,
-                        to_place,
-                        message.client_id,
-                        message.time_stamp,
-                        message.content,
-                        int(message.received_at * MICROSECONDS),
-                    )
-                )
-            connection.executemany(_INSERT, rows)
-            connection.executemany(_SET_PLACE, places.items())
+            connection.executemany(_INSERT, blocks)
+            if save:
+                connection.execute(_SAVE_PLACES, (_json(self._places | places),))
+                connection.execute(_SAVED_THROUGH, (last,))
             connection.execute("COMMIT")
-        self._last_number += len(rows)
+        self._last_number = last
+        if save:
+            self._saved_through = last
+            self._places.clear()
+        else:
+            self._places.update(places)
         return list(range(first, first + len(rows)))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> None:
@@ -168,6 +232,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close the file and let go of it; never fails."""
+        self._places.clear()  # nobody knows what becomes of the file from here on; opening it reads them again
         connection, self._connection = self._connection, None
         if connection is not None:
             # What a broken file says on closing adds nothing to what it said before.
@@ -210,10 +275,33 @@ class SqliteStore:
                 "stop that one, or give this one a file of its own"
             ) from None
 
+    def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[_Row], dict[str, int]]:
+        """The messages as they lie in a block, and the last place that each user among them has then."""
+        rows: list[_Row] = []
+        places = _Places(self._places, connection)
+        for message in messages:
+            from_user = user_key(message.from_uid)
+            to_user = user_key(message.to_uid)
+            from_place = to_place = places[to_user] = places[to_user] + 1
+            if from_user != to_user:
+                from_place = places[from_user] = places[from_user] + 1
+            rows.append(
+                (
+                    from_user,
+                    from_place,
+                    to_user,
+                    to_place,
+                    message.client_id,
+                    message.time_stamp,
+                    message.content,
+                    int(message.received_at * MICROSECONDS),
+                )
+            )
+        return rows, places
+
     def _write_marks(self, connection: sqlite3.Connection) -> None:
-        connection.executemany(
-            "UPDATE message SET delivered = 0 WHERE number = ?", [(number,) for number in self._undelivered]
-        )
+        # A mark past the end would fall on a message to come.
+        connection.executemany(_MARK, [(number,) for number in self._undelivered if number <= self._last_number])
 
     @contextmanager
     def _trouble(self, doubtful_from: int | None = None) -> Iterator[None]:
@@ -243,6 +331,28 @@ def _what_can_be_seen(path: str) -> str | None:
     return None
 
 
+class _Places(dict[str, int]):
+    """The last places that a batch takes in inboxes; asked for another user's, the last one taken before it.
+
+    :param unsaved: last places that are not in the table yet.
+    """
+
+    def __init__(self, unsaved: dict[str, int], connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self._unsaved = unsaved
+        self._connection = connection
+
+    def __missing__(self, user: str) -> int:
+        last = self._unsaved.get(user)
+        if last is None:
+            found = self._connection.execute(_LAST_PLACE, (user,)).fetchone()
+            last = found[0] if found else 0
+        return last
+
+
+_Row = tuple[str, int, str, int, str | int, str | int, str, int]
+"""A message in a block, as the view ``message`` names its columns."""
+
 _Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
 """Which files a log is in: device and inode of the database and of its write-ahead log."""
 
@@ -257,16 +367,6 @@ def _identity(path: str) -> tuple[_Identity, int]:
             files.append(None)
     database, wal = ((file.st_dev, file.st_ino) if file else None for file in files)
     return (database, wal), files[0].st_size if files[0] else 0
-
-
-def _next_place(connection: sqlite3.Connection, places: dict[str, int], user: str) -> int:
-    """Take the next number of the inbox of `user`; `places` holds those taken by this batch."""
-    last = places.get(user)
-    if last is None:
-        row = connection.execute(_LAST_PLACE, (user,)).fetchone()
-        last = row[0] if row else 0
-    places[user] = last + 1
-    return last + 1
 
 
 def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:
@@ -399,12 +499,13 @@ class SqliteMessageLog:
 
 # Reading --------------------------------------------------------------------
 
-# Read in pages, each a transaction of its own: a reader that dawdles (a pager
-# left open) would otherwise keep SQLite from ever shortening its WAL.
-PAGE_SIZE = 1000
+# Read in pages of whole blocks, each page a transaction of its own: a reader that dawdles
+# (a pager left open) would otherwise keep SQLite from ever shortening its WAL.
+PAGE_BLOCKS = 10
 _PAGE = """
-SELECT number, from_uid, to_uid, time_stamp, content, received_at, delivered FROM message
-WHERE number > ? ORDER BY number LIMIT ?
+SELECT number, from_uid, to_uid, time_stamp, content, received_at, delivered, block FROM message
+WHERE block IN (SELECT first_number FROM block WHERE first_number > ? ORDER BY first_number LIMIT ?)
+ORDER BY number
 """
 
 
@@ -425,7 +526,7 @@ class LoggedMessage:
 
 
 def _logged_message(row: tuple[Any, ...]) -> LoggedMessage:
-    *fields, delivered = row
+    *fields, delivered, _block = row
     return LoggedMessage(*fields, bool(delivered))  # type: ignore[call-arg]  # six fields, as _PAGE selects them
 
 
@@ -445,9 +546,11 @@ def read_messages(path: str) -> Iterator[LoggedMessage]:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > len(MIGRATIONS):
                 raise LogUnavailable(f"{path} was made by a newer chatrelay (schema {version}): read it with that one")
-            last = 0
-            while rows := connection.execute(_PAGE, (last, PAGE_SIZE)).fetchall():
+            if version < len(MIGRATIONS):
+                raise LogUnavailable(f"{path} was made by an older chatrelay: start the relay with it once")
+            last_block = 0
+            while rows := connection.execute(_PAGE, (last_block, PAGE_BLOCKS)).fetchall():
                 yield from map(_logged_message, rows)
-                last = rows[-1][0]
+                last_block = rows[-1][-1]
     except sqlite3.Error as error:
         raise LogUnavailable(f"the message log {path} cannot be read: {error}") from error

@@ -16,7 +16,14 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from chatrelay.interfaces import LogUnavailable, Message, MessageLog
 from chatrelay.messagelog import BadMessageLogURL, message_log
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
-from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageLog, SqliteStore, read_messages
+from chatrelay.messagelog.sqlite import (
+    APPLICATION_ID,
+    BLOCK_SIZE,
+    MIGRATIONS,
+    SqliteMessageLog,
+    SqliteStore,
+    read_messages,
+)
 from chatrelay.testing import HeldMessageLog
 
 
@@ -138,6 +145,8 @@ class SqliteLog(MessageLogContract, TestCase):
         connection.set_trace_callback(None)
         self.assertEqual(len(calls), 1)
         self.assertEqual([s for s in statements if s.startswith(("BEGIN", "COMMIT"))], ["BEGIN IMMEDIATE", "COMMIT"])
+        # Each statement lets go of the GIL, and the reactor takes it: one a message would be a convoy.
+        self.assertLess(len([s for s in statements if "INSERT" in s]), 500 / BLOCK_SIZE + 2)
         (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         self.assertEqual((synchronous, mode), (2, "wal"))  # 2 is FULL: a sync of the WAL with each commit
@@ -278,13 +287,128 @@ class Store(SynchronousTestCase):
 
     def test_a_batch_is_whole_or_not_at_all(self) -> None:
         self.store.append([message("before")])
-        unstorable = Message(1, 2, [], "", "b", 0)  # type: ignore[arg-type]
-        self.assertRaises(LogUnavailable, self.store.append, [message("a"), unstorable])
+        self.refuse_writing("saved_inbox")  # comes last in a batch: the blocks have been written then
+        with patch("chatrelay.messagelog.sqlite.SAVE_EVERY", 3):
+            error = self.assertRaises(LogUnavailable, self.store.append, [message("a"), message("b", to_uid=3)])
+        self.assertIn("refused", str(error))
         self.assertFalse(self.store.is_open)
+        self.allow_writing()
         self.store.open()
         self.assertEqual([row.content for row in read_messages(self.path)], ["before"])
-        self.store.append([message("after")])
-        self.assertEqual(self.rows("SELECT number, to_place FROM message"), [(1, 1), (2, 2)])
+        self.store.append([message("after", to_uid=3), message("later")])
+        self.assertEqual(
+            self.rows("SELECT number, from_place, to_place FROM message"), [(1, 1, 1), (2, 2, 1), (3, 3, 2)]
+        )
+
+    def refuse_writing(self, table: str) -> None:
+        """Let each statement fail that inserts into `table`."""
+        with closing(sqlite3.connect(self.path)) as other:
+            other.execute(f"CREATE TRIGGER refusal BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END")
+
+    def allow_writing(self) -> None:
+        """Undo `refuse_writing`."""
+        with closing(sqlite3.connect(self.path)) as other:
+            other.execute("DROP TRIGGER refusal")
+
+    def test_a_message_that_is_no_text_leaves_the_log_as_it_was(self) -> None:
+        self.store.append([message("before")])
+        self.assertRaises(UnicodeEncodeError, self.store.append, [message("a"), message("\ud800")])
+        self.assertTrue(self.store.is_open)
+        self.assertEqual(self.store.append([message("after")]), [2])
+        self.assertEqual(self.rows("SELECT content, to_place FROM message"), [("before", 1), ("after", 2)])
+
+    def test_every_character_survives(self) -> None:
+        characters = "".join(chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000)
+        contents = [characters[start : start + 4096] for start in range(0, len(characters), 4096)]
+        self.store.append([message(content) for content in contents])
+        self.assertEqual([row.content for row in read_messages(self.path)], contents)
+
+    def test_every_character_survives_in_the_names_of_users(self) -> None:
+        characters = [chr(code) for code in (*range(1, 0x3000), *range(0xFF00, 0x10010), 0x1F600, 0x10FFFF)]
+        names = [f"{character}1" for character in characters]
+        for batch in range(2):
+            self.store.append([message(from_uid=name, to_uid=name) for name in names])
+            self.assertEqual(self.rows("SELECT uid, last_place FROM inbox"), [(n, batch + 1) for n in sorted(names)])
+            self.store.close()
+            self.store.open()
+        self.assertEqual(self.rows("SELECT from_uid FROM message LIMIT 20000"), [(n,) for n in names * 2][:20000])
+
+    def test_a_batch_is_as_many_blocks_as_it_needs(self) -> None:
+        self.store.append([message("alone")])
+        numbers = self.store.append([message(str(number)) for number in range(2 * BLOCK_SIZE + 1)])
+        self.assertEqual(numbers, list(range(2, 2 * BLOCK_SIZE + 3)))
+        self.assertEqual(
+            self.rows("SELECT first_number, json_array_length(messages) FROM block"),
+            [(1, 1), (2, BLOCK_SIZE), (BLOCK_SIZE + 2, BLOCK_SIZE), (2 * BLOCK_SIZE + 2, 1)],
+        )
+        self.assertEqual(self.rows("SELECT number FROM message"), [(number,) for number in [1, *numbers]])
+
+    def test_places_are_not_remembered_of_a_file_that_others_wrote(self) -> None:
+        self.store.append([message()])
+        self.store.close()
+        other = self.opened(self.path)
+        other.append([message(), message()])
+        other.close()
+        self.store.open()
+        self.assertEqual(self.store.append([message()]), [4])
+        self.assertEqual(self.rows("SELECT to_place FROM message"), [(1,), (2,), (3,), (4,)])
+
+    def test_places_are_right_whether_they_are_saved_or_not(self) -> None:
+        with patch("chatrelay.messagelog.sqlite.SAVE_EVERY", 3):
+            for to_uid in (2, 3, 4, 5, 2, 3, 4, 5):
+                self.store.append([message(to_uid=to_uid)])
+        self.assertEqual(self.rows("SELECT from_place FROM message"), [(place,) for place in range(1, 9)])
+        self.assertEqual(self.rows("SELECT to_place FROM message"), [(1,)] * 4 + [(2,)] * 4)
+        self.assertEqual(self.rows("SELECT number FROM saved_through"), [(6,)])
+        self.assertEqual(self.rows("SELECT * FROM unsaved_inbox"), [("1", 8), ("4", 2), ("5", 2)])
+        self.assertEqual(self.rows("SELECT * FROM inbox"), [("1", 8), ("2", 2), ("3", 2), ("4", 2), ("5", 2)])
+
+    def test_opening_saves_the_places_that_a_crash_left_unsaved(self) -> None:
+        self.store.append([message(), message(from_uid=3, to_uid=1)])
+        self.assertEqual(self.rows("SELECT * FROM saved_inbox"), [])
+        self.store.close()  # as after a crash: closing writes nothing
+        self.store.open()
+        self.assertEqual(self.rows("SELECT * FROM saved_inbox"), [("1", 2), ("2", 1), ("3", 1)])
+        self.assertEqual(self.rows("SELECT * FROM unsaved_inbox"), [])
+        self.store.append([message()])
+        self.assertEqual(self.rows("SELECT * FROM inbox"), [("1", 3), ("2", 2), ("3", 1)])
+
+    def test_a_mark_past_the_end_falls_on_no_message_to_come(self) -> None:
+        self.store.append([message("a")])
+        self.store.mark_undelivered([1, 2])
+        self.store.append([message("b")])
+        self.assertEqual([row.delivered for row in read_messages(self.path)], [False, True])
+
+    def test_all_of_a_batch_whose_commit_is_in_doubt_is_marked(self) -> None:
+        self.store.append([message("kept")])
+        self.store.append([message(str(number)) for number in range(BLOCK_SIZE + 1)])
+        self.store._doubtful_from = 2
+        self.store.close()
+        self.store.open()
+        self.assertEqual([row.delivered for row in read_messages(self.path)], [True, *[False] * (BLOCK_SIZE + 1)])
+
+    def test_a_log_of_the_first_schema_is_taken_over(self) -> None:
+        path = self.mktemp()
+        rows = [
+            (1, "a", 1, "7", 1, "id", "007", 'h"e\\j\n\x01é😀', 123, 1),
+            (2, "a", 2, "b", 1, 2**53, -7, "", 124, 0),
+        ]
+        with closing(sqlite3.connect(path)) as old:
+            old.executescript(f"{MIGRATIONS[0]}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1")
+            old.executemany(f"INSERT INTO message VALUES ({'?, ' * 9}?)", rows)
+            old.executemany("INSERT INTO inbox VALUES (?, ?)", [("a", 2), ("b", 1), ("7", 1)])
+            old.commit()
+        self.assertIn("older chatrelay", str(self.assertRaises(LogUnavailable, list, read_messages(path))))
+        store = self.opened(path)
+        self.assertEqual(store.append([Message("a", "b", 3, 3, "new", 0.000125)]), [3])
+        with closing(sqlite3.connect(path)) as connection:
+            columns = (
+                "number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at, delivered"
+            )
+            self.assertEqual(
+                connection.execute(f"SELECT {columns} FROM message").fetchall(),
+                [*rows, (3, "a", 3, "b", 2, 3, 3, "new", 125, 1)],
+            )
 
     def test_marks_survive_a_failure_until_they_are_written(self) -> None:
         self.store.append([message("a"), message("b")])
@@ -365,24 +489,25 @@ class Store(SynchronousTestCase):
     def test_migrations_bring_an_old_file_up_to_date(self) -> None:
         self.store.append([message("old")])
         self.store.close()
-        newer = (*MIGRATIONS, "ALTER TABLE message ADD COLUMN seen INTEGER NOT NULL DEFAULT 0")
+        newer = (*MIGRATIONS, "ALTER TABLE block ADD COLUMN seen INTEGER NOT NULL DEFAULT 0")
         store = self.opened(self.path, newer)
         store.append([message("new")])
-        self.assertEqual(self.rows("SELECT content, seen FROM message"), [("old", 0), ("new", 0)])
-        self.assertEqual(self.rows("PRAGMA user_version"), [(2,)])
+        self.assertEqual(self.rows("SELECT content FROM message"), [("old",), ("new",)])
+        self.assertEqual(self.rows("SELECT first_number, seen FROM block"), [(1, 0), (2, 0)])
+        self.assertEqual(self.rows("PRAGMA user_version"), [(len(newer),)])
         store.close()
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
-        self.assertIn("made by a newer chatrelay (schema 2, this one knows 1)", str(error))
+        self.assertIn("made by a newer chatrelay (schema 3, this one knows 2)", str(error))
         error = self.assertRaises(LogUnavailable, list, read_messages(self.path))
-        self.assertIn("made by a newer chatrelay (schema 2)", str(error))
+        self.assertIn("made by a newer chatrelay (schema 3)", str(error))
 
     def test_a_migration_that_fails_changes_nothing(self) -> None:
         self.store.append([message("old")])
         self.store.close()
-        broken = (*MIGRATIONS, "ALTER TABLE message ADD COLUMN seen INTEGER; SELECT no_such_function()")
+        broken = (*MIGRATIONS, "ALTER TABLE block ADD COLUMN seen INTEGER; SELECT no_such_function()")
         self.assertRaises(LogUnavailable, SqliteStore(self.path, broken).open)
         self.store.open()
-        self.assertEqual(self.rows("PRAGMA user_version"), [(1,)])
+        self.assertEqual(self.rows("PRAGMA user_version"), [(len(MIGRATIONS),)])
         self.assertEqual(self.store.append([message("new")]), [2])
 
     def test_reading_a_long_log_page_by_page(self) -> None:
