@@ -107,14 +107,16 @@ class RelayProcess:
         *options: str,
         under: tuple[str, ...] = (),
         listen: str | None = "tcp:0:interface=127.0.0.1",
+        reactor: str | None = None,
         **environment: str,
     ) -> None:
         self.folder = folder
         self.output: list[str] = []
         twistd = (sys.executable, "-c", _TWISTD)
+        reading = () if reactor is None else (f"--reactor={reactor}",)
         listening = () if listen is None else ("--listen", listen)
         self.process = subprocess.Popen(
-            [*under, *twistd, "-n", "--pidfile=", "chatrelay", *listening, *options],
+            [*under, *twistd, "-n", "--pidfile=", *reading, "chatrelay", *listening, *options],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
