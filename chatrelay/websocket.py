@@ -38,6 +38,7 @@ from chatrelay.session import Session
 from chatrelay.wire import CloseCode
 
 AUTOBAHN_NAMES = (
+    "CONFIG_ATTRS",
     "MESSAGE_TYPE_TEXT",
     "STATE_CLOSED",
     "STATE_CONNECTING",
@@ -80,8 +81,25 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
+class FactoryOption:
+    """One of Autobahn's options, read from the factory; set on a connection, it is that connection's own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, protocol: ChatProtocol | None, owner: type[ChatProtocol]) -> Any:
+        return self if protocol is None else getattr(protocol.factory, self._name)
+
+
 class ChatProtocol(WebSocketServerProtocol):
     """One connection: Autobahn's frames on one side, a `Session` on the other."""
+
+    # Autobahn would copy its options into every connection, one by one, and
+    # pretty-print them for a debug line that nobody reads: a third of what a
+    # login cost, and 1.7 KiB of each connection. It would also want the first
+    # of them, tcpNoDelay, before it has copied it, and go on without. Here
+    # each is a `FactoryOption`; see below the class.
+    CONFIG_ATTRS: list[str] = []
 
     # Autobahn's own logger would print handshakes, cookies and all, at the
     # debug level of a program that embeds us, and warn of each bad client.
@@ -389,6 +407,10 @@ class ChatProtocol(WebSocketServerProtocol):
         """The client's address, for the operator."""
         peer = self.transport.getPeer()
         return f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer)
+
+
+for _name in WebSocketServerProtocol.CONFIG_ATTRS:
+    setattr(ChatProtocol, _name, FactoryOption(_name))
 
 
 class ChatFactory(WebSocketServerFactory):

@@ -72,6 +72,7 @@ class Transport(StringTransport):
     """A socket whose client is not there: keeps what is written, and how it ended."""
 
     aborted = False
+    no_delay = False
 
     def __init__(self) -> None:
         super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.1", 4321))
@@ -80,7 +81,7 @@ class Transport(StringTransport):
         self.aborted = True
 
     def setTcpNoDelay(self, on: bool) -> None:
-        pass
+        self.no_delay = on
 
     def unregisterProducer(self) -> None:
         """As TCP's does, and unlike the parent's: none need be registered."""
@@ -740,6 +741,20 @@ class NamesOfOthers(SynchronousTestCase):
         client.write(frame(b"half")[:8])
         self.assertEqual(client.protocol.current_frame.length, 4)
         self.assertEqual(client.protocol.current_frame_masker.pointer(), 2)
+
+    def test_autobahns_options(self) -> None:
+        relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
+        factory = ChatFactory(Config(message_size=1234), relay, Directory(), KnownSessions({}), Clock())
+        client = Client(factory)
+        names = WebSocketServerProtocol.CONFIG_ATTRS
+        self.assertIn("maxMessagePayloadSize", names)
+        self.assertEqual(
+            {name: getattr(client.protocol, name) for name in names}, {name: getattr(factory, name) for name in names}
+        )
+        self.assertEqual(client.protocol.maxMessagePayloadSize, 1234)
+        self.assertFalse(set(names) - {"trackTimings"} & vars(client.protocol).keys())
+        # And Autobahn finds this one when it wants it: a batch does not wait for the client's ACK.
+        self.assertTrue(client.transport.no_delay)
 
     def test_twisteds_tcp(self) -> None:
         with socket.socket() as unconnected:
