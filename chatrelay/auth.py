@@ -8,23 +8,30 @@ of the request and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from http.cookiejar import CookieJar
+from typing import Any, Generic
 from urllib.parse import quote, quote_plus, urlsplit
 from weakref import WeakSet
 
 import attrs
 import msgspec
+from hyperlink import EncodedURL
 from treq import collect
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
+from twisted.web._newclient import Request
 from twisted.web.client import (
-    Agent,
+    URI,
+    BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
     RequestGenerationFailed,
     RequestTransmissionFailed,
@@ -32,14 +39,18 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from chatrelay import wire
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.limits import Deadlines, Key
 
 TWISTED_NAMES = ("HTTPConnectionPool._factory", "HTTPConnectionPool.getConnection", "HTTPConnectionPool.persistent")
-"""What we use of `twisted.web.client` that its documentation does not promise; a test looks them up."""
+"""What we use of `twisted.web.client` that its documentation does not promise; a test looks them up.
+
+So is `twisted.web._newclient.Request`, which is imported.
+"""
 
 MAX_ANSWER = 8 * 1024
 """Bytes of the webserver's answer, decoded."""
@@ -50,8 +61,8 @@ MAX_TOLD = 200
 SLICE = 512
 """Bytes of an encoded answer that are decoded at once; deflate makes at most some thousand times as many of them."""
 
-PLACEHOLDER = "http://webserver.invalid/"
-"""What treq is told to post to. It knows no IPv6 address in a URL; Twisted's agent, which gets the real one, does."""
+MAX_QUEUE = 5000
+"""Questions that may wait for their turn. A site that answers 32 at once in 50 ms is through with them in 8 s."""
 
 DENIALS = (401, 403)
 """Statuses that mean: this session is not logged in."""
@@ -67,6 +78,7 @@ class WebserverAuthenticator:
     :param timeout: seconds from the POST to the last byte of the answer; 0 for no limit.
     :param checks: how many questions may be out at once; 0 for no limit.
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
+    :param queue: how many questions may wait for their turn.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     """
 
@@ -81,73 +93,125 @@ class WebserverAuthenticator:
         timeout: float = 5.0,
         checks: int = 32,
         queue_timeout: float = 10.0,
+        queue: int = MAX_QUEUE,
         tls_policy: IPolicyForHTTPS | None = None,
     ) -> None:
-        self._reactor = reactor
-        self._url = url
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
-        self._format = format
-        self._headers = Headers({b"accept": [b"application/json"]})
+        self._body, content_type = FORMATS[format]
+        self._webserver = _Webserver(reactor, url, timeout, tls_policy or BrowserLikePolicyForHTTPS())
+        self._headers = Headers({b"accept": [b"application/json"], b"content-type": [content_type]})
+        self._headers.addRawHeader(b"host", self._webserver.host)
         if secret is not None:
             self._headers.addRawHeader(b"authorization", b"Bearer " + secret.encode("ascii"))
-        self._timeout = timeout
-        self._queue_timeout = queue_timeout
-        self._turns = DeferredSemaphore(checks) if checks else None
-        self._tls_policy = {} if tls_policy is None else {"contextFactory": tls_policy}
-        self._connect_timeout = timeout or None
+        self._checks = checks
+        self._queue_size = queue
+        self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = checks or 100
         # Twisted's own retries are for requests that may be repeated; ours is `_post`.
         self._pool.retryAutomatically = False
         self._kept: WeakSet[object] = WeakSet()
+        # Every question that waits or is out, by its SESSID.
+        self._questions: dict[str, _Question] = {}
+        self._queue: OrderedDict[_Question, None] = OrderedDict()
+        self._out: set[_Question] = set()
+        self._turn_alarm = _Alarm(reactor, queue_timeout, self._waited_too_long)
+        self._answer_alarm = _Alarm(reactor, timeout, _Question.run_out_of_time)
+        self._told_of_queue = False
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
-        """Ask the webserver about `sessid`; trouble comes as `Unavailable`."""
-        return Deferred.fromCoroutine(self._authenticate(sessid))
+        """Ask the webserver about `sessid`; trouble comes as `Unavailable`.
+
+        Who asks about a session that is being asked about already waits for
+        that verdict with the others: the webserver sees one POST. No verdict
+        is remembered. What is good for one login only must never be shared
+        like this; such a question is kept out of `_questions`.
+        """
+        question = self._questions.get(sessid)
+        if question is not None:
+            return question.join()
+        must_wait = 0 < self._checks <= len(self._out)
+        if must_wait and len(self._queue) >= self._queue_size:
+            return succeed(self._no_turn(sessid))
+        question = self._questions[sessid] = _Question(sessid, self._given_up)
+        verdict = question.join()
+        if must_wait:
+            self._queue[question] = None
+            self._turn_alarm.set(question)
+        else:
+            self._ask(question)
+        return verdict
 
     def close(self) -> Deferred[None]:
         """Close the connections that are kept to the webserver."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
-    async def _authenticate(self, sessid: str) -> Verdict:
-        try:
-            await self._turn()
-        except TimeoutError:
-            return self._trouble("too many questions were waiting for it (webserver-checks)", sessid)
-        try:
-            asking = Deferred.fromCoroutine(self._ask(sessid))
-            if self._timeout:
-                asking.addTimeout(self._timeout, self._reactor)
-            return await asking
-        except TimeoutError:
-            return self._trouble(f"no complete answer within {self._timeout:g} s", sessid)
-        except _NoVerdict as trouble:
-            return self._trouble(str(trouble), sessid)
-        finally:
-            if self._turns is not None:
-                self._turns.release()
+    # Whose turn it is ----------------------------------------------------------
 
-    def _turn(self) -> Deferred[Any]:
-        """Wait until this question may go out."""
-        if self._turns is None:
-            turn: Deferred[Any] = Deferred()
-            turn.callback(None)
-            return turn
-        turn = self._turns.acquire()
-        if self._queue_timeout and not turn.called:
-            turn.addTimeout(self._queue_timeout, self._reactor)
-        return turn
+    def _ask(self, question: _Question) -> None:
+        """It is this question's turn."""
+        self._out.add(question)
+        self._answer_alarm.set(question)
+        question.asking = Deferred.fromCoroutine(self._verdict_on(question.sessid))
+        question.asking.addBoth(lambda verdict: self._answered(question, verdict))
 
-    def _trouble(self, what: str, sessid: str) -> Unavailable:
+    def _answered(self, question: _Question, verdict: Verdict | Failure) -> None:
+        """A question that was out has its verdict, or has been given up."""
+        self._answer_alarm.lift(question)
+        self._out.remove(question)
+        self._forget(question)
+        if self._queue and len(self._out) < self._checks:
+            following, _ = self._queue.popitem(last=False)
+            self._turn_alarm.lift(following)
+            self._ask(following)
+        elif not self._queue:
+            self._told_of_queue = False
+        # Twisted calls it a failed DNS lookup where one was cancelled: what came of a question
+        # that was given up, or whose time has passed, is no trouble that anybody should be told.
+        if question.out_of_time:
+            verdict = self._trouble(f"no complete answer within {self._answer_alarm.seconds:g} s", question.sessid)
+        elif isinstance(verdict, Failure) and verdict.check(_NoVerdict) and question.is_awaited:
+            verdict = self._trouble(str(verdict.value), question.sessid)
+        question.answer(verdict)
+
+    def _waited_too_long(self, question: _Question) -> None:
+        if question in self._queue:  # one who was just told may have made others leave
+            del self._queue[question]
+            self._forget(question)
+            question.answer(self._no_turn(question.sessid))
+
+    def _given_up(self, question: _Question) -> None:
+        """Nobody waits for this verdict any more."""
+        self._forget(question)
+        if question.asking is not None:
+            question.asking.cancel()
+        else:
+            del self._queue[question]
+            self._turn_alarm.lift(question)
+
+    def _forget(self, question: _Question) -> None:
+        # A question that was given up may have been followed by another about the same session.
+        if self._questions.get(question.sessid) is question:
+            del self._questions[question.sessid]
+
+    def _no_turn(self, sessid: str) -> Unavailable:
+        # Told once, until nobody waits any more: a storm of logins must not become one of lines.
+        told, self._told_of_queue = self._told_of_queue, True
+        return self._trouble("too many questions were waiting for it (webserver-checks)", sessid, tell=not told)
+
+    def _trouble(self, what: str, sessid: str, tell: bool = True) -> Unavailable:
         # A site may say the session id back: in an error page, in a redirect.
         what = without(sessid, what)
         what = what if len(what) <= MAX_TOLD else what[:MAX_TOLD] + "…"
-        self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
+        if tell:
+            self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)
 
-    async def _ask(self, sessid: str) -> Verdict:
-        lease = _Lease(self._pool, self._kept)
+    # Asking --------------------------------------------------------------------
+
+    async def _verdict_on(self, sessid: str) -> Verdict:
+        lease = _Lease(self._webserver, self._pool, self._kept)
         try:
             response = await self._post(lease, sessid)
             status = response.code
@@ -186,15 +250,116 @@ class WebserverAuthenticator:
         return await self._request(lease, sessid)
 
     def _request(self, lease: _Lease, sessid: str) -> Deferred[Any]:
-        agent = Agent(self._reactor, connectTimeout=self._connect_timeout, pool=lease, **self._tls_policy)
-        # A client of its own for each question: treq keeps cookies in the
-        # client, and one user's must not go out with another's question.
-        client = HTTPClient(_SlicingAgent(agent, self._url.encode("ascii")))
-        body: dict[str, Any] = {"json" if self._format == "json" else "data": {"SESSID": sessid}}
+        client = HTTPClient(lease, NO_COOKIES, _Body)
         requested: Deferred[Any] = client.post(
-            PLACEHOLDER, headers=self._headers.copy(), allow_redirects=False, unbuffered=True, **body
+            PLACEHOLDER,
+            data=self._body(sessid),
+            headers=self._headers,
+            cookies=NO_COOKIES,
+            allow_redirects=False,
+            unbuffered=True,
         )
         return requested
+
+
+class _Alarm(Generic[Key]):
+    """`Deadlines` that are looked at when the first of them comes, with one timer for all.
+
+    :param clock: for time and the timer.
+    :param seconds: how far ahead a deadline lies; 0 means never.
+    :param ring: called with each key whose deadline has come.
+    """
+
+    def __init__(self, clock: Any, seconds: float, ring: Callable[[Key], None]) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._deadlines: Deadlines[Key] = Deadlines(seconds)
+        self._ring = ring
+        self._timer: Any = None
+
+    def set(self, key: Key) -> None:
+        """Set the deadline of `key`."""
+        self._deadlines.start(key, self._clock.seconds())
+        if self._timer is None and self.seconds:
+            self._timer = self._clock.callLater(self.seconds, self._look)
+
+    def lift(self, key: Key) -> None:
+        """Lift the deadline of `key`, if it has one."""
+        self._deadlines.stop(key)
+        if not self._deadlines and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        for key in self._deadlines.expired(now):
+            self._ring(key)
+        if self._deadlines and self._timer is None:
+            self._timer = self._clock.callLater(self._deadlines.earliest() - now, self._look)
+
+
+class _Question:
+    """One session that is asked about, and those who wait for the verdict.
+
+    :ivar sessid: whose session is it?
+    :ivar asking: the POST and its answer; None until it is this question's turn.
+    :ivar out_of_time: whether the time for an answer has passed.
+    """
+
+    __slots__ = ("_given_up", "_waiting", "asking", "out_of_time", "sessid")
+
+    def __init__(self, sessid: str, given_up: Callable[[_Question], None]) -> None:
+        self.sessid = sessid
+        self.asking: Deferred[Any] | None = None
+        self.out_of_time = False
+        self._given_up = given_up
+        self._waiting: dict[Deferred[Verdict], None] = {}
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the verdict."""
+        return bool(self._waiting)
+
+    def join(self) -> Deferred[Verdict]:
+        """Wait for the verdict, too. Cancelling is leaving; when all have left, the question is given up."""
+        verdict: Deferred[Verdict] = Deferred(self._leave)
+        self._waiting[verdict] = None
+        return verdict
+
+    def answer(self, verdict: Verdict | Failure) -> None:
+        """Tell everybody who waits."""
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting:
+            if not one.called:  # what one of them is told may have made this one leave
+                one.callback(verdict)
+
+    def run_out_of_time(self) -> None:
+        """The answer has not come in time."""
+        self.out_of_time = True
+        assert self.asking is not None
+        self.asking.cancel()
+
+    def _leave(self, one: Deferred[Verdict]) -> None:
+        if one in self._waiting:
+            del self._waiting[one]
+            if not self._waiting:
+                self._given_up(self)
+
+
+def _form(sessid: str) -> bytes:
+    return b"SESSID=" + quote_plus(sessid).encode("ascii")
+
+
+def _json(sessid: str) -> bytes:
+    return msgspec.json.encode({"SESSID": sessid})
+
+
+FORMATS = {
+    "form": (_form, b"application/x-www-form-urlencoded"),
+    "json": (_json, b"application/json; charset=UTF-8"),
+}
+"""How a SESSID is posted: its body, and the content type."""
 
 
 def verdict(body: bytes) -> Verdict:
@@ -296,6 +461,74 @@ async def _read(response: Any) -> bytes:
 # Between treq and Twisted's connections --------------------------------------
 
 
+class _NoCookies(CookieJar):
+    """Keeps no cookies and sends none: one user's must not go out with another's question."""
+
+    def add_cookie_header(self, request: Any) -> None:
+        """Before a request: nothing to add."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        """After an answer: nothing is kept."""
+
+
+NO_COOKIES: Any = _NoCookies()  # newer treq asks for its own kind of jar by type, and uses it as this one
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """What is posted, written at once. treq's own would write it in another turn of the reactor."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Write it all."""
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """There is nothing left to pause."""
+
+    def resumeProducing(self) -> None:
+        """Nor to resume."""
+
+    def stopProducing(self) -> None:
+        """Nor to stop."""
+
+
+class _Placeholder(EncodedURL):
+    """What treq is told to post to, and would spell out anew for each question; `_Lease` knows where to go.
+
+    treq knows no IPv6 address in a URL; Twisted, which gets the real one, does.
+    """
+
+    def to_uri(self) -> EncodedURL:
+        """Itself: it has nothing to encode."""
+        return self
+
+
+PLACEHOLDER = _Placeholder(scheme="http", host="")
+
+
+class _Webserver:
+    """Where all questions go, worked out once: the name, the TLS context.
+
+    :ivar endpoint: how to connect.
+    :ivar host: the Host header.
+    :ivar path: the request's target (RFC 9112, section 3.2.1).
+    """
+
+    def __init__(self, reactor: Any, url: str, connect_timeout: float, tls_policy: IPolicyForHTTPS) -> None:
+        uri = URI.fromBytes(url.encode("ascii"))
+        limit: dict[str, Any] = {"timeout": connect_timeout} if connect_timeout else {}
+        self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, **limit)
+        if uri.scheme == b"https":
+            self.endpoint = wrapClientTLS(tls_policy.creatorForNetloc(uri.host, uri.port), self.endpoint)
+        self.host: bytes = uri.netloc.removesuffix(b":443" if uri.scheme == b"https" else b":80")
+        self.path: bytes = uri.originForm
+
+
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]
     """Makes connections to the webserver without a log line for each."""
 
@@ -306,34 +539,39 @@ class _QuietPool(HTTPConnectionPool):
     _factory = _QuietFactory
 
 
+@implementer(IAgent)
 @attrs.define
 class _Lease:
-    """One request's view of the connection pool: which connection it got.
+    """One question's use of a connection; treq's agent.
+
+    Twisted's own `Agent` would parse the URL, find the endpoint and copy the
+    headers each time, and not tell which connection it took.
 
     :ivar pool: where the connection comes from.
     :ivar kept: whether the connection had served a request before.
     """
 
+    _webserver: _Webserver
     pool: HTTPConnectionPool
     _seen: WeakSet[object]
     kept: bool = False
     _connection: Any = None
 
-    @property
-    def persistent(self) -> bool:
-        """Whether `Agent` may leave the connection open; it asks this of a pool."""
-        return bool(self.pool.persistent)
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """What treq asks of an agent."""
 
-    def getConnection(self, key: Any, endpoint: Any) -> Deferred[Any]:
-        """What `Agent` asks of a pool."""
-
-        def note(connection: Any) -> Any:
+        def connected(connection: Any) -> Any:
             self.kept = connection in self._seen
             self._seen.add(connection)
             self._connection = connection
-            return connection
+            return connection.request(
+                Request(method, self._webserver.path, headers, bodyProducer, self.pool.persistent)
+            )
 
-        return self.pool.getConnection(key, endpoint).addCallback(note)
+        connecting: Deferred[Any] = self.pool.getConnection(self._webserver, self._webserver.endpoint)
+        return connecting.addCallback(connected).addCallback(_sliced)
 
     def abandon(self) -> None:
         """Cut the connection: what is left of the answer is not wanted."""
@@ -341,23 +579,9 @@ class _Lease:
             self._connection.transport.abortConnection()
 
 
-@implementer(IAgent)
-@attrs.frozen
-class _SlicingAgent:
-    """Asks the URL that is meant, and hands bodies on in small slices.
-
-    The slices are there so that a compressed answer can't grow past its limit
-    unseen.
-    """
-
-    _agent: Agent
-    _uri: bytes
-
-    def request(
-        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: Any = None
-    ) -> Deferred[IResponse]:
-        """What treq asks of an agent."""
-        return self._agent.request(method, self._uri, headers, bodyProducer).addCallback(_SlicedResponse)
+def _sliced(response: IResponse) -> IResponse:
+    """An answer; its body in small slices where treq might decode it, so that it can't grow past its limit unseen."""
+    return _SlicedResponse(response) if response.headers.hasHeader(b"content-encoding") else response
 
 
 class _SlicedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]  # a class made at run time

@@ -47,5 +47,9 @@ class Deadlines(Generic[Key]):
             del self._due[key]
         return over
 
+    def earliest(self) -> float:
+        """The deadline that comes first; there must be one."""
+        return next(iter(self._due.values()))
+
     def __len__(self) -> int:
         return len(self._due)

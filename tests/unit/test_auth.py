@@ -9,15 +9,17 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as untyped_reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from chatrelay.auth import MAX_ANSWER, WebserverAuthenticator, verdict
+from chatrelay.auth import MAX_ANSWER, NO_COOKIES, WebserverAuthenticator, verdict
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.wire import is_uid
 
@@ -114,6 +116,18 @@ class WebserverTestCase(TestCase):
         left = list(answers)
         self.reply = lambda conversation: conversation.write(left.pop(0) if len(left) > 1 else left[0])
 
+    def told(self) -> list[str]:
+        """What the operator is told from now on, a line each."""
+        lines: list[str] = []
+
+        def note(event: Any) -> None:
+            if event.get("log_namespace", "").startswith("chatrelay"):
+                lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        return lines
+
     async def trouble(self, authenticator: WebserverAuthenticator | None = None) -> str:
         """What the operator is told of a question that could not be asked."""
         got = await (authenticator or self.authenticator()).authenticate("sid")
@@ -145,6 +159,7 @@ class Questions(WebserverTestCase):
         await authenticator.authenticate("alice")
         await authenticator.authenticate("bo")
         self.assertEqual([headers.get("cookie") for _, headers, _ in self.requests], [None, None])
+        self.assertEqual(list(NO_COOKIES), [])
 
     async def test_an_ipv6_address(self) -> None:
         def conversation(address: object) -> Conversation:
@@ -215,8 +230,6 @@ class Answers(WebserverTestCase):
         self.flushLoggedErrors()
 
     async def test_the_operator_gets_one_line(self) -> None:
-        from twisted.logger import globalLogPublisher
-
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -229,8 +242,6 @@ class Answers(WebserverTestCase):
         self.assertNotIn("sid", str(ours[0]).replace("inside", ""))
 
     async def test_a_session_id_that_comes_back_is_not_told(self) -> None:
-        from twisted.logger import globalLogPublisher
-
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -482,12 +493,184 @@ class Turns(WebserverTestCase):
         self.assertEqual(await third, LoggedIn(7))
         self.assertEqual([body for _, _, body in self.requests], [b"SESSID=first", b"SESSID=third"])
 
+    async def test_who_came_first_is_asked_about_first(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        await gatherResults([authenticator.authenticate(str(number)) for number in range(20)])
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=%d" % number for number in range(20)])
+
+    async def test_a_queue_up_to_its_size_and_no_further(self) -> None:
+        held: list[Conversation] = []
+        self.reply = held.append
+        told = self.told()
+        authenticator = self.authenticator(checks=1, queue=3)
+        out, *waiting = [authenticator.authenticate(str(number)) for number in range(4)]
+        # Refused at once, not when the time in the queue would have passed; who knows the way in is not refused.
+        for number in range(4, 8):
+            refused = self.successResultOf(authenticator.authenticate(str(number)))
+            self.assertIn("webserver-checks", refused.why)
+        waiting.append(authenticator.authenticate("3"))
+        self.assertEqual(len(told), 1)
+        while not held:
+            await sleep(0.01)
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        held[0].write(answer(IN))
+        self.assertEqual(await gatherResults([out, *waiting]), [LoggedIn(7)] * 5)
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=%d" % number for number in range(4)])
+        # There is room again, and the next refusal is told again.
+        self.assertEqual(await authenticator.authenticate("7"), LoggedIn(7))
+        self.reply = held.append
+        asking = [authenticator.authenticate(str(number)) for number in range(4)]
+        self.assertIsInstance(self.successResultOf(authenticator.authenticate("4")), Unavailable)
+        self.assertEqual(len(told), 2)
+        for question in asking:
+            question.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            question.cancel()
+
+    async def test_a_queue_of_which_some_are_in_time(self) -> None:
+        # Each answer takes 0.1 s: some get their turn within 0.25 s, the rest are told that they do not.
+        self.reply = lambda conversation: reactor.callLater(0.1, conversation.write, answer(IN))
+        told = self.told()
+        authenticator = self.authenticator(checks=1, queue_timeout=0.25)
+        verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(10)])
+        answered = len(self.requests)
+        self.assertIn(answered, (2, 3))
+        self.assertEqual(verdicts[:answered], [LoggedIn(7)] * answered)
+        self.assertEqual({type(verdict) for verdict in verdicts[answered:]}, {Unavailable})
+        self.assertEqual(len(told), 1)
+
+    async def test_who_is_told_may_have_others_leave(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator = self.authenticator(checks=1, queue_timeout=0.1, timeout=0.5)
+        out = authenticator.authenticate("out")
+        first, second, third = (authenticator.authenticate(name) for name in ("a", "a", "b"))
+        first.addCallback(lambda _: (second.cancel(), third.cancel()))
+        for left in (second, third):
+            with self.assertRaises(CancelledError):
+                await left
+        self.assertIsInstance(await out, Unavailable)
+
     async def test_zero_is_no_limit(self) -> None:
         self.reply = lambda conversation: None
         authenticator = self.authenticator(checks=0, timeout=2)
         asking = [authenticator.authenticate(str(number)) for number in range(50)]
         await gatherResults(asking)
         self.assertEqual(len(self.requests), 50)
+
+
+class SingleFlight(WebserverTestCase):
+    """Those who ask about the same session at the same time are one question to the webserver."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.held: list[Conversation] = []
+        self.reply = self.held.append
+
+    async def asked(self, times: int = 1) -> None:
+        """Wait until the webserver has been asked so often in all."""
+        while len(self.requests) < times:
+            await sleep(0.01)
+
+    async def test_one_post_for_all_who_ask_meanwhile(self) -> None:
+        authenticator = self.authenticator()
+        asking = [authenticator.authenticate("sid") for _ in range(50)]
+        await self.asked()
+        asking += [authenticator.authenticate("sid") for _ in range(50)]
+        other = authenticator.authenticate("other")
+        await self.asked(2)
+        for conversation in self.held:
+            conversation.write(answer(IN))
+        self.assertEqual(await gatherResults([*asking, other]), [LoggedIn(7)] * 101)
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=sid", b"SESSID=other"])
+
+    async def test_in_the_queue_too(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        asking = [authenticator.authenticate(name) for name in ("first", "second", "second", "first", "second")]
+        await self.asked()
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.held[0].write(answer(IN))
+        self.assertEqual(await gatherResults(asking), [LoggedIn(7)] * 5)
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=first", b"SESSID=second"])
+
+    async def test_nothing_is_remembered(self) -> None:
+        authenticator = self.authenticator()
+        for raw, expected in (
+            (answer(b'{"loggedin":false}'), Denied()),
+            (answer(b"", "500 Internal Server Error"), Unavailable("it answered with status 500")),
+            (answer(IN), LoggedIn(7)),
+        ):
+            self.answering(raw)
+            asking = [authenticator.authenticate("sid") for _ in range(3)]
+            self.assertEqual(await gatherResults(asking), [expected] * 3)
+        self.assertEqual(len(self.requests), 3)
+
+    async def test_asking_again_when_answered_is_another_question(self) -> None:
+        authenticator = self.authenticator()
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        again = authenticator.authenticate("sid").addCallback(lambda _: authenticator.authenticate("sid"))
+        self.assertEqual(await again, LoggedIn(7))
+        self.assertEqual(len(self.requests), 2)
+
+    async def test_one_who_leaves_does_not_take_the_others_along(self) -> None:
+        authenticator = self.authenticator()
+        first, second, third = (authenticator.authenticate("sid") for _ in range(3))
+        await self.asked()
+        for leaving in (first, third):
+            leaving.cancel()
+            with self.assertRaises(CancelledError):
+                await leaving
+        self.held[0].write(answer(IN))
+        self.assertEqual(await second, LoggedIn(7))
+        self.assertEqual(len(self.requests), 1)
+
+    async def test_the_last_one_who_leaves_gives_the_question_up(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        asking = [authenticator.authenticate("sid") for _ in range(3)]
+        await self.asked()
+        for leaving in asking:
+            leaving.cancel()
+            with self.assertRaises(CancelledError):
+                await leaving
+        await self.held[0].gone
+        # Its turn is another's now, and who asks about the same session asks anew.
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
+        self.assertEqual(len(self.requests), 2)
+
+    async def test_a_timeout_is_all_theirs(self) -> None:
+        told = self.told()
+        authenticator = self.authenticator(timeout=0.1)
+        verdicts = await gatherResults([authenticator.authenticate("sid") for _ in range(3)])
+        self.assertEqual(verdicts, [Unavailable("no complete answer within 0.1 s")] * 3)
+        self.assertEqual(len(told), 1)
+
+    async def test_what_is_given_up_while_connecting_is_not_told(self) -> None:
+        told = self.told()
+        asking = self.authenticator().authenticate("sid")
+        asking.cancel()
+        with self.assertRaises(CancelledError):
+            await asking
+        self.assertIsInstance(await self.authenticator(timeout=0.000001).authenticate("sid"), Unavailable)
+        self.assertEqual([line.partition("asked: ")[2] for line in told], ["no complete answer within 1e-06 s"])
+
+    async def test_a_defect_is_all_theirs_and_holds_no_turn(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        self.patch(authenticator, "_body", {}.__getitem__)
+        for _ in range(2):
+            for asking in [authenticator.authenticate("sid") for _ in range(2)]:
+                with self.assertRaises(KeyError):
+                    await asking
+
+    async def test_a_session_id_is_in_no_repr(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        asking = [authenticator.authenticate(name) for name in ("CANARY", "CANARY", "CANARY too")]
+        (out, waiting) = authenticator._questions.values()
+        for thing in (authenticator, out, waiting, authenticator._queue, authenticator._out, out.asking, *asking):
+            self.assertNotIn("CANARY", repr(thing))
+        for question in asking:
+            question.cancel()
+            with self.assertRaises(CancelledError) as caught:
+                await question
+            self.assertNotIn("CANARY", Failure(caught.exception).getTraceback())
 
 
 class Verdicts(SynchronousTestCase):
@@ -500,6 +683,7 @@ class Verdicts(SynchronousTestCase):
             self.assertFalse(is_uid(not_uid), not_uid)
             self.assertRaises(ValueError, LoggedIn, not_uid)
 
+    @settings(deadline=None)  # the first call of all pays for what is made once
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_verdict_or_one_kind_of_error(self, body: bytes) -> None:
         try:
@@ -507,6 +691,7 @@ class Verdicts(SynchronousTestCase):
         except ValueError as error:
             self.assertIn("answer", str(error))
 
+    @settings(deadline=None)
     @given(
         st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5)
     )
