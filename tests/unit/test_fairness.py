@@ -1,0 +1,296 @@
+"""What a burst of one client costs the others, counted in turns of a reactor that the test holds.
+
+The sockets are real, so that it is Twisted that decides how much one turn
+reads and writes. They are Unix sockets: what is sent is there at once. The
+turns are taken by hand: first what was due, then one read and one write of
+each socket that is ready, as Twisted's reactors do. Nothing depends on time.
+"""
+
+from __future__ import annotations
+
+import contextlib  # not its names: trial takes a module's `suppress` for warnings of its own
+import json
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.tcp import Server
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.interfaces import MessageLog
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.relay import Relay
+from chatrelay.testing import HeldMessageLog, KnownSessions
+from chatrelay.websocket import ChatFactory
+from tests.unit.test_websocket import CLOSE, FAST_PATH, frame
+
+TURN = 64 * 1024
+"""Bytes of one connection that one turn takes."""
+
+BURST = 16 * TURN
+SIZE = 110
+"""Bytes of each frame of a burst."""
+
+ANSWER_TURNS = 3
+"""A message is read in one turn, committed and handed over in the next, and written in the one after that."""
+
+NEVER = 1e9
+"""Seconds that no test lets pass."""
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+class HeldReactor(MemoryReactorClock):
+    """A reactor whose turns are taken by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._soon: list[Callable[[], object]] = []
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:
+        """What is put off by no time at all is due in the next turn; a Clock would do it within this one."""
+        if not delay:
+            self._soon.append(lambda: callable(*args, **kw))
+            delay = NEVER
+        return super().callLater(delay, callable, *args, **kw)
+
+    def turn(self) -> None:
+        """Take one turn."""
+        due, self._soon = self._soon, []
+        for call in due:
+            call()
+        readable, writable, _ = select.select(self.getReaders(), self.getWriters(), [], 0)
+        for transport in readable:
+            transport.doRead()
+        for transport in writable:
+            transport.doWrite()
+
+
+class Client:
+    """The client's end of one connection, logged in. It reads when it is asked what it has heard.
+
+    :param room: how much the system takes for it before it reads, in bytes.
+    """
+
+    def __init__(self, case: Fairness, sessid: str, room: int = 128 * 1024) -> None:
+        self.heard: list[Any] = []
+        self._unsent = b""
+        self._stream = b""
+        self._socket, accepted = socket.socketpair()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
+        for end in (self._socket, accepted):
+            end.setblocking(False)
+            case.addCleanup(end.close)
+        address = ("192.0.2.1", 4321)
+        protocol = case.factory.buildProtocol(IPv4Address("TCP", *address))
+        transport = Server(accepted, protocol, address, None, 0, case.reactor)  # type: ignore[arg-type]
+        protocol.makeConnection(transport)  # type: ignore[union-attr]
+        case.clients.append(self)
+        self.write(HANDSHAKE + frame(json.dumps({"type": "auth-request", "SESSID": sessid}).encode()))
+        while not self._stream.endswith(b'"response":true}'):
+            case.turns(1)
+            self._read()
+        self._stream = b""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the socket has not taken all yet."""
+        return bool(self._unsent)
+
+    def write(self, data: bytes) -> None:
+        """Send; what the socket does not take now goes before each of the next turns."""
+        self._unsent += data
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+
+    def hear(self) -> list[Any]:
+        """All that has come since the login: JSON values, and the close code."""
+        self._read()
+        start = 0
+        for opcode, payload, end in whole_frames(self._stream):
+            self.heard.append(int.from_bytes(payload[:2], "big") if opcode == CLOSE else json.loads(payload))
+            start = end
+        self._stream = self._stream[start:]
+        return self.heard
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := self._socket.recv(1024 * 1024):
+                self._stream += data
+
+
+def whole_frames(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """The server's frames in a stream, but for one that is cut off: (opcode, payload, where it ends)."""
+    end = 0
+    while len(stream) >= end + 2:
+        length, start = stream[end + 1], end + 2
+        if length == 126:
+            length, start = int.from_bytes(stream[start : start + 2], "big"), start + 2
+        if len(stream) < start + length:
+            break
+        opcode, end = stream[end] & 15, start + length
+        yield opcode, stream[start:end], end
+
+
+def request(to: int, id: int, content: str = "hej") -> bytes:
+    """The frame of a message-send-request."""
+    message = {"timeStamp": 1, "touID": to, "content": content}
+    return frame(json.dumps({"type": "message-send-request", "id": id, "message": message}).encode())
+
+
+def answer(id: int) -> dict[str, object]:
+    """What says that it was done."""
+    return {"type": "send-request-response", "response": {"id": id, "value": True}}
+
+
+class Fairness(SynchronousTestCase):
+    """A relay, its reactor in the test's hand."""
+
+    def setUp(self) -> None:
+        self.reactor = HeldReactor()
+        self.clients: list[Client] = []
+        self.log = MemoryMessageLog()
+        self.serve(self.log)
+
+    def turns(self, count: int, *readers: Client) -> None:
+        """Take some turns, while some clients read."""
+        for _ in range(count):
+            for client in self.clients:
+                client.write(b"")
+            self.reactor.turn()
+            for reader in readers:
+                reader.hear()
+
+    def serve(self, log: MessageLog, **options: Any) -> None:
+        """Have a relay with this log and these options."""
+        directory = Directory()
+        relay = Relay(directory, log, self.reactor.seconds, lambda call: self.reactor.callLater(0, call))
+        sessions = KnownSessions({"alice": 1, "bo": 2, "chen": 3})
+        self.factory = ChatFactory(Config(fast_path=FAST_PATH, **options), relay, directory, sessions, self.reactor)
+
+
+class Bursts(Fairness):
+    """One client has sent more than the relay can read at once."""
+
+    def burst(self, to: int = 1) -> Client:
+        """Alice, whose socket is and stays full of messages, each `SIZE` bytes large."""
+        alice = Client(self, "alice")
+        alice.write(b"".join(request(to, 10_000 + number) for number in range(BURST // SIZE)))
+        return alice
+
+    def test_a_turn_takes_so_much_of_it_and_no_more(self) -> None:
+        alice = self.burst()
+        for turns in (1, 2, 3):
+            self.turns(1)
+            # What was read in the turn before has been committed in this one.
+            self.assertLessEqual(len(self.log.rows), (turns - 1) * TURN // SIZE + 1)
+        self.assertGreater(len(self.log.rows), TURN // SIZE)
+        self.assertTrue(alice.has_more)
+
+    def test_another_is_answered_as_if_it_were_not_there(self) -> None:
+        bo = Client(self, "bo")
+        bo.write(request(2, 1))
+        turns_alone = self.turns_until_answered(bo, 1)
+        alice = self.burst()
+        for id in range(2, 5):
+            bo.write(request(2, id))
+            self.assertEqual(self.turns_until_answered(bo, id), turns_alone)
+        self.assertLessEqual(turns_alone, ANSWER_TURNS)
+        self.assertTrue(alice.has_more)
+        answered = sum(heard["type"] == "send-request-response" for heard in alice.hear())
+        self.assertLessEqual(answered, (3 * ANSWER_TURNS * TURN) // SIZE + 1)
+
+    def turns_until_answered(self, client: Client, id: int) -> int:
+        """How many turns it takes."""
+        for turns in range(1, 50):
+            self.turns(1)
+            if answer(id) in client.hear():
+                return turns
+        raise AssertionError("not answered in 50 turns")
+
+    def test_what_one_turn_reads_is_one_batch(self) -> None:
+        log = HeldMessageLog()
+        self.serve(log)
+        alice, bo = Client(self, "alice"), Client(self, "bo")
+        alice.write(b"".join(request(2, id) for id in range(400)))
+        bo.write(request(1, 1))
+        self.turns(2)
+        ((batch, _),) = log.batches
+        self.assertEqual(len(batch), 401)
+
+    def test_a_message_waits_for_two_commits_at_the_most(self) -> None:
+        log = HeldMessageLog()
+        self.serve(log)
+        bo = Client(self, "bo")
+        alice = self.burst()
+        self.turns(2)
+        self.assertEqual(len(log.batches), 1)
+        bo.write(request(2, 1))
+        self.turns(3)  # meanwhile the burst goes on
+        for _ in range(2):
+            self.assertEqual(bo.hear(), [])
+            self.assertEqual(len(log.batches), 1)
+            log.commit()
+            self.turns(1)
+        self.assertIn(answer(1), bo.hear())
+        self.assertGreater(len(log.rows), 2 * (TURN // SIZE))
+        self.assertTrue(alice.has_more)
+
+    def test_the_order_is_that_of_reading(self) -> None:
+        alice, bo, chen = (Client(self, sessid) for sessid in ("alice", "bo", "chen"))
+        for round in range(10):
+            alice.write(b"".join(request(3, round * 100 + id, f"alice {round * 100 + id}") for id in range(100)))
+            bo.write(request(3, round, f"bo {round}"))
+            self.turns(1, alice, bo, chen)
+        self.turns(ANSWER_TURNS, alice, bo, chen)
+        contents = [heard["message"]["content"] for heard in chen.hear()]
+        self.assertEqual(contents, [row.message.content for row in self.log.rows])
+        for name, count in (("alice", 1000), ("bo", 10)):
+            mine = [content for content in contents if content.startswith(name)]
+            self.assertEqual(mine, [f"{name} {number}" for number in range(count)])
+        self.assertEqual(alice.hear(), [answer(id) for id in range(1000)])
+        self.assertEqual(bo.hear(), [answer(id) for id in range(10)])
+
+
+class BackPressure(Fairness):
+    """One client does not read."""
+
+    BUDGET = 100_000
+
+    def test_a_burst_to_it_is_taken_up_to_its_budget_and_every_answer_is_true(self) -> None:
+        self.serve(self.log, unread_size=self.BUDGET)
+        alice, deaf, chen = Client(self, "alice"), Client(self, "bo", room=4096), Client(self, "chen")
+        answers = alice.heard
+        id = 0
+        while not answers or answers[-1]["response"]["value"]:
+            self.assertLess(id, 2000, "all was taken for one who does not read")
+            alice.write(b"".join(request(2, id + number, "x" * 10_000) for number in range(20)))
+            id += 20
+            while len(answers) < id:
+                self.turns(1, alice)
+        chen.write(request(3, 1))
+        self.turns(ANSWER_TURNS, chen)
+        self.assertIn(answer(1), chen.heard)
+        self.assertEqual([each["response"]["id"] for each in answers], list(range(id)))
+        accepted = sum(each["response"]["value"] for each in answers)
+        self.assertEqual([each["response"]["value"] for each in answers], [True] * accepted + [False] * (id - accepted))
+        refusals = {each["response"].get("reason") for each in answers[accepted:]}
+        self.assertEqual(refusals, {"receiving-user-not-connected"})
+        # Now it reads: everything that was promised is there, and then why it ends.
+        while deaf.heard[-1:] != [4002]:
+            self.turns(1, deaf)
+        self.assertEqual(len(deaf.heard), accepted + 1)
+        # A turn's worth may be on its way to the transport, and another in it, before the client counts as behind.
+        self.assertLessEqual(accepted * 10_000, self.BUDGET + 2 * TURN)
+        self.assertGreater(accepted * 10_000, self.BUDGET - 10_100)
