@@ -1,23 +1,16 @@
-"""The fast path on real sockets: with it and without it, slow readers are cut and nobody waits behind a burst."""
+"""The fast path on real sockets: with it and without it, slow readers are cut and bursts are answered in order."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.programs import RelayProcess
+from tests.end_to_end.saturation import resident
 
 StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @BOTH_WAYS
@@ -43,36 +36,6 @@ def test_a_client_that_does_not_read_is_cut_and_the_sender_told(start_relay: Sta
         assert resident(relay.process.pid) - before < 10_000_000
         alice.send(2, "still here?", id="x")
         assert bo.hear()["message"]["content"] == "still here?"
-
-
-@BOTH_WAYS
-def test_nobody_waits_behind_a_burst(start_relay: StartRelay, fast_path: str) -> None:
-    relay = start_relay("--fast-path", fast_path, "--message-log", "none")
-    with relay.client() as alice, relay.client() as bo:
-        alice.log_in("alice-session")
-        bo.log_in("bo-session")
-        waits: list[float] = []
-        over = threading.Event()
-
-        def talk_to_oneself() -> None:
-            while not over.is_set():
-                began = time.monotonic()
-                bo.send(2, "note")
-                bo.hear()
-                bo.hear()
-                waits.append(time.monotonic() - began)
-
-        talking = threading.Thread(target=talk_to_oneself)
-        talking.start()
-        burst = 3000
-        for number in range(burst):
-            alice.send("nobody", "", id=number)
-        answers = [alice.hear()["response"]["id"] for _ in range(burst)]
-        over.set()
-        talking.join(10)
-        assert answers == list(range(burst))
-        assert len(waits) > 5
-        assert max(waits) < 1
 
 
 def test_a_burst_in_one_piece_is_answered_in_order(start_relay: StartRelay) -> None:

@@ -1,0 +1,396 @@
+"""A crowd that gives a relay more to do than it can: many connections in one thread, each with many requests under way.
+
+While it runs, the crowd does as little as it can: it makes frames by hand,
+many to a write, counts the answers in what it reads, and keeps what came as
+it came. Only afterwards is that taken apart, into an `Account` of each
+connection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
+from tests.end_to_end.promise import UID, Account, Request
+
+NOBODY = "nobody"
+"""A uID that never logs in."""
+
+TEXT, CLOSE = 0x81, 0x88
+"""The first bytes of the two kinds of frame that come and go here."""
+
+USERS: Sequence[UID] = tuple(number if number % 2 else f"user-{number}" for number in range(16))
+"""Who is there at full load, with two connections each."""
+
+WINDOW = 64
+"""How many requests each of those connections has under way."""
+
+SATURATED = 0.8
+"""The share of the time in which the relay has something to do, for a load to count as a full one."""
+
+MASK = b"\x37\xfa\x21\x3d"
+NORMAL_CLOSURE = struct.pack("!H", 1000)
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+LOGGED_IN = b'{"type":"auth-response","response":true}'
+ANSWER = b'"send-request-response"'
+REFUSAL = b'"value":false'
+DELIVERY = b'"message":{'
+"""What each answer, each that is no, and each delivery has once; no content has them."""
+
+READ_AT_ONCE = 256 * 1024
+
+
+def masked(first: int, payload: bytes) -> bytes:
+    """A whole frame, as a client sends it (RFC 6455, section 5.2)."""
+    size = len(payload)
+    head = bytes((first, 0x80 | size)) if size < 126 else struct.pack("!BBH", first, 0x80 | 126, size)
+    key = (MASK * (size // 4 + 1))[:size]
+    body = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
+    return head + MASK + body.to_bytes(size, "big")
+
+
+def frames(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """The server's whole frames in a stream: (first byte, payload). One that is cut off at the end is left out."""
+    start, size = 0, len(stream)
+    while start + 2 <= size:
+        length, payload = stream[start + 1], start + 2
+        if length >= 126:
+            payload += 2 if length == 126 else 8
+            length = int.from_bytes(stream[start + 2 : payload], "big")
+        end = payload + length
+        if size < end:
+            break
+        yield stream[start], stream[payload:end]
+        start = end
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one talker does.
+
+    :ivar recipients: whom it sends to, by turns.
+    :ivar window: how many of its requests are under way at once; 0 to send none.
+    :ivar padding: characters that fill up each content.
+    :ivar leaves_after: about how many deliveries it takes before it leaves without a word; None to stay.
+    :ivar reads: whether it reads on after the login.
+    """
+
+    recipients: Sequence[UID] = ()
+    window: int = 0
+    padding: int = 20
+    leaves_after: int | None = None
+    reads: bool = True
+
+
+class Talker:
+    """One connection of one user.
+
+    Whenever half of its requests are answered, it sends as many new ones with
+    one write.
+
+    :ivar refusals: about how many of the answers were no.
+    :ivar waits: seconds from sending to the answer, where one request is under way at a time.
+    :ivar ended: whether the connection is gone.
+    """
+
+    def __init__(self, crowd: Crowd, name: str, uid: UID, part: Part) -> None:
+        self.name = name
+        self.uid = uid
+        self.part = part
+        self.waits: list[float] = []
+        self.logged_in = self.talking = self.ended = False
+        self.sent = self.answered = self.refusals = 0
+        self._deliveries = 0
+        self._crowd = crowd
+        self._chunks: list[bytes] = []
+        self._tail = b""
+        self._unsent = b""
+        self._sent_at = 0.0
+        self._socket = socket.socket()
+        if not part.reads:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        self._socket.connect(("127.0.0.1", crowd.relay.port))
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        crowd.selector.register(self._socket, selectors.EVENT_READ, self)
+        self._write(HANDSHAKE + masked(TEXT, json.dumps({"type": "auth-request", "SESSID": str(uid)}).encode()))
+
+    # Talking -----------------------------------------------------------------
+
+    def talk(self) -> None:
+        """Begin to send."""
+        if self.part.window:
+            self.talking = True
+            self._top_up()
+
+    def say_goodbye(self) -> None:
+        """Send no more, and begin the closing handshake."""
+        self._write(masked(CLOSE, NORMAL_CLOSURE))
+
+    def heed(self, events: int) -> None:
+        """The socket is ready."""
+        if events & selectors.EVENT_WRITE:
+            self._write(b"")
+        if events & selectors.EVENT_READ:
+            self._read()
+
+    def read_on(self) -> None:
+        """Read after all, where this one's part was not to."""
+        self._crowd.selector.register(self._socket, selectors.EVENT_READ, self)
+
+    def leave(self) -> None:
+        """End the connection, without a word."""
+        if not self.ended:
+            self.ended = True
+            self.talking = False
+            if self._socket in self._crowd.selector.get_map():
+                self._crowd.selector.unregister(self._socket)
+            self._socket.close()
+
+    def _top_up(self) -> None:
+        wanted = self.part.window - (self.sent - self.answered)
+        if self.talking and wanted * 2 >= self.part.window:
+            self._sent_at = time.perf_counter()
+            first, self.sent = self.sent, self.sent + wanted
+            self._write(b"".join([masked(TEXT, self._frame(number)) for number in range(first, self.sent)]))
+
+    def _write(self, data: bytes) -> None:
+        unsent = self._unsent + data
+        try:
+            unsent = unsent[self._socket.send(unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            unsent = b""  # reading finds the end
+        if bool(unsent) != bool(self._unsent):
+            events = selectors.EVENT_READ | selectors.EVENT_WRITE if unsent else selectors.EVENT_READ
+            self._crowd.selector.modify(self._socket, events, self)
+        self._unsent = unsent
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(READ_AT_ONCE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.leave()
+            return
+        self._chunks.append(data)
+        if not self.logged_in:
+            self.logged_in = LOGGED_IN in b"".join(self._chunks)
+            if self.logged_in and not self.part.reads:
+                self._crowd.selector.unregister(self._socket)
+            return
+        seen = self._tail + data
+        self._tail = seen[1 - len(ANSWER) :]
+        answers = seen.count(ANSWER)
+        if answers:
+            self.answered += answers
+            if self.part.window == 1:
+                self.waits.append(time.perf_counter() - self._sent_at)
+            self.refusals += data.count(REFUSAL)
+            self._top_up()
+        if self.part.leaves_after is not None:
+            self._deliveries += data.count(DELIVERY)
+            if self._deliveries >= self.part.leaves_after:
+                self.leave()
+                self._crowd.come_back(self)
+
+    # What is sent, made anew whenever it is looked at -------------------------
+
+    def _request(self, number: int) -> Request:
+        # Text and integers by turns: each must come back as what it was.
+        recipient = self.part.recipients[number % len(self.part.recipients)]
+        if isinstance(recipient, int) and number & 2:
+            recipient = str(recipient)
+        token = number if number & 1 else str(number)
+        return Request(token, token, recipient, f"{self.name}/{number}/{'å' * self.part.padding}")
+
+    def _frame(self, number: int) -> bytes:
+        token, _, recipient, content = self._request(number)
+        id = f'"{token}"' if isinstance(token, str) else token
+        to = f'"{recipient}"' if isinstance(recipient, str) else recipient
+        return (
+            f'{{"type":"message-send-request","id":{id},'
+            f'"message":{{"timeStamp":{id},"touID":{to},"content":"{content}"}}}}'
+        ).encode()
+
+    def account(self) -> Account:
+        """What happened here, for the promise to be held against."""
+        head, _, stream = b"".join(self._chunks).partition(b"\r\n\r\n")
+        assert not head or head.startswith(b"HTTP/1.1 101 "), head
+        code = None
+        heard = []
+        for first, payload in frames(stream):
+            if first == CLOSE:
+                code = int.from_bytes(payload[:2], "big")
+            else:
+                assert first == TEXT, f"a frame that begins with {first:#x}"
+                assert code is None, f"after the close frame: {payload!r}"
+                heard.append(json.loads(payload))
+        if heard:
+            assert heard.pop(0) == {"type": "auth-response", "response": True}
+        requests = [self._request(number) for number in range(self.sent)]
+        return Account(self.uid, requests, heard, code, self.part.reads and self.part.leaves_after is None)
+
+
+@dataclass
+class Pressure:
+    """How hard the relay was at work for a while.
+
+    :ivar seconds: how long that was.
+    :ivar cpu: CPU seconds it used.
+    :ivar wanted: seconds that its threads were running or waiting for a processor: what `cpu` would be on a machine
+        with nothing else to do.
+    :ivar answers: how many requests it answered.
+    """
+
+    seconds: float
+    cpu: float
+    wanted: float
+    answers: int
+
+    @property
+    def busy(self) -> float:
+        """The share of the time in which the relay had something to do; above 1 where two of its threads had."""
+        return self.wanted / self.seconds
+
+    def __str__(self) -> str:
+        share = f"relay busy {self.busy:.0%} of the time, CPU {self.cpu / self.seconds:.0%}"
+        return f"{share}, {self.answers / self.seconds:,.0f} answers a second"
+
+
+class Crowd:
+    """All talkers of one relay, in the thread that calls.
+
+    :ivar talkers: everyone who ever joined, those who have gone, too.
+    """
+
+    def __init__(self, relay: RelayProcess, site: Site, name: str = "") -> None:
+        self.relay = relay
+        self.selector = selectors.DefaultSelector()
+        self.talkers: list[Talker] = []
+        self._site = site
+        self._name = name
+        self._pressing = False
+
+    def join(self, uid: UID, part: Part, connections: int = 1) -> list[Talker]:
+        """Connect and ask to be logged in; does not wait."""
+        self._site.users[str(uid)] = uid
+        new = [Talker(self, f"{self._name}{len(self.talkers) + i}", uid, part) for i in range(connections)]
+        self.talkers += new
+        return new
+
+    def come_back(self, talker: Talker) -> None:
+        """Connect anew, as one who has just left; not when all is about to end."""
+        if self._pressing:
+            self.join(talker.uid, talker.part)
+
+    def fill(self, others: Sequence[UID] = (), padding: int = 20) -> None:
+        """Let all `USERS` join, who write to each other, to `others`, and to somebody who is not there."""
+        for seed, uid in enumerate(USERS):
+            recipients = by_turns([*USERS, *others, NOBODY, NOBODY], seed)
+            self.join(uid, Part(recipients, WINDOW, padding), connections=2)
+
+    def begin(self) -> None:
+        """Wait until everybody is logged in; let everybody talk."""
+        self._until(lambda: all(talker.logged_in for talker in self.talkers), "log in")
+        for talker in self.talkers:
+            talker.talk()
+
+    def press(self, seconds: float) -> Pressure:
+        """Let everybody talk for a while."""
+        began, answered = time.perf_counter(), self._answered()
+        cpu, wanted = work_of(self.relay.process.pid)
+        self._pressing = True
+        while time.perf_counter() - began < seconds:
+            self._turn()
+        self._pressing = False
+        cpu_then, wanted_then = work_of(self.relay.process.pid)
+        return Pressure(time.perf_counter() - began, cpu_then - cpu, wanted_then - wanted, self._answered() - answered)
+
+    def settle(self) -> None:
+        """Send no more, wait for every answer, then close and hear each connection to its end."""
+        for talker in self.talkers:
+            talker.talking = False
+        self._until(
+            lambda: all(talker.ended or talker.answered >= talker.sent for talker in self.talkers), "be answered"
+        )
+        for talker in self.talkers:
+            if not talker.ended and talker.part.reads:
+                talker.say_goodbye()
+        self.hear_to_the_end()
+
+    def hear_to_the_end(self) -> None:
+        """Read until every connection is gone, those that did not read before, too."""
+        for talker in self.talkers:
+            talker.talking = False
+            if not talker.ended and not talker.part.reads and talker.logged_in:
+                talker.read_on()
+        self._until(lambda: all(talker.ended for talker in self.talkers), "see the connections end")
+
+    def accounts(self) -> list[Account]:
+        """What happened on each connection."""
+        return [talker.account() for talker in self.talkers]
+
+    def _answered(self) -> int:
+        return sum(talker.answered for talker in self.talkers)
+
+    def _turn(self) -> None:
+        for key, events in self.selector.select(0.02):
+            talker: Talker = key.data
+            if not talker.ended:
+                talker.heed(events)
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        until = time.perf_counter() + PATIENCE
+        while not done():
+            assert time.perf_counter() < until, f"{PATIENCE} s were not enough to {what}"
+            self._turn()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for talker in self.talkers:
+            talker.leave()
+        self.selector.close()
+
+
+def work_of(pid: int) -> tuple[float, float]:
+    """CPU seconds that a living process has used, and those with the seconds its threads waited for a processor."""
+    cpu = waited = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        ran, queued, _ = map(int, (thread / "schedstat").read_text().split())
+        cpu += ran
+        waited += queued
+    return cpu / 1e9, (cpu + waited) / 1e9
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def by_turns(recipients: Sequence[UID], seed: int, turns: int = 97) -> list[UID]:
+    """Recipients in an order that has no pattern, the same for the same seed."""
+    choose = random.Random(seed)
+    return [choose.choice(recipients) for _ in range(turns)]

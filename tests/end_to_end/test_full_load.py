@@ -1,0 +1,116 @@
+"""The promise at full load: with more to do than the relay can, every answer is one, true, and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.end_to_end.programs import RelayProcess, Site
+from tests.end_to_end.promise import Trial, read_log
+from tests.end_to_end.saturation import NOBODY, SATURATED, USERS, Crowd, Part, by_turns, resident
+
+StartRelay = Callable[..., RelayProcess]
+FAST_PATHS = pytest.mark.parametrize("fast_path", ["yes", "no"])
+MESSAGE_LOGS = pytest.mark.parametrize("message_log", ["sqlite:chatrelay.sqlite3", "none"])
+
+MIB = 1024 * 1024
+
+BURST = 4000
+"""How many requests one who sends all at once has under way."""
+
+LONGEST_WAIT = 2.0
+"""Seconds that an answer may take at full load, on a slow machine and with the coverage measured."""
+
+
+@MESSAGE_LOGS
+@FAST_PATHS
+def test_every_request_meets_its_promised_fate(
+    start_relay: StartRelay, site: Site, fast_path: str, message_log: str
+) -> None:
+    relay = start_relay("--fast-path", fast_path, "--message-log", message_log)
+    trial = Trial()
+    with Crowd(relay, site) as crowd:
+        crowd.fill()
+        crowd.begin()
+        pressure = crowd.press(1.0)
+        crowd.settle()
+        trial.add(crowd.accounts(), settled=True)
+    print(f"{pressure}; {trial}")
+    relay.stop()
+    if message_log != "none":
+        trial.check_log(read_log(relay.folder / "chatrelay.sqlite3"))
+    assert pressure.busy > SATURATED
+    assert trial.counts["acknowledged"] > 1000
+    assert trial.counts["refused"] > 100
+    assert trial.counts["nobody"] == 0
+
+
+@MESSAGE_LOGS
+@FAST_PATHS
+def test_nobody_waits_behind_one_who_sends_thousands_at_once(
+    start_relay: StartRelay, site: Site, fast_path: str, message_log: str
+) -> None:
+    relay = start_relay("--fast-path", fast_path, "--message-log", message_log)
+    with Crowd(relay, site) as crowd:
+        (loud,) = crowd.join("loud", Part([1, NOBODY], window=BURST))
+        polite = [talker for uid in USERS for talker in crowd.join(uid, Part(by_turns(USERS, 1), window=1))]
+        crowd.begin()
+        pressure = crowd.press(1.0)
+        answered_meanwhile = loud.answered
+        crowd.settle()
+        Trial().add(crowd.accounts(), settled=True)
+    waits = sorted(wait for talker in polite for wait in talker.waits)
+    fewest = min(len(talker.waits) for talker in polite)
+    print(f"{pressure}; {loud.sent} in bursts, {len(waits)} one at a time: {quantiles_of(waits)}")
+    assert answered_meanwhile > BURST / 2
+    assert pressure.busy > SATURATED
+    # Everybody is answered again before twice as many of the burst are as were under way.
+    assert answered_meanwhile < 2 * BURST * fewest
+    assert waits[-1] < LONGEST_WAIT
+
+
+@FAST_PATHS
+def test_who_does_not_read_is_cut_and_slows_nobody(start_relay: StartRelay, site: Site, fast_path: str) -> None:
+    relay = start_relay("--fast-path", fast_path)
+    trial = Trial()
+    with Crowd(relay, site) as crowd:
+        crowd.fill()
+        (deaf,) = crowd.join("deaf", Part(reads=False))
+        writers = crowd.join("writer", Part(["deaf"], window=64, padding=7000), connections=2)  # 14 KB each
+        polite = crowd.join("polite", Part(by_turns(USERS, 1), window=1), connections=4)
+        crowd.begin()
+        before = resident(relay.process.pid)
+        most = 0
+        pressures = []
+        while not all(writer.refusals for writer in writers):
+            pressures.append(crowd.press(0.1))
+            most = max(most, resident(relay.process.pid))
+            assert len(pressures) < 200, "all was taken for one who does not read"
+        pressures.append(crowd.press(0.2))
+        crowd.settle()
+        trial.add(crowd.accounts(), settled=True)
+    account = deaf.account()
+    heard = [frame["message"]["content"] for frame in account.heard]
+    told = [frame["response"] for writer in writers for frame in writer.account().heard]
+    accepted = [response for response in told if response["value"]]
+    waits = sorted(wait for talker in polite for wait in talker.waits)
+    size = sum(len(content.encode()) for content in heard)
+    print(
+        f"{len(pressures)} times {pressures[0]}; {trial}; {size / MIB:.1f} MiB were taken for the deaf one, the relay"
+    )
+    print(f"grew by {(most - before) / MIB:.1f} MiB; others, one at a time: {quantiles_of(waits)}")
+    assert account.code == 4002
+    assert size > MIB  # what the kernel's buffers take comes on top of the budget
+    assert len(heard) == len(accepted)
+    assert {response["reason"] for response in told if not response["value"]} == {"receiving-user-not-connected"}
+    assert most - before < 20 * MIB
+    assert waits[-1] < LONGEST_WAIT
+    relay.stop()
+    trial.check_log(read_log(relay.folder / "chatrelay.sqlite3"))
+
+
+def quantiles_of(waits: list[float]) -> str:
+    """Sorted seconds in words."""
+    median, p99 = (waits[int(len(waits) * part)] for part in (0.5, 0.99))
+    return f"median {median * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, longest {waits[-1] * 1000:.1f} ms"
