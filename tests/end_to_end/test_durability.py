@@ -1,226 +1,50 @@
-"""What was acknowledged is in the log, whatever happens to the relay or to the disk.
-
-Clients are asyncio programs on the library `websockets`; both sides keep
-their own records, and the log is read by SQLite itself.
-"""
+"""What was acknowledged is in the log, whatever happens to the relay or to the disk; the log is read by SQLite itself."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import random
 import re
 import shutil
 import signal
 import sqlite3
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from tests.end_to_end.programs import Client, RelayProcess, Site
+from tests.end_to_end.promise import Trial, read_log
+from tests.end_to_end.saturation import SATURATED, Crowd, Part
 
 ROUNDS = 20
-SENDERS = 4
-IN_FLIGHT = 16
 
 LogIn = Callable[[str], Client]
 
 
-class Records:
-    """What the clients saw, over all rounds. A content names its sender and counts up."""
-
-    def __init__(self) -> None:
-        self.sent: dict[str, tuple[str, str]] = {}  # content -> (sender, recipient)
-        self.outcomes: dict[str, tuple[bool, str | None]] = {}
-        self.deliveries: list[tuple[int, str]] = []  # (number of the receiving connection, content)
-        self.connections = 0
-
-
-async def log_in(url: str, sessid: str) -> ClientConnection:
-    """Connect and log in."""
-    socket = await connect(url, compression=None, proxy=None).__aenter__()
-    await socket.send(json.dumps({"type": "auth-request", "SESSID": sessid}))
-    assert json.loads(await socket.recv()) == {"type": "auth-response", "response": True}
-    return socket
-
-
-async def receive(url: str, user: str, records: Records, flapping: random.Random | None) -> None:
-    """Be a recipient until the relay is gone; one who flaps leaves and comes back now and then."""
-    while True:
-        try:
-            socket = await log_in(url, user)
-            records.connections += 1
-            connection = records.connections
-            leave_after = flapping.randint(20, 400) if flapping else None
-            while leave_after is None or leave_after > 0:
-                message = json.loads(await socket.recv())["message"]
-                records.deliveries.append((connection, message["content"]))
-                leave_after = leave_after and leave_after - 1
-            await socket.close()
-        except (ConnectionClosed, OSError, EOFError):
-            return
-        except Exception as error:
-            if "handshake" in str(error) or "HTTP" in str(error) or "EOF" in str(error):
-                return
-            raise
-
-
-async def send(url: str, user: str, round: int, records: Records, choose: random.Random) -> None:
-    """Be a sender with some requests in flight, until the relay is gone."""
-    socket = await log_in(url, user)
-    room = asyncio.Semaphore(IN_FLIGHT)
-
-    async def hear() -> None:
-        async for frame in socket:
-            response = json.loads(frame)["response"]
-            content = response["id"]
-            assert content not in records.outcomes, "C9: one answer per request"
-            records.outcomes[content] = (response["value"], response.get("reason"))
-            room.release()
-
-    hearing = asyncio.create_task(hear())
-    number = 0
-    try:
-        while not hearing.done():
-            await asyncio.wait_for(room.acquire(), 2)
-            number += 1
-            to = choose.choice(["steady", "steady", "flapping", "nobody"])
-            content = f"{user}/{round}/{number}"
-            records.sent[content] = (user, to)
-            message = {"timeStamp": number, "touID": to, "content": content}
-            await socket.send(json.dumps({"type": "message-send-request", "id": content, "message": message}))
-    except (ConnectionClosed, TimeoutError):
-        pass
-    hearing.cancel()
-    await asyncio.gather(hearing, return_exceptions=True)
-
-
-async def load(relay: RelayProcess, round: int, records: Records, seconds: float) -> None:
-    """Let everybody talk, kill the relay with no warning, and wait until everybody has noticed."""
-    choose = random.Random(round)
-    receivers = [
-        asyncio.create_task(receive(relay.url, "steady", records, None)),
-        asyncio.create_task(receive(relay.url, "flapping", records, random.Random(round))),
-    ]
-    await asyncio.sleep(0.1)
-    senders = [
-        asyncio.create_task(send(relay.url, f"sender{number}", round, records, choose)) for number in range(SENDERS)
-    ]
-    await asyncio.sleep(seconds)
-    relay.process.send_signal(signal.SIGKILL)
-    await asyncio.wait_for(asyncio.gather(*receivers, *senders), 20)
-
-
-def test_sigkill_under_load_loses_nothing_that_was_acknowledged(site: Site, tmp_path: Path) -> None:
-    for user in ("steady", "flapping", *(f"sender{number}" for number in range(SENDERS))):
-        site.users[user] = user
-    records = Records()
+def test_sigkill_at_full_load_loses_nothing_that_was_acknowledged(site: Site, tmp_path: Path) -> None:
+    trial = Trial()
+    pressures = []
     for round in range(ROUNDS):
-        with RelayProcess(tmp_path, "--auth-url", site.url) as relay:
-            asyncio.run(load(relay, round, records, random.Random(round).uniform(0.2, 0.5)))
+        with RelayProcess(tmp_path, "--auth-url", site.url) as relay, Crowd(relay, site, f"{round}.") as crowd:
+            crowd.fill(others=["flapping"])
+            crowd.join("flapping", Part(leaves_after=200), connections=2)
+            crowd.begin()
+            pressures.append(crowd.press(random.Random(round).uniform(0.1, 0.4)))
+            relay.process.send_signal(signal.SIGKILL)
+            crowd.hear_to_the_end()
             assert relay.wait() == -signal.SIGKILL
-    check(records, tmp_path / "chatrelay.sqlite3")
-    acknowledged = sum(value for value, _ in records.outcomes.values())
-    refused = len(records.outcomes) - acknowledged
-    print(f"{ROUNDS} kills, {len(records.sent)} sent, {acknowledged} acknowledged, {refused} refused")
-    assert acknowledged > ROUNDS * 50
-    assert refused > ROUNDS * 10
-
-
-def check(records: Records, path: Path) -> None:
-    """Hold both sides' records against the log and the promise."""
-    with closing(sqlite3.connect(path)) as log:
-        assert log.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = log.execute(
-            "SELECT number, from_uid, to_uid, content, delivered FROM message ORDER BY number"
-        ).fetchall()
-        holes = log.execute(
-            """WITH place AS (SELECT to_uid AS uid, to_place AS place FROM message
-                              UNION SELECT from_uid, from_place FROM message)
-               SELECT uid, count(*), max(place), (SELECT last_place FROM inbox WHERE inbox.uid = place.uid)
-               FROM place GROUP BY uid"""
-        ).fetchall()
-    for uid, count, last, counter in holes:
-        assert count == last == counter, f"the inbox of {uid} has holes"
-    logged = [content for *_, content, _ in rows]
-    delivered = {content for _, content in records.deliveries}
-    marked_undelivered = {content for *_, content, was_delivered in rows if not was_delivered}
-    in_log = set(logged)
-    assert len(in_log) == len(logged), "C1: once"
-    for content, (value, reason) in records.outcomes.items():
-        if value:
-            assert content in in_log and content not in marked_undelivered, (
-                f"C1: {content} was acknowledged and is not in the log"
-            )
-        else:
-            assert content not in delivered, f"C3: {content} was refused ({reason}) and delivered"
-            assert content not in in_log or content in marked_undelivered, (
-                f"C3: {content} was refused and is in the log"
-            )
-    assert delivered <= in_log, "C8: delivered, and not in the log"
-    for *_, sender, recipient, content, _ in rows:
-        assert records.sent[content] == (sender, recipient)
-    assert in_order(logged), "the log keeps each sender's order"
-    by_connection: dict[int, list[str]] = {}
-    for connection, content in records.deliveries:
-        by_connection.setdefault(connection, []).append(content)
-    for contents in by_connection.values():
-        assert in_order(contents), "C7: the order of a sender's messages"
-
-
-def in_order(contents: list[str]) -> bool:
-    """Whether each sender's messages stand in the order they were sent."""
-    last: dict[str, tuple[int, int]] = {}
-    for content in contents:
-        sender, round, number = content.split("/")
-        place = (int(round), int(number))
-        if place <= last.get(sender, (-1, -1)):
-            return False
-        last[sender] = place
-    return True
-
-
-def test_the_check_can_fail(tmp_path: Path) -> None:
-    """The checker is checked: each promise broken on purpose makes it fail."""
-    from chatrelay.interfaces import Message
-    from chatrelay.messagelog.sqlite import SqliteStore
-
-    def checked(**changes: Any) -> None:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite3"
-        store = SqliteStore(str(path))
-        store.open()
-        store.append([Message("a", "b", c, 1, c, 0) for c in changes.get("logged", ["a/0/1", "a/0/2"])])
-        store.mark_undelivered(changes.get("marked", []))
-        store.close()
-        records = Records()
-        records.sent = {f"a/0/{number}": ("a", "b") for number in range(9)}
-        records.outcomes = dict.fromkeys(changes.get("acknowledged", ["a/0/1", "a/0/2"]), (True, None))
-        records.outcomes.update((c, (False, "busy")) for c in changes.get("refused", []))
-        records.deliveries = [(1, c) for c in changes.get("delivered", ["a/0/1", "a/0/2"])]
-        check(records, path)
-
-    checked()
-    checked(refused=["a/0/3"], logged=["a/0/1", "a/0/2", "a/0/3"], marked=[3])
-    for broken in (
-        {"acknowledged": ["a/0/1", "a/0/3"]},
-        {"marked": [1]},
-        {"logged": ["a/0/1", "a/0/1", "a/0/2"]},
-        {"logged": ["a/0/2", "a/0/1"]},
-        {"delivered": ["a/0/2", "a/0/1"]},
-        {"delivered": ["a/0/1", "a/0/2", "a/0/3"]},
-        {"refused": ["a/0/3"], "logged": ["a/0/1", "a/0/2", "a/0/3"]},
-        {"refused": ["a/0/3"], "delivered": ["a/0/3"], "logged": ["a/0/1", "a/0/2", "a/0/3"], "marked": [3]},
-    ):
-        with pytest.raises(AssertionError):
-            checked(**broken)
+            trial.add(crowd.accounts(), settled=False)
+    print(*pressures, trial, sep="\n")
+    trial.check_log(read_log(tmp_path / "chatrelay.sqlite3"))
+    assert statistics.median(pressure.busy for pressure in pressures) > SATURATED
+    assert trial.counts["acknowledged"] > ROUNDS * 50
+    assert trial.counts["refused"] > ROUNDS * 10
+    assert trial.counts["unanswered"] > ROUNDS * 10  # or the relay was killed at its ease
 
 
 # System calls ---------------------------------------------------------------
