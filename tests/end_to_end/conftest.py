@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def start_relay(site: Site, tmp_path: Path) -> Iterator[Callable[..., RelayProce
     """Starts relays that ask the site, and stops them at the end."""
     with ExitStack() as running:
 
-        def start(*options: str, **keywords: str) -> RelayProcess:
+        def start(*options: str, **keywords: Any) -> RelayProcess:
             return running.enter_context(RelayProcess(tmp_path, "--auth-url", site.url, *options, **keywords))
 
         yield start

@@ -108,8 +108,12 @@ class RelayProcess:
         under: tuple[str, ...] = (),
         listen: str | None = "tcp:0:interface=127.0.0.1",
         reactor: str | None = None,
+        measured: bool = True,
         **environment: str,
     ) -> None:
+        if not measured:
+            # Not in the coverage: measuring makes a relay several times as slow, and one that is killed tells nothing.
+            environment |= {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
         self.folder = folder
         self.output: list[str] = []
         twistd = (sys.executable, "-c", _TWISTD)

