@@ -64,7 +64,6 @@ def test_nobody_waits_behind_one_who_sends_thousands_at_once(
     waits = sorted(wait for talker in polite for wait in talker.waits)
     fewest = min(len(talker.waits) for talker in polite)
     print(f"{pressure}; {loud.sent} in bursts, {len(waits)} one at a time: {quantiles_of(waits)}")
-    assert pressure.busy > SATURATED
     # Everybody is answered again before twice as many of the burst are as were under way.
     assert answered_meanwhile < 2 * BURST * fewest
     assert waits[-1] < LONGEST_WAIT
