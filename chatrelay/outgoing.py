@@ -47,14 +47,28 @@ class Turn:
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        self._call_soon = call_soon
+        self._later = call_soon
         self._touched: list[OutgoingBuffer] = []
+        self._flushes_itself = False
 
     def touch(self, outgoing: OutgoingBuffer) -> None:
         """See to it that a buffer is flushed at the end of this turn."""
-        if not self._touched:
-            self._call_soon(self._flush)
+        if not self._touched and not self._flushes_itself:
+            self._later(self._flush)
         self._touched.append(outgoing)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run a callable in a later turn of the reactor, and flush what it touched in that same turn."""
+
+        def call_and_flush() -> None:
+            self._flushes_itself = True
+            try:
+                call()
+            finally:
+                self._flushes_itself = False
+                self._flush()
+
+        self._later(call_and_flush)
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, []

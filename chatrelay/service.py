@@ -29,6 +29,7 @@ from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.messagelog import message_log as make_message_log
+from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
 from chatrelay.websocket import ChatFactory
 
@@ -55,8 +56,9 @@ def build(
     if message_log is None:
         message_log = make_message_log(config.message_log, reactor)
     directory = Directory()
-    relay = Relay(directory, message_log, time.time, lambda call: reactor.callLater(0, call))
-    factory = ChatFactory(config, relay, directory, authenticator, reactor)
+    turn = Turn(lambda call: reactor.callLater(0, call))
+    relay = Relay(directory, message_log, time.time, turn.call_soon)
+    factory = ChatFactory(config, relay, directory, authenticator, reactor, turn)
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
         try:

@@ -43,6 +43,7 @@ AUTOBAHN_NAMES = (
     "STATE_CLOSED",
     "STATE_CONNECTING",
     "STATE_OPEN",
+    "_dataReceived",
     "_fail_connection",
     "dropConnection",
     "failHandshake",
@@ -242,7 +243,7 @@ class ChatProtocol(WebSocketServerProtocol):
         self._for_autobahn(data)
 
     def _for_autobahn(self, data: bytes) -> None:
-        super().dataReceived(data)
+        self._dataReceived(data)  # its dataReceived is this with a debug line before it
         self._between_messages = (
             self._fast
             and self.state == self.STATE_OPEN
@@ -421,6 +422,7 @@ class ChatFactory(WebSocketServerFactory):
     :param directory: who is here.
     :param authenticator: who knows whose session it is.
     :param reactor: for time.
+    :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
     """
 
     protocol: Any = ChatProtocol
@@ -428,7 +430,13 @@ class ChatFactory(WebSocketServerFactory):
     events = Logger(namespace="chatrelay.websocket")
 
     def __init__(
-        self, config: Config, relay: Relay, directory: Directory, authenticator: Authenticator, reactor: Any
+        self,
+        config: Config,
+        relay: Relay,
+        directory: Directory,
+        authenticator: Authenticator,
+        reactor: Any,
+        turn: Turn | None = None,
     ) -> None:
         super().__init__(server="chatrelay", reactor=reactor)
         self.config = config
@@ -445,7 +453,7 @@ class ChatFactory(WebSocketServerFactory):
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._told_origins: set[str] = set()
         self._empty: Deferred[None] | None = None
-        self.turn = Turn(lambda flush: reactor.callLater(0, flush))
+        self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
         self.setProtocolOptions(

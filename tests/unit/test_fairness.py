@@ -25,6 +25,7 @@ from chatrelay.config import Config
 from chatrelay.directory import Directory
 from chatrelay.interfaces import MessageLog
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import ChatFactory
@@ -37,8 +38,8 @@ BURST = 16 * TURN
 SIZE = 110
 """Bytes of each frame of a burst."""
 
-ANSWER_TURNS = 3
-"""A message is read in one turn, committed and handed over in the next, and written in the one after that."""
+ANSWER_TURNS = 2
+"""A message is read in one turn; in the next it is committed, handed over and written."""
 
 NEVER = 1e9
 """Seconds that no test lets pass."""
@@ -94,6 +95,7 @@ class Client:
         address = ("192.0.2.1", 4321)
         protocol = case.factory.buildProtocol(IPv4Address("TCP", *address))
         transport = Server(accepted, protocol, address, None, 0, case.reactor)  # type: ignore[arg-type]
+        transport.setTcpNoDelay = lambda enabled: None  # type: ignore[method-assign]  # a Unix socket has none
         protocol.makeConnection(transport)  # type: ignore[union-attr]
         case.clients.append(self)
         self.write(HANDSHAKE + frame(json.dumps({"type": "auth-request", "SESSID": sessid}).encode()))
@@ -175,9 +177,12 @@ class Fairness(SynchronousTestCase):
     def serve(self, log: MessageLog, **options: Any) -> None:
         """Have a relay with this log and these options."""
         directory = Directory()
-        relay = Relay(directory, log, self.reactor.seconds, lambda call: self.reactor.callLater(0, call))
+        turn = Turn(lambda call: self.reactor.callLater(0, call))  # as the service makes it
+        relay = Relay(directory, log, self.reactor.seconds, turn.call_soon)
         sessions = KnownSessions({"alice": 1, "bo": 2, "chen": 3})
-        self.factory = ChatFactory(Config(fast_path=FAST_PATH, **options), relay, directory, sessions, self.reactor)
+        self.factory = ChatFactory(
+            Config(fast_path=FAST_PATH, **options), relay, directory, sessions, self.reactor, turn
+        )
 
 
 class Bursts(Fairness):
