@@ -148,7 +148,8 @@ class Config:
     )
     webserver_checks: int = _option(
         32,
-        "How many questions may be out to the webserver at once; more wait, up to the login-timeout.",
+        "How many questions may be out to the webserver at once; up to 5,000 more wait, up to the login-timeout. "
+        "Past that, logins are answered webserver-unavailable at once.",
         unit="questions",
         zero="no limit",
         kind=int,
