@@ -108,7 +108,7 @@ def main(command_line: list[str]) -> int:
         print(f"\nFAILED: {trouble}")
     if arguments.json:
         document = report.as_json(machine, command, results, missing)
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(document, separators=(",", ":")) + "\n")
     if arguments.rst:
         write_documentation(arguments.rst, machine, command, tables, results, missing)
     return 1 if troubles else 0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.measure import Figures, Result
-from bench.scenarios import Scenario
+from bench.scenarios import SCENARIOS, Scenario
 from bench.servers import SERVERS
 
 SATURATED = 0.9
@@ -159,7 +159,15 @@ def _milliseconds(seconds: float) -> str:
 
 
 def as_json(machine: Mapping[str, str], command: str, results: Iterable[Result], missing: Mapping[str, str]) -> Any:
-    """Everything that was found, for `json.dump`."""
+    """Everything that was found, for `json.dump`; latencies only of the scenarios that are about them."""
+    about_latency = {scenario.name for scenario in SCENARIOS if scenario.kind == "latency"}
+
+    def values(result: Result, run: Figures) -> dict[str, Any]:
+        kept = asdict(run)
+        # To the microsecond: there are thousands.
+        kept["latencies"] = [round(each, 6) for each in run.latencies] if result.scenario in about_latency else []
+        return kept
+
     return {
         "machine": dict(machine),
         "command": command,
@@ -170,8 +178,7 @@ def as_json(machine: Mapping[str, str], command: str, results: Iterable[Result],
                 "server": result.server,
                 "version": result.version,
                 "connections": result.connections,
-                "median": asdict(result.figures),
-                "rounds": [asdict(run) for run in result.rounds],
+                "rounds": [values(result, run) for run in result.rounds],
             }
             for result in results
         ],
