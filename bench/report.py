@@ -14,6 +14,10 @@ SATURATED = 0.9
 """Below this share of its core, a server that was to be kept busy was not."""
 
 
+DOES_NOT = "does not"
+"""The head of the column that says what a server does not do."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table: a title, what heads the columns, and rows of texts.
@@ -39,7 +43,11 @@ class Table:
 
     def rst(self) -> str:
         """For the documentation, where the title is the heading of a section."""
-        lines = [".. list-table::", "   :header-rows: 1", ""]
+        lines = [".. list-table::", "   :header-rows: 1"]
+        if self.heads[-1] == DOES_NOT:
+            # A sentence among numbers: equal columns would make a tower of it.
+            lines.append(f"   :widths: 24{' 9' * (len(self.heads) - 3)} 31")
+        lines.append("")
         for first, second, *others in (self.heads, *self.rows):
             # Server and version share a column: the pages are narrow.
             lines += [f"   * - {_escaped(first)}", "", f"       {_escaped(second)}"]
@@ -94,7 +102,7 @@ def _cost(scenario: Scenario, results: list[Result]) -> Table:
                 f"{server.title} was not saturated: it used {figures.busy:.0%} of its core, "
                 f"the load generator {figures.load_busy:.0%} of its own, {limit}."
             )
-    heads = ("server", "version", f"µs CPU a {what}", "rounds", "busy", f"{what}s/s", "of chatrelay's", "does not")
+    heads = ("server", "version", f"µs CPU a {what}", "rounds", "busy", f"{what}s/s", "of chatrelay's", DOES_NOT)
     return Table(scenario.title, heads, tuple(rows), tuple(notes))
 
 
@@ -141,7 +149,7 @@ def _latency(scenario: Scenario, results: list[Result]) -> Table:
         shown = [_milliseconds(quantile(latencies, share)) for share in (0.5, 0.9, 0.99, 0.999, 1.0)]
         shown.append(_milliseconds(result.figures.late))
         rows.append((SERVERS[result.server].title, result.version, *shown, SERVERS[result.server].lacks))
-    heads = ("server", "version", "median ms", "p90", "p99", "p99.9", "worst", "load p99 late", "does not")
+    heads = ("server", "version", "median ms", "p90", "p99", "p99.9", "worst", "load p99 late", DOES_NOT)
     return Table(scenario.title, heads, tuple(rows))
 
 
