@@ -39,6 +39,13 @@ def plot(scenario: Scenario, results: list[Result], path: Path) -> None:
 _BARS = {"cost": "µs CPU a message", "login": "µs CPU a login", "idle": "KiB RSS a connection"}
 
 
+def _line(server: str) -> dict[str, Any]:
+    """How the line of a server looks: ours stand out, and differ from each other."""
+    if not server.startswith("chatrelay"):
+        return {}
+    return {"color": OURS, "linewidth": 2.2, "linestyle": "--" if "lean" in server else "-"}
+
+
 def _colour(name: str) -> str:
     return OURS if name.startswith("chatrelay") else OTHERS
 
@@ -58,7 +65,7 @@ def _bars(axes: Any, scenario: Scenario, results: list[Result]) -> None:
 def _lines(axes: Any, results: list[Result]) -> None:
     for name in dict.fromkeys(result.server for result in results):
         own = [(result.connections, result.figures.cost) for result in results if result.server == name]
-        style = {"color": OURS, "linewidth": 2.2} if name.startswith("chatrelay") else {}
+        style = _line(name)
         axes.plot(*zip(*own, strict=True), marker="o", label=SERVERS[name].title, **style)
     axes.set_xscale("log")
     counts = sorted({result.connections for result in results})
@@ -75,7 +82,7 @@ def _distribution(axes: Any, results: list[Result]) -> None:
     for result in results:
         latencies = result.figures.latencies
         slower = [1 - place / len(latencies) for place in range(len(latencies))]
-        style = {"color": OURS, "linewidth": 2.2} if result.server.startswith("chatrelay") else {}
+        style = _line(result.server)
         axes.plot(slower, [1000 * latency for latency in latencies], label=SERVERS[result.server].title, **style)
     axes.set_xscale("log")
     axes.invert_xaxis()
