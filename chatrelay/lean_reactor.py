@@ -37,7 +37,7 @@ class LeanEPollReactor(EPollReactor):
                 try:
                     why = selectable.doRead()
                 # As in Twisted: whatever it is, it ends this one connection, and is told.
-                except Exception as error:
+                except BaseException as error:
                     log.err()
                     why = error
                 if why:

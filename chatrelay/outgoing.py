@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.tcp import Server
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatrelay.frames import text_frame
 from chatrelay.wire import CloseCode
 
-TCP_SERVER_NAMES = ("connected", "dataBuffer", "_tempDataBuffer", "socket")
-"""What `OutgoingBuffer.flush` reads of Twisted's TCP transport that is not promised; a test looks them up."""
+TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "socket")
+"""What `OutgoingBuffer` reads of Twisted's TCP transport that is not promised; a test looks them up."""
 
 MAX_OUTGOING = 64 * 1024
 """Bytes that one turn of the reactor may collect for a connection before they are written."""
@@ -45,6 +46,8 @@ class Turn:
 
     :param call_soon: runs a callable in a later turn of the reactor.
     """
+
+    log = Logger()
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._later = call_soon
@@ -73,7 +76,11 @@ class Turn:
     def _flush(self) -> None:
         touched, self._touched = self._touched, []
         for outgoing in touched:
-            outgoing.flush()
+            try:
+                outgoing.flush()
+            # One connection's trouble must not keep what the others were sent from being written.
+            except Exception:
+                self.log.failure("writing to a connection met a defect; please report it")
 
 
 @implementer(IPushProducer)
@@ -156,7 +163,14 @@ class OutgoingBuffer:
         :returns: whether it may be sent them.
         """
         if self._backed_up:
-            self._unread += size
+            if self._direct:
+                # What waits in the transport and here is what is unread; a slow client that keeps up stays.
+                transport = self._transport
+                waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+                self._unread = waiting + self._size + size
+            else:
+                # Other transports do not say what waits in them: all counts that came since they had none.
+                self._unread += size
             if 0 < self._budget < self._unread:
                 self._protocol.close(CloseCode.UNREAD, "not reading fast enough")
                 return False
@@ -177,11 +191,18 @@ class OutgoingBuffer:
         frames = self._frames
         if not frames:
             return
-        data = b"".join(frames)
-        frames.clear()
+        self._frames = []
         self._size = 0
+        data = b"".join(frames)
         transport = self._transport
-        if self._direct and not transport.dataBuffer and not transport._tempDataBuffer and transport.connected:
+        # TLS: a connection that began as plain TCP may have been upgraded since.
+        if (
+            self._direct
+            and not transport.TLS
+            and not transport.dataBuffer
+            and not transport._tempDataBuffer
+            and transport.connected
+        ):
             # Nothing waits before it.
             try:
                 sent = transport.socket.send(data)

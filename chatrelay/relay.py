@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -102,7 +102,8 @@ class Relay:
         self._scheduled = False
         batch, self._forming = self._forming, []
         self._committing = len(batch)
-        committed = self._message_log.append([message for _, message in batch])
+        # An application's own log may raise instead; then, too, the senders are answered and the next is committed.
+        committed = maybeDeferred(self._message_log.append, [message for _, message in batch])
         committed.addCallbacks(self._deliver, self._refuse, callbackArgs=(batch,), errbackArgs=(batch,))
         committed.addErrback(self._report)
         committed.addBoth(self._batch_done)
@@ -137,7 +138,7 @@ class Relay:
             self._tell_drained()
 
         self._marking += 1
-        marked = self._message_log.mark_undelivered([number for number, _ in unreached])
+        marked = maybeDeferred(self._message_log.mark_undelivered, [number for number, _ in unreached])
         # A mark that could not be written is made good when the log recovers;
         # that the message reached nobody is true either way.
         marked.addErrback(lambda failure: failure.trap(LogUnavailable) and None)

@@ -341,6 +341,7 @@ class ChatProtocol(WebSocketServerProtocol):
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn: every byte that is sent comes through here. What one turn sends is written at its end."""
         if sync or chopsize or not self._fast:
+            self.outgoing.flush()  # what was sent before goes out before
             super().sendData(data, sync, chopsize)
         else:
             self.outgoing.append(data)

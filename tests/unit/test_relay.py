@@ -55,6 +55,16 @@ class RelayTests(SynchronousTestCase):
         (row,) = self.log.rows
         self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000.25))
 
+    def test_a_log_that_raises_refuses_its_batch_alone(self) -> None:
+        whole, self.log.append = self.log.append, {}.__getitem__  # type: ignore[method-assign, assignment]
+        self.send()
+        self.assertEqual(self.outcomes(), [(1, False, "log-unavailable")])
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.log.append = whole  # type: ignore[method-assign]
+        self.send(id=2)
+        self.log.commit()
+        self.assertEqual(self.outcomes(), [(2, True, None)])
+
     def test_the_answer_follows_the_delivery(self) -> None:
         order: list[str] = []
         self.patch(self.bo, "send", lambda payload: order.append("delivery") or True)
