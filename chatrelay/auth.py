@@ -43,6 +43,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from chatrelay import wire
+from chatrelay.breaker import Breaker, State
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import Deadlines, Key
 
@@ -79,6 +80,7 @@ class WebserverAuthenticator:
     :param checks: how many questions may be out at once; 0 for no limit.
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
     :param queue: how many questions may wait for their turn.
+    :param breaker_failures: how many failures in a row stop the questions (`chatrelay.breaker`); 0 for no breaker.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     """
 
@@ -94,6 +96,7 @@ class WebserverAuthenticator:
         checks: int = 32,
         queue_timeout: float = 10.0,
         queue: int = MAX_QUEUE,
+        breaker_failures: int = 10,
         tls_policy: IPolicyForHTTPS | None = None,
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
@@ -105,6 +108,8 @@ class WebserverAuthenticator:
             self._headers.addRawHeader(b"authorization", b"Bearer " + secret.encode("ascii"))
         self._checks = checks
         self._queue_size = queue
+        self._breaker: Breaker[_Question] = Breaker(breaker_failures)
+        self._breaker_failures = breaker_failures
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = checks or 100
@@ -124,16 +129,21 @@ class WebserverAuthenticator:
 
         Who asks about a session that is being asked about already waits for
         that verdict with the others: the webserver sees one POST. No verdict
-        is remembered. What is good for one login only must never be shared
+        is remembered. While the breaker is open, nobody waits for anything:
+        the one whose question is the probe is asked about, all others are
+        answered at once. What is good for one login only must never be shared
         like this; such a question is kept out of `_questions`.
         """
         question = self._questions.get(sessid)
-        if question is not None:
+        if question is not None and self._breaker.state is State.CLOSED:
             return question.join()
         must_wait = 0 < self._checks <= len(self._out)
         if must_wait and len(self._queue) >= self._queue_size:
             return succeed(self._no_turn(sessid))
-        question = self._questions[sessid] = _Question(sessid, self._given_up)
+        question = _Question(sessid, self._given_up)
+        if not self._breaker.admits(question, self._reactor.seconds()):
+            return succeed(self._refused())
+        self._questions[sessid] = question
         verdict = question.join()
         if must_wait:
             self._queue[question] = None
@@ -161,24 +171,54 @@ class WebserverAuthenticator:
         self._answer_alarm.lift(question)
         self._out.remove(question)
         self._forget(question)
-        if self._queue and len(self._out) < self._checks:
-            following, _ = self._queue.popitem(last=False)
-            self._turn_alarm.lift(following)
-            self._ask(following)
-        elif not self._queue:
-            self._told_of_queue = False
         # Twisted calls it a failed DNS lookup where one was cancelled: what came of a question
         # that was given up, or whose time has passed, is no trouble that anybody should be told.
         if question.out_of_time:
-            verdict = self._trouble(f"no complete answer within {self._answer_alarm.seconds:g} s", question.sessid)
-        elif isinstance(verdict, Failure) and verdict.check(_NoVerdict) and question.is_awaited:
-            verdict = self._trouble(str(verdict.value), question.sessid)
+            verdict = self._failed(question, f"no complete answer within {self._answer_alarm.seconds:g} s")
+        elif not isinstance(verdict, Failure):
+            if self._breaker.answered():
+                self.log.warn("the webserver at {url} answers again", url=self._site)
+        elif verdict.check(_NoVerdict) and question.is_awaited:
+            verdict = self._failed(question, str(verdict.value))
+        else:
+            self._breaker.given_up(question)
+        if self._queue and len(self._out) < self._checks:
+            self._ask(self._next())
+        elif not self._queue:
+            self._told_of_queue = False
         question.answer(verdict)
+
+    def _next(self) -> _Question:
+        """Take the question out of the queue that has waited longest."""
+        question, _ = self._queue.popitem(last=False)
+        self._turn_alarm.lift(question)
+        return question
+
+    def _failed(self, question: _Question, what: str) -> Unavailable:
+        """The webserver did not answer this question."""
+        # While the breaker is open the operator knows; each probe that fails would be a line.
+        trouble = self._trouble(what, question.sessid, tell=self._breaker.state is State.CLOSED)
+        if self._breaker.failed(question, self._reactor.seconds()):
+            self.log.warn(
+                "the webserver at {url} has failed {failures} times in a row: until it answers again, it is asked "
+                "about one login at a time, and the others are refused at once",
+                url=self._site,
+                failures=self._breaker_failures,
+            )
+            while self._queue:
+                waiting = self._next()
+                self._forget(waiting)
+                waiting.answer(self._refused())
+        return trouble
+
+    def _refused(self) -> Unavailable:
+        return Unavailable(f"it has failed {self._breaker_failures} times in a row (breaker-failures)")
 
     def _waited_too_long(self, question: _Question) -> None:
         if question in self._queue:  # one who was just told may have made others leave
             del self._queue[question]
             self._forget(question)
+            self._breaker.given_up(question)
             question.answer(self._no_turn(question.sessid))
 
     def _given_up(self, question: _Question) -> None:
@@ -189,6 +229,7 @@ class WebserverAuthenticator:
         else:
             del self._queue[question]
             self._turn_alarm.lift(question)
+            self._breaker.given_up(question)
 
     def _forget(self, question: _Question) -> None:
         # A question that was given up may have been followed by another about the same session.

@@ -154,6 +154,15 @@ class Config:
         zero="no limit",
         kind=int,
     )
+    breaker_failures: int = _option(
+        10,
+        "After how many failures in a row the webserver is left alone: logins are then answered "
+        "webserver-unavailable at once, and one at a time tries it, first after a second, then after up to 10 s. "
+        "Any answer ends that.",
+        unit="failures",
+        zero="never",
+        kind=int,
+    )
     message_size: int = _option(
         65536,
         "The largest WebSocket message, whatever its frames; a larger one closes the connection with 1009.",

@@ -184,6 +184,7 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
         timeout=config.webserver_timeout,
         checks=config.webserver_checks,
         queue_timeout=config.login_timeout,
+        breaker_failures=config.breaker_failures,
         tls_policy=None if config.auth_ca_file is None else _policy(config.auth_ca_file),
     )
 

@@ -673,6 +673,112 @@ class SingleFlight(WebserverTestCase):
             self.assertNotIn("CANARY", Failure(caught.exception).getTraceback())
 
 
+class BreakerOpens(WebserverTestCase):
+    """A webserver that keeps failing is left alone, but for one question at a time."""
+
+    NO = answer(b"", "500 Internal Server Error")
+
+    async def broken(self, failures: int = 3, **options: Any) -> WebserverAuthenticator:
+        """An authenticator whose breaker has just opened."""
+        self.answering(self.NO)
+        authenticator = self.authenticator(breaker_failures=failures, **options)
+        for number in range(failures):
+            self.assertIn("status 500", await self.trouble(authenticator), number)
+        return authenticator
+
+    async def test_past_the_limit_nobody_is_asked_about(self) -> None:
+        authenticator = await self.broken()
+        for _ in range(20):
+            refused = self.successResultOf(authenticator.authenticate("sid"))
+            self.assertIn("breaker-failures", refused.why)
+        self.assertEqual(len(self.requests), 3)
+
+    async def test_up_to_the_limit_everybody_is(self) -> None:
+        self.answering(self.NO, self.NO, answer(b"", "403 Forbidden"), self.NO, self.NO, answer(IN))
+        authenticator = self.authenticator(breaker_failures=3)
+        verdicts = [await authenticator.authenticate("sid") for _ in range(6)]
+        self.assertEqual(verdicts[2], Denied())
+        self.assertEqual(verdicts[5], LoggedIn(7))
+
+    async def test_zero_is_no_breaker(self) -> None:
+        self.answering(self.NO)
+        authenticator = self.authenticator(breaker_failures=0)
+        for _ in range(30):
+            await self.trouble(authenticator)
+        self.assertEqual(len(self.requests), 30)
+
+    async def test_one_probe_then_everybody(self) -> None:
+        told = self.told()
+        authenticator = await self.broken()
+        held: list[Conversation] = []
+        self.reply = held.append
+        await sleep(1.05)
+        probe = authenticator.authenticate("probe")
+        # One at a time, even for the same session: nobody else waits.
+        for name in ("probe", "other"):
+            self.assertIsInstance(self.successResultOf(authenticator.authenticate(name)), Unavailable)
+        while not held:
+            await sleep(0.01)
+        held[0].write(answer(IN))
+        self.assertEqual(await probe, LoggedIn(7))
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.assertEqual(await authenticator.authenticate("after"), LoggedIn(7))
+        self.assertEqual(
+            [line for line in told if "could not be asked" not in line][1:],
+            [f"the webserver at {self.url.removesuffix('?x=1')} answers again"],
+        )
+        self.assertIn("has failed 3 times in a row", told[3])
+        self.assertEqual(len(told), 5)
+
+    async def test_a_probe_that_fails_is_not_told(self) -> None:
+        told = self.told()
+        authenticator = await self.broken()
+        self.assertEqual(len(told), 4)
+        await sleep(1.05)
+        self.assertIn("status 500", await self.trouble(authenticator))
+        self.assertIn("breaker-failures", await self.trouble(authenticator))
+        self.assertEqual(len(told), 4)
+
+    async def test_a_probe_whose_asker_leaves_is_no_verdict_on_the_webserver(self) -> None:
+        authenticator = await self.broken()
+        self.reply = lambda conversation: None
+        await sleep(1.05)
+        probe = authenticator.authenticate("probe")
+        probe.cancel()
+        with self.assertRaises(CancelledError):
+            await probe
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.assertEqual(await authenticator.authenticate("next"), LoggedIn(7))
+
+    async def test_those_who_wait_for_their_turn_are_told_at_once(self) -> None:
+        self.answering(self.NO)
+        authenticator = self.authenticator(breaker_failures=3, checks=1)
+        verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(50)])
+        self.assertEqual({type(verdict) for verdict in verdicts}, {Unavailable})
+        self.assertEqual(len(self.requests), 3)
+
+    async def test_a_timeout_is_a_failure(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator = self.authenticator(breaker_failures=2, timeout=0.1)
+        for _ in range(2):
+            self.assertIn("within 0.1 s", await self.trouble(authenticator))
+        self.assertIn("breaker-failures", await self.trouble(authenticator))
+
+    async def test_a_defect_of_ours_is_none(self) -> None:
+        authenticator = self.authenticator(breaker_failures=1)
+        self.patch(authenticator, "_body", {}.__getitem__)
+        for _ in range(3):
+            with self.assertRaises(KeyError):
+                await authenticator.authenticate("sid")
+
+    async def test_a_session_id_is_told_nowhere(self) -> None:
+        told = self.told()
+        authenticator = self.authenticator(breaker_failures=1, checks=1)
+        self.answering(answer(b"no CANARY", "200 OK"))
+        verdicts = await gatherResults([authenticator.authenticate("CANARY"), authenticator.authenticate("CANARY 2")])
+        self.assertNotIn("CANARY", "".join([*told, repr(verdicts), repr(vars(authenticator._breaker))]))
+
+
 class Verdicts(SynchronousTestCase):
     """The meaning of an answer, as a pure function."""
 
