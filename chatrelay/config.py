@@ -163,6 +163,18 @@ class Config:
         zero="never",
         kind=int,
     )
+    ops_listen: str | None = _option(
+        None,
+        "Where to serve the ops endpoint (/healthz, /readyz, /v1/revoke) over HTTP, as a Twisted endpoint string such "
+        "as tcp:8081; on 127.0.0.1 unless it names another interface.",
+        metavar="ENDPOINT",
+    )
+    ops_token_file: str | None = _option(
+        None,
+        "A file whose one line is the bearer token that /v1/revoke of the ops endpoint wants. Without it nobody can "
+        "use that. Needs ops-listen.",
+        metavar="FILE",
+    )
     message_size: int = _option(
         65536,
         "The largest WebSocket message, whatever its frames; a larger one closes the connection with 1009.",
@@ -273,6 +285,23 @@ class Config:
                 "session-cookie",
                 "needs origin: browsers send the cookie from every page, so name the origins whose pages may log "
                 "visitors in, for instance --origin https://example.com",
+            )
+
+    @ops_listen.validator
+    def _check_ops_listen(self, _: object, endpoint: object) -> None:
+        if endpoint is not None:
+            _text("ops-listen", endpoint)
+
+    @ops_token_file.validator
+    def _check_ops_token_file(self, _: object, path: object) -> None:
+        if path is None:
+            return
+        _text("ops-token-file", path)
+        if self.ops_listen is None:
+            raise ConfigError(
+                "ops-token-file",
+                "needs ops-listen: the token is for the ops endpoint, so say where to serve it, for instance "
+                "--ops-listen tcp:8081",
             )
 
     @message_log.validator

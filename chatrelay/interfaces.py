@@ -89,6 +89,10 @@ class LogUnavailable(Exception):
 class MessageLog(Protocol):
     """The durable record of messages. All methods are called in the reactor's thread."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written, as far as is known."""
+
     def start(self) -> None:
         """Open the log; blocks until it can be written.
 

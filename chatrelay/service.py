@@ -6,6 +6,7 @@ nothing asks for them. It knows every part and does none of their work.
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,8 @@ from autobahn.twisted.resource import WebSocketResource
 from OpenSSL.crypto import Error as CertificateError
 from OpenSSL.SSL import Error as TLSError
 from twisted.application import strports
-from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -28,9 +29,11 @@ from chatrelay.auth import WebserverAuthenticator
 from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Authenticator, MessageLog
+from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
+from chatrelay.web import Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
 
 
@@ -56,21 +59,36 @@ def build(
     if message_log is None:
         message_log = make_message_log(config.message_log, reactor)
     directory = Directory()
+    logins = Logins(directory, secrets.token_bytes())
     turn = Turn(lambda call: reactor.callLater(0, call))
     relay = Relay(directory, message_log, time.time, turn.call_soon)
-    factory = ChatFactory(config, relay, directory, authenticator, reactor, turn)
+    factory = ChatFactory(config, relay, directory, authenticator, reactor, turn, logins)
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
-        try:
-            strports.service(description, factory, reactor).setServiceParent(service)
-        # Each endpoint's parser fails in its own way (OpenSSL's errors among them, for a key that is none);
-        # what it says is told with the text it was about.
-        except (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError) as error:
-            raise ConfigError(
-                "listen",
-                f"{description!r} is no endpoint that can be used: {error} (an endpoint is such as "
-                "tcp:8080:interface=127.0.0.1)",
-            ) from error
+        _serve("listen", description, factory, reactor).setServiceParent(service)
+    if config.ops_listen is not None:
+        token = None if config.ops_token_file is None else _secret("ops-token-file", config.ops_token_file)
+        site = OpsSite(Ops(logins, service.not_ready, token), reactor)
+        service.ops = _serve("ops-listen", on_loopback(config.ops_listen), site, reactor)
+    return service
+
+
+def _serve(option: str, description: str, factory: Any, reactor: Any) -> IService:
+    """A service that listens.
+
+    :param option: what the endpoint was given with.
+    :raises ConfigError: where it is none.
+    """
+    try:
+        service: IService = strports.service(description, factory, reactor)
+    # Each endpoint's parser fails in its own way (OpenSSL's errors among them, for a key that is none);
+    # what it says is told with the text it was about.
+    except (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError) as error:
+        raise ConfigError(
+            option,
+            f"{description!r} is no endpoint that can be used: {error} (an endpoint is such as "
+            "tcp:8080:interface=127.0.0.1)",
+        ) from error
     return service
 
 
@@ -79,6 +97,7 @@ class ChatRelayService(MultiService):
 
     :ivar factory: the Twisted protocol factory of its connections.
     :ivar message_log: where its messages are.
+    :ivar ops: serves the ops endpoint, from before the first client is let in until the last one has gone; or None.
     """
 
     log = Logger()
@@ -98,6 +117,7 @@ class ChatRelayService(MultiService):
         self.config = config
         self.factory = factory
         self.message_log = message_log
+        self.ops: IService | None = None
         self._reactor = reactor
         self._relay = relay
         self._authenticator = authenticator
@@ -107,6 +127,23 @@ class ChatRelayService(MultiService):
         """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
         resource: IResource = WebSocketResource(self.factory)
         return resource
+
+    def not_ready(self) -> str | None:
+        """Why no client can be served now; None where they can."""
+        if self.factory.stopping:
+            return "the relay is stopping"
+        if not self.message_log.is_open:
+            return "the message log cannot be written: the relay's own lines say why"
+        return None
+
+    def privilegedStartService(self) -> None:
+        """Open the ports.
+
+        :raises CannotListenError: where one can't be opened.
+        """
+        super().privilegedStartService()
+        if self.ops is not None:
+            self.ops.privilegedStartService()
 
     def startService(self) -> None:
         """Open the message log, then serve.
@@ -122,6 +159,8 @@ class ChatRelayService(MultiService):
         self.factory.stopping = False
         try:
             super().startService()
+            if self.ops is not None:
+                self.ops.startService()
         except BaseException:  # whatever keeps it from starting must not leave the log's thread and lock behind
             self.message_log.stop()
             raise
@@ -153,6 +192,8 @@ class ChatRelayService(MultiService):
         until = self._reactor.seconds() + limit
         await at_most(self._relay.drain())
         await at_most(self.message_log.stop())
+        if self.ops is not None:
+            await maybeDeferred(self.ops.stopService)
         if isinstance(self._authenticator, WebserverAuthenticator):
             await self._authenticator.close()
         self.log.info("chatrelay has stopped")
@@ -164,6 +205,8 @@ class ChatRelayService(MultiService):
             endpoints=", ".join(self.config.listen) or "no port of its own",
             message_log=self._log_name,
         )
+        if self.config.ops_listen is not None:
+            self.log.info("the ops endpoint listens on {endpoint}", endpoint=on_loopback(self.config.ops_listen))
         if not self.config.origin:
             self.log.info("pages of any origin may connect; admit only yours with --origin")
         if self._log_name == "none":
@@ -180,7 +223,7 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
         reactor,
         config.auth_url,
         format=config.auth_format,
-        secret=None if config.auth_secret_file is None else _secret(config.auth_secret_file),
+        secret=None if config.auth_secret_file is None else _secret("auth-secret-file", config.auth_secret_file),
         timeout=config.webserver_timeout,
         checks=config.webserver_checks,
         queue_timeout=config.login_timeout,
@@ -189,13 +232,13 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
     )
 
 
-def _secret(path: str) -> str:
+def _secret(option: str, path: str) -> str:
     """The one line of a secret file."""
-    secret = _read("auth-secret-file", path).strip()
+    secret = _read(option, path).strip()
     if not secret:
-        raise ConfigError("auth-secret-file", f"{path} is empty")
+        raise ConfigError(option, f"{path} is empty")
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
-        raise ConfigError("auth-secret-file", f"{path} must hold one line of printable ASCII characters without spaces")
+        raise ConfigError(option, f"{path} must hold one line of printable ASCII characters without spaces")
     return secret
 
 

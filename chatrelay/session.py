@@ -100,6 +100,10 @@ class Session:
         """Whether this connection belongs to a user."""
         return self.state is _MEMBER or self.state is _ASKING_AGAIN
 
+    def belongs_to(self, uid: str | int) -> bool:
+        """Whether this connection is logged in as that user."""
+        return self.logged_in and wire.user_key(uid) == wire.user_key(self._uid)
+
     def received(self, payload: bytes) -> bool:
         """One text message came.
 

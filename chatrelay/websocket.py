@@ -11,6 +11,7 @@ documented interface are listed in `AUTOBAHN_NAMES`, which a test looks up.
 
 from __future__ import annotations
 
+import secrets
 import traceback
 from collections.abc import Callable
 from http import HTTPStatus
@@ -30,8 +31,9 @@ from chatrelay import wire
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
 from chatrelay.frames import take_messages
-from chatrelay.interfaces import Authenticator, Unavailable
+from chatrelay.interfaces import Authenticator, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import Deadlines
+from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.relay import Relay
 from chatrelay.session import Session
@@ -291,28 +293,24 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _ask(self, sessid: str) -> None:
         """Have the webserver asked, for the session."""
-        session = self.session
+        session, factory = self.session, self.factory
         assert session is not None
 
-        def failed(failure: Failure) -> None:
-            if not failure.check(CancelledError):
-                # Without the exception's own text: the session id may be in it.
-                self.events.critical(
-                    "an authenticator failed with {kind}, which it must not; it did so in:\n{frames}",
-                    kind=failure.value.__class__.__name__,
-                    frames="".join(traceback.format_tb(failure.getTracebackObject())),
-                )
-            session.answered(Unavailable("the authenticator failed"))
-
-        def answered(_: object) -> None:
+        def answered(verdict: Verdict) -> None:
             self._asking = None
+            uid = verdict.uid if isinstance(verdict, LoggedIn) else None
+            if not factory.logins.answered(self.outgoing, uid):
+                self.close(CloseCode.ENDED, ENDED)
+                return
+            session.answered(verdict)
             if session.logged_in:
-                self.factory.login_deadlines.stop(self)
+                factory.login_deadlines.stop(self)
+            if uid is not None and session.belongs_to(uid):
+                factory.logins.entered(self.outgoing, sessid)
 
-        asking = maybeDeferred(self.factory.authenticator.authenticate, sessid)
-        self._asking = asking
-        asking.addCallbacks(session.answered, failed)
-        asking.addBoth(answered)
+        factory.logins.asked(self.outgoing, sessid)
+        self._asking = factory.ask(sessid)
+        self._asking.addCallback(answered)
 
     # Sending ---------------------------------------------------------------
 
@@ -384,6 +382,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self.session.ended()
         if self._asking is not None:
             self._asking.cancel()
+        self.factory.logins.left(self.outgoing)
         self.factory.leaving(self)
 
     # Deadlines ---------------------------------------------------------------
@@ -424,6 +423,7 @@ class ChatFactory(WebSocketServerFactory):
     :param authenticator: who knows whose session it is.
     :param reactor: for time.
     :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
+    :param logins: which of the site's sessions each connection came in by.
     """
 
     protocol: Any = ChatProtocol
@@ -438,11 +438,13 @@ class ChatFactory(WebSocketServerFactory):
         authenticator: Authenticator,
         reactor: Any,
         turn: Turn | None = None,
+        logins: Logins | None = None,
     ) -> None:
         super().__init__(server="chatrelay", reactor=reactor)
         self.config = config
         self.relay = relay
         self.directory = directory
+        self.logins = Logins(directory, secrets.token_bytes()) if logins is None else logins
         self.authenticator = authenticator
         self.seconds = reactor.seconds
         self.connections: set[ChatProtocol] = set()
@@ -554,6 +556,24 @@ class ChatFactory(WebSocketServerFactory):
             if key == name and 1 <= len(value) <= wire.MAX_SESSID:
                 return value, None
         return None, None
+
+    # Whose session it is ---------------------------------------------------------
+
+    def ask(self, sessid: str) -> Deferred[Verdict]:
+        """Ask the authenticator. Cancelling gives the question up; whatever it does, a verdict comes of it."""
+
+        def failed(failure: Failure) -> Verdict:
+            if not failure.check(CancelledError):
+                # Without the exception's own text: the session id may be in it.
+                self.events.critical(
+                    "an authenticator failed with {kind}, which it must not; it did so in:\n{frames}",
+                    kind=failure.value.__class__.__name__,
+                    frames="".join(traceback.format_tb(failure.getTracebackObject())),
+                )
+            return Unavailable("the authenticator failed")
+
+        asking: Deferred[Verdict] = maybeDeferred(self.authenticator.authenticate, sessid)
+        return asking.addErrback(failed)
 
     # Time ------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class CloseCode(enum.IntEnum):
     UNREAD = 4002
     LOGIN_REFUSED = 4500
     UNUSABLE_FRAMES = 4502
+    ENDED = 4505
 
 
 # What clients send ---------------------------------------------------------

@@ -30,7 +30,10 @@ class MemoryMessageLog:
     """Keeps messages in a list.
 
     :ivar rows: what was committed, oldest first.
+    :ivar is_open: always.
     """
+
+    is_open = True
 
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []
@@ -64,7 +67,12 @@ class MemoryMessageLog:
 
 
 class NoMessageLog:
-    """Numbers messages and keeps none: C1 and C8 of the promise are waived."""
+    """Numbers messages and keeps none: C1 and C8 of the promise are waived.
+
+    :ivar is_open: always.
+    """
+
+    is_open = True
 
     def __init__(self) -> None:
         self._last = 0

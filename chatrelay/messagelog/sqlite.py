@@ -416,6 +416,11 @@ class SqliteMessageLog:
         self._stopped: Deferred[None] = Deferred()
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written, as far as is known."""
+        return self._thread is not None and self._store.is_open
+
     def start(self) -> None:
         """Open the file and start the thread."""
         self._store.open()

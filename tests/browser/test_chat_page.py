@@ -401,6 +401,7 @@ def test_logged_in_as_somebody_else_in_another_tab(people: People) -> None:
         (4501, "logged-out", "You are logged out."),
         (4502, "ended", "The chat could not understand this page."),
         (4504, "ended", "You have the chat open in many other places"),
+        (4505, "ended", "You were disconnected by whoever runs this site."),
         (4777, "ended", "The chat hung up (code 4777)."),
     ],
 )

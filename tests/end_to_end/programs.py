@@ -15,7 +15,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -166,6 +168,22 @@ class RelayProcess:
         """A new connection."""
         return Client(self.url, **options)
 
+    def ops(self, method: str, path: str, value: object = None, token: str | None = None) -> tuple[int, Any]:
+        """A request to the ops endpoint; its status, and the answer as JSON."""
+        line = self.said(r"OpsSite.* starting on ")
+        request = urllib.request.Request(f"http://127.0.0.1:{line.split()[-1]}{path}", method=method)
+        if value is not None:
+            request.data = json.dumps(value).encode()
+            request.add_header("Content-Type", "application/json")
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with _NO_PROXY.open(request, timeout=PATIENCE) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.status, json.load(refusal)
+
     def stop(self, sign: int = signal.SIGTERM) -> int:
         """End it with a signal; return its exit status."""
         if self.process.poll() is None:
@@ -188,6 +206,8 @@ class RelayProcess:
             self.stop()
         print("the relay said:", *self.output, sep="\n    ")  # pytest shows it where a test failed
 
+
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # As the `twistd` script does, of the Python that runs the tests.
 _TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"

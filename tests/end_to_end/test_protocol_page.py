@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -25,6 +26,8 @@ PAGE = (ROOT / "docs" / "protocol.rst").read_text("utf-8")
 
 USERS: dict[str, str | int] = {"aoeuaoeu": "293482", "snthsnth": 234324}
 """The sessions that the page says its webserver knows."""
+
+TOKEN = "ops-token"
 
 BLOCK = re.compile(r"^\.\. code-block:: text\n   :name: (?P<name>\S+)\n\n(?P<body>(?:   .+\n)+)(?=\n|\Z)", re.MULTILINE)
 LINE = re.compile(r"\((?P<event>.+)\)|(?P<name>\S+) (?P<arrow>[→←]) (?P<what>.+)")
@@ -78,8 +81,9 @@ def event(pattern: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 class Stage:
     """Where a transcript is played: a site, a relay, and whoever connects."""
 
-    def __init__(self, site: Site, start_relay: Callable[..., RelayProcess]) -> None:
+    def __init__(self, site: Site, start_relay: Callable[..., RelayProcess], folder: Path) -> None:
         self.site = site
+        self.folder = folder
         self.start_relay = start_relay
         self.actors: dict[str, Actor] = {}
         self.exchange: list[re.Match[str]] = []
@@ -165,6 +169,16 @@ class Stage:
     def relay_started(self, options: str) -> None:
         assert self._relay is None, "it is the first thing that happens"
         self._relay = self.start_relay(*options.split())
+
+    @event(r"the relay has an ops endpoint")
+    def relay_started_with_ops(self) -> None:
+        (self.folder / "token").write_text(TOKEN)
+        self.relay_started("--ops-listen tcp:0 --ops-token-file token")
+
+    @event(r"the site has the sessions of (\S+) ended")
+    def sessions_are_ended(self, uid: str) -> None:
+        status, _ = self.relay.ops("POST", "/v1/revoke", {"uID": uid}, TOKEN)
+        assert status == 200
 
     @event(r"the relay is stopped")
     def relay_stopped(self) -> None:
@@ -260,10 +274,10 @@ class Stage:
 
 
 @pytest.fixture
-def stage(site: Site, start_relay: Callable[..., RelayProcess]) -> Iterator[Stage]:
+def stage(site: Site, start_relay: Callable[..., RelayProcess], tmp_path: Path) -> Iterator[Stage]:
     """An empty stage; the webserver knows the page's two sessions."""
     site.users.update(USERS)
-    stage = Stage(site, start_relay)
+    stage = Stage(site, start_relay, tmp_path)
     yield stage
     stage.close()
 

@@ -97,6 +97,13 @@ REFUSALS = {
     "an empty secret": Refusal(r"auth-secret-file: s is empty", ("--auth-secret-file", "s"), {"s": "\n"}),
     "no secret": Refusal(r"auth-secret-file: s cannot be read: No such file", ("--auth-secret-file", "s")),
     "two secrets": Refusal(r"auth-secret-file: s must hold one line", ("--auth-secret-file", "s"), {"s": "a\nb\n"}),
+    "an empty token": Refusal(
+        r"ops-token-file: t is empty", ("--ops-listen", "tcp:0", "--ops-token-file", "t"), {"t": "\n"}
+    ),
+    "a token for nothing": Refusal(
+        r"ops-token-file: needs ops-listen: .* --ops-listen tcp:8081", ("--ops-token-file", "t"), {"t": "x"}
+    ),
+    "no ops endpoint": Refusal(r"ops-listen: 'nonsense' is no endpoint that can be used", ("--ops-listen", "nonsense")),
     "no authorities": Refusal(
         r"auth-ca-file: ca.pem holds no certificates", ("--auth-ca-file", "ca.pem"), {"ca.pem": "garbage"}
     ),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import signal
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from tests.end_to_end.programs import Client, RelayProcess, Site
 
 StartRelay = Callable[..., RelayProcess]
+
+TOKEN = "ops-token"
 
 YES = {"type": "auth-response", "response": True}
 UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
@@ -49,3 +58,79 @@ def test_a_site_that_keeps_failing_is_left_alone_until_it_answers_again(site: Si
     lines = [line for line in relay.output if "has failed 10 times" in line or "answers again" in line]
     assert len(lines) == 2
     assert len([line for line in relay.output if "could not be asked" in line]) == 10
+
+
+# The ops endpoint ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_ops(start_relay: StartRelay, tmp_path: Path) -> RelayProcess:
+    """A relay with an ops endpoint."""
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    return start_relay("--ops-listen", "tcp:0", "--ops-token-file", "token")
+
+
+def test_sessions_end_from_outside_within_a_second(site: Site, with_ops: RelayProcess) -> None:
+    relay = with_ops
+    site.users["alice-phone"] = 1
+    with (
+        log_in(relay, "alice-session") as alice,
+        log_in(relay, "alice-phone") as phone,
+        log_in(relay, "bo-session") as bo,
+    ):
+        assert relay.ops("POST", "/v1/revoke", {"uID": 2}, "wrong")[0] == 401
+        assert relay.ops("POST", "/v1/revoke", {"uID": 2})[0] == 401
+        assert relay.ops("POST", "/v1/revoke", {"SESSID": "alice-session"}, TOKEN) == (200, {"ended": 1})
+        assert alice.closed(1) == (4505, [])
+        phone.send(2, "one of my two is left", id="x")
+        assert bo.hear()["message"]["content"] == "one of my two is left"
+        assert phone.hear()["response"]["value"] is True
+        assert relay.ops("POST", "/v1/revoke", {"uID": "1"}, TOKEN) == (200, {"ended": 1})
+        assert phone.closed(1) == (4505, [])
+        bo.send(1, "anybody?", id="y")
+        assert bo.hear()["response"]["reason"] == "receiving-user-not-connected"
+        # Who may still log in at the site may come back.
+        with log_in(relay, "alice-session"):
+            pass
+    relay.stop()
+    output = "\n".join(relay.output)
+    for secret in (*site.users, TOKEN, "Traceback"):
+        assert secret not in output
+
+
+def test_whether_it_is_alive_and_whether_it_is_ready(with_ops: RelayProcess) -> None:
+    relay = with_ops
+    assert relay.ops("GET", "/healthz") == (200, {"status": "alive"})
+    assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
+    file = relay.folder / "chatrelay.sqlite3"
+    with log_in(relay, "alice-session") as alice:
+        file.rename(relay.folder / "taken-away")
+        file.mkdir()  # so that it can't be opened anew
+        alice.send(1, "lost")
+        assert alice.hear()["response"]["reason"] == "log-unavailable"
+        status, answer = relay.ops("GET", "/readyz")
+        assert (status, answer["reason"]) == (503, "not-ready")
+        assert "message log" in answer["detail"]
+        assert relay.ops("GET", "/healthz")[0] == 200
+        file.rmdir()
+        relay.said("can be written again")
+        assert relay.ops("GET", "/readyz")[0] == 200
+
+
+def test_it_is_not_ready_while_it_stops(with_ops: RelayProcess) -> None:
+    relay = with_ops
+    assert relay.ops("GET", "/readyz")[0] == 200
+    # A client that never answers the close frame keeps the relay waiting for a while.
+    with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
+        key = base64.b64encode(os.urandom(16)).decode()
+        deaf.sendall(
+            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
+        relay.process.terminate()
+        relay.said("Port .* Closed")
+        assert relay.ops("GET", "/readyz") == (503, {"reason": "not-ready", "detail": "the relay is stopping"})
+        assert relay.ops("GET", "/healthz")[0] == 200
+        assert relay.wait() == -signal.SIGTERM
+    assert "Traceback" not in "\n".join(relay.output)

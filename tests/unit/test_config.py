@@ -21,6 +21,7 @@ class Values(SynchronousTestCase):
     def test_defaults_are_those_of_the_design(self) -> None:
         config = Config()
         self.assertEqual((config.login_timeout, config.webserver_timeout, config.webserver_checks), (10.0, 5.0, 32))
+        self.assertEqual((config.breaker_failures, config.ops_listen), (10, None))
         self.assertEqual((config.message_size, config.message_frames, config.message_timeout), (65536, 64, 10.0))
         self.assertEqual((config.handshake_size, config.handshake_timeout), (16384, 5.0))
         self.assertEqual((config.unread_size, config.drain_time), (1048576, 10.0))
@@ -60,6 +61,12 @@ class Values(SynchronousTestCase):
         Config(session_cookie="PHPSESSID", origin=("https://example.com",))
         for name in ("", "a b", "a=b", "a;b", "å"):
             self.assertIn("no name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",)))
+
+    def test_a_token_needs_an_ops_endpoint(self) -> None:
+        self.assertIn("needs ops-listen", self.refused(ops_token_file="token"))
+        Config(ops_listen="tcp:8081", ops_token_file="token")
+        for option in ("ops_listen", "ops_token_file"):
+            self.assertIn("is not a text", self.refused(**{option: 5}))
 
     def test_other_words(self) -> None:
         self.assertIn("neither form nor json", self.refused(auth_format="xml"))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 RESERVED_REASONS = {"rate-limited", "delivery-unconfirmed"}
-RESERVED_CLOSE_CODES = {"4003", "4004", "4501", "4503", "4504", "4505"}
+RESERVED_CLOSE_CODES = {"4003", "4004", "4501", "4503", "4504"}
 
 WITHOUT_EXAMPLE = {"busy"}
 """Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
@@ -175,7 +175,8 @@ class Options(SynchronousTestCase):
     """Options that the pages name exist."""
 
     OF_OTHER_PROGRAMS = frozenset(
-        {"help", "logfile", "pidfile", "umask", "uid", "gid", "config", "reactor"} | {"rounds", "scenario", "window"}
+        {"config", "gid", "header", "help", "json", "logfile"}
+        | {"pidfile", "reactor", "rounds", "scenario", "uid", "umask", "window"}
     )
 
     def test_no_page_names_an_option_that_is_not_there(self) -> None:

@@ -62,6 +62,12 @@ class MessageLogContract:
         await stopped
         self.assertEqual(answered, list(range(1, 21)))
 
+    async def test_it_is_open_when_it_is_started(self) -> None:
+        log = self.make()
+        log.start()
+        self.assertEqual(log.is_open, True)
+        await log.stop()
+
     async def test_marking(self) -> None:
         log = self.make()
         log.start()
@@ -126,6 +132,7 @@ class SqliteLog(MessageLogContract, TestCase):
         self.assertEqual([(row.content, row.time_stamp) for row in read_messages(self.path)], [("a", "007"), ("b", 7)])
         await log.stop()
         self.assertEqual([row.number for row in read_messages(self.path)], [1, 2])
+        self.assertFalse(log.is_open)
 
     async def test_one_transaction_one_sync_and_one_call_into_the_reactor_a_batch(self) -> None:
         calls: list[object] = []
@@ -215,11 +222,13 @@ class SqliteLog(MessageLogContract, TestCase):
             await log.append([message("refused")])
         with self.assertRaises(LogUnavailable):
             await log.append([message("too early")])
+        self.assertFalse(log.is_open)
         for _ in range(200):
             if store.is_open:
                 break
             await sleep(0.02)
         self.assertEqual(list(await log.append([message("after")])), [3])
+        self.assertTrue(log.is_open)
         await log.stop()
         self.assertEqual(
             [(row.content, row.delivered) for row in read_messages(self.path)],

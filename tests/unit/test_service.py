@@ -35,6 +35,7 @@ class Made(SynchronousTestCase):
     def test_endpoints(self) -> None:
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):
             self.assertIn("listen:", self.refused(auth_url="http://x/", listen=(endpoint,)))
+            self.assertIn("ops-listen:", self.refused(auth_url="http://x/", ops_listen=endpoint))
 
     def test_secrets(self) -> None:
         for text, said in (
@@ -48,6 +49,9 @@ class Made(SynchronousTestCase):
             with open(path, "wb") as file:
                 file.write(text)
             self.assertIn(said, self.refused(auth_url="http://x/", auth_secret_file=path))
+            with_ops = self.refused(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path)
+            self.assertIn("ops-token-file: ", with_ops)
+            self.assertIn(said, with_ops)
         self.assertIn("cannot be read", self.refused(auth_url="http://x/", auth_secret_file="/nowhere"))
 
     def test_authorities(self) -> None:
@@ -87,6 +91,33 @@ class Running(SynchronousTestCase):
         self.assertEqual(
             [(server[0], server[3]) for server in self.reactor.tcpServers], [(8080, ""), (8081, "127.0.0.1")]
         )
+
+    def test_the_ops_endpoint_is_on_loopback(self) -> None:
+        self.start(listen=(), ops_listen="tcp:8081")
+        self.assertEqual([(server[0], server[3]) for server in self.reactor.tcpServers], [(8081, "127.0.0.1")])
+
+    def test_it_is_ready_while_it_runs_and_its_log_is_open(self) -> None:
+        service = self.start()
+        self.assertIsNone(service.not_ready())
+        self.patch(self.log, "is_open", False)
+        self.assertIn("message log", service.not_ready() or "")
+        self.patch(self.log, "is_open", True)
+        client = self.client("alice")
+        stopped = service.stopService()
+        self.assertEqual(service.not_ready(), "the relay is stopping")
+        client.lost()
+        self.successResultOf(stopped)
+
+    def test_the_ops_endpoint_is_there_until_the_last_client_has_gone(self) -> None:
+        service = self.start(ops_listen="tcp:8081")
+        assert service.ops is not None
+        client = self.client("alice")
+        stopped = service.stopService()
+        self.reactor.advance(1)
+        self.assertTrue(service.ops.running)
+        client.lost()
+        self.successResultOf(stopped)
+        self.assertFalse(service.ops.running)
 
     def test_it_can_do_without_a_port(self) -> None:
         self.start(listen=())

@@ -370,7 +370,7 @@ class Handshakes(WebSocketTestCase):
             factory.closing_deadlines,
         ]
         self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
-        self.assertEqual((factory.connections, len(self.directory)), (set(), 0))
+        self.assertEqual((factory.connections, len(self.directory), len(factory.logins)), (set(), 0, 0))
 
 
 class Cookies(WebSocketTestCase):
@@ -676,6 +676,62 @@ class Logins(WebSocketTestCase):
         client.say(type="auth-request", SESSID="alice")
         self.webserver.answer(Unavailable("down"))
         self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
+
+
+class EndedFromOutside(WebSocketTestCase):
+    """The operator or the site ends sessions."""
+
+    CLOSED = (4505, "ended by the operator or the site")
+
+    def test_by_user_and_by_sessid(self) -> None:
+        alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
+        self.assertEqual(self.factory.logins.end_session("alice"), 2)
+        self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.CLOSED], [self.CLOSED], []])
+        self.assertEqual(self.factory.logins.end_user(2), 1)
+        self.assertEqual(bo.hear(), [self.CLOSED])
+        self.assertEqual((len(self.directory), len(self.factory.logins)), (0, 0))
+
+    def test_nothing_is_delivered_or_taken_afterwards(self) -> None:
+        alice, bo = (self.client().open().log_in(name) for name in ("alice", "bo"))
+        self.factory.logins.end_user(1)
+        alice.send(2)
+        bo.send(1)
+        self.clock.advance(0)
+        self.assertEqual(alice.hear(), [self.CLOSED])
+        self.assertEqual(bo.hear()[0]["response"]["reason"], "receiving-user-not-connected")
+        self.assertEqual(self.log.rows, [])
+
+    def test_one_that_does_not_answer_the_close_is_cut(self) -> None:
+        client = self.client().open().log_in()
+        self.factory.logins.end_user(1)
+        self.pass_time(2.5)
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_login_under_way(self) -> None:
+        webserver = HeldAuthenticator()
+        self.factory = self.make_factory(webserver)
+        by_sessid, by_user, other = (self.client().open() for _ in range(3))
+        by_sessid.say(type="auth-request", SESSID="a")
+        by_user.say(type="auth-request", SESSID="b")
+        other.say(type="auth-request", SESSID="c")
+        self.assertEqual(self.factory.logins.end_session("a"), 1)
+        self.assertEqual(webserver.cancelled, ["a"])
+        self.assertEqual(by_sessid.hear(), [self.CLOSED])
+        self.assertEqual(self.factory.logins.end_user(7), 0)
+        webserver.asked.pop(0)
+        webserver.answer(LoggedIn(7))  # as the site saw it before
+        webserver.answer(LoggedIn(8))
+        self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [YES]])
+        self.assertEqual((len(self.directory), len(self.factory.logins)), (1, 1))
+
+    def test_by_the_sessid_it_last_logged_in_by(self) -> None:
+        self.factory = self.make_factory(KnownSessions({"old": 1, "new": 1, "another": 2}))
+        client = self.client().open().log_in("old").log_in("new")
+        client.say(type="auth-request", SESSID="another")
+        client.say(type="auth-request", SESSID="unknown")
+        self.assertEqual([answer["response"] for answer in client.hear()], [False, False])
+        self.assertEqual([self.factory.logins.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0])
+        self.assertEqual(self.factory.logins.end_session("new"), 1)
 
 
 class SlowReaders(WebSocketTestCase):

@@ -1,0 +1,131 @@
+"""Which of the site's sessions each connection came in by, so that it can be ended from outside.
+
+Pure. A SESSID is never kept here, only a keyed hash of it: enough to find the
+connections of a session when it is named again, and of no use to anybody who
+gets to see it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from chatrelay.directory import Directory
+from chatrelay.interfaces import Connection
+from chatrelay.wire import CloseCode, user_key
+
+DIGEST_SIZE = 16
+"""Bytes of a SESSID's hash."""
+
+ENDED = "ended by the operator or the site"
+"""The reason that goes with 4505."""
+
+
+class _Question:
+    """A SESSID that the webserver is being asked about.
+
+    :ivar digest: of the SESSID.
+    :ivar connections: those that wait for the answer.
+    :ivar ended: users whose sessions were ended since it was asked: the answer may be older than that.
+    """
+
+    __slots__ = ("connections", "digest", "ended")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.connections: dict[Connection, None] = {}
+        self.ended: set[str] = set()
+
+
+class Logins:
+    """The connections that are logged in, or about to be, by SESSID.
+
+    :param directory: the connections by user.
+    :param key: of the hashes, at most 64 random bytes.
+    """
+
+    def __init__(self, directory: Directory, key: bytes) -> None:
+        self._directory = directory
+        self._key = key
+        self._questions: dict[bytes, _Question] = {}
+        self._pending: dict[Connection, _Question] = {}
+        self._connections: dict[bytes, dict[Connection, None]] = {}
+        self._digests: dict[Connection, bytes] = {}
+
+    def asked(self, connection: Connection, sessid: str) -> None:
+        """The webserver is asked whose session it is that `connection` brought."""
+        digest = self._digest(sessid)
+        # Who asks about the same SESSID meanwhile may get the same answer, and so shares what makes it too old.
+        question = self._questions.setdefault(digest, _Question(digest))
+        question.connections[connection] = None
+        self._pending[connection] = question
+
+    def answered(self, connection: Connection, uid: str | int | None) -> bool:
+        """The webserver has answered: `uid` is logged in; None where nobody is.
+
+        :returns: whether that counts. It does not where this user's sessions were ended meanwhile.
+        """
+        question = self._pending.pop(connection, None)
+        if question is None:
+            return True
+        del question.connections[connection]
+        if not question.connections:
+            del self._questions[question.digest]
+        return uid is None or user_key(uid) not in question.ended
+
+    def entered(self, connection: Connection, sessid: str) -> None:
+        """`connection` is logged in by this SESSID, whatever it came in by before."""
+        self._forget(connection)
+        digest = self._digest(sessid)
+        self._digests[connection] = digest
+        self._connections.setdefault(digest, {})[connection] = None
+
+    def left(self, connection: Connection) -> None:
+        """`connection` is closing; nothing happens where it was not known."""
+        self.answered(connection, None)
+        self._forget(connection)
+
+    def end_user(self, uid: str | int) -> int:
+        """Close every connection of a user, with 4505.
+
+        A login of the user's that the webserver is being asked about ends when the answer comes.
+
+        :returns: how many were closed.
+        """
+        user = user_key(uid)
+        for question in self._questions.values():
+            question.ended.add(user)
+        return _close(self._directory.connections_of(user))
+
+    def end_session(self, sessid: str) -> int:
+        """Close every connection that came in by this SESSID or is about to, with 4505.
+
+        :returns: how many were closed.
+        """
+        digest = self._digest(sessid)
+        question = self._questions.get(digest)
+        pending = () if question is None else question.connections
+        # One that logs in again by the same SESSID is among both.
+        return _close(dict.fromkeys((*self._connections.get(digest, ()), *pending)))
+
+    def __len__(self) -> int:
+        """How many connections are known."""
+        return len(self._pending.keys() | self._digests.keys())
+
+    def _forget(self, connection: Connection) -> None:
+        digest = self._digests.pop(connection, None)
+        if digest is not None:
+            others = self._connections[digest]
+            del others[connection]
+            if not others:
+                del self._connections[digest]
+
+    def _digest(self, sessid: str) -> bytes:
+        return hashlib.blake2b(sessid.encode("utf-8"), key=self._key, digest_size=DIGEST_SIZE).digest()
+
+
+def _close(connections: Iterable[Connection]) -> int:
+    ending = tuple(connections)  # closing one takes it out of where it was found
+    for connection in ending:
+        connection.close(CloseCode.ENDED, ENDED)
+    return len(ending)

@@ -1,0 +1,231 @@
+"""HTTP for the operator and the site: is the relay alive, does it take clients; and ending sessions from outside.
+
+The ops endpoint is a port of its own, meant for the machine itself or a
+network that is the operator's. It speaks JSON, keeps no access log, and tells
+a SESSID that it is given to nobody.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from io import BytesIO
+from typing import Annotated
+
+import attrs
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from chatrelay.logins import Logins
+from chatrelay.wire import MAX_SESSID, MAX_TOKEN, is_uid
+
+MAX_BODY = 64 * 1024
+"""Bytes of a request's body. The longest SESSID takes 12 a character, where all of them are escaped."""
+
+IDLE_SECONDS = 10.0
+"""How long a connection may stay silent before it is closed."""
+
+Readiness = Callable[[], str | None]
+"""Answers why the relay takes no clients now; None where it does."""
+
+
+class Refusal(Exception):
+    """A request that is not done.
+
+    :ivar status: the HTTP status.
+    :ivar reason: a word for programs.
+    :ivar detail: a sentence for people, with the remedy.
+    :ivar headers: what the status wants beside it.
+    """
+
+    def __init__(self, status: HTTPStatus, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = headers or {}
+
+
+class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose sessions are to end: those of a user, or those of a SESSID."""
+
+    uid: str | int | UnsetType = field(name="uID", default=UNSET)
+    sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
+
+    def __repr__(self) -> str:  # a session id is never logged, anywhere
+        return "Revocation(<hidden>)"
+
+
+@attrs.frozen
+class _Route:
+    """What is done on one path.
+
+    :ivar methods: the methods it takes.
+    :ivar answer: makes the JSON value that is answered with status 200.
+    """
+
+    methods: tuple[str, ...]
+    answer: Callable[[Request], object]
+
+
+class Ops(Resource):
+    """The ops endpoint's whole tree.
+
+    :param logins: ends sessions.
+    :param not_ready: why the relay takes no clients, or None.
+    :param token: what ``/v1/revoke`` wants as a bearer token; None where nobody may use it.
+    """
+
+    isLeaf = True
+
+    def __init__(self, logins: Logins, not_ready: Readiness, token: str | None) -> None:
+        super().__init__()
+        self._logins = logins
+        self._not_ready = not_ready
+        self._token = token
+        self._routes = {
+            b"/healthz": _Route(("GET", "HEAD"), self._healthz),
+            b"/readyz": _Route(("GET", "HEAD"), self._readyz),
+            b"/v1/revoke": _Route(("POST",), self._revoke),
+        }
+
+    def render(self, request: Request) -> bytes:
+        """twisted.web: answer a request."""
+        try:
+            value, status = self._route(request).answer(request), HTTPStatus.OK
+        except Refusal as refusal:
+            value, status = {"reason": refusal.reason, "detail": refusal.detail}, refusal.status
+            for name, text in refusal.headers.items():
+                request.setHeader(name, text)
+        request.setResponseCode(status, status.phrase.encode("ascii"))
+        request.setHeader("Content-Type", "application/json")
+        request.setHeader("Cache-Control", "no-store")
+        # A connection that was kept would be one more thing to wait for when the relay stops.
+        request.setHeader("Connection", "close")
+        body = msgspec.json.encode(value) + b"\n"
+        return b"" if request.method == b"HEAD" else body
+
+    def _route(self, request: Request) -> _Route:
+        route = self._routes.get(request.path)
+        if route is None:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND, "not-found", "there are GET /healthz, GET /readyz and POST /v1/revoke here"
+            )
+        if request.method.decode("latin-1") not in route.methods:
+            allowed = ", ".join(route.methods)
+            raise Refusal(
+                HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", f"this path takes {allowed}", {"Allow": allowed}
+            )
+        return route
+
+    def _healthz(self, request: Request) -> object:
+        return {"status": "alive"}
+
+    def _readyz(self, request: Request) -> object:
+        why = self._not_ready()
+        if why is not None:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", why)
+        return {"status": "ready"}
+
+    def _revoke(self, request: Request) -> object:
+        self._check_token(request)
+        wanted = _revocation(request)
+        if isinstance(wanted.sessid, str):
+            return {"ended": self._logins.end_session(wanted.sessid)}
+        assert not isinstance(wanted.uid, UnsetType)
+        return {"ended": self._logins.end_user(wanted.uid)}
+
+    def _check_token(self, request: Request) -> None:
+        if self._token is None:
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                "no-token",
+                "the relay was started without a token, so nobody may do this: name a file that holds one with "
+                "ops-token-file, and restart it",
+            )
+        given = request.getHeader(b"authorization") or b""
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token.encode("ascii")):
+            raise Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                "unauthorized",
+                "send the header Authorization: Bearer with the token that is in the relay's ops-token-file",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _revocation(request: Request) -> Revocation:
+    """What a request to ``/v1/revoke`` wants.
+
+    :raises Refusal: where that can't be said.
+    """
+    content_type = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if content_type != b"application/json":
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "send JSON, as Content-Type: application/json"
+        )
+    body = request.content.read()  # type: ignore[union-attr]  # OpsRequest always has one
+    if len(body) > MAX_BODY:
+        raise Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"the body is larger than {MAX_BODY} bytes: send less"
+        )
+    form = 'send {"uID": …} or {"SESSID": …}'
+    try:
+        wanted = _decode(body.decode("utf-8"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec's errors name keys and types, never values; the other two would quote the body.
+        why = str(error) if isinstance(error, msgspec.MsgspecError) else "not JSON"
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"{why}: {form}") from None
+    if isinstance(wanted.uid, UnsetType) == isinstance(wanted.sessid, UnsetType):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"one of the two is wanted: {form}")
+    if not isinstance(wanted.uid, UnsetType) and not is_uid(wanted.uid):
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST,
+            "invalid-request",
+            f"a uID is a string of 1 to {MAX_TOKEN} printable characters, or an integer within ±2^53: {form}",
+        )
+    return wanted
+
+
+_decode = msgspec.json.Decoder(Revocation).decode
+
+
+class OpsRequest(Request):
+    """A request whose body is bounded: twisted.web would take any, on the disk where it is long."""
+
+    def gotLength(self, length: int | None) -> None:
+        """twisted.web: the headers are complete."""
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """twisted.web: a part of the body came. One byte past the bound is kept, to tell by; the rest is not."""
+        assert self.content is not None
+        self.content.write(data[: MAX_BODY + 1 - self.content.tell()])
+
+
+class OpsSite(Site):
+    """Serves the ops endpoint."""
+
+    noisy = False
+
+    def __init__(self, ops: Ops, reactor: IReactorTime) -> None:
+        super().__init__(ops, OpsRequest, timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False)
+
+    def startFactory(self) -> None:
+        """Twisted: a port begins to listen. The parent would begin an access log, and a timer for its clock."""
+
+
+def on_loopback(description: str) -> str:
+    """A server endpoint's description, made to listen on the loopback interface unless it names another.
+
+    :param description: a Twisted endpoint string.
+    """
+    kind = description.removeprefix("haproxy:").partition(":")[0]
+    interface = {"tcp": "127.0.0.1", "ssl": "127.0.0.1", "tcp6": r"\:\:1"}.get(kind)
+    if interface is None or ":interface=" in description:
+        return description
+    return f"{description}:interface={interface}"

@@ -1,0 +1,102 @@
+"""Which connection came in by which SESSID, and ending them by name."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.directory import Directory
+from chatrelay.logins import Logins
+from chatrelay.testing import RecordedConnection
+
+ENDED = (4505, "ended by the operator or the site")
+
+
+class LoginsTests(SynchronousTestCase):
+    """By user, by SESSID, and while the webserver is being asked."""
+
+    def setUp(self) -> None:
+        self.directory = Directory()
+        self.logins = Logins(self.directory, b"key")
+
+    def pending(self, sessid: str) -> RecordedConnection:
+        """A connection that the webserver is asked about."""
+        connection = RecordedConnection()
+        self.logins.asked(connection, sessid)
+        return connection
+
+    def member(self, sessid: str, uid: str | int = 1) -> RecordedConnection:
+        """A connection that is logged in."""
+        connection = self.pending(sessid)
+        self.assertTrue(self.logins.answered(connection, uid))
+        self.directory.add(str(uid), connection)
+        self.logins.entered(connection, sessid)
+        return connection
+
+    def test_by_sessid(self) -> None:
+        first, second, other = self.member("a"), self.member("a"), self.member("b")
+        self.assertEqual(self.logins.end_session("a"), 2)
+        self.assertEqual([first.closed, second.closed, other.closed], [ENDED, ENDED, None])
+        self.assertEqual(self.logins.end_session("never seen"), 0)
+
+    def test_by_user_however_the_uid_is_written(self) -> None:
+        first, second, other = self.member("a", 7), self.member("b", 7), self.member("c", 8)
+        self.assertEqual(self.logins.end_user("7"), 2)
+        self.assertEqual([first.closed, second.closed, other.closed], [ENDED, ENDED, None])
+        self.assertEqual(self.logins.end_user("nobody"), 0)
+
+    def test_a_login_under_way_ends_with_its_session(self) -> None:
+        pending = self.pending("a")
+        self.assertEqual(self.logins.end_session("a"), 1)
+        self.assertEqual(pending.closed, ENDED)
+
+    def test_an_answer_older_than_the_users_end_does_not_count(self) -> None:
+        pending, late = self.pending("a"), self.pending("b")
+        self.assertEqual(self.logins.end_user(7), 0)
+        joined = self.pending("a")
+        self.assertFalse(self.logins.answered(pending, "7"))
+        self.assertFalse(self.logins.answered(joined, 7))
+        self.assertTrue(self.logins.answered(late, 8))
+        self.assertTrue(self.logins.answered(self.pending("a"), 7))
+
+    def test_one_that_logs_in_again_by_the_same_sessid_is_one(self) -> None:
+        member = self.member("a")
+        self.logins.asked(member, "a")
+        self.assertEqual(self.logins.end_session("a"), 1)
+
+    def test_the_last_sessid_counts(self) -> None:
+        member = self.member("old")
+        self.logins.asked(member, "new")
+        self.assertTrue(self.logins.answered(member, 1))
+        self.logins.entered(member, "new")
+        self.assertEqual(self.logins.end_session("old"), 0)
+        self.assertEqual(self.logins.end_session("new"), 1)
+
+    def test_who_has_left_is_forgotten(self) -> None:
+        for connection in (self.member("a"), self.member("a"), self.pending("a"), RecordedConnection()):
+            self.logins.left(connection)
+            self.logins.left(connection)
+        self.assertEqual(self.logins.end_session("a"), 0)
+        self.assertEqual(len(self.logins), 0)
+        self.assertEqual({len(kept) for kept in vars(self.logins).values() if isinstance(kept, dict)}, {0})
+
+    def test_a_connection_that_leaves_while_others_are_closed(self) -> None:
+        first, second = self.member("a"), self.member("a")
+        closing = first.close
+
+        def close(code: int, reason: str) -> None:
+            closing(code, reason)
+            self.logins.left(first)
+            self.logins.left(second)
+
+        self.patch(first, "close", close)
+        self.assertEqual(self.logins.end_session("a"), 2)
+
+    def test_no_session_id_is_kept(self) -> None:
+        self.member("CANARY")
+        self.pending("CANARY")
+        questions = [(question.digest, question.ended) for question in self.logins._questions.values()]
+        self.assertNotIn("CANARY", repr((vars(self.logins), questions)))
+
+    def test_the_same_session_has_another_hash_in_another_process(self) -> None:
+        digests = {Logins(self.directory, key)._digest("a") for key in (b"one", b"two")}
+        self.assertEqual(len(digests), 2)

@@ -1,0 +1,244 @@
+"""The ops endpoint, over real sockets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from treq import content
+from treq.client import HTTPClient
+from twisted.internet import reactor as untyped_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.client import Agent
+
+from chatrelay.directory import Directory
+from chatrelay.logins import Logins
+from chatrelay.testing import RecordedConnection
+from chatrelay.web import MAX_BODY, Ops, OpsRequest, OpsSite, Revocation, on_loopback
+
+reactor: Any = untyped_reactor
+
+JSON = {"Authorization": "Bearer s3cret", "Content-Type": "application/json"}
+
+
+class Raw(Protocol):
+    """A connection on which the test writes bytes; `answered` has what came until it ended."""
+
+    def __init__(self) -> None:
+        self.answered: Deferred[bytes] = Deferred()
+        self._received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.answered.callback(self._received)
+
+
+class OpsTestCase(TestCase):
+    """An ops endpoint on a real port, with one user on two connections."""
+
+    token: str | None = "s3cret"
+
+    def setUp(self) -> None:
+        self.events: list[Any] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.why: str | None = None
+        self.directory = Directory()
+        self.logins = Logins(self.directory, b"key")
+        self.members = [RecordedConnection(), RecordedConnection()]
+        for member in self.members:
+            self.directory.add("7", member)
+            self.logins.entered(member, "CANARY")
+        site = OpsSite(Ops(self.logins, lambda: self.why, self.token), reactor)
+        self.port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(self.port.stopListening)
+
+    async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
+        """A request; its status, and the answer as JSON."""
+        self.response = await HTTPClient(Agent(reactor)).request(
+            method,
+            f"http://127.0.0.1:{self.port.getHost().port}{path}",
+            data=body or None,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        received = await content(self.response)
+        self.assertEqual(self.response.headers.getRawHeaders("content-type"), ["application/json"])
+        return self.response.code, json.loads(received) if received else None
+
+    async def revoke(self, value: object, **headers: str) -> tuple[int, Any]:
+        """Post to ``/v1/revoke``."""
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return await self.ask("POST", "/v1/revoke", body, **{**JSON, **headers})
+
+    async def refused(self, value: object, **headers: str) -> tuple[int, str]:
+        """Post what is refused; the status and the reason."""
+        status, answer = await self.revoke(value, **headers)
+        self.assertEqual(sorted(answer), ["detail", "reason"])
+        self.assertTrue(answer["detail"])
+        self.assertEqual([member.closed for member in self.members], [None, None])
+        return status, answer["reason"]
+
+
+class Health(OpsTestCase):
+    """Alive, and ready."""
+
+    async def test_alive(self) -> None:
+        self.why = "the relay is stopping"
+        self.assertEqual(await self.ask("GET", "/healthz"), (200, {"status": "alive"}))
+
+    async def test_ready_or_why_not(self) -> None:
+        self.assertEqual(await self.ask("GET", "/readyz"), (200, {"status": "ready"}))
+        self.why = "the relay is stopping"
+        self.assertEqual(
+            await self.ask("GET", "/readyz"), (503, {"reason": "not-ready", "detail": "the relay is stopping"})
+        )
+
+    async def test_with_head(self) -> None:
+        self.assertEqual(await self.ask("HEAD", "/healthz"), (200, None))
+        self.why = "the relay is stopping"
+        self.assertEqual(await self.ask("HEAD", "/readyz"), (503, None))
+
+    async def test_other_methods_and_paths(self) -> None:
+        for method, path, status, allow in (
+            ("POST", "/healthz", 405, "GET, HEAD"),
+            ("DELETE", "/readyz", 405, "GET, HEAD"),
+            ("GET", "/v1/revoke", 405, "POST"),
+            ("BREW", "/v1/revoke", 405, "POST"),
+            ("GET", "/", 404, None),
+            ("GET", "/healthz/more", 404, None),
+            ("GET", "/v1", 404, None),
+        ):
+            got, answer = await self.ask(method, path)
+            self.assertEqual((got, sorted(answer)), (status, ["detail", "reason"]), path)
+            self.assertEqual(self.response.headers.getRawHeaders("allow"), None if allow is None else [allow])
+
+
+class Revoke(OpsTestCase):
+    """Ending sessions, and who may."""
+
+    async def test_by_uid(self) -> None:
+        other = RecordedConnection()
+        self.directory.add("8", other)
+        self.assertEqual(await self.revoke({"uID": 7}), (200, {"ended": 2}))
+        self.assertEqual([member.closed and member.closed[0] for member in self.members], [4505, 4505])
+        self.assertIsNone(other.closed)
+        self.assertEqual(await self.revoke({"uID": "nobody"}), (200, {"ended": 0}))
+
+    async def test_by_sessid(self) -> None:
+        self.assertEqual(await self.revoke({"SESSID": "CANARY"}), (200, {"ended": 2}))
+        self.assertEqual([member.closed and member.closed[0] for member in self.members], [4505, 4505])
+
+    async def test_a_sessid_of_any_characters_up_to_the_longest(self) -> None:
+        sessid = "\U0001f511" * 4096
+        member = RecordedConnection()
+        self.logins.entered(member, sessid)
+        self.assertEqual(await self.revoke({"SESSID": sessid}), (200, {"ended": 1}))
+        self.assertEqual(await self.refused({"SESSID": sessid + "x"}), (400, "invalid-request"))
+
+    async def test_who_may(self) -> None:
+        for given in ("", "s3cret", "Bearer", "Bearer ", "Bearer wrong", "Bearer s3cretx", "Basic s3cret", "Bearer å"):
+            self.assertEqual(await self.refused({"uID": 7}, Authorization=given), (401, "unauthorized"), given)
+            self.assertEqual(self.response.headers.getRawHeaders("www-authenticate"), ["Bearer"])
+        for given in ("Bearer s3cret", "bearer s3cret"):
+            self.assertEqual((await self.revoke({"uID": 9}, Authorization=given))[0], 200)
+
+    async def test_what_is_no_request(self) -> None:
+        for value in (
+            b"",
+            b"nonsense",
+            b"\xff",
+            b"[" * 5000,
+            [],
+            {},
+            {"uID": 7, "SESSID": "CANARY"},
+            {"uID": None},
+            {"uID": True},
+            {"uID": 7.5},
+            {"uID": ""},
+            {"uID": "x" * 65},
+            {"uID": 2**53 + 1},
+            {"SESSID": ""},
+            {"SESSID": 7},
+            {"SESSID": "CANARY", "more": 1},
+        ):
+            self.assertEqual(await self.refused(value), (400, "invalid-request"), value)
+
+    async def test_other_types_of_content(self) -> None:
+        for given in ("", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
+            status, reason = await self.refused(b'{"uID":7}', **{"Content-Type": given})
+            self.assertEqual((status, reason), (415, "unsupported-media-type"), given)
+        self.assertEqual((await self.revoke({"uID": 9}, **{"Content-Type": "Application/JSON; charset=utf-8"}))[0], 200)
+
+    async def test_a_body_up_to_its_size_and_no_further(self) -> None:
+        body = b'{"uID":9}'
+        self.assertEqual(await self.revoke(body.ljust(MAX_BODY)), (200, {"ended": 0}))
+        self.assertEqual(await self.refused(body.ljust(MAX_BODY + 1)), (413, "too-large"))
+
+    async def test_a_body_of_unknown_length_is_bounded_too(self) -> None:
+        kept: list[int] = []
+        received = OpsRequest.requestReceived
+
+        def noted(request: OpsRequest, *arguments: bytes) -> None:
+            assert request.content is not None
+            kept.append(request.content.tell())
+            received(request, *arguments)
+
+        self.patch(OpsRequest, "requestReceived", noted)
+        raw = Raw()
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
+        await connectProtocol(endpoint, raw)
+        assert raw.transport is not None
+        head = "\r\n".join(f"{name}: {value}" for name, value in JSON.items())
+        raw.transport.write(
+            f"POST /v1/revoke HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        for _ in range(100):
+            raw.transport.write(b"2000\r\n" + b" " * 0x2000 + b"\r\n")
+        raw.transport.write(b"0\r\n\r\n")
+        answered = await raw.answered
+        self.assertTrue(answered.startswith(b"HTTP/1.1 413 "), answered)
+        self.assertEqual(kept, [MAX_BODY + 1])
+
+    async def test_nothing_is_logged(self) -> None:
+        await self.revoke({"SESSID": "CANARY"})
+        await self.revoke({"SESSID": "CANARY", "uID": "CANARY"})
+        await self.revoke(b'{"SESSID":"CANARY')
+        await self.ask("POST", "/v1/revoke?SESSID=CANARY", b"CANARY", Content_Type="multipart/form-data; boundary=x")
+        self.assertNotIn("CANARY", "".join(str(event) for event in self.events))
+        self.assertNotIn("CANARY", repr(Revocation(sessid="CANARY")))
+
+
+class WithoutToken(OpsTestCase):
+    """Nobody may revoke where there is no token to show."""
+
+    token = None
+
+    async def test_nobody_may(self) -> None:
+        for given in ("", "Bearer ", "Bearer None"):
+            self.assertEqual(await self.refused({"uID": 7}, Authorization=given), (403, "no-token"))
+        self.assertEqual((await self.ask("GET", "/healthz"))[0], 200)
+
+
+class Loopback(SynchronousTestCase):
+    """Where the endpoint listens."""
+
+    def test_on_loopback_unless_told(self) -> None:
+        for given, used in (
+            ("tcp:8081", "tcp:8081:interface=127.0.0.1"),
+            ("tcp:port=8081", "tcp:port=8081:interface=127.0.0.1"),
+            ("tcp:8081:interface=10.0.0.5", "tcp:8081:interface=10.0.0.5"),
+            ("tcp:8081:interface=", "tcp:8081:interface="),
+            ("ssl:8081:privateKey=k", "ssl:8081:privateKey=k:interface=127.0.0.1"),
+            ("tcp6:8081", r"tcp6:8081:interface=\:\:1"),
+            ("haproxy:tcp:8081", "haproxy:tcp:8081:interface=127.0.0.1"),
+            ("unix:ops.socket", "unix:ops.socket"),
+            ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
+        ):
+            self.assertEqual(on_loopback(given), used)
