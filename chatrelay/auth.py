@@ -44,7 +44,7 @@ from zope.interface import implementer
 
 from chatrelay import wire
 from chatrelay.breaker import Breaker, State
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict, is_expiry
 from chatrelay.limits import Deadlines, Key
 
 TWISTED_NAMES = ("HTTPConnectionPool._factory", "HTTPConnectionPool.getConnection", "HTTPConnectionPool.persistent")
@@ -418,12 +418,15 @@ def verdict(body: bytes) -> Verdict:
     if loggedin is not True:
         raise _NoVerdict(f'its answer has no "loggedin" that is true or false: {_start(body)}')
     uid = answer.get("uID")
-    if wire.is_uid(uid):
-        return LoggedIn(uid)
-    raise _NoVerdict(
-        f'its answer has no "uID" that is a string of 1 to {wire.MAX_TOKEN} printable characters '
-        f"or an integer within ±2^53: {_start(body)}"
-    )
+    if not wire.is_uid(uid):
+        raise _NoVerdict(
+            f'its answer has no "uID" that is a string of 1 to {wire.MAX_TOKEN} printable characters '
+            f"or an integer within ±2^53: {_start(body)}"
+        )
+    expires_in = answer.get("expires_in")
+    if expires_in is not None and not is_expiry(expires_in):
+        raise _NoVerdict(f'its answer has an "expires_in" that is no number of seconds above 0: {_start(body)}')
+    return LoggedIn(uid, expires_in)
 
 
 def describe(error: BaseException) -> str:

@@ -163,6 +163,21 @@ class Config:
         zero="never",
         kind=int,
     )
+    recheck_interval: float = _option(
+        300.0,
+        "How often the webserver is asked again whether a session still lasts, give or take a fifth; its answer may "
+        "say otherwise with expires_in. A session that does not is closed with 4501.",
+        unit="seconds",
+        zero="never, whatever the answer says",
+        kind=float,
+    )
+    recheck_grace: float = _option(
+        1800.0,
+        "How long people stay logged in while the webserver cannot be asked again; then they are closed with 4501.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
     ops_listen: str | None = _option(
         None,
         "Where to serve the ops endpoint (/healthz, /readyz, /v1/revoke) over HTTP, as a Twisted endpoint string such "

@@ -18,19 +18,33 @@ from chatrelay.wire import Message as Message  # a value that crosses, made wher
 from chatrelay.wire import is_uid
 
 
+def is_expiry(value: object) -> bool:
+    """Whether a webserver may say so how many seconds a session lasts: a number above 0 and below 2^31."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
+
+
 @attrs.frozen
 class LoggedIn:
     """The webserver knows this session: it belongs to the user `uid`.
 
-    :raises ValueError: where `uid` is none (`chatrelay.wire.is_uid`).
+    :ivar expires_in: seconds until it should be asked about again; None: the relay's own ``recheck_interval``.
+    :raises ValueError: where `uid` is none (`chatrelay.wire.is_uid`), or `expires_in` no time (`is_expiry`).
     """
 
     uid: str | int = attrs.field()
+    expires_in: float | None = attrs.field(default=None)
 
     @uid.validator
     def _check(self, _: object, uid: object) -> None:
         if not is_uid(uid):
             raise ValueError(f"{uid!r} is no uID: it takes 1 to 64 printable characters, or an integer within ±2^53")
+
+    @expires_in.validator
+    def _check_expires_in(self, _: object, expires_in: object) -> None:
+        if expires_in is not None and not is_expiry(expires_in):
+            raise ValueError(
+                f"{expires_in!r} is no time for which a session lasts: it takes a number of seconds above 0"
+            )
 
 
 @attrs.frozen

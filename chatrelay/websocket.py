@@ -11,6 +11,7 @@ documented interface are listed in `AUTOBAHN_NAMES`, which a test looks up.
 
 from __future__ import annotations
 
+import random
 import secrets
 import traceback
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from chatrelay.interfaces import Authenticator, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import Deadlines
 from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.session import Session
 from chatrelay.wire import CloseCode
@@ -69,6 +71,9 @@ MAX_HEADER = 10
 
 SWEEP_SECONDS = 0.25
 """How often deadlines are looked at."""
+
+RECHECKS = 8
+"""How many sessions are asked about again at once, where webserver-checks has no limit."""
 
 MAX_TOLD_ORIGINS = 100
 """Refused origins that are remembered as told; past that, all are forgotten and may be told again."""
@@ -298,15 +303,15 @@ class ChatProtocol(WebSocketServerProtocol):
 
         def answered(verdict: Verdict) -> None:
             self._asking = None
-            uid = verdict.uid if isinstance(verdict, LoggedIn) else None
-            if not factory.logins.answered(self.outgoing, uid):
+            if not factory.logins.answered(self.outgoing, verdict.uid if isinstance(verdict, LoggedIn) else None):
                 self.close(CloseCode.ENDED, ENDED)
                 return
             session.answered(verdict)
             if session.logged_in:
                 factory.login_deadlines.stop(self)
-            if uid is not None and session.belongs_to(uid):
+            if isinstance(verdict, LoggedIn) and session.belongs_to(verdict.uid):
                 factory.logins.entered(self.outgoing, sessid)
+                factory.rechecks.entered(self.outgoing, sessid, verdict)
 
         factory.logins.asked(self.outgoing, sessid)
         self._asking = factory.ask(sessid)
@@ -383,6 +388,7 @@ class ChatProtocol(WebSocketServerProtocol):
         if self._asking is not None:
             self._asking.cancel()
         self.factory.logins.left(self.outgoing)
+        self.factory.rechecks.left(self.outgoing)
         self.factory.leaving(self)
 
     # Deadlines ---------------------------------------------------------------
@@ -424,6 +430,7 @@ class ChatFactory(WebSocketServerFactory):
     :param reactor: for time.
     :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
     :param logins: which of the site's sessions each connection came in by.
+    :param chance: a random number from 0 to 1.
     """
 
     protocol: Any = ChatProtocol
@@ -439,6 +446,7 @@ class ChatFactory(WebSocketServerFactory):
         reactor: Any,
         turn: Turn | None = None,
         logins: Logins | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(server="chatrelay", reactor=reactor)
         self.config = config
@@ -447,6 +455,9 @@ class ChatFactory(WebSocketServerFactory):
         self.logins = Logins(directory, secrets.token_bytes()) if logins is None else logins
         self.authenticator = authenticator
         self.seconds = reactor.seconds
+        # Logins have the other three quarters of webserver-checks to themselves.
+        at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
+        self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, self.seconds, chance)
         self.connections: set[ChatProtocol] = set()
         self.stopping = False
         self.handshake_deadlines: Deadlines[ChatProtocol] = Deadlines(config.handshake_timeout)
@@ -594,6 +605,7 @@ class ChatFactory(WebSocketServerFactory):
             *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),
             *(connection.message_timed_out for connection in self.message_deadlines.expired(now)),
             *(connection.abort for connection in self.closing_deadlines.expired(now)),
+            self.rechecks.sweep,
         ]
         for end in over:
             try:

@@ -61,6 +61,7 @@ class CloseCode(enum.IntEnum):
     LOGIN_TIMEOUT = 4001
     UNREAD = 4002
     LOGIN_REFUSED = 4500
+    SESSION_ENDED = 4501
     UNUSABLE_FRAMES = 4502
     ENDED = 4505
 

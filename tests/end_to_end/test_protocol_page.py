@@ -175,6 +175,10 @@ class Stage:
         (self.folder / "token").write_text(TOKEN)
         self.relay_started("--ops-listen tcp:0 --ops-token-file token")
 
+    @event(r"the session (\S+) ends at the site")
+    def session_ends(self, sessid: str) -> None:
+        del self.site.users[sessid]
+
     @event(r"the site has the sessions of (\S+) ended")
     def sessions_are_ended(self, uid: str) -> None:
         status, _ = self.relay.ops("POST", "/v1/revoke", {"uID": uid}, TOKEN)

@@ -134,3 +134,41 @@ def test_it_is_not_ready_while_it_stops(with_ops: RelayProcess) -> None:
         assert relay.ops("GET", "/healthz")[0] == 200
         assert relay.wait() == -signal.SIGTERM
     assert "Traceback" not in "\n".join(relay.output)
+
+
+# Asking again ---------------------------------------------------------------------------
+
+
+def test_a_session_that_ends_at_the_site_ends_here(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay("--recheck-interval", "1")
+    with log_in(relay, "alice-session") as alice, log_in(relay, "bo-session") as bo:
+        del site.users["alice-session"]
+        assert alice.closed(5) == (4501, [])
+        assert bo.hears_nothing(3)
+        assert site.asked.count("bo-session") in (3, 4, 5)
+        bo.send(2, "still here")
+        assert bo.hear()["message"]["content"] == "still here"
+    relay.stop()
+    assert "-session" not in "\n".join(relay.output)
+
+
+def test_while_the_site_cannot_be_asked_people_stay_for_the_grace_and_no_longer(
+    site: Site, start_relay: StartRelay
+) -> None:
+    relay = start_relay("--recheck-interval", "1", "--recheck-grace", "4")
+    with log_in(relay, "alice-session") as alice:
+        site.answer = lambda request: request.reply(500, b"")
+        relay.said("could not be asked")
+        assert alice.hears_nothing(3)
+        assert alice.closed(5) == (4501, [])
+
+
+def test_the_site_may_say_when_it_wants_to_be_asked_again(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    site.answer = lambda request: request.reply(200, {"loggedin": True, "uID": 1, "expires_in": 1})
+    with log_in(relay, "alice-session") as alice:
+        assert alice.hears_nothing(2.5)
+        assert len(site.asked) >= 2
+        site.answer = None
+        site.users.clear()
+        assert alice.closed(4) == (4501, [])

@@ -222,6 +222,8 @@ class Answers(WebserverTestCase):
             (answer(b'{"loggedin":true}'), 'no "uID"'),
             (answer(b'{"loggedin":true,"uID":""}'), 'no "uID"'),
             (answer(b'{"loggedin":true,"uID":7.5}'), 'no "uID"'),
+            (answer(b'{"loggedin":true,"uID":7,"expires_in":0}'), '"expires_in" that is no number'),
+            (answer(b'{"loggedin":true,"uID":7,"expires_in":"60"}'), '"expires_in" that is no number'),
             (b"SSH-2.0-OpenSSH\r\n", "SSH-2.0-OpenSSH"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: nonsense\r\n\r\n", "nonsense"),
         ):
@@ -788,6 +790,15 @@ class Verdicts(SynchronousTestCase):
         for not_uid in ("", "a" * 65, "a\n", "a\0", "\ud800", 2**53 + 1, -(2**53) - 1, 1.0, True, None, [], {}):
             self.assertFalse(is_uid(not_uid), not_uid)
             self.assertRaises(ValueError, LoggedIn, not_uid)
+
+    def test_expiries(self) -> None:
+        for seconds in (1, 0.5, 3600, 2**31 - 1):
+            self.assertEqual(
+                verdict(json.dumps({"loggedin": True, "uID": 7, "expires_in": seconds}).encode()), LoggedIn(7, seconds)
+            )
+        self.assertEqual(verdict(b'{"loggedin":true,"uID":7,"expires_in":null}'), LoggedIn(7))
+        for seconds in (0, -1, 2**31, "60", True, [], float("nan"), float("inf")):
+            self.assertRaises(ValueError, LoggedIn, 7, seconds)
 
     @settings(deadline=None)  # the first call of all pays for what is made once
     @given(st.binary(max_size=200))

@@ -22,6 +22,7 @@ class Values(SynchronousTestCase):
         config = Config()
         self.assertEqual((config.login_timeout, config.webserver_timeout, config.webserver_checks), (10.0, 5.0, 32))
         self.assertEqual((config.breaker_failures, config.ops_listen), (10, None))
+        self.assertEqual((config.recheck_interval, config.recheck_grace), (300.0, 1800.0))
         self.assertEqual((config.message_size, config.message_frames, config.message_timeout), (65536, 64, 10.0))
         self.assertEqual((config.handshake_size, config.handshake_timeout), (16384, 5.0))
         self.assertEqual((config.unread_size, config.drain_time), (1048576, 10.0))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 RESERVED_REASONS = {"rate-limited", "delivery-unconfirmed"}
-RESERVED_CLOSE_CODES = {"4003", "4004", "4501", "4503", "4504"}
+RESERVED_CLOSE_CODES = {"4003", "4004", "4503", "4504"}
 
 WITHOUT_EXAMPLE = {"busy"}
 """Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
@@ -147,6 +147,9 @@ class WebserverPage(SynchronousTestCase):
             f"within {config.webserver_timeout:g} seconds of the POST",
             f"larger than {auth.MAX_ANSWER // 1024} KiB after decompression",
             f"At most {config.webserver_checks} questions",
+            f"every {config.recheck_interval:g} seconds",
+            f"gone on for {config.recheck_grace:,g} seconds",
+            f"When {config.breaker_failures} questions in a row",
             f"{auth.DENIALS[0]} or {auth.DENIALS[1]}, whatever the body",
             f"1 to {wire.MAX_SESSID} characters",
             f"1 to {wire.MAX_TOKEN} printable characters",

@@ -15,7 +15,7 @@ from chatrelay.directory import Directory
 from chatrelay.limits import Deadlines
 from chatrelay.testing import RecordedConnection
 
-PURE = ("wire", "limits", "breaker", "directory", "logins", "session", "relay", "interfaces", "config")
+PURE = ("wire", "limits", "breaker", "directory", "logins", "rechecks", "session", "relay", "interfaces", "config")
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 
 

@@ -370,7 +370,9 @@ class Handshakes(WebSocketTestCase):
             factory.closing_deadlines,
         ]
         self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
-        self.assertEqual((factory.connections, len(self.directory), len(factory.logins)), (set(), 0, 0))
+        self.assertEqual(
+            (factory.connections, len(self.directory), len(factory.logins), len(factory.rechecks)), (set(), 0, 0, 0)
+        )
 
 
 class Cookies(WebSocketTestCase):
@@ -732,6 +734,54 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual([answer["response"] for answer in client.hear()], [False, False])
         self.assertEqual([self.factory.logins.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0])
         self.assertEqual(self.factory.logins.end_session("new"), 1)
+
+
+class AskedAgain(WebSocketTestCase):
+    """Whether those who are logged in still are."""
+
+    GONE = (4501, "the session at the site has ended")
+
+    def test_a_session_that_ends_at_the_site(self) -> None:
+        known = KnownSessions({"alice": 1, "bo": 2})
+        self.factory = self.make_factory(known)
+        alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
+        known.users = {"bo": 2}
+        self.pass_time(239)
+        self.assertEqual([client.hear() for client in (alice, tab, bo)], [[], [], []])
+        self.pass_time(122)
+        self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.GONE], [self.GONE], []])
+        self.assertEqual((len(self.directory), len(self.factory.logins), len(self.factory.rechecks)), (1, 1, 1))
+
+    def test_zero_is_never(self) -> None:
+        known = KnownSessions({"alice": 1})
+        self.factory = self.make_factory(known, recheck_interval=0)
+        alice = self.client().open().log_in("alice")
+        known.users = {}
+        self.pass_time(1000)
+        self.assertEqual(alice.hear(), [])
+
+    def test_an_authenticator_that_fails_is_reported_and_people_stay(self) -> None:
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        alice = self.client().open().log_in("alice")
+        self.patch(self.factory.authenticator, "authenticate", {"x": 1}.__getitem__)
+        self.pass_time(361)
+        self.assertEqual(alice.hear(), [])
+        told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.critical]
+        self.assertEqual(len(told), 1)
+        self.assertIn("KeyError", told[0])
+        self.assertNotIn("alice", str(events))
+
+    def test_some_of_the_webservers_checks_are_left_to_logins(self) -> None:
+        for checks, most in ((32, 8), (4, 1), (1, 1), (0, 8)):
+            webserver = HeldAuthenticator()
+            self.factory = self.make_factory(webserver, webserver_checks=checks)
+            for number in range(20):
+                self.client().open().say(type="auth-request", SESSID=str(number))
+                webserver.answer(LoggedIn(number))
+            self.pass_time(361)
+            self.assertEqual(len(webserver.asked), most)
 
 
 class SlowReaders(WebSocketTestCase):

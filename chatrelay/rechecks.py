@@ -1,0 +1,176 @@
+"""Asking again: whether those who are logged in still are, at the site.
+
+Pure, but for the Deferreds of the questions: the time, the chance and who is
+asked are handed in. One question serves all connections of a session of the
+site's, and `sweep` asks what is due: there is no timer for each. A session
+that the site denies ends (4501); while the site can't be asked, people stay,
+up to the grace.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
+from chatrelay.wire import CloseCode, user_key
+
+SPREAD = 0.2
+"""By how much an interval is made longer or shorter, at random: those who came at once are not asked about at once."""
+
+
+@attrs.frozen
+class _Name:
+    """A session of the site's, as long as it belongs to this user."""
+
+    sessid: str = attrs.field(repr=False)  # a session id is never logged, anywhere
+    user: str
+
+
+class _Check:
+    """One session that is asked about from time to time.
+
+    :ivar name: which.
+    :ivar connections: who is logged in by it.
+    :ivar slot: the second in which it is due.
+    :ivar asking: the question that is out, or None.
+    :ivar unreachable_since: when it first could not be asked about, since it last could; or None.
+    """
+
+    __slots__ = ("asking", "connections", "name", "slot", "unreachable_since")
+
+    def __init__(self, name: _Name) -> None:
+        self.name = name
+        self.connections: dict[Connection, None] = {}
+        self.slot = 0
+        self.asking: Deferred[Verdict] | None = None
+        self.unreachable_since: float | None = None
+
+
+class Rechecks:
+    """When each session is asked about again, and what the answer means.
+
+    :param interval: seconds from one answer to the next question, unless the site says how long its answer holds; 0
+        for none at all.
+    :param grace: seconds that people stay while the site can't be asked; 0 for no limit.
+    :param at_once: how many questions may be out.
+    :param ask: asks the site; a verdict always comes of it.
+    :param seconds: the time.
+    :param chance: a random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        interval: float,
+        grace: float,
+        at_once: int,
+        ask: Callable[[str], Deferred[Verdict]],
+        seconds: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self._interval = interval
+        self._grace = grace
+        self._at_once = at_once
+        self._ask = ask
+        self._seconds = seconds
+        self._chance = chance
+        self._checks: dict[_Name, _Check] = {}
+        self._check_of: dict[Connection, _Check] = {}
+        # What is due in each second that something is due in, and those seconds as a heap.
+        self._slots: dict[int, dict[_Check, None]] = {}
+        self._times: list[int] = []
+        self._due: dict[_Check, None] = {}
+        self._out = 0
+
+    def entered(self, connection: Connection, sessid: str, verdict: LoggedIn) -> None:
+        """`connection` is logged in by this SESSID, whatever it came in by before: the site has just said so."""
+        self.left(connection)
+        if not self._interval:
+            return
+        name = _Name(sessid, user_key(verdict.uid))
+        check = self._checks.setdefault(name, _Check(name))
+        check.connections[connection] = None
+        self._check_of[connection] = check
+        if check.asking is None:
+            self._confirmed(check, verdict)
+
+    def left(self, connection: Connection) -> None:
+        """`connection` is closing; nothing happens where it was not known."""
+        check = self._check_of.pop(connection, None)
+        if check is None:
+            return
+        del check.connections[connection]
+        if not check.connections:
+            del self._checks[check.name]
+            self._unschedule(check)
+            if check.asking is not None:
+                check.asking.cancel()
+
+    def sweep(self) -> None:
+        """Ask about what is due, no more at once than may be."""
+        now = self._seconds()
+        while self._times and self._times[0] <= now:
+            self._due.update(self._slots.pop(heapq.heappop(self._times)))
+        while self._due and self._out < self._at_once:
+            check = next(iter(self._due))
+            del self._due[check]
+            self._out += 1
+            check.asking = self._ask(check.name.sessid)
+            check.asking.addCallback(self._answered, check)
+
+    def __len__(self) -> int:
+        """How many sessions are asked about."""
+        return len(self._checks)
+
+    def _answered(self, verdict: Verdict, check: _Check) -> None:
+        check.asking = None
+        self._out -= 1
+        if not check.connections:
+            return  # all have left, and so gave the question up
+        if isinstance(verdict, LoggedIn) and user_key(verdict.uid) == check.name.user:
+            self._confirmed(check, verdict)
+        elif isinstance(verdict, Unavailable):
+            self._unreachable(check)
+        else:
+            _end(check, "the session at the site has ended")
+
+    def _confirmed(self, check: _Check, verdict: LoggedIn) -> None:
+        check.unreachable_since = None
+        wait = self._some_time() if verdict.expires_in is None else verdict.expires_in
+        self._schedule(check, self._seconds() + wait)
+
+    def _unreachable(self, check: _Check) -> None:
+        now = self._seconds()
+        if check.unreachable_since is None:
+            check.unreachable_since = now
+        ends = check.unreachable_since + self._grace if self._grace else math.inf
+        if now < ends:
+            self._schedule(check, min(now + self._some_time(), ends))
+        else:
+            _end(check, "the site could not be asked about the session for too long")
+
+    def _some_time(self) -> float:
+        """The interval, give or take."""
+        return self._interval * (1 - SPREAD + 2 * SPREAD * self._chance())
+
+    def _schedule(self, check: _Check, due: float) -> None:
+        self._unschedule(check)
+        check.slot = math.ceil(due)
+        if check.slot not in self._slots:
+            self._slots[check.slot] = {}
+            heapq.heappush(self._times, check.slot)
+        self._slots[check.slot][check] = None
+
+    def _unschedule(self, check: _Check) -> None:
+        self._due.pop(check, None)
+        if check.slot in self._slots:
+            self._slots[check.slot].pop(check, None)
+
+
+def _end(check: _Check, reason: str) -> None:
+    for connection in tuple(check.connections):  # closing one takes it out of there
+        connection.close(CloseCode.SESSION_ENDED, reason)

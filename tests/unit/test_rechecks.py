@@ -1,0 +1,263 @@
+"""Asking again, on a clock that the test holds."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.rechecks import Rechecks
+from chatrelay.testing import HeldAuthenticator, RecordedConnection
+
+GONE = (4501, "the session at the site has ended")
+TOO_LONG = (4501, "the site could not be asked about the session for too long")
+
+
+class Member(RecordedConnection):
+    """A logged-in connection, which leaves when it is closed."""
+
+    def __init__(self, rechecks: Rechecks) -> None:
+        super().__init__()
+        self.rechecks = rechecks
+
+    def close(self, code: int, reason: str) -> None:
+        super().close(code, reason)
+        self.rechecks.left(self)
+
+
+class RechecksTests(SynchronousTestCase):
+    """When who is asked about, and what comes of it."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.chance = 0.5
+        self.webserver = HeldAuthenticator()
+        self.rechecks = self.make()
+
+    def make(self, interval: float = 300.0, grace: float = 1800.0, at_once: int = 8) -> Rechecks:
+        """The thing itself, asking `webserver`."""
+
+        def ask(sessid: str) -> Deferred[Verdict]:
+            return self.webserver.authenticate(sessid).addErrback(lambda _: Unavailable("given up"))
+
+        return Rechecks(interval, grace, at_once, ask, self.clock.seconds, lambda: self.chance)
+
+    def member(self, sessid: str = "sid", uid: str | int = 1, expires_in: float | None = None) -> Member:
+        """A connection that has just logged in."""
+        member = Member(self.rechecks)
+        self.rechecks.entered(member, sessid, LoggedIn(uid, expires_in))
+        return member
+
+    def asked(self, seconds: float = 0) -> list[str]:
+        """What is out after so much time, swept four times a second."""
+        for _ in range(int(seconds * 4)):
+            self.clock.advance(0.25)
+            self.rechecks.sweep()
+        self.rechecks.sweep()
+        return [sessid for sessid, _ in self.webserver.asked]
+
+    def test_at_the_interval_and_not_before(self) -> None:
+        member = self.member()
+        self.assertEqual(self.asked(299.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+        self.webserver.answer(LoggedIn(1))
+        self.assertIsNone(member.closed)
+        self.assertEqual(self.asked(299.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+
+    def test_a_fifth_earlier_or_later(self) -> None:
+        for chance, due in ((0.0, 240), (1.0, 360)):
+            self.chance = chance
+            member = self.member()
+            self.assertEqual(self.asked(due - 0.25), [])
+            self.assertEqual(self.asked(0.25), ["sid"])
+            self.webserver.answer(LoggedIn(1))
+            self.rechecks.left(member)
+
+    def test_those_who_came_at_once_are_spread(self) -> None:
+        for number in range(100):
+            self.chance = number / 100
+            self.member(str(number), number)
+        most = 0
+        for _ in range(360):
+            out = self.asked(1)
+            most = max(most, len(out))
+            for sessid in out:
+                self.webserver.answer(LoggedIn(int(sessid)))
+        self.assertLessEqual(most, 2)
+
+    def test_zero_is_never(self) -> None:
+        self.rechecks = self.make(interval=0)
+        self.member(expires_in=1)
+        self.assertEqual(self.asked(1000), [])
+        self.assertEqual(len(self.rechecks), 0)
+
+    def test_when_the_site_says_so(self) -> None:
+        self.member("short", 1, expires_in=10)
+        self.member("long", 2, expires_in=1000)
+        self.assertEqual(self.asked(9.75), [])
+        self.assertEqual(self.asked(0.25), ["short"])
+        self.webserver.answer(LoggedIn(1, 20))
+        self.assertEqual(self.asked(19.75), [])
+        self.assertEqual(self.asked(0.25), ["short"])
+        self.webserver.answer(LoggedIn(1, 10_000))
+        self.assertEqual(self.asked(969.75), [])
+        self.assertEqual(self.asked(0.25), ["long"])
+
+    def test_a_site_that_says_at_once_is_asked_once_a_second(self) -> None:
+        self.member(expires_in=0.001)
+        self.assertEqual(self.asked(0.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+        self.webserver.answer(LoggedIn(1, 0.001))
+        self.assertEqual(self.asked(0.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+
+    def test_a_session_that_ended(self) -> None:
+        for verdict in (Denied(), LoggedIn(2)):
+            first, second, other = self.member(), self.member(), self.member("other", 3)
+            self.asked(300)
+            self.webserver.answer(verdict)
+            self.assertEqual([member.closed for member in (first, second, other)], [GONE, GONE, None])
+            self.webserver.answer(LoggedIn(3))
+            self.rechecks.left(other)
+            self.assertEqual(len(self.rechecks), 0)
+
+    def test_a_uid_may_be_written_otherwise(self) -> None:
+        member = self.member(uid=7)
+        self.asked(300)
+        self.webserver.answer(LoggedIn("7"))
+        self.assertIsNone(member.closed)
+
+    def test_one_question_for_all_tabs(self) -> None:
+        tabs = [self.member() for _ in range(10)]
+        self.assertEqual(self.asked(300), ["sid"])
+        self.webserver.answer(Denied())
+        self.assertEqual({tab.closed for tab in tabs}, {GONE})
+
+    def test_a_new_tab_is_an_answer_too(self) -> None:
+        self.member()
+        self.asked(200)
+        self.member()
+        self.assertEqual(self.asked(299.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+        # While it is asked about, another tab changes nothing.
+        self.member()
+        self.assertEqual(self.asked(600), ["sid"])
+
+    def test_the_last_sessid_counts(self) -> None:
+        member = self.member("old")
+        self.rechecks.entered(member, "new", LoggedIn(1))
+        self.assertEqual(self.asked(300), ["new"])
+
+    def test_one_session_of_two_users_is_two(self) -> None:
+        first, second = self.member("sid", 1), self.member("sid", 2)
+        self.assertEqual(self.asked(300), ["sid", "sid"])
+        self.webserver.answer(LoggedIn(2))
+        self.webserver.answer(LoggedIn(2))
+        self.assertEqual([first.closed, second.closed], [GONE, None])
+
+    def test_who_has_left_is_not_asked_about(self) -> None:
+        first, second = self.member(), self.member()
+        self.rechecks.left(first)
+        self.rechecks.left(first)
+        self.asked(100)
+        self.rechecks.left(second)
+        self.assertEqual(self.asked(1000), [])
+        self.assertEqual(len(self.rechecks), 0)
+
+    def test_leaving_gives_the_question_up_when_all_have_left(self) -> None:
+        first, second = self.member(), self.member()
+        self.asked(300)
+        self.rechecks.left(first)
+        self.assertEqual(self.webserver.cancelled, [])
+        self.rechecks.left(second)
+        self.assertEqual(self.webserver.cancelled, ["sid"])
+        self.webserver.asked.clear()
+        # And its turn is another's.
+        self.rechecks = self.make(at_once=1)
+        leaving, staying = self.member("a", 1), self.member("b", 2)
+        self.assertEqual(self.asked(300), ["a"])
+        self.rechecks.left(leaving)
+        self.webserver.asked.clear()
+        self.assertEqual(self.asked(), ["b"])
+        self.webserver.answer(LoggedIn(2))
+        self.assertIsNone(staying.closed)
+
+    def test_no_more_at_once_than_may_be_and_all_get_their_turn(self) -> None:
+        self.rechecks = self.make(at_once=3)
+        members = [self.member(str(number), number) for number in range(10)]
+        asked: list[str] = []
+        self.asked(300)
+        for _ in range(10):
+            out = self.asked()
+            self.assertLessEqual(len(out), 3)
+            asked.append(out[0])
+            self.webserver.answer(LoggedIn(int(out[0])))
+        self.assertEqual(asked, [str(number) for number in range(10)])
+        self.assertEqual({member.closed for member in members}, {None})
+
+    def test_who_logs_in_while_waiting_for_a_turn_has_it_no_more(self) -> None:
+        self.rechecks = self.make(at_once=1)
+        self.member("a", 1)
+        self.member("b", 2)
+        self.assertEqual(self.asked(300), ["a"])
+        self.member("b", 2)
+        self.webserver.answer(LoggedIn(1))
+        self.assertEqual(self.asked(), [])
+
+    def test_while_the_site_cannot_be_asked_people_stay_for_the_grace_and_no_longer(self) -> None:
+        member = self.member()
+        questions = 0
+        for _ in range(300 * 4, (300 + 1800) * 4):
+            if self.asked(0.25):
+                questions += 1
+                self.webserver.answer(Unavailable("down"))
+        self.assertIsNone(member.closed)
+        self.assertEqual(questions, 6)
+        self.assertEqual(self.asked(300), ["sid"])
+        self.webserver.answer(Unavailable("down"))
+        self.assertEqual(member.closed, TOO_LONG)
+        self.assertEqual(len(self.rechecks), 0)
+
+    def test_the_grace_ends_when_it_does_and_not_at_the_next_interval(self) -> None:
+        self.rechecks = self.make(grace=100)
+        member = self.member()
+        self.asked(300)
+        self.webserver.answer(Unavailable("down"))
+        self.assertEqual(self.asked(99.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+        self.webserver.answer(Unavailable("down"))
+        self.assertEqual(member.closed, TOO_LONG)
+
+    def test_an_answer_begins_the_grace_anew(self) -> None:
+        self.rechecks = self.make(grace=100)
+        member = self.member()
+        for _ in range(3):
+            self.asked(300)
+            self.webserver.answer(Unavailable("down"))
+            self.asked(100)
+            self.webserver.answer(LoggedIn(1))
+        self.assertIsNone(member.closed)
+
+    def test_no_grace_is_no_limit(self) -> None:
+        self.rechecks = self.make(grace=0)
+        member = self.member()
+        for _ in range(50):
+            self.assertEqual(self.asked(300), ["sid"])
+            self.webserver.answer(Unavailable("down"))
+        self.assertIsNone(member.closed)
+
+    def test_nothing_is_left_behind(self) -> None:
+        for number in range(1000):
+            self.rechecks.left(self.member(str(number), number, expires_in=1 + number % 7))
+        self.asked(10)
+        kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
+        self.assertEqual([len(value) for value in kept], [0] * len(kept))
+
+    def test_a_session_id_is_in_no_repr(self) -> None:
+        self.member("CANARY")
+        self.assertNotIn("CANARY", repr(vars(self.rechecks)))
+        self.asked(300)
+        self.webserver.asked.clear()
+        self.assertNotIn("CANARY", repr(vars(self.rechecks)))
