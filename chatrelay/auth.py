@@ -8,6 +8,7 @@ of the request and nowhere else.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from http.cookiejar import CookieJar
@@ -81,6 +82,7 @@ class WebserverAuthenticator:
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
     :param queue: how many questions may wait for their turn.
     :param breaker_failures: how many failures in a row stop the questions (`chatrelay.breaker`); 0 for no breaker.
+    :param tickets: whether a SESSID is good for one question only: none is then asked about twice, or for two.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     """
 
@@ -97,6 +99,7 @@ class WebserverAuthenticator:
         queue_timeout: float = 10.0,
         queue: int = MAX_QUEUE,
         breaker_failures: int = 10,
+        tickets: bool = False,
         tls_policy: IPolicyForHTTPS | None = None,
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
@@ -110,13 +113,14 @@ class WebserverAuthenticator:
         self._queue_size = queue
         self._breaker: Breaker[_Question] = Breaker(breaker_failures)
         self._breaker_failures = breaker_failures
+        self._tickets = tickets
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = checks or 100
         # Twisted's own retries are for requests that may be repeated; ours is `_post`.
         self._pool.retryAutomatically = False
         self._kept: WeakSet[object] = WeakSet()
-        # Every question that waits or is out, by its SESSID.
+        # Every question that waits or is out and may be shared, by its SESSID.
         self._questions: dict[str, _Question] = {}
         self._queue: OrderedDict[_Question, None] = OrderedDict()
         self._out: set[_Question] = set()
@@ -131,8 +135,7 @@ class WebserverAuthenticator:
         that verdict with the others: the webserver sees one POST. No verdict
         is remembered. While the breaker is open, nobody waits for anything:
         the one whose question is the probe is asked about, all others are
-        answered at once. What is good for one login only must never be shared
-        like this; such a question is kept out of `_questions`.
+        answered at once. With tickets nothing is shared.
         """
         question = self._questions.get(sessid)
         if question is not None and self._breaker.state is State.CLOSED:
@@ -143,7 +146,8 @@ class WebserverAuthenticator:
         question = _Question(sessid, self._given_up)
         if not self._breaker.admits(question, self._reactor.seconds()):
             return succeed(self._refused())
-        self._questions[sessid] = question
+        if not self._tickets:
+            self._questions[sessid] = question
         verdict = question.join()
         if must_wait:
             self._queue[question] = None
@@ -252,7 +256,9 @@ class WebserverAuthenticator:
     # Asking --------------------------------------------------------------------
 
     async def _verdict_on(self, sessid: str) -> Verdict:
-        lease = _Lease(self._webserver, self._pool, self._kept)
+        # A ticket must not go out on a connection that may have died, where it would have to be asked about again.
+        pool = _QuietPool(self._reactor, persistent=False) if self._tickets else self._pool
+        lease = _Lease(self._webserver, pool, self._kept)
         try:
             response = await self._post(lease, sessid)
             status = response.code
@@ -426,7 +432,10 @@ def verdict(body: bytes) -> Verdict:
     expires_in = answer.get("expires_in")
     if expires_in is not None and not is_expiry(expires_in):
         raise _NoVerdict(f'its answer has an "expires_in" that is no number of seconds above 0: {_start(body)}')
-    return LoggedIn(uid, expires_in)
+    session = answer.get("session")
+    if session is not None and not wire.is_sessid(session):
+        raise _NoVerdict(f'its answer has a "session" that is no string of 1 to {wire.MAX_SESSID} characters')
+    return LoggedIn(uid, expires_in, session)
 
 
 def describe(error: BaseException) -> str:
@@ -445,9 +454,13 @@ class _NoVerdict(ValueError):
     """The webserver's answer, or the lack of one, decides nothing."""
 
 
+_SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')
+"""The start of an answer's "session", and what is as secret as a SESSID."""
+
+
 def _start(body: bytes) -> str:
     """An answer in a form that is safe to print; who prints it shortens it."""
-    return ascii(body.decode("utf-8", "replace"))
+    return ascii(_SESSION.sub(r"\1<hidden>", body.decode("utf-8", "replace")))
 
 
 def without(sessid: str, text: str) -> str:

@@ -178,6 +178,13 @@ class Config:
         zero="no limit",
         kind=float,
     )
+    auth_tickets: bool = _option(
+        False,
+        "Whether a SESSID in a message is a ticket that the webserver takes once: none is then asked about twice, or "
+        "for two connections at once, and re-checks ask by the session that the answer names.",
+        metavar="yes|no",
+        kind=bool,
+    )
     ops_listen: str | None = _option(
         None,
         "Where to serve the ops endpoint (/healthz, /readyz, /v1/revoke) over HTTP, as a Twisted endpoint string such "

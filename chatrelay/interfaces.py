@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from chatrelay.wire import Message as Message  # a value that crosses, made where Structs are
-from chatrelay.wire import is_uid
+from chatrelay.wire import is_sessid, is_uid
 
 
 def is_expiry(value: object) -> bool:
@@ -28,11 +28,14 @@ class LoggedIn:
     """The webserver knows this session: it belongs to the user `uid`.
 
     :ivar expires_in: seconds until it should be asked about again; None: the relay's own ``recheck_interval``.
-    :raises ValueError: where `uid` is none (`chatrelay.wire.is_uid`), or `expires_in` no time (`is_expiry`).
+    :ivar session: what to ask by then in place of the SESSID, and as secret; None: the SESSID, unless it is a ticket.
+    :raises ValueError: where `uid` is none (`chatrelay.wire.is_uid`), `expires_in` no time (`is_expiry`), or `session`
+        could be no SESSID (`chatrelay.wire.is_sessid`).
     """
 
     uid: str | int = attrs.field()
     expires_in: float | None = attrs.field(default=None)
+    session: str | None = attrs.field(default=None, repr=False)
 
     @uid.validator
     def _check(self, _: object, uid: object) -> None:
@@ -45,6 +48,11 @@ class LoggedIn:
             raise ValueError(
                 f"{expires_in!r} is no time for which a session lasts: it takes a number of seconds above 0"
             )
+
+    @session.validator
+    def _check_session(self, _: object, session: object) -> None:
+        if session is not None and not is_sessid(session):
+            raise ValueError("what to ask by next is no string of 1 to 4096 characters")  # which must not be told
 
 
 @attrs.frozen

@@ -50,7 +50,7 @@ class Logins:
         self._questions: dict[bytes, _Question] = {}
         self._pending: dict[Connection, _Question] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
-        self._digests: dict[Connection, bytes] = {}
+        self._digests: dict[Connection, frozenset[bytes]] = {}
 
     def asked(self, connection: Connection, sessid: str) -> None:
         """The webserver is asked whose session it is that `connection` brought."""
@@ -73,12 +73,12 @@ class Logins:
             del self._questions[question.digest]
         return uid is None or user_key(uid) not in question.ended
 
-    def entered(self, connection: Connection, sessid: str) -> None:
-        """`connection` is logged in by this SESSID, whatever it came in by before."""
+    def entered(self, connection: Connection, names: Iterable[str]) -> None:
+        """`connection` is logged in by a session of these names, SESSIDs all of them, whatever it came in by before."""
         self._forget(connection)
-        digest = self._digest(sessid)
-        self._digests[connection] = digest
-        self._connections.setdefault(digest, {})[connection] = None
+        digests = self._digests[connection] = frozenset(map(self._digest, names))
+        for digest in digests:
+            self._connections.setdefault(digest, {})[connection] = None
 
     def left(self, connection: Connection) -> None:
         """`connection` is closing; nothing happens where it was not known."""
@@ -113,8 +113,7 @@ class Logins:
         return len(self._pending.keys() | self._digests.keys())
 
     def _forget(self, connection: Connection) -> None:
-        digest = self._digests.pop(connection, None)
-        if digest is not None:
+        for digest in self._digests.pop(connection, ()):
             others = self._connections[digest]
             del others[connection]
             if not others:

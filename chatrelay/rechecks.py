@@ -86,10 +86,13 @@ class Rechecks:
         self._due: dict[_Check, None] = {}
         self._out = 0
 
-    def entered(self, connection: Connection, sessid: str, verdict: LoggedIn) -> None:
-        """`connection` is logged in by this SESSID, whatever it came in by before: the site has just said so."""
+    def entered(self, connection: Connection, sessid: str | None, verdict: LoggedIn) -> None:
+        """`connection` is logged in, whatever it came in by before: the site has just said so.
+
+        :param sessid: what to ask by; None where there is nothing, and so no asking.
+        """
         self.left(connection)
-        if not self._interval:
+        if sessid is None or not self._interval:
             return
         name = _Name(sessid, user_key(verdict.uid))
         check = self._checks.setdefault(name, _Check(name))

@@ -104,6 +104,10 @@ class Session:
         """Whether this connection is logged in as that user."""
         return self.logged_in and wire.user_key(uid) == wire.user_key(self._uid)
 
+    def is_cookie(self, sessid: str) -> bool:
+        """Whether this is the SESSID of the handshake's session cookie."""
+        return sessid == self._cookie
+
     def received(self, payload: bytes) -> bool:
         """One text message came.
 

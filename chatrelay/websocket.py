@@ -32,7 +32,7 @@ from chatrelay import wire
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
 from chatrelay.frames import take_messages
-from chatrelay.interfaces import Authenticator, LoggedIn, Unavailable, Verdict
+from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import Deadlines
 from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
@@ -310,8 +310,7 @@ class ChatProtocol(WebSocketServerProtocol):
             if session.logged_in:
                 factory.login_deadlines.stop(self)
             if isinstance(verdict, LoggedIn) and session.belongs_to(verdict.uid):
-                factory.logins.entered(self.outgoing, sessid)
-                factory.rechecks.entered(self.outgoing, sessid, verdict)
+                factory.entered(self.outgoing, sessid, verdict, is_cookie=session.is_cookie(sessid))
 
         factory.logins.asked(self.outgoing, sessid)
         self._asking = factory.ask(sessid)
@@ -585,6 +584,13 @@ class ChatFactory(WebSocketServerFactory):
 
         asking: Deferred[Verdict] = maybeDeferred(self.authenticator.authenticate, sessid)
         return asking.addErrback(failed)
+
+    def entered(self, connection: Connection, sessid: str, verdict: LoggedIn, is_cookie: bool) -> None:
+        """A connection is logged in: note by what its session is found when it is to end, and asked about again."""
+        # A ticket is used up, and nothing to know the session by; a cookie is none.
+        lasting = None if self.config.auth_tickets and not is_cookie else sessid
+        self.logins.entered(connection, {name for name in (lasting, verdict.session) if name is not None})
+        self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
 
     # Time ------------------------------------------------------------------------
 

@@ -236,6 +236,13 @@ def is_uid(value: object) -> bool:
     return _is_integer(value)
 
 
+def is_sessid(value: object) -> bool:
+    """Whether this could be a SESSID: 1 to 4096 characters, no lone surrogates among them."""
+    return (
+        isinstance(value, str) and 1 <= len(value) <= MAX_SESSID and not any("\ud800" <= c <= "\udfff" for c in value)
+    )
+
+
 # What chatrelay sends ------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,3 +173,33 @@ def test_the_site_may_say_when_it_wants_to_be_asked_again(site: Site, start_rela
         site.answer = None
         site.users.clear()
         assert alice.closed(4) == (4501, [])
+
+
+# Tickets --------------------------------------------------------------------------------
+
+
+def test_a_ticket_gets_one_connection_in_and_its_session_is_asked_about_again(
+    site: Site, start_relay: StartRelay
+) -> None:
+    relay = start_relay("--auth-tickets", "yes", "--recheck-interval", "1")
+    handles = {"alice-handle": 1}
+
+    def answer(request: Any) -> None:
+        sessid = site.asked[-1]
+        if sessid in site.users:
+            request.reply(200, {"loggedin": True, "uID": site.users.pop(sessid), "session": "alice-handle"})
+        elif sessid in handles:
+            request.reply(200, {"loggedin": True, "uID": handles[sessid]})
+        else:
+            request.reply(200, {"loggedin": False})
+
+    site.answer = answer
+    with log_in(relay, "alice-session") as alice, relay.client() as thief:
+        assert thief.log_in("alice-session") == {"type": "auth-response", "response": False}
+        assert alice.hears_nothing(2.5)
+        handles.clear()
+        assert alice.closed(5) == (4501, [])
+    assert site.asked.count("alice-session") == 2
+    assert site.asked.count("alice-handle") >= 2
+    relay.stop()
+    assert not [line for line in relay.output if "alice-" in line or "Traceback" in line]

@@ -781,6 +781,41 @@ class BreakerOpens(WebserverTestCase):
         self.assertNotIn("CANARY", "".join([*told, repr(verdicts), repr(vars(authenticator._breaker))]))
 
 
+class Tickets(WebserverTestCase):
+    """SESSIDs that are good for one question."""
+
+    async def test_each_is_a_question_of_its_own_even_at_the_same_time(self) -> None:
+        self.answering(answer(IN), answer(b'{"loggedin":false}'))
+        authenticator = self.authenticator(tickets=True, checks=1)
+        verdicts = await gatherResults([authenticator.authenticate("ticket") for _ in range(2)])
+        self.assertEqual(verdicts, [LoggedIn(7), Denied()])
+        self.assertEqual(len(self.requests), 2)
+
+    async def test_none_goes_out_on_a_connection_that_may_have_died(self) -> None:
+        authenticator = self.authenticator(tickets=True)
+        for number in range(3):
+            await authenticator.authenticate(str(number))
+        self.assertEqual(len(self.conversations), 3)
+
+    async def test_none_is_asked_about_twice(self) -> None:
+        authenticator = self.authenticator(tickets=True)
+        await authenticator.authenticate("first")
+        self.reply = Conversation.hang_up
+        await self.trouble(authenticator)
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=first", b"SESSID=sid"])
+
+    async def test_none_is_remembered(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator = self.authenticator(tickets=True, checks=1)
+        asking = [authenticator.authenticate("CANARY") for _ in range(2)]
+        self.assertEqual(authenticator._questions, {})
+        self.assertNotIn("CANARY", repr(vars(authenticator)))
+        for question in asking:
+            question.cancel()
+            with self.assertRaises(CancelledError):
+                await question
+
+
 class Verdicts(SynchronousTestCase):
     """The meaning of an answer, as a pure function."""
 
@@ -790,6 +825,34 @@ class Verdicts(SynchronousTestCase):
         for not_uid in ("", "a" * 65, "a\n", "a\0", "\ud800", 2**53 + 1, -(2**53) - 1, 1.0, True, None, [], {}):
             self.assertFalse(is_uid(not_uid), not_uid)
             self.assertRaises(ValueError, LoggedIn, not_uid)
+
+    def test_what_to_ask_by_next(self) -> None:
+        for session in ("x", "x" * 4096, "å\U0001f511"):
+            self.assertEqual(
+                verdict(json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()),
+                LoggedIn(7, session=session),
+            )
+        self.assertEqual(verdict(b'{"loggedin":true,"uID":7,"session":null}'), LoggedIn(7))
+        for session in ("", "CANARY" * 1000, 7, True, ["CANARY"], "CANARY\ud83d"):
+            error = self.assertRaises(ValueError, LoggedIn, 7, session=session)
+            self.assertNotIn("CANARY", str(error))
+        for session in ("", "CANARY" * 1000, 7, ["CANARY"]):
+            error = self.assertRaises(
+                ValueError, verdict, json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()
+            )
+            self.assertNotIn("CANARY", str(error))
+        self.assertNotIn("CANARY", repr(LoggedIn(7, session="CANARY")))
+
+    def test_what_to_ask_by_next_is_not_told(self) -> None:
+        for body in (
+            b'{"loggedin":true,"uID":"","session":"CANARY"}',
+            b'{"loggedin":true,"uID":7,"expires_in":0,"session" : "\\"CANARY"}',
+            b'{"loggedin":1,"session":"CANARY',
+            b'<br>Warning: x<br>{"session":"CANARY"}',
+        ):
+            error = self.assertRaises(ValueError, verdict, body)
+            self.assertIn("<hidden>", str(error))
+            self.assertNotIn("CANARY", str(error))
 
     def test_expiries(self) -> None:
         for seconds in (1, 0.5, 3600, 2**31 - 1):

@@ -147,6 +147,7 @@ class WebserverPage(SynchronousTestCase):
             f"within {config.webserver_timeout:g} seconds of the POST",
             f"larger than {auth.MAX_ANSWER // 1024} KiB after decompression",
             f"At most {config.webserver_checks} questions",
+            f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
             f"gone on for {config.recheck_grace:,g} seconds",
             f"When {config.breaker_failures} questions in a row",

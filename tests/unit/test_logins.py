@@ -29,7 +29,7 @@ class LoginsTests(SynchronousTestCase):
         connection = self.pending(sessid)
         self.assertTrue(self.logins.answered(connection, uid))
         self.directory.add(str(uid), connection)
-        self.logins.entered(connection, sessid)
+        self.logins.entered(connection, [sessid])
         return connection
 
     def test_by_sessid(self) -> None:
@@ -67,9 +67,18 @@ class LoginsTests(SynchronousTestCase):
         member = self.member("old")
         self.logins.asked(member, "new")
         self.assertTrue(self.logins.answered(member, 1))
-        self.logins.entered(member, "new")
+        self.logins.entered(member, ["new"])
         self.assertEqual(self.logins.end_session("old"), 0)
         self.assertEqual(self.logins.end_session("new"), 1)
+
+    def test_a_session_of_two_names_and_one_of_none(self) -> None:
+        both, none = self.member("a"), self.member("b")
+        self.logins.entered(both, ["ticket", "handle"])
+        self.logins.entered(none, [])
+        self.assertEqual([self.logins.end_session(name) for name in ("a", "b", "ticket", "handle")], [0, 0, 1, 1])
+        self.logins.left(both)
+        self.logins.left(none)
+        self.assertEqual((self.logins.end_session("handle"), len(self.logins)), (0, 0))
 
     def test_who_has_left_is_forgotten(self) -> None:
         for connection in (self.member("a"), self.member("a"), self.pending("a"), RecordedConnection()):

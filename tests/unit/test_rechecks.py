@@ -150,6 +150,11 @@ class RechecksTests(SynchronousTestCase):
         self.rechecks.entered(member, "new", LoggedIn(1))
         self.assertEqual(self.asked(300), ["new"])
 
+    def test_nothing_to_ask_by_is_no_asking(self) -> None:
+        member = self.member()
+        self.rechecks.entered(member, None, LoggedIn(1, 1))
+        self.assertEqual((self.asked(1000), len(self.rechecks)), ([], 0))
+
     def test_one_session_of_two_users_is_two(self) -> None:
         first, second = self.member("sid", 1), self.member("sid", 2)
         self.assertEqual(self.asked(300), ["sid", "sid"])

@@ -54,7 +54,7 @@ class OpsTestCase(TestCase):
         self.members = [RecordedConnection(), RecordedConnection()]
         for member in self.members:
             self.directory.add("7", member)
-            self.logins.entered(member, "CANARY")
+            self.logins.entered(member, ["CANARY"])
         site = OpsSite(Ops(self.logins, lambda: self.why, self.token), reactor)
         self.port = reactor.listenTCP(0, site, interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
@@ -137,7 +137,7 @@ class Revoke(OpsTestCase):
     async def test_a_sessid_of_any_characters_up_to_the_longest(self) -> None:
         sessid = "\U0001f511" * 4096
         member = RecordedConnection()
-        self.logins.entered(member, sessid)
+        self.logins.entered(member, [sessid])
         self.assertEqual(await self.revoke({"SESSID": sessid}), (200, {"ended": 1}))
         self.assertEqual(await self.refused({"SESSID": sessid + "x"}), (400, "invalid-request"))
 

@@ -24,7 +24,7 @@ from twisted.web.client import HTTPConnectionPool
 from chatrelay import auth, outgoing, websocket
 from chatrelay.config import Config
 from chatrelay.directory import Directory
-from chatrelay.interfaces import LoggedIn, Unavailable
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldAuthenticator, KnownSessions
@@ -782,6 +782,73 @@ class AskedAgain(WebSocketTestCase):
                 webserver.answer(LoggedIn(number))
             self.pass_time(361)
             self.assertEqual(len(webserver.asked), most)
+
+
+class Handles(WebSocketTestCase):
+    """By what a session is asked about again, and found when it is to end."""
+
+    def log_in(self, verdict: LoggedIn, *headers: str, **options: Any) -> Client:
+        """A client that logged in by "sid", and is due to be asked about."""
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver, **options)
+        client = self.client().open(*headers)
+        client.say(type="auth-request", **({} if headers else {"SESSID": "sid"}))
+        self.webserver.answer(verdict)
+        self.assertEqual(client.hear(), [YES])
+        self.pass_time(361)
+        return client
+
+    def asked(self) -> list[str]:
+        """What the webserver is asked about."""
+        return [sessid for sessid, _ in self.webserver.asked]
+
+    def test_the_sessid_unless_the_site_names_another(self) -> None:
+        self.log_in(LoggedIn(1))
+        self.assertEqual(self.asked(), ["sid"])
+        client = self.log_in(LoggedIn(1, session="handle"))
+        self.assertEqual(self.asked(), ["handle"])
+        self.webserver.answer(Denied())
+        self.assertEqual(client.hear()[0][0], 4501)
+
+    def test_a_ticket_is_not_asked_about_again(self) -> None:
+        self.log_in(LoggedIn(1, expires_in=1), auth_tickets=True)
+        self.assertEqual((self.asked(), len(self.factory.rechecks)), ([], 0))
+        self.log_in(LoggedIn(1, session="handle"), auth_tickets=True)
+        self.assertEqual(self.asked(), ["handle"])
+
+    def test_a_cookie_is_no_ticket(self) -> None:
+        self.log_in(
+            LoggedIn(1),
+            "Origin: https://example.com",
+            "Cookie: c=from-cookie",
+            auth_tickets=True,
+            session_cookie="c",
+            origin=("https://example.com",),
+        )
+        self.assertEqual(self.asked(), ["from-cookie"])
+
+    def test_by_which_name_a_session_ends(self) -> None:
+        for tickets, name, ended in (
+            (False, "sid", 1),
+            (False, "handle", 1),
+            (True, "sid", 0),
+            (True, "handle", 1),
+        ):
+            client = self.log_in(LoggedIn(1, session="handle"), auth_tickets=tickets)
+            self.assertEqual(self.factory.logins.end_session(name), ended, (tickets, name))
+            self.assertEqual(len(client.hear()), ended)
+            client.lost()
+            self.assertEqual(len(self.factory.logins), 0)
+
+    def test_two_tickets_at_once_are_two_questions_whoever_answers(self) -> None:
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver, auth_tickets=True)
+        clients = [self.client().open() for _ in range(2)]
+        for client in clients:
+            client.say(type="auth-request", SESSID="ticket")
+        self.webserver.answer(LoggedIn(1))
+        self.webserver.answer(Denied())
+        self.assertEqual([client.hear()[0]["response"] for client in clients], [True, False])
 
 
 class SlowReaders(WebSocketTestCase):
