@@ -256,6 +256,13 @@ class Config:
         kind=float,
     )
 
+    log_format: str = _option(
+        "text",
+        "How twistd chatrelay writes its log: 'text', or 'json', one object a line, in which what strangers sent "
+        "is always inside a string. It goes where twistd's --logfile says, not to its --syslog.",
+        metavar="text|json",
+    )
+
     @auth_url.validator
     def _check_auth_url(self, _: object, url: object) -> None:
         if url is None:
@@ -284,6 +291,11 @@ class Config:
     def _check_auth_format(self, _: object, value: object) -> None:
         if value not in ("form", "json"):
             raise ConfigError("auth-format", f"{value!r} is neither form nor json")
+
+    @log_format.validator
+    def _check_log_format(self, _: object, value: object) -> None:
+        if value not in ("text", "json"):
+            raise ConfigError("log-format", f"{value!r} is neither text nor json")
 
     @auth_secret_file.validator
     @auth_ca_file.validator

@@ -17,11 +17,21 @@ import attrs
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.logger import FileLogObserver, ILogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
+from twisted.scripts._twistd_unix import ServerOptions, UnixAppLogger
 
 import chatrelay
 from chatrelay.config import Config, ConfigError, option_name, read
 from chatrelay.interfaces import LogUnavailable
+from chatrelay.jsonlog import line_of
+
+TWISTED_NAMES = ("UnixAppLogger._getLogObserver",)
+"""What we use of twistd that its documentation does not promise; a test looks it up.
+
+So is `twisted.scripts._twistd_unix`, which is imported.
+"""
 
 
 def describe(field: attrs.Attribute[Any]) -> str:
@@ -108,7 +118,21 @@ for _field in attrs.fields(Config):
 
 
 class _PlainlySpoken(MultiService):
-    """Runs a relay under twistd: says in one sentence why it can't, and ends at once on a second signal."""
+    """Runs a relay under twistd: says in one sentence why it can't, and ends at once on a second signal.
+
+    :param log_observer: what twistd is to log with; None for what it chooses itself.
+    """
+
+    def __init__(self, log_observer: ILogObserver | None) -> None:
+        super().__init__()
+        self._log_observer = log_observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        # Here twistd hands us its Application, which it will ask in a moment what to log with
+        # (twisted.application.app.AppLogger.start). What was logged until then is kept, and logged then.
+        if self._log_observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._log_observer)
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         with _said_plainly():
@@ -146,6 +170,24 @@ def makeService(options: Options) -> IService:
     assert options.chosen is not None, "postOptions was not called"
     with _said_plainly():
         relay = chatrelay.build(options.chosen, reactor)
-    service = _PlainlySpoken()
+        service = _PlainlySpoken(_log_observer(options.chosen, options.parent))
     relay.setServiceParent(service)
     return service
+
+
+def _log_observer(config: Config, twistd: usage.Options | None) -> ILogObserver | None:
+    """What twistd is to log with, where its own choice would not do.
+
+    :param twistd: the options before ``chatrelay``; where they are not twistd's, another program sees to its log.
+    :raises ConfigError: for options of twistd that don't go with ``log-format``.
+    """
+    if config.log_format == "text" or not isinstance(twistd, ServerOptions):
+        return None
+    if twistd["logger"]:
+        raise ConfigError("log-format", "json does not go with twistd's --logger, which brings a format of its own")
+    # Standard output, or which file, and when it is rotated: as twistd itself would have it.
+    observer = UnixAppLogger(twistd)._getLogObserver()
+    if not isinstance(observer, FileLogObserver):
+        raise ConfigError("log-format", "json goes to standard output or to twistd's --logfile, not to its --syslog")
+    observer.formatEvent = line_of
+    return observer

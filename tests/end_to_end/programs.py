@@ -100,6 +100,7 @@ class Site:
 class RelayProcess:
     """`twistd -n chatrelay` with some options, from a folder of its own.
 
+    :param twistd: options before ``chatrelay``.
     :ivar output: what it has printed so far, a line each.
     """
 
@@ -110,6 +111,7 @@ class RelayProcess:
         under: tuple[str, ...] = (),
         listen: str | None = "tcp:0:interface=127.0.0.1",
         reactor: str | None = None,
+        twistd: tuple[str, ...] = (),
         measured: bool = True,
         **environment: str,
     ) -> None:
@@ -118,11 +120,11 @@ class RelayProcess:
             environment |= {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
         self.folder = folder
         self.output: list[str] = []
-        twistd = (sys.executable, "-c", _TWISTD)
+        program = (sys.executable, "-c", _TWISTD)
         reading = () if reactor is None else (f"--reactor={reactor}",)
         listening = () if listen is None else ("--listen", listen)
         self.process = subprocess.Popen(
-            [*under, *twistd, "-n", "--pidfile=", *reading, "chatrelay", *listening, *options],
+            [*under, *program, "-n", "--pidfile=", *reading, *twistd, "chatrelay", *listening, *options],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -132,6 +132,7 @@ REFUSALS = {
     "no key": Refusal(
         r"listen: 'ssl:0:privateKey=k' is no endpoint that can be used", ("--listen", "ssl:0:privateKey=k"), {"k": "x"}
     ),
+    "another format of the log": Refusal(r"log-format: 'xml' is neither text nor json", ("--log-format", "xml")),
     "nowhere to listen": Refusal(r"listen: names no endpoint", ("--config", "c.toml"), {"c.toml": "listen = []"}),
 }
 """The last --listen of a case comes on top of one that works."""

@@ -179,8 +179,8 @@ class Options(SynchronousTestCase):
     """Options that the pages name exist."""
 
     OF_OTHER_PROGRAMS = frozenset(
-        {"config", "gid", "header", "help", "json", "logfile"}
-        | {"pidfile", "reactor", "rounds", "scenario", "uid", "umask", "window"}
+        {"config", "gid", "header", "help", "json", "logfile", "logger"}
+        | {"pidfile", "reactor", "rounds", "scenario", "syslog", "uid", "umask", "window"}
     )
 
     def test_no_page_names_an_option_that_is_not_there(self) -> None:

@@ -1,0 +1,197 @@
+"""Log events as JSON: whatever is in them, one line that every reader of JSON takes, and nobody's words outside a string."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.application.service import Application
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.python import log as legacy_log
+from twisted.python.failure import Failure
+from twisted.scripts._twistd_unix import UnixAppLogger
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import tap
+from chatrelay.jsonlog import line_of
+
+HOSTILE = 'x"}\r\n{"level": "critical", "text": "forged"}\x1b[2J\x00\x85\u2028\u2029\ud800é'
+
+
+class NoRepr:
+    """What can't be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
+class Colour(enum.IntEnum):
+    """A number with a name."""
+
+    RED = 3
+
+
+def not_json(constant: str) -> object:
+    """NaN and its kind, which Python's reader would take."""
+    raise ValueError(constant)
+
+
+class Lines(SynchronousTestCase):
+    """One event, one line."""
+
+    def read(self, event: LogEvent) -> Any:
+        """The one line of an event, read strictly."""
+        line = line_of(event)
+        self.assertTrue(line.endswith("\n") and line.isascii())
+        self.assertEqual(len(line.splitlines()), 1)
+        line[:-1].encode("utf-8")
+        record = json.loads(line, parse_constant=not_json)
+        json.dumps(record, ensure_ascii=False).encode("utf-8")  # nor half a character in it
+        return record
+
+    def logged(self, format: str, **fields: object) -> Any:
+        """What becomes of an event that is logged so."""
+        events: list[LogEvent] = []
+        Logger(namespace="here", observer=events.append).warn(format, **fields)
+        events[0]["log_time"] = 1763816709.127351
+        return self.read(events[0])
+
+    def test_what_is_in_it(self) -> None:
+        self.assertEqual(
+            self.logged("handshake from {peer} refused with {code}", peer="192.0.2.1:4321", code=403, more=None),
+            {
+                "time": "2025-11-22T13:05:09.127351Z",
+                "level": "warn",
+                "namespace": "here",
+                "format": "handshake from {peer} refused with {code}",
+                "text": "handshake from 192.0.2.1:4321 refused with 403",
+                "fields": {"peer": "192.0.2.1:4321", "code": 403, "more": None},
+            },
+        )
+
+    def test_hostile_text_stays_in_its_field(self) -> None:
+        record = self.logged("a page of origin {origin} was refused", origin=HOSTILE)
+        self.assertEqual(record["level"], "warn")
+        self.assertEqual(record["fields"], {"origin": HOSTILE.replace("\ud800", "\\ud800")})
+        self.assertEqual(record["text"], f"a page of origin {record['fields']['origin']} was refused")
+
+    def test_each_kind_of_value(self) -> None:
+        values = {
+            "number": (5, 5),
+            "fraction": (0.5, 0.5),
+            "yes": (True, True),
+            "enumeration": (Colour.RED, 3),
+            "exact in no other reader": (2**53 + 1, "9007199254740993"),
+            "no number": (float("nan"), "nan"),
+            "endless": (float("-inf"), "-inf"),
+            "bytes": (b"a\xff\n", "a\\xff\n"),
+            "list": ([1, "\n"], "[1, '\\n']"),
+        }
+        fields = self.logged("", **{name: value for name, (value, _) in values.items()})["fields"]
+        for name, (_, expected) in values.items():
+            self.assertEqual(fields[name], expected, name)
+            self.assertIs(type(fields[name]), type(expected), name)
+
+    def test_what_cannot_be_shown(self) -> None:
+        record = self.logged("{thing}, {digits}", thing=NoRepr(), digits=10**5000)
+        self.assertIn("NoRepr", record["fields"]["thing"])
+        self.assertIn("no repr", record["fields"]["thing"])
+        self.assertTrue(record["text"])
+
+    def test_a_format_that_does_not_fit_its_fields(self) -> None:
+        self.assertIn("nobody", self.logged("{nobody}", somebody=HOSTILE)["text"])
+
+    def test_a_traceback_is_one_field(self) -> None:
+        events: list[LogEvent] = []
+        logger = Logger(namespace="here", observer=events.append)
+        try:
+            raise RuntimeError(HOSTILE)
+        except RuntimeError:
+            logger.failure("it met a defect", at=3)
+        record = self.read(events[0])
+        self.assertEqual(
+            (record["level"], record["text"], record["fields"]), ("critical", "it met a defect", {"at": 3})
+        )
+        self.assertTrue(record["traceback"].startswith("Traceback (most recent call last)"))
+        self.assertIn("RuntimeError: x", record["traceback"])
+
+    def test_a_failure_without_a_traceback(self) -> None:
+        record = self.read({"log_level": LogLevel.critical, "log_failure": Failure(NoRepr, NoRepr)})  # type: ignore[arg-type]
+        self.assertIn("NoRepr", record["traceback"])
+
+    def test_twisteds_older_events(self) -> None:
+        events: list[LogEvent] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        legacy_log.msg("Starting", "up", own=HOSTILE)
+        record = self.read(events[-1])
+        self.assertEqual((record["level"], record["text"]), ("info", "Starting up"))
+        self.assertEqual(set(record["fields"]), {"own"})
+
+    def test_an_event_with_nothing_in_it(self) -> None:
+        self.assertEqual(
+            self.read({}),
+            {"time": None, "level": None, "namespace": None, "format": None, "text": "", "fields": {}},
+        )
+
+    @given(
+        st.dictionaries(
+            st.text(max_size=5),
+            st.one_of(
+                st.text(),
+                st.text(st.sampled_from(HOSTILE)),
+                st.binary(),
+                st.integers(),
+                st.floats(),
+                st.booleans(),
+                st.builds(NoRepr),
+                st.lists(st.text()),
+            ),
+        ),
+        st.text(st.sampled_from(HOSTILE)) | st.just("{a} {b!r} {c:5}"),
+    )
+    def test_anything_is_one_line_of_json(self, fields: dict[str, object], format: str) -> None:
+        event = {**fields, "log_format": format, "log_level": LogLevel.info, "log_namespace": "here", "log_time": 0.5}
+        record = self.read(event)
+        self.assertEqual((record["level"], record["namespace"]), ("info", "here"))
+        self.assertEqual(record["time"], "1970-01-01T00:00:00.500000Z")
+
+
+class UnderTwistd(SynchronousTestCase):
+    """How the observer reaches twistd."""
+
+    def service(self, *options: str) -> Any:
+        """What makeService makes of twistd's command line."""
+        twistd = ServerOptions()
+        twistd.parseOptions(["-n", *options])
+        return tap.makeService(twistd.subOptions)  # type: ignore[arg-type]
+
+    def observer(self, *options: str) -> object:
+        """What twistd would be told to log with."""
+        application = Application("chatrelay")
+        self.service(*options, "--auth-url", "http://127.0.0.1/", "--message-log", "none").setServiceParent(application)
+        return application.getComponent(ILogObserver)
+
+    def test_text_is_left_to_twistd(self) -> None:
+        self.assertIsNone(self.observer("chatrelay"))
+
+    def test_json_goes_where_twistd_would_log_to(self) -> None:
+        for options in ((), ("--logfile", self.mktemp())):
+            observer = self.observer(*options, "chatrelay", "--log-format", "json")
+            assert isinstance(observer, FileLogObserver)
+            self.assertIs(observer.formatEvent, line_of)
+
+    def test_what_it_does_not_go_with_is_one_sentence(self) -> None:
+        json_log = ("chatrelay", "--log-format", "json")
+        error = self.assertRaises(SystemExit, self.observer, "--syslog", *json_log)
+        self.assertIn("not to its --syslog", str(error))
+        error = self.assertRaises(SystemExit, self.observer, "--logger", "twisted.logger.LogPublisher", *json_log)
+        self.assertIn("does not go with twistd's --logger", str(error))
+
+    def test_twistd_has_what_is_used_of_it(self) -> None:
+        self.assertEqual(tap.TWISTED_NAMES, ("UnixAppLogger._getLogObserver",))
+        self.assertTrue(hasattr(UnixAppLogger, "_getLogObserver"), "Twisted has moved it; see chatrelay/tap.py")
