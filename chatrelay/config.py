@@ -262,6 +262,12 @@ class Config:
         "is always inside a string. It goes where twistd's --logfile says, not to its --syslog.",
         metavar="text|json",
     )
+    log_level: str = _option(
+        "info",
+        "The lowest level of what twistd chatrelay logs. At debug there is a line, too, for each health check, scanner "
+        "and visitor who leaves without having logged in.",
+        metavar="debug|info|warn|error",
+    )
 
     @auth_url.validator
     def _check_auth_url(self, _: object, url: object) -> None:
@@ -296,6 +302,11 @@ class Config:
     def _check_log_format(self, _: object, value: object) -> None:
         if value not in ("text", "json"):
             raise ConfigError("log-format", f"{value!r} is neither text nor json")
+
+    @log_level.validator
+    def _check_log_level(self, _: object, value: object) -> None:
+        if value not in LOG_LEVELS:
+            raise ConfigError("log-level", f"{value!r} is none of {', '.join(LOG_LEVELS)}")
 
     @auth_secret_file.validator
     @auth_ca_file.validator
@@ -345,6 +356,9 @@ class Config:
         except BadMessageLogURL as error:
             raise ConfigError("message-log", str(error)) from None
 
+
+LOG_LEVELS = ("debug", "info", "warn", "error")
+"""Of `twisted.logger.LogLevel`, lowest first. Not critical: that would leave out why a relay can't start."""
 
 _WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 

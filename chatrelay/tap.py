@@ -17,7 +17,14 @@ import attrs
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import FileLogObserver, ILogObserver
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LegacyLogObserverWrapper,
+    LogLevel,
+    LogLevelFilterPredicate,
+)
 from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import ServerOptions, UnixAppLogger
@@ -176,18 +183,30 @@ def makeService(options: Options) -> IService:
 
 
 def _log_observer(config: Config, twistd: usage.Options | None) -> ILogObserver | None:
-    """What twistd is to log with, where its own choice would not do.
+    """What twistd is to log with: its own choice of a place, our format and lowest level.
 
     :param twistd: the options before ``chatrelay``; where they are not twistd's, another program sees to its log.
-    :raises ConfigError: for options of twistd that don't go with ``log-format``.
+    :returns: None where the log is no business of ours.
+    :raises ConfigError: for options of twistd that don't go with ``log-format``, or a file that can't be opened.
     """
-    if config.log_format == "text" or not isinstance(twistd, ServerOptions):
+    as_json = config.log_format == "json"
+    if not isinstance(twistd, ServerOptions):
         return None
     if twistd["logger"]:
-        raise ConfigError("log-format", "json does not go with twistd's --logger, which brings a format of its own")
+        if as_json:
+            raise ConfigError("log-format", "json does not go with twistd's --logger, which brings a format of its own")
+        return None
     # Standard output, or which file, and when it is rotated: as twistd itself would have it.
-    observer = UnixAppLogger(twistd)._getLogObserver()
+    try:
+        observer = UnixAppLogger(twistd)._getLogObserver()
+    except OSError as error:
+        raise ConfigError("logfile", f"{error.filename} cannot be opened: {error.strerror}") from error
     if not isinstance(observer, FileLogObserver):
-        raise ConfigError("log-format", "json goes to standard output or to twistd's --logfile, not to its --syslog")
-    observer.formatEvent = line_of
-    return observer
+        if as_json:
+            raise ConfigError("log-format", "json goes to standard output or to twistd's --logfile, not to --syslog")
+        observer = LegacyLogObserverWrapper(observer)
+    elif as_json:
+        observer.formatEvent = line_of
+    # twistd itself leaves no level out, and a scanner could fill the log with its lines.
+    lowest = LogLevel.levelWithName(config.log_level)
+    return FilteringLogObserver(observer, [LogLevelFilterPredicate(defaultLogLevel=lowest)])

@@ -133,6 +133,9 @@ REFUSALS = {
         r"listen: 'ssl:0:privateKey=k' is no endpoint that can be used", ("--listen", "ssl:0:privateKey=k"), {"k": "x"}
     ),
     "another format of the log": Refusal(r"log-format: 'xml' is neither text nor json", ("--log-format", "xml")),
+    "another level of the log": Refusal(
+        r"log-level: 'critical' is none of debug, info, warn, error", ("--log-level", "critical")
+    ),
     "nowhere to listen": Refusal(r"listen: names no endpoint", ("--config", "c.toml"), {"c.toml": "listen = []"}),
 }
 """The last --listen of a case comes on top of one that works."""
@@ -300,6 +303,19 @@ def test_a_refused_origin_is_named_once_with_how_to_admit_it(start_relay: StartR
     relay.stop()
     told = [found[1] for line in relay.output if (found := re.search(r"origin (\S+) was refused", line))]
     assert told == ["https://example.com:444", "http://example.com", "null"]
+
+
+@pytest.mark.parametrize(("level", "is_told"), [(None, False), ("debug", True)])
+def test_a_health_check_has_a_line_only_where_it_was_asked_for(
+    start_relay: StartRelay, level: str | None, is_told: bool
+) -> None:
+    relay = start_relay(*(() if level is None else ("--log-level", level)))
+    with socket.create_connection(("127.0.0.1", relay.port)) as checker:
+        checker.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert checker.recv(1000).startswith(b"HTTP/1.1 ")
+    relay.stop()
+    assert any("no handshake from 127.0.0.1" in line for line in relay.output) is is_told
+    assert any("chatrelay has stopped" in line for line in relay.output)
 
 
 # Where it listens --------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
+import signal
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.application.service import Application
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
 from twisted.scripts._twistd_unix import UnixAppLogger
@@ -167,30 +168,62 @@ class UnderTwistd(SynchronousTestCase):
     def service(self, *options: str) -> Any:
         """What makeService makes of twistd's command line."""
         twistd = ServerOptions()
-        twistd.parseOptions(["-n", *options])
+        twistd.parseOptions(["-n", *options, "--auth-url", "http://127.0.0.1/", "--message-log", "none"])
         return tap.makeService(twistd.subOptions)  # type: ignore[arg-type]
 
-    def observer(self, *options: str) -> object:
-        """What twistd would be told to log with."""
+    def logged(self, *options: str) -> list[str]:
+        """What is in the log after an event of each level."""
+        # twistd has this signal rotate the file.
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
+        path = self.mktemp()
         application = Application("chatrelay")
-        self.service(*options, "--auth-url", "http://127.0.0.1/", "--message-log", "none").setServiceParent(application)
-        return application.getComponent(ILogObserver)
+        self.service("--logfile", path, *options).setServiceParent(application)
+        observer = application.getComponent(ILogObserver)
+        logger = Logger(namespace="here", observer=observer)
+        for level in LogLevel.iterconstants():
+            logger.emit(level, "an event")
+        with open(path) as file:
+            return file.read().splitlines()
 
-    def test_text_is_left_to_twistd(self) -> None:
-        self.assertIsNone(self.observer("chatrelay"))
+    def test_text_as_twistd_writes_it(self) -> None:
+        lines = self.logged("chatrelay")
+        self.assertEqual(
+            [line.partition(" ")[2] for line in lines],
+            [f"[here#{level}] an event" for level in ("info", "warn", "error", "critical")],
+        )
 
-    def test_json_goes_where_twistd_would_log_to(self) -> None:
-        for options in ((), ("--logfile", self.mktemp())):
-            observer = self.observer(*options, "chatrelay", "--log-format", "json")
-            assert isinstance(observer, FileLogObserver)
-            self.assertIs(observer.formatEvent, line_of)
+    def test_json_where_twistd_would_write_text(self) -> None:
+        lines = self.logged("chatrelay", "--log-format", "json")
+        self.assertEqual([json.loads(line)["level"] for line in lines], ["info", "warn", "error", "critical"])
+
+    def test_from_the_lowest_level_on(self) -> None:
+        for lowest, lines in (("debug", 5), ("info", 4), ("warn", 3), ("error", 2)):
+            self.assertEqual(len(self.logged("chatrelay", "--log-level", lowest)), lines, lowest)
+
+    def test_syslog_and_observers_of_others(self) -> None:
+        for options, is_ours in ((("--syslog",), True), (("--logger", "twisted.logger.LogPublisher"), False)):
+            application = Application("chatrelay")
+            self.service(*options, "chatrelay").setServiceParent(application)
+            self.assertIs(application.getComponent(ILogObserver) is not None, is_ours)
+
+    def test_another_program_sees_to_its_log(self) -> None:
+        options = tap.Options()
+        options.parseOptions(["--auth-url", "http://127.0.0.1/", "--message-log", "none"])
+        application = Application("chatrelay")
+        tap.makeService(options).setServiceParent(application)
+        self.assertIsNone(application.getComponent(ILogObserver))
 
     def test_what_it_does_not_go_with_is_one_sentence(self) -> None:
         json_log = ("chatrelay", "--log-format", "json")
-        error = self.assertRaises(SystemExit, self.observer, "--syslog", *json_log)
-        self.assertIn("not to its --syslog", str(error))
-        error = self.assertRaises(SystemExit, self.observer, "--logger", "twisted.logger.LogPublisher", *json_log)
+        error = self.assertRaises(SystemExit, self.service, "--syslog", *json_log)
+        self.assertIn("not to --syslog", str(error))
+        error = self.assertRaises(SystemExit, self.service, "--logger", "twisted.logger.LogPublisher", *json_log)
         self.assertIn("does not go with twistd's --logger", str(error))
+
+    def test_a_file_that_cannot_be_opened_is_one_sentence(self) -> None:
+        path = self.mktemp() + "/log"
+        error = self.assertRaises(SystemExit, self.service, "--logfile", path, "chatrelay")
+        self.assertRegex(str(error), r"^chatrelay: logfile: /\S+/log cannot be opened: No such file or directory$")
 
     def test_twistd_has_what_is_used_of_it(self) -> None:
         self.assertEqual(tap.TWISTED_NAMES, ("UnixAppLogger._getLogObserver",))
