@@ -108,6 +108,11 @@ class Session:
         """Whether this is the SESSID of the handshake's session cookie."""
         return sessid == self._cookie
 
+    @property
+    def uid(self) -> str | int | None:
+        """Whose connection this is, or was when it ended; None before the login."""
+        return None if self._uid == "" else self._uid
+
     def received(self, payload: bytes) -> bool:
         """One text message came.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import secrets
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -60,8 +61,18 @@ AUTOBAHN_NAMES = (
 )
 """What we call or override of Autobahn's protocol that its documentation does not promise."""
 
-AUTOBAHN_ATTRIBUTES = ("current_frame", "data", "http_request_data", "inside_message", "state")
+AUTOBAHN_ATTRIBUTES = (
+    "current_frame",
+    "data",
+    "http_request_data",
+    "inside_message",
+    "remoteCloseCode",
+    "state",
+)
 """What we read of Autobahn's open protocol, likewise; `current_frame_masker` is there inside a frame."""
+
+NO_CODE, NO_CLOSE_FRAME = 1005, 1006
+"""What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
 CLOSING_SECONDS = 2.0
 """How long a client may take to answer a close frame, or to leave after a refused handshake."""
@@ -77,6 +88,9 @@ RECHECKS = 8
 
 MAX_TOLD_ORIGINS = 100
 """Refused origins that are remembered as told; past that, all are forgotten and may be told again."""
+
+MAX_LINES = 25
+"""Lines of one kind, such as anybody can cause, that are told between two sweeps; the rest are counted."""
 
 NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
 """How Autobahn's reasons begin where a request is no WebSocket handshake."""
@@ -120,6 +134,9 @@ class ChatProtocol(WebSocketServerProtocol):
     session: Session | None = None
     _asking: Deferred[Any] | None = None
     _frames = 0
+    _opened_at = 0.0
+    # Who ended it, with which close code, and why, in words that no client chose.
+    _end = ("network", NO_CLOSE_FRAME, "the connection was lost")
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
     __slots__ = ("_between_messages", "_fast", "_longest", "_receive")
@@ -180,6 +197,7 @@ class ChatProtocol(WebSocketServerProtocol):
         factory = self.factory
         cookie, because = factory.session_cookie_of(self)
         self.session = Session(self.outgoing, factory.relay, factory.directory, self._ask, cookie, because)
+        self._opened_at = factory.seconds()
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
@@ -213,7 +231,7 @@ class ChatProtocol(WebSocketServerProtocol):
         told = {"peer": self.peer_name, "code": int(code), "reason": printable(reason.partition('"')[0][:300])}
         if no_handshake:
             self.events.debug("no handshake from {peer}, refused with {code}: {reason}", **told)
-        else:
+        elif self.factory.may_tell("handshakes refused"):
             self.events.info("handshake from {peer} refused with {code}: {reason}", **told)
         if of_origin:
             self.factory.tell_of_origin(", ".join(self.handshake_headers("origin")))
@@ -363,6 +381,11 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """Autobahn: every closing handshake, whoever began it, comes through here."""
+        if self.state == self.STATE_OPEN:
+            if isReply:
+                self._end = ("client", self.remoteCloseCode or NO_CODE, "it closed")
+            else:
+                self._end = ("relay", code or NO_CODE, printable((reasonUtf8 or b"").decode("utf-8", "replace")))
         super().sendCloseFrame(code, reasonUtf8, isReply)
         self._leave()
 
@@ -377,6 +400,29 @@ class ChatProtocol(WebSocketServerProtocol):
         super().connectionLost(reason)
         self._leave()
         self.factory.lost(self)
+        if self.session is not None:
+            self._tell_of_end(self.session.uid)
+
+    def _tell_of_end(self, uid: str | int | None) -> None:
+        """Tell the operator who ended this open connection, and why. Only what a login bought is worth a line."""
+        by, code, reason = self._end
+        told = {
+            "peer": self.peer_name,
+            "by": by,
+            "code": code,
+            "reason": reason,
+            "seconds": round(self.factory.seconds() - self._opened_at, 3),
+        }
+        if uid is None:
+            self.events.debug(
+                "connection of a visitor from {peer} ended by the {by} with {code} after {seconds} s: {reason}", **told
+            )
+        elif self.factory.may_tell("connections ended"):
+            self.events.info(
+                "connection of {uid} from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
+                uid=uid,
+                **told,
+            )
 
     def _leave(self) -> None:
         """From here on, nothing is delivered to this client and nothing taken from it."""
@@ -465,6 +511,7 @@ class ChatFactory(WebSocketServerFactory):
         self.closing_deadlines: Deadlines[ChatProtocol] = Deadlines(CLOSING_SECONDS)
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._told_origins: set[str] = set()
+        self._lines: Counter[str] = Counter()
         self._empty: Deferred[None] | None = None
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
         self._sweeping = LoopingCall(self.sweep)
@@ -550,6 +597,17 @@ class ChatFactory(WebSocketServerFactory):
                 remedy=printable(remedy[:300]),
             )
 
+    def may_tell(self, what: str) -> bool:
+        """Whether there may be a line about one more of these before the next sweep; else it is only counted."""
+        self._lines[what] += 1
+        return self._lines[what] <= MAX_LINES
+
+    def _tell_how_many_more(self) -> None:
+        lines, self._lines = self._lines, Counter()
+        for what, count in lines.items():
+            if count > MAX_LINES:
+                self.events.info("too many lines at once: {count} more {what}", count=count - MAX_LINES, what=what)
+
     def session_cookie_of(self, connection: ChatProtocol) -> tuple[str | None, str | None]:
         """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
         name = self.config.session_cookie
@@ -605,6 +663,7 @@ class ChatFactory(WebSocketServerFactory):
 
     def sweep(self) -> None:
         """End what is over its time."""
+        self._tell_how_many_more()
         now = self.seconds()
         over: list[Callable[[], None]] = [
             *(connection.abort for connection in self.handshake_deadlines.expired(now)),
@@ -648,5 +707,6 @@ class ChatFactory(WebSocketServerFactory):
 
     def stop_sweeping(self) -> None:
         """Look at deadlines no more."""
+        self._tell_how_many_more()
         if self._sweeping.running:
             self._sweeping.stop()

@@ -56,6 +56,10 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
     site.answer = lambda request: request.reply(200, HOSTILE.encode())
     with relay.client() as alice:
         assert alice.log_in("alice-session")["reason"] == "webserver-unavailable"
+    site.answer = None
+    with relay.client() as bo:
+        assert bo.log_in("bo-session")["response"] is True
+    relay.said("connection of")
     assert relay.stop() == -signal.SIGTERM
 
     # From the very first line, before twistd had read its options; nothing of it is text.
@@ -68,6 +72,8 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
     assert refused["format"] == "a page of origin {origin} was refused; {remedy} (told once for each origin)"
     assert the_event(events, "refused with 400")["fields"]["code"] == 400
     assert "forged" in the_event(events, "could not be asked")["fields"]["what"]
+    end = the_event(events, "connection of 2 from 127.0.0.1")["fields"]
+    assert (end["uid"], end["by"], end["code"]) == (2, "client", 1000)
     assert [event for event in events if event["level"] == "critical"] == []
     assert "alice-session" not in "".join(relay.output)
     began = datetime.fromisoformat(events[0]["time"])

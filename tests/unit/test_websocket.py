@@ -614,6 +614,82 @@ class Leaving(WebSocketTestCase):
         self.assertEqual((client.hear(), self.log.rows), ([], []))
 
 
+class Ends(WebSocketTestCase):
+    """What the operator is told when a connection has ended."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events: list[Any] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def told(self, level: LogLevel = LogLevel.info) -> list[str]:
+        """The lines of a level since the last look."""
+        lines = [formatEvent(event) for event in self.events if event["log_level"] is level]
+        self.events.clear()
+        return lines
+
+    def test_who_closed_and_with_which_code(self) -> None:
+        for payload, code in ((struct.pack("!H", 1001) + b"my words", 1001), (b"", 1005)):
+            client = self.client().open().log_in()
+            self.pass_time(1.5)
+            client.write(frame(payload, CLOSE))
+            client.lost()
+            self.assertEqual(
+                self.told(),
+                [f"connection of 1 from 192.0.2.1:4321 ended by the client with {code} after 1.5 s: it closed"],
+            )
+
+    def test_a_lost_connection(self) -> None:
+        self.client().open().log_in("bo").lost()
+        self.assertEqual(
+            self.told(),
+            ["connection of 2 from 192.0.2.1:4321 ended by the network with 1006 after 0.0 s: the connection was lost"],
+        )
+
+    def test_why_the_relay_closed(self) -> None:
+        binary = self.client().open().log_in()
+        binary.write(frame(b"x", BINARY))
+        crooked = self.client().open().log_in()
+        crooked.write(frame(b"x", rsv=1))
+        stopped = self.client().open().log_in()
+        self.factory.close_all()
+        for client in (binary, crooked, stopped):
+            client.lost()
+        binary_line, crooked_line, stopped_line = self.told()
+        self.assertIn("ended by the relay with 1003 after 0.0 s: binary messages are not accepted", binary_line)
+        self.assertIn("ended by the relay with 1002 after 0.0 s: ", crooked_line)
+        self.assertIn("ended by the relay with 4000 after 0.0 s: the relay is stopping", stopped_line)
+
+    def test_who_never_logged_in_is_not_worth_a_line(self) -> None:
+        visitor = self.client().open()
+        visitor.say(type="auth-request", SESSID="CANARY")
+        for client in (visitor, self.client()):
+            client.lost()
+        debug = [event for event in self.events if event["log_namespace"].startswith("chatrelay.")]
+        self.assertEqual([event["log_level"] for event in debug], [LogLevel.debug])
+        self.assertNotIn("CANARY", str(debug))
+
+    def test_many_ends_at_once_are_counted(self) -> None:
+        clients = [self.client().open().log_in() for _ in range(30)]
+        for client in clients:
+            client.lost()
+        self.assertEqual(len(self.told()), 25)
+        self.pass_time(0.25)
+        self.assertEqual(self.told(), ["too many lines at once: 5 more connections ended"])
+        self.pass_time(0.25)
+        self.assertEqual(self.told(), [])
+        self.client().open().log_in().lost()
+        self.assertEqual(len(self.told()), 1)
+
+    def test_so_are_refused_handshakes(self) -> None:
+        for _ in range(26):
+            self.client().shake("Sec-WebSocket-Protocol: nonsense")
+        self.assertEqual(len(self.told()), 25)
+        self.factory.stop_sweeping()
+        self.assertEqual(self.told(), ["too many lines at once: 1 more handshakes refused"])
+
+
 class Logins(WebSocketTestCase):
     """The webserver's verdict comes later than other things happen."""
 
