@@ -192,6 +192,24 @@ class Options(SynchronousTestCase):
             self.assertEqual(named - ours - self.OF_OTHER_PROGRAMS, set(), path.name)
 
 
+class SecurityPage(SynchronousTestCase):
+    """docs/security.rst names tests that there are."""
+
+    text = page("security.rst")
+
+    def test_each_defence_is_proven_by_tests_that_there_are(self) -> None:
+        tests = {
+            node.name
+            for path in (ROOT / "tests").rglob("test_*.py")
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        }
+        for threat, _, proof in rows(self.text, "table-of-threats"):
+            named = re.findall(r"``(test_\w+)``", proof)
+            self.assertTrue(named, f"nothing proves the defence against: {threat}")
+            self.assertEqual(set(named) - tests, set(), threat)
+
+
 class Design(SynchronousTestCase):
     """docs/design.rst lists the modules there are."""
 
