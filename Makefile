@@ -24,7 +24,7 @@ help:
 	@echo 'make test     everything that passes or fails; says what it skipped and why'
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
-	@echo 'make lint     ruff, mypy and the news fragments'
+	@echo 'make lint     ruff, mypy, bandit and the news fragments'
 	@echo 'make clean    remove what these made (a message log stays)'
 
 # exec: Ctrl-C then reaches Python alone, and no shell reports it a second time.
@@ -49,6 +49,7 @@ lint: $(VENV)/.has-lint
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m bandit --quiet --recursive --configfile pyproject.toml chatrelay twisted
 	@$(VENV_PYTHON) -m towncrier build --draft --version next >$(VENV)/news.txt 2>&1 || { cat $(VENV)/news.txt; exit 1; }
 
 clean:
