@@ -1,0 +1,184 @@
+"""The files in examples/deploy/: nginx really runs in front of a relay, and systemd reads the unit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trustme
+from websockets.exceptions import InvalidStatus
+
+from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site
+
+DEPLOY = ROOT / "examples" / "deploy"
+ORIGIN = "https://www.example.com"
+ADMITTED = {"type": "auth-response", "response": True}
+
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+NGINX = shutil.which("nginx", path=PATH)
+SYSTEMD_ANALYZE = shutil.which("systemd-analyze", path=PATH)
+
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is missing (on Debian: apt install nginx)")
+needs_systemd = pytest.mark.skipif(
+    SYSTEMD_ANALYZE is None, reason="systemd-analyze is missing (on Debian: apt install systemd)"
+)
+
+StartRelay = Callable[..., RelayProcess]
+
+
+@attrs.frozen
+class Deployment:
+    """nginx with the example's configuration, and what is behind it."""
+
+    folder: Path
+    port: int
+    relay: RelayProcess
+    authorities: trustme.CA
+
+    def client(self, path: str = "/chat", origin: str = ORIGIN, cookie: str | None = None) -> Client:
+        """A page's connection through nginx."""
+        trusting = ssl.create_default_context()
+        self.authorities.configure_trust(trusting)
+        headers = {} if cookie is None else {"Cookie": cookie}
+        return Client(
+            f"wss://127.0.0.1:{self.port}{path}",
+            ssl=trusting,
+            server_hostname="www.example.com",
+            origin=origin,
+            additional_headers=headers,
+        )
+
+    def access_log(self, lines: int) -> list[dict[str, object]]:
+        """What nginx has logged about /chat; it does so when a connection has ended."""
+        path = self.folder / "chat.log"
+        until = time.monotonic() + PATIENCE
+        while len(logged := path.read_text().splitlines()) < lines:
+            assert time.monotonic() < until, logged
+            time.sleep(0.02)
+        return [json.loads(line) for line in logged]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def deployment(start_relay: StartRelay, site: Site, tmp_path: Path) -> Iterator[Deployment]:
+    """nginx and a relay with the options of the example; only addresses and paths are other ones."""
+    options = (DEPLOY / "chatrelay.toml").read_text()
+    options = options.replace("/var/lib/chatrelay/", "").replace("tcp:8080", "tcp:0")
+    (tmp_path / "chatrelay.toml").write_text(options)
+    relay = start_relay("--config", "chatrelay.toml", listen=None)
+
+    authorities = trustme.CA()
+    leaf = authorities.issue_cert("www.example.com")
+    (tmp_path / "chain.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    port = free_port()
+    text = (DEPLOY / "nginx.conf").read_text()
+    for theirs, ours in (
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        ("127.0.0.1:8080", f"127.0.0.1:{relay.port}"),
+        ("127.0.0.1:8000", f"127.0.0.1:{site.port}"),
+        ("/etc/nginx/tls", str(tmp_path)),
+        ("/var/log/nginx", str(tmp_path)),
+    ):
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    (tmp_path / "site.conf").write_text(text)
+    temporary = "\n".join(
+        f"    {kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off;\nmaster_process off;\npid {tmp_path}/nginx.pid;\nerror_log {tmp_path}/error.log;\n"
+        f"events {{ worker_connections 256; }}\n"
+        f"http {{\n{temporary}\n    access_log {tmp_path}/access.log;\n    include {tmp_path}/site.conf;\n}}\n"
+    )
+    assert NGINX is not None
+    process = subprocess.Popen([NGINX, "-e", str(tmp_path / "error.log"), "-c", str(tmp_path / "nginx.conf")])
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                error_log = tmp_path / "error.log"
+                assert process.poll() is None and time.monotonic() < until, (
+                    error_log.read_text() if error_log.exists() else "nginx has not started"
+                )
+                time.sleep(0.02)
+        yield Deployment(tmp_path, port, relay, authorities)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@needs_nginx
+def test_messages_pass_through_nginx_with_the_sites_cookie(deployment: Deployment) -> None:
+    with (
+        deployment.client(cookie="session=alice-session") as alice,
+        deployment.client(cookie="session=bo-session") as bo,
+    ):
+        assert alice.log_in(None) == ADMITTED
+        assert bo.log_in(None) == ADMITTED
+        alice.send(2, "å" * 8000)
+        assert bo.hear()["message"]["content"] == "å" * 8000
+        assert alice.hear()["response"]["value"] is True
+
+
+@needs_nginx
+def test_nginx_passes_on_where_a_page_is_from(deployment: Deployment) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        deployment.client(origin="https://evil.test", cookie="session=alice-session")
+    assert refusal.value.response.status_code == 403
+    deployment.relay.said("https://evil.test")
+
+
+@needs_nginx
+def test_no_session_id_is_in_nginxs_logs(deployment: Deployment) -> None:
+    with deployment.client("/chat?SESSID=alice-session", cookie="session=alice-session") as alice:
+        assert alice.log_in(None) == ADMITTED
+        assert alice.log_in("alice-session") == ADMITTED
+    (logged,) = deployment.access_log(1)
+    assert (logged["path"], logged["status"], logged["origin"]) == ("/chat", 101, ORIGIN)
+    for path in ("access.log", "chat.log", "error.log"):
+        assert "alice-session" not in (deployment.folder / path).read_text()
+    assert "alice-session" not in "\n".join(deployment.relay.output)
+
+
+@needs_nginx
+def test_the_session_page_is_not_to_be_had_from_outside(deployment: Deployment, site: Site) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        deployment.client("/session")
+    assert refusal.value.response.status_code == 404
+    assert site.requests == []
+
+
+@needs_systemd
+def test_systemd_takes_the_unit_and_finds_its_sandbox_tight(tmp_path: Path) -> None:
+    assert SYSTEMD_ANALYZE is not None
+    unit = tmp_path / "chatrelay.service"
+    # Where the relay is not installed, systemd would say that it is not.
+    unit.write_text((DEPLOY / "chatrelay.service").read_text().replace("/opt/chatrelay/bin/twistd", "/bin/true"))
+    verified = subprocess.run([SYSTEMD_ANALYZE, "verify", unit], capture_output=True, text=True)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    # 10 is a service without any, 0 one that may do nothing at all; the threshold is in tenths.
+    rated = subprocess.run(
+        [SYSTEMD_ANALYZE, "security", "--offline=true", "--no-pager", "--threshold=20", unit],
+        capture_output=True,
+        text=True,
+    )
+    assert rated.returncode == 0, rated.stdout + rated.stderr
