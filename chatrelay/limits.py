@@ -2,14 +2,26 @@
 
 Pure: the time is handed in. Nothing here closes or answers anything; it says
 when a limit is reached, and who asks decides what that means.
+
+No clock is trusted to run forward only: Twisted's is the wall clock, which
+somebody may set.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from chatrelay.wire import user_key
+
 Key = TypeVar("Key", bound=Hashable)
+
+MINUTE = 60.0
+"""Seconds."""
+
+MAX_KNOWN_RECIPIENTS = 256
+"""Recipients that a user is remembered to have written to; the next displaces the one that was new longest ago."""
 
 
 class Deadlines(Generic[Key]):
@@ -53,3 +65,163 @@ class Deadlines(Generic[Key]):
 
     def __len__(self) -> int:
         return len(self._due)
+
+
+class TokenBucket:
+    """So many at once, and so many a second in the long run.
+
+    It begins full. Each `take` takes a token out, and tokens come back as
+    time passes, up to the burst; where there is none, nothing is taken. So
+    over any time no more are taken than the burst and what comes back in it.
+
+    A clock that is set back brings nothing back, and from there on time
+    passes as ever; one that is set forward fills the bucket at the most.
+
+    :param rate: tokens that come back a second; 0 for no limit.
+    :param burst: tokens it holds when full, at least one; 0 for no limit.
+    """
+
+    __slots__ = ("_burst", "_rate", "_seen", "_tokens")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, burst) if rate and burst else math.inf
+        self._tokens = self._burst
+        self._seen = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take a token; whether there was one.
+
+        :param now: seconds of any clock, the same at each call.
+        """
+        tokens = self._tokens
+        passed = now - self._seen
+        self._seen = now
+        if passed > 0.0:
+            tokens += passed * self._rate
+            if tokens > self._burst:
+                tokens = self._burst
+        if tokens < 1.0:
+            self._tokens = tokens
+            return False
+        self._tokens = tokens - 1.0
+        return True
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is as good as a new one."""
+        return self._tokens + max(0.0, now - self._seen) * self._rate >= self._burst
+
+    @property
+    def seconds_to_fill(self) -> float:
+        """How long an empty one takes until it is full; 0 where there is no limit."""
+        return 0.0 if self._burst == math.inf else self._burst / self._rate
+
+
+class Sender:
+    """What one user may still send, over all their connections.
+
+    A recipient is new to a user who has not written to them before, as far
+    as that is remembered. Whether they are connected, or exist, makes no
+    difference: who is there cannot be found out by asking for many.
+
+    Recipients are remembered by their hash: what a client calls one may be as
+    long as a message.
+
+    :ivar connections: how many of the user's connections are logged in.
+    """
+
+    __slots__ = ("_known", "_messages", "_new_recipients", "connections")
+
+    def __init__(self, messages: TokenBucket, new_recipients: TokenBucket) -> None:
+        self.connections = 0
+        self._messages = messages
+        self._new_recipients = new_recipients
+        self._known: dict[int, None] = {}
+
+    def may_send(self, recipient: str | int, now: float) -> bool:
+        """Count a message; whether it may be sent."""
+        return self._messages.take(now) and (
+            hash(user_key(recipient)) in self._known or self._may_write_to_new(recipient, now)
+        )
+
+    def is_as_new(self, now: float) -> bool:
+        """Whether nothing would be lost, but who is known, if this were forgotten."""
+        return self._messages.is_full(now) and self._new_recipients.is_full(now)
+
+    def _may_write_to_new(self, recipient: str | int, now: float) -> bool:
+        if not self._new_recipients.take(now):
+            return False
+        known = self._known
+        if len(known) == MAX_KNOWN_RECIPIENTS:
+            del known[next(iter(known))]
+        known[hash(user_key(recipient))] = None
+        return True
+
+
+class SendLimits:
+    """The limits on what is sent: buckets for each connection, and what each user may still send.
+
+    A user is remembered while connected, and afterwards until they are as
+    good as new, so that who comes back has no more than who has stayed.
+
+    :param messages_per_second: messages of one connection; 0 for no limit.
+    :param message_burst: how many of them at once; 0 for no limit.
+    :param user_messages_per_second: messages over all connections of one user; 0 for no limit.
+    :param new_recipients_per_minute: recipients to whom a user has not written before; 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        messages_per_second: float,
+        message_burst: int,
+        user_messages_per_second: float,
+        new_recipients_per_minute: int,
+    ) -> None:
+        self._messages_per_second = messages_per_second
+        self._message_burst = message_burst
+        self._user_messages_per_second = user_messages_per_second
+        self._new_recipients_per_minute = new_recipients_per_minute
+        self._senders: dict[str, Sender] = {}
+        self._gone: Deadlines[str] = Deadlines(
+            max(self._user_messages().seconds_to_fill, self._new_recipients().seconds_to_fill)
+        )
+
+    def messages(self) -> TokenBucket:
+        """A bucket for the messages of a new connection."""
+        return TokenBucket(self._messages_per_second, self._message_burst)
+
+    def arrived(self, user: str) -> Sender:
+        """A connection of `user` has logged in; what they may still send."""
+        self._gone.stop(user)
+        sender = self._senders.get(user)
+        if sender is None:
+            sender = self._senders[user] = Sender(self._user_messages(), self._new_recipients())
+        sender.connections += 1
+        return sender
+
+    def left(self, user: str, now: float) -> None:
+        """A connection of `user` that had logged in is gone."""
+        sender = self._senders[user]
+        sender.connections -= 1
+        if not sender.connections:
+            if sender.is_as_new(now):
+                del self._senders[user]
+            else:
+                self._gone.start(user, now)
+
+    def forget(self, now: float) -> None:
+        """Forget users who have been gone for so long that they are as good as new."""
+        for user in self._gone.expired(now):
+            del self._senders[user]
+
+    def __len__(self) -> int:
+        """How many users are remembered."""
+        return len(self._senders)
+
+    def _user_messages(self) -> TokenBucket:
+        # One connection alone may use its burst.
+        burst = max(self._message_burst, self._user_messages_per_second)
+        return TokenBucket(self._user_messages_per_second, burst)
+
+    def _new_recipients(self) -> TokenBucket:
+        return TokenBucket(self._new_recipients_per_minute / MINUTE, self._new_recipients_per_minute)

@@ -1,0 +1,221 @@
+"""Token buckets against what a bucket is, and what is remembered of a user, and for how long."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.limits import MAX_KNOWN_RECIPIENTS, Sender, SendLimits, TokenBucket
+
+
+class TokenBucketTests(SynchronousTestCase):
+    """So many at once, and so many a second."""
+
+    def taken(self, bucket: TokenBucket, now: float, tries: int = 1000) -> int:
+        """How many of some tries at one moment succeed."""
+        return sum(bucket.take(now) for _ in range(tries))
+
+    def test_a_burst_at_first_and_then_the_rate(self) -> None:
+        bucket = TokenBucket(10, 30)
+        self.assertEqual(self.taken(bucket, 5000), 30)
+        self.assertEqual(self.taken(bucket, 5001), 10)
+        self.assertEqual(self.taken(bucket, 5001.05), 0)
+        self.assertEqual(self.taken(bucket, 5001.125), 1)
+
+    def test_it_holds_no_more_than_the_burst(self) -> None:
+        bucket = TokenBucket(10, 30)
+        self.taken(bucket, 0)
+        self.assertEqual(self.taken(bucket, 3), 30)
+        self.assertEqual(self.taken(bucket, 1e9), 30)
+
+    def test_it_holds_one_at_least(self) -> None:
+        bucket = TokenBucket(0.25, 0.5)
+        self.assertEqual(self.taken(bucket, 0), 1)
+        self.assertEqual(self.taken(bucket, 3.9), 0)
+        self.assertEqual(self.taken(bucket, 4), 1)
+
+    def test_zero_is_no_limit(self) -> None:
+        for bucket in (TokenBucket(0, 30), TokenBucket(10, 0), TokenBucket(0, 0)):
+            for now in (0, 0, 1e9, 5):
+                self.assertEqual(self.taken(bucket, now), 1000)
+            self.assertTrue(bucket.is_full(0))
+            self.assertEqual(bucket.seconds_to_fill, 0)
+
+    def test_a_clock_set_back_brings_nothing_and_takes_nothing(self) -> None:
+        bucket = TokenBucket(10, 30)
+        self.assertEqual(self.taken(bucket, 1_000_000), 30)
+        self.assertEqual(self.taken(bucket, 1000), 0)
+        self.assertEqual(self.taken(bucket, 1001), 10)
+
+    def test_a_clock_set_forward_brings_a_burst_at_the_most(self) -> None:
+        bucket = TokenBucket(10, 30)
+        self.taken(bucket, 1000)
+        self.assertEqual(self.taken(bucket, 1_000_000), 30)
+
+    def test_full_again(self) -> None:
+        bucket = TokenBucket(10, 30)
+        self.assertTrue(bucket.is_full(0))
+        self.taken(bucket, 0)
+        self.assertFalse(bucket.is_full(2.9))
+        self.assertTrue(bucket.is_full(3))
+        self.assertEqual(bucket.seconds_to_fill, 3)
+        self.taken(bucket, 0, tries=1)
+        self.assertFalse(bucket.is_full(-1000))
+
+    @given(st.integers(1, 1000), st.integers(1, 40), st.lists(st.tuples(st.integers(0, 4096), st.integers(1, 50))))
+    def test_it_gives_what_no_span_of_time_forbids_and_nothing_else(
+        self, rate_in_16ths: int, burst: int, steps: list[tuple[int, int]]
+    ) -> None:
+        rate = rate_in_16ths / 16  # with times in 1024ths of a second, all that follows is exact as floats
+        bucket = TokenBucket(rate, burst)
+        taken, now = 0, 1000.0
+        spans: list[tuple[float, int]] = []  # when each began, and how many had been taken before
+        for passed, tries in steps:
+            now += passed / 1024
+            spans.append((now, taken))
+            for _ in range(tries):
+                allowed = all(taken - before + 1 <= burst + rate * (now - since) for since, before in spans)
+                self.assertEqual(bucket.take(now), allowed)
+                taken += allowed
+
+    @given(
+        st.floats(0.01, 1e6),
+        st.floats(1, 1e6),
+        st.lists(st.floats(-1e9, 1e9), max_size=30),
+    )
+    def test_however_the_clock_jumps_no_more_is_given_than_passed_forward(
+        self, rate: float, burst: float, moments: list[float]
+    ) -> None:
+        bucket = TokenBucket(rate, burst)
+        given_away, came_back, last = 0, 0.0, -math.inf
+        for now in moments:
+            came_back += min(burst, max(0.0, now - last) * rate) if last > -math.inf else 0.0
+            last = now
+            given_away += self.taken(bucket, now, tries=5)
+            self.assertLessEqual(given_away, (burst + came_back) * (1 + 1e-9) + 1e-6)
+
+
+class SenderTests(SynchronousTestCase):
+    """What one user may still send."""
+
+    def sender(self, messages: float = 0, new_recipients: float = 0) -> Sender:
+        """A user who may send so many messages and to so many new recipients, once and for all."""
+        return Sender(TokenBucket(messages and 1e-9, messages), TokenBucket(new_recipients and 1e-9, new_recipients))
+
+    def test_messages_and_new_recipients(self) -> None:
+        sender = self.sender(messages=5, new_recipients=2)
+        told = [sender.may_send(recipient, 0) for recipient in ("a", "b", "c", "a", "b", "a")]
+        self.assertEqual(told, [True, True, False, True, True, False])
+
+    def test_a_recipient_who_was_refused_is_still_new(self) -> None:
+        sender = self.sender(new_recipients=1)
+        sender.may_send("a", 0)
+        self.assertFalse(sender.may_send("b", 0))
+        self.assertFalse(sender.may_send("b", 0))
+
+    def test_it_knows_so_many_recipients_and_no_more(self) -> None:
+        sender = self.sender(new_recipients=MAX_KNOWN_RECIPIENTS + 2)
+        for recipient in range(MAX_KNOWN_RECIPIENTS):
+            self.assertTrue(sender.may_send(recipient, 0))
+        self.assertTrue(sender.may_send("one more", 0))
+        self.assertTrue(sender.may_send(1, 0))  # known
+        self.assertTrue(sender.may_send(0, 0))  # not any more: this was the last that could be new
+        self.assertTrue(sender.may_send(2, 0))
+        self.assertFalse(sender.may_send(1, 0))
+        self.assertEqual(len(sender._known), MAX_KNOWN_RECIPIENTS)
+
+    def test_it_keeps_nothing_of_what_a_client_calls_a_recipient(self) -> None:
+        sender = self.sender()
+        for number in range(10):
+            self.assertTrue(sender.may_send(f"{number}" * 60_000, 0))
+        self.assertEqual({type(known) for known in sender._known}, {int})
+
+    @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 20))
+    def test_never_to_more_than_so_many(self, recipients: list[int], most: int) -> None:
+        sender = self.sender(new_recipients=most)
+        written_to = set()
+        for recipient in recipients:
+            allowed = recipient in written_to or len(written_to) < most
+            self.assertEqual(sender.may_send(recipient, 0), allowed)
+            if allowed:
+                written_to.add(recipient)
+
+
+class Remembering(SynchronousTestCase):
+    """A user is remembered for as long as it makes a difference, and no longer."""
+
+    def test_who_has_sent_nothing_is_forgotten_at_once(self) -> None:
+        limits = SendLimits(10, 30, 20, 30)
+        limits.arrived("a")
+        limits.left("a", 0)
+        self.assertEqual(len(limits), 0)
+
+    def test_who_is_there_is_not_forgotten(self) -> None:
+        limits = SendLimits(10, 30, 20, 30)
+        limits.arrived("a").may_send("b", 0)
+        limits.arrived("a")
+        limits.left("a", 0)
+        limits.forget(1000)
+        self.assertEqual(len(limits), 1)
+
+    def test_who_has_gone_is_forgotten_after_a_minute_and_not_before(self) -> None:
+        limits = SendLimits(10, 30, 20, 30)
+        limits.arrived("a").may_send("b", 0)
+        limits.left("a", 1)
+        limits.forget(60.9)
+        self.assertEqual(len(limits), 1)
+        limits.forget(61)
+        self.assertEqual(len(limits), 0)
+
+    def test_who_comes_back_is_who_went(self) -> None:
+        limits = SendLimits(10, 30, 20, 30)
+        sender = limits.arrived("a")
+        sender.may_send("b", 0)
+        limits.left("a", 1)
+        self.assertIs(limits.arrived("a"), sender)
+        limits.forget(100)
+        self.assertEqual(len(limits), 1)
+        limits.left("a", 101)
+        self.assertEqual(len(limits), 0)
+
+    def test_slow_limits_are_remembered_longer(self) -> None:
+        limits = SendLimits(0.1, 30, 0.1, 30)
+        limits.arrived("a").may_send("b", 0)
+        limits.left("a", 0)
+        limits.forget(299)
+        self.assertEqual(len(limits), 1)
+        limits.forget(300)
+        self.assertEqual(len(limits), 0)
+
+    def test_without_limits_nobody_is_remembered(self) -> None:
+        limits = SendLimits(0, 0, 0, 0)
+        limits.arrived("a").may_send("b", 0)
+        limits.left("a", 0)
+        self.assertEqual(len(limits), 0)
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 40), st.sampled_from(["arrive", "leave", "send"]), st.integers(0, 60)), max_size=60
+        )
+    )
+    def test_coming_and_going_never_gets_more_through(self, steps: list[tuple[int, str, int]]) -> None:
+        limits = SendLimits(10, 30, 20, 30)
+        connections: list[Sender] = []
+        now = written_to = sent = 0
+        for seconds, what, count in steps:
+            now += seconds
+            limits.forget(now)
+            if what == "arrive":
+                connections.append(limits.arrived("a"))
+            elif what == "leave" and connections:
+                connections.pop()
+                limits.left("a", now)
+            elif connections:
+                sent += sum(connections[-1].may_send("the same", now) for _ in range(count))
+                written_to += sum(connections[-1].may_send(f"{now}-{number}", now) for number in range(count))
+            self.assertLessEqual(written_to, 30 + now / 2)
+            self.assertLessEqual(sent + written_to, 30 + 20 * now)
+            self.assertLessEqual(len(limits), 1)
