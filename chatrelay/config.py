@@ -219,6 +219,51 @@ class Config:
         zero="no limit",
         kind=float,
     )
+    messages_per_second: float = _option(
+        10.0,
+        "How many messages a connection may send in the long run, requests to log in included. Those beyond are "
+        "answered rate-limited, and who keeps on sending is closed with 4503.",
+        unit="messages a second",
+        metavar="messages",
+        zero="no limit",
+        kind=float,
+    )
+    message_burst: int = _option(
+        30,
+        "How many of them a connection may send at once; and over all their connections a user, who may send at "
+        "least a second's worth at once.",
+        unit="messages",
+        zero="no limit for a connection, as messages-per-second of 0",
+        kind=int,
+    )
+    user_messages_per_second: float = _option(
+        20.0,
+        "How many messages a user may send in the long run, over all their connections. Those beyond are answered "
+        "rate-limited.",
+        unit="messages a second",
+        metavar="messages",
+        zero="no limit",
+        kind=float,
+    )
+    new_recipients_per_minute: int = _option(
+        30,
+        "To how many users whom they have not written to before a user may write, in the long run and at once; "
+        "the last 256 are known. Messages to more are answered rate-limited, whether the recipient is connected "
+        "or not.",
+        unit="recipients a minute",
+        metavar="recipients",
+        zero="no limit: whoever is logged in can find out who else is",
+        kind=int,
+    )
+    control_frames_per_second: float = _option(
+        10.0,
+        "How many pings and pongs a connection may send in the long run, and twice as many at once; more close it "
+        "with 1002.",
+        unit="frames a second",
+        metavar="frames",
+        zero="no limit",
+        kind=float,
+    )
     handshake_size: int = _option(
         16384,
         "The largest opening handshake; a larger one is refused and the connection closed.",

@@ -1,8 +1,8 @@
 """One connection's login state, and what each of its messages does.
 
-Pure: bytes of whole messages come in, calls on the neighbours go out. It
-must not know about sockets, Deferreds or time. `docs/protocol.rst` states
-the rules; the states are named here::
+Pure: bytes of whole messages come in, calls on the neighbours go out; the
+clock is handed in. It must not know about sockets or Deferreds.
+`docs/protocol.rst` states the rules; the states are named here::
 
     VISITOR --auth-request--> ASKING --LoggedIn--> MEMBER --auth-request--> ASKING_AGAIN
        ^                        |                    ^                          |
@@ -22,6 +22,7 @@ from msgspec import UnsetType
 from chatrelay import wire
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
+from chatrelay.limits import Sender, SendLimits
 from chatrelay.relay import Relay
 from chatrelay.wire import AuthRequest, CloseCode, Reason, SendRequest, UnusableFrame, decode
 
@@ -47,6 +48,12 @@ MAX_DENIALS = 3
 MAX_UNUSABLE_FRAMES = 10
 """Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
 
+MAX_REFUSALS = 60
+"""Messages in a row beyond what may be sent; one more closes the connection."""
+
+BACKED_OFF = 0.5
+"""Seconds between two such messages after which they are in a row no more."""
+
 
 class Session:
     """What one connection may do.
@@ -54,6 +61,8 @@ class Session:
     :param connection: where answers go.
     :param relay: where messages go.
     :param directory: where a logged-in connection is entered.
+    :param limits: how much may be sent.
+    :param seconds: the clock by which `limits` are kept.
     :param ask: called with a SESSID to have the webserver asked; the verdict
         comes back by `answered`.
     :param cookie: the SESSID of the handshake's session cookie, or None.
@@ -68,7 +77,13 @@ class Session:
         "_cookie",
         "_denials",
         "_directory",
+        "_limits",
+        "_messages",
         "_no_cookie_because",
+        "_refusals",
+        "_refused_at",
+        "_seconds",
+        "_sender",
         "_submit",
         "_uid",
         "_unusable_frames",
@@ -80,6 +95,8 @@ class Session:
         connection: Connection,
         relay: Relay,
         directory: Directory,
+        limits: SendLimits,
+        seconds: Callable[[], float],
         ask: Callable[[str], None],
         cookie: str | None = None,
         no_cookie_because: str | None = None,
@@ -88,6 +105,12 @@ class Session:
         self._connection = connection
         self._submit = relay.submit
         self._directory = directory
+        self._limits = limits
+        self._messages = limits.messages()
+        self._refusals = 0
+        self._refused_at = 0.0
+        self._sender: Sender
+        self._seconds = seconds
         self._ask = ask
         self._cookie = cookie
         self._no_cookie_because = no_cookie_because
@@ -122,6 +145,8 @@ class Session:
         state = self.state
         if state is _ENDED:
             return False
+        now = self._seconds()
+        within_limits = self._messages.take(now)
         try:
             request = decode(payload)
         except UnusableFrame as problem:
@@ -130,10 +155,24 @@ class Session:
             if isinstance(request, SendRequest):
                 # Nobody who is not logged in learns anything, not even that: no oracle.
                 if state is _MEMBER or state is _ASKING_AGAIN:
-                    self._submit(self._connection, self._uid, request)
+                    within_limits = within_limits and self._sender.may_send(request.message.to_uid, now)
+                    if within_limits:
+                        self._submit(self._connection, self._uid, request)
+                    else:
+                        self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
             else:
-                self._auth_requested(request)
+                self._auth_requested(request, within_limits)
+        if not within_limits and self._keeps_on(now):
+            self._connection.close(CloseCode.RATE_LIMIT, "kept on past the rate limit")
         return self.state is not _ENDED
+
+    def received_too_late(self) -> bool:
+        """A message came of which nothing is done, as the connection is closing.
+
+        :returns: whether another may follow: False once the client keeps on past the limits all the same.
+        """
+        now = self._seconds()
+        return self._messages.take(now) or not self._keeps_on(now)
 
     def answered(self, verdict: Verdict) -> None:
         """The webserver's verdict on the SESSID last asked about."""
@@ -142,6 +181,8 @@ class Session:
             if isinstance(verdict, LoggedIn):
                 self.state = State.MEMBER
                 self._uid = verdict.uid
+                self._sender = self._limits.arrived(wire.user_key(verdict.uid))
+                self._messages = self._limits.messages()  # what a visitor has sent is not held against the user
                 # Entered first: should the answer find the client's budget used
                 # up, the connection closes, and `ended` must find it to take it out.
                 self._directory.add(wire.user_key(self._uid), self._connection)
@@ -172,10 +213,20 @@ class Session:
     def ended(self) -> None:
         """The connection is closing or gone: leave the directory, take nothing more."""
         if self.logged_in:
-            self._directory.remove(wire.user_key(self._uid), self._connection)
+            user = wire.user_key(self._uid)
+            self._directory.remove(user, self._connection)
+            self._limits.left(user, self._seconds())
         self.state = State.ENDED
 
-    def _auth_requested(self, request: AuthRequest) -> None:
+    def _keeps_on(self, now: float) -> bool:
+        """Count a message that is beyond what may be sent; whether it is one too many."""
+        if now - self._refused_at > BACKED_OFF:
+            self._refusals = 0
+        self._refused_at = now
+        self._refusals += 1
+        return self._refusals > MAX_REFUSALS
+
+    def _auth_requested(self, request: AuthRequest, within_limits: bool) -> None:
         sessid = self._cookie if isinstance(request.sessid, UnsetType) else request.sessid
         if sessid is None and self._no_cookie_because is not None:
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
@@ -185,6 +236,8 @@ class Session:
             # A visitor whose browser has no session cookie is not logged in
             # at the site; there is nothing to ask it.
             self._denied()
+        elif not within_limits:
+            self._connection.send(wire.auth_response(False, Reason.RATE_LIMITED))
         else:
             self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
             self._ask(sessid)

@@ -34,7 +34,7 @@ from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
 from chatrelay.frames import take_messages
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import Deadlines
+from chatrelay.limits import Deadlines, SendLimits, TokenBucket
 from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.rechecks import Rechecks
@@ -69,13 +69,16 @@ AUTOBAHN_ATTRIBUTES = (
     "remoteCloseCode",
     "state",
 )
-"""What we read of Autobahn's open protocol, likewise; `current_frame_masker` is there inside a frame."""
+"""What we read of Autobahn's open protocol, likewise, and empty (`data`); in a frame, also `current_frame_masker`."""
 
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
 CLOSING_SECONDS = 2.0
 """How long a client may take to answer a close frame, or to leave after a refused handshake."""
+
+CONTROL_FRAME_BURST = 2.0
+"""Seconds' worth of pings and pongs that a client may send at once."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -137,6 +140,8 @@ class ChatProtocol(WebSocketServerProtocol):
     _opened_at = 0.0
     # Who ended it, with which close code, and why, in words that no client chose.
     _end = ("network", NO_CLOSE_FRAME, "the connection was lost")
+    _deaf = False
+    _control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
     __slots__ = ("_between_messages", "_fast", "_longest", "_receive")
@@ -165,7 +170,8 @@ class ChatProtocol(WebSocketServerProtocol):
             self._open_received(data)
         elif self.state == self.STATE_CONNECTING:
             self._handshake_received(data)
-        elif self.state != self.STATE_CLOSED:  # then Autobahn would go on buffering for a client that was refused
+        elif self.state != self.STATE_CLOSED and not self._deaf:
+            # Once closed, Autobahn would go on buffering for a client that was refused.
             super().dataReceived(data)
 
     def _handshake_received(self, data: bytes) -> None:
@@ -196,7 +202,16 @@ class ChatProtocol(WebSocketServerProtocol):
         """Autobahn: the handshake is done."""
         factory = self.factory
         cookie, because = factory.session_cookie_of(self)
-        self.session = Session(self.outgoing, factory.relay, factory.directory, self._ask, cookie, because)
+        self.session = Session(
+            self.outgoing,
+            factory.relay,
+            factory.directory,
+            factory.send_limits,
+            factory.seconds,
+            self._ask,
+            cookie,
+            because,
+        )
         self._opened_at = factory.seconds()
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
@@ -284,6 +299,8 @@ class ChatProtocol(WebSocketServerProtocol):
     def onMessageBegin(self, isBinary: bool) -> None:
         """Autobahn: the first frame of a message began."""
         self._frames = 0
+        if self.state != self.STATE_OPEN and self.session is not None and not self.session.received_too_late():
+            self._hear_no_more()
         self.factory.message_deadlines.start(self, self.factory.seconds())
         super().onMessageBegin(isBinary)
 
@@ -368,8 +385,26 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
-        if self.outgoing.within_budget(len(payload) + MAX_HEADER):
+        if self._within_control_frame_limit() and self.outgoing.within_budget(len(payload) + MAX_HEADER):
             super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Autobahn: a pong came. Nobody asked for it, but a client may send some (RFC 6455, section 5.5.3)."""
+        if self._within_control_frame_limit():
+            super().onPong(payload)
+
+    def _within_control_frame_limit(self) -> bool:
+        """Count a ping or a pong; close the connection of who sends too many. A close frame is never one too many."""
+        if self._control_frames is None:
+            self._control_frames = self.factory.control_frames()
+        if self._control_frames.take(self.factory.seconds()):
+            return True
+        if self.state == self.STATE_OPEN:
+            limit = self.factory.config.control_frames_per_second
+            self._fail_connection(CloseCode.PROTOCOL_ERROR, f"more than {limit:g} pings and pongs a second")
+        else:
+            self._hear_no_more()
+        return False
 
     # Closing ---------------------------------------------------------------
 
@@ -423,6 +458,16 @@ class ChatProtocol(WebSocketServerProtocol):
                 uid=uid,
                 **told,
             )
+
+    def _hear_no_more(self) -> None:
+        """A client goes on past its limits after the close frame: it is read no more, and cut when its time is over.
+
+        Autobahn would go on taking frames apart until the client has answered
+        the close frame, which such a one does not.
+        """
+        self._deaf = True
+        self.data = b""
+        self.transport.pauseProducing()
 
     def _leave(self) -> None:
         """From here on, nothing is delivered to this client and nothing taken from it."""
@@ -505,6 +550,12 @@ class ChatFactory(WebSocketServerFactory):
         self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, self.seconds, chance)
         self.connections: set[ChatProtocol] = set()
         self.stopping = False
+        self.send_limits = SendLimits(
+            config.messages_per_second,
+            config.message_burst,
+            config.user_messages_per_second,
+            config.new_recipients_per_minute,
+        )
         self.handshake_deadlines: Deadlines[ChatProtocol] = Deadlines(config.handshake_timeout)
         self.login_deadlines: Deadlines[ChatProtocol] = Deadlines(config.login_timeout)
         self.message_deadlines: Deadlines[ChatProtocol] = Deadlines(config.message_timeout)
@@ -562,6 +613,11 @@ class ChatFactory(WebSocketServerFactory):
         if self._empty is not None and not self.connections:
             empty, self._empty = self._empty, None
             empty.callback(None)
+
+    def control_frames(self) -> TokenBucket:
+        """A bucket for the pings and pongs of a connection."""
+        rate = self.config.control_frames_per_second
+        return TokenBucket(rate, CONTROL_FRAME_BURST * rate)
 
     # Who may connect -----------------------------------------------------------
 
@@ -665,6 +721,7 @@ class ChatFactory(WebSocketServerFactory):
         """End what is over its time."""
         self._tell_how_many_more()
         now = self.seconds()
+        self.send_limits.forget(now)
         over: list[Callable[[], None]] = [
             *(connection.abort for connection in self.handshake_deadlines.expired(now)),
             *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),

@@ -42,6 +42,7 @@ class Reason(enum.StrEnum):
     INVALID_MESSAGE = "invalid-message"
     LOG_UNAVAILABLE = "log-unavailable"
     BUSY = "busy"
+    RATE_LIMITED = "rate-limited"
     WEBSERVER_UNAVAILABLE = "webserver-unavailable"
     LOGIN_PENDING = "login-pending"
     ALREADY_LOGGED_IN = "already-logged-in"
@@ -63,6 +64,7 @@ class CloseCode(enum.IntEnum):
     LOGIN_REFUSED = 4500
     SESSION_ENDED = 4501
     UNUSABLE_FRAMES = 4502
+    RATE_LIMIT = 4503
     ENDED = 4505
 
 

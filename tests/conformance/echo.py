@@ -46,6 +46,8 @@ def main() -> None:
         message_size=0,
         message_frames=0,
         message_timeout=0,
+        messages_per_second=0,
+        control_frames_per_second=0,
         unread_size=0,
     )
     factory = build(no_limits, reactor, KnownSessions({}), NoMessageLog()).factory

@@ -30,6 +30,12 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0
 """Seconds after which something that should have happened counts as not happening."""
 
+HIGH_RATES = (
+    *("--messages-per-second", "10000000", "--message-burst", "10000000"),
+    *("--user-messages-per-second", "10000000", "--new-recipients-per-minute", "10000000"),
+)
+"""Options for a relay that is to be given a lot to do: its limits are in force, and are not reached."""
+
 
 class Site:
     """A website that knows some sessions.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import Client, RelayProcess, Site
+from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import SATURATED, Crowd, Part
 
@@ -30,7 +30,7 @@ def test_sigkill_at_full_load_loses_nothing_that_was_acknowledged(site: Site, tm
     trial = Trial()
     pressures = []
     for round in range(ROUNDS):
-        relay = RelayProcess(tmp_path, "--auth-url", site.url, measured=False)
+        relay = RelayProcess(tmp_path, "--auth-url", site.url, *HIGH_RATES, measured=False)
         with relay, Crowd(relay, site, f"{round}.") as crowd:
             crowd.fill(others=["flapping"])
             crowd.join("flapping", Part(leaves_after=200), connections=2)
@@ -134,7 +134,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_told_and_recovered_from(site: Site, small_disk: Path, tmp_path: Path) -> None:
     path = small_disk / "log.sqlite3"
-    with RelayProcess(tmp_path, "--auth-url", site.url, "--message-log", f"sqlite:{path}") as relay:
+    with RelayProcess(tmp_path, "--auth-url", site.url, "--message-log", f"sqlite:{path}", *HIGH_RATES) as relay:
         with relay.client() as alice, relay.client() as bo:
             alice.log_in("alice-session")
             bo.log_in("bo-session")
@@ -208,7 +208,7 @@ def test_a_sync_that_fails_is_never_acknowledged(site: Site, tmp_path: Path) -> 
     # whether it is on the disk: it must be refused, and marked if it is there.
     under = ("strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=20+3")
     outcomes: dict[str, bool] = {}
-    with RelayProcess(tmp_path, "--auth-url", site.url, under=under) as relay:
+    with RelayProcess(tmp_path, "--auth-url", site.url, *HIGH_RATES, under=under) as relay:
         with relay.client() as alice, relay.client() as bo:
             alice.log_in("alice-session")
             bo.log_in("bo-session")
@@ -240,7 +240,7 @@ def test_a_sync_that_fails_is_never_acknowledged(site: Site, tmp_path: Path) -> 
 def test_a_file_system_that_turned_read_only_is_told_and_recovered_from(site: Site, tmp_path: Path) -> None:
     # As a kernel does that met errors on a disk: what was open stays open, and no write succeeds.
     under = ("strace", "-f", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EROFS:when=80..90")
-    with RelayProcess(tmp_path, "--auth-url", site.url, under=under) as relay:
+    with RelayProcess(tmp_path, "--auth-url", site.url, *HIGH_RATES, under=under) as relay:
         with relay.client() as alice, relay.client() as bo:
             alice.log_in("alice-session")
             bo.log_in("bo-session")

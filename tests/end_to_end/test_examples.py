@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -36,7 +37,7 @@ class Example:
     :ivar output: what it has printed so far, a line each.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str | Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.process = subprocess.Popen(
@@ -73,9 +74,6 @@ class Example:
 
 class SiteExample(Example):
     """The example with a site around the relay."""
-
-    def __init__(self) -> None:
-        super().__init__("twisted_web_site.py")
 
     @property
     def origin(self) -> str:
@@ -114,10 +112,19 @@ def embedded() -> Iterator[Example]:
 
 
 @pytest.fixture
-def web_site() -> Iterator[SiteExample]:
-    """examples/twisted_web_site.py, running."""
-    with SiteExample() as example:
+def web_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SiteExample]:
+    """examples/twisted_web_site.py, running; with more options for its relay where the test says so."""
+    program = ROOT / "examples" / "twisted_web_site.py"
+    if options := getattr(request, "param", ""):
+        source = program.read_text("utf-8")
+        assert source.count("Config(listen=(), ") == 1
+        program = tmp_path / program.name
+        program.write_text(source.replace("Config(listen=(), ", f"Config(listen=(), {options}, "), "utf-8")
+    with SiteExample(program) as example:
         yield example
+
+
+MORE_THAN_PEOPLE_SEND = pytest.mark.parametrize("web_site", ["message_burst=10_000"], indirect=True)
 
 
 @pytest.fixture
@@ -216,6 +223,7 @@ def test_the_mounted_relay_takes_messages_up_to_its_limit(at_site: Callable[...,
     assert bo.hears_nothing()
 
 
+@MORE_THAN_PEOPLE_SEND
 def test_a_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Callable[..., Client]) -> None:
     """Forty times what may stay unread, to a client that reads as it comes."""
     alice, bo = at_site("alice"), at_site("bo")
@@ -228,6 +236,7 @@ def test_a_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Call
         assert answers == [{"id": batch * 100 + number, "value": True} for number in range(100)]
 
 
+@MORE_THAN_PEOPLE_SEND
 def test_who_does_not_read_from_the_mounted_relay_is_closed_and_counts_as_gone(
     web_site: SiteExample, at_site: Callable[..., Client]
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.end_to_end.programs import RelayProcess
+from tests.end_to_end.programs import HIGH_RATES, RelayProcess
 from tests.end_to_end.saturation import resident
 
 StartRelay = Callable[..., RelayProcess]
@@ -15,7 +15,7 @@ BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 
 @BOTH_WAYS
 def test_a_client_that_does_not_read_is_cut_and_the_sender_told(start_relay: StartRelay, fast_path: str) -> None:
-    relay = start_relay("--fast-path", fast_path)
+    relay = start_relay(*HIGH_RATES, "--fast-path", fast_path)
     with relay.client() as alice, relay.client() as deaf, relay.client() as bo:
         alice.log_in("alice-session")
         deaf.log_in("chen-session")
@@ -39,7 +39,7 @@ def test_a_client_that_does_not_read_is_cut_and_the_sender_told(start_relay: Sta
 
 
 def test_a_burst_in_one_piece_is_answered_in_order(start_relay: StartRelay) -> None:
-    relay = start_relay()
+    relay = start_relay(*HIGH_RATES)
     with relay.client() as alice, relay.client() as bo:
         alice.log_in("alice-session")
         bo.log_in("bo-session")

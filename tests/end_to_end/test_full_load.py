@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.end_to_end.programs import RelayProcess, Site
+from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import NOBODY, SATURATED, USERS, Crowd, Part, by_turns, resident
 
@@ -28,7 +28,7 @@ LONGEST_WAIT = 3.0
 def test_every_request_meets_its_promised_fate(
     start_relay: StartRelay, site: Site, fast_path: str, message_log: str
 ) -> None:
-    relay = start_relay("--fast-path", fast_path, "--message-log", message_log, measured=False)
+    relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, "--message-log", message_log, measured=False)
     trial = Trial()
     with Crowd(relay, site) as crowd:
         crowd.fill()
@@ -50,7 +50,7 @@ def test_every_request_meets_its_promised_fate(
 def test_nobody_waits_behind_one_who_sends_thousands_at_once(
     start_relay: StartRelay, site: Site, fast_path: str
 ) -> None:
-    relay = start_relay("--fast-path", fast_path, measured=False)
+    relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, measured=False)
     with Crowd(relay, site) as crowd:
         (loud,) = crowd.join("loud", Part([1, NOBODY], window=BURST))
         polite = [talker for uid in USERS for talker in crowd.join(uid, Part(by_turns(USERS, 1), window=1))]
@@ -71,7 +71,7 @@ def test_nobody_waits_behind_one_who_sends_thousands_at_once(
 
 @FAST_PATHS
 def test_who_does_not_read_is_cut_and_slows_nobody(start_relay: StartRelay, site: Site, fast_path: str) -> None:
-    relay = start_relay("--fast-path", fast_path, measured=False)
+    relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, measured=False)
     trial = Trial()
     with Crowd(relay, site) as crowd:
         crowd.fill(window=16)

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.end_to_end.programs import RelayProcess
+from tests.end_to_end.programs import HIGH_RATES, RelayProcess
 
 REACTOR = "chatrelay-epoll"
 
 
 def test_messages_go_through_and_it_stops_in_order(start_relay: Callable[..., RelayProcess]) -> None:
-    relay = start_relay(reactor=REACTOR)
+    relay = start_relay(*HIGH_RATES, reactor=REACTOR)
     with relay.client() as alice:
         assert alice.log_in("alice-session")["response"] is True
         with relay.client() as bo:

@@ -13,12 +13,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.end_to_end.programs import ROOT, Client, RelayProcess, Site
 
@@ -242,6 +243,17 @@ class Stage:
     def message_log_is_back(self) -> None:
         self.relay.said("the message log .* can be written again")
 
+    @event(r"two seconds pass")
+    def two_seconds_pass(self) -> None:
+        time.sleep(2)
+
+    @event(r"(\S+) sends (\d+) pings")
+    def sends_pings(self, name: str, pings: str) -> None:
+        client = self.client(name)
+        with suppress(ConnectionClosed):  # before the last of them
+            for _ in range(int(pings)):
+                client.socket.ping()
+
     @event(r"(\S+) sends a binary message")
     def sends_binary(self, name: str) -> None:
         self.client(name).say(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')
@@ -259,9 +271,9 @@ class Stage:
         # The library ends a message with an empty frame.
         self.client(name).socket.send(iter(["{", *[" "] * (int(frames) - 3), "}"]))
 
-    @event(r"the same nine times more")
-    def nine_times_more(self) -> None:
-        for line in self.exchange * 9:
+    @event(r"the same (\d+) times more")
+    def times_more(self, times: str) -> None:
+        for line in self.exchange * int(times):
             self.say_or_hear(line)
 
     @event(r"(\S+) sends to (\S+), who does not read, until a message is refused")

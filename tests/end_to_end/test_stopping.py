@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.end_to_end.programs import Client, RelayProcess
-
-LogIn = Callable[[str], Client]
+from tests.end_to_end.programs import HIGH_RATES, RelayProcess
 
 
-def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(logged_in: LogIn, relay: RelayProcess) -> None:
-    alice, bo = logged_in("alice-session"), logged_in("bo-session")
+def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Callable[..., RelayProcess]) -> None:
+    relay = start_relay(*HIGH_RATES)
+    alice, bo = relay.client(), relay.client()
+    alice.log_in("alice-session")
+    bo.log_in("bo-session")
     answers: dict[str, bool] = {}
     sent = 0
 

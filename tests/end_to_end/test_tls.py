@@ -19,7 +19,7 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
+from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
 UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
@@ -119,7 +119,7 @@ def start_tls_relay(start_relay: StartRelay, authorities: Authorities) -> Callab
 
     def start(*options: str) -> TLSRelay:
         endpoint = authorities.endpoint(authorities.issue("127.0.0.1", "localhost"))
-        return TLSRelay(start_relay("--message-log", "memory:", *options, listen=endpoint), authorities)
+        return TLSRelay(start_relay("--message-log", "memory:", *HIGH_RATES, *options, listen=endpoint), authorities)
 
     return start
 

@@ -26,6 +26,9 @@ class Values(SynchronousTestCase):
         self.assertEqual((config.message_size, config.message_frames, config.message_timeout), (65536, 64, 10.0))
         self.assertEqual((config.handshake_size, config.handshake_timeout), (16384, 5.0))
         self.assertEqual((config.unread_size, config.drain_time), (1048576, 10.0))
+        self.assertEqual((config.messages_per_second, config.message_burst), (10.0, 30))
+        self.assertEqual((config.user_messages_per_second, config.new_recipients_per_minute), (20.0, 30))
+        self.assertEqual(config.control_frames_per_second, 10.0)
         self.assertEqual(config.message_log, "sqlite:chatrelay.sqlite3")
 
     def test_every_option_says_what_it_is(self) -> None:

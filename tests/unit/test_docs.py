@@ -15,14 +15,14 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import auth, relay, session, wire
+from chatrelay import auth, limits, relay, session, websocket, wire
 from chatrelay.config import Config, option_name
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-RESERVED_REASONS = {"rate-limited", "delivery-unconfirmed"}
-RESERVED_CLOSE_CODES = {"4003", "4004", "4503", "4504"}
+RESERVED_REASONS = {"delivery-unconfirmed"}
+RESERVED_CLOSE_CODES = {"4003", "4004", "4504"}
 
 WITHOUT_EXAMPLE = {"busy"}
 """Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
@@ -119,6 +119,11 @@ class ProtocolPage(SynchronousTestCase):
         defaults = {field.name: field.default for field in attrs.fields(Config)}
         self.assertEqual(wire.MAX_INTEGER, 2**53)
         self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
+        self.assertEqual((session.MAX_REFUSALS, session.BACKED_OFF), (60, 0.5))
+        rate, burst = defaults["messages_per_second"], defaults["message_burst"]
+        new_recipients = defaults["new_recipients_per_minute"]
+        control_frames = defaults["control_frames_per_second"]
+        control_frame_burst = control_frames * websocket.CONTROL_FRAME_BURST
         for said in (
             f"string of 1 to {wire.MAX_SESSID} characters",
             f"string of at most {wire.MAX_TOKEN} characters",
@@ -129,6 +134,16 @@ class ProtocolPage(SynchronousTestCase):
             f"- {defaults['message_timeout']:g} s - closed with 1002",
             f"- {defaults['login_timeout']:g} s - closed with 4001",
             f"- {defaults['unread_size'] // 1024**2} MiB - closed with 4002",
+            f"- {rate:g} a second, {burst} at once - ``rate-limited``, then closed with 4503",
+            f"may send {burst} messages at once, and {rate:g} a second in the long run",
+            f"The {session.MAX_REFUSALS + 1}st of them in a row",
+            f"- {defaults['user_messages_per_second']:g} a second, {burst} at once - ``rate-limited``",
+            f"- {defaults['user_messages_per_second']:g} messages a second, and {burst} at once",
+            f"- {new_recipients} a minute, {new_recipients} at once - ``rate-limited``",
+            f"- {new_recipients} users a minute to whom the user has not written before",
+            f"the last {limits.MAX_KNOWN_RECIPIENTS} to whom",
+            f"- {control_frames:g} a second, {control_frame_burst:g} at once - closed with 1002",
+            f"for {control_frame_burst:g} at once and {control_frames:g} a second",
             f"({defaults['handshake_size'] // 1024} KiB unless changed)",
             f"not complete after {defaults['handshake_timeout']:g} s",
             f"more than {relay.MAX_WAITING:,} messages",

@@ -180,8 +180,10 @@ async def test_stopping_gives_up_the_questions_that_are_out() -> None:
 
 @async_test
 async def test_a_relay_can_be_mounted_in_a_site_and_opens_no_port_of_its_own() -> None:
+    # More at once than people send.
+    config = Config(listen=(), message_log="memory:", message_burst=1000)
     async with nothing_left_behind():
-        relay = build(Config(listen=(), message_log="memory:"), reactor, authenticator=KnownSessions(USERS))
+        relay = build(config, reactor, authenticator=KnownSessions(USERS))
         root = Resource()
         root.putChild(b"chat", relay.websocket_resource())
         async with running(relay) as no_port:

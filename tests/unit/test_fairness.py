@@ -179,6 +179,7 @@ class Fairness(SynchronousTestCase):
         directory = Directory()
         turn = Turn(lambda call: self.reactor.callLater(0, call))  # as the service makes it
         relay = Relay(directory, log, self.reactor.seconds, turn.call_soon)
+        options |= {"messages_per_second": 0, "user_messages_per_second": 0}  # a burst is what is looked at
         sessions = KnownSessions({"alice": 1, "bo": 2, "chen": 3})
         self.factory = ChatFactory(
             Config(fast_path=FAST_PATH, **options), relay, directory, sessions, self.reactor, turn

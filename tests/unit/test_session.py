@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
+from chatrelay.limits import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.session import Session, State
@@ -16,16 +21,19 @@ from chatrelay.testing import RecordedConnection
 
 YES = {"type": "auth-response", "response": True}
 NO = {"type": "auth-response", "response": False}
+RATE_LIMITED = {**NO, "reason": "rate-limited"}
+NOT_CONNECTED = "receiving-user-not-connected"
 
 
-class SessionTests(SynchronousTestCase):
-    """Everything a visitor can do, step by step."""
+class SessionTestCase(SynchronousTestCase):
+    """One session, its neighbours, and the words for what its client does."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.directory = Directory()
         self.log = MemoryMessageLog()
         self.relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
+        self.limits = SendLimits(10, 30, 20, 30)
         self.asked: list[str] = []
         self.connection = RecordedConnection()
         self.session = self.session_of(self.connection)
@@ -34,7 +42,16 @@ class SessionTests(SynchronousTestCase):
         self, connection: RecordedConnection, cookie: str | None = None, because: str | None = "no cookie"
     ) -> Session:
         """A session whose questions to the webserver land in `asked`."""
-        return Session(connection, self.relay, self.directory, self.asked.append, cookie, because)
+        return Session(
+            connection,
+            self.relay,
+            self.directory,
+            self.limits,
+            self.clock.seconds,
+            self.asked.append,
+            cookie,
+            because,
+        )
 
     def say(self, **frame: object) -> list[object]:
         """Send a frame; return what was sent back."""
@@ -51,6 +68,10 @@ class SessionTests(SynchronousTestCase):
     def send(self, to: object = 1, content: object = "hej", id: object = "i") -> list[object]:
         """Send a message."""
         return self.say(type="message-send-request", id=id, message={"timeStamp": 1, "touID": to, "content": content})
+
+
+class SessionTests(SessionTestCase):
+    """Everything a visitor can do, step by step."""
 
     def test_logging_in(self) -> None:
         self.log_in("chen")
@@ -126,7 +147,7 @@ class SessionTests(SynchronousTestCase):
 
     def test_messages_of_visitors_get_nothing(self) -> None:
         self.directory.add("1", RecordedConnection())
-        for _ in range(20):
+        for _ in range(5):
             self.assertEqual(self.send(), [])
             self.assertEqual(self.send(to=None), [])
             self.assertEqual(self.send(to="nobody"), [])
@@ -227,3 +248,239 @@ class SessionTests(SynchronousTestCase):
         self.say(type="auth-request", SESSID="again")
         self.session.login_timed_out()
         self.assertIsNone(self.connection.closed)
+
+
+class Limited(SessionTestCase):
+    """How much a session may send: both sides of every limit."""
+
+    def outcomes(self, count: int, to: object = 1) -> list[str]:
+        """Send so many messages at once; what each was answered: "sent", or the reason why not."""
+        return [outcome for _ in range(count) for outcome in outcomes_in(self.send(to))]
+
+    def member(self, uid: str | int) -> Member:
+        """Another connection, logged in."""
+        connection = RecordedConnection()
+        session = self.session_of(connection)
+        session.received(b'{"type":"auth-request","SESSID":"a"}')
+        session.answered(LoggedIn(uid))
+        connection.take()
+        return Member(self, session, connection)
+
+    def test_the_30th_message_passes_and_the_31st_does_not(self) -> None:
+        self.log_in()
+        self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
+        self.assertEqual(len(self.log.rows), 30)
+
+    def test_a_second_later_ten_more_pass(self) -> None:
+        self.log_in()
+        self.outcomes(31)
+        self.clock.advance(1)
+        self.assertEqual(self.outcomes(11), ["sent"] * 10 + ["rate-limited"])
+
+    def test_after_three_seconds_it_is_all_as_at_first_and_no_better(self) -> None:
+        self.log_in()
+        for seconds in (3, 1000):
+            self.outcomes(40)
+            self.clock.advance(seconds)
+            self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
+
+    def test_a_refusal_is_in_the_shape_of_an_answer_and_goes_to_the_one_who_asked(self) -> None:
+        self.log_in()
+        self.outcomes(30)
+        self.assertEqual(
+            self.send(id=-7),
+            [{"type": "send-request-response", "response": {"id": -7, "value": False, "reason": "rate-limited"}}],
+        )
+
+    def test_others_are_not_concerned(self) -> None:
+        bo = self.member("bo")
+        self.log_in()
+        self.outcomes(60)
+        self.assertEqual(bo.outcomes(30), ["sent"] * 30)
+
+    def test_zero_is_no_limit(self) -> None:
+        for limits in (SendLimits(0, 30, 0, 0), SendLimits(10, 0, 0, 0)):
+            self.limits = limits
+            self.session, self.connection = self.session_of(connection := RecordedConnection()), connection
+            self.log_in()
+            self.assertEqual(self.outcomes(500), ["sent"] * 500)
+            self.session.ended()
+
+    # Keeping on
+
+    def test_the_60th_refusal_in_a_row_is_let_off_and_the_61st_is_not(self) -> None:
+        self.log_in()
+        self.assertEqual(self.outcomes(90), ["sent"] * 30 + ["rate-limited"] * 60)
+        self.assertIsNone(self.connection.closed)
+        self.assertEqual(self.outcomes(1), ["rate-limited"])
+        self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
+
+    def test_twice_as_many_as_may_be_in_the_long_run_is_keeping_on(self) -> None:
+        self.log_in()
+        while not self.connection.closed:
+            self.outcomes(1)
+            self.clock.advance(1 / 20)
+        # Three seconds for the burst, six for the refusals.
+        self.assertEqual(round(self.clock.seconds()), 9)
+        self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
+
+    def test_who_sends_as_fast_as_may_be_is_never_refused(self) -> None:
+        self.log_in()
+        for _ in range(2000):
+            self.assertEqual(self.outcomes(1), ["sent"])
+            self.clock.advance(0.1)
+
+    def test_a_little_too_fast_is_not_keeping_on(self) -> None:
+        self.log_in()
+        told = []
+        for _ in range(11 * 100):
+            told += self.outcomes(1)
+            self.clock.advance(1 / 11)
+        self.assertGreater(told.count("rate-limited"), 60)
+        self.assertIsNone(self.connection.closed)
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 40), st.booleans()), max_size=40))
+    def test_who_backs_off_is_never_closed(self, rounds: list[tuple[int, int, bool]]) -> None:
+        """Whatever is under way when the first refusal comes, and wherever it goes to: a second of silence is enough."""
+        self.setUp()
+        self.log_in()
+        for count, tenths, to_new_recipients in rounds:
+            told = [outcome for n in range(count) for outcome in self.outcomes(1, n if to_new_recipients else 1)]
+            self.clock.advance(1 if "rate-limited" in told else tenths / 10)
+        self.assertIsNone(self.connection.closed)
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 40)), max_size=20))
+    def test_no_schedule_gets_more_through_than_the_bound(self, steps: list[tuple[float, int]]) -> None:
+        self.setUp()
+        self.log_in()
+        began = self.clock.seconds()
+        for seconds, count in steps:
+            self.clock.advance(seconds)
+            self.outcomes(count)
+        self.assertLessEqual(len(self.log.rows), 30 + 10 * (self.clock.seconds() - began) + 1e-6)
+
+    # What else counts
+
+    def test_unusable_frames_count(self) -> None:
+        self.log_in()
+        for _ in range(5):
+            self.send(content=1)
+        self.session.received(b"nonsense")
+        self.connection.take()
+        self.assertEqual(self.outcomes(25), ["sent"] * 24 + ["rate-limited"])
+
+    def test_a_visitor_who_floods_is_closed_and_told_nothing_before(self) -> None:
+        for _ in range(90):
+            self.assertEqual(self.send(), [])
+        self.assertIsNone(self.connection.closed)
+        self.assertEqual(self.send(to=None), [])
+        self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
+
+    def test_what_a_visitor_sent_is_not_held_against_the_user(self) -> None:
+        for _ in range(29):
+            self.send()
+        self.log_in()
+        self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
+
+    def test_asking_while_one_is_pending_is_not_for_nothing(self) -> None:
+        pending = {**NO, "reason": "login-pending"}
+        self.say(type="auth-request", SESSID="good")
+        for _ in range(89):
+            self.assertEqual(self.say(type="auth-request", SESSID="good"), [pending])
+        self.assertIsNone(self.connection.closed)
+        self.assertEqual(self.say(type="auth-request", SESSID="good"), [pending])
+        self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
+        self.assertEqual(self.asked, ["good"])
+
+    def test_the_webserver_is_not_asked_for_who_asks_too_often(self) -> None:
+        self.log_in()
+        for _ in range(30):
+            self.say(type="auth-request", SESSID="again")
+            self.session.answered(LoggedIn(1))
+        self.connection.take()
+        self.assertEqual(self.say(type="auth-request", SESSID="again"), [RATE_LIMITED])
+        self.assertEqual(self.asked, ["good", *["again"] * 30])
+        self.assertTrue(self.session.logged_in)
+        self.clock.advance(0.125)
+        self.assertEqual(self.say(type="auth-request", SESSID="again"), [])
+        self.assertEqual(len(self.asked), 32)
+
+    def test_what_comes_after_the_end_counts_as_well(self) -> None:
+        self.log_in()
+        self.session.ended()
+        self.assertEqual([self.session.received_too_late() for _ in range(91)], [True] * 90 + [False])
+
+    # A user
+
+    def test_a_user_has_one_bucket_for_all_connections(self) -> None:
+        first, second = self.member(1), self.member(1)
+        self.assertEqual(first.outcomes(20) + second.outcomes(10), ["sent"] * 30)
+        self.assertEqual(second.outcomes(1), ["rate-limited"])
+        self.clock.advance(1)
+        told = first.outcomes(10) + second.outcomes(11)
+        self.assertEqual(told, ["sent"] * 20 + ["rate-limited"])
+
+    def test_a_new_connection_brings_a_user_no_more(self) -> None:
+        for sent in (30, 0, 0):
+            member = self.member(1)
+            self.assertEqual(member.outcomes(31), ["sent"] * sent + ["rate-limited"] * (31 - sent))
+            member.session.ended()
+        self.clock.advance(1)
+        self.assertEqual(self.member("1").outcomes(21), ["sent"] * 20 + ["rate-limited"])
+
+    # New recipients
+
+    def test_the_30th_new_recipient_passes_and_the_31st_does_not_whether_there_or_not(self) -> None:
+        self.log_in()
+        there = [self.member(f"there-{number}") for number in range(20)]
+        for number in range(30):
+            present = number % 2
+            (told,) = self.outcomes(1, f"{'there' if present else 'nobody'}-{number // 2}")
+            self.assertEqual(told, "sent" if present else "receiving-user-not-connected")
+        self.clock.advance(1)  # so that it is not the bucket of the connection
+        self.assertEqual(self.outcomes(1, "there-15"), ["rate-limited"])
+        self.assertEqual(self.outcomes(1, "nobody-15"), ["rate-limited"])
+        self.assertEqual(self.outcomes(1, "there-14") + self.outcomes(1, "nobody-14"), ["sent", NOT_CONNECTED])
+        self.assertEqual(there[15].connection.sent, [])
+        self.clock.advance(1)
+        self.assertEqual(self.outcomes(2, "there-15"), ["sent"] * 2)
+        self.assertEqual(self.outcomes(1, "there-16"), ["rate-limited"])
+
+    def test_a_new_connection_brings_no_new_recipients(self) -> None:
+        for round in range(3):
+            member = self.member(1)
+            told = [outcome for number in range(15) for outcome in member.outcomes(1, f"{round}-{number}")]
+            self.assertEqual(set(told), {"rate-limited" if round == 2 else NOT_CONNECTED})
+            member.session.ended()
+            self.clock.advance(0.625)
+
+    def test_a_user_is_one_recipient_however_written(self) -> None:
+        self.limits = SendLimits(10, 30, 20, 1)
+        member = self.member(1)
+        self.assertEqual(member.outcomes(1, 7) + member.outcomes(1, "7"), [NOT_CONNECTED] * 2)
+        self.assertEqual(member.outcomes(1, "07"), ["rate-limited"])
+
+
+class Member:
+    """Somebody who is logged in."""
+
+    def __init__(self, case: Limited, session: Session, connection: RecordedConnection) -> None:
+        self.session = session
+        self.connection = connection
+        self._case = case
+
+    def outcomes(self, count: int, to: object = 1) -> list[str]:
+        """Send so many messages at once; what each was answered."""
+        request = {"type": "message-send-request", "id": 1, "message": {"timeStamp": 1, "touID": to, "content": ""}}
+        for _ in range(count):
+            self.session.received(json.dumps(request).encode())
+            self._case.clock.advance(0)
+        return outcomes_in(self.connection.take())
+
+
+def outcomes_in(frames: Sequence[Any]) -> list[str]:
+    """What the answers among some frames say: "sent", or the reason why not."""
+    answers = [frame["response"] for frame in frames if frame["type"] == "send-request-response"]
+    return [answer.get("reason", "sent") for answer in answers]

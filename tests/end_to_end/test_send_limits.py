@@ -1,0 +1,80 @@
+"""How much a client may send to a real relay; tests/unit/test_session.py has every limit to the message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.programs import Client, RelayProcess
+
+StartRelay = Callable[..., RelayProcess]
+BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
+
+SLOW = ("--messages-per-second", "0.01", "--user-messages-per-second", "0.01")
+"""What comes back is too little to matter in a test, however slow the machine: only what may be sent at once is left."""
+
+
+def outcomes(client: Client, count: int, to: str | int = 1) -> list[str]:
+    """Send so many messages, then hear the answers: "sent", or the reason why not."""
+    for number in range(count):
+        client.send(to, "hej", id=number)
+    answers: list[Any] = []
+    while len(answers) < count:
+        frame = client.hear()
+        if frame["type"] == "send-request-response":
+            answers.append(frame["response"])
+    return [answer.get("reason", "sent") for answer in sorted(answers, key=lambda answer: answer["id"])]
+
+
+@BOTH_WAYS
+def test_the_30th_message_passes_and_the_31st_does_not(start_relay: StartRelay, fast_path: str) -> None:
+    relay = start_relay(*SLOW, "--fast-path", fast_path)
+    with relay.client() as alice, relay.client() as bo:
+        alice.log_in("alice-session")
+        bo.log_in("bo-session")
+        assert outcomes(alice, 31) == ["sent"] * 30 + ["rate-limited"]
+        assert outcomes(bo, 31) == ["sent"] * 30 + ["rate-limited"]
+
+
+@BOTH_WAYS
+def test_a_second_later_about_ten_more_pass(start_relay: StartRelay, fast_path: str) -> None:
+    relay = start_relay("--fast-path", fast_path)
+    with relay.client() as alice:
+        alice.log_in("alice-session")
+        began = time.monotonic()
+        sent = outcomes(alice, 60).count("sent")
+        assert 30 <= sent <= 30 + 10 * (time.monotonic() - began)
+        time.sleep(1)
+        sent += outcomes(alice, 40).count("sent")
+        assert 40 <= sent <= 30 + 10 * (time.monotonic() - began)
+        assert alice.hears_nothing(0.01)
+
+
+@BOTH_WAYS
+def test_who_keeps_on_is_closed_and_others_never_notice(start_relay: StartRelay, fast_path: str) -> None:
+    relay = start_relay(*SLOW, "--fast-path", fast_path)
+    with relay.client() as alice, relay.client() as bo:
+        alice.log_in("alice-session")
+        bo.log_in("bo-session")
+        for number in range(91):
+            alice.send(2, "hej", id=number)
+        code, frames = alice.closed()
+        assert code == 4503
+        refused = [frame["response"] for frame in frames if not frame["response"]["value"]]
+        assert {answer["reason"] for answer in refused} == {"rate-limited"}
+        assert len(refused) == 61
+        assert outcomes(bo, 30, 2)[-1] == "sent"
+
+
+@BOTH_WAYS
+def test_a_new_connection_is_no_way_around_the_limits_of_a_user(start_relay: StartRelay, fast_path: str) -> None:
+    relay = start_relay(*SLOW, "--new-recipients-per-minute", "2", "--fast-path", fast_path)
+    gone = "receiving-user-not-connected"
+    # Two recipients are no longer new, a third is one too many; after that the 30 messages are used up.
+    for to, expected in (("a", gone), ("b", gone), ("c", "rate-limited"), ("a", "rate-limited")):
+        with relay.client() as alice:
+            alice.log_in("alice-session")
+            assert outcomes(alice, 10, to) == [expected] * 10
