@@ -31,6 +31,9 @@ const page = {
 
 const HINT = page.hint.textContent ?? "";
 
+/** So long (ms) nothing that waits is sent after the relay has refused a message as one too many. */
+const RATE_LIMITED_WAIT = 1_000;
+
 /**
  * Ask the website who is logged in here.
  * @returns {Promise<{ me: Person | null, people: Person[], relayPort: number }>}
@@ -69,6 +72,9 @@ function start(me, people, relayPort) {
   /** Who this browser is logged in as by now, if not me. @type {string | null} */
   let somebodyElse = null;
 
+  /** When to send on, after the relay has said that it is too fast. @type {number | undefined} */
+  let slower;
+
   // ---- Who I am ---------------------------------------------------------------------------------
 
   /** In another tab I may have logged out, or in as somebody else: this page must not go on under the wrong name. */
@@ -97,6 +103,13 @@ function start(me, people, relayPort) {
     const outcome = await client.send(conversation.person.uID, line.content, timeStamp);
     if (outcome.result === "not-sent") {
       conversations.change(conversation, line, { status: "waiting" });
+      return false;
+    }
+    if (outcome.result === "refused" && outcome.reason === "rate-limited") {
+      // Nobody needs to do anything about it but wait; it stays before what is written meanwhile.
+      conversations.change(conversation, line, { status: "waiting", reason: "rate-limited" });
+      clearTimeout(slower);
+      slower = setTimeout(() => void sendWaiting(), RATE_LIMITED_WAIT);
       return false;
     }
     // To myself: it may have come back before the answer, or instead of it.

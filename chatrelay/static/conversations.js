@@ -19,9 +19,9 @@ const STRANGER = 5;
 /**
  * One message on the page.
  *
- * `status` of one's own: `waiting` (goes when connected), `kept` (was waiting when the page was left; goes when its
- * writer says so), `sending`, `delivered`, `refused` (with the relay's `reason`), `unknown` (no answer came). Of the
- * other's: `received`.
+ * `status` of one's own: `waiting` (goes when connected; in a moment, where the relay's `reason` was "rate-limited"),
+ * `kept` (was waiting when the page was left; goes when its writer says so), `sending`, `delivered`, `refused` (with the
+ * relay's `reason`), `unknown` (no answer came). Of the other's: `received`.
  *
  * `at` is this clock's, for both sides: the sender's timeStamp is whatever the sender's clock says, and v1 delivers
  * at once or not at all.

@@ -22,8 +22,6 @@ function refusal(reason, name) {
       return { text: "Not delivered: messages can’t be stored at the moment. Try again in a while.", again: true };
     case "busy":
       return { text: "Not delivered: the chat is very busy. Try again in a moment.", again: true };
-    case "rate-limited":
-      return { text: "Not delivered: that was faster than the chat allows. Wait a little.", again: true };
     case "delivery-unconfirmed":
       return { text: `Stored, but it isn’t certain that it reached ${name}.`, again: true };
     case "invalid-message":
@@ -48,7 +46,14 @@ export function lineStatus(line, name) {
     case "delivered":
       return { text: "Delivered", tone: "good" };
     case "waiting":
-      return { text: "Not sent yet – it goes when you are connected again.", tone: "open", discard: "Don’t send" };
+      return {
+        text:
+          line.reason === "rate-limited"
+            ? "Not sent yet – faster than the chat allows. It goes in a moment."
+            : "Not sent yet – it goes when you are connected again.",
+        tone: "open",
+        discard: "Don’t send",
+      };
     case "kept":
       return { text: "Not sent.", tone: "bad", again: "Send now", discard: "Discard" };
     case "unknown":

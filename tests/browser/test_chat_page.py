@@ -314,6 +314,20 @@ def test_the_page_reconnects_by_itself_and_sends_what_was_written_meanwhile(peop
     assert anna.page.locator(".line .text").all_inner_texts() == ["first", "third"]
 
 
+def test_what_is_sent_too_fast_waits_and_goes_by_itself_in_order(people: People, line: Line) -> None:
+    anna = people.log_in("Anna")
+    anna.open("Anna")
+    line.cut()
+    anna.state("waiting").wait_for()
+    texts = [f"note {number}" for number in range(45)]
+    for text in texts:
+        anna.write(text)
+    line.mend()
+    anna.page.get_by_text("faster than the chat allows").first.wait_for()
+    anna.line(texts[-1], "delivered").wait_for()
+    assert anna.page.locator(".line[data-status=delivered] .text").all_inner_texts() == texts
+
+
 def test_attempts_become_rarer(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     anna.page.clock.install()
