@@ -13,7 +13,7 @@ import math
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from chatrelay.wire import user_key
+from chatrelay.wire import MAX_TOKEN, user_key
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -81,40 +81,42 @@ class TokenBucket:
     :param burst: tokens it holds when full, at least one; 0 for no limit.
     """
 
-    __slots__ = ("_burst", "_rate", "_seen", "_tokens")
+    # All that changes is one number: when it will be full, with time counted in tokens that come back. Beyond 2**53 of
+    # them, which takes a rate of millions a second, that is not exact.
+    __slots__ = ("_full_at", "_rate", "_room")
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
-        self._burst = max(1.0, burst) if rate and burst else math.inf
-        self._tokens = self._burst
-        self._seen = 0.0
+        self._room = max(1.0, burst) - 1.0 if rate and burst else math.inf
+        self._full_at = 0.0
 
     def take(self, now: float) -> bool:
         """Take a token; whether there was one.
 
         :param now: seconds of any clock, the same at each call.
         """
-        tokens = self._tokens
-        passed = now - self._seen
-        self._seen = now
-        if passed > 0.0:
-            tokens += passed * self._rate
-            if tokens > self._burst:
-                tokens = self._burst
-        if tokens < 1.0:
-            self._tokens = tokens
-            return False
-        self._tokens = tokens - 1.0
+        at = now * self._rate
+        full_at = self._full_at
+        if full_at < at:
+            full_at = at
+        if full_at - at > self._room:
+            return self._refuse(at)
+        self._full_at = full_at + 1.0
         return True
 
     def is_full(self, now: float) -> bool:
         """Whether it is as good as a new one."""
-        return self._tokens + max(0.0, now - self._seen) * self._rate >= self._burst
+        return self._room == math.inf or self._full_at <= now * self._rate
 
     @property
     def seconds_to_fill(self) -> float:
         """How long an empty one takes until it is full; 0 where there is no limit."""
-        return 0.0 if self._burst == math.inf else self._burst / self._rate
+        return 0.0 if self._room == math.inf else (self._room + 1.0) / self._rate
+
+    def _refuse(self, at: float) -> bool:
+        # More than all are missing where the clock was set back: then all are.
+        self._full_at = min(self._full_at, at + self._room + 1.0)
+        return False
 
 
 class Sender:
@@ -124,8 +126,8 @@ class Sender:
     as that is remembered. Whether they are connected, or exist, makes no
     difference: who is there cannot be found out by asking for many.
 
-    Recipients are remembered by their hash: what a client calls one may be as
-    long as a message.
+    Nothing is remembered that is longer than any uID, as a client may call a
+    recipient something as long as a message.
 
     :ivar connections: how many of the user's connections are logged in.
     """
@@ -136,25 +138,27 @@ class Sender:
         self.connections = 0
         self._messages = messages
         self._new_recipients = new_recipients
-        self._known: dict[int, None] = {}
+        self._known: dict[str, None] = {}
 
     def may_send(self, recipient: str | int, now: float) -> bool:
         """Count a message; whether it may be sent."""
-        return self._messages.take(now) and (
-            hash(user_key(recipient)) in self._known or self._may_write_to_new(recipient, now)
-        )
+        return self._messages.take(now) and (recipient in self._known or self._may_write_to(recipient, now))
 
     def is_as_new(self, now: float) -> bool:
         """Whether nothing would be lost, but who is known, if this were forgotten."""
         return self._messages.is_full(now) and self._new_recipients.is_full(now)
 
-    def _may_write_to_new(self, recipient: str | int, now: float) -> bool:
+    def _may_write_to(self, recipient: str | int, now: float) -> bool:
+        known = self._known
+        user = user_key(recipient)
+        if user in known:
+            return True
         if not self._new_recipients.take(now):
             return False
-        known = self._known
-        if len(known) == MAX_KNOWN_RECIPIENTS:
-            del known[next(iter(known))]
-        known[hash(user_key(recipient))] = None
+        if len(user) <= MAX_TOKEN:
+            if len(known) == MAX_KNOWN_RECIPIENTS:
+                del known[next(iter(known))]
+            known[user] = None
         return True
 
 
