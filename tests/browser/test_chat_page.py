@@ -314,20 +314,6 @@ def test_the_page_reconnects_by_itself_and_sends_what_was_written_meanwhile(peop
     assert anna.page.locator(".line .text").all_inner_texts() == ["first", "third"]
 
 
-def test_what_is_sent_too_fast_waits_and_goes_by_itself_in_order(people: People, line: Line) -> None:
-    anna = people.log_in("Anna")
-    anna.open("Anna")
-    line.cut()
-    anna.state("waiting").wait_for()
-    texts = [f"note {number}" for number in range(45)]
-    for text in texts:
-        anna.write(text)
-    line.mend()
-    anna.page.get_by_text("faster than the chat allows").first.wait_for()
-    anna.line(texts[-1], "delivered").wait_for()
-    assert anna.page.locator(".line[data-status=delivered] .text").all_inner_texts() == texts
-
-
 def test_attempts_become_rarer(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     anna.page.clock.install()
@@ -450,6 +436,42 @@ def test_a_site_that_cannot_be_asked_is_asked_again(people: People) -> None:
     anna.page.locator("#trouble").get_by_text("The website can’t say who you are at the moment.").wait_for()
     anna.state("connected").wait_for()
     assert answers == []
+
+
+def test_what_is_sent_too_fast_waits_and_goes_by_itself_in_order(people: People) -> None:
+    anna = people.arrive()
+    sent: list[str] = []
+    refusals = 2
+
+    def relay(connection: Any) -> None:
+        def answer(text: str) -> None:
+            nonlocal refusals
+            request = json.loads(text)
+            if request["type"] == "auth-request":
+                connection.send('{"type":"auth-response","response":true}')
+                return
+            outcome = {"id": request["id"], "value": True}
+            if refusals and sent:
+                refusals -= 1
+                outcome |= {"value": False, "reason": "rate-limited"}
+            else:
+                sent.append(request["message"]["content"])
+            connection.send(json.dumps({"type": "send-request-response", "response": outcome}))
+
+        connection.on_message(answer)
+
+    anna.page.route_web_socket(re.compile("^ws:"), relay)
+    anna.log_in("Anna")
+    anna.open("Bo")
+    anna.write("first")
+    anna.line("first", "delivered").wait_for()
+    anna.write("second")
+    anna.line("second", "waiting").get_by_text("faster than the chat allows").wait_for()
+    anna.write("third")
+    anna.line("third", "delivered").wait_for()
+    assert sent == ["first", "second", "third"]
+    assert refusals == 0
+    assert anna.page.locator(".line[data-status=delivered] .text").all_inner_texts() == sent
 
 
 # ---- Keyboard, narrow screens -------------------------------------------------------------------------

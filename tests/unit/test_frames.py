@@ -165,7 +165,7 @@ class Both:
 class NobodyCanTell(SynchronousTestCase):
     """The same bytes in the same pieces: the same answers, deliveries, closes and deadlines."""
 
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)
     @given(st.lists(FRAMES, max_size=8), st.data())
     def test_the_same_bytes_do_the_same(self, pieces: list[bytes], data: st.DataObject) -> None:
         stream = frame(MESSAGE) + b"".join(pieces)
