@@ -321,12 +321,13 @@ class Crowd:
         for talker in self.talkers:
             talker.talk()
 
-    def press(self, seconds: float) -> Pressure:
-        """Let everybody talk for a while."""
+    def press(self, seconds: float, answers: int = 0) -> Pressure:
+        """Let everybody talk for a while, and until at least so many more requests are answered."""
         began, answered = time.perf_counter(), self._answered()
         cpu, wanted = work_of(self.relay.process.pid)
         self._pressing = True
-        while time.perf_counter() - began < seconds:
+        while (passed := time.perf_counter() - began) < seconds or self._answered() - answered < answers:
+            assert passed < seconds + PATIENCE, f"{PATIENCE} s more were not enough for {answers} answers"
             self._turn()
         self._pressing = False
         cpu_then, wanted_then = work_of(self.relay.process.pid)
