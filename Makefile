@@ -13,7 +13,7 @@ VENV ?= .venv
 VENV_PYTHON = $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run test bench bench-quick docs lint clean
+.PHONY: help run test trials bench bench-quick docs lint clean
 # Two pips at once in one environment spoil it.
 .NOTPARALLEL:
 # What a failed or interrupted recipe leaves half made is not taken for made.
@@ -22,6 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo 'make run      the relay and a demo website with a chat page, on http://127.0.0.1:$(PORT)'
 	@echo 'make test     everything that passes or fails; says what it skipped and why'
+	@echo 'make trials   what attacks, broken parts and power cuts do to it, in full; over an hour'
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
 	@echo 'make lint     ruff, mypy, bandit and the news fragments'
@@ -33,6 +34,10 @@ run: $(VENV)/.has-run
 
 test: $(VENV)/.has-test
 	$(VENV_PYTHON) -m pytest $(ARGS) --cov
+
+# make trials ARGS="-k kill"
+trials: $(VENV)/.has-test
+	$(VENV_PYTHON) -m pytest tests/trials --full $(ARGS)
 
 # make bench ARGS="--scenario 64x8 --rounds 1"
 bench: $(VENV)/.has-bench

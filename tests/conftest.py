@@ -15,6 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 BROWSER_TESTS = Path(__file__).parent / "browser"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the trials in full, for many minutes (make trials)")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     Trial's TestCases first, the browser last, everything else between, each in the order it had.
