@@ -10,6 +10,8 @@ from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import NOBODY, SATURATED, USERS, Crowd, Part, by_turns, resident
 
+pytestmark = pytest.mark.alone
+
 StartRelay = Callable[..., RelayProcess]
 FAST_PATHS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 MESSAGE_LOGS = pytest.mark.parametrize("message_log", ["sqlite:chatrelay.sqlite3", "none"])

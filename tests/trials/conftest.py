@@ -39,7 +39,7 @@ class Evidence:
         return f"{self.trial}: {', '.join(self.counts)}; {'; '.join(self.figures) or 'held'}"
 
 
-EVIDENCE = pytest.StashKey[list[Evidence]]()
+EVIDENCE = "evidence"
 
 
 @pytest.fixture
@@ -48,7 +48,8 @@ def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
     found = Evidence(request.node.name.removeprefix("test_"))
     yield found
     print(found)
-    request.config.stash.setdefault(EVIDENCE, []).append(found)
+    # Properties of a report reach the process that sums up, whichever process ran the test.
+    request.node.user_properties.append((EVIDENCE, str(found)))
     assert found.counts, "a trial that counts nothing proves nothing: evidence.count(...)"
 
 
@@ -59,8 +60,14 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash.get(EVIDENCE, [])
+    ended = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "teardown"
+    ]
+    lines = [text for report in ended for name, text in report.user_properties if name == EVIDENCE]
     if lines:
         terminalreporter.section(f"trials, {'in full' if config.getoption('full') else 'in their short form'}")
         for line in lines:
-            terminalreporter.write_line(str(line))
+            terminalreporter.write_line(line)
