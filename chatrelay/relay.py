@@ -57,8 +57,10 @@ class Relay:
         self._forming: list[_Submission] = []
         self._committing = 0  # messages in the batch being committed
         self._scheduled = False
-        self._marking = 0  # batches of undelivered messages being marked
-        self._draining: list[Deferred[None]] = []
+        self._begun = 0  # batches that were handed to the log, which is the number of the last one, too
+        # Of batches whose senders have not all been answered, oldest first: how much is still to be done.
+        self._unanswered: dict[int, int] = {}
+        self._draining: list[tuple[int, Deferred[None]]] = []
 
     def submit(self, sender: Connection, from_uid: str | int, request: wire.SendRequest) -> None:
         """Take one message from a logged-in user. The answer goes to `sender`, once.
@@ -85,11 +87,12 @@ class Relay:
             self._schedule()
 
     def drain(self) -> Deferred[None]:
-        """Wait until every message taken so far has been answered."""
-        if self._idle():
+        """Wait until every message taken so far has been answered; those that are taken later are not waited for."""
+        last = self._begun + bool(self._forming)
+        if self._all_answered(last):
             return succeed(None)
         waiting: Deferred[None] = Deferred()
-        self._draining.append(waiting)
+        self._draining.append((last, waiting))
         return waiting
 
     def _schedule(self) -> None:
@@ -102,13 +105,16 @@ class Relay:
         self._scheduled = False
         batch, self._forming = self._forming, []
         self._committing = len(batch)
+        self._begun += 1
+        number = self._begun
+        self._unanswered[number] = 1
         # An application's own log may raise instead; then, too, the senders are answered and the next is committed.
         committed = maybeDeferred(self._message_log.append, [message for _, message in batch])
-        committed.addCallbacks(self._deliver, self._refuse, callbackArgs=(batch,), errbackArgs=(batch,))
+        committed.addCallbacks(self._deliver, self._refuse, callbackArgs=(batch, number), errbackArgs=(batch,))
         committed.addErrback(self._report)
-        committed.addBoth(self._batch_done)
+        committed.addBoth(self._batch_done, number)
 
-    def _deliver(self, numbers: Sequence[int], batch: list[_Submission]) -> None:
+    def _deliver(self, numbers: Sequence[int], batch: list[_Submission], number: int) -> None:
         connections_of = self._directory.connections_of
         unreached: list[tuple[int, _Submission]] = []
         for place, (sender, message) in enumerate(batch):
@@ -124,28 +130,24 @@ class Relay:
             else:
                 unreached.append((numbers[place], (sender, message)))
         if unreached:
-            self._mark(unreached)
+            self._mark(unreached, number)
 
-    def _mark(self, unreached: list[tuple[int, _Submission]]) -> None:
+    def _mark(self, unreached: list[tuple[int, _Submission]], number: int) -> None:
         """The recipient vanished between the check and the hand-over: mark the rows, then say so."""
 
-        def answer(_: object) -> None:
-            for _number, (sender, message) in unreached:
+        def answer(_marked: object) -> None:
+            for _, (sender, message) in unreached:
                 sender.send(wire.not_sent(message.client_id, Reason.RECEIVING_USER_NOT_CONNECTED))
 
-        def done(_: object) -> None:
-            self._marking -= 1
-            self._tell_drained()
-
-        self._marking += 1
-        marked = maybeDeferred(self._message_log.mark_undelivered, [number for number, _ in unreached])
+        self._unanswered[number] += 1
+        marked = maybeDeferred(self._message_log.mark_undelivered, [row for row, _ in unreached])
         # A mark that could not be written is made good when the log recovers;
         # that the message reached nobody is true either way.
         marked.addErrback(lambda failure: failure.trap(LogUnavailable) and None)
         marked.addErrback(self._report)
         marked.addCallback(answer)
         marked.addErrback(self._report)
-        marked.addBoth(done)
+        marked.addBoth(lambda _: self._answered(number))
 
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
         for sender, message in batch:
@@ -156,16 +158,23 @@ class Relay:
     def _report(self, failure: Failure) -> None:
         self.log.failure("a batch of messages met a defect of chatrelay; please report it", failure=failure)
 
-    def _batch_done(self, _: object) -> None:
+    def _batch_done(self, _: object, number: int) -> None:
         self._committing = 0
         self._schedule()
-        self._tell_drained()
+        self._answered(number)
 
-    def _idle(self) -> bool:
-        return not (self._forming or self._committing or self._marking)
-
-    def _tell_drained(self) -> None:
-        if self._idle():
+    def _answered(self, number: int) -> None:
+        """Some of the senders of a batch have been answered: all whom it reached, or all others."""
+        self._unanswered[number] -= 1
+        if not self._unanswered[number]:
+            del self._unanswered[number]
             draining, self._draining = self._draining, []
-            for waiting in draining:
-                waiting.callback(None)
+            for last, waiting in draining:
+                if self._all_answered(last):
+                    waiting.callback(None)
+                else:
+                    self._draining.append((last, waiting))
+
+    def _all_answered(self, last: int) -> bool:
+        """Whether all senders of all batches up to number `last` have been answered."""
+        return self._begun >= last and next(iter(self._unanswered), last + 1) > last

@@ -176,6 +176,46 @@ class RelayTests(SynchronousTestCase):
         self.successResultOf(drained)
         self.assertEqual(len(self.outcomes()), 2)
 
+    def test_draining_does_not_wait_for_what_comes_later(self) -> None:
+        self.send(id=1)
+        early = self.relay.drain()
+        self.send(id=2)
+        late = self.relay.drain()
+        self.log.commit()
+        self.successResultOf(early)
+        self.assertNoResult(late)
+        self.clock.advance(0)
+        self.send(id=3)  # there is always one more
+        self.log.commit()
+        self.successResultOf(late)
+        self.assertEqual([id for id, _, _ in self.outcomes()], [1, 2])
+
+    def test_draining_waits_for_the_marks_of_an_older_batch_and_not_of_a_later(self) -> None:
+        marking: list[Deferred[None]] = []
+
+        def mark(numbers: Sequence[int]) -> Deferred[None]:
+            marking.append(Deferred())
+            return marking[-1]
+
+        self.patch(self.log, "mark_undelivered", mark)
+        drained = []
+        for number in range(3):
+            self.directory.add("3", self.bo)
+            self.send(to=3, id=number)
+            drained.append(self.relay.drain())
+            self.directory.remove("3", self.bo)
+            self.log.commit()
+        self.assertEqual(len(marking), 3)
+        marking[1].callback(None)
+        for waiting in drained:
+            self.assertNoResult(waiting)
+        marking[0].callback(None)
+        self.successResultOf(drained[0])
+        self.successResultOf(drained[1])
+        self.assertNoResult(drained[2])
+        marking[2].callback(None)
+        self.successResultOf(drained[2])
+
     def test_draining_waits_for_marks(self) -> None:
         marking: list[Deferred[None]] = []
 
