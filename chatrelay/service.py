@@ -36,6 +36,9 @@ from chatrelay.relay import Relay
 from chatrelay.web import Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
 
+TURNS_SHARE = 0.9
+"""Of the time that stopping may take: by then every connection is closed, whether it has its answers or not."""
+
 
 def build(
     config: Config,
@@ -168,28 +171,28 @@ class ChatRelayService(MultiService):
         self._say_how_it_runs()
 
     def stopService(self) -> Deferred[None]:
-        """Answer what is under way, close every connection with 4000, close the log."""
+        """Close every connection with 4000, by turns and each when it has its answers; then close the log."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         limit = self.config.drain_time
-        until = self._reactor.seconds() + limit
+        begun = self._reactor.seconds()
 
-        async def at_most(waiting: Deferred[Any]) -> None:
+        async def at_most(waiting: Deferred[Any], share: float = 1.0) -> None:
             if limit:
-                waiting.addTimeout(max(0.0, until - self._reactor.seconds()), self._reactor)
+                waiting.addTimeout(max(0.0, begun + limit * share - self._reactor.seconds()), self._reactor)
             with suppress(TimeoutError):  # the time is over; the next step goes on without
                 await waiting
 
-        self.factory.stop_taking()
+        self.factory.stopping = True
         await super().stopService()
-        # Those who sent before the end get their answers; then everybody is closed.
-        await at_most(self._relay.drain())
+        # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
+        await at_most(Deferred.fromCoroutine(self.factory.close_by_turns()), TURNS_SHARE)
         await at_most(self.factory.close_all())
         self.factory.abort_all()
         self.factory.stop_sweeping()
         # The log, which may have a slow disk to wait for, has as long again.
-        until = self._reactor.seconds() + limit
+        begun = self._reactor.seconds()
         await at_most(self._relay.drain())
         await at_most(self.message_log.stop())
         if self.ops is not None:

@@ -15,7 +15,8 @@ import random
 import secrets
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -40,6 +41,7 @@ from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.session import Session
+from chatrelay.stopping import Farewells
 from chatrelay.wire import CloseCode
 
 AUTOBAHN_NAMES = (
@@ -85,6 +87,9 @@ MAX_HEADER = 10
 
 SWEEP_SECONDS = 0.25
 """How often deadlines are looked at."""
+
+TURN_SECONDS = 0.05
+"""How often, while the relay stops, the next connections are told so."""
 
 RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
@@ -141,6 +146,7 @@ class ChatProtocol(WebSocketServerProtocol):
     # Who ended it, with which close code, and why, in words that no client chose.
     _end = ("network", NO_CLOSE_FRAME, "the connection was lost")
     _deaf = False
+    _takes_messages = True
     _control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
@@ -319,7 +325,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Autobahn: a whole message came; text is valid UTF-8."""
-        if self.session is None or self.factory.stopping:
+        if self.session is None or not self._takes_messages:
             return
         # After our own close frame, messages under way still arrive here; the session has ended then.
         if isBinary:
@@ -329,6 +335,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def stop_taking(self) -> None:
         """The relay is stopping: from here on `onMessage` is asked about every message, and takes none."""
+        self._takes_messages = False
         self._receive = self._message_taken
 
     def _ask(self, sessid: str) -> None:
@@ -521,6 +528,7 @@ class ChatFactory(WebSocketServerFactory):
     :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
     :param logins: which of the site's sessions each connection came in by.
     :param chance: a random number from 0 to 1.
+    :ivar stopping: whether the relay stops, and lets nobody in any more.
     """
 
     protocol: Any = ChatProtocol
@@ -550,6 +558,10 @@ class ChatFactory(WebSocketServerFactory):
         self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, self.seconds, chance)
         self.connections: set[ChatProtocol] = set()
         self.stopping = False
+        self._chance = chance
+        self._farewells: Farewells[ChatProtocol] | None = None
+        self._telling = LoopingCall(self._tell_next)
+        self._telling.clock = reactor
         self.send_limits = SendLimits(
             config.messages_per_second,
             config.message_burst,
@@ -593,8 +605,8 @@ class ChatFactory(WebSocketServerFactory):
     def opened(self, connection: ChatProtocol) -> None:
         """An opening handshake was completed."""
         self.handshake_deadlines.stop(connection)
-        if self.stopping:
-            connection.close(CloseCode.STOPPING, "the relay is stopping")
+        if self.stopping and (self._farewells is None or connection not in self._farewells):
+            self._tell_of_stopping(connection)
         else:
             self.login_deadlines.start(connection, self.seconds())
 
@@ -610,6 +622,8 @@ class ChatFactory(WebSocketServerFactory):
         """A TCP connection is gone."""
         self.connections.discard(connection)
         self.closing_deadlines.stop(connection)
+        if self._farewells is not None:
+            self._farewells.left(connection)
         if self._empty is not None and not self.connections:
             empty, self._empty = self._empty, None
             empty.callback(None)
@@ -729,29 +743,55 @@ class ChatFactory(WebSocketServerFactory):
             *(connection.abort for connection in self.closing_deadlines.expired(now)),
             self.rechecks.sweep,
         ]
-        for end in over:
+        self._each(over)
+
+    def _each(self, ends: Iterable[Callable[[], None]]) -> None:
+        for end in ends:
             try:
                 end()
-            # One connection's trouble must not keep the deadlines of all others from being looked at.
+            # One connection's trouble must not keep all others from being ended.
             except Exception:
-                self.events.failure("ending a connection that was over its time failed; please report it")
+                self.events.failure("ending a connection failed; please report it")
 
     # Stopping -------------------------------------------------------------------
 
-    def stop_taking(self) -> None:
-        """Take no message any more. Those that were taken are still answered and delivered."""
+    async def close_by_turns(self) -> None:
+        """Close the connections there are with 4000, spread over most of ``drain-time``; return when all were told.
+
+        Until its turn each goes on as ever. Then no message of it is taken
+        any more, those that were are answered, and it is closed.
+        """
         self.stopping = True
-        for connection in self.connections:
+        self._farewells = Farewells(self.connections, self.config.drain_time, self.seconds(), self._chance)
+        try:
+            await self._telling.start(TURN_SECONDS)
+            await self.relay.drain()
+        finally:
+            if self._telling.running:
+                self._telling.stop()
+            self._farewells = None
+
+    def _tell_next(self) -> None:
+        assert self._farewells is not None
+        told = self._farewells.due(self.seconds())
+        for connection in told:
             connection.stop_taking()
+        self.relay.drain().addCallback(lambda _: self._each(partial(self._tell_of_stopping, each) for each in told))
+        if not self._farewells:
+            self._telling.stop()
+
+    def _tell_of_stopping(self, connection: ChatProtocol) -> None:
+        if connection.state == connection.STATE_CONNECTING:
+            connection.abort()
+        else:
+            connection.close(CloseCode.STOPPING, "the relay is stopping")
 
     def close_all(self) -> Deferred[None]:
-        """Close every connection with 4000; wait until all are gone."""
-        self.stop_taking()
+        """Close every connection that is left with 4000, at once; wait until all are gone."""
+        self.stopping = True
         for connection in list(self.connections):
-            if connection.state == connection.STATE_CONNECTING:
-                connection.abort()
-            else:
-                connection.close(CloseCode.STOPPING, "the relay is stopping")
+            connection.stop_taking()
+            self._tell_of_stopping(connection)
         if not self.connections:
             return succeed(None)
         self._empty = Deferred()

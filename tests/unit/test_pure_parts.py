@@ -15,7 +15,19 @@ from chatrelay.directory import Directory
 from chatrelay.limits import Deadlines
 from chatrelay.testing import RecordedConnection
 
-PURE = ("wire", "limits", "breaker", "directory", "logins", "rechecks", "session", "relay", "interfaces", "config")
+PURE = (
+    "wire",
+    "limits",
+    "breaker",
+    "directory",
+    "logins",
+    "rechecks",
+    "session",
+    "relay",
+    "interfaces",
+    "config",
+    "stopping",
+)
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 
 

@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import Config, ConfigError, LoggedIn, build
+from chatrelay import Config, ConfigError, LoggedIn, build, stopping
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.service import ChatRelayService
@@ -177,6 +177,125 @@ class Running(SynchronousTestCase):
         self.assertEqual(order, ["log closed"])
         self.successResultOf(stopped)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def crowd(self, count: int, first_turn: int = 1, rate: float = 1.0) -> list[Client]:
+        """So many members, by turns Alice and Bo; when the relay stops they have turns at this rate."""
+        self.patch(stopping, "AT_ONCE", first_turn)
+        self.patch(stopping, "LEAST_RATE", rate)
+        return [self.client(("alice", "bo")[number % 2]) for number in range(count)]
+
+    def test_stopping_closes_by_turns_in_random_order(self) -> None:
+        service = self.start(drain_time=10)
+        crowd = self.crowd(9)
+        stopped = service.stopService()
+        order: list[int] = []
+        by_second = []
+        self.reactor.advance(0.0625)  # so that nothing is due at the moment when it is looked at
+        for _ in range(9):
+            self.reactor.pump([0.125] * 8)
+            told = [number for number, client in enumerate(crowd) if (4000, "the relay is stopping") in client.hear()]
+            by_second.append(len(told))
+            order += told
+            for number in told:
+                crowd[number].lost()
+        self.assertEqual(by_second, [2, 1, 1, 1, 1, 1, 1, 1, 0])
+        self.assertEqual(sorted(order), list(range(9)))
+        self.assertNotEqual(order, list(range(9)))  # with a chance of one in a thousand hundreds
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_until_its_turn_a_connection_goes_on_as_ever(self) -> None:
+        service = self.start(drain_time=10)
+        crowd = self.crowd(6)
+        stopped = service.stopService()
+        self.reactor.pump([0.05] * 20)
+        closed = [client for client in crowd if client.protocol.state != client.protocol.STATE_OPEN]
+        alice = next(client for client in crowd[::2] if client not in closed)
+        bo = next(client for client in crowd[1::2] if client not in closed)
+        alice.send(2, "still here", id="x")
+        self.reactor.advance(0)
+        self.log.commit()
+        self.reactor.advance(0)
+        self.assertEqual(bo.hear()[0]["message"]["content"], "still here")
+        self.assertEqual(alice.hear()[0]["response"], {"id": "x", "value": True})
+        alice.send(2, "the last before the end", id="y")
+        self.reactor.pump([0.05] * 100)  # everybody's turn has come, and the log is slow
+        self.assertEqual(alice.hear(), [])
+        alice.send(2, "too late", id="z")
+        self.log.commit()
+        self.reactor.pump([0.05] * 2)
+        self.assertEqual(
+            alice.hear(),
+            [
+                {"type": "send-request-response", "response": {"id": "y", "value": True}},
+                (4000, "the relay is stopping"),
+            ],
+        )
+        for client in crowd:
+            client.lost()
+        self.assertEqual(self.log.batches, [])
+        self.successResultOf(stopped)
+
+    def test_who_comes_while_it_stops_is_told_at_once_and_who_was_there_has_a_turn(self) -> None:
+        service = self.start(drain_time=10)
+        early = [Client(service.factory) for _ in range(3)]  # which have not said what they want yet
+        crowd = self.crowd(3)
+        stopped = service.stopService()
+        late = Client(service.factory)  # an embedding site's own port may still be open
+        self.assertIn(b"the relay is stopping", late.shake())
+        here = [client.open() for client in early if not client.transport.aborted]
+        self.assertGreaterEqual(len(here), 2)
+        for client in here:
+            client.log_in("alice")
+        self.reactor.pump([0.05] * 120)
+        for client in here:
+            self.assertEqual(client.hear(), [(4000, "the relay is stopping")])
+        for client in (late, *early, *crowd):
+            client.lost()
+        self.successResultOf(stopped)
+
+    def test_it_has_stopped_when_the_last_one_has_gone(self) -> None:
+        service = self.start(drain_time=1000)
+        crowd = self.crowd(9)
+        stopped = service.stopService()
+        self.reactor.advance(0.5)
+        for client in crowd:
+            self.assertNoResult(stopped)
+            client.lost()
+        self.reactor.advance(0.05)
+        self.successResultOf(stopped)
+
+    def test_who_cannot_be_answered_is_closed_with_a_code_all_the_same(self) -> None:
+        service = self.start(drain_time=10)
+        alice, bo = self.client("alice"), self.client("bo")
+        alice.send(2, "never committed")
+        self.reactor.advance(0)
+        stopped = service.stopService()
+        self.reactor.pump([0.25] * 35)
+        self.assertEqual(alice.hear() + bo.hear(), [])
+        self.reactor.pump([0.25] * 2)
+        self.assertEqual([client.hear() for client in (alice, bo)], [[(4000, "the relay is stopping")]] * 2)
+        self.assertFalse(alice.transport.aborted)
+        self.reactor.pump([0.25] * 4)
+        self.assertTrue(alice.transport.aborted)
+        for client in (alice, bo):
+            client.lost()
+        self.log.commit()
+        self.successResultOf(stopped)
+
+    def test_without_a_limit_it_waits_for_everybody(self) -> None:
+        service = self.start(drain_time=0)
+        crowd = self.crowd(30)
+        self.patch(self.service.factory, "closing_deadlines", type(self.service.factory.closing_deadlines)(0))
+        stopped = service.stopService()
+        self.reactor.pump([0.25] * 4 * 31)
+        for client in crowd:
+            self.assertEqual(client.hear(), [(4000, "the relay is stopping")])
+        self.reactor.pump([60.0] * 60)
+        self.assertNoResult(stopped)
+        for client in crowd:
+            client.lost()
+        self.successResultOf(stopped)
 
     def test_stopping_takes_no_longer_than_its_time(self) -> None:
         service = self.start(drain_time=5)

@@ -14,6 +14,7 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -608,10 +609,11 @@ class Leaving(WebSocketTestCase):
 
     def test_what_comes_while_stopping_is_not_taken(self) -> None:
         client = self.client().open().log_in()
-        self.factory.stop_taking()
+        told = Deferred.fromCoroutine(self.factory.close_by_turns())
+        self.successResultOf(told)
         client.send(1)
         self.clock.advance(0)
-        self.assertEqual((client.hear(), self.log.rows), ([], []))
+        self.assertEqual((client.hear(), self.log.rows), ([(4000, "the relay is stopping")], []))
 
 
 class Ends(WebSocketTestCase):
