@@ -56,6 +56,9 @@ NOT_READING = re.compile(rb"\x88.\x0f\xa2", re.DOTALL)
 """A close frame with the code 4002. It is answered when it has come: the relay cuts off what is under way to whoever
 answers sooner."""
 
+STOPPING = re.compile(rb"\x88.\x0f\xa0", re.DOTALL)
+"""Likewise with 4000."""
+
 READ_AT_ONCE = 256 * 1024
 
 
@@ -110,6 +113,7 @@ class Talker:
     :ivar refusals: about how many of the answers were no.
     :ivar waits: seconds from sending to the answer, where one request is under way at a time.
     :ivar ended: whether the connection is gone.
+    :ivar told_at: when it read that the relay stops, as `time.perf_counter`; None where it did not, or was not asked to.
     """
 
     def __init__(self, crowd: Crowd, name: str, uid: UID, part: Part) -> None:
@@ -119,6 +123,7 @@ class Talker:
         self.waits: list[float] = []
         self.logged_in = self.talking = self.ended = False
         self.sent = self.answered = self.refusals = 0
+        self.told_at: float | None = None
         self._deliveries = 0
         self._crowd = crowd
         self._chunks: list[bytes] = []
@@ -206,6 +211,10 @@ class Talker:
         self._tail = seen[1 - len(ANSWER) :]
         if not self.part.reads and NOT_READING.search(seen):
             self.say_goodbye()
+        if self._crowd.stopping and self.told_at is None and STOPPING.search(seen):
+            self.told_at = time.perf_counter()
+            self.talking = False
+            self.say_goodbye()
         answers = seen.count(ANSWER)
         if answers:
             self.answered += answers
@@ -287,6 +296,7 @@ class Crowd:
     """All talkers of one relay, in the thread that calls.
 
     :ivar talkers: everyone who ever joined, those who have gone, too.
+    :ivar stopping: whether everybody goes on until told that the relay stops.
     """
 
     def __init__(self, relay: RelayProcess, site: Site, name: str = "") -> None:
@@ -296,6 +306,7 @@ class Crowd:
         self._site = site
         self._name = name
         self._pressing = False
+        self.stopping = False
 
     def join(self, uid: UID, part: Part, connections: int = 1) -> list[Talker]:
         """Connect and ask to be logged in; does not wait."""
@@ -344,6 +355,11 @@ class Crowd:
         for talker in self.talkers:
             if not talker.ended and talker.part.reads:
                 talker.say_goodbye()
+        self._until_all_have_ended()
+
+    def talk_to_the_end(self) -> None:
+        """Go on as before until the relay, which has been asked to stop, has closed every connection."""
+        self.stopping = True
         self._until_all_have_ended()
 
     def hear_to_the_end(self) -> None:
