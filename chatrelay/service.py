@@ -14,7 +14,6 @@ from typing import Any
 
 from autobahn.twisted.resource import WebSocketResource
 from OpenSSL.crypto import Error as CertificateError
-from OpenSSL.SSL import Error as TLSError
 from twisted.application import strports
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
@@ -26,6 +25,7 @@ from twisted.web.resource import IResource
 
 import chatrelay
 from chatrelay.auth import WebserverAuthenticator
+from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Authenticator, MessageLog
@@ -68,30 +68,11 @@ def build(
     factory = ChatFactory(config, relay, directory, authenticator, reactor, turn, logins)
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
-        _serve("listen", description, factory, reactor).setServiceParent(service)
+        service.serve("listen", description, factory).setServiceParent(service)
     if config.ops_listen is not None:
         token = None if config.ops_token_file is None else _secret("ops-token-file", config.ops_token_file)
         site = OpsSite(Ops(logins, service.not_ready, token), reactor)
-        service.ops = _serve("ops-listen", on_loopback(config.ops_listen), site, reactor)
-    return service
-
-
-def _serve(option: str, description: str, factory: Any, reactor: Any) -> IService:
-    """A service that listens.
-
-    :param option: what the endpoint was given with.
-    :raises ConfigError: where it is none.
-    """
-    try:
-        service: IService = strports.service(description, factory, reactor)
-    # Each endpoint's parser fails in its own way (OpenSSL's errors among them, for a key that is none);
-    # what it says is told with the text it was about.
-    except (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError) as error:
-        raise ConfigError(
-            option,
-            f"{description!r} is no endpoint that can be used: {error} (an endpoint is such as "
-            "tcp:8080:interface=127.0.0.1)",
-        ) from error
+        service.ops = service.serve("ops-listen", on_loopback(config.ops_listen), site)
     return service
 
 
@@ -121,6 +102,7 @@ class ChatRelayService(MultiService):
         self.factory = factory
         self.message_log = message_log
         self.ops: IService | None = None
+        self._certificates: list[EndpointCertificate] = []
         self._reactor = reactor
         self._relay = relay
         self._authenticator = authenticator
@@ -130,6 +112,39 @@ class ChatRelayService(MultiService):
         """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
         resource: IResource = WebSocketResource(self.factory)
         return resource
+
+    def serve(self, option: str, description: str, factory: Any) -> IService:
+        """Make a service that listens.
+
+        :param option: what the endpoint was given with.
+        :param description: a Twisted endpoint string.
+        :raises ConfigError: where it is none.
+        """
+        reactor = self._reactor
+        try:
+            if has_certificate(description):
+                certificate = EndpointCertificate(description)
+                self._certificates.append(certificate)
+                reactor = certificate.listening_on(reactor)
+            service: IService = strports.service(description, factory, reactor)
+        # What each endpoint's parser says is told with the text it was about.
+        except UNUSABLE as error:
+            raise ConfigError(
+                option,
+                f"{description!r} is no endpoint that can be used: {error} (an endpoint is such as "
+                "tcp:8080:interface=127.0.0.1)",
+            ) from error
+        return service
+
+    def read_certificates_anew(self) -> None:
+        """Read the certificates of all ``ssl:`` endpoints again, for those who connect from now on.
+
+        Where one can't be used, the one before stays. The log says which.
+        """
+        if not self._certificates:
+            self.log.info("there is no certificate to read anew: no endpoint is an ssl: one")
+        for certificate in self._certificates:
+            certificate.read_anew()
 
     def not_ready(self) -> str | None:
         """Why no client can be served now; None where they can."""

@@ -1,0 +1,152 @@
+"""The certificate of an endpoint, read anew: what is taken, what is refused, what is said of it."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import trustme
+from OpenSSL.SSL import Context
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import Config, build
+from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
+from chatrelay.testing import KnownSessions
+
+UNTIL = datetime.datetime(2031, 2, 3, 4, 5, 6)  # noqa: DTZ001 -- as trustme takes it
+
+
+class CertificateTests(SynchronousTestCase):
+    """Files as an operator has them."""
+
+    authorities = trustme.CA()
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.write("one.example")
+        self.description = f"ssl:8443:privateKey={self.folder}/key.pem:certKey={self.folder}/cert.pem"
+        self.events: list[Any] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def write(self, *names: str, key: bool = True) -> None:
+        """A new certificate, with its key or without."""
+        leaf = self.authorities.issue_cert(*names, not_after=UNTIL)
+        leaf.cert_chain_pems[0].write_to_path(str(self.folder / "cert.pem"))
+        if key:
+            leaf.private_key_pem.write_to_path(str(self.folder / "key.pem"))
+
+    def told(self) -> list[tuple[LogLevel, str]]:
+        """What was logged since the last look."""
+        lines = [(event["log_level"], formatEvent(event)) for event in self.events]
+        self.events.clear()
+        return lines
+
+    def test_which_endpoints_have_one(self) -> None:
+        for description in ("ssl:443:privateKey=x", "haproxy:ssl:443:privateKey=x"):
+            self.assertTrue(has_certificate(description))
+        for description in ("tcp:443", "haproxy:tcp:443", "unix:ssl:", "systemd:domain=INET:index=0", "ssl"):
+            self.assertFalse(has_certificate(description))
+
+    def test_what_is_read_anew_is_shown_from_then_on(self) -> None:
+        certificate = EndpointCertificate(self.description)
+        self.assertEqual((certificate.names, certificate.until), (["one.example"], "2031-02-03T04:05:06Z"))
+        self.write("two.example", "192.0.2.1")
+        self.assertEqual(certificate.names, ["one.example"])
+        self.assertTrue(certificate.read_anew())
+        self.assertEqual(certificate.names, ["two.example", "192.0.2.1"])
+        self.assertEqual(
+            self.told(),
+            [
+                (
+                    LogLevel.info,
+                    f"the certificate of {self.description} was read anew: for two.example, 192.0.2.1, "
+                    "until 2031-02-03T04:05:06Z",
+                )
+            ],
+        )
+
+    def test_a_few_names_are_told(self) -> None:
+        for count, said in ((5, "for 0.x, 1.x, 2.x, 3.x, 4.x, until"), (6, "for 0.x, 1.x, 2.x, 3.x, 4.x …, until")):
+            self.write(*(f"{number}.x" for number in range(count)))
+            EndpointCertificate(self.description).read_anew()
+            ((_, line),) = self.told()
+            self.assertIn(said, line)
+
+    def test_what_cannot_be_used_leaves_the_one_before(self) -> None:
+        certificate = EndpointCertificate(self.description)
+        paths = [self.folder / name for name in ("cert.pem", "key.pem")]
+        whole = [path.read_bytes() for path in paths]
+        for cert, key, said in (
+            (None, whole[1], "No such file"),
+            (whole[0], None, "No such file"),
+            (b"", whole[1], ""),
+            (whole[0], b"", ""),
+            (whole[0][:200], whole[1], ""),
+            (b"\xff\x00 nonsense", whole[1], ""),
+        ):
+            for path, text in zip(paths, (cert, key), strict=True):
+                path.unlink(missing_ok=True)
+                if text is not None:
+                    path.write_bytes(text)
+            self.assertFalse(certificate.read_anew(), (cert, key))
+            ((level, line),) = self.told()
+            self.assertIs(level, LogLevel.error)
+            self.assertIn("can't be used; the one before stays: ", line)
+            self.assertIn(said, line)
+            self.assertFalse(line.endswith(": "))
+            self.assertEqual(certificate.names, ["one.example"])
+            self.assertRaises(UNUSABLE, EndpointCertificate, self.description)
+
+    def test_a_key_of_another_certificate_is_refused(self) -> None:
+        certificate = EndpointCertificate(self.description)
+        self.write("two.example", key=False)  # as when a renewal is caught between its two files
+        self.assertFalse(certificate.read_anew())
+        self.assertEqual(certificate.names, ["one.example"])
+        self.assertRaises(UNUSABLE, EndpointCertificate, self.description)
+        self.write("three.example")
+        self.assertTrue(certificate.read_anew())
+        self.assertEqual(certificate.names, ["three.example"])
+
+    def test_the_reactor_listens_as_the_endpoint_says(self) -> None:
+        for prefix in ("", "haproxy:"):
+            reactor = MemoryReactorClock()
+            service = build(
+                Config(listen=(f"{prefix}{self.description}:interface=127.0.0.1:backlog=7", "tcp:8080")),
+                reactor,
+                KnownSessions({}),
+            )
+            for part in service.services:
+                part.startService()
+            ((port, _factory, shown, backlog, interface),) = reactor.sslServers
+            self.assertEqual((port, backlog, interface), (8443, 7, "127.0.0.1"))
+            self.assertIsInstance(shown, EndpointCertificate)
+            self.assertEqual([server[0] for server in reactor.tcpServers], [8080])
+
+    def test_a_connection_keeps_what_it_began_with(self) -> None:
+        certificate = EndpointCertificate(self.description)
+        before: Context = certificate.serverConnectionForTLS(None).get_context()  # type: ignore[arg-type]  # not looked at
+        self.assertIs(certificate.serverConnectionForTLS(None).get_context(), before)  # type: ignore[arg-type]
+        certificate.read_anew()
+        self.assertIsNot(certificate.serverConnectionForTLS(None).get_context(), before)  # type: ignore[arg-type]
+
+    def test_all_of_a_service_are_read_anew_the_ops_endpoint_too(self) -> None:
+        service = build(
+            Config(listen=(self.description,), ops_listen=self.description), MemoryReactorClock(), KnownSessions({})
+        )
+        self.events.clear()
+        service.read_certificates_anew()
+        lines = self.told()
+        self.assertEqual(len(lines), 2)
+        for _, line in lines:
+            self.assertIn("was read anew: for one.example", line)
+
+    def test_where_there_is_none_that_is_said(self) -> None:
+        build(Config(), MemoryReactorClock(), KnownSessions({})).read_certificates_anew()
+        self.assertEqual(
+            self.told(), [(LogLevel.info, "there is no certificate to read anew: no endpoint is an ssl: one")]
+        )
