@@ -115,6 +115,13 @@ class MessageLog(Protocol):
     def is_open(self) -> bool:
         """Whether it can be written, as far as is known."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can ever be written again: False where something it can't do without has ended, such as a thread.
+
+        A supervisor is told no more that the relay is alive then, and starts another.
+        """
+
     def start(self) -> None:
         """Open the log; blocks until it can be written.
 

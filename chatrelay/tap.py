@@ -17,6 +17,7 @@ import attrs
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
@@ -30,9 +31,11 @@ from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import ServerOptions, UnixAppLogger
 
 import chatrelay
+from chatrelay import systemd
 from chatrelay.config import Config, ConfigError, option_name, read
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.jsonlog import line_of
+from chatrelay.service import ChatRelayService
 
 TWISTED_NAMES = ("UnixAppLogger._getLogObserver",)
 """What we use of twistd that its documentation does not promise; a test looks it up.
@@ -125,14 +128,23 @@ for _field in attrs.fields(Config):
 
 
 class _PlainlySpoken(MultiService):
-    """Runs a relay under twistd: says in one sentence why it can't, and ends at once on a second signal.
+    """Runs a relay under twistd: says in one sentence why it can't, and heeds signals.
 
+    :param relay: the relay.
     :param log_observer: what twistd is to log with; None for what it chooses itself.
+    :param reactor: the one that twistd runs.
     """
 
-    def __init__(self, log_observer: ILogObserver | None) -> None:
+    def __init__(self, relay: ChatRelayService, log_observer: ILogObserver | None, reactor: Any) -> None:
         super().__init__()
+        self._relay = relay
         self._log_observer = log_observer
+        self._reactor = reactor
+        self._has_terminal = False
+        self._supervisor: systemd.Supervisor | None = None
+        self._living = LoopingCall(self._tell_alive)
+        self._living.clock = reactor
+        relay.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
         # Here twistd hands us its Application, which it will ask in a moment what to log with
@@ -148,6 +160,28 @@ class _PlainlySpoken(MultiService):
     def startService(self) -> None:
         with _said_plainly():
             super().startService()
+        self._has_terminal = _on_terminal()
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
+        self._supervisor = systemd.supervisor(os.environ, os.getpid())
+        self._reactor.callWhenRunning(self._tell_ready)
+
+    def _tell_ready(self) -> None:
+        if self.running and self._supervisor is not None:
+            self._supervisor.tell(systemd.READY)
+            if self._supervisor.watchdog:
+                # Twice as often as need be, as sd_watchdog_enabled(3) advises. A reactor that hangs tells nothing.
+                self._living.start(self._supervisor.watchdog / 2)
+
+    def _tell_alive(self) -> None:
+        if self._supervisor is not None and self._relay.message_log.is_alive:
+            self._supervisor.tell(systemd.ALIVE)
+
+    def _hung_up(self) -> None:
+        """SIGHUP came: from the operator, who has new certificates, or because the terminal was closed."""
+        if not self._has_terminal or _on_terminal():
+            self._relay.read_certificates_anew()
+        elif self.running:
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[Any]:
         # From here on, another signal ends the process as it ends any other:
@@ -155,8 +189,23 @@ class _PlainlySpoken(MultiService):
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
                 signal.signal(number, signal.SIG_DFL)
+        if self._supervisor is not None:
+            self._supervisor.tell(systemd.STOPPING)
         stopped: Deferred[Any] = super().stopService()
-        return stopped
+        return stopped.addBoth(self._stopped)
+
+    def _stopped(self, result: Any) -> Any:
+        if self._living.running:
+            self._living.stop()
+        return result
+
+
+def _on_terminal() -> bool:
+    """Whether standard input is a terminal; one that was closed is none."""
+    try:
+        return os.isatty(0)
+    except OSError:  # there is no standard input
+        return False
 
 
 @contextmanager
@@ -177,9 +226,7 @@ def makeService(options: Options) -> IService:
     assert options.chosen is not None, "postOptions was not called"
     with _said_plainly():
         relay = chatrelay.build(options.chosen, reactor)
-        service = _PlainlySpoken(_log_observer(options.chosen, options.parent))
-    relay.setServiceParent(service)
-    return service
+        return _PlainlySpoken(relay, _log_observer(options.chosen, options.parent), reactor)
 
 
 def _log_observer(config: Config, twistd: usage.Options | None) -> ILogObserver | None:

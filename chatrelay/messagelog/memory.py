@@ -31,9 +31,11 @@ class MemoryMessageLog:
 
     :ivar rows: what was committed, oldest first.
     :ivar is_open: always.
+    :ivar is_alive: always.
     """
 
     is_open = True
+    is_alive = True
 
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []
@@ -70,9 +72,11 @@ class NoMessageLog:
     """Numbers messages and keeps none: C1 and C8 of the promise are waived.
 
     :ivar is_open: always.
+    :ivar is_alive: always.
     """
 
     is_open = True
+    is_alive = True
 
     def __init__(self) -> None:
         self._last = 0

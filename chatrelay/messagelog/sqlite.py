@@ -419,7 +419,12 @@ class SqliteMessageLog:
     @property
     def is_open(self) -> bool:
         """Whether it can be written, as far as is known."""
-        return self._thread is not None and self._store.is_open
+        return self.is_alive and self._store.is_open
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread is there."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """Open the file and start the thread."""

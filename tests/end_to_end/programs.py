@@ -119,6 +119,7 @@ class RelayProcess:
         reactor: str | None = None,
         twistd: tuple[str, ...] = (),
         measured: bool = True,
+        stdin: int | None = None,
         **environment: str,
     ) -> None:
         if not measured:
@@ -132,6 +133,7 @@ class RelayProcess:
         self.process = subprocess.Popen(
             [*under, *program, "-n", "--pidfile=", *reading, *twistd, "chatrelay", *listening, *options],
             cwd=folder,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

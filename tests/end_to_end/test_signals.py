@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import Client, RelayProcess, Site
+from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
 from tests.end_to_end.test_tls import ADMITTED, Authorities
 
 StartRelay = Callable[..., RelayProcess]
@@ -31,9 +31,10 @@ def renew(authorities: Authorities, *names: str) -> str:
 
 def names_shown(relay: RelayProcess, authorities: Authorities) -> set[str]:
     """The host names in the certificate that a new client is shown."""
-    with Client(f"wss://127.0.0.1:{relay.port}/", ssl=authorities.trusting()) as client:
-        tls = client.socket.socket
-        assert isinstance(tls, ssl.SSLSocket)
+    with (
+        socket.create_connection(("127.0.0.1", relay.port), PATIENCE) as plain,
+        authorities.trusting().wrap_socket(plain, server_hostname="127.0.0.1") as tls,
+    ):
         certificate = tls.getpeercert()
         assert certificate is not None
         return {name for kind, name in certificate["subjectAltName"] if kind == "DNS"}  # type: ignore[misc, has-type]

@@ -194,7 +194,7 @@ class Options(SynchronousTestCase):
     """Options that the pages name exist."""
 
     OF_OTHER_PROGRAMS = frozenset(
-        {"config", "gid", "header", "help", "json", "logfile", "logger"}
+        {"config", "deploy-hook", "gid", "header", "help", "json", "logfile", "logger"}
         | {"pidfile", "reactor", "rounds", "scenario", "syslog", "uid", "umask", "window"}
     )
 

@@ -62,6 +62,12 @@ class MessageLogContract:
         await stopped
         self.assertEqual(answered, list(range(1, 21)))
 
+    async def test_it_is_alive_when_it_is_started(self) -> None:
+        log = self.make()
+        log.start()
+        self.addCleanup(log.stop)
+        self.assertIs(log.is_alive, True)
+
     async def test_it_is_open_when_it_is_started(self) -> None:
         log = self.make()
         log.start()
