@@ -1,0 +1,177 @@
+"""The unit in examples/deploy, run by a real systemd: the first process of a namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.programs import PATIENCE, ROOT, Client, Site
+from tests.end_to_end.test_deploy import ADMITTED, DEPLOY, ORIGIN
+from tests.trials.conftest import Evidence
+
+SYSTEMD = Path("/lib/systemd/systemd")
+NAMESPACES = ("--pid", "--kill-child", "--fork", "--mount", "--uts", "--ipc", "--cgroup", "--mount-proc")
+
+# Everything that is mounted and written is gone with the namespace. The unit lets nobody look into home folders or the
+# real /tmp, where the Python that runs the tests may well be: so that, and what it imports, is put below /opt.
+BEGIN = """
+set -e
+mount --make-rprivate /
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for folder in /run /var/lib /opt; do mount -t tmpfs -o mode=755 tmpfs $folder; done
+mkdir -p /run/systemd/system /opt/python /opt/site /opt/source /opt/chatrelay/bin
+mount --bind "$PREFIX" /opt/python
+mount --bind "$SITE" /opt/site
+cp -r "$ROOT/chatrelay" "$ROOT/twisted" /opt/source
+cp "$FOLDER/twistd" /opt/chatrelay/bin/twistd
+cp "$FOLDER/chatrelay.toml" /opt/chatrelay/chatrelay.toml
+cp "$FOLDER"/*.service "$FOLDER"/*.target /run/systemd/system
+ln -s /dev/null /run/systemd/system/network-online.target
+chmod -R a+rX /opt/source /opt/chatrelay
+chmod 755 /opt/chatrelay/bin/twistd
+export container=other
+exec /lib/systemd/systemd --system --log-target=null --show-status=0 --unit=trial.target
+"""
+
+OURS = """
+[Unit]
+DefaultDependencies=no
+[Service]
+Environment=PYTHONPATH=/opt/source:/opt/site LD_LIBRARY_PATH=/opt/python/lib
+StandardOutput=append:/run/relay.log
+StandardError=append:/run/relay.log
+WatchdogSec=2
+TimeoutAbortSec=1
+"""
+
+
+def what_is_missing() -> str | None:
+    """Why this can't run here."""
+    if not SYSTEMD.exists() or not shutil.which("systemctl"):
+        return "systemd is missing (on Debian: apt install systemd)"
+    if os.geteuid():
+        return "only root may make namespaces for a systemd"
+    if subprocess.run(["unshare", *NAMESPACES, "true"], capture_output=True).returncode:
+        return "no namespaces for a systemd can be made here: the machine forbids it"
+    return None
+
+
+class Systemd:
+    """A systemd of our own."""
+
+    def __init__(self, folder: Path) -> None:
+        variables = {
+            "FOLDER": str(folder),
+            "ROOT": str(ROOT),
+            "PREFIX": sys.base_prefix,
+            "SITE": sysconfig.get_path("purelib"),
+        }
+        self._process = subprocess.Popen(
+            ["unshare", *NAMESPACES, "sh", "-c", BEGIN], env={**os.environ, **variables}, stdin=subprocess.DEVNULL
+        )
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        self._wait(lambda: children.read_text().strip(), "begin")
+        self._first = children.read_text().split()[0]
+
+    def systemctl(self, *words: str) -> str:
+        """Have systemctl do something; return what it prints."""
+        entering = ("nsenter", "-t", self._first, "-m", "-p", "-C", "-i", "-u")
+        done = subprocess.run([*entering, "systemctl", "--no-pager", *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr.strip()}"
+
+    def show(self, name: str) -> str:
+        """A property of the relay's unit."""
+        return self.systemctl("show", "chatrelay", "--value", "-p", name)
+
+    def log(self) -> str:
+        """What the relay has said."""
+        try:
+            return Path(f"/proc/{self._first}/root/run/relay.log").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def active(self, starts: int) -> tuple[int, int]:
+        """Wait until the relay is; its process as seen from here, and its port.
+
+        :param starts: how often it has been started by then.
+        """
+        self._wait(
+            lambda: self.log().count("listens on") == starts and self.show("ActiveState") == "active",
+            f"be active; it said:\n{self.log()}",
+        )
+        inner = self.show("MainPID")
+        (process,) = (
+            status.parent.name
+            for status in Path("/proc").glob("[0-9]*/status")
+            if f"\t{inner}\n" in (text := status.read_text()) and f"NSpid:\t{status.parent.name}\t{inner}\n" in text
+        )
+        return int(process), int(self.log().rpartition("ChatFactory starting on ")[2].split()[0])
+
+    def _wait(self, done: Callable[[], object], what: str) -> None:
+        until = time.monotonic() + 2 * PATIENCE
+        while not done():
+            assert time.monotonic() < until and self._process.poll() is None, f"systemd did not {what}"
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        """End it and all that it has started."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def systemd(site: Site, tmp_path: Path) -> Iterator[Systemd]:
+    """A systemd that runs the unit."""
+    missing = what_is_missing()
+    if missing:
+        pytest.skip(missing)
+    unit = (DEPLOY / "chatrelay.service").read_text().replace("/etc/chatrelay/", "/opt/chatrelay/")
+    (tmp_path / "chatrelay.service").write_text(unit + OURS)
+    (tmp_path / "trial.target").write_text("[Unit]\nDefaultDependencies=no\nRequires=chatrelay.service\n")
+    options = (DEPLOY / "chatrelay.toml").read_text().replace("tcp:8080", "tcp:0").replace(":8000", f":{site.port}")
+    (tmp_path / "chatrelay.toml").write_text(options.replace('log_format = "json"', ""))
+    python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    (tmp_path / "twistd").write_text(f"#!{python}\nfrom twisted.scripts.twistd import run\nrun()\n")
+    running = Systemd(tmp_path)
+    yield running
+    running.end()
+
+
+def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
+    """The unit starts, is reloaded and stops; and a relay that hangs is ended and started anew."""
+    process, port = systemd.active(starts=1)
+    status = Path(f"/proc/{process}/status").read_text()
+    assert "\nNoNewPrivs:\t1\n" in status
+    assert "\nSeccomp:\t2\n" in status
+    assert "\nUid:\t0\t" not in status
+    with Client(
+        f"ws://127.0.0.1:{port}/", origin=ORIGIN, additional_headers={"Cookie": "session=alice-session"}
+    ) as alice:
+        assert alice.log_in(None) == ADMITTED
+        assert systemd.systemctl("reload", "chatrelay") == ""
+        alice.send(1, "note")
+        assert {alice.hear()["type"] for _ in range(2)} == {"message", "send-request-response"}
+        assert "there is no certificate to read anew" in systemd.log()
+
+    began = time.monotonic()
+    os.kill(process, signal.SIGSTOP)
+    anew, _ = systemd.active(starts=2)
+    took = time.monotonic() - began
+    assert anew != process
+    assert systemd.show("NRestarts") == "1"
+
+    assert systemd.systemctl("stop", "chatrelay") == ""
+    assert (systemd.show("ActiveState"), systemd.show("Result")) == ("inactive", "success")
+    assert "chatrelay has stopped" in systemd.log()
+    assert "Traceback" not in systemd.log()
+    evidence.count("hangs", 1, at_least=1)
+    evidence.figure(f"serving again {took:.1f} s after a hang, of which the watchdog's are 2 s")
