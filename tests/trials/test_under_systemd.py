@@ -116,6 +116,12 @@ class Systemd:
         )
         return int(process), int(self.log().rpartition("ChatFactory starting on ")[2].split()[0])
 
+    def hears_of_it(self, times: int) -> None:
+        """Wait until the relay has said so often that it is alive."""
+        for _ in range(times):
+            last = self.show("WatchdogTimestampMonotonic")
+            self._wait(lambda last=last: self.show("WatchdogTimestampMonotonic") != last, "hear of the relay")
+
     def _wait(self, done: Callable[[], object], what: str) -> None:
         until = time.monotonic() + 2 * PATIENCE
         while not done():
@@ -162,6 +168,8 @@ def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
         assert {alice.hear()["type"] for _ in range(2)} == {"message", "send-request-response"}
         assert "there is no certificate to read anew" in systemd.log()
 
+    systemd.hears_of_it(times=2)
+    assert systemd.show("NRestarts") == "0"
     began = time.monotonic()
     os.kill(process, signal.SIGSTOP)
     anew, _ = systemd.active(starts=2)
