@@ -25,6 +25,7 @@ from chatrelay.messagelog.sqlite import (
     read_messages,
 )
 from chatrelay.testing import HeldMessageLog
+from tests.fuzz.world import SteppedMessageLog
 
 
 def message(
@@ -120,6 +121,42 @@ class HeldLog(MessageLogContract, TestCase):
 
         log.append = append  # type: ignore[method-assign]
         return log
+
+
+class SteppedLog(MessageLogContract, TestCase):
+    """So does the one that scenarios move by hand."""
+
+    def make(self) -> SteppedMessageLog:
+        log = SteppedMessageLog()
+        held, held_marks = log.append, log.mark_undelivered
+
+        def append(messages: Any) -> Deferred[Any]:
+            waiting = held(messages)
+            log.commit()
+            return waiting
+
+        def mark_undelivered(numbers: Any) -> Deferred[None]:
+            waiting = held_marks(numbers)
+            log.mark()
+            return waiting
+
+        log.append = append  # type: ignore[method-assign]
+        log.mark_undelivered = mark_undelivered  # type: ignore[method-assign]
+        return log
+
+    def test_what_was_committed_and_refused_is_marked_when_it_recovers(self) -> None:
+        log = SteppedMessageLog()
+        refused, late = log.append([message()]), log.append([message()])
+        log.commit_and_forget()
+        self.failureResultOf(refused, LogUnavailable)  # type: ignore[no-untyped-call]
+        log.commit()
+        self.assertEqual(self.successResultOf(late), [2])  # type: ignore[no-untyped-call]
+        unmarked = log.mark_undelivered([2])
+        log.fail_to_mark()
+        self.failureResultOf(unmarked, LogUnavailable)  # type: ignore[no-untyped-call]
+        self.assertEqual([row.delivered for row in log.rows], [True, True])
+        log.recover()
+        self.assertEqual([row.delivered for row in log.rows], [False, False])
 
 
 class SqliteLog(MessageLogContract, TestCase):

@@ -1,0 +1,116 @@
+"""Relays that break their promise, each in one way, so that whoever looks for such can be looked at, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+from chatrelay import outgoing, rechecks, relay, wire
+from chatrelay.directory import Directory
+from chatrelay.interfaces import Connection
+from chatrelay.limits import Sender, TokenBucket
+from chatrelay.logins import Logins
+from chatrelay.outgoing import OutgoingBuffer
+from chatrelay.relay import Relay
+from chatrelay.session import Session
+from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.wire import SendRequest, UnusableFrame
+
+_deliver, _commit, _submit = Relay._deliver, Relay._commit, Relay.submit
+_message, _received, _login_answered = wire.message, Session.received, Logins.answered
+
+
+def _reversed(self: Relay, numbers: Sequence[int], batch: list[Any]) -> None:
+    _deliver(self, numbers[::-1], batch[::-1])
+
+
+def _answered_twice(self: Relay, numbers: Sequence[int], batch: list[Any]) -> None:
+    _deliver(self, numbers, batch)
+    sender, message = batch[-1]
+    sender.send(wire.sent(message.client_id))
+
+
+def _delivered_before_the_commit(self: Relay) -> None:
+    batch = self._forming
+    _deliver(self, range(len(batch)), batch)
+    with patch.object(Relay, "_deliver", lambda *_: None):
+        _commit(self)
+
+
+def _answers_before_delivering(self: Relay, numbers: Sequence[int], batch: list[Any]) -> None:
+    for sender, message in batch:
+        sender.send(wire.sent(message.client_id))
+    for _, message in batch:
+        for connection in self._directory.connections_of(wire.user_key(message.to_uid)):
+            connection.send(wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content))
+
+
+def _unlogged(self: Relay, sender: Connection, from_uid: str | int, request: SendRequest) -> None:
+    m = request.message
+    for connection in self._directory.connections_of(wire.user_key(m.to_uid)):
+        connection.send(wire.message(m.time_stamp, from_uid, m.to_uid, m.content))
+    sender.send(wire.sent(request.id))
+
+
+def _never_busy(self: Relay, sender: Connection, from_uid: str | int, request: SendRequest) -> None:
+    with patch.object(relay, "MAX_WAITING", 10_000):
+        _submit(self, sender, from_uid, request)
+
+
+def _visitors_are_told(self: Session, payload: bytes) -> bool:
+    if not self.logged_in:
+        try:
+            request = wire.decode(payload)
+        except UnusableFrame:
+            pass
+        else:
+            if isinstance(request, SendRequest):
+                self._connection.send(wire.not_sent(request.id, wire.Reason.RECEIVING_USER_NOT_CONNECTED))
+    return _received(self, payload)
+
+
+def _revoked_too_late(self: Logins, connection: Connection, uid: str | int | None) -> bool:
+    _login_answered(self, connection, uid)
+    return True
+
+
+def _no_matter(*_: Any, **__: Any) -> None:
+    """Leave it out."""
+
+
+def _yes(*_: Any, **__: Any) -> bool:
+    return True
+
+
+BROKEN: dict[str, Callable[[], Any]] = {
+    "a batch is delivered in the wrong order": lambda: patch.object(Relay, "_deliver", _reversed),
+    "a request is answered twice": lambda: patch.object(Relay, "_deliver", _answered_twice),
+    "messages are delivered before the commit": lambda: patch.object(Relay, "_commit", _delivered_before_the_commit),
+    "the answer true says nothing of a delivery": lambda: patch.object(Relay, "_deliver", _answers_before_delivering),
+    "messages are not logged": lambda: patch.object(Relay, "submit", _unlogged),
+    "a batch that failed is not answered": lambda: patch.object(Relay, "_refuse", _no_matter),
+    "who vanished is not marked": lambda: patch.object(Relay, "_mark", _no_matter),
+    "any number of messages may wait": lambda: patch.object(Relay, "submit", _never_busy),
+    "who is gone stays in the directory": lambda: patch.object(Directory, "remove", _no_matter),
+    "visitors are told who is there": lambda: patch.object(Session, "received", _visitors_are_told),
+    "fromuID is the recipient": lambda: patch.object(
+        wire, "message", lambda stamp, sender, to, content: _message(stamp, to, to, content)
+    ),
+    "a uID goes out as a string": lambda: patch.object(
+        wire, "message", lambda stamp, sender, to, content: _message(stamp, str(sender), to, content)
+    ),
+    "messages are sent after the close frame": lambda: patch.object(OutgoingBuffer, "ended", _no_matter),
+    "what is unread has no bound": lambda: patch.object(OutgoingBuffer, "within_budget", _yes),
+    "there is no limit on messages": lambda: patch.object(TokenBucket, "take", _yes),
+    "a user may send without limit": lambda: patch.object(Sender, "may_send", _yes),
+    "revoking forgets the login under way": lambda: patch.object(Logins, "answered", _revoked_too_late),
+    "a denied session goes on": lambda: patch.object(rechecks, "_end", _no_matter),
+    "nobody is asked about again": lambda: patch.object(rechecks.Rechecks, "sweep", _no_matter),
+    "who does not log in stays": lambda: patch.object(ChatProtocol, "login_timed_out", _no_matter),
+    "who does not answer a close frame stays": lambda: patch.object(ChatFactory, "leaving", _no_matter),
+    "a third denial closes nothing": lambda: patch("chatrelay.session.MAX_DENIALS", 4),
+    "eleven frames may be unusable": lambda: patch("chatrelay.session.MAX_UNUSABLE_FRAMES", 11),
+    "frames that waited are not written": lambda: patch.object(outgoing.Turn, "touch", _no_matter),
+}
+"""What is wrong -> makes it so, as long as the context lasts."""

@@ -1,0 +1,568 @@
+"""What the relay must do, told a second time: the promise and the protocol page as a small machine.
+
+`Model` is told what happened at the relay's seams in the order it happened
+there: a connection's bytes were read, the site's verdict came, a batch was
+committed. It works out each frame that each client must then have been
+handed, in order, and with which code which connection must have been closed,
+and compares. It shares no code with the relay, and knows nothing of batches
+but that they are made of what was accepted, in order.
+
+Where it can't know, it looks: only the moment at which a slow reader's budget
+is used up depends on how bytes lie in buffers. There it asks whether it may.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.end_to_end.promise import UID, Account, Request, Row, Trial
+from tests.fuzz.network import Stream, exactly
+
+# The limits that a scenario runs under. Small, so that a few dozen events reach them; all sums with them are exact in
+# binary, so that the model and the relay can't differ by a rounding.
+MESSAGES_PER_SECOND = 2
+MESSAGE_BURST = 8
+USER_MESSAGES_PER_SECOND = 4
+NEW_RECIPIENTS_PER_MINUTE = 15
+UNREAD_SIZE = 2000
+LOGIN_TIMEOUT = 10
+MESSAGE_TIMEOUT = 10
+HANDSHAKE_TIMEOUT = 5
+RECHECK_INTERVAL = 300
+RECHECK_GRACE = 1800
+CONTROL_FRAMES_PER_SECOND = 10
+CLOSING = 2
+MAX_WAITING = 12
+AT_ONCE = 8  # a quarter of webserver-checks
+
+DENIALS, UNUSABLE, REFUSALS, BACKED_OFF = 3, 10, 60, 0.5
+
+
+# What clients send ------------------------------------------------------------
+
+
+@dataclass
+class Auth:
+    """An auth-request."""
+
+    sessid: str
+
+
+@dataclass
+class Send:
+    """A message-send-request."""
+
+    request: Request
+
+
+@dataclass
+class Unusable:
+    """Text that is no request; `id` and `send` are what it tried to be."""
+
+    reason: str
+    send: bool = False
+    id: str | int | None = None
+
+
+@dataclass
+class Ping:
+    """A ping."""
+
+    payload: bytes
+
+
+@dataclass
+class Close:
+    """A close frame."""
+
+    code: int
+
+
+@dataclass
+class Bad:
+    """A frame that RFC 6455 or the relay does not admit, and the code it is closed with."""
+
+    code: int
+
+
+Sent = Auth | Send | Unusable | Ping | Close | Bad
+
+
+# What the site says ------------------------------------------------------------
+
+
+@dataclass
+class Verdict:
+    """What the site said of a session: whose it is; None: nobody's; `available` False: nothing."""
+
+    uid: UID | None
+    available: bool = True
+    expires_in: float | None = None
+
+
+@dataclass
+class Ask:
+    """A question to the site; `by` is who logs in, None where the relay asks again by itself."""
+
+    sessid: str
+    by: Connection | None
+    verdict: Verdict | None = None
+
+
+# The state -----------------------------------------------------------------------
+
+
+class State(enum.Enum):
+    CONNECTING = enum.auto()
+    VISITOR = enum.auto()
+    ASKING = enum.auto()
+    MEMBER = enum.auto()
+    ASKING_AGAIN = enum.auto()
+    ENDED = enum.auto()
+
+
+class Bucket:
+    """Tokens, counted one by one."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst, self.tokens, self.at = rate, burst, burst, 0.0
+
+    def look(self, now: float) -> float:
+        """How many there are."""
+        self.tokens = min(self.burst, self.tokens + self.rate * (now - self.at))
+        self.at = now
+        return self.tokens
+
+    def take(self, now: float) -> bool:
+        if self.look(now) < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+class User:
+    """What a user may still send."""
+
+    def __init__(self) -> None:
+        self.messages = Bucket(USER_MESSAGES_PER_SECOND, MESSAGE_BURST)
+        self.recipients = Bucket(NEW_RECIPIENTS_PER_MINUTE / 60, NEW_RECIPIENTS_PER_MINUTE)
+        self.known: set[str] = set()
+        self.connections = 0
+        self.forgotten_at: float | None = None
+
+    def may_send(self, to: UID, now: float) -> bool:
+        if not self.messages.take(now):
+            return False
+        if str(to) not in self.known:
+            if not self.recipients.take(now):
+                return False
+            self.known.add(str(to))
+        return True
+
+    def is_as_new(self, now: float) -> bool:
+        return self.messages.look(now) == MESSAGE_BURST and self.recipients.look(now) == NEW_RECIPIENTS_PER_MINUTE
+
+
+@dataclass(eq=False)
+class Connection:
+    """What is known of one connection.
+
+    :ivar was_cut: set by the world: its client has ended the TCP connection.
+    :ivar is_lost: set by the world: its transport is gone.
+    :ivar unread_since: set by the world: bytes handed over when its client had last read everything.
+    """
+
+    number: int
+    stream: Stream
+    state: State = State.CONNECTING
+    uid: UID | None = None
+    was_cut: bool = False
+    is_lost: bool = False
+    code: int | None = None
+    cursor: int = 0
+    bucket: Bucket = field(default_factory=lambda: Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST))
+    pings: Bucket = field(default_factory=lambda: Bucket(CONTROL_FRAMES_PER_SECOND, 2 * CONTROL_FRAMES_PER_SECOND))
+    refusals: int = 0
+    refused_at: float = 0.0
+    denials: int = 0
+    unusable: int = 0
+    handshake_due: float = 0.0
+    login_due: float = 0.0
+    message_due: float | None = None
+    asks: list[Ask] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    member_since: int | None = None
+    unread_since: int = 0
+
+    def compare(self) -> None:
+        """It was handed nothing else, and nothing was asked for it without need."""
+        extra = self.stream.frames[self.cursor :]
+        assert not extra, f"connection {self.number} ({self.state.name}, {self.code}) was handed {extra} besides"
+        assert not self.asks, f"the site was asked about {self.asks} without a reason"
+
+    @property
+    def is_member(self) -> bool:
+        return self.state in (State.MEMBER, State.ASKING_AGAIN)
+
+
+class Model:
+    """Who is here, what was accepted, and what each must get."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.step = 0.25  # seconds since deadlines were last looked at
+        self.stopping = False
+        self.connections: list[Connection] = []
+        self.here: dict[str, list[Connection]] = {}
+        self.users: dict[str, User] = {}
+        self.waiting = 0
+        self.forming: list[tuple[Connection, Request]] = []
+        self.batch: list[tuple[Connection, Request]] = []
+        self.unmarked: dict[tuple[int, ...], list[tuple[Connection, Request]]] = {}
+        self.pending: dict[str, tuple[set[Connection], set[str]]] = {}  # sessid -> who waits, users ended meanwhile
+        self.sessions: dict[str, dict[Connection, None]] = {}  # sessid -> who is in by it
+        self.unreachable: dict[str, float] = {}
+        self.asked_about: set[str] = set()  # sessids that are being asked about again
+        self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
+        self.accepted = 0
+        self.counts: dict[str, int] = {}
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    # What happens at the seams ---------------------------------------------------
+
+    def opened(self, c: Connection) -> None:
+        """A handshake was completed."""
+        c.state = State.VISITOR
+        c.login_due = self.now + LOGIN_TIMEOUT
+        if self.stopping:
+            self._close(c, 4000)
+
+    def received(self, c: Connection, sent: Sent) -> None:
+        """The last byte of a frame was read."""
+        if c.state is State.ENDED:
+            return
+        if isinstance(sent, Close):
+            self._close(c, sent.code)
+        elif isinstance(sent, Ping):
+            if not c.pings.take(self.now):
+                self._close(c, 1002)
+            else:
+                self._emit(c, (10, sent.payload))
+        elif isinstance(sent, Bad):
+            if not (self.stopping and sent.code == 1003):  # messages are not looked at any more; frames are
+                self._close(c, sent.code)
+        elif not self.stopping:
+            self._text(c, sent)
+
+    def left(self, c: Connection) -> None:
+        """The relay has let go of a connection."""
+        assert c.state in (State.ENDED, State.CONNECTING) or c.was_cut, f"connection {c.number} was cut without a word"
+        self._end(c)
+
+    def answered(self, ask: Ask, verdict: Verdict) -> None:
+        """The site has answered."""
+        ask.verdict = verdict
+        if ask.by is None:
+            self._rechecked(ask.sessid, verdict)
+            return
+        c = ask.by
+        assert c.state in (State.ASKING, State.ASKING_AGAIN), f"connection {c.number} was told what it did not ask"
+        waiting, ended = self.pending[ask.sessid]
+        waiting.discard(c)
+        if not waiting:
+            del self.pending[ask.sessid]
+        if verdict.uid is not None and str(verdict.uid) in ended:
+            self.count("logins that were revoked while the site was asked")
+            self._close(c, 4505)
+            return
+        again = c.state is State.ASKING_AGAIN
+        c.state = State.MEMBER if again else State.VISITOR
+        if verdict.uid is not None and not again:
+            self.count("logins")
+            c.state, c.uid = State.MEMBER, verdict.uid
+            c.member_since = self.accepted
+            user = self.users.setdefault(str(c.uid), User())
+            user.connections += 1
+            user.forgotten_at = None
+            c.bucket = Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST)
+            self.here.setdefault(str(c.uid), []).append(c)
+            self._auth(c, True)
+        elif verdict.uid is not None:
+            same = str(verdict.uid) == str(c.uid)
+            self._auth(c, same, None if same else "already-logged-in")
+        elif not verdict.available:
+            self._auth(c, False, "webserver-unavailable")
+        else:
+            self._auth(c, False)
+            c.denials += 1
+            if c.denials >= DENIALS:
+                self._close(c, 4500)
+        if c.is_member and verdict.uid is not None and str(verdict.uid) == str(c.uid):
+            self._forget_session(c)
+            self.sessions.setdefault(ask.sessid, {})[c] = None
+            if ask.sessid not in self.asked_about:
+                self._confirmed(ask.sessid, verdict)
+
+    def asked_again(self, sessid: str) -> None:
+        """The site is asked, by the relay's own doing."""
+        assert sessid in self.sessions and sessid not in self.asked_about, f"{sessid} was asked about without need"
+        self.asked_about.add(sessid)
+
+    def appended(self, contents: Sequence[tuple[Any, ...]]) -> None:
+        """A batch went to the log: all that was accepted since the last one, in order, as it was sent."""
+        assert not self.batch, "two batches at once"
+        self.batch, self.forming = self.forming, []
+        expected = [(c.uid, r.to, r.id, r.time_stamp, r.content) for c, r in self.batch]
+        assert exactly(list(contents)) == exactly(expected), f"logged {contents}, accepted {expected}"
+
+    def committed(self, numbers: Sequence[int] | None) -> None:
+        """The batch was committed under these numbers; or was not."""
+        batch, self.batch = self.batch, []
+        unreached: dict[int, tuple[Connection, Request]] = {}
+        for place, (sender, request) in enumerate(batch):
+            if numbers is None:
+                self._outcome(sender, request, "log-unavailable")
+                continue
+            delivery = {
+                "type": "message",
+                "message": {
+                    "timeStamp": request.time_stamp,
+                    "fromuID": sender.uid,
+                    "touID": request.to,
+                    "content": request.content,
+                },
+            }
+            reached = [self._emit(c, delivery) for c in tuple(self.here.get(str(request.to), ()))]
+            if any(reached):
+                self._outcome(sender, request)
+            else:
+                unreached[numbers[place]] = (sender, request)
+        if unreached:
+            self.unmarked[tuple(unreached)] = list(unreached.values())
+        self.waiting -= len(batch)
+
+    def marked(self, numbers: Sequence[int]) -> None:
+        """The log has marked these undelivered, or will."""
+        unreached = self.unmarked.pop(tuple(numbers), None)
+        assert unreached is not None, f"marked undelivered, and were not: {numbers}"
+        for sender, request in unreached:
+            self.count("messages whose recipient vanished")
+            self._outcome(sender, request, "receiving-user-not-connected")
+
+    def swept(self) -> None:
+        """The relay has looked at its deadlines."""
+        now = self.now
+        for user, known in tuple(self.users.items()):
+            if known.forgotten_at is not None and known.forgotten_at <= now:
+                del self.users[user]
+        for sessid, due in self.due.items():
+            # A slot is a whole second, and what is due is asked about as soon as no more than so many are.
+            late = due + 1 + self.step < now and sessid not in self.asked_about and len(self.asked_about) < AT_ONCE
+            assert not late, f"{sessid} was due at {due}, and was not asked about at {now}"
+        for c in self.connections:
+            if c.state is State.CONNECTING:
+                assert c.handshake_due > now or c.is_lost, "a handshake may last"
+            elif c.state in (State.VISITOR, State.ASKING) and c.login_due <= now:
+                if c.state is State.ASKING:
+                    self._auth(c, False, "webserver-unavailable")
+                self._close(c, 4001)
+            if c.state not in (State.CONNECTING, State.ENDED) and c.message_due is not None and c.message_due <= now:
+                self._close(c, 1002)
+
+    def revoked_user(self, user: str) -> None:
+        """The site has ended all sessions of a user."""
+        for _, ended in self.pending.values():
+            ended.add(user)
+        for c in tuple(self.here.get(user, ())):
+            self._close(c, 4505)
+
+    def revoked_session(self, sessid: str) -> None:
+        """The site has ended one."""
+        waiting, _ = self.pending.get(sessid, (set(), set()))
+        for c in (*self.sessions.get(sessid, {}), *waiting):
+            self._close(c, 4505)
+
+    def stopped_taking(self) -> None:
+        """The relay takes no messages any more."""
+        self.stopping = True
+
+    def closed_all(self) -> None:
+        """The relay closes what is open."""
+        for c in self.connections:
+            if c.state not in (State.CONNECTING, State.ENDED):
+                self._close(c, 4000)
+
+    # What comes of it ---------------------------------------------------------------
+
+    def _text(self, c: Connection, sent: Sent) -> None:
+        within = c.bucket.take(self.now)
+        if isinstance(sent, Unusable):
+            if not sent.send or c.is_member:
+                self.count("unusable frames")
+                if sent.id is None:
+                    self._emit(c, {"type": "error", "reason": sent.reason, "detail": ...})
+                else:
+                    self._emit(c, _outcome(sent.id, sent.reason))
+                c.unusable += 1
+                if c.unusable >= UNUSABLE:
+                    self._close(c, 4502)
+        elif isinstance(sent, Send):
+            if c.is_member:
+                c.requests.append(sent.request)
+                within = within and self.users[str(c.uid)].may_send(sent.request.to, self.now)
+                if within:
+                    self._submitted(c, sent.request)
+                else:
+                    self._outcome(c, sent.request, "rate-limited")
+            else:
+                self.count("messages of visitors")
+        elif isinstance(sent, Auth):
+            if c.state in (State.ASKING, State.ASKING_AGAIN):
+                self._auth(c, False, "login-pending")
+            elif not within:
+                self._auth(c, False, "rate-limited")
+            else:
+                c.state = State.ASKING_AGAIN if c.is_member else State.ASKING
+                assert c.asks, f"the site was not asked about {sent.sessid}"
+                ask = c.asks.pop(0)
+                assert ask.sessid == sent.sessid, f"asked about {ask.sessid} in place of {sent.sessid}"
+                self.pending.setdefault(ask.sessid, (set(), set()))[0].add(c)
+                if ask.verdict is not None:
+                    self.answered(ask, ask.verdict)
+        if not within:
+            if self.now - c.refused_at > BACKED_OFF:
+                c.refusals = 0
+            c.refused_at = self.now
+            c.refusals += 1
+            if c.refusals > REFUSALS:
+                self._close(c, 4503)
+
+    def _submitted(self, c: Connection, request: Request) -> None:
+        if not self.here.get(str(request.to)):
+            self._outcome(c, request, "receiving-user-not-connected")
+        elif self.waiting >= MAX_WAITING:
+            self._outcome(c, request, "busy")
+        else:
+            self.waiting += 1
+            self.accepted += 1
+            self.forming.append((c, request))
+
+    def _rechecked(self, sessid: str, verdict: Verdict) -> None:
+        self.asked_about.discard(sessid)
+        connections = self.sessions.get(sessid)
+        assert connections, f"{sessid} was asked about again, and nobody is in by it"
+        self.count("sessions asked about again")
+        user = next(iter(connections)).uid
+        if verdict.uid is not None and str(verdict.uid) == str(user):
+            self._confirmed(sessid, verdict)
+            return
+        if not verdict.available:
+            since = self.unreachable.setdefault(sessid, self.now)
+            if self.now - since < RECHECK_GRACE:
+                self.due[sessid] = min(self.now + 1.2 * RECHECK_INTERVAL, since + RECHECK_GRACE)
+                return
+        for c in tuple(connections):
+            self._close(c, 4501)
+
+    def _confirmed(self, sessid: str, verdict: Verdict) -> None:
+        self.unreachable.pop(sessid, None)
+        self.due[sessid] = self.now + (1.2 * RECHECK_INTERVAL if verdict.expires_in is None else verdict.expires_in)
+
+    def _auth(self, c: Connection, value: bool, reason: str | None = None) -> None:
+        self._emit(c, {"type": "auth-response", "response": value} | ({} if reason is None else {"reason": reason}))
+
+    def _outcome(self, c: Connection, request: Request, reason: str | None = None) -> None:
+        self.count(f"answers {reason or 'true'}")
+        self._emit(c, _outcome(request.id, reason))
+
+    def _emit(self, c: Connection, expected: Any) -> bool:
+        """A frame must have been handed to `c`, if it is open; whether it was."""
+        if c.state is State.ENDED:
+            return False
+        came = c.stream.frames[c.cursor] if c.cursor < len(c.stream.frames) else None
+        if came is None:
+            # What was in the buffer of a connection that broke in this very turn was handed over, and is seen nowhere.
+            assert c.is_lost, f"connection {c.number} was not handed {expected}"
+            return True
+        c.cursor += 1
+        if came == (4002,) and expected != (4002,):
+            # What would have been the next counts, too.
+            unread = c.stream.total - c.unread_since + len(json.dumps(expected, default=str, ensure_ascii=False))
+            assert unread > UNREAD_SIZE, f"connection {c.number} was closed with 4002 at {unread} bytes unread"
+            self.count("slow readers closed")
+            c.code = 4002
+            self._end(c)
+            return False
+        if isinstance(came, dict) and came.get("type") == "error" and isinstance(came.get("detail"), str):
+            came = {**came, "detail": ...}
+        assert exactly(came) == exactly(expected), f"connection {c.number} was handed {came}, not {expected}"
+        return True
+
+    def _close(self, c: Connection, code: int) -> None:
+        if c.state is State.ENDED:
+            return
+        if self._emit(c, (code,)):
+            self.count(f"closed with {code}")
+            c.code = code
+            self._end(c)
+
+    def _end(self, c: Connection) -> None:
+        if c.is_member:
+            mine = self.here[str(c.uid)]
+            mine.remove(c)
+            if not mine:
+                del self.here[str(c.uid)]
+            user = self.users[str(c.uid)]
+            user.connections -= 1
+            if not user.connections:
+                if user.is_as_new(self.now):
+                    del self.users[str(c.uid)]
+                else:
+                    user.forgotten_at = self.now + 60  # the slower of the two buckets is full by then
+        self._forget_session(c)
+        for sessid, (waiting, _) in tuple(self.pending.items()):
+            waiting.discard(c)
+            if not waiting:
+                del self.pending[sessid]
+        c.state = State.ENDED
+
+    def _forget_session(self, c: Connection) -> None:
+        for sessid, connections in tuple(self.sessions.items()):
+            connections.pop(c, None)
+            if not connections:
+                del self.sessions[sessid]
+                self.unreachable.pop(sessid, None)
+                self.due.pop(sessid, None)
+                self.asked_about.discard(sessid)
+
+    # In the end ----------------------------------------------------------------------
+
+    def check_promise(self, log: Sequence[Row]) -> None:
+        """In the end: every account and the log, by the same check as real runs."""
+        accounts = []
+        for c in self.connections:
+            if c.uid is None:
+                continue
+            ids = {request.id for request in c.requests}
+            heard = [
+                f
+                for f in c.stream.frames
+                if isinstance(f, dict)
+                and (f["type"] == "message" or (f["type"] == "send-request-response" and f["response"]["id"] in ids))
+            ]
+            stayed = c.is_member and c.member_since == 0
+            accounts.append(Account(c.uid, c.requests, heard, c.code, stayed))
+        trial = Trial()
+        trial.add(accounts, settled=True)
+        trial.check_log(log)
+
+
+def _outcome(id: str | int, reason: str | None = None) -> dict[str, Any]:
+    answer = {"id": id, "value": True} if reason is None else {"id": id, "value": False, "reason": reason}
+    return {"type": "send-request-response", "response": answer}

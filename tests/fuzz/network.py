@@ -1,0 +1,246 @@
+"""A network in memory: sockets that are not there, under Twisted's own TCP, on a clock that only tests move.
+
+`Socket` is the relay's end of one connection, as the kernel would show it: so
+many bytes to read, so much room to write, an end or an error. `Reactor` is a
+`task.Clock` that also does for them what epoll does. Everything between, the
+transport with its buffers and half-closed states, is Twisted's `tcp.Server`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet import error, tcp
+from twisted.internet.interfaces import IReactorPluggableNameResolver
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+ROOM = 512
+"""Bytes that the kernel takes for a client that does not read."""
+
+PAUSE_AT = 1024
+"""Bytes that wait in a transport before it asks its producer to pause; also what is read at once. Twisted has 64 KiB."""
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def frame(payload: bytes, opcode: int = TEXT, *, rsv: int = 0, masked: bool = True) -> bytes:
+    """A client's frame (RFC 6455, section 5.2)."""
+    length = len(payload)
+    bit = 0x80 if masked else 0
+    if length < 126:
+        head = bytes([0x80 | rsv << 4 | opcode, bit | length])
+    elif length < 65536:
+        head = struct.pack("!BBH", 0x80 | rsv << 4 | opcode, bit | 126, length)
+    else:
+        head = struct.pack("!BBQ", 0x80 | rsv << 4 | opcode, bit | 127, length)
+    if not masked:
+        return head + payload
+    mask = b"\x37\xfa\x21\x3d"
+    whole = (mask * (length // 4 + 1))[:length]
+    return head + mask + (int.from_bytes(payload) ^ int.from_bytes(whole)).to_bytes(length)
+
+
+class Socket:
+    """The relay's end of one TCP connection.
+
+    :ivar incoming: bytes that came from the client and were not read yet.
+    :ivar taken: how many were read.
+    :ivar written: every byte the kernel took.
+    :ivar read_off: how many of them the client has read.
+    :ivar reading: whether the client reads all that comes.
+    :ivar ended: whether the client has closed its end.
+    :ivar broken: whether the connection is gone: reads and writes fail.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.incoming = bytearray()
+        self.taken = 0
+        self.written = bytearray()
+        self.read_off = 0
+        self.reading = True
+        self.ended = False
+        self.broken = False
+
+    def read_on(self) -> None:
+        """The client reads what is there."""
+        self.read_off = len(self.written)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the kernel would take."""
+        return 2**20 if self.reading else max(0, ROOM - (len(self.written) - self.read_off))
+
+    @property
+    def is_readable(self) -> bool:
+        """What epoll would say."""
+        return bool(self.incoming) or self.ended or self.broken
+
+    @property
+    def is_writable(self) -> bool:
+        """What epoll would say."""
+        return self.room > 0 or self.broken
+
+    # What Twisted calls.
+
+    def recv(self, size: int) -> bytes:
+        if self.broken:
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+        if not self.incoming:
+            if self.ended:
+                return b""
+            raise BlockingIOError(errno.EWOULDBLOCK, "nothing there")
+        data = bytes(self.incoming[:size])
+        del self.incoming[:size]
+        self.taken += len(data)
+        return data
+
+    def send(self, data: bytes) -> int:
+        if self.broken:
+            raise BrokenPipeError(errno.EPIPE, "broken")
+        size = min(self.room, len(data))
+        if not size:
+            raise BlockingIOError(errno.EWOULDBLOCK, "full")
+        self.written += bytes(data[:size])
+        if self.reading:
+            self.read_on()
+        return size
+
+    def fileno(self) -> int:
+        return self._number
+
+    def setblocking(self, _: bool) -> None: ...
+    def setsockopt(self, *_: Any) -> None: ...
+    def shutdown(self, _: int) -> None: ...
+    def close(self) -> None: ...
+
+    def getsockname(self) -> tuple[str, int]:
+        return "192.0.2.1", 8080
+
+
+class NotDirect(tcp.Server):
+    """TCP that is not exactly Twisted's own: to the relay it is as TLS is, which does not say what waits in it."""
+
+
+@implementer(IReactorPluggableNameResolver)
+class Reactor(Clock):
+    """Time, and whose turn it is to read and write."""
+
+    nameResolver: Any = None  # no name is ever looked up
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: dict[Any, None] = {}
+        self.writers: dict[Any, None] = {}
+
+    def addReader(self, reader: Any) -> None:
+        self.readers[reader] = None
+
+    def addWriter(self, writer: Any) -> None:
+        self.writers[writer] = None
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.pop(reader, None)
+
+    def removeWriter(self, writer: Any) -> None:
+        self.writers.pop(writer, None)
+
+    def serve(self, transport: Any) -> None:
+        """What epoll found of one connection, as Twisted's reactors do it: in before out."""
+        why = None
+        if transport in self.readers and transport.socket.is_readable:
+            why = transport.doRead()
+        if not why and transport in self.writers and transport.socket.is_writable:
+            why = transport.doWrite()
+        if why:
+            self.removeReader(transport)
+            self.removeWriter(transport)
+            known = error.ConnectionDone if isinstance(why, error.ConnectionDone) else error.ConnectionLost
+            transport.connectionLost(Failure(known()))
+
+
+class Stream:
+    """What the relay has handed to one transport, frame by frame: sent, or waiting in it."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._socket: Socket = transport.socket
+        self._parsed = 0
+        self.frames: list[Any] = []
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the transport holds."""
+        transport = self._transport
+        return len(transport.dataBuffer) - transport.offset + int(transport._tempDataLen)
+
+    @property
+    def total(self) -> int:
+        """Bytes handed over so far."""
+        return len(self._socket.written) + self.waiting
+
+    def _held(self) -> bytes:
+        transport = self._transport
+        return bytes(transport.dataBuffer[transport.offset :]) + b"".join(transport._tempDataBuffer)
+
+    def skip_handshake(self) -> None:
+        """The answer to the opening handshake is no frame."""
+        answer = bytes(self._socket.written) + self._held()
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        self._parsed = answer.index(b"\r\n\r\n") + 4
+
+    def parse(self) -> None:
+        """Take apart what is new: JSON values, (close code,), or (opcode, payload)."""
+        if self.total == self._parsed:
+            return
+        held = self._held()
+        sent = self._socket.written
+        data = bytes(sent[self._parsed :]) + held[max(0, self._parsed - len(sent)) :]
+        at = 0
+        while at < len(data):
+            length, start = data[at + 1], at + 2
+            if length == 126:
+                length, start = int.from_bytes(data[start : start + 2]), start + 2
+            elif length == 127:
+                length, start = int.from_bytes(data[start : start + 8]), start + 8
+            payload = data[start : start + length]
+            assert len(payload) == length, "half a frame was handed over"
+            opcode = data[at] & 15
+            assert data[at] & 0xF0 == 0x80, "not final, or reserved bits"
+            if opcode == TEXT:
+                self.frames.append(json.loads(payload))
+            elif opcode == CLOSE:
+                self.frames.append((int.from_bytes(payload[:2]) if payload else 1005,))
+            else:
+                self.frames.append((opcode, payload))
+            at = start + length
+        self._parsed += len(data)
+
+
+def exactly(value: object) -> object:
+    """A value that is equal to another only where all types are, too: to Python, 1 == 1.0 == True."""
+    if isinstance(value, dict):
+        return {key: exactly(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [exactly(item) for item in value]
+    return type(value), value
+
+
+def handshake(headers: Iterable[str] = ()) -> bytes:
+    """A client's opening handshake."""
+    lines = (
+        "GET / HTTP/1.1",
+        "Host: relay.example",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+        *headers,
+    )
+    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"

@@ -1,0 +1,308 @@
+"""Seeded scenarios: what a few clients, their site and their log do in a few hours, in milliseconds.
+
+Everything of a scenario follows from its seed. One that fails is told by it,
+and can be run alone, with every doing printed::
+
+    python -m tests.fuzz.scenarios SEED
+    python -m tests.fuzz.scenarios FIRST COUNT     that many, without printing
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from tests.fuzz.model import State
+from tests.fuzz.world import RECIPIENTS, USERS, Client, World
+
+DOINGS = 60
+"""Things that are done in one scenario, before all is brought to its end."""
+
+CLIENTS = 9
+"""Clients that a scenario has at most."""
+
+
+class Broken(AssertionError):
+    """A scenario in which something was not as it must be; the text says how to see it again."""
+
+    def __init__(self, seed: int, doings: list[str], problem: BaseException) -> None:
+        super().__init__(
+            f"seed {seed}: {type(problem).__name__}: {problem}\n"
+            f"after {len(doings)} doings, the last of them: {', '.join(doings[-8:])}\n"
+            f"to repeat it alone: python -m tests.fuzz.scenarios {seed}"
+        )
+        self.seed = seed
+
+
+class Scenario:
+    """One of them.
+
+    :param seed: all that happens follows from it.
+    :param tell: called with each doing.
+    :ivar counts: what came of it.
+    """
+
+    def __init__(self, seed: int, tell: Callable[[str], object] = lambda _: None) -> None:
+        self.seed = seed
+        self.doings: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self._tell = tell
+        self._random = random = Random(seed)
+        self._world = World(
+            fast_path=random.random() < 0.6,
+            direct=random.random() < 0.6,
+            held=random.random() < 0.8,
+            guarded=random.random() < 0.5,
+            chance=random.random,
+        )
+        # Each scenario has its own mood: in some the site is down for long, in some nobody reads.
+        self._weights = [weight * random.choice((0.3, 1, 1, 3)) for _, weight in _DOINGS]
+
+    def run(self) -> Scenario:
+        """Let it happen.
+
+        :raises Broken: where the relay did anything that it must not, or left out what it must.
+        """
+        names = [name for name, _ in _DOINGS]
+        world, random = self._world, self._random
+        try:
+            with world:
+                for _ in range(random.randrange(2, 5)):
+                    self._do("arrive")
+                for name in random.choices(names, self._weights, k=DOINGS):
+                    self._do(name)
+                self._do("end")
+        except Exception as problem:
+            raise Broken(self.seed, self.doings, problem) from problem
+        self.counts.update(world.model.counts)
+        self.counts["events"] += world.events
+        self.counts["virtual seconds"] += int(world.seconds)
+        return self
+
+    def _do(self, name: str) -> None:
+        client = self._random.choice(self._world.clients) if self._world.clients else None
+        if client is None and name not in ("arrive", "connect", "end", "pass_a_while"):
+            return
+        self.doings.append(name)
+        self._tell(f"{name} {client!r} at {self._world.reactor.seconds():g}")
+        if client is None or name in _OF_NOBODY:
+            getattr(self, name)()
+        else:
+            getattr(self, name)(client)
+
+    # Doings of nobody in particular.
+
+    def connect(self) -> None:
+        if sum(not client.known.is_lost for client in self._world.clients) < CLIENTS:
+            self._world.connect(self._random.random() < 0.9)
+
+    def arrive(self) -> None:
+        """Connect and log in, all in one go."""
+        self.connect()
+        client = self._world.clients[-1]
+        self.log_in(client)
+        self._world.turn()
+        self._world.answer(-1)
+
+    def turn(self) -> None:
+        self._world.turn(self._random.randrange(len(self._world.clients) or 1))
+
+    def site_answers(self) -> None:
+        said = self._random.choices(("right", "denied", "unavailable", "short", "breaks"), (12, 2, 3, 1, 0.3))[0]
+        self._world.answer(self._random.randrange(9), said)
+
+    def site_is_down(self) -> None:
+        while self._world.site.out:
+            self._world.answer(0, "unavailable")
+
+    def log_moves(self) -> None:
+        self._world.move_log("commit")
+
+    def log_fails(self) -> None:
+        self._world.move_log(self._random.choice(("fail", "fail", "commit_and_forget", "break_down")))
+
+    def log_marks(self) -> None:
+        self._world.move_log(self._random.choice(("mark", "mark", "fail_to_mark")))
+
+    def site_revokes(self) -> None:
+        self._world.revoke_user(self._random.choice(list(USERS)))
+
+    def pass_a_moment(self) -> None:
+        self._world.advance(self._random.choice((0.25, 0.25, 0.5, 1.0, 3.0)))
+
+    def pass_a_while(self) -> None:
+        self._world.advance(self._random.choice((6.0, 12.0)), step=1.0)
+
+    def pass_an_hour(self) -> None:
+        """Minutes at once, now and then with answers of the site between, mostly the same ones."""
+        said = self._random.choice(("right", "right", "unavailable", "denied", "nothing"))
+        for _ in range(self._random.randrange(4, 60)):
+            self._world.advance(60.0, step=60.0)
+            while self._world.site.out and said != "nothing":
+                self._world.answer(0, said)
+
+    def stop(self) -> None:
+        if self._random.random() < 0.05:
+            self._world.stop()
+
+    def everybody_writes(self) -> None:
+        for client in self._world.clients:
+            for _ in range(5):
+                self.send(client)
+        self._world.turn()
+
+    def end(self) -> None:
+        self._world.end()
+
+    # Doings of a client.
+
+    def shake(self, client: Client) -> None:
+        self._world.shake(client)
+
+    def log_in(self, client: Client) -> None:
+        user = self._random.choice((*USERS, "nobody"))
+        old = list(self._world.model.sessions)
+        again = old and self._random.random() < 0.2
+        self._world.log_in(client, self._random.choice(old) if again else self._world.session_of(user))
+
+    def send(self, client: Client) -> None:
+        size = self._random.choice((0, 0, 40, 700))
+        part = 1.0 if self._random.random() < 0.9 else self._random.random()
+        self._world.send(client, self._random.choice(RECIPIENTS), size, part)
+
+    def send_and_turn(self, client: Client) -> None:
+        self.send(client)
+        self.turn()
+
+    def send_many(self, client: Client) -> None:
+        for _ in range(self._random.choice((5, 12, 80))):
+            self._world.send(client, self._random.choice(RECIPIENTS))
+
+    def look_for_people(self, client: Client) -> None:
+        """Try names, at a rate that is not too high."""
+        for number in range(20):
+            self._world.send(client, f"maybe-{self._random.randrange(99)}-{number}")
+            self._world.turn()
+            self._world.advance(0.5)
+
+    def go_on(self, client: Client) -> None:
+        self._world.go_on(client)
+
+    def talk_nonsense(self, client: Client) -> None:
+        self._world.talk_nonsense(client, self._random.randrange(6))
+
+    def talk_much_nonsense(self, client: Client) -> None:
+        for _ in range(11):
+            self.talk_nonsense(client)
+
+    def break_the_rules(self, client: Client) -> None:
+        self._world.break_the_rules(client, self._random.randrange(6))
+
+    def ping(self, client: Client) -> None:
+        for _ in range(self._random.choice((1, 1, 3, 25))):
+            self._world.ping(client)
+
+    def close(self, client: Client) -> None:
+        self._world.close(client)
+
+    def cut(self, client: Client) -> None:
+        self._world.cut(client, self._random.random() < 0.5)
+
+    def stop_reading(self, client: Client) -> None:
+        self._world.stop_reading(client)
+
+    def read_on(self, client: Client) -> None:
+        self._world.read_on(client)
+
+    def is_refused(self, client: Client) -> None:
+        for _ in range(3):
+            self._world.log_in(client, self._world.session_of("nobody"))
+            self._world.turn()
+            self._world.answer(-1, "denied")
+            self._world.advance(0.5)
+
+    def is_revoked_while_the_site_is_asked(self, client: Client) -> None:
+        user = self._random.choice(list(USERS))
+        self._world.log_in(client, self._world.session_of(user))
+        self._world.turn()
+        self._world.revoke_user(user)
+        self._world.answer(-1)
+
+    def is_written_to_and_does_not_read(self, client: Client) -> None:
+        """All others write to this one, who does not read until some time later, if ever."""
+        self._world.stop_reading(client)
+        to = client.known.uid
+        for other in self._world.clients:
+            for _ in range(4 if to is not None and not other.is_over else 0):
+                self._world.send(other, to, 700)
+            self._world.turn()
+            self._world.move_log()
+        if self._random.random() < 0.5:
+            self._world.read_on(client)
+
+    def session_revoked(self, client: Client) -> None:
+        sessions = self._world.model.sessions
+        pending = self._world.model.pending
+        named = [s for s, who in sessions.items() if client.known in who]
+        named += [s for s, (who, _) in pending.items() if client.known in who]
+        if named and client.known.state is not State.ENDED:
+            self._world.revoke_session(named[0])
+
+
+_DOINGS: list[tuple[str, float]] = [
+    ("arrive", 2),
+    ("connect", 1),
+    ("turn", 12),
+    ("site_answers", 5),
+    ("site_is_down", 0.3),
+    ("log_moves", 8),
+    ("log_fails", 1.5),
+    ("log_marks", 2),
+    ("site_revokes", 0.3),
+    ("pass_a_moment", 4),
+    ("pass_a_while", 0.5),
+    ("pass_an_hour", 0.15),
+    ("stop", 0.5),
+    ("everybody_writes", 0.5),
+    ("shake", 0.5),
+    ("log_in", 2),
+    ("send", 12),
+    ("send_and_turn", 8),
+    ("send_many", 0.7),
+    ("look_for_people", 0.1),
+    ("go_on", 1),
+    ("talk_nonsense", 1),
+    ("talk_much_nonsense", 0.5),
+    ("break_the_rules", 0.3),
+    ("ping", 0.7),
+    ("close", 0.5),
+    ("cut", 0.5),
+    ("stop_reading", 1.5),
+    ("read_on", 1),
+    ("is_refused", 0.6),
+    ("is_revoked_while_the_site_is_asked", 0.5),
+    ("is_written_to_and_does_not_read", 0.5),
+    ("session_revoked", 0.3),
+]
+_OF_NOBODY = frozenset(name for name, _ in _DOINGS[: [name for name, _ in _DOINGS].index("shake")]) | {"end"}
+
+
+def run(first: int, count: int) -> Counter[str]:
+    """Scenarios with these seeds, one after the other; what came of all of them.
+
+    :raises Broken: at the first that shows something wrong.
+    """
+    counts: Counter[str] = Counter()
+    for seed in range(first, first + count):
+        counts += Scenario(seed).run().counts
+    return counts
+
+
+if __name__ == "__main__":
+    given = [int(argument) for argument in sys.argv[1:]]
+    if len(given) == 1:
+        print(Scenario(given[0], tell=print).run().counts)
+    else:
+        print(run(*given))

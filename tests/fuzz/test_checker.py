@@ -1,0 +1,29 @@
+"""The checker is checked: a relay that breaks its promise is found out, in each of the ways there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.broken import BROKEN
+from tests.fuzz.scenarios import Broken, Scenario, run
+
+SEEDS = 100
+"""Scenarios in which each must be found."""
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_it_is_found(what: str) -> None:
+    with BROKEN[what](), pytest.raises(Broken, match=r"python -m tests\.fuzz\.scenarios \d") as found:
+        run(0, SEEDS)
+    print(f"{what}: found by seed {found.value.seed}")
+
+
+def test_a_scenario_can_be_repeated() -> None:
+    doings = [Scenario(7).run().doings for _ in range(2)]
+    assert doings[0] == doings[1]
+    with BROKEN["a batch is delivered in the wrong order"](), pytest.raises(Broken) as first:
+        run(0, SEEDS)
+    seed = first.value.seed
+    with BROKEN["a batch is delivered in the wrong order"](), pytest.raises(Broken) as again:
+        Scenario(seed).run()
+    assert str(again.value) == str(first.value)

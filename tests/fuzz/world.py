@@ -1,0 +1,653 @@
+"""A relay in memory with its clients, its site and its log, all moved by hand, and a model that knows what must come.
+
+`World` joins the real `ChatFactory`, `ChatProtocol`, `Session`, `Relay` and
+`Directory` under Twisted's own TCP transports with a `Site` that answers when
+told to, a `SteppedMessageLog` that commits or fails when told to, and a
+`Model`. What anybody does is one method. After each, the model has followed
+what happened at the seams, and every frame that was handed to any client has
+been compared with what the promise says. Random doings come from
+`tests.fuzz.test_state_machine` and from `Scenario`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+from twisted.internet import tcp
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from chatrelay import interfaces
+from chatrelay import relay as relay_module
+from chatrelay.auth import WebserverAuthenticator
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.outgoing import Turn
+from chatrelay.relay import Relay
+from chatrelay.testing import HeldMessageLog
+from chatrelay.websocket import ChatFactory, ChatProtocol
+from tests.end_to_end.promise import UID, Request, Row
+from tests.fuzz import model
+from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Send, Sent, State, Unusable, Verdict
+from tests.fuzz.network import BINARY, CLOSE, PAUSE_AT, PING, TEXT, NotDirect, Reactor, Socket, Stream, frame, handshake
+
+USERS: dict[str, UID] = {"alice": 1, "bo": "2", "cy": "cy"}
+"""Whose sessions the site knows: ``alice.7`` is one of alice's."""
+
+RECIPIENTS: tuple[UID, ...] = (1, "1", 2, "2", "cy", "nobody")
+
+
+class SteppedMessageLog(HeldMessageLog):
+    """A message log that does what it is asked when the test says so, or fails in each of the ways that a log may.
+
+    :ivar marks: what waits to be marked undelivered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks: list[tuple[Sequence[int], Deferred[None]]] = []
+        self._to_mark: list[int] = []
+
+    def commit_and_forget(self) -> None:
+        """Commit the oldest batch and fail to say so: the rows are found later, and marked (the promise's C5)."""
+        messages, committed = self.batches.pop(0)
+        numbers: Sequence[int] = []
+        MemoryMessageLog.append(self, messages).addCallback(lambda found: numbers.extend(found))  # type: ignore[attr-defined]
+        self._to_mark.extend(numbers)
+        committed.errback(LogUnavailable("the disk failed at the sync"))
+
+    def break_down(self) -> None:
+        """Fail as no log may."""
+        self.batches.pop(0)[1].errback(ZeroDivisionError("a defect of the log's"))
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Let marks wait."""
+        marked: Deferred[None] = Deferred()
+        self.marks.append((numbers, marked))
+        return marked
+
+    def mark(self) -> None:
+        """Write the oldest marks."""
+        numbers, marked = self.marks.pop(0)
+        super().mark_undelivered(numbers).chainDeferred(marked)
+
+    def fail_to_mark(self) -> None:
+        """Refuse the oldest marks; they are written when the log recovers."""
+        numbers, marked = self.marks.pop(0)
+        self._to_mark.extend(numbers)
+        marked.errback(LogUnavailable("the disk is full"))
+
+    def recover(self) -> None:
+        """Be opened anew, and look at what was left."""
+        MemoryMessageLog.mark_undelivered(self, self._to_mark)
+        self._to_mark = []
+
+    def stop(self) -> Deferred[None]:
+        """Do what is left."""
+        while self.batches:
+            self.commit()
+        while self.marks:
+            self.mark()
+        self.recover()
+        return super().stop()
+
+
+class Site(WebserverAuthenticator):
+    """The real authenticator with its queue, its breaker and its deadlines, in front of a site that answers by hand.
+
+    :ivar out: the questions that have reached the site: the SESSID, and the Deferred for its verdict.
+    """
+
+    def __init__(self, reactor: Any, config: Config) -> None:
+        super().__init__(
+            reactor,
+            "http://site.example/session",
+            timeout=config.webserver_timeout,
+            checks=config.webserver_checks,
+            queue_timeout=config.login_timeout,
+            breaker_failures=config.breaker_failures,
+        )
+        self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
+
+    async def _verdict_on(self, sessid: str) -> interfaces.Verdict:
+        return await hold(self.out, sessid)
+
+
+class BareSite:
+    """An authenticator without any protection: each question is out until it is answered."""
+
+    def __init__(self) -> None:
+        self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
+
+    def authenticate(self, sessid: str) -> Deferred[interfaces.Verdict]:
+        return hold(self.out, sessid)
+
+
+def hold(out: list[Any], sessid: str) -> Deferred[interfaces.Verdict]:
+    """A question that is out; cancelling takes it back."""
+    verdict: Deferred[interfaces.Verdict] = Deferred(lambda _: out.remove(question))
+    question = (sessid, verdict)
+    out.append(question)
+    return verdict
+
+
+class WatchedFactory(ChatFactory):
+    """Tells the world when deadlines are looked at, and which connection is let go."""
+
+    world: World
+
+    def sweep(self) -> None:
+        self.world.note(self.world.model.swept)
+        super().sweep()
+
+    def leaving(self, connection: ChatProtocol) -> None:
+        c = self.world.connection_of(connection)
+        if c is not None:
+            self.world.note(self.world.model.left, c)
+        super().leaving(connection)
+
+
+class Client:
+    """One client, and what is known of its connection.
+
+    :ivar known: the model's side of it.
+    """
+
+    def __init__(self, world: World, number: int) -> None:
+        self.socket = Socket(number)
+        kind = tcp.Server if world.direct else NotDirect
+        protocol: Any = world.factory.buildProtocol(None)
+        self.transport: Any = kind(self.socket, protocol, ("192.0.2.7", number), None, number, world.reactor)  # type: ignore[arg-type]
+        self.transport.bufferSize = PAUSE_AT
+        self.protocol: ChatProtocol = protocol
+        self.known = Connection(number, Stream(self.transport))
+        self.requests = 0
+        self.sent: list[tuple[int, int | None, Sent]] = []  # the stream's offsets: its last byte, its header's; what
+        self.written = 0
+        self.later = b""
+        self.paused_at: int | None = None
+        self.is_over = False
+
+    def __repr__(self) -> str:
+        return f"<client {self.known.number}, {self.known.state.name}>"
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the relay's socket."""
+        self.written += len(data)
+        self.socket.incoming += data
+
+
+class World:
+    """Everything, and what may happen to it.
+
+    :param fast_path: whether the relay uses it.
+    :param direct: whether the transports are Twisted's plain TCP, to which the relay writes at once; else as TLS.
+    :param held: whether the log is moved by hand; else it is ``memory:``, which commits at once.
+    :param guarded: whether the real authenticator with queue, breaker and deadlines stands before the site.
+    :param chance: of re-checks.
+    """
+
+    def __init__(
+        self,
+        fast_path: bool = True,
+        direct: bool = True,
+        held: bool = True,
+        guarded: bool = False,
+        chance: Callable[[], float] = lambda: 0.5,
+    ) -> None:
+        self.direct = direct
+        self.held = held
+        self.reactor = Reactor()
+        self.reactor.rightNow = 1000.0
+        config = Config(
+            fast_path=fast_path,
+            messages_per_second=float(model.MESSAGES_PER_SECOND),
+            message_burst=model.MESSAGE_BURST,
+            user_messages_per_second=float(model.USER_MESSAGES_PER_SECOND),
+            new_recipients_per_minute=model.NEW_RECIPIENTS_PER_MINUTE,
+            unread_size=model.UNREAD_SIZE,
+            login_timeout=float(model.LOGIN_TIMEOUT),
+            message_timeout=float(model.MESSAGE_TIMEOUT),
+            handshake_timeout=float(model.HANDSHAKE_TIMEOUT),
+            recheck_interval=float(model.RECHECK_INTERVAL),
+            recheck_grace=float(model.RECHECK_GRACE),
+            control_frames_per_second=float(model.CONTROL_FRAMES_PER_SECOND),
+            webserver_checks=4 * model.AT_ONCE,
+        )
+        self.site: Site | BareSite = Site(self.reactor, config) if guarded else BareSite()
+        self.log = SteppedMessageLog() if held else MemoryMessageLog()
+        self._watch_log()
+        turn = Turn(lambda call: self.reactor.callLater(0, call))
+        directory = Directory()
+        self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
+        self.factory = WatchedFactory(config, self.relay, directory, self, self.reactor, turn, chance=chance)
+        self.factory.world = self
+        self.model = Model(self.reactor.seconds())
+        self.clients: list[Client] = []
+        self.contents = 0
+        self.events = 0
+        self.seconds = 0.0
+        self.sessions = 0
+        self.failures_expected = 0
+        self._failures: list[str] = []
+        self._journal: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._serving: Client | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> World:
+        self._stack.enter_context(patch.object(relay_module, "MAX_WAITING", model.MAX_WAITING))
+        # Failures that are meant to happen are nobody else's business.
+        for of in (Relay, Turn, WebserverAuthenticator):
+            self._stack.enter_context(patch.object(of, "log", Logger(observer=self._observe)))
+        for protocol_side in (ChatProtocol, ChatFactory):
+            self._stack.enter_context(patch.object(protocol_side, "events", Logger(observer=self._observe)))
+        globalLogPublisher.addObserver(self._observe)
+        self._stack.callback(globalLogPublisher.removeObserver, self._observe)
+        self.factory.start_sweeping()
+        self._stack.callback(self.factory.stop_sweeping)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # What clients do -------------------------------------------------------------
+
+    def connect(self, whole: bool = True) -> Client:
+        """A client connects, and shakes hands, or begins to."""
+        client = Client(self, len(self.clients))
+        self.clients.append(client)
+        self.model.connections.append(client.known)
+        client.known.handshake_due = self.reactor.seconds() + model.HANDSHAKE_TIMEOUT
+        client.protocol.makeConnection(client.transport)
+        client.later = handshake()
+        self.shake(client, whole)
+        return client
+
+    def shake(self, client: Client, whole: bool = True) -> None:
+        """A client that has begun to shake hands does so further, or to the end."""
+        if client.known.state is State.CONNECTING and not client.known.was_cut:
+            part = client.later if whole else client.later[: len(client.later) // 2]
+            client.later = client.later[len(part) :]
+            client.write(part)
+            self.turn()
+
+    def log_in(self, client: Client, sessid: str) -> None:
+        """A client asks to be logged in."""
+        self.say(client, Auth(sessid), {"type": "auth-request", "SESSID": sessid})
+
+    def session_of(self, user: str) -> str:
+        """A new session of a user of the site's."""
+        self.sessions += 1
+        return f"{user}.{self.sessions}"
+
+    def send(self, client: Client, to: UID, size: int = 0, part: float = 1.0) -> None:
+        """A client sends a message."""
+        self.contents += 1
+        number = client.requests = client.requests + 1
+        request = Request(
+            number if number % 2 else str(number),
+            str(number) if number % 3 else -number,
+            to,
+            f"{self.contents} hej å" + "x" * size,
+        )
+        value = {
+            "type": "message-send-request",
+            "id": request.id,
+            "more": {"fromuID": "forged"},
+            "message": {
+                "timeStamp": request.time_stamp,
+                "touID": to,
+                "content": request.content,
+                "fromuID": "forged",
+            },
+        }
+        self.say(client, Send(request), value, part)
+
+    def say(self, client: Client, sent: Sent, value: Any, part: float = 1.0) -> None:
+        """A client sends text, or a part of it now and the rest with what it does next."""
+        self.put(client, sent, frame(json.dumps(value).encode()), part)
+
+    def put(self, client: Client, sent: Sent, data: bytes, part: float = 1.0) -> None:
+        """A client sends a frame, or a part of it."""
+        if client.known.state is State.CONNECTING or client.known.was_cut:
+            return
+        self.go_on(client)
+        size = len(data) if part >= 1 else int(part * len(data))
+        head = {126: 8, 127: 14}.get(data[1] & 127, 6) if data[0] & 15 == TEXT else None
+        client.sent.append((client.written + len(data), None if head is None else client.written + head, sent))
+        client.write(data[:size])
+        client.later = data[size:]
+
+    def go_on(self, client: Client) -> None:
+        """A client sends the rest of a frame."""
+        if client.known.state is not State.CONNECTING and not client.known.was_cut:
+            client.write(client.later)
+            client.later = b""
+
+    def talk_nonsense(self, client: Client, kind: int) -> None:
+        """A client sends text that is no request."""
+        values: tuple[tuple[Any, Unusable], ...] = (
+            (["hej"], Unusable("invalid-json")),
+            ({"type": "hej"}, Unusable("unknown-type")),
+            ({"type": "auth-request", "SESSID": 7}, Unusable("invalid-auth-request")),
+            ({"type": "message-send-request", "id": "bad", "message": {}}, Unusable("invalid-message", True, "bad")),
+            ({"type": "message-send-request", "message": {}}, Unusable("invalid-message", True)),
+            (
+                {
+                    "type": "message-send-request",
+                    "id": -1,
+                    "message": {"timeStamp": 1, "touID": 1, "content": "\ud83d"},
+                },
+                Unusable("invalid-message", True, -1),
+            ),
+        )
+        value, sent = values[kind % len(values)]
+        self.say(client, sent, value)
+
+    def break_the_rules(self, client: Client, kind: int) -> None:
+        """A client sends a frame that may not be."""
+        data, code = (
+            (frame(b"hej", BINARY), 1003),
+            (frame(b"hej", 3), 1002),
+            (frame(b"hej", rsv=4), 1002),
+            (frame(b"hej", masked=False), 1002),
+            (frame(b"\xff\xfe"), 1007),
+            (frame(b"x" * 66000)[:14], 1009),
+        )[kind % 6]
+        self.put(client, Bad(code), data)
+
+    def ping(self, client: Client) -> None:
+        """A client sends a ping."""
+        self.put(client, Ping(b"hej"), frame(b"hej", PING))
+
+    def close(self, client: Client, code: int = 1000) -> None:
+        """A client closes as it should."""
+        self.put(client, Close(1000), frame(code.to_bytes(2), CLOSE))
+
+    def cut(self, client: Client, broken: bool) -> None:
+        """A client is gone: its end was closed, or the connection broke."""
+        client.known.was_cut = True
+        client.socket.ended = True
+        client.socket.broken = client.socket.broken or broken
+
+    def stop_reading(self, client: Client) -> None:
+        """A client reads no more."""
+        client.socket.reading = False
+
+    def read_on(self, client: Client) -> None:
+        """A client reads again, all that is there."""
+        client.socket.reading = True
+        client.socket.read_on()
+
+    def turn(self, first: int = 0) -> None:
+        """One turn of the reactor: whoever has something is served once, from that one on; then what is due is done."""
+        self.events += 1
+        now = self.model.now = self.reactor.seconds()
+        for client in (*self.clients[first:], *self.clients[:first]):
+            if not client.known.is_lost:
+                self._serve(client, now)
+        self.reactor.advance(0)
+        self._follow()
+
+    def _serve(self, client: Client, now: float) -> None:
+        known = client.known
+        if client.transport not in self.reactor.writers and not client.socket.is_readable:
+            return
+        reads = min(PAUSE_AT, len(client.socket.incoming)) if client.transport in self.reactor.readers else 0
+        reads = 0 if client.socket.broken else reads
+        until = client.socket.taken + reads
+        if reads:
+            if known.state is State.CONNECTING and not client.later:
+                self.note(client.known.stream.skip_handshake)
+                self.note(self.model.opened, known)
+            while client.sent and client.sent[0][0] <= until:
+                self.note(self.model.received, known, client.sent.pop(0)[2])
+                known.message_due = None
+            if (
+                client.sent
+                and client.sent[0][1] is not None
+                and client.sent[0][1] <= until
+                and known.message_due is None
+            ):
+                known.message_due = now + model.MESSAGE_TIMEOUT
+        self._serving = client
+        self.reactor.serve(client.transport)
+        self._serving = None
+        known.is_lost = client.transport.disconnected
+
+    # What the site does -------------------------------------------------------------
+
+    def authenticate(self, sessid: str) -> Deferred[interfaces.Verdict]:
+        """Asked by the relay; passes the question on, and notes what comes of it."""
+        ask = Ask(sessid, None if self._serving is None else self._serving.known)
+        if ask.by is None:
+            self.note(self.model.asked_again, sessid)
+        else:
+            ask.by.asks.append(ask)
+
+        def answered(said: Any) -> Any:
+            if isinstance(said, Failure) and said.check(CancelledError):
+                return said
+            if isinstance(said, interfaces.LoggedIn):
+                verdict = Verdict(said.uid, expires_in=said.expires_in)
+            else:
+                verdict = Verdict(None, available=isinstance(said, interfaces.Denied))
+            if returned:
+                self.note(self.model.answered, ask, verdict)
+            else:
+                ask.verdict = verdict  # at once: the model meets it where it follows the question
+                if ask.by is None:
+                    self.note(self.model.answered, ask, verdict)
+            return said
+
+        returned = False
+        asking = self.site.authenticate(sessid).addBoth(answered)
+        returned = True
+        return asking
+
+    def answer(self, which: int, said: str = "right") -> None:
+        """The site answers one of the questions that are out."""
+        if not self.site.out:
+            return
+        self.events += 1
+        sessid, verdict = self.site.out.pop(which % len(self.site.out))
+        uid = USERS.get(sessid.partition(".")[0])
+        if said == "unavailable":
+            verdict.callback(interfaces.Unavailable("the site is down"))
+        elif said == "breaks":
+            self.failures_expected += 1
+            verdict.errback(ZeroDivisionError("a defect of the authenticator's"))
+        elif uid is None or said == "denied":
+            verdict.callback(interfaces.Denied())
+        else:
+            verdict.callback(interfaces.LoggedIn(uid, expires_in=30.0 if said == "short" else None))
+        self._settle_turn()
+
+    def revoke_user(self, user: str) -> None:
+        """The site ends all sessions of a user."""
+        self.note(self.model.revoked_user, str(USERS[user]))
+        self.factory.logins.end_user(USERS[user])
+        self._settle_turn()
+
+    def revoke_session(self, sessid: str) -> None:
+        """The site ends a session."""
+        self.note(self.model.revoked_session, sessid)
+        self.factory.logins.end_session(sessid)
+        self._settle_turn()
+
+    # What the log does ----------------------------------------------------------------
+
+    def _watch_log(self) -> None:
+        log, append, mark = self.log, self.log.append, self.log.mark_undelivered
+
+        def watched_append(messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+            as_sent = [(m.from_uid, m.to_uid, m.client_id, m.time_stamp, m.content) for m in messages]
+            self.note(self.model.appended, as_sent)
+
+            def done(result: Any) -> Any:
+                self.note(self.model.committed, None if isinstance(result, Failure) else list(result))
+                return result
+
+            return append(messages).addBoth(done)
+
+        def watched_mark(numbers: Sequence[int]) -> Deferred[None]:
+            def done(result: Any) -> Any:
+                self.note(self.model.marked, list(numbers))
+                return result
+
+            return mark(numbers).addBoth(done)
+
+        log.append = watched_append  # type: ignore[method-assign]
+        log.mark_undelivered = watched_mark  # type: ignore[method-assign]
+
+    def move_log(self, how: str = "commit") -> None:
+        """The log does what it was asked longest ago, or fails to."""
+        log = self.log
+        if not isinstance(log, SteppedMessageLog):
+            return
+        self.events += 1
+        if how in ("mark", "fail_to_mark"):
+            if log.marks:
+                getattr(log, how)()
+        elif log.batches:
+            self.failures_expected += how == "break_down"
+            getattr(log, how)()
+        self._settle_turn()
+
+    # Time -----------------------------------------------------------------------------
+
+    def advance(self, seconds: float, step: float = 0.25) -> None:
+        """Time passes: that many seconds, so many at once. Each at once ends with a look at the deadlines."""
+        self.model.step = step
+        left = seconds
+        while left > 0:
+            self.events += 1
+            self.seconds += step
+            left -= step
+            self.model.now = self.reactor.seconds() + step
+            self.reactor.advance(step)
+            self._follow()
+
+    # Stopping ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """The relay takes nothing more, as when its service stops."""
+        if not self.model.stopping:
+            self.model.stopped_taking()
+            self.factory.stop_taking()
+
+    def settle(self) -> None:
+        """Everybody reads, the site and the log answer, and time goes by: everything comes to its end."""
+        for client in self.clients:
+            self.read_on(client)
+            self.go_on(client)
+        for _ in range(200):
+            self.turn()
+            busy = any(c.socket.incoming and c.transport in self.reactor.readers for c in self.clients)
+            busy = busy or any(c.transport in self.reactor.writers for c in self.clients)
+            if isinstance(self.log, SteppedMessageLog):
+                busy = busy or bool(self.log.batches or self.log.marks)
+                self.move_log("commit")
+                self.move_log("mark")
+            if self.site.out:
+                self.answer(0)
+                busy = True
+            if not busy:
+                break
+        else:
+            raise AssertionError("it does not come to an end")
+        assert not self.model.waiting and not self.model.unmarked, "messages were left without an outcome"
+        self.log.stop()
+        self.model.check_promise(self.rows())
+
+    def end(self) -> None:
+        """Settle; then the relay stops, everybody is closed, and nothing may be left."""
+        self.settle()
+        self.stop()
+        drained: list[None] = []
+        self.relay.drain().addCallback(drained.append)
+        assert drained, "nothing is under way, and it drains"
+        self.note(self.model.closed_all)
+        empty: list[None] = []
+        self.factory.close_all().addCallback(empty.append)
+        self._settle_turn()
+        self.advance(4, step=1.0)
+        assert empty, "everybody is closed, and the relay waits on"
+        assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
+        assert not self.factory.connections and not len(self.factory.directory), "a connection is remembered"
+        assert not len(self.factory.logins) and not len(self.factory.rechecks), "a login is remembered"
+        self.advance(60, 60)
+        self.advance(0.25)
+        assert not len(self.factory.send_limits), "a user is remembered"
+        deadlines = (self.factory.login_deadlines, self.factory.message_deadlines, self.factory.handshake_deadlines)
+        assert not any(map(len, (*deadlines, self.factory.closing_deadlines))), "a deadline is left"
+        self.model.check_promise(self.rows())
+
+    def rows(self) -> list[Row]:
+        """What is in the log."""
+        return [
+            Row(str(m.from_uid), str(m.to_uid), m.client_id, m.time_stamp, m.content, int(row.delivered))
+            for row in self.log.rows
+            for m in (row.message,)
+        ]
+
+    # How the model follows -----------------------------------------------------------------
+
+    def connection_of(self, protocol: ChatProtocol) -> Connection | None:
+        """The model's side of a connection."""
+        return next((client.known for client in self.clients if client.protocol is protocol), None)
+
+    def note(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Something has happened at a seam; the model is told when the turn is over."""
+        self._journal.append((what, arguments))
+
+    def _settle_turn(self) -> None:
+        self.model.now = self.reactor.seconds()
+        self.reactor.advance(0)
+        self._follow()
+
+    def _follow(self) -> None:
+        looked_at = [client for client in self.clients if not client.is_over]
+        for client in looked_at:
+            known = client.known
+            known.is_lost = bool(client.transport.disconnected)
+            if known.state is not State.CONNECTING:
+                known.stream.parse()
+        journal, self._journal = self._journal, []
+        for what, arguments in journal:
+            what(*arguments)
+            if what.__name__ == "skip_handshake":
+                what.__self__.parse()  # type: ignore[attr-defined]
+        for client in looked_at:
+            client.known.compare()
+            if client.known.is_lost:
+                client.is_over = client.known.state is State.ENDED
+            else:
+                self._look_at_budget(client)
+        assert len(self._failures) == self.failures_expected, f"logged as failures: {self._failures}"
+
+    def _look_at_budget(self, client: Client) -> None:
+        known, transport = client.known, client.transport
+        if known.state in (State.CONNECTING, State.ENDED):
+            return
+        waiting = known.stream.waiting
+        if not waiting and client.socket.reading:
+            known.unread_since = known.stream.total
+        if not transport.producerPaused:
+            client.paused_at = None
+            return
+        if client.paused_at is None:
+            client.paused_at = waiting  # one turn may bring as much as it likes; from now on it is counted
+        assert waiting <= client.paused_at + 1.1 * model.UNREAD_SIZE, f"{client!r} has {waiting} bytes unread"
+
+    def _observe(self, event: Any) -> None:
+        if event.get("log_failure") is not None or event.get("log_level") in (LogLevel.error, LogLevel.critical):
+            failure = event.get("log_failure")
+            self._failures.append(formatEvent(event) + ("" if failure is None else failure.getTraceback()))
