@@ -13,7 +13,12 @@ VENV ?= .venv
 VENV_PYTHON = $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run test coverage trials bench bench-quick docs lint clean
+# make fuzz WHAT=frames SECONDS=3600 CORPUS=/var/tmp/frames
+WHAT ?= wire
+SECONDS ?= 600
+CORPUS ?= .fuzz/$(WHAT)
+
+.PHONY: help run test coverage trials fuzz bench bench-quick docs lint clean
 # Two pips at once in one environment spoil it.
 .NOTPARALLEL:
 # What a failed or interrupted recipe leaves half made is not taken for made.
@@ -24,6 +29,7 @@ help:
 	@echo 'make test     everything that passes or fails; says what it skipped and why'
 	@echo 'make coverage the same, and which lines it reached; half as long again'
 	@echo 'make trials   what attacks, broken parts and power cuts do to it, in full; over an hour'
+	@echo 'make fuzz     random bytes, guided by coverage, for the wire or, with WHAT=frames, for the frame fast path'
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
 	@echo 'make lint     ruff, mypy, bandit and the news fragments'
@@ -42,6 +48,11 @@ coverage: $(VENV)/.has-test
 # make trials ARGS="-k kill"
 trials: $(VENV)/.has-test
 	$(VENV_PYTHON) -m pytest tests/trials --full $(ARGS)
+
+# A crash is written beside the corpus; to repeat it: .venv/bin/python -m tests.fuzz WHAT FILE
+fuzz: $(VENV)/.has-test
+	@mkdir -p $(CORPUS)
+	$(VENV_PYTHON) -m tests.fuzz $(WHAT) -max_total_time=$(SECONDS) -print_final_stats=1 -artifact_prefix=$(CORPUS)- $(CORPUS)
 
 # make bench ARGS="--scenario 64x8 --rounds 1"
 bench: $(VENV)/.has-bench

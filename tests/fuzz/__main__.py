@@ -1,0 +1,21 @@
+"""Run a harness of atheris: ``python -m tests.fuzz wire -max_total_time=60``; see `tests.fuzz.harness`.
+
+With ``--planted`` something is wrong, and it must be found.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from unittest.mock import patch
+
+import atheris
+
+name, *arguments = sys.argv[1:]
+# What is fuzzed must be imported here for the first time, or which way it takes is not seen.
+with atheris.instrument_imports(include=[f"chatrelay.{name}"]):
+    fuzzed = import_module(f"tests.fuzz.{name}").FUZZED
+if "--planted" in arguments:
+    arguments.remove("--planted")
+    patch(*fuzzed.planted).start()
+fuzzed.run(arguments)

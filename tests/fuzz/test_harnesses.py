@@ -1,0 +1,51 @@
+"""atheris on the wire and on the frame fast path: so many executions, nothing found; and what is planted is found."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 5
+"""How long each may take, at the most."""
+
+# Below this they have looked at little more than the seeds; an idle machine does ten times as many in that time.
+AT_LEAST = {"wire": 5000, "frames": 200}
+RUNS = {"wire": 100_000, "frames": 5000}
+
+
+def run(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A harness, in a process of its own; what it finds it writes to a folder."""
+    pytest.importorskip("atheris", reason="atheris is not installed: it has no wheel for this Python or machine")
+    command = [sys.executable, "-m", "tests.fuzz", name, f"-artifact_prefix={folder}/", *options]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_nothing_is_found(name: str, tmp_path: Path) -> None:
+    ran = run(name, tmp_path, f"-atheris_runs={RUNS[name]}", f"-max_total_time={SECONDS}")
+    assert ran.returncode == 0, (
+        f"{ran.stdout}{ran.stderr}\nto repeat it: python -m tests.fuzz {name} {tmp_path}/crash-…"
+    )
+    done = re.search(
+        r"^Done (\d+) runs? in (\d+) second|^Done (\d+) in (\d+) second", ran.stdout + ran.stderr, re.MULTILINE
+    )
+    assert done is not None, ran.stderr
+    executions = int(done[1] or done[3])
+    print(f"{name}: {executions} executions in {done[2] or done[4]} s")
+    assert executions >= AT_LEAST[name]
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_what_is_planted_is_found_and_can_be_repeated(name: str, tmp_path: Path) -> None:
+    ran = run(name, tmp_path, "--planted", "-max_total_time=60")
+    assert ran.returncode != 0 and "AssertionError" in ran.stdout + ran.stderr, ran.stderr[-2000:]
+    (crash,) = tmp_path.glob("crash-*")
+    assert run(name, tmp_path, "--planted", str(crash)).returncode != 0
+    assert run(name, tmp_path, str(crash)).returncode == 0
