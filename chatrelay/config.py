@@ -163,6 +163,16 @@ class Config:
         zero="never",
         kind=int,
     )
+    logins_per_minute: int = _option(
+        20,
+        "How many logins from one address (IPv6: from one /64 network) may be denied, in the long run and at once. "
+        "Past that, logins from there are denied and the webserver is not asked. Logins that succeed do not count, and "
+        "no more are asked about at once than may still be denied.",
+        unit="denials a minute",
+        metavar="denials",
+        zero="no limit",
+        kind=int,
+    )
     recheck_interval: float = _option(
         300.0,
         "How often the webserver is asked again whether a session still lasts, give or take a fifth; its answer may "

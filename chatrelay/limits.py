@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Generic, TypeVar
 
 from chatrelay.wire import MAX_TOKEN, user_key
@@ -22,6 +23,21 @@ MINUTE = 60.0
 
 MAX_KNOWN_RECIPIENTS = 256
 """Recipients that a user is remembered to have written to; the next displaces the one that was new longest ago."""
+
+
+def address_key(host: str) -> str:
+    """Under which name limits count an address: itself, or of an IPv6 address its /64 network, which one customer has.
+
+    :param host: an IPv4 or IPv6 address.
+    :raises ValueError: where it is none.
+    """
+    address = ip_address(host)
+    if isinstance(address, IPv4Address):
+        return str(address)
+    # As a socket that takes both kinds shows IPv4 (RFC 4291, section 2.5.5.2).
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address), 64), strict=False))
 
 
 class Deadlines(Generic[Key]):
@@ -63,6 +79,10 @@ class Deadlines(Generic[Key]):
         """The deadline that comes first; there must be one."""
         return next(iter(self._due.values()))
 
+    def first(self) -> Key:
+        """The key whose deadline comes first; there must be one."""
+        return next(iter(self._due))
+
     def __len__(self) -> int:
         return len(self._due)
 
@@ -103,6 +123,15 @@ class TokenBucket:
             return self._refuse(at)
         self._full_at = full_at + 1.0
         return True
+
+    def left(self, now: float) -> float:
+        """How many whole tokens could be taken now; infinitely many where there is no limit."""
+        if self._room == math.inf:
+            return math.inf
+        at = now * self._rate
+        if self._full_at - at > self._room:
+            self._refuse(at)
+        return math.floor(self._room + 1.0 - max(0.0, self._full_at - at))
 
     def is_full(self, now: float) -> bool:
         """Whether it is as good as a new one."""

@@ -21,6 +21,14 @@ ENDED = "ended by the operator or the site"
 """The reason that goes with 4505."""
 
 
+def digest(sessid: str, key: bytes) -> bytes:
+    """What a SESSID is known by, without keeping it.
+
+    :param key: at most 64 random bytes.
+    """
+    return hashlib.blake2b(sessid.encode("utf-8"), key=key, digest_size=DIGEST_SIZE).digest()
+
+
 class _Question:
     """A SESSID that the webserver is being asked about.
 
@@ -120,7 +128,7 @@ class Logins:
                 del self._connections[digest]
 
     def _digest(self, sessid: str) -> bytes:
-        return hashlib.blake2b(sessid.encode("utf-8"), key=self._key, digest_size=DIGEST_SIZE).digest()
+        return digest(sessid, self._key)
 
 
 def _close(connections: Iterable[Connection]) -> int:

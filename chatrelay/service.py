@@ -24,6 +24,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from twisted.web.resource import IResource
 
 import chatrelay
+from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.config import Config, ConfigError
@@ -65,7 +66,9 @@ def build(
     logins = Logins(directory, secrets.token_bytes())
     turn = Turn(lambda call: reactor.callLater(0, call))
     relay = Relay(directory, message_log, time.time, turn.call_soon)
-    factory = ChatFactory(config, relay, directory, authenticator, reactor, turn, logins)
+    # What an embedding program's own authenticator has answered is that program's to remember.
+    denials = RecentDenials(secrets.token_bytes()) if isinstance(authenticator, WebserverAuthenticator) else None
+    factory = ChatFactory(config, relay, directory, authenticator, reactor, turn, logins, denials)
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
         service.serve("listen", description, factory).setServiceParent(service)

@@ -31,12 +31,14 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from chatrelay import wire
+from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
 from chatrelay.frames import take_messages
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import Deadlines, SendLimits, TokenBucket
+from chatrelay.limits import MINUTE, Deadlines, SendLimits, TokenBucket, address_key
 from chatrelay.logins import ENDED, Logins
+from chatrelay.origins import RefusedOrigins
 from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
@@ -93,9 +95,6 @@ TURN_SECONDS = 0.05
 
 RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
-
-MAX_TOLD_ORIGINS = 100
-"""Refused origins that are remembered as told; past that, all are forgotten and may be told again."""
 
 MAX_LINES = 25
 """Lines of one kind, such as anybody can cause, that are told between two sweeps; the rest are counted."""
@@ -355,7 +354,8 @@ class ChatProtocol(WebSocketServerProtocol):
                 factory.entered(self.outgoing, sessid, verdict, is_cookie=session.is_cookie(sessid))
 
         factory.logins.asked(self.outgoing, sessid)
-        self._asking = factory.ask(sessid)
+        is_ticket = factory.is_ticket(session.is_cookie(sessid))
+        self._asking = factory.attempts.ask(self.client_address, sessid, is_ticket)
         self._asking.addCallback(answered)
 
     # Sending ---------------------------------------------------------------
@@ -507,6 +507,12 @@ class ChatProtocol(WebSocketServerProtocol):
             self.transport.abortConnection()
 
     @property
+    def client_address(self) -> str | None:
+        """Under which address limits count this client; None where it has none."""
+        peer = self.transport.getPeer()
+        return address_key(peer.host) if isinstance(peer, IPv4Address | IPv6Address) else None
+
+    @property
     def peer_name(self) -> str:
         """The client's address, for the operator."""
         peer = self.transport.getPeer()
@@ -527,6 +533,7 @@ class ChatFactory(WebSocketServerFactory):
     :param reactor: for time.
     :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
     :param logins: which of the site's sessions each connection came in by.
+    :param denials: the denials that are remembered; None where none is.
     :param chance: a random number from 0 to 1.
     :ivar stopping: whether the relay stops, and lets nobody in any more.
     """
@@ -544,6 +551,7 @@ class ChatFactory(WebSocketServerFactory):
         reactor: Any,
         turn: Turn | None = None,
         logins: Logins | None = None,
+        denials: RecentDenials | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(server="chatrelay", reactor=reactor)
@@ -556,6 +564,7 @@ class ChatFactory(WebSocketServerFactory):
         # Logins have the other three quarters of webserver-checks to themselves.
         at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
         self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, self.seconds, chance)
+        self.attempts = Attempts(config.logins_per_minute, self.ask, self.seconds, denials, self._tell_of_denials)
         self.connections: set[ChatProtocol] = set()
         self.stopping = False
         self._chance = chance
@@ -573,7 +582,7 @@ class ChatFactory(WebSocketServerFactory):
         self.message_deadlines: Deadlines[ChatProtocol] = Deadlines(config.message_timeout)
         self.closing_deadlines: Deadlines[ChatProtocol] = Deadlines(CLOSING_SECONDS)
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
-        self._told_origins: set[str] = set()
+        self._refused_origins = RefusedOrigins()
         self._lines: Counter[str] = Counter()
         self._empty: Deferred[None] | None = None
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
@@ -651,16 +660,13 @@ class ChatFactory(WebSocketServerFactory):
         raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
 
     def tell_of_origin(self, origin: str) -> None:
-        """Tell the operator of a refused origin, once."""
+        """Tell the operator of a refused origin, once, and of very many their number."""
         try:
             normal_origin(origin)
             remedy = f"if it is yours, admit it with --origin {origin}"
         except ConfigError:  # null, empty, or two in one
             remedy = "that is no origin which could be admitted: serve the page from one that is listed"
-        if origin not in self._told_origins:
-            if len(self._told_origins) >= MAX_TOLD_ORIGINS:
-                self._told_origins.clear()  # else a stranger with made-up origins could keep the rest from being told
-            self._told_origins.add(origin)
+        if self._refused_origins.refused(origin, self.seconds()):
             self.events.warn(
                 "a page of origin {origin} was refused; {remedy} (told once for each origin)",
                 origin=printable(origin[:200]) or "(empty)",
@@ -677,6 +683,22 @@ class ChatFactory(WebSocketServerFactory):
         for what, count in lines.items():
             if count > MAX_LINES:
                 self.events.info("too many lines at once: {count} more {what}", count=count - MAX_LINES, what=what)
+
+    def _tell_how_many_origins(self, at_least: float = MINUTE) -> None:
+        untold = self._refused_origins.untold(self.seconds(), at_least)
+        if untold:
+            self.events.warn(
+                "too many origins at once: {count} more handshakes of pages were refused, whose origins are not told",
+                count=untold,
+            )
+
+    def _tell_of_denials(self, address: str) -> None:
+        if self.may_tell("addresses with too many denied logins"):
+            self.events.info(
+                "too many logins from {address} were denied: for now, more of them are denied without asking the "
+                "webserver (logins-per-minute)",
+                address=address,
+            )
 
     def session_cookie_of(self, connection: ChatProtocol) -> tuple[str | None, str | None]:
         """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
@@ -713,10 +735,14 @@ class ChatFactory(WebSocketServerFactory):
         asking: Deferred[Verdict] = maybeDeferred(self.authenticator.authenticate, sessid)
         return asking.addErrback(failed)
 
+    def is_ticket(self, is_cookie: bool) -> bool:
+        """Whether a SESSID is good for one question only; a cookie is not."""
+        return self.config.auth_tickets and not is_cookie
+
     def entered(self, connection: Connection, sessid: str, verdict: LoggedIn, is_cookie: bool) -> None:
         """A connection is logged in: note by what its session is found when it is to end, and asked about again."""
-        # A ticket is used up, and nothing to know the session by; a cookie is none.
-        lasting = None if self.config.auth_tickets and not is_cookie else sessid
+        # A ticket is used up, and nothing to know the session by.
+        lasting = None if self.is_ticket(is_cookie) else sessid
         self.logins.entered(connection, {name for name in (lasting, verdict.session) if name is not None})
         self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
 
@@ -734,8 +760,10 @@ class ChatFactory(WebSocketServerFactory):
     def sweep(self) -> None:
         """End what is over its time."""
         self._tell_how_many_more()
+        self._tell_how_many_origins()
         now = self.seconds()
         self.send_limits.forget(now)
+        self.attempts.sweep()
         over: list[Callable[[], None]] = [
             *(connection.abort for connection in self.handshake_deadlines.expired(now)),
             *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),
@@ -805,5 +833,6 @@ class ChatFactory(WebSocketServerFactory):
     def stop_sweeping(self) -> None:
         """Look at deadlines no more."""
         self._tell_how_many_more()
+        self._tell_how_many_origins(at_least=0)
         if self._sweeping.running:
             self._sweeping.stop()

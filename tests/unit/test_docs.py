@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import auth, limits, relay, session, websocket, wire
+from chatrelay import attempts, auth, limits, origins, relay, session, websocket, wire
 from chatrelay.config import Config, option_name
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +147,9 @@ class ProtocolPage(SynchronousTestCase):
             f"({defaults['handshake_size'] // 1024} KiB unless changed)",
             f"not complete after {defaults['handshake_timeout']:g} s",
             f"more than {relay.MAX_WAITING:,} messages",
+            f"{defaults['logins_per_minute']} a minute, {defaults['logins_per_minute']} at once - denied",
+            f"A denial holds for {attempts.DENIED_SECONDS:g} s",
+            f"Past {defaults['logins_per_minute']} denials a minute",
             f"``{wire.SUBPROTOCOL}``",
         ):
             self.assertTrue(said in text, f"the page does not say: {said}")
@@ -165,6 +168,9 @@ class WebserverPage(SynchronousTestCase):
             f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
             f"gone on for {config.recheck_grace:,g} seconds",
+            f"A denial is remembered for {attempts.DENIED_SECONDS:g} seconds",
+            f"{config.logins_per_minute} logins a minute may be denied",
+            f"one more every {limits.MINUTE / config.logins_per_minute:g} seconds",
             f"When {config.breaker_failures} questions in a row",
             f"{auth.DENIALS[0]} or {auth.DENIALS[1]}, whatever the body",
             f"1 to {wire.MAX_SESSID} characters",
@@ -177,6 +183,19 @@ class OperatingPage(SynchronousTestCase):
     """docs/operating.rst has what the relay prints and takes."""
 
     text = page("operating.rst")
+
+    def test_the_numbers_are_those_of_the_code(self) -> None:
+        text = " ".join(self.text.split())
+        limit = Config().logins_per_minute
+        for said in (
+            f"the {attempts.DENIED_SECONDS:g} seconds for which a denial is remembered",
+            f"{limit} at once, and {limit} a minute in the long run",
+            f"one comes back every {limits.MINUTE / limit:g} seconds",
+            f"no more than {attempts.MAX_ADDRESSES:,}: past that",
+            f"a keyed hash, {attempts.MAX_DENIED:,} at the most",
+            f"for the first time {origins.LINES_PER_MINUTE} a minute are told",
+        ):
+            self.assertTrue(said in text, f"the page does not say: {said}")
 
     def test_the_lines_in_the_page_are_those_the_relay_prints(self) -> None:
         told = {(row[0].strip("`"), row[1]) for row in rows(self.text, "table-of-lines")}

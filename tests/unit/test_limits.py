@@ -8,7 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.limits import MAX_KNOWN_RECIPIENTS, Sender, SendLimits, TokenBucket
+from chatrelay.limits import MAX_KNOWN_RECIPIENTS, Sender, SendLimits, TokenBucket, address_key
+
+
+class Addresses(SynchronousTestCase):
+    """Under which name an address is counted."""
+
+    def test_an_ipv4_address_is_itself_and_an_ipv6_address_its_network(self) -> None:
+        for host, key in (
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+            ("2001:DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::1", "::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+        ):
+            self.assertEqual(address_key(host), key)
+
+    def test_what_is_none(self) -> None:
+        for host in ("", "example.com", "192.0.2.1:80", "192.0.2"):
+            self.assertRaises(ValueError, address_key, host)
 
 
 class TokenBucketTests(SynchronousTestCase):
@@ -30,6 +50,13 @@ class TokenBucketTests(SynchronousTestCase):
         self.taken(bucket, 0)
         self.assertEqual(self.taken(bucket, 3), 30)
         self.assertEqual(self.taken(bucket, 1e9), 30)
+
+    def test_how_many_are_left(self) -> None:
+        bucket = TokenBucket(10, 30)
+        for now, left in ((5000.0, 30), (5000.5, 5), (5001.0, 5), (2000.0, 0), (2001.0, 10), (2004.0, 30)):
+            self.assertEqual(bucket.left(now), left)
+            self.assertEqual(self.taken(bucket, now, tries=30), left)
+        self.assertEqual(TokenBucket(0, 0).left(0), math.inf)
 
     def test_it_holds_one_at_least(self) -> None:
         bucket = TokenBucket(0.25, 0.5)

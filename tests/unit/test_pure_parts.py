@@ -27,6 +27,8 @@ PURE = (
     "interfaces",
     "config",
     "stopping",
+    "attempts",
+    "origins",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

@@ -32,6 +32,15 @@ class Made(SynchronousTestCase):
         self.assertIn("auth-url: is missing", self.refused())
         build(Config(), MemoryReactorClock(), authenticator=KnownSessions({}))
 
+    def test_what_an_authenticator_of_ones_own_denies_is_not_remembered(self) -> None:
+        sessions: dict[str, str | int] = {}
+        relay = build(Config(message_log="memory:"), MemoryReactorClock(), KnownSessions(sessions))
+        client = Client(relay.factory).open()
+        client.say(type="auth-request", SESSID="alice")
+        self.assertEqual(client.hear(), [{"type": "auth-response", "response": False}])
+        sessions["alice"] = 1
+        client.log_in("alice")
+
     def test_endpoints(self) -> None:
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):
             self.assertIn("listen:", self.refused(auth_url="http://x/", listen=(endpoint,)))

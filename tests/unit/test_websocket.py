@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import HTTPConnectionPool
 
 from chatrelay import auth, outgoing, websocket
+from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
@@ -163,6 +164,79 @@ class Client:
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
+OTHER_ORIGINS = (
+    "http://example.com",  # the scheme
+    "wss://example.com",
+    "httpss://example.com",
+    "https:example.com",
+    "//example.com",
+    "example.com",
+    "https://example.com:444",  # the port
+    "https://example.com:80",
+    "https://example.com:",
+    "https://example.com:443:443",
+    "https://example.com:443.evil.test",
+    "https://example.com:443@evil.test",
+    "https://example.com.evil.test",  # a name that begins like it, or ends so
+    "https://example.community",
+    "https://evilexample.com",
+    "https://evil-example.com",
+    "https://www.example.com",
+    "https://example.com.",
+    "https://example.co",
+    "https://example",
+    "https://example.com@evil.test",  # user names, paths and the like
+    "https://evil.test@example.com",
+    "https://@example.com",
+    "https://example.com/",
+    "https://example.com/.evil.test",
+    "https://evil.test/https://example.com",
+    "https://evil.test?https://example.com",
+    "https://evil.test#https://example.com",
+    "https://example.com?",
+    "https://example.com#",
+    "https://example.com\\.evil.test",
+    "https://evil.test\\@example.com",
+    "https://example%2ecom",
+    "https://example.com%00.evil.test",
+    "https://ex\u0430mple.com",  # a Cyrillic a: as it is, and as a browser would send it
+    "https://xn--exmple-4nf.com",
+    "https://\uff45xample.com",  # what Unicode calls compatible
+    "https://example\u3002com",
+    "https://*",
+    "https://*.com",
+    "*",
+    "null",
+    "NULL",
+    "",
+    "https://",
+    "file://",
+    "about:blank",
+    "https://example.com, https://evil.test",  # several in one
+    "https://evil.test, https://example.com",
+    "https://example.com https://evil.test",
+    "https://example.com,",
+    "https:// example.com",  # spaces and control characters
+    "https://exam\tple.com",
+    "https://example.com\x00",
+    "https://example.com\x0b.evil.test",
+    "https://example.com\u0085X: y",
+)
+"""What is not https://example.com, however it may look."""
+
+
+def told_by(test: SynchronousTestCase) -> list[str]:
+    """What the operator is told from now on, a line each."""
+    lines: list[str] = []
+
+    def note(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(note)
+    test.addCleanup(globalLogPublisher.removeObserver, note)
+    return lines
+
+
 class WebSocketTestCase(SynchronousTestCase):
     """A relay without a port."""
 
@@ -235,26 +309,21 @@ class Handshakes(WebSocketTestCase):
 
     def test_every_other_origin_is_refused(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
-        for origin in (
-            "http://example.com",
-            "https://example.com:444",
-            "https://example.com.evil.test",
-            "https://evilexample.com",
-            "https://www.example.com",
-            "https://example.com@evil.test",
-            "null",
-            "",
-            "https://example.com, https://evil.test",
-            "file://",
-        ):
+        for origin in OTHER_ORIGINS:
             client = self.client()
             answer = client.shake(f"Origin: {origin}")
             self.assertTrue(answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), (origin, answer))
             self.assertTrue(client.transport.disconnecting)
-        answer = self.client().shake("Origin: https://example.com", "Origin: https://example.com")
-        self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
-        answer = self.client().shake("Origin: https://example.com", "origin: https://evil.test")
-        self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
+        for headers in (
+            ("Origin: https://example.com", "Origin: https://example.com"),
+            ("Origin: https://example.com", "origin: https://evil.test"),
+            ("ORIGIN: https://evil.test", "Origin: https://example.com"),
+            ("Origin: https://example.com", "Origin:"),
+            ("Origin:", "Origin: https://example.com"),
+            ("Origin: https://evil.test", "Origin : https://example.com"),
+        ):
+            answer = self.client().shake(*headers)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), (headers, answer))
 
     def test_the_operator_is_told_which_origin_and_how_to_admit_it(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
@@ -281,12 +350,15 @@ class Handshakes(WebSocketTestCase):
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
-        for number in range(300):
+        for number in range(1000):
             self.client().shake(f"Origin: https://made-up-{number}.test")
-        self.client().shake("Origin: https://www.example.com")
+            if number in (500, 600):  # a page, which tries again
+                self.client().shake("Origin: https://www.example.com")
+        self.pass_time(120)
         warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
-        self.assertIn("https://www.example.com", warnings[-1])
-        self.assertLessEqual(len(self.factory._told_origins), 100)
+        self.assertEqual(len(warnings), 12)
+        self.assertIn("origin https://www.example.com was refused", warnings[10])
+        self.assertIn("too many origins at once: 991 more handshakes of pages were refused", warnings[11])
 
     def test_what_strangers_send_is_safe_to_print_and_no_cookie_is_in_it(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
@@ -756,6 +828,179 @@ class Logins(WebSocketTestCase):
         client.say(type="auth-request", SESSID="alice")
         self.webserver.answer(Unavailable("down"))
         self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
+
+
+class DeniedLogins(WebSocketTestCase):
+    """logins-per-minute; tests/unit/test_attempts.py has it in every detail."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.held = HeldAuthenticator()
+        self.factory = self.make_factory(self.held)
+
+    def log_in(self, sessid: str, verdict: Any, client: Client | None = None) -> Any:
+        """What a client is answered, and whether anybody was asked."""
+        client = client or self.client().open()
+        client.say(type="auth-request", SESSID=sessid)
+        was_asked = bool(self.held.asked)
+        if was_asked:
+            self.held.answer(verdict)
+        return client.hear()[0]["response"], was_asked
+
+    def test_20_denials_of_an_address_and_no_further(self) -> None:
+        for number in range(20):
+            self.assertEqual(self.log_in(f"guess {number}", Denied()), (False, True))
+        self.assertEqual(self.log_in("alice", LoggedIn(1)), (False, False))
+        self.clock.advance(3)
+        self.assertEqual(self.log_in("alice", LoggedIn(1)), (True, True))
+        self.assertEqual(self.log_in("guess", Denied()), (False, True))
+        self.assertEqual(self.log_in("guess", Denied()), (False, False))
+
+    def test_one_that_is_not_asked_about_is_a_denial_of_the_connection(self) -> None:
+        self.factory = self.make_factory(self.held, logins_per_minute=1)
+        client = self.client().open()
+        for was_asked in (True, False):
+            self.assertEqual(self.log_in("guess", Denied(), client), (False, was_asked))
+        client.say(type="auth-request", SESSID="guess")
+        self.assertEqual(
+            client.hear(), [{"type": "auth-response", "response": False}, (4500, "login refused three times")]
+        )
+
+    def test_zero_is_no_limit(self) -> None:
+        self.factory = self.make_factory(self.held, logins_per_minute=0)
+        for number in range(100):
+            self.assertEqual(self.log_in(f"guess {number}", Denied()), (False, True))
+
+    def test_who_has_no_cookie_uses_nothing_up(self) -> None:
+        self.factory = self.make_factory(
+            self.held, logins_per_minute=1, session_cookie="sid", origin=("https://example.com",)
+        )
+        for _ in range(30):
+            client = self.client().open("Origin: https://example.com")
+            client.say(type="auth-request")
+            self.assertEqual(client.hear(), [{"type": "auth-response", "response": False}])
+        self.assertEqual(self.log_in("alice", LoggedIn(1)), (True, True))
+
+    def test_who_is_in_stays_in_and_is_asked_about_again(self) -> None:
+        self.factory = self.make_factory(self.held, logins_per_minute=1, recheck_interval=10)
+        alice = self.client().open()
+        self.assertEqual(self.log_in("alice", LoggedIn(1), alice), (True, True))
+        self.log_in("guess", Denied())
+        self.assertEqual(self.log_in("guess", Denied()), (False, False))
+        self.pass_time(13)
+        ((sessid, _),) = self.held.asked
+        self.assertEqual(sessid, "alice")
+        self.held.answer(LoggedIn(1))
+        self.assertEqual(alice.hear(), [])
+
+    def test_the_operator_is_told_once(self) -> None:
+        told = told_by(self)
+        for number in range(100):
+            self.log_in(f"guess {number}", Denied())
+        lines = [line for line in told if "too many logins" in line]
+        self.assertEqual(len(lines), 1)
+        self.assertIn("too many logins from 192.0.2.1 were denied", lines[0])
+
+    def test_who_leaves_while_waiting_for_others_of_the_address(self) -> None:
+        self.factory = self.make_factory(self.held, logins_per_minute=1, login_timeout=10)
+        first, second, third = (self.client().open() for _ in range(3))
+        for client in (first, second, third):
+            client.say(type="auth-request", SESSID="alice")
+        self.assertEqual(len(self.held.asked), 1)
+        second.lost()
+        self.held.answer(LoggedIn(1))
+        self.assertEqual((first.hear(), third.hear()), ([YES], []))
+        self.pass_time(10.5)
+        self.assertEqual(
+            third.hear(),
+            [
+                {"type": "auth-response", "response": False, "reason": "webserver-unavailable"},
+                (4001, "not logged in in time"),
+            ],
+        )
+        self.assertEqual(len(self.factory.attempts), 0)
+
+
+class RememberedDenials(WebSocketTestCase):
+    """A denial that is remembered, and whom it does not concern."""
+
+    def setUp(self) -> None:
+        self.held = HeldAuthenticator()
+        self.denials = RecentDenials(b"key")
+        super().setUp()
+        self.factory = self.make_factory(self.held)
+
+    def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
+        factory = super().make_factory(authenticator, **options)
+        factory.attempts = Attempts(0, factory.ask, factory.seconds, self.denials, lambda address: None)
+        return factory
+
+    def ask(self, *headers: str, **keys: str) -> Client:
+        """A client that asks to be logged in."""
+        client = self.client().open(*headers)
+        client.say(type="auth-request", **keys)
+        return client
+
+    def deny(self, sessid: str) -> None:
+        """Have a session denied."""
+        client = self.ask(SESSID=sessid)
+        self.held.answer(Denied())
+        client.hear()
+
+    def test_it_is_denied_without_asking(self) -> None:
+        self.deny("alice")
+        self.assertEqual(self.ask(SESSID="alice").hear(), [{"type": "auth-response", "response": False}])
+        self.pass_time(5)
+        self.ask(SESSID="alice")
+        self.assertEqual(len(self.held.asked), 1)
+
+    def test_a_recheck_is_not_answered_by_it(self) -> None:
+        self.factory = self.make_factory(self.held, recheck_interval=10)
+        alice = self.ask(SESSID="alice")
+        self.held.answer(LoggedIn(1))
+        alice.hear()
+        # Out at the site for a moment, as another page learns; in again by the time of the re-check.
+        self.pass_time(7.5)
+        self.deny("alice")
+        self.pass_time(4.75)
+        self.assertEqual([sessid for sessid, _ in self.held.asked], ["alice"])
+        self.held.answer(LoggedIn(1))
+        self.assertEqual(alice.hear(), [])
+
+    def test_a_denied_recheck_makes_none(self) -> None:
+        self.factory = self.make_factory(self.held, recheck_interval=10)
+        alice = self.ask(SESSID="alice")
+        self.held.answer(LoggedIn(1))
+        alice.hear()
+        self.pass_time(13)
+        self.held.answer(Denied())
+        self.assertEqual(alice.hear(), [(4501, "the session at the site has ended")])
+        self.ask(SESSID="alice")
+        self.assertEqual(len(self.held.asked), 1)
+
+    def test_ending_a_session_from_outside_makes_none(self) -> None:
+        alice = self.ask(SESSID="alice")
+        self.held.answer(LoggedIn(1))
+        alice.hear()
+        self.assertEqual(self.factory.logins.end_session("alice"), 1)
+        self.ask(SESSID="alice")
+        self.assertEqual(len(self.held.asked), 1)
+
+    def test_a_ticket_makes_none_and_a_cookie_makes_one(self) -> None:
+        self.factory = self.make_factory(
+            self.held, auth_tickets=True, session_cookie="sid", origin=("https://example.com",)
+        )
+        for _ in range(2):
+            self.ask(SESSID="ticket")
+        self.assertEqual(len(self.held.asked), 2)
+        self.held.answer(Denied())
+        self.held.answer(Denied())
+        self.assertEqual(len(self.denials), 0)
+        from_a_page = ("Origin: https://example.com", "Cookie: sid=cookie")
+        self.ask(*from_a_page)
+        self.held.answer(Denied())
+        self.assertEqual(self.ask(*from_a_page).hear(), [{"type": "auth-response", "response": False}])
+        self.assertEqual(self.held.asked, [])
 
 
 class EndedFromOutside(WebSocketTestCase):

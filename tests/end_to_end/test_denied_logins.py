@@ -1,0 +1,80 @@
+"""Logins that are denied: how many of an address the site is asked about, and for how long a denial is remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tests.end_to_end.programs import RelayProcess, Site
+
+StartRelay = Callable[..., RelayProcess]
+
+YES = {"type": "auth-response", "response": True}
+NO = {"type": "auth-response", "response": False}
+
+
+def guess(relay: RelayProcess, count: int) -> None:
+    """Log in with so many session ids that are none."""
+    for number in range(count):
+        if number % 2 == 0:  # the third denial would close the connection
+            client = relay.client()
+        assert client.log_in(f"guess-{number}") == NO
+        if number % 2:
+            client.close()
+
+
+def test_an_address_has_20_denials_and_others_do_not_notice(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    began = time.monotonic()
+    guess(relay, 60)
+    came_back = (time.monotonic() - began) / 3
+    assert 20 <= len(site.asked) <= 20 + came_back
+    with relay.client() as alice, relay.client(source_address=("127.0.0.2", 0)) as bo:
+        assert bo.log_in("bo-session") == YES
+        before = len(site.asked)
+        answer = alice.log_in("alice-session")
+        # Another denial may have come back to the address meanwhile: then the site was asked.
+        assert (answer == YES) is (len(site.asked) > before)
+        until = time.monotonic() + 10
+        while alice.log_in("alice-session") != YES:
+            assert time.monotonic() < until
+            time.sleep(3.2)
+    relay.said("too many logins from 127.0.0.1 were denied")
+    relay.stop()
+    output = "\n".join(relay.output)
+    assert output.count("too many logins") == 1
+    assert "guess-" not in output
+
+
+def test_zero_is_no_limit(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay("--logins-per-minute", "0")
+    guess(relay, 60)
+    assert len(site.asked) == 60
+
+
+def test_a_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    with relay.client() as alice, relay.client(source_address=("127.0.0.2", 0)) as other:
+        assert alice.log_in("new-session") == NO
+        denied_at = time.monotonic()
+        site.users["new-session"] = 1
+        answers = []
+        for client in (alice, other):
+            answers.append(client.log_in("new-session"))
+        if time.monotonic() < denied_at + 4.5:  # else the machine was too busy
+            assert answers == [NO, NO]
+            assert site.asked == ["new-session"]
+        time.sleep(max(0.0, denied_at + 5.2 - time.monotonic()))
+        assert other.log_in("new-session") == YES
+
+
+def test_tickets_and_trouble_are_not_remembered(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay("--auth-tickets", "yes")
+    with relay.client() as alice:
+        assert alice.log_in("ticket") == NO
+        assert alice.log_in("ticket") == NO
+        site.answer = lambda request: request.reply(500, b"")
+        assert alice.log_in("alice-session")["reason"] == "webserver-unavailable"
+        site.answer = None
+        assert alice.log_in("alice-session") == YES
+    assert site.asked == ["ticket", "ticket", "alice-session", "alice-session"]
