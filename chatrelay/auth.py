@@ -8,6 +8,8 @@ of the request and nowhere else.
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -59,6 +61,12 @@ MAX_ANSWER = 8 * 1024
 
 MAX_TOLD = 200
 """Characters of an answer that the operator is told, at most."""
+
+HIDDEN = "<SESSID>"
+"""What stands for a session id in what the operator is told."""
+
+PIECE = 8
+"""Characters of a session id that are told nowhere; fewer are of no use to anybody, and are in many a word."""
 
 SLICE = 512
 """Bytes of an encoded answer that are decoded at once; deflate makes at most some thousand times as many of them."""
@@ -247,7 +255,7 @@ class WebserverAuthenticator:
 
     def _trouble(self, what: str, sessid: str, tell: bool = True) -> Unavailable:
         # A site may say the session id back: in an error page, in a redirect.
-        what = without(sessid, what)
+        what = without(sessid, what[: 10 * MAX_TOLD])  # looked through in a moment, however large the answer
         what = what if len(what) <= MAX_TOLD else what[:MAX_TOLD] + "…"
         if tell:
             self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
@@ -460,18 +468,28 @@ _SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')
 
 def _start(body: bytes) -> str:
     """An answer in a form that is safe to print; who prints it shortens it."""
-    return ascii(_SESSION.sub(r"\1<hidden>", body.decode("utf-8", "replace")))
+    # Without what UTF-16 has between letters, so that they can be read, and a session id among them be found.
+    return ascii(_SESSION.sub(r"\1<hidden>", body.replace(b"\0", b"").decode("utf-8", "replace")))
 
 
 def without(sessid: str, text: str) -> str:
-    """A text with the session id taken out, in every form it may have come back in."""
+    """A text with the session id taken out, in every form it may have come back in, and every longer piece of it."""
     raw = sessid.encode("utf-8")
     mangled = raw.decode("latin-1")  # as headers are read
-    forms = {sessid, quote(sessid), quote(sessid, safe=""), quote_plus(sessid), mangled}
-    forms |= {ascii(sessid)[1:-1], ascii(mangled)[1:-1], repr(raw)[2:-1]}
+    forms = {sessid, quote(sessid), quote(sessid, safe=""), quote_plus(sessid), mangled, repr(raw)[2:-1]}
+    forms |= {json.dumps(sessid)[1:-1], html.escape(sessid)}
+    forms |= {ascii(form)[1:-1] for form in forms}
     for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, "<SESSID>")
-    return text
+        text = text.replace(form, HIDDEN)
+    # It may have been cut off, or encoded in a way that leaves most of it as it was.
+    pieces = {form[start : start + PIECE] for form in forms for start in range(len(form) - PIECE + 1)}
+    kept, since, end = [], 0, 0  # what is hidden ends at `end`, and what is not hidden begins at `since`
+    for start in range(len(text) - PIECE + 1):
+        if text[start : start + PIECE] in pieces:
+            if start >= end:
+                kept += [text[since:start], HIDDEN]
+            since = end = start + PIECE
+    return "".join([*kept, text[since:]])
 
 
 def _was_cancelled(error: BaseException) -> bool:

@@ -177,8 +177,11 @@ def _revocation(request: Request) -> Revocation:
     try:
         wanted = _decode(body.decode("utf-8"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec's errors name keys and types, never values; the other two would quote the body.
+        # msgspec's errors name types, keys and never values; but a key that it does not know may be anything, and the
+        # errors of the other two would quote the body.
         why = str(error) if isinstance(error, msgspec.MsgspecError) else "not JSON"
+        if " unknown field " in why:
+            why = "there is a key that is neither uID nor SESSID"
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"{why}: {form}") from None
     if isinstance(wanted.uid, UnsetType) == isinstance(wanted.sessid, UnsetType):
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"one of the two is wanted: {form}")

@@ -248,7 +248,8 @@ class ChatProtocol(WebSocketServerProtocol):
         # What is no WebSocket handshake at all is mostly a health check or a
         # scanner. Autobahn quotes the request, which may hold a cookie.
         no_handshake = reason.startswith(NO_HANDSHAKE) and not of_origin
-        told = {"peer": self.peer_name, "code": int(code), "reason": printable(reason.partition('"')[0][:300])}
+        reason = reason.partition('"')[0].rstrip(" :")
+        told = {"peer": self.peer_name, "code": int(code), "reason": printable(reason[:300])}
         if no_handshake:
             self.events.debug("no handshake from {peer}, refused with {code}: {reason}", **told)
         elif self.factory.may_tell("handshakes refused"):

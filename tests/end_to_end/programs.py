@@ -178,10 +178,16 @@ class RelayProcess:
         """A new connection."""
         return Client(self.url, **options)
 
+    @property
+    def ops_port(self) -> int:
+        """Where the ops endpoint listens."""
+        found = re.search(r"starting on (\d+)", self.said(r"OpsSite.* starting on "))
+        assert found
+        return int(found[1])
+
     def ops(self, method: str, path: str, value: object = None, token: str | None = None) -> tuple[int, Any]:
         """A request to the ops endpoint; its status, and the answer as JSON."""
-        line = self.said(r"OpsSite.* starting on ")
-        request = urllib.request.Request(f"http://127.0.0.1:{line.split()[-1]}{path}", method=method)
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ops_port}{path}", method=method)
         if value is not None:
             request.data = json.dumps(value).encode()
             request.add_header("Content-Type", "application/json")

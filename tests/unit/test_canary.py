@@ -1,0 +1,158 @@
+"""A session id is in nothing that is printed of the objects that know it, nor in a traceback that goes through them.
+
+tests/end_to_end/test_canary.py searches what comes out of a real relay.
+"""
+
+from __future__ import annotations
+
+import gc
+import types
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import eventAsText, globalLogPublisher
+from twisted.python.failure import Failure
+
+from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay.auth import WebserverAuthenticator
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.testing import HeldAuthenticator
+from chatrelay.websocket import ChatFactory
+from chatrelay.wire import AuthRequest, decode
+from tests.unit.test_auth import WebserverTestCase
+from tests.unit.test_websocket import Client, WebSocketTestCase
+
+CANARY = "canary-7f3e91d0c4"
+
+OURS = "chatrelay."
+
+
+def what_is_printed_of(root: object) -> dict[str, str]:
+    """The repr and the str of every object of our classes that can be reached from one, by class."""
+    seen: dict[int, object] = {}
+    left = [root]
+    while left:
+        one = left.pop()
+        # What is not ours may be anybody's: modules, classes and code lead to the whole program.
+        if id(one) in seen or isinstance(one, type | types.ModuleType | types.CodeType | types.FrameType):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, types.FunctionType):
+            left += [cell.cell_contents for cell in one.__closure__ or () if cell != types.CellType()]
+        else:
+            left += gc.get_referents(one)
+    printed: dict[str, str] = {}
+    for one in seen.values():
+        if type(one).__module__.startswith(OURS) or isinstance(one, Deferred):
+            name = type(one).__qualname__
+            printed[name] = printed.get(name, "") + repr(one) + str(one)
+    return printed
+
+
+class Printed(WebSocketTestCase):
+    """Every object of a factory with clients in every state."""
+
+    def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
+        self.denials = RecentDenials(b"key")
+        factory = super().make_factory(authenticator, **options)
+        factory.attempts = Attempts(3, factory.ask, factory.seconds, self.denials, lambda address: None)
+        return factory
+
+    def test_no_object_shows_the_session_ids_that_it_knows(self) -> None:
+        held = HeldAuthenticator()
+        self.factory = self.make_factory(held, session_cookie="sid", origin=("https://example.com",))
+        clients = [
+            self.client().open("Origin: https://example.com", f"Cookie: sid={CANARY}-cookie-{number}")
+            for number in range(8)
+        ]
+        for client, verdict in zip(
+            clients, (LoggedIn(1), LoggedIn(2, session=f"{CANARY}-handle"), Denied(), Unavailable("down")), strict=False
+        ):
+            client.say(type="auth-request")
+            held.answer(verdict)
+        for client in clients[1:]:  # one asks again; others ask, and wait for those who ask
+            client.say(type="auth-request", SESSID=f"{CANARY}-{id(client)}")
+        self.assertTrue(held.asked)
+        printed = what_is_printed_of(self.factory)
+        for name in ("ChatFactory", "ChatProtocol", "Session", "Logins", "Rechecks", "_Check", "_Name", "Attempts"):
+            self.assertIn(name, printed)
+        for name in ("_Attempt", "_Address", "RecentDenials", "OutgoingBuffer", "Deferred", "_Question"):
+            self.assertIn(name, printed)
+        del printed["HeldAuthenticator"]  # a test's own
+        self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
+        # Of a session that was denied not even the object itself knows it any more.
+        self.assertEqual(len(self.denials), 1)
+        self.assertNotIn(CANARY, repr([vars(self.denials), gc.get_referents(self.denials)]))
+
+    def test_values_hide_them(self) -> None:
+        request = decode(f'{{"type":"auth-request","SESSID":"{CANARY}"}}'.encode())
+        assert isinstance(request, AuthRequest)
+        for value in (request, LoggedIn(1, session=CANARY), attrs.asdict(LoggedIn(1)), Denied(), Unavailable("down")):
+            self.assertNotIn(CANARY, f"{value!r} {value}")
+
+
+class Raising:
+    """An authenticator that says the session id in what it raises."""
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
+
+    def authenticate(self, sessid: str) -> Deferred[Verdict]:
+        """Fail, in one of two ways."""
+        try:
+            try:
+                raise KeyError(sessid)
+            except KeyError as error:
+                raise RuntimeError(f"no session {sessid}") from error
+        except RuntimeError:
+            if self.at_once:
+                raise
+            return fail(Failure(captureVars=True))
+
+
+class Tracebacks(WebSocketTestCase):
+    """What an authenticator raises is reported, without what it says."""
+
+    def lines(self, authenticator: Any) -> str:
+        """Everything that is logged of a login, events and all."""
+        lines: list[str] = []
+
+        def note(event: Any) -> None:
+            lines.append(eventAsText(event))
+            lines.append(repr({name: value for name, value in event.items() if name != "log_source"}))
+            if "log_failure" in event:
+                lines.append(event["log_failure"].getTraceback(detail="verbose"))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        self.factory = self.make_factory(authenticator)
+        client = Client(self.factory).open()
+        client.say(type="auth-request", SESSID=CANARY)
+        lines.append(repr(client.hear()))
+        client.lost()
+        gc.collect()  # what nobody looked at would be reported now
+        return "\n".join(lines)
+
+    def test_an_authenticator_that_says_it_in_what_it_raises(self) -> None:
+        for at_once in (True, False):
+            said = self.lines(Raising(at_once))
+            self.assertIn("an authenticator failed with RuntimeError", said)
+            self.assertIn("webserver-unavailable", said)
+            self.assertNotIn(CANARY, said)
+
+
+class Webserver(WebserverTestCase):
+    """The authenticator of the webserver, with questions that are out and that wait."""
+
+    async def test_no_object_shows_the_session_ids_that_it_knows(self) -> None:
+        self.reply = lambda conversation: None
+        authenticator: WebserverAuthenticator = self.authenticator(checks=1)
+        asking = [authenticator.authenticate(f"{CANARY}-{number}") for number in (1, 1, 2)]
+        printed = what_is_printed_of(authenticator)
+        for name in ("WebserverAuthenticator", "_Question", "Breaker", "_Alarm", "Deadlines", "Deferred"):
+            self.assertIn(name, printed)
+        self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
+        for question in asking:
+            question.addErrback(lambda _: None)
+            question.cancel()
