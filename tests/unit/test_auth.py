@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import socket
 import zlib
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from chatrelay.auth import MAX_ANSWER, NO_COOKIES, WebserverAuthenticator, verdict
+from chatrelay.auth import MAX_ANSWER, NO_COOKIES, WebserverAuthenticator, verdict, without
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.wire import is_uid
 
@@ -264,6 +266,32 @@ class Answers(WebserverTestCase):
                 self.assertNotIn("CANARY", str(got))
         self.flushLoggedErrors()
         self.assertNotIn("CANARY", "".join(str(event) for event in events))
+
+    def test_a_session_id_that_comes_back_in_pieces_is_not_told(self) -> None:
+        sessid = "left0123456789é'/+right0123456789"
+        for text, left in (
+            ("no session left01234567...", "no session <SESSID>..."),
+            ("no session ...ght0123456789", "no session ...<SESSID>"),
+            ("left012345, 0123456789é'/+righ, right012", "<SESSID>, <SESSID>, <SESSID>"),
+            ("no session left012", "no session left012"),  # seven characters are in many a word
+            (json.dumps({"s": sessid}), '{"s": "<SESSID>"}'),
+            (ascii(json.dumps({"s": sessid})), r"""'{"s": "<SESSID>\<SESSID>"}'"""),  # Python quotes a quote
+            (html.escape(sessid), "<SESSID>"),
+            ("no session", "no session"),
+            ("", ""),
+        ):
+            self.assertEqual(without(sessid, text), left)
+        long = "é" * 4096
+        for text in (long, ascii(long), json.dumps(long), quote(long)):
+            self.assertLess(len(without(long, text[:2000])), 20)
+        self.assertEqual(without("x", "an x"), "an <SESSID>")
+
+    async def test_a_session_id_that_comes_back_in_utf_16_is_not_told(self) -> None:
+        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+            self.answering(answer("no session CANARY-0123456789".encode(encoding)))
+            got = await self.authenticator().authenticate("CANARY-0123456789")
+            assert isinstance(got, Unavailable)
+            self.assertIn("no session <SESSID>", got.why)
 
     async def test_an_answer_up_to_its_size_and_no_further(self) -> None:
         def padded(size: int) -> bytes:
