@@ -24,6 +24,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from twisted.web.resource import IResource
 
 import chatrelay
+from chatrelay import descriptors
 from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
@@ -226,6 +227,7 @@ class ChatRelayService(MultiService):
             endpoints=", ".join(self.config.listen) or "no port of its own",
             message_log=self._log_name,
         )
+        self.log.info("this process may open {descriptors} files and sockets", descriptors=descriptors.limit())
         if self.config.ops_listen is not None:
             self.log.info("the ops endpoint listens on {endpoint}", endpoint=on_loopback(self.config.ops_listen))
         if not self.config.origin:

@@ -33,6 +33,7 @@ from twisted.scripts._twistd_unix import ServerOptions, UnixAppLogger
 import chatrelay
 from chatrelay import systemd
 from chatrelay.config import Config, ConfigError, option_name, read
+from chatrelay.descriptors import raise_limit
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.jsonlog import line_of
 from chatrelay.service import ChatRelayService
@@ -224,6 +225,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     assert options.chosen is not None, "postOptions was not called"
+    raise_limit()  # of this process, which is the relay's own; an embedding program's limits are its own business
     with _said_plainly():
         relay = chatrelay.build(options.chosen, reactor)
         return _PlainlySpoken(relay, _log_observer(options.chosen, options.parent), reactor)

@@ -1,0 +1,80 @@
+"""File descriptors: the limit is raised and told, and connections leave some to the others."""
+
+from __future__ import annotations
+
+import resource
+from unittest import mock
+
+import pytest
+
+from chatrelay.descriptors import MOST, RESERVED, for_connections, limit, raise_limit
+
+INFINITY = resource.RLIM_INFINITY
+
+
+class Limits:
+    """A process's limits, as `resource` tells and takes them."""
+
+    def __init__(self, soft: int, hard: int, refuses: Exception | None = None) -> None:
+        self.both = (soft, hard)
+        self._refuses = refuses
+        self._patches = [
+            mock.patch("resource.getrlimit", lambda _: self.both),
+            mock.patch("resource.setrlimit", self._set),
+        ]
+
+    def _set(self, _: int, both: tuple[int, int]) -> None:
+        if self._refuses is not None:
+            raise self._refuses
+        self.both = both
+
+    def __enter__(self) -> Limits:
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"),
+    [
+        (1024, 4096, 4096),
+        (4096, 4096, 4096),
+        (1024, INFINITY, MOST),
+        (1024, MOST, MOST),
+        (1024, MOST + 1, MOST),
+        (MOST + 1, MOST + 2, MOST + 1),  # somebody wanted so many
+        (INFINITY, INFINITY, INFINITY),
+    ],
+)
+def test_the_soft_limit_is_raised_as_far_as_it_may_be_and_the_hard_one_stays(soft: int, hard: int, raised: int) -> None:
+    with Limits(soft, hard) as limits:
+        told = raise_limit()
+        assert limits.both == (raised, hard)
+        assert told == limit() == (MOST if raised == INFINITY else raised)
+
+
+@pytest.mark.parametrize("refusal", [OSError("not permitted"), ValueError("not allowed to raise maximum limit")])
+def test_where_it_may_not_be_raised_it_stays(refusal: Exception) -> None:
+    with Limits(1024, 4096, refusal):
+        assert raise_limit() == 1024
+
+
+def test_connections_get_90_percent_where_that_leaves_enough() -> None:
+    assert for_connections(MOST, 32) == MOST - MOST // 10
+    assert for_connections(800, 32) == 720
+    assert for_connections(790, 32) == 710  # 80 less
+
+
+def test_questions_and_the_message_log_have_theirs_kept() -> None:
+    assert for_connections(256, 32) == 256 - RESERVED - 32
+    assert for_connections(1024, 200) == 1024 - RESERVED - 200
+    assert for_connections(1024, 0) == 1024 - RESERVED - 100  # no limit
+
+
+def test_half_is_for_connections_at_least() -> None:
+    assert for_connections(160, 32) == 80
+    assert for_connections(64, 32) == 32
