@@ -22,11 +22,14 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
@@ -93,6 +96,9 @@ SWEEP_SECONDS = 0.25
 TURN_SECONDS = 0.05
 """How often, while the relay stops, the next connections are told so."""
 
+SWEEPS_TO_LOOK_BENEATH = 4
+"""In every so manieth sweep the transports beneath TLS are looked at: once a second."""
+
 RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
 
@@ -108,6 +114,13 @@ END_OF_HEADERS = b"\r\n\r\n"
 def printable(text: str) -> str:
     """A stranger's text as a terminal may safely show it."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def beneath(transport: Any) -> Any:
+    """The transport that others, such as TLS or the PROXY protocol, are laid over; where none is, itself."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
 
 
 class FactoryOption:
@@ -440,6 +453,10 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted: the TCP connection is gone."""
+        if reason.check(TLSError):
+            # Autobahn would log an error, and anybody can cause as many as they like.
+            self.events.debug("TLS with {peer} failed: {reason}", peer=self.peer_name, reason=repr(reason.value))
+            reason = Failure(ConnectionLost("TLS failed"))
         super().connectionLost(reason)
         self._leave()
         self.factory.lost(self)
@@ -567,6 +584,9 @@ class ChatFactory(WebSocketServerFactory):
         self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, self.seconds, chance)
         self.attempts = Attempts(config.logins_per_minute, self.ask, self.seconds, denials, self._tell_of_denials)
         self.connections: set[ChatProtocol] = set()
+        # What is beneath TLS, of those that have such a thing.
+        self._beneath: dict[ChatProtocol, Any] = {}
+        self._sweeps = 0
         self.stopping = False
         self._chance = chance
         self._farewells: Farewells[ChatProtocol] | None = None
@@ -610,6 +630,9 @@ class ChatFactory(WebSocketServerFactory):
     def accepted(self, connection: ChatProtocol) -> None:
         """A TCP connection was accepted."""
         self.connections.add(connection)
+        transport = beneath(connection.transport)
+        if transport is not connection.transport:
+            self._beneath[connection] = transport
         self.handshake_deadlines.start(connection, self.seconds())
 
     def opened(self, connection: ChatProtocol) -> None:
@@ -631,6 +654,7 @@ class ChatFactory(WebSocketServerFactory):
     def lost(self, connection: ChatProtocol) -> None:
         """A TCP connection is gone."""
         self.connections.discard(connection)
+        self._beneath.pop(connection, None)
         self.closing_deadlines.stop(connection)
         if self._farewells is not None:
             self._farewells.left(connection)
@@ -770,6 +794,7 @@ class ChatFactory(WebSocketServerFactory):
             *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),
             *(connection.message_timed_out for connection in self.message_deadlines.expired(now)),
             *(connection.abort for connection in self.closing_deadlines.expired(now)),
+            *(connection.abort for connection in self._ended_beneath()),
             self.rechecks.sweep,
         ]
         self._each(over)
@@ -781,6 +806,22 @@ class ChatFactory(WebSocketServerFactory):
             # One connection's trouble must not keep all others from being ended.
             except Exception:
                 self.events.failure("ending a connection failed; please report it")
+
+    def _ended_beneath(self) -> list[ChatProtocol]:
+        """Open connections whose TLS has ended, while TCP waits to be rid of what is unread.
+
+        A client that says goodbye in TLS (or spoils it) and does not read has
+        Twisted's TLS close the TCP connection once all is sent, for which
+        there is no time limit, and tell us nothing until then.
+        """
+        self._sweeps += 1
+        if self._sweeps % SWEEPS_TO_LOOK_BENEATH:
+            return []
+        return [
+            connection
+            for connection, transport in self._beneath.items()
+            if transport.disconnecting and connection.state == connection.STATE_OPEN
+        ]
 
     # Stopping -------------------------------------------------------------------
 

@@ -1,0 +1,256 @@
+"""Clients that were refused, closed halfway or stopped reading, and stay: no descriptor is held for them longer than 5 s.
+
+All of them come to one relay at once, over TCP and over TLS, with its default limits of time. What it holds is what the
+kernel says (/proc), not what the relay thinks.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess
+from tests.end_to_end.test_tls import Authorities, authorities
+
+__all__ = ["authorities"]
+
+LONGEST = 5.0
+"""Seconds that the relay may hold the descriptor of such a client; then it may take a moment to look."""
+
+MOMENT = 3.0
+
+TEXT, BINARY, CLOSE = 1, 2, 8
+
+
+def peers_held(pid: int, port: int) -> set[int]:
+    """The remote ports of the connections that a process holds descriptors of, at a port of its own."""
+    held = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            held.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    ports = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        local, remote = (int(address.partition(":")[2], 16) for address in fields[1:3])
+        if local == port and remote and f"socket:[{fields[9]}]" in held:
+            ports.add(remote)
+    return ports
+
+
+class Peer:
+    """A connection that does what it likes with each layer: WebSocket, TLS, TCP.
+
+    :param context: how TLS is spoken; None for plain TCP.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext | None, narrow: bool = False) -> None:
+        self.tcp = socket.socket()
+        if narrow:
+            self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.tcp.settimeout(PATIENCE)
+        self.tcp.connect(("127.0.0.1", port))
+        self.port: int = self.tcp.getsockname()[1]
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls: ssl.SSLObject | None = None
+        if context is not None:
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+
+    def say_hello(self, size: int | None = None) -> Peer:
+        """Send the first message of a TLS handshake, or its first bytes."""
+        assert self._tls is not None
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self.tcp.sendall(self._outgoing.read()[:size])
+        return self
+
+    def tls(self) -> Peer:
+        """The TLS handshake, where there is one."""
+        while self._tls is not None:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self.tcp.sendall(self._outgoing.read())
+                self._incoming.write(self.tcp.recv(65536))
+        self._flush()
+        return self
+
+    def say(self, data: bytes) -> Peer:
+        """Send bytes."""
+        if self._tls is None:
+            self.tcp.sendall(data)
+        else:
+            self._tls.write(data)
+            self._flush()
+        return self
+
+    def hear(self) -> bytes:
+        """Some bytes that came."""
+        if self._tls is None:
+            return self.tcp.recv(65536)
+        while True:
+            try:
+                return self._tls.read()
+            except ssl.SSLWantReadError:
+                self._incoming.write(self.tcp.recv(65536))
+
+    def websocket(self) -> Peer:
+        """An opening handshake."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.tls().say(
+            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: " + key.encode() + b"\r\n\r\n"
+        )
+        assert self.hear().startswith(b"HTTP/1.1 101 ")
+        return self
+
+    def frame(self, opcode: int, payload: bytes) -> Peer:
+        """Send a frame, of a payload below 126 bytes."""
+        return self.say(struct.pack("!BBI", 0x80 | opcode, 0x80 | len(payload), 0) + payload)
+
+    def log_in(self, sessid: str) -> Peer:
+        """An opening handshake, and a login."""
+        self.websocket().frame(TEXT, json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
+        assert b'"response":true' in self.hear()
+        return self
+
+    def half_close(self) -> None:
+        """End our half of TCP, without a word of TLS."""
+        self.tcp.shutdown(socket.SHUT_WR)
+
+    def close_notify(self) -> None:
+        """End our half of TLS (RFC 8446, section 6.1), and leave TCP as it is."""
+        assert self._tls is not None
+        with pytest.raises((ssl.SSLWantReadError, ssl.SSLSyscallError)):
+            self._tls.unwrap()
+        self._flush()
+
+    def _flush(self) -> None:
+        if data := self._outgoing.read():
+            self.tcp.sendall(data)
+
+
+def refused(peer: Peer) -> Peer:
+    """A client that makes no WebSocket handshake, and gets an HTTP error."""
+    return peer.tls().say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+# What a client does, up to the moment from which it holds a descriptor for nothing.
+STAYING: dict[str, Callable[[Peer], object]] = {
+    "is silent": lambda peer: None,
+    "sends half a request": lambda peer: peer.tls().say(b"GET / HTTP/1.1\r\n"),
+    "is refused": refused,
+    "is refused and talks on": lambda peer: refused(peer).say(b"x" * 10_000),
+    "half-closes in the handshake": lambda peer: peer.tls().say(b"GET / HTTP/1.1\r\n").half_close(),
+    "half-closes when refused": lambda peer: refused(peer).half_close(),
+    "half-closes when open": lambda peer: peer.websocket().half_close(),
+    "half-closes when logged in": lambda peer: peer.log_in("chen-session").half_close(),
+    "closes and stays": lambda peer: peer.websocket().frame(CLOSE, b""),
+    "closes and half-closes": lambda peer: peer.websocket().frame(CLOSE, b"").half_close(),
+    "is closed and does not answer": lambda peer: peer.websocket().frame(BINARY, b"x"),
+    "is closed and half-closes": lambda peer: peer.websocket().frame(BINARY, b"x").half_close(),
+    "half a frame, and half-closes": lambda peer: peer.websocket().say(b"\x81\xfe\x10").half_close(),
+}
+STAYING_WITH_TLS: dict[str, Callable[[Peer], object]] = {
+    "says what is no TLS": lambda peer: peer.tcp.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "stalls in its hello": lambda peer: peer.say_hello(50),
+    "stalls after its hello": lambda peer: peer.say_hello(),
+    "half-closes after its hello": lambda peer: peer.say_hello().half_close(),
+    "does TLS and no more": lambda peer: peer.tls(),
+    "ends TLS at once": lambda peer: peer.tls().close_notify(),
+    "ends TLS in the handshake": lambda peer: peer.tls().say(b"GET / HTTP/1.1\r\n").close_notify(),
+    "ends TLS when refused": lambda peer: refused(peer).close_notify(),
+    "ends TLS when open": lambda peer: peer.websocket().close_notify(),
+    "ends TLS when logged in": lambda peer: peer.log_in("chen-session").close_notify(),
+    "ends TLS when it closes": lambda peer: peer.websocket().frame(CLOSE, b"").close_notify(),
+    "spoils a record": lambda peer: peer.websocket().tcp.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32),
+}
+
+# The same of a user to whom more was sent than the kernel takes.
+UNREAD: dict[str, Callable[[Peer], object]] = {
+    "half-closes with much unread": lambda peer: peer.half_close(),
+    "closes with much unread": lambda peer: peer.frame(CLOSE, b""),
+}
+UNREAD_WITH_TLS: dict[str, Callable[[Peer], object]] = {
+    "ends TLS with much unread": lambda peer: peer.close_notify(),
+    "spoils a record with much unread": lambda peer: peer.tcp.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32),
+}
+
+
+@pytest.fixture
+def peers() -> Iterator[Callable[..., Peer]]:
+    """Makes connections that stay until the end of the test."""
+    with ExitStack() as open_sockets:
+
+        def connect(*arguments: object, **keywords: bool) -> Peer:
+            peer = Peer(*arguments, **keywords)  # type: ignore[arg-type]
+            open_sockets.enter_context(peer.tcp)
+            return peer
+
+        yield connect
+
+
+def test_who_stays_holds_no_descriptor_longer_than_5_s(
+    start_relay: Callable[..., RelayProcess], authorities: Authorities, peers: Callable[..., Peer]
+) -> None:
+    # So much may be unread that nobody is cut for that.
+    relay = start_relay(
+        *("--message-log", "none", "--unread-size", "100000000", *HIGH_RATES),
+        *("--listen", authorities.endpoint(authorities.issue("127.0.0.1"))),
+    )
+    tcp, tls = (int(relay.said(rf"ChatFactory{kind} starting on ").split()[-1]) for kind in ("", r" \(TLS\)"))
+    trusting = authorities.trusting()
+
+    def cases(
+        of_both: dict[str, Callable[[Peer], object]], of_tls: dict[str, Callable[[Peer], object]], **keywords: bool
+    ) -> Iterator[tuple[str, Peer, Callable[[Peer], object]]]:
+        for name, stay in of_both.items():
+            yield f"TCP: {name}", peers(tcp, None, **keywords), stay
+        for name, stay in (of_both | of_tls).items():
+            yield f"TLS: {name}", peers(tls, trusting, **keywords), stay
+
+    def held() -> set[int]:
+        return {peer for port in (tcp, tls) for peer in peers_held(relay.process.pid, port)}
+
+    with Client(f"ws://127.0.0.1:{tcp}/") as bo:
+        assert bo.log_in("bo-session")["response"]
+        unread = list(cases(UNREAD, UNREAD_WITH_TLS, narrow=True))
+        for _, peer, _ in unread:
+            peer.log_in("alice-session")
+        for number in range(600):  # 9.6 MB to each; the kernel takes 4 to 6, unless it was set otherwise
+            bo.send(1, "x" * 16_000, id=number)
+        assert all(bo.hear()["response"]["value"] for _ in range(600))
+        assert {peer.port for _, peer, _ in unread} <= held()
+
+        begun: dict[str, tuple[int, float]] = {}
+        for name, peer, stay in chain(cases(STAYING, STAYING_WITH_TLS), unread):
+            stay(peer)
+            begun[name] = (peer.port, time.monotonic())
+        took: dict[str, float] = {}
+        until = time.monotonic() + LONGEST + MOMENT
+        while len(took) < len(begun) and time.monotonic() < until:
+            ports, now = held(), time.monotonic()
+            took |= {name: now - at for name, (port, at) in begun.items() if port not in ports and name not in took}
+            time.sleep(0.05)
+        print(*(f"{seconds:6.2f} s: {name}" for name, seconds in took.items()), sep="\n")
+        assert set(begun) - set(took) == set()
+        assert {name for name, seconds in took.items() if seconds > LONGEST + MOMENT} == set()
+        bo.send(2, "well")
+        assert bo.hear()["message"]["content"] == "well"
+    relay.stop()
+    said = "\n".join(relay.output)
+    assert "Traceback" not in said
+    assert "error]" not in said  # what anybody can cause is none of the relay's
