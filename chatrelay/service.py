@@ -35,7 +35,7 @@ from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
-from chatrelay.web import Ops, OpsSite, on_loopback
+from chatrelay.web import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
 
 TURNS_SHARE = 0.9
@@ -76,7 +76,7 @@ def build(
     if config.ops_listen is not None:
         token = None if config.ops_token_file is None else _secret("ops-token-file", config.ops_token_file)
         site = OpsSite(Ops(logins, service.not_ready, token), reactor)
-        service.ops = service.serve("ops-listen", on_loopback(config.ops_listen), site)
+        service.ops = service.serve("ops-listen", on_loopback(config.ops_listen), BoundedConnections(site, reactor))
     return service
 
 

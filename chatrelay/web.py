@@ -11,12 +11,15 @@ import hmac
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from io import BytesIO
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -26,8 +29,11 @@ from chatrelay.wire import MAX_SESSID, MAX_TOKEN, is_uid
 MAX_BODY = 64 * 1024
 """Bytes of a request's body. The longest SESSID takes 12 a character, where all of them are escaped."""
 
-IDLE_SECONDS = 10.0
-"""How long a connection may stay silent before it is closed."""
+REQUEST_SECONDS = 10.0
+"""How long a connection may last, from its beginning to the last byte of the answer taken."""
+
+MAX_CONNECTIONS = 16
+"""Connections at once; `chatrelay.descriptors` reserves a descriptor for each."""
 
 Readiness = Callable[[], str | None]
 """Answers why the relay takes no clients now; None where it does."""
@@ -104,8 +110,10 @@ class Ops(Resource):
         request.setResponseCode(status, status.phrase.encode("ascii"))
         request.setHeader("Content-Type", "application/json")
         request.setHeader("Cache-Control", "no-store")
-        # A connection that was kept would be one more thing to wait for when the relay stops.
+        # A connection that was kept would be one more thing to wait for when the relay stops. The header tells the
+        # client; twisted.web does not read it.
         request.setHeader("Connection", "close")
+        request.channel.persistent = False
         body = msgspec.json.encode(value) + b"\n"
         return b"" if request.method == b"HEAD" else body
 
@@ -216,10 +224,67 @@ class OpsSite(Site):
     noisy = False
 
     def __init__(self, ops: Ops, reactor: IReactorTime) -> None:
-        super().__init__(ops, OpsRequest, timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False)
+        # Not twisted.web's time-out, which begins anew with each byte: BoundedConnections has one that does not.
+        super().__init__(ops, OpsRequest, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
 
     def startFactory(self) -> None:
         """Twisted: a port begins to listen. The parent would begin an access log, and a timer for its clock."""
+
+
+class _BoundedConnection(ProtocolWrapper):
+    """A connection that ends after its time, whatever it does."""
+
+    factory: BoundedConnections
+    transport: Any  # whichever of Twisted's stream transports the endpoint makes
+    _ending: IDelayedCall | None = None
+
+    def makeConnection(self, transport: Any) -> None:
+        """Twisted: the connection is made."""
+        super().makeConnection(transport)
+        self._ending = self.factory.clock.callLater(REQUEST_SECONDS, self.end)
+        self.factory.opened(self)
+
+    def end(self) -> None:
+        """End it, read or unread."""
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted: the connection is gone."""
+        if self._ending is not None and self._ending.active():
+            self._ending.cancel()
+        self.factory.ended(self)
+        super().connectionLost(reason)
+
+
+class BoundedConnections(WrappingFactory[_BoundedConnection]):
+    """Bounds the connections of a site in number and time, so that its port can't use up the descriptors.
+
+    The oldest goes for a new one: requests are answered at once, so it is the
+    one that does not ask, and health checks get in.
+
+    :param site: whose connections they are.
+    :param clock: for time.
+    """
+
+    protocol = _BoundedConnection
+    noisy = False
+
+    def __init__(self, site: Site, clock: IReactorTime) -> None:
+        super().__init__(site)
+        self.clock = clock
+        self._open: dict[_BoundedConnection, None] = {}
+
+    def opened(self, connection: _BoundedConnection) -> None:
+        """A connection was made."""
+        self._open[connection] = None
+        if len(self._open) > MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.end()
+
+    def ended(self, connection: _BoundedConnection) -> None:
+        """A connection is gone."""
+        self._open.pop(connection, None)
 
 
 def on_loopback(description: str) -> str:

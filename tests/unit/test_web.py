@@ -11,6 +11,8 @@ from twisted.internet import reactor as untyped_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
@@ -18,7 +20,17 @@ from twisted.web.client import Agent
 from chatrelay.directory import Directory
 from chatrelay.logins import Logins
 from chatrelay.testing import RecordedConnection
-from chatrelay.web import MAX_BODY, Ops, OpsRequest, OpsSite, Revocation, on_loopback
+from chatrelay.web import (
+    MAX_BODY,
+    MAX_CONNECTIONS,
+    REQUEST_SECONDS,
+    BoundedConnections,
+    Ops,
+    OpsRequest,
+    OpsSite,
+    Revocation,
+    on_loopback,
+)
 
 reactor: Any = untyped_reactor
 
@@ -56,7 +68,7 @@ class OpsTestCase(TestCase):
             self.directory.add("7", member)
             self.logins.entered(member, ["CANARY"])
         site = OpsSite(Ops(self.logins, lambda: self.why, self.token), reactor)
-        self.port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.port = reactor.listenTCP(0, BoundedConnections(site, reactor), interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
 
     async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
@@ -224,6 +236,53 @@ class WithoutToken(OpsTestCase):
         for given in ("", "Bearer ", "Bearer None"):
             self.assertEqual(await self.refused({"uID": 7}, Authorization=given), (403, "no-token"))
         self.assertEqual((await self.ask("GET", "/healthz"))[0], 200)
+
+
+class Bounded(SynchronousTestCase):
+    """So many connections at once, each for so long, whatever they do."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        ops = Ops(Logins(Directory(), b"key"), lambda: None, None)
+        self.factory = BoundedConnections(OpsSite(ops, self.clock), self.clock)
+
+    def connect(self) -> tuple[Any, StringTransportWithDisconnection]:
+        """A connection, and what is sent on it."""
+        protocol, transport = self.factory.buildProtocol(None), StringTransportWithDisconnection()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return protocol, transport
+
+    def test_a_connection_has_its_time_which_no_byte_prolongs(self) -> None:
+        dripping, transport = self.connect()
+        for byte in b"GET /heal":
+            self.clock.advance(REQUEST_SECONDS / 10)
+            dripping.dataReceived(bytes([byte]))
+        self.assertTrue(transport.connected)
+        self.clock.advance(REQUEST_SECONDS / 10)
+        self.assertFalse(transport.connected)
+
+    def test_no_timer_is_left_of_one_that_was_answered(self) -> None:
+        asking, transport = self.connect()
+        asking.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertIn(b'{"status":"alive"}', transport.value())
+        self.assertFalse(transport.connected)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_oldest_goes_for_one_too_many(self) -> None:
+        transports = [self.connect()[1] for _ in range(MAX_CONNECTIONS)]
+        self.assertTrue(all(transport.connected for transport in transports))
+        for count in (1, 2):
+            transports.append(self.connect()[1])
+            self.assertEqual(
+                [transport.connected for transport in transports], [False] * count + [True] * MAX_CONNECTIONS
+            )
+
+    def test_those_that_have_gone_count_no_more(self) -> None:
+        first, _ = self.connect()
+        for _ in range(MAX_CONNECTIONS * 2):
+            self.connect()[1].loseConnection()
+        self.assertTrue(first.transport.connected)
 
 
 class Loopback(SynchronousTestCase):
