@@ -6,6 +6,7 @@ nothing asks for them. It knows every part and does none of their work.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -40,6 +41,9 @@ from chatrelay.websocket import ChatFactory
 
 TURNS_SHARE = 0.9
 """Of the time that stopping may take: by then every connection is closed, whether it has its answers or not."""
+
+BACKLOG = 4096
+"""Connections that may wait in the kernel to be accepted, which Linux too has for its bound (net.core.somaxconn)."""
 
 
 def build(
@@ -78,6 +82,22 @@ def build(
         site = OpsSite(Ops(logins, service.not_ready, token), reactor)
         service.ops = service.serve("ops-listen", on_loopback(config.ops_listen), BoundedConnections(site, reactor))
     return service
+
+
+def with_backlog(description: str) -> str:
+    """A server endpoint's description, made to let `BACKLOG` connections wait unless it says how many.
+
+    Twisted's own 50 are full in a moment, by an attack as by everybody coming
+    back at once, and who finds them full waits a second or more.
+
+    :param description: a Twisted endpoint string.
+    """
+    kind, *arguments = re.split(r"(?<!\\):", description.removeprefix("haproxy:"))
+    positional = [argument for argument in arguments if "=" not in argument]
+    # As the third of them it is given by position to some.
+    if kind not in ("tcp", "tcp6", "ssl", "unix") or len(positional) > 2 or ":backlog=" in description:
+        return description
+    return f"{description}:backlog={BACKLOG}"
 
 
 class ChatRelayService(MultiService):
@@ -130,7 +150,7 @@ class ChatRelayService(MultiService):
                 certificate = EndpointCertificate(description)
                 self._certificates.append(certificate)
                 reactor = certificate.listening_on(reactor)
-            service: IService = strports.service(description, factory, reactor)
+            service: IService = strports.service(with_backlog(description), factory, reactor)
         # What each endpoint's parser says is told with the text it was about.
         except UNUSABLE as error:
             raise ConfigError(

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay import Config, ConfigError, LoggedIn, build, stopping
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.service import ChatRelayService
+from chatrelay.service import BACKLOG, ChatRelayService, with_backlog
 from chatrelay.tap import Options, makeService
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from tests.unit.test_websocket import Client
@@ -45,6 +45,23 @@ class Made(SynchronousTestCase):
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):
             self.assertIn("listen:", self.refused(auth_url="http://x/", listen=(endpoint,)))
             self.assertIn("ops-listen:", self.refused(auth_url="http://x/", ops_listen=endpoint))
+
+    def test_many_may_wait_to_be_accepted_unless_told(self) -> None:
+        given = f":backlog={BACKLOG}"
+        for endpoint in (
+            "tcp:80",
+            "tcp:80:10.0.0.5",
+            r"tcp6:80:interface=\:\:1",
+            "unix:a.socket:660",
+            "haproxy:tcp:80",
+        ):
+            self.assertEqual(with_backlog(endpoint), endpoint + given)
+        for endpoint in ("tcp:80:backlog=7", "tcp:80:10.0.0.5:7", "systemd:domain=INET:index=0", "nonsense:1"):
+            self.assertEqual(with_backlog(endpoint), endpoint)
+        reactor = MemoryReactorClock()
+        relay = build(Config(listen=("tcp:80", "unix:a.socket:660")), reactor, KnownSessions({}), MemoryMessageLog())
+        relay.privilegedStartService()
+        self.assertEqual([reactor.tcpServers[0][2], reactor.unixServers[0][2]], [BACKLOG, BACKLOG])
 
     def test_secrets(self) -> None:
         for text, said in (

@@ -1,0 +1,145 @@
+"""Many sockets at once, from addresses of their own: what attackers have and one test process does not, nearly.
+
+All of 127.0.0.0/8 is this machine, so each socket may come from another address, and limits that count by address see many
+clients and not one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import resource
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
+)
+"""An opening handshake (RFC 6455, section 1.3)."""
+
+CONTINUATION, TEXT, PING = 0, 1, 9
+
+
+def frame(opcode: int, payload: bytes = b"", final: bool = True) -> bytes:
+    """A client's frame (RFC 6455, section 5.2), masked with zeros."""
+    first = (0x80 if final else 0) | opcode
+    if len(payload) < 126:
+        return struct.pack("!BBI", first, 0x80 | len(payload), 0) + payload
+    return struct.pack("!BBHI", first, 0x80 | 126, len(payload), 0) + payload
+
+
+def auth_request(sessid: str) -> bytes:
+    """A login, as a frame."""
+    return frame(TEXT, json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
+
+
+def address(number: int) -> str:
+    """An address of this machine: one of 62,500, and never 127.0.0.1."""
+    return f"127.7.{number // 250 % 250}.{number % 250 + 1}"
+
+
+class Crowd:
+    """Sockets, all closed at the end.
+
+    :param target: the port where they connect, or the path of a UNIX socket.
+    """
+
+    def __init__(self, target: int | str) -> None:
+        self._target = target
+        self.sockets: list[socket.socket] = []
+        # Their descriptors are this process's.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < min(hard, 16384):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
+
+    def connect(self, source: str, says: bytes = b"") -> socket.socket:
+        """One more, from an address of this machine, which says something at once."""
+        one = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
+        self.sockets.append(one)
+        if isinstance(self._target, str):
+            one.connect(self._target)  # with a time-out it would not wait for its turn
+        else:
+            one.settimeout(10)
+            one.bind((source, 0))
+            one.connect(("127.0.0.1", self._target))
+        if says:
+            with suppress(ConnectionError):  # refused already
+                one.sendall(says)
+        return one
+
+    def leave(self) -> None:
+        """Close them all."""
+        for one in self.sockets:
+            one.close()
+        self.sockets.clear()
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+def opened(crowd: Crowd, source: str) -> socket.socket:
+    """A connection whose opening handshake is done."""
+    one = crowd.connect(source, HANDSHAKE)
+    answer = one.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 101 "), answer
+    return one
+
+
+def sent_of(one: socket.socket, data: bytes, patience: float = 5.0) -> int:
+    """How many of these bytes could be sent until the other side ended the connection, or took no more for a while."""
+    sent = 0
+    one.settimeout(patience)
+    with suppress(ConnectionError, TimeoutError):
+        while sent < len(data):
+            sent += one.send(data[sent : sent + 65536])
+    return sent
+
+
+def heard(sockets: Sequence[socket.socket]) -> list[bytes]:
+    """What has come to each so far; nothing also to one that was closed."""
+    received = []
+    for one in sockets:
+        data = b""
+        one.setblocking(False)
+        with suppress(BlockingIOError, ConnectionError):
+            data = one.recv(65536)
+        received.append(data)
+        one.setblocking(True)
+    return received
+
+
+def still_open(sockets: Sequence[socket.socket]) -> int:
+    """How many of them the relay has not closed."""
+    count = 0
+    for one in sockets:
+        one.setblocking(False)
+        try:
+            while one.recv(65536):
+                pass
+        except BlockingIOError:
+            count += 1
+        except ConnectionError:
+            pass
+        one.setblocking(True)
+    return count
+
+
+def descriptors_of(pid: int) -> int:
+    """How many file descriptors a process has open."""
+    return len(os.listdir(Path("/proc", str(pid), "fd")))
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process has had resident so far, in MiB."""
+    for line in Path("/proc", str(pid), "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError("no VmHWM: has the process ended?")

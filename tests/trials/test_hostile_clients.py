@@ -1,0 +1,223 @@
+"""Hostile clients: silent, slow, huge, endless; and somebody who only wants to log in meanwhile.
+
+The attackers come from many addresses of 127.0.0.0/8, the member from 127.0.0.1: what cuts an attacker is the limit that its
+trial is about, and not the one on connections of an address.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import pytest
+
+from tests.end_to_end.programs import RelayProcess
+from tests.trials.conftest import Evidence
+from tests.trials.crowd import (
+    CONTINUATION,
+    HANDSHAKE,
+    PING,
+    TEXT,
+    Crowd,
+    address,
+    frame,
+    opened,
+    peak_mib,
+    sent_of,
+    still_open,
+)
+
+ADMITTED = {"type": "auth-response", "response": True}
+
+LOGINS = 100
+"""Logins beside each attack, at least."""
+
+MOST_SECONDS = 1.0
+"""p99 of what a login may take meanwhile, from connecting to the answer."""
+
+HEADER = 20_000_000
+"""Bytes."""
+
+FRAGMENTS = 1_000_000
+PINGS = 100_000
+MEGABYTE = 1_000_000
+
+
+class Member:
+    """Logs in again and again, and takes the time."""
+
+    def __init__(self, relay: RelayProcess) -> None:
+        self._relay = relay
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self.seconds: list[float] = []
+        self.trouble: list[object] = []
+
+    def _work(self) -> None:
+        while not self._over.is_set() and not self.trouble:
+            begun = time.monotonic()
+            try:
+                with self._relay.client() as bo:
+                    if (answer := bo.log_in("bo-session")) != ADMITTED:
+                        self.trouble.append(answer)
+                    self.seconds.append(time.monotonic() - begun)
+            # Refused, cut or timed out: whatever it was, it is what the attack did to a member.
+            except Exception as error:
+                self.trouble.append(error)
+            self._over.wait(0.02)
+
+    @property
+    def p99(self) -> float:
+        """The time that 99 % of the logins did not exceed."""
+        return sorted(self.seconds)[-1 - len(self.seconds) // 100]
+
+    def __enter__(self) -> Member:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+class Siege:
+    """An attack that goes on.
+
+    :ivar crowd: the attackers.
+    """
+
+    def __init__(self, relay: RelayProcess, member: Member, crowd: Crowd) -> None:
+        self.crowd = crowd
+        self._relay = relay
+        self._member = member
+
+    def lasts(self) -> bool:
+        """Whether there were too few logins yet."""
+        assert self._member.trouble == []
+        return len(self._member.seconds) < LOGINS
+
+    def ended(self, seconds: float) -> float:
+        """Wait until the relay has closed all attackers; say how long that took.
+
+        :param seconds: how long it may take.
+        """
+        begun = time.monotonic()
+        while left := still_open(self.crowd.sockets):
+            took = time.monotonic() - begun
+            assert took < seconds, f"{left} of {len(self.crowd.sockets)} attackers are still there after {took:.1f} s"
+            time.sleep(0.05)
+        return time.monotonic() - begun
+
+
+Begin = Callable[[float], AbstractContextManager[Siege]]
+
+
+@pytest.fixture
+def siege(relay: RelayProcess, evidence: Evidence) -> Iterator[Begin]:
+    """Attacks a relay with its defaults, while a member logs in."""
+
+    @contextmanager
+    def begin(most_mib: float) -> Iterator[Siege]:
+        """:param most_mib: by how much the relay may grow."""
+        pid = relay.process.pid
+        with Crowd(relay.port) as crowd:
+            with relay.client() as bo:
+                assert bo.log_in("bo-session") == ADMITTED
+            before = peak_mib(pid)
+            with Member(relay) as member:
+                siege = Siege(relay, member, crowd)
+                yield siege
+                while siege.lasts():
+                    time.sleep(0.05)
+            grown = peak_mib(pid) - before
+        assert member.trouble == []
+        evidence.count("logins beside it", len(member.seconds), LOGINS)
+        evidence.figure(f"p99 of a login {member.p99 * 1000:.0f} ms")
+        evidence.figure(f"memory +{grown:.1f} MiB")
+        assert member.p99 < MOST_SECONDS
+        assert grown < most_mib
+        relay.stop()
+        assert "Traceback" not in "\n".join(relay.output)
+
+    yield begin
+
+
+def test_silent_connections(siege: Begin, full: bool, evidence: Evidence) -> None:
+    """5,000 that say nothing (1,000 in the short form), 500 a second, 100 of an address, are cut after 5 s."""
+    number = 5000 if full else 1000
+    with siege(number * 0.03) as attack:
+        begun = time.monotonic()
+        for each in range(number):
+            attack.crowd.connect(address(each // 100))
+            time.sleep(max(0.0, begun + each / 500 - time.monotonic()))
+        evidence.count("silent connections", len(attack.crowd.sockets), number)
+        assert still_open(attack.crowd.sockets[-10:]) == 10
+        attack.ended(8)
+        evidence.figure(f"all cut {time.monotonic() - begun:.1f} s after the first came")
+
+
+def test_one_header_byte_a_second(siege: Begin, full: bool, evidence: Evidence) -> None:
+    """1,000 handshakes (200 in the short form) that take for ever are cut after 5 s."""
+    number = 1000 if full else 200
+    sent = 0
+    with siege(number * 0.03 + 2) as attack:
+        for each in range(number):
+            attack.crowd.connect(address(each // 100), HANDSHAKE[:-2])
+        begun = time.monotonic()
+        for _ in range(4):
+            time.sleep(1)
+            for one in attack.crowd.sockets:
+                with suppress(ConnectionError):  # the first ones' time is over
+                    sent += one.send(b"x")
+        attack.ended(5)
+        took = time.monotonic() - begun
+    evidence.count("header bytes, one a second each", sent, number * 3)
+    evidence.figure(f"cut after {took:.1f} s")
+
+
+def test_a_header_of_20_mb(siege: Begin, evidence: Evidence) -> None:
+    """A handshake that goes on for 20 MB is cut at 16 KiB; what is sent beyond is in the kernel's buffers."""
+    attackers, most_sent = 0, 0
+    data = HANDSHAKE[:-2] + b"X-Long: " + b"x" * HEADER
+    with siege(8) as attack:
+        while attackers < 20 or attack.lasts():
+            one = attack.crowd.connect(address(attackers))
+            most_sent = max(most_sent, sent_of(one, data))
+            attackers += 1
+        attack.ended(5)
+    evidence.count("headers of 20 MB", attackers, 20)
+    evidence.figure(f"at most {most_sent / MEGABYTE:.1f} MB of one could be sent")
+    assert most_sent < HEADER
+
+
+def test_a_million_empty_fragments(siege: Begin, evidence: Evidence) -> None:
+    """A message of a million empty fragments is cut after 64."""
+    flood = frame(TEXT, final=False) + frame(CONTINUATION, final=False) * (FRAGMENTS - 1)
+    attackers, most_sent = 0, 0
+    with siege(8) as attack:
+        while attackers < 10 or attack.lasts():
+            one = opened(attack.crowd, address(attackers))
+            most_sent = max(most_sent, sent_of(one, flood))
+            attackers += 1
+        attack.ended(5)
+    evidence.count("empty fragments", attackers * FRAGMENTS, 10 * FRAGMENTS)
+    evidence.figure(f"at most {most_sent // 6:,} of a million could be sent")
+    assert most_sent < len(flood)
+
+
+def test_100_000_unread_pings(siege: Begin, evidence: Evidence) -> None:
+    """A client that sends 100,000 pings and reads no pong is cut after 20."""
+    flood = frame(PING, b"x" * 125) * PINGS
+    attackers, most_sent = 0, 0
+    with siege(8) as attack:
+        while attackers < 10 or attack.lasts():
+            one = opened(attack.crowd, address(attackers))
+            # It is read no more once it is cut, and gone 2 s later.
+            most_sent = max(most_sent, sent_of(one, flood, patience=0.1))
+            attackers += 1
+        attack.ended(5)
+    evidence.count("pings", attackers * PINGS, 10 * PINGS)
+    evidence.figure(f"at most {most_sent // 131:,} of one could be sent")
+    assert most_sent < len(flood)
