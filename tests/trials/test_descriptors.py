@@ -1,0 +1,113 @@
+"""File descriptors run out: 256 of them, and 400 who connect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.proc import cpu_seconds_of
+from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
+from tests.end_to_end.test_tls import Authorities, authorities
+from tests.trials.conftest import Evidence
+from tests.trials.crowd import HANDSHAKE, Crowd, address, auth_request, descriptors_of
+
+__all__ = ["authorities"]
+
+DESCRIPTORS = 256
+CONNECTS = 400
+MEMBERS = 40
+"""Of those who connect, as many as are users and log in."""
+
+FEW_DESCRIPTORS = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
+
+ADMITTED = {"type": "auth-response", "response": True}
+
+
+def cpu_share(pid: int, seconds: float = 2.0) -> float:
+    """The share of one processor that a process takes for a while."""
+    before, begun = cpu_seconds_of([pid]), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_seconds_of([pid]) - before) / (time.monotonic() - begun)
+
+
+def recovered(relay: RelayProcess) -> float:
+    """Seconds until somebody new can log in."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < 10:
+        try:
+            with relay.client() as chen:
+                assert chen.log_in("chen-session") == ADMITTED
+                return time.monotonic() - begun
+        except (OSError, EOFError):  # refused
+            time.sleep(0.05)
+    raise AssertionError("nobody could log in for 10 s after the crowd had gone")
+
+
+def chat(alice: Client, bo: Client, number: int) -> None:
+    """A message arrives and is acknowledged."""
+    alice.send(2, f"message {number}", id=number)
+    assert bo.hear()["message"]["content"] == f"message {number}"
+    assert alice.hear()["response"] == {"id": number, "value": True}
+
+
+def crowd_in(crowd: Crowd, silent: bool = False) -> None:
+    """A tenth log in, a tenth complete the handshake, and the others, or all, are silent; ten of an address."""
+    for number in range(CONNECTS):
+        says = {0: HANDSHAKE + auth_request(f"member-{number // 10}"), 1: HANDSHAKE}.get(number % 10, b"")
+        crowd.connect(address(number // 10), b"" if silent else says)
+
+
+@pytest.fixture
+def members(site: Site) -> None:
+    """Users of the site, besides the usual three."""
+    site.users |= {f"member-{number}": f"member {number}" for number in range(MEMBERS)}
+
+
+@pytest.mark.parametrize("endpoint", ["tcp", "tls", "unix"])
+def test_descriptors_used_up_by_connections(
+    endpoint: str,
+    start_relay: Callable[..., RelayProcess],
+    members: None,
+    tmp_path: Path,
+    authorities: Authorities,
+    evidence: Evidence,
+) -> None:
+    """There are none left: who is in stays in and chats, the others are turned away."""
+    listen = {
+        "tcp": "tcp:0:interface=127.0.0.1",
+        "tls": authorities.endpoint(authorities.issue("127.0.0.1")),
+        "unix": f"unix:{tmp_path / 'relay.socket'}",
+    }[endpoint]
+    relay = start_relay(
+        *("--listen", "tcp:0:interface=127.0.0.1", "--handshake-timeout", "60", *HIGH_RATES),
+        listen=listen,
+        under=FEW_DESCRIPTORS,
+    )
+    pid = relay.process.pid
+    relay.port = int(relay.said(r"ChatFactory starting on \d+").split()[-1])
+    target: int | str = relay.port
+    if endpoint == "tls":
+        target = int(relay.said(r"\(TLS\) starting on ").split()[-1])
+    elif endpoint == "unix":
+        target = str(tmp_path / "relay.socket")
+    with relay.client() as alice, relay.client() as bo, Crowd(target) as crowd:
+        assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)
+        crowd_in(crowd, silent=endpoint == "tls")
+        evidence.count("connects", len(crowd.sockets), CONNECTS)
+        relay.said("EMFILE encountered")
+        share = cpu_share(pid)
+        most = descriptors_of(pid)
+        for number in range(20):
+            chat(alice, bo, number)
+        crowd.leave()
+        again = recovered(relay)
+        chat(alice, bo, 200)
+    evidence.figure(f"CPU {share:.0%}, {most} of {DESCRIPTORS} descriptors taken, logins {again:.2f} s after they left")
+    assert most > DESCRIPTORS - 10
+    assert share < 0.5
+    assert again < 2
+    relay.stop()
+    assert "Traceback" not in "\n".join(relay.output)
