@@ -43,6 +43,7 @@ PER_CONNECTION_RATES = {
     "unauthenticated_per_address": "100000",
     "connections": "15000",
     "connections_per_address": "100000",
+    "connections_per_user": "100000",
 }
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from chatrelay.messagelog import BadMessageLogURL, check_url
+from chatrelay.proxies import TrustedProxies
 
 
 class ConfigError(ValueError):
@@ -64,6 +65,8 @@ def option_name(attribute: str) -> str:
 
 
 def _at_least_zero(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None and attribute.default is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
         raise ConfigError(option_name(attribute.name), f"{value!r} is no number of 0 or more")
     if attribute.metadata["kind"] is int and not isinstance(value, int):
@@ -123,6 +126,51 @@ class Config:
         "systemd:..., haproxy:tcp:8080); may be repeated.",
         metavar="ENDPOINT",
         repeatable=True,
+    )
+    trusted_proxy: tuple[str, ...] = _option(
+        (),
+        "The address of a proxy, or a network such as 10.0.0.0/8, whose X-Forwarded-For is believed, or 'unix' for "
+        "whoever connects through a UNIX socket; may be repeated. Limits then count the addresses of its clients, "
+        "and not its own.",
+        metavar="NETWORK",
+        repeatable=True,
+    )
+    connections: int | None = _option(
+        None,
+        "How many connections there may be; more are refused with 503. Without it, as many as nine tenths of the "
+        "file descriptors that the process may open are enough for, or fewer where that leaves too few for the rest.",
+        unit="connections",
+        zero="no limit but the file descriptors, of which none are kept for the rest",
+        kind=int,
+    )
+    connections_per_address: int = _option(
+        0,
+        "How many connections there may be from one address (IPv6: from one /64 network), logged in or not; more are "
+        "refused with 429.",
+        unit="connections",
+        zero="no limit, as a whole office may be behind one address",
+        kind=int,
+    )
+    unauthenticated: int = _option(
+        5000,
+        "How many connections there may be that are not logged in yet; more are refused with 503.",
+        unit="connections",
+        zero="no limit",
+        kind=int,
+    )
+    unauthenticated_per_address: int = _option(
+        100,
+        "How many of them there may be from one address (IPv6: from one /64 network); more are refused with 429.",
+        unit="connections",
+        zero="no limit: one address can use up the others' places",
+        kind=int,
+    )
+    connections_per_user: int = _option(
+        10,
+        "How many connections of one user may be logged in; when there is one more, the oldest is closed with 4504.",
+        unit="connections",
+        zero="no limit",
+        kind=int,
     )
     message_log: str = _option(
         "sqlite:chatrelay.sqlite3",
@@ -373,6 +421,13 @@ class Config:
     def _check_origin(self, _: object, origins: tuple[str, ...]) -> None:
         for origin in origins:
             normal_origin(origin)
+
+    @trusted_proxy.validator
+    def _check_trusted_proxy(self, _: object, names: tuple[str, ...]) -> None:
+        try:
+            TrustedProxies(_text("trusted-proxy", name) for name in names)
+        except ValueError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError("trusted-proxy", str(error)) from None
 
     @session_cookie.validator
     def _check_session_cookie(self, _: object, name: object) -> None:

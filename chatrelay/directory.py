@@ -34,6 +34,10 @@ class Directory:
         """The live connections of `user`, oldest first; empty where there are none."""
         return self._connections.get(user, ())
 
+    def oldest_beyond(self, user: str, most: int) -> tuple[Connection, ...]:
+        """The oldest of a user's connections, as many as there are beyond `most`; 0 for no limit."""
+        return self.connections_of(user)[:-most] if most else ()
+
     def __len__(self) -> int:
         """How many users are here."""
         return len(self._connections)

@@ -51,6 +51,7 @@ def build(
     reactor: Any,
     authenticator: Authenticator | None = None,
     message_log: MessageLog | None = None,
+    connections: int | None = None,
 ) -> ChatRelayService:
     """Make a relay, ready to be started as a service of a Twisted application.
 
@@ -60,6 +61,8 @@ def build(
     :param authenticator: who knows whose session it is, instead of the
         webserver at ``config.auth_url``.
     :param message_log: where messages are logged, instead of ``config.message_log``.
+    :param connections: how many there may be where ``config.connections`` does
+        not say (0: no limit), instead of what the process's file descriptors are enough for.
     :raises ConfigError: for options that do not go together, or files that can't be used.
     """
     if authenticator is None:
@@ -73,7 +76,11 @@ def build(
     relay = Relay(directory, message_log, time.time, turn.call_soon)
     # What an embedding program's own authenticator has answered is that program's to remember.
     denials = RecentDenials(secrets.token_bytes()) if isinstance(authenticator, WebserverAuthenticator) else None
-    factory = ChatFactory(config, relay, directory, authenticator, reactor, turn, logins, denials)
+    if connections is None:
+        connections = descriptors.for_connections(descriptors.limit(), config.webserver_checks)
+    factory = ChatFactory(
+        config, relay, directory, authenticator, reactor, turn, logins, denials, connections=connections
+    )
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
         service.serve("listen", description, factory).setServiceParent(service)

@@ -26,14 +26,17 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from chatrelay import wire
+from chatrelay.admission import RETRY_AFTER, Admission, Full, Visit
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.directory import Directory
@@ -43,6 +46,7 @@ from chatrelay.limits import MINUTE, Deadlines, SendLimits, TokenBucket, address
 from chatrelay.logins import ENDED, Logins
 from chatrelay.origins import RefusedOrigins
 from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.proxies import UNIX, TrustedProxies, address_in
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.session import Session
@@ -78,6 +82,9 @@ AUTOBAHN_ATTRIBUTES = (
 )
 """What we read of Autobahn's open protocol, likewise, and empty (`data`); in a frame, also `current_frame_masker`."""
 
+HAPROXY_NAMES = ("getPeer", "transport")
+"""What we use of Twisted's `HAProxyProtocolWrapper`, whose module is not promised; a test looks them up."""
+
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
@@ -89,6 +96,9 @@ CONTROL_FRAME_BURST = 2.0
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
+
+MAX_REFUSED = 16
+"""Connections beyond a limit that are waited for until they have sent something; more are answered before."""
 
 SWEEP_SECONDS = 0.25
 """How often deadlines are looked at."""
@@ -121,6 +131,25 @@ def beneath(transport: Any) -> Any:
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
+
+
+def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+    """An answer to a handshake that is refused, with the reason in a body that a browser shows."""
+    status = HTTPStatus(code)
+    body = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n".encode()
+    fields = [
+        *headers,
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Connection", "close"),
+    ]
+    if status is HTTPStatus.UPGRADE_REQUIRED:
+        fields.append(("Upgrade", "websocket"))
+    elif status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        fields.append(("Retry-After", str(RETRY_AFTER)))
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
+    return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
 
 
 class FactoryOption:
@@ -159,22 +188,59 @@ class ChatProtocol(WebSocketServerProtocol):
     _end = ("network", NO_CLOSE_FRAME, "the connection was lost")
     _deaf = False
     _takes_messages = True
+    _forwarded_for: str | None = None  # the client's address where it is no peer's but was told by proxies
+    _visit: Visit | None  # None for who was turned away
+    _refusal: bytes | None = None  # what that one is answered
     _control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
-    __slots__ = ("_between_messages", "_fast", "_longest", "_receive")
+    __slots__ = ("_between_messages", "_fast", "_longest", "_receive", "_visit")
 
     # Opening ---------------------------------------------------------------
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""
         config = self.factory.config
+        self._between_messages = False
+        admitted = self.factory.admission.enter(self._address_at_first())
+        if isinstance(admitted, Full):
+            self._visit = None
+            self._turn_away(admitted)
+            return
+        self._visit = admitted
         self._fast = config.fast_path
         self._longest = config.message_size
-        self._between_messages = False
         self.outgoing = OutgoingBuffer(self, self.transport, self.factory.turn, config.unread_size, self._fast)
         super().connectionMade()
         self.factory.accepted(self)
+
+    def _turn_away(self, full: Full) -> None:
+        """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment."""
+        factory = self.factory
+        self.state = self.STATE_CLOSED
+        if factory.may_tell("connections refused"):
+            self.events.info(
+                "connection from {peer} refused: {reason} ({option} {most})",
+                peer=self.peer_name,
+                reason=full.why,
+                option=full.option,
+                most=full.most,
+            )
+        factory.closing_deadlines.start(self, factory.seconds())
+        factory.refused.add(self)
+        if ISSLTransport.providedBy(self.transport):
+            self.transport.abortConnection()  # to say anything would take a TLS handshake first
+            return
+        self._refusal = http_error(full.status, full.why)
+        # Many clients are confused by an answer that comes before they have asked, or lose it.
+        if len(factory.refused) > MAX_REFUSED:
+            self._answer_refused()
+
+    def _answer_refused(self) -> None:
+        answer, self._refusal = self._refusal, None
+        if answer is not None:
+            self.transport.write(answer)
+            self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted: bytes came. What the fast path (`chatrelay.frames`) does not take is Autobahn's."""
@@ -191,6 +257,8 @@ class ChatProtocol(WebSocketServerProtocol):
         elif self.state != self.STATE_CLOSED and not self._deaf:
             # Once closed, Autobahn would go on buffering for a client that was refused.
             super().dataReceived(data)
+        elif self._visit is None:
+            self._answer_refused()
 
     def _handshake_received(self, data: bytes) -> None:
         """Part of an opening handshake, which Autobahn buffers without bound; this bounds it."""
@@ -207,6 +275,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
+        self._find_client()
         self.factory.check_origin(self.handshake_header("origin"))
         if not request.protocols:
             return None
@@ -236,6 +305,44 @@ class ChatProtocol(WebSocketServerProtocol):
         self._receive = self.session.received if as_usual else self._message_taken
         self.outgoing.open()
         factory.opened(self)
+
+    def _address_at_first(self) -> str | None:
+        """Under which address to count a connection of which nothing has come yet; None where a proxy is to tell."""
+        if isinstance(self.transport, HAProxyProtocolWrapper):
+            return None
+        return self._address_of(self.peer_host())
+
+    def _find_client(self) -> None:
+        """Find out whom this handshake is from, past the proxies; count the connection there.
+
+        :raises ConnectionDeny: where there are as many from that address as there may be.
+        """
+        assert self._visit is not None
+        factory, host = self.factory, self.peer_host()
+        forwarded = factory.forwarded_for(self)
+        if self._visit.address is not None:
+            return  # no proxy is between
+        client = factory.trusted_proxies.client_of(host, forwarded) if forwarded else host
+        if client != host:
+            self._forwarded_for = client
+        proxy: Any = self.transport.transport if isinstance(self.transport, HAProxyProtocolWrapper) else None
+        if proxy is not None and proxy.getPeer() == self.transport.getPeer():
+            return  # the proxy speaks for itself, as in a health check, or does not say for whom
+        full = factory.admission.locate(self._visit, self._address_of(client))
+        if full is not None:
+            raise ConnectionDeny(full.status, f"{full.why} ({full.option} {full.most})")
+
+    def peer_host(self) -> str | None:
+        """The address of whoever made the connection, as far as is known yet; None for a UNIX socket."""
+        peer = self.transport.getPeer()
+        if not isinstance(peer, IPv4Address | IPv6Address):
+            return None
+        # Twisted takes anything for an address in a PROXY header.
+        return address_in(peer.host) if isinstance(self.transport, HAProxyProtocolWrapper) else peer.host
+
+    def _address_of(self, host: str | None) -> str | None:
+        """Under which address a client is counted; None for a trusted proxy, behind which are many."""
+        return None if host is None or self.factory.trusted_proxies.trusts(host) else address_key(host)
 
     def handshake_header(self, name: str) -> str | None:
         """A header of the handshake as it was sent, its first value; None where there is none.
@@ -272,20 +379,8 @@ class ChatProtocol(WebSocketServerProtocol):
         super().failHandshake(reason, code, responseHeaders)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        """Autobahn: answer with an HTTP error. Says why in a body that a browser shows."""
-        status = HTTPStatus(code)
-        body = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n".encode()
-        headers = [
-            *(responseHeaders or ()),
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", str(len(body))),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Connection", "close"),
-        ]
-        if status is HTTPStatus.UPGRADE_REQUIRED:
-            headers.append(("Upgrade", "websocket"))
-        lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers)]
-        self.sendData("\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body)
+        """Autobahn: answer with an HTTP error."""
+        self.sendData(http_error(code, reason, responseHeaders or ()))
 
     # Receiving -------------------------------------------------------------
 
@@ -353,8 +448,8 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _ask(self, sessid: str) -> None:
         """Have the webserver asked, for the session."""
-        session, factory = self.session, self.factory
-        assert session is not None
+        session, factory, visit = self.session, self.factory, self._visit
+        assert session is not None and visit is not None
 
         def answered(verdict: Verdict) -> None:
             self._asking = None
@@ -364,6 +459,7 @@ class ChatProtocol(WebSocketServerProtocol):
             session.answered(verdict)
             if session.logged_in:
                 factory.login_deadlines.stop(self)
+                factory.admission.logged_in(visit)
             if isinstance(verdict, LoggedIn) and session.belongs_to(verdict.uid):
                 factory.entered(self.outgoing, sessid, verdict, is_cookie=session.is_cookie(sessid))
 
@@ -457,8 +553,13 @@ class ChatProtocol(WebSocketServerProtocol):
             # Autobahn would log an error, and anybody can cause as many as they like.
             self.events.debug("TLS with {peer} failed: {reason}", peer=self.peer_name, reason=repr(reason.value))
             reason = Failure(ConnectionLost("TLS failed"))
+        if self._visit is None:
+            self.factory.closing_deadlines.stop(self)
+            self.factory.refused.discard(self)
+            return
         super().connectionLost(reason)
         self._leave()
+        self.factory.admission.left(self._visit)
         self.factory.lost(self)
         if self.session is not None:
             self._tell_of_end(self.session.uid)
@@ -526,15 +627,16 @@ class ChatProtocol(WebSocketServerProtocol):
 
     @property
     def client_address(self) -> str | None:
-        """Under which address limits count this client; None where it has none."""
-        peer = self.transport.getPeer()
-        return address_key(peer.host) if isinstance(peer, IPv4Address | IPv6Address) else None
+        """Under which address limits count this client, once its handshake is complete; None where it has none."""
+        return None if self._visit is None else self._visit.address
 
     @property
     def peer_name(self) -> str:
         """The client's address, for the operator."""
+        if self._forwarded_for is not None:
+            return self._forwarded_for
         peer = self.transport.getPeer()
-        return f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer)
+        return printable(f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer))
 
 
 for _name in WebSocketServerProtocol.CONFIG_ATTRS:
@@ -553,6 +655,7 @@ class ChatFactory(WebSocketServerFactory):
     :param logins: which of the site's sessions each connection came in by.
     :param denials: the denials that are remembered; None where none is.
     :param chance: a random number from 0 to 1.
+    :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
     :ivar stopping: whether the relay stops, and lets nobody in any more.
     """
 
@@ -571,6 +674,7 @@ class ChatFactory(WebSocketServerFactory):
         logins: Logins | None = None,
         denials: RecentDenials | None = None,
         chance: Callable[[], float] = random.random,
+        connections: int = 0,
     ) -> None:
         super().__init__(server="chatrelay", reactor=reactor)
         self.config = config
@@ -587,6 +691,10 @@ class ChatFactory(WebSocketServerFactory):
         # What is beneath TLS, of those that have such a thing.
         self._beneath: dict[ChatProtocol, Any] = {}
         self._sweeps = 0
+        self.admission = Admission(config, connections if config.connections is None else config.connections)
+        self.trusted_proxies = TrustedProxies(config.trusted_proxy)
+        self.refused: set[ChatProtocol] = set()
+        self._told_of_forwarding = False
         self.stopping = False
         self._chance = chance
         self._farewells: Farewells[ChatProtocol] | None = None
@@ -668,6 +776,25 @@ class ChatFactory(WebSocketServerFactory):
         return TokenBucket(rate, CONTROL_FRAME_BURST * rate)
 
     # Who may connect -----------------------------------------------------------
+
+    def forwarded_for(self, connection: ChatProtocol) -> list[str]:
+        """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty."""
+        host = connection.peer_host()
+        is_trusted = self.trusted_proxies.trusts(host)
+        is_news = is_trusted or not self._told_of_forwarding
+        if not is_news or b"x-forwarded-for" not in connection.http_request_data.lower():
+            return []
+        forwarded = connection.handshake_headers("x-forwarded-for")
+        if is_trusted or not forwarded:
+            return forwarded
+        self._told_of_forwarding = True
+        self.events.warn(
+            "a handshake from {peer} had an X-Forwarded-For, which is ignored: if that is a proxy of yours, say "
+            "--trusted-proxy {host} (told once)",
+            peer=connection.peer_name,
+            host=UNIX if host is None else host,
+        )
+        return []
 
     def check_origin(self, origin: str | None) -> None:
         """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.
@@ -770,6 +897,9 @@ class ChatFactory(WebSocketServerFactory):
         lasting = None if self.is_ticket(is_cookie) else sessid
         self.logins.entered(connection, {name for name in (lasting, verdict.session) if name is not None})
         self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
+        most = self.config.connections_per_user
+        for oldest in self.directory.oldest_beyond(wire.user_key(verdict.uid), most):
+            oldest.close(CloseCode.TOO_MANY_CONNECTIONS, "too many connections of this user: the oldest goes")
 
     # Time ------------------------------------------------------------------------
 

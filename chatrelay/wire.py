@@ -65,6 +65,7 @@ class CloseCode(enum.IntEnum):
     SESSION_ENDED = 4501
     UNUSABLE_FRAMES = 4502
     RATE_LIMIT = 4503
+    TOO_MANY_CONNECTIONS = 4504
     ENDED = 4505
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,8 +34,14 @@ PATIENCE = 15.0
 HIGH_RATES = (
     *("--messages-per-second", "10000000", "--message-burst", "10000000"),
     *("--user-messages-per-second", "10000000", "--new-recipients-per-minute", "10000000"),
+    *("--unauthenticated-per-address", "10000000", "--connections-per-user", "10000000"),
 )
 """Options for a relay that is to be given a lot to do: its limits are in force, and are not reached."""
+
+
+def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """A TCP connection to a port of this machine, from one of its own addresses (Linux: all of 127.0.0.0/8 are)."""
+    return socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0))
 
 
 class Site:

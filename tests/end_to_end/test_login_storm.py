@@ -230,7 +230,7 @@ def storm(tmp_path: Path) -> StartStorm:
 
 
 def test_everybody_comes_back_at_once_and_as_themselves(storm: StartStorm) -> None:
-    clients, webserver = storm(list(range(1000)))
+    clients, webserver = storm(list(range(1000)), "--unauthenticated-per-address", "1000")
     assert clients.wrong == []
     assert len(clients.back_after) == 1000
     assert webserver.most_at_once == 32
@@ -241,7 +241,8 @@ def test_everybody_comes_back_at_once_and_as_themselves(storm: StartStorm) -> No
 
 def test_who_is_refused_or_too_late_comes_again(storm: StartStorm) -> None:
     # 4 at once of 0.05 s each are 80 in the second that a connection has for its login.
-    clients, _ = storm(list(range(160)), "--webserver-checks", "4", "--login-timeout", "1")
+    late = ("--webserver-checks", "4", "--login-timeout", "1", "--unauthenticated-per-address", "160")
+    clients, _ = storm(list(range(160)), *late)
     assert clients.wrong == []
     assert len(clients.back_after) == 160
     assert clients.setbacks["webserver-unavailable"]
@@ -249,9 +250,21 @@ def test_who_is_refused_or_too_late_comes_again(storm: StartStorm) -> None:
 
 
 def test_the_tabs_of_a_user_are_one_question(storm: StartStorm) -> None:
-    clients, webserver = storm([number % 20 for number in range(200)], "--webserver-checks", "5")
+    tabs = [number % 20 for number in range(200)]
+    clients, webserver = storm(tabs, "--webserver-checks", "5", "--unauthenticated-per-address", "200")
     assert clients.wrong == []
     assert len(clients.back_after) == 200
     assert webserver.most_at_once <= 5
     assert webserver.twice_at_once == set()
     assert webserver.asked.total() < 100
+
+
+def test_a_hundred_people_of_one_address_log_in_at_once_with_the_defaults(storm: StartStorm) -> None:
+    clients, _ = storm(list(range(100)))
+    assert (len(clients.back_after), clients.wrong, clients.setbacks) == (100, [], Counter())
+
+
+def test_more_people_of_one_address_come_again_and_get_in_with_the_defaults(storm: StartStorm) -> None:
+    clients, _ = storm(list(range(250)))
+    assert (len(clients.back_after), clients.wrong) == (250, [])
+    assert clients.setbacks  # the 101st, for one

@@ -29,6 +29,9 @@ class Values(SynchronousTestCase):
         self.assertEqual((config.messages_per_second, config.message_burst), (10.0, 30))
         self.assertEqual((config.user_messages_per_second, config.new_recipients_per_minute), (20.0, 30))
         self.assertEqual(config.control_frames_per_second, 10.0)
+        self.assertEqual((config.connections, config.connections_per_address), (None, 0))
+        self.assertEqual((config.unauthenticated, config.unauthenticated_per_address), (5000, 100))
+        self.assertEqual((config.connections_per_user, config.trusted_proxy), (10, ()))
         self.assertEqual(config.message_log, "sqlite:chatrelay.sqlite3")
 
     def test_every_option_says_what_it_is(self) -> None:
@@ -42,6 +45,11 @@ class Values(SynchronousTestCase):
             self.assertIn("login-timeout", self.refused(login_timeout=value))
         self.assertIn("whole number", self.refused(message_size=1.5))
         self.assertEqual(Config(login_timeout=0, message_size=0).login_timeout, 0)
+
+    def test_a_number_without_a_default_may_be_left_out(self) -> None:
+        for value in (-1, "5", True, 1.5):
+            self.assertIn("connections: ", self.refused(connections=value))
+        self.assertEqual([Config(connections=value).connections for value in (None, 0, 5)], [None, 0, 5])
 
     def test_auth_urls(self) -> None:
         for url in ("", "example.com", "ftp://example.com/", "http:///session", "//example.com"):
@@ -139,6 +147,9 @@ class Sources(SynchronousTestCase):
         self.assertEqual(config.auth_url, "http://file/")
         self.assertEqual((config.drain_time, config.message_size, config.login_timeout), (1.5, 2, 3.0))
         self.assertEqual(config.origin, ("https://a", "https://b"))
+        self.assertEqual(config.connections, None)
+        self.assertEqual(read({"connections": "7"}, {"CHATRELAY_CONNECTIONS": "8"}).connections, 7)
+        self.assertEqual(read({}, {"CHATRELAY_TRUSTED_PROXY": "10.0.0.0/8 unix"}).trusted_proxy, ("10.0.0.0/8", "unix"))
         self.assertEqual(config.webserver_checks, 32)
 
     def test_the_file_can_be_named_in_the_environment(self) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 RESERVED_REASONS = {"delivery-unconfirmed"}
-RESERVED_CLOSE_CODES = {"4003", "4004", "4504"}
+RESERVED_CLOSE_CODES = {"4003", "4004"}
 
 WITHOUT_EXAMPLE = {"busy"}
 """Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
@@ -133,6 +133,11 @@ class ProtocolPage(SynchronousTestCase):
             f"- {defaults['message_frames']} - closed with 1002",
             f"- {defaults['message_timeout']:g} s - closed with 1002",
             f"- {defaults['login_timeout']:g} s - closed with 4001",
+            f"- {defaults['unauthenticated_per_address']} - refused with 429",
+            f"that are not logged in ({defaults['unauthenticated_per_address']} unless changed)",
+            f"that are not logged in ({defaults['unauthenticated']:,} unless changed)",
+            f"- {defaults['connections_per_user']} - the oldest is closed with 4504",
+            f"so many connections ({defaults['connections_per_user']} unless changed)",
             f"- {defaults['unread_size'] // 1024**2} MiB - closed with 4002",
             f"- {rate:g} a second, {burst} at once - ``rate-limited``, then closed with 4503",
             f"may send {burst} messages at once, and {rate:g} a second in the long run",

@@ -18,6 +18,8 @@ from chatrelay.testing import RecordedConnection
 PURE = (
     "wire",
     "limits",
+    "admission",
+    "proxies",
     "breaker",
     "directory",
     "logins",

@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import Config, ConfigError, LoggedIn, build, stopping
+from chatrelay import Config, ConfigError, LoggedIn, build, descriptors, stopping
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.service import BACKLOG, ChatRelayService, with_backlog
@@ -117,6 +117,19 @@ class Running(SynchronousTestCase):
         self.assertEqual(
             [(server[0], server[3]) for server in self.reactor.tcpServers], [(8080, ""), (8081, "127.0.0.1")]
         )
+
+    def test_connections_leave_descriptors_to_the_rest_unless_told_otherwise(self) -> None:
+        self.patch(descriptors, "limit", lambda: 5000)
+        for options, given, most in (
+            ({}, {}, descriptors.for_connections(5000, 32)),
+            ({"connections": 7}, {}, 7),
+            ({"connections": 0}, {}, 0),
+            ({}, {"connections": 8}, 8),
+            ({}, {"connections": 0}, 0),
+            ({"connections": 7}, {"connections": 8}, 7),
+        ):
+            service = build(Config(**options), self.reactor, KnownSessions({}), self.log, **given)
+            self.assertEqual(service.factory.admission.most, most)
 
     def test_the_ops_endpoint_is_on_loopback(self) -> None:
         self.start(listen=(), ops_listen="tcp:8081")

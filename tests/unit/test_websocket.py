@@ -15,6 +15,8 @@ from typing import Any
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -36,6 +38,7 @@ from chatrelay.websocket import ChatFactory, ChatProtocol
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+PEER = IPv4Address("TCP", "192.0.2.1", 4321)
 YES = {"type": "auth-response", "response": True}
 
 
@@ -76,8 +79,8 @@ class Transport(StringTransport):
     aborted = False
     no_delay = False
 
-    def __init__(self) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.1", 4321))
+    def __init__(self, peer: IAddress = PEER) -> None:
+        super().__init__(peerAddress=peer)
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -94,9 +97,9 @@ class Transport(StringTransport):
 class Client:
     """The client's end of one connection."""
 
-    def __init__(self, factory: ChatFactory) -> None:
-        self.transport = Transport()
-        self.protocol: ChatProtocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))  # type: ignore[assignment]
+    def __init__(self, factory: ChatFactory, transport: Transport | None = None) -> None:
+        self.transport = transport or Transport()
+        self.protocol: ChatProtocol = factory.buildProtocol(PEER)  # type: ignore[assignment]
         self.protocol.makeConnection(self.transport)
 
     def shake(self, *headers: str) -> bytes:
@@ -250,6 +253,7 @@ class WebSocketTestCase(SynchronousTestCase):
         self.log = MemoryMessageLog()
         relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
         options.setdefault("fast_path", FAST_PATH)
+        options.setdefault("unauthenticated_per_address", 0)  # nobody here hangs up
         known = authenticator or KnownSessions({"alice": 1, "bo": 2})
         factory = ChatFactory(Config(**options), relay, self.directory, known, self.clock)
         factory.start_sweeping()
@@ -1354,6 +1358,18 @@ class NamesOfOthers(SynchronousTestCase):
         self.assertFalse(set(names) - {"trackTimings"} & vars(client.protocol).keys())
         # And Autobahn finds this one when it wants it: a batch does not wait for the client's ACK.
         self.assertTrue(client.transport.no_delay)
+
+    def test_twisteds_proxy_protocol(self) -> None:
+        relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
+        factory = ChatFactory(Config(), relay, Directory(), KnownSessions({}), Clock())
+        reactor = MemoryReactorClock()
+        serverFromString(reactor, "haproxy:tcp:8080").listen(factory)
+        ((_, wrapping, *_),) = reactor.tcpServers
+        wrapper = wrapping.buildProtocol(PEER)
+        wrapper.makeConnection(Transport())
+        self.assertIsInstance(wrapper, websocket.HAProxyProtocolWrapper)
+        for name in websocket.HAPROXY_NAMES:
+            self.assertTrue(hasattr(wrapper, name), f"Twisted has moved {name}; see chatrelay/websocket.py")
 
     def test_twisteds_tcp(self) -> None:
         with socket.socket() as unconnected:

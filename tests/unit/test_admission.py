@@ -1,0 +1,155 @@
+"""How many may connect: counted as values. That they are refused and closed, tests/unit/test_connecting.py has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatrelay.admission import Admission, Full, Visit
+from chatrelay.config import Config
+
+OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_address": 0}
+
+
+def admission(connections: int = 0, **options: int) -> Admission:
+    """With these limits, and no others."""
+    return Admission(Config(**{**OFF, **options}), connections)
+
+
+def entered(counts: Admission, address: str | None) -> Visit:
+    """One connection more, which is not refused."""
+    visit = counts.enter(address)
+    assert isinstance(visit, Visit)
+    return visit
+
+
+def refused(counts: Admission, address: str | None) -> str:
+    """The name of the option that keeps one connection more from coming in."""
+    full = counts.enter(address)
+    assert isinstance(full, Full)
+    assert full.most == 3
+    assert full.status == (429 if "address" in full.option else 503)
+    return full.option
+
+
+@pytest.mark.parametrize("option", ["connections", "unauthenticated"])
+def test_up_to_so_many_in_all_and_no_further(option: str) -> None:
+    counts = admission(**{option: 3})
+    visits = [entered(counts, address) for address in ("192.0.2.1", "192.0.2.2", None)]
+    for address in ("192.0.2.1", "192.0.2.9", None):
+        assert refused(counts, address) == option
+    counts.left(visits[0])
+    entered(counts, "192.0.2.9")
+    assert refused(counts, None) == option
+
+
+@pytest.mark.parametrize("option", ["connections_per_address", "unauthenticated_per_address"])
+def test_up_to_so_many_of_an_address_and_no_further(option: str) -> None:
+    counts = admission(**{option: 3})
+    visits = [entered(counts, "192.0.2.1") for _ in range(3)]
+    assert refused(counts, "192.0.2.1") == option.replace("_", "-")
+    entered(counts, "192.0.2.2")
+    for _ in range(4):
+        entered(counts, None)  # who has no address is not limited by it
+    counts.left(visits[0])
+    entered(counts, "192.0.2.1")
+    refused(counts, "192.0.2.1")
+
+
+@pytest.mark.parametrize("option", ["unauthenticated", "unauthenticated_per_address"])
+def test_who_logs_in_makes_room_among_those_who_have_not_and_leaving_then_makes_no_more(option: str) -> None:
+    counts = admission(**{option: 3})
+    visits = [entered(counts, "192.0.2.1") for _ in range(3)]
+    counts.logged_in(visits[0])
+    counts.logged_in(visits[0])  # logged in again
+    entered(counts, "192.0.2.1")
+    refused(counts, "192.0.2.1")
+    counts.left(visits[0])
+    refused(counts, "192.0.2.1")
+
+
+@pytest.mark.parametrize("option", ["connections", "connections_per_address"])
+def test_who_logs_in_stays_counted_among_all(option: str) -> None:
+    counts = admission(**{option: 3})
+    for _ in range(3):
+        counts.logged_in(entered(counts, "192.0.2.1"))
+    refused(counts, "192.0.2.1")
+
+
+def test_zero_means_no_limit_and_nothing_is_remembered() -> None:
+    counts = admission()
+    for _ in range(10_000):
+        entered(counts, "192.0.2.1")
+    assert (counts.connections, counts.unauthenticated, counts.addresses()) == (10_000, 10_000, 0)
+
+
+def test_an_address_that_becomes_known_later_counts_from_then_on() -> None:
+    counts = admission(unauthenticated_per_address=3)
+    visits = [entered(counts, None) for _ in range(4)]
+    for visit in visits[:3]:
+        assert counts.locate(visit, "192.0.2.1") is None
+        assert counts.locate(visit, "192.0.2.2") is None  # it has one
+        assert visit.address == "192.0.2.1"
+    full = counts.locate(visits[3], "192.0.2.1")
+    assert full is not None and full.option == "unauthenticated-per-address"
+    assert visits[3].address is None
+    # The refused one is still there, for a moment, but not of the address.
+    assert (counts.connections, counts.unauthenticated) == (4, 4)
+    counts.left(visits[3])
+    counts.left(visits[0])
+    assert counts.locate(entered(counts, None), "192.0.2.1") is None
+
+
+def test_what_is_refused_counts_nowhere() -> None:
+    counts = admission(connections_per_address=1, unauthenticated_per_address=5)
+    visit = entered(counts, "192.0.2.1")
+    for _ in range(10):
+        assert isinstance(counts.enter("192.0.2.1"), Full)
+    assert (counts.connections, counts.unauthenticated) == (1, 1)
+    counts.left(visit)
+    assert (counts.connections, counts.unauthenticated, counts.addresses()) == (0, 0, 0)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["enter", "locate", "log in", "leave"]), st.integers(0, 20), st.sampled_from("abc "))
+)
+
+
+@given(STEPS)
+def test_the_counts_are_those_of_a_list_of_who_is_there(steps: list[tuple[str, int, str]]) -> None:
+    limits = {"connections_per_address": 3, "unauthenticated": 6, "unauthenticated_per_address": 2}
+    counts = admission(8, **limits)
+    there: list[Visit] = []
+
+    def of(address: str, **only: Any) -> int:
+        return sum(
+            visit.address == address and only.items() <= {"logged_in": visit.logged_in}.items() for visit in there
+        )
+
+    for what, which, name in steps:
+        address = None if name == " " else name
+        if what == "enter" or (what == "locate" and there):
+            free = address is None or (of(address) < 3 and of(address, logged_in=False) < 2)
+            if what == "enter":
+                strangers = sum(not visit.logged_in for visit in there)
+                came = counts.enter(address)
+                assert isinstance(came, Visit) == (free and len(there) < 8 and strangers < 6)
+                if isinstance(came, Visit):
+                    there.append(came)
+            else:
+                visit = there[which % len(there)]
+                if visit.address is None and not visit.logged_in:
+                    assert (counts.locate(visit, address) is None) == free
+        elif there and what == "log in":
+            counts.logged_in(there[which % len(there)])
+        elif there:
+            counts.left(there.pop(which % len(there)))
+    assert counts.connections == len(there)
+    assert counts.unauthenticated == sum(not visit.logged_in for visit in there)
+    all = Counter(visit.address for visit in there if visit.address)
+    strangers = Counter(visit.address for visit in there if visit.address and not visit.logged_in)
+    assert counts.addresses() == len(all) + len(strangers)

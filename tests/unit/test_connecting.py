@@ -1,0 +1,464 @@
+"""Who may connect and from where, byte by byte: refused connections, users with too many, clients behind proxies."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from zope.interface import directlyProvides
+
+from chatrelay import websocket
+from chatrelay.interfaces import Denied, LoggedIn
+from chatrelay.testing import HeldAuthenticator, KnownSessions
+from chatrelay.websocket import ChatFactory, ChatProtocol
+from tests.unit.test_websocket import Client, Transport, WebSocketTestCase
+
+OFFICE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
+PROXY = "10.0.0.1"
+FULL_ANSWER = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: 77\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Connection: close\r\n"
+    b"Retry-After: 10\r\n"
+    b"\r\n"
+    b"chatrelay speaks WebSocket here, and refused this request: the relay is full\n"
+)
+
+
+def address(host: str) -> IAddress:
+    """Somebody's end of a TCP connection."""
+    kind = IPv6Address if ":" in host else IPv4Address
+    peer: IAddress = kind("TCP", host, 4321)
+    return peer
+
+
+class ConnectingTestCase(WebSocketTestCase):
+    """A relay without a port, and what it says."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events: list[Any] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def limit(self, authenticator: Any = None, **options: Any) -> None:
+        """Start anew with these options, and the defaults."""
+        options.setdefault("unauthenticated_per_address", 100)
+        self.factory = self.make_factory(authenticator, **options)
+
+    def said(self, *levels: LogLevel) -> list[str]:
+        """The lines for the operator, of these levels or of all that are told."""
+        levels = levels or (LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)
+        return [formatEvent(event) for event in self.events if event["log_level"] in levels]
+
+    def come(self, host: str = OFFICE) -> Client:
+        """Connect from there, and say nothing yet."""
+        return Client(self.factory, Transport(address(host)))
+
+    def is_refused(self, client: Client) -> bool:
+        """Whether a client that has just come is sent away when it says something."""
+        client.write(b"GET / HTTP/1.1\r\n")
+        return client.transport.disconnecting and client.transport.value().startswith(b"HTTP/1.1 ")
+
+    def refuses(self, host: str) -> bool:
+        """Whether somebody who comes from there is sent away; who is not goes away again."""
+        client = self.come(host)
+        client.lost()
+        return self.is_refused(client)
+
+
+class Refusals(ConnectingTestCase):
+    """A relay that is full says so, cheaply, and has the descriptor back in a moment."""
+
+    def test_it_is_said_in_one_write_and_no_handshake_is_read(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        refused = self.come()
+        self.assertEqual(refused.transport.value(), b"")  # an answer before the question would confuse many
+        for _ in range(2):
+            refused.write(b"G")
+            self.assertEqual(refused.transport.value(), FULL_ANSWER)
+            self.assertTrue(refused.transport.disconnecting)
+        self.assertEqual(self.said(), ["connection from 192.0.2.1:4321 refused: the relay is full (connections 1)"])
+
+    def test_of_many_only_some_are_waited_for(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        clients = [self.come() for _ in range(30)]
+        waited_for = [client for client in clients if not client.transport.disconnecting]
+        self.assertEqual(len(waited_for), websocket.MAX_REFUSED)
+        for client in clients:
+            client.write(b"G")
+            self.assertEqual(client.transport.value(), FULL_ANSWER)
+            client.lost()
+        self.assertFalse(self.come().transport.disconnecting)
+
+    def test_over_tls_nothing_is_said_for_that_would_take_a_handshake(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        transport = Transport()
+        directlyProvides(transport, ISSLTransport)
+        Client(self.factory, transport)
+        self.assertTrue(transport.aborted)
+        self.assertEqual(transport.value(), b"")
+
+    def test_who_is_refused_and_does_not_go_is_cut(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        refused = self.come()
+        self.pass_time(1.5)
+        self.assertFalse(refused.transport.aborted)
+        self.pass_time(1)
+        self.assertTrue(refused.transport.aborted)
+        refused.lost()
+
+    def test_who_is_refused_leaves_nothing_behind(self) -> None:
+        self.limit(connections=1)
+        inside = self.come()
+        for _ in range(10):
+            self.come().lost()
+        self.assertEqual(self.factory.admission.connections, 1)
+        self.assertEqual(self.factory.connections, {inside.protocol})
+        self.assertEqual((len(self.factory.closing_deadlines), len(self.factory.refused)), (0, 0))
+
+    def test_when_somebody_has_gone_there_is_room(self) -> None:
+        self.limit(connections=2)
+        first, second = self.come(), self.come()
+        self.assertTrue(self.is_refused(self.come()))
+        first.open().log_in()
+        first.protocol.close(4000, "")
+        self.assertTrue(self.is_refused(self.come()))  # it has its descriptor until it is gone
+        first.lost()
+        self.come().open().log_in("bo")
+        self.assertTrue(self.is_refused(self.come()))
+        second.open()
+
+    def test_of_many_some_are_told_and_the_rest_counted(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        for _ in range(60):
+            self.come()
+        self.pass_time(0.25)
+        self.assertEqual(len([line for line in self.said() if "(connections 1)" in line]), 25)
+        self.assertIn("too many lines at once: 35 more connections refused", self.said())
+
+    def test_so_many_as_the_process_has_descriptors_for_where_the_options_do_not_say(self) -> None:
+        for options, given, most in (({}, 2, 2), ({"connections": 3}, 2, 3), ({"connections": 0}, 2, 0), ({}, 0, 0)):
+            self.limit(**options)
+            factory = ChatFactory(
+                self.factory.config,
+                self.factory.relay,
+                self.directory,
+                KnownSessions({}),
+                self.clock,
+                connections=given,
+            )
+            for _ in range(most or 50):
+                self.assertFalse(self.is_refused(Client(factory)))
+            self.assertEqual(self.is_refused(Client(factory)), bool(most))
+
+
+class Unauthenticated(ConnectingTestCase):
+    """Who does not log in has few places; who does leaves theirs to the next."""
+
+    def test_100_of_an_address_and_no_further(self) -> None:
+        self.limit()
+        clients = [self.come() for _ in range(100)]
+        refused = self.come()
+        refused.write(b"GET / HTTP/1.1\r\n\r\n")
+        self.assertTrue(refused.transport.value().startswith(b"HTTP/1.1 429 Too Many Requests\r\n"))
+        self.assertIn(b"\r\nRetry-After: 10\r\n", refused.transport.value())
+        self.assertEqual(
+            self.said(),
+            [
+                "connection from 192.0.2.1:4321 refused: too many connections from this address are not logged in yet "
+                "(unauthenticated-per-address 100)"
+            ],
+        )
+        self.assertFalse(self.refuses(ELSEWHERE))
+        clients[0].lost()
+        self.assertFalse(self.refuses(OFFICE))
+
+    def test_a_network_of_ipv6_is_one_address(self) -> None:
+        self.limit(unauthenticated_per_address=2)
+        self.come("2001:db8:1:2::1")
+        self.come("2001:db8:1:2:ffff::2")
+        self.assertTrue(self.refuses("2001:db8:1:2:3::3"))
+        self.assertFalse(self.refuses("2001:db8:1:3::1"))
+
+    def test_ipv4_that_comes_by_ipv6_is_the_same_address(self) -> None:
+        self.limit(unauthenticated_per_address=2)
+        self.come(OFFICE)
+        self.come(f"::ffff:{OFFICE}")
+        self.assertTrue(self.refuses(OFFICE))
+        self.assertFalse(self.refuses(f"::ffff:{ELSEWHERE}"))
+
+    def test_whoever_logs_in_makes_room_and_whoever_is_denied_does_not(self) -> None:
+        authenticator = HeldAuthenticator()
+        self.limit(authenticator, unauthenticated_per_address=1)
+        client = self.come().open()
+        for sessid, verdict, room in (("nobody", Denied(), False), ("alice", LoggedIn(1), True)):
+            client.say(type="auth-request", SESSID=sessid)
+            self.assertTrue(self.refuses(OFFICE))
+            authenticator.answer(verdict)
+            self.assertEqual(self.refuses(OFFICE), not room)
+        # Asking again is no second way out, and no way back in.
+        self.come()
+        client.say(type="auth-request", SESSID="alice")
+        authenticator.answer(LoggedIn(1))
+        self.assertTrue(self.refuses(OFFICE))
+        client.lost()
+        self.assertTrue(self.refuses(OFFICE))
+
+    def test_who_does_not_log_in_in_time_makes_room(self) -> None:
+        self.limit(unauthenticated_per_address=1)
+        client = self.come().open()
+        self.pass_time(10.5)
+        self.assertEqual(client.hear()[-1][0], 4001)
+        self.assertTrue(self.refuses(OFFICE))
+        client.lost()
+        self.assertFalse(self.refuses(OFFICE))
+
+    def test_a_whole_office_logs_in_one_hundred_at_a_time(self) -> None:
+        known = KnownSessions({f"session-{number}": number for number in range(1000)})
+        self.limit(known)
+        for first in range(0, 1000, 100):
+            clients = [self.come().open() for _ in range(100)]
+            for number, client in enumerate(clients, first):
+                client.log_in(f"session-{number}")
+        self.assertEqual(len(self.directory), 1000)
+
+    def test_so_many_in_all_and_no_further(self) -> None:
+        self.limit(unauthenticated=3)
+        clients = [self.come(f"192.0.2.{number}") for number in range(3)]
+        self.assertTrue(self.refuses(ELSEWHERE))
+        clients[0].open().log_in()
+        self.come(ELSEWHERE)
+        self.assertTrue(self.refuses("198.51.100.8"))
+        self.assertIn("(unauthenticated 3)", self.said()[-1])
+
+    def test_connections_of_an_address_where_they_are_limited(self) -> None:
+        self.limit(connections_per_address=2)
+        first = self.come().open().log_in()
+        self.come().open().log_in("bo")
+        self.assertTrue(self.refuses(OFFICE))
+        self.assertFalse(self.refuses(ELSEWHERE))
+        first.lost()
+        self.assertFalse(self.refuses(OFFICE))
+
+
+class OfAUser(ConnectingTestCase):
+    """A user has so many connections; the newest stay."""
+
+    def test_10_of_a_user_and_the_11th_ends_the_oldest(self) -> None:
+        self.limit()
+        other = self.come().open().log_in("bo")
+        clients = [self.come().open().log_in() for _ in range(10)]
+        self.assertEqual([client.hear() for client in clients], [[]] * 10)
+        newest = self.come().open().log_in()
+        heard = [client.hear() for client in clients]
+        self.assertEqual(heard, [[(4504, "too many connections of this user: the oldest goes")], *[[]] * 9])
+        other.send(1)
+        self.clock.advance(0)
+        self.assertEqual([len(client.hear()) for client in [*clients[1:], newest]], [1] * 10)
+        self.assertEqual(len(other.hear()), 1)
+
+    def test_who_is_leaving_is_none_of_them(self) -> None:
+        self.limit(connections_per_user=2)
+        first, second = (self.come().open().log_in() for _ in range(2))
+        second.protocol.close(4000, "")
+        second.hear()
+        self.come().open().log_in()
+        self.assertEqual((first.hear(), second.hear()), ([], []))
+        self.come().open().log_in()
+        self.assertEqual(first.hear()[0][0], 4504)
+
+    def test_logging_in_again_is_no_further_connection(self) -> None:
+        self.limit(connections_per_user=2)
+        clients = [self.come().open().log_in() for _ in range(2)]
+        for client in clients:
+            client.log_in()
+        self.assertEqual([client.hear() for client in clients], [[], []])
+
+    def test_zero_means_no_limit(self) -> None:
+        self.limit(connections_per_user=0)
+        clients = [self.come().open().log_in() for _ in range(30)]
+        self.assertEqual([client.hear() for client in clients], [[]] * 30)
+
+
+class BehindProxies(ConnectingTestCase):
+    """X-Forwarded-For, of those who are trusted."""
+
+    def test_limits_count_the_clients_of_a_trusted_proxy_and_not_the_proxy(self) -> None:
+        self.limit(trusted_proxy=("10.0.0.0/8",), unauthenticated_per_address=2)
+        for number in range(20):
+            self.assertFalse(self.is_refused(self.come(PROXY)))
+            self.come(PROXY).open(f"X-Forwarded-For: 203.0.113.{number}")
+        for _ in range(2):
+            client = self.come(PROXY).open(f"X-Forwarded-For: 198.51.100.1, {OFFICE}", "X-Forwarded-For: 10.0.0.2")
+            self.assertEqual(client.protocol.client_address, OFFICE)
+        answer = self.come(PROXY).shake(f"X-Forwarded-For: {OFFICE}")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer)
+        self.assertIn(b"\r\nRetry-After: 10\r\n", answer)
+        # Whoever comes from there directly is the same address.
+        self.assertTrue(self.refuses(OFFICE))
+        client.log_in()
+        self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
+        self.assertEqual(
+            self.said()[0],
+            "handshake from 192.0.2.1 refused with 429: too many connections from this address are not logged in yet "
+            "(unauthenticated-per-address 2)",
+        )
+
+    def test_a_client_of_ipv6_is_its_network_and_named_in_full(self) -> None:
+        self.limit(trusted_proxy=(PROXY,))
+        protocol = self.come(PROXY).open("X-Forwarded-For: 2001:db8:1:2::7").protocol
+        self.assertEqual((protocol.client_address, protocol.peer_name), ("2001:db8:1:2::/64", "2001:db8:1:2::7"))
+
+    def test_who_comes_through_a_trusted_proxy_that_does_not_say_for_whom_has_no_address(self) -> None:
+        self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1, connections_per_address=1)
+        for headers in ((), ("X-Forwarded-For: unknown",), ()):
+            client = self.come(PROXY).open(*headers)
+            self.assertIsNone(client.protocol.client_address)
+            self.assertEqual(client.protocol.peer_name, f"{PROXY}:4321")
+        self.assertEqual(self.said(), [])
+
+    def test_from_anybody_else_it_is_ignored_and_one_line_says_so(self) -> None:
+        for trusted in ((), (PROXY,)):
+            self.events.clear()
+            self.limit(trusted_proxy=trusted, unauthenticated_per_address=3)
+            for number in range(3):
+                client = self.come().open(f"X-Forwarded-For: 203.0.113.{number}")
+                self.assertEqual(client.protocol.client_address, OFFICE)
+                self.assertEqual(client.protocol.peer_name, f"{OFFICE}:4321")
+            self.assertTrue(self.refuses(OFFICE))
+            self.assertEqual(
+                self.said(LogLevel.warn),
+                [
+                    f"a handshake from {OFFICE}:4321 had an X-Forwarded-For, which is ignored: if that is a proxy of "
+                    f"yours, say --trusted-proxy {OFFICE} (told once)"
+                ],
+            )
+
+    def test_an_address_that_a_client_makes_up_helps_it_nothing(self) -> None:
+        self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1)
+        self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
+        for made_up in ("203.0.113.1", "unknown", PROXY, "", "127.0.0.1"):
+            answer = self.come(PROXY).shake(f"X-Forwarded-For: {made_up}, {OFFICE}")
+            self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), made_up)
+
+    def test_a_unix_socket_has_no_address_and_is_believed_only_where_that_was_said(self) -> None:
+        peer = UNIXAddress(None)
+        self.limit(unauthenticated_per_address=1, connections_per_address=1)
+        for _ in range(3):
+            client = Client(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
+            self.assertIsNone(client.protocol.client_address)
+        self.assertIn("say --trusted-proxy unix (told once)", self.said(LogLevel.warn)[0])
+        self.limit(unauthenticated_per_address=1, trusted_proxy=("unix",))
+        client = Client(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
+        self.assertEqual((client.protocol.client_address, client.protocol.peer_name), (OFFICE, OFFICE))
+        answer = Client(self.factory, Transport(peer)).shake(f"X-Forwarded-For: {OFFICE}")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 429 "))
+
+    def test_the_end_of_a_users_connection_is_told_with_the_clients_address(self) -> None:
+        self.limit(trusted_proxy=(PROXY,))
+        self.come(PROXY).open(f"X-Forwarded-For: {ELSEWHERE}").log_in().lost()
+        self.assertIn(f"connection of 1 from {ELSEWHERE} ended by the network", self.said()[-1])
+
+
+class Proxied(Client):
+    """A client at the far end of a proxy that speaks the PROXY protocol."""
+
+    def __init__(self, factory: ChatFactory, header: bytes, proxy: str = PROXY) -> None:
+        reactor = MemoryReactorClock()
+        serverFromString(reactor, "haproxy:tcp:8080").listen(factory)
+        ((_, wrapping, *_),) = reactor.tcpServers
+        self.transport = Transport(address(proxy))
+        self.wrapper = wrapping.buildProtocol(address(proxy))
+        self.wrapper.makeConnection(self.transport)
+        self.protocol: ChatProtocol = self.wrapper.wrappedProtocol
+        if header:
+            self.write(header)
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the relay, through the proxy."""
+        self.wrapper.dataReceived(data)
+
+    def lost(self) -> None:
+        """The TCP connection ends."""
+        super().lost()
+
+
+def version_1(host: str) -> bytes:
+    """A PROXY header in text."""
+    family = b"TCP6" if ":" in host else b"TCP4"
+    return b"PROXY %b %b %b 4321 8080\r\n" % (family, host.encode(), host.encode())
+
+
+def version_2(host: str | None) -> bytes:
+    """A PROXY header in binary; None: the proxy speaks for itself (LOCAL)."""
+    signature = b"\r\n\r\n\x00\r\nQUIT\n"
+    if host is None:
+        return signature + b"\x20\x00\x00\x00"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    packed = socket.inet_pton(family, host)
+    body = packed + packed + struct.pack("!HH", 4321, 8080)
+    return signature + bytes([0x21, 0x21 if ":" in host else 0x11]) + struct.pack("!H", len(body)) + body
+
+
+class ProxyProtocol(ConnectingTestCase):
+    """The PROXY protocol, on an endpoint `haproxy:`."""
+
+    def test_limits_count_the_clients_and_not_the_proxy(self) -> None:
+        for header in (version_1, version_2):
+            self.limit(unauthenticated_per_address=1)
+            for number in range(10):
+                self.assertFalse(Proxied(self.factory, b"").transport.disconnecting)
+                Proxied(self.factory, header(f"203.0.113.{number}")).open()
+            client = Proxied(self.factory, header(OFFICE)).open()
+            self.assertEqual((client.protocol.client_address, client.protocol.peer_name), (OFFICE, f"{OFFICE}:4321"))
+            answer = Proxied(self.factory, header(OFFICE)).shake()
+            self.assertTrue(answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer)
+            client.log_in()
+            Proxied(self.factory, header(OFFICE)).open()
+            Proxied(self.factory, header("2001:db8:1:2::1")).open()
+            answer = Proxied(self.factory, header("2001:db8:1:2::2")).shake()
+            self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), answer)
+
+    def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
+        self.limit(unauthenticated_per_address=1, connections_per_address=1)
+        for header in (version_2(None), b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"):
+            client = Proxied(self.factory, header).open()
+            self.assertIsNone(client.protocol.client_address)
+
+    def test_what_is_no_address_is_none_and_safe_to_print(self) -> None:
+        self.limit(unauthenticated_per_address=1)
+        for _ in range(2):
+            client = Proxied(self.factory, b"PROXY TCP4 1.2.\x1b[2J 1.2.3.4 1 2\r\n").open()
+            self.assertIsNone(client.protocol.client_address)
+            self.assertNotIn("\x1b", client.protocol.peer_name)
+
+    def test_a_chain_of_both_kinds(self) -> None:
+        # haproxy passes on what nginx (203.0.113.1) has sent, and that names its own client.
+        self.limit(trusted_proxy=("203.0.113.1",))
+        header = version_1("203.0.113.1")
+        client = Proxied(self.factory, header).open(f"X-Forwarded-For: 198.51.100.9, {OFFICE}")
+        self.assertEqual(client.protocol.client_address, OFFICE)
+        client = Proxied(self.factory, version_1("203.0.113.2")).open(f"X-Forwarded-For: {OFFICE}")
+        self.assertEqual(client.protocol.client_address, "203.0.113.2")
+
+    def test_a_full_relay_says_so_before_it_knows_for_whom(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        refused = Proxied(self.factory, b"")
+        self.assertEqual(refused.transport.value(), b"")
+        refused.write(version_1(OFFICE) + b"GET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(refused.transport.value(), FULL_ANSWER)
