@@ -17,7 +17,7 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site
+from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site, connected
 
 DEPLOY = ROOT / "examples" / "deploy"
 ORIGIN = "https://www.example.com"
@@ -44,17 +44,25 @@ class Deployment:
     relay: RelayProcess
     authorities: trustme.CA
 
-    def client(self, path: str = "/chat", origin: str = ORIGIN, cookie: str | None = None) -> Client:
-        """A page's connection through nginx."""
+    def client(
+        self,
+        path: str = "/chat",
+        origin: str = ORIGIN,
+        cookie: str | None = None,
+        address: str = "127.0.0.1",
+        forwarded_for: str | None = None,
+    ) -> Client:
+        """A page's connection through nginx, from one of this machine's addresses."""
         trusting = ssl.create_default_context()
         self.authorities.configure_trust(trusting)
-        headers = {} if cookie is None else {"Cookie": cookie}
+        headers = {"Cookie": cookie, "X-Forwarded-For": forwarded_for}
         return Client(
             f"wss://127.0.0.1:{self.port}{path}",
             ssl=trusting,
             server_hostname="www.example.com",
             origin=origin,
-            additional_headers=headers,
+            additional_headers={name: value for name, value in headers.items() if value is not None},
+            sock=connected(self.port, address),
         )
 
     def access_log(self, lines: int) -> list[dict[str, object]]:
@@ -75,12 +83,14 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def deployment(start_relay: StartRelay, site: Site, tmp_path: Path) -> Iterator[Deployment]:
-    """nginx and a relay with the options of the example; only addresses and paths are other ones."""
+def deployment(
+    request: pytest.FixtureRequest, start_relay: StartRelay, site: Site, tmp_path: Path
+) -> Iterator[Deployment]:
+    """nginx and a relay with the options of the example; only addresses and paths are other ones, unless a test asks for more."""
     options = (DEPLOY / "chatrelay.toml").read_text()
     options = options.replace("/var/lib/chatrelay/", "").replace("tcp:8080", "tcp:0")
     (tmp_path / "chatrelay.toml").write_text(options)
-    relay = start_relay("--config", "chatrelay.toml", listen=None)
+    relay = start_relay("--config", "chatrelay.toml", *getattr(request, "param", ()), listen=None)
 
     authorities = trustme.CA()
     leaf = authorities.issue_cert("www.example.com")
@@ -145,6 +155,31 @@ def test_nginx_passes_on_where_a_page_is_from(deployment: Deployment) -> None:
         deployment.client(origin="https://evil.test", cookie="session=alice-session")
     assert refusal.value.response.status_code == 403
     deployment.relay.said("https://evil.test")
+
+
+@needs_nginx
+def test_nginx_says_whom_a_connection_is_from(deployment: Deployment) -> None:
+    for address in ("127.0.0.5", "127.0.0.6"):
+        with deployment.client(cookie="session=alice-session", address=address, forwarded_for="192.0.2.7") as alice:
+            assert alice.log_in(None) == ADMITTED
+        deployment.relay.said(f'"connection of 1 from {address} ended')
+    assert "192.0.2.7" not in "\n".join(deployment.relay.output)
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    "deployment", [("--unauthenticated-per-address", "2", "--login-timeout", "0")], indirect=True, ids=[""]
+)
+def test_strangers_behind_nginx_are_counted_one_by_one(deployment: Deployment) -> None:
+    with (
+        deployment.client(address="127.0.0.5", forwarded_for="192.0.2.1"),
+        deployment.client(address="127.0.0.5", forwarded_for="192.0.2.2"),
+        deployment.client(cookie="session=bo-session", address="127.0.0.6") as bo,
+    ):
+        with pytest.raises(InvalidStatus) as refusal:
+            deployment.client(address="127.0.0.5", forwarded_for="192.0.2.3")
+        assert refusal.value.response.status_code == 429
+        assert bo.log_in(None) == ADMITTED
 
 
 @needs_nginx

@@ -1,0 +1,131 @@
+"""Who may connect to a real relay: it is full, an address or a user has too many; tests/unit has every limit by itself."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+from websockets.exceptions import InvalidStatus
+
+from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, connected
+
+StartRelay = Callable[..., RelayProcess]
+UNHURRIED = ("--handshake-timeout", "0", "--login-timeout", "0")
+"""Options for a relay that has patience with those who say nothing: so they stay, however slow the machine."""
+YES = {"type": "auth-response", "response": True}
+
+
+@pytest.fixture
+def held() -> Iterator[ExitStack]:
+    """What is left open until the end."""
+    with ExitStack() as held:
+        yield held
+
+
+def answer(relay: RelayProcess, address: str = "127.0.0.1") -> bytes:
+    """What somebody hears who connects from there and sends a request, until the relay hangs up."""
+    with connected(relay.port, address) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        heard = b""
+        while data := stranger.recv(4096):
+            heard += data
+        return heard
+
+
+def descriptors(relay: RelayProcess) -> int:
+    """How many file descriptors the relay has open."""
+    return len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
+
+
+def within_patience(so: Callable[[], bool]) -> bool:
+    """Whether it becomes so."""
+    until = time.monotonic() + PATIENCE
+    while not so():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_relay_that_is_full_lets_nobody_in_until_somebody_leaves(start_relay: StartRelay, held: ExitStack) -> None:
+    relay = start_relay("--connections", "3", *UNHURRIED)
+    alice, bo = (held.enter_context(relay.client()) for _ in range(2))
+    assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (YES, YES)
+    stranger = held.enter_context(connected(relay.port))
+    heard = answer(relay)
+    assert heard.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 10\r\n" in heard
+    before = descriptors(relay)
+    # A refused connection is not kept for long, though its client stays and says nothing.
+    for _ in range(20):
+        held.enter_context(connected(relay.port))
+    assert within_patience(lambda: descriptors(relay) <= before)
+    with pytest.raises(InvalidStatus) as refusal:
+        relay.client()
+    assert refusal.value.response.status_code == 503
+    relay.said(r"connection from 127.0.0.1:\d+ refused: the relay is full \(connections 3\)")
+    alice.send(2, "still here")
+    assert bo.hear()["message"]["content"] == "still here"
+    stranger.close()
+
+    def lets_in() -> bool:
+        try:
+            chen = relay.client()
+        except (InvalidStatus, OSError):
+            return False
+        return held.enter_context(chen).log_in("chen-session") == YES
+
+    assert within_patience(lets_in)
+
+
+def test_a_full_relay_cuts_whoever_comes_by_tls(start_relay: StartRelay, tmp_path: Path) -> None:
+    authorities = trustme.CA()
+    leaf = authorities.issue_cert("127.0.0.1")
+    leaf.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "tls.pem"))
+    listen = "ssl:0:interface=127.0.0.1:privateKey=tls.pem:certKey=tls.pem"
+    relay = start_relay("--connections", "1", *UNHURRIED, listen=listen)
+    trusting = ssl.create_default_context()
+    authorities.configure_trust(trusting)
+    with connected(relay.port) as first, trusting.wrap_socket(first, server_hostname="127.0.0.1"):
+        # It may be cut before the client's own system has told it that it is connected.
+        with pytest.raises(OSError), connected(relay.port) as second:
+            trusting.wrap_socket(second, server_hostname="127.0.0.1")
+        relay.said(r"refused: the relay is full \(connections 1\)")
+
+
+def test_strangers_of_one_address_keep_nobody_else_out(start_relay: StartRelay, held: ExitStack) -> None:
+    relay = start_relay(*UNHURRIED)
+    strangers = [held.enter_context(connected(relay.port, "127.0.0.5")) for _ in range(100)]
+    assert answer(relay, "127.0.0.5").startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    relay.said(r"connection from 127.0.0.5:\d+ refused: .* \(unauthenticated-per-address 100\)")
+    alice = held.enter_context(relay.client(sock=connected(relay.port, "127.0.0.6")))
+    assert alice.log_in("alice-session") == YES
+    strangers[0].close()
+
+    def lets_in() -> bool:
+        try:
+            bo = relay.client(sock=connected(relay.port, "127.0.0.5"))
+        except (InvalidStatus, OSError):
+            return False
+        return held.enter_context(bo).log_in("bo-session") == YES
+
+    assert within_patience(lets_in)
+
+
+def test_the_11th_connection_of_a_user_ends_the_oldest(start_relay: StartRelay, held: ExitStack) -> None:
+    relay = start_relay()
+    tabs: list[Client] = []
+    for _ in range(11):
+        tabs.append(held.enter_context(relay.client()))
+        assert tabs[-1].log_in("alice-session") == YES
+    assert tabs[0].closed() == (4504, [])
+    with relay.client() as bo:
+        assert bo.log_in("bo-session") == YES
+        bo.send(1, "to all of them")
+        assert [tab.hear()["message"]["content"] for tab in tabs[1:]] == ["to all of them"] * 10
+    relay.said("connection of 1 from .* ended by the relay with 4504")
