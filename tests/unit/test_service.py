@@ -323,7 +323,7 @@ class Running(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_without_a_limit_it_waits_for_everybody(self) -> None:
-        service = self.start(drain_time=0)
+        service = self.start(drain_time=0, connections_per_user=0)
         crowd = self.crowd(30)
         self.patch(self.service.factory, "closing_deadlines", type(self.service.factory.closing_deadlines)(0))
         stopped = service.stopService()
