@@ -174,7 +174,7 @@ class SqliteStore:
             self._connection = connection = sqlite3.connect(
                 self.path, timeout=LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
-            _migrate(connection, self._migrations)
+            _migrate(connection, self.path, self._migrations)
             connection.execute("PRAGMA synchronous = FULL")
             if self._identity[0] not in (None, _identity(self.path)[0][0]):
                 # Another file than the one that failed: what was doubtful there is not here.
@@ -369,7 +369,22 @@ def _identity(path: str) -> tuple[_Identity, int]:
     return (database, wal), files[0].st_size if files[0] else 0
 
 
-def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:
+def _write_wal_again(connection: sqlite3.Connection, path: str) -> None:
+    """Write what the WAL holds once more, and sync it.
+
+    What a failed sync was to write reads as if it were there, in this process and in the next; but Linux takes it for
+    written and never tries again. SQLite would go on behind it, and after a power cut all of that would be lost, though
+    its own syncs have succeeded.
+    """
+    connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
+    with suppress(FileNotFoundError), open(f"{path}-wal", "r+b", buffering=0) as wal:
+        content = wal.read()
+        os.pwrite(wal.fileno(), content, 0)
+        os.fdatasync(wal.fileno())
+    connection.execute("COMMIT")
+
+
+def _migrate(connection: sqlite3.Connection, path: str, migrations: tuple[str, ...]) -> None:
     """Make a file a message log of the present schema, step by step, each step whole or not at all."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -384,6 +399,7 @@ def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> Non
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise LogUnavailable(f"this file system does not take SQLite's write-ahead log (journal mode {mode!r})")
+    _write_wal_again(connection, path)
     for done, step in enumerate(migrations[version:], version + 1):
         connection.executescript(
             f"BEGIN IMMEDIATE; {step}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {done}; COMMIT;"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -472,6 +474,35 @@ class Store(SynchronousTestCase):
                 self.assertIn("locked", str(self.assertRaises(LogUnavailable, self.store.open)))
         self.store.open()
         self.assertEqual([row.delivered for row in read_messages(self.path)], [True, False])
+
+    def test_what_the_write_ahead_log_holds_is_written_once_more_before_anything_is_put_behind_it(self) -> None:
+        # Some of it may be what a failed sync was to write, and be on no disk.
+        self.store.append([message("acknowledged")])
+        copy = SqliteStore(f"{self.path}-after-a-crash")
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{self.path}{suffix}", f"{copy.path}{suffix}")
+        before = Path(f"{copy.path}-wal").read_bytes()
+        self.assertGreater(len(before), 0)
+        calls: list[object] = []
+        with (
+            patch("os.pwrite", side_effect=lambda fd, data, offset: calls.append((data, offset))),
+            patch("os.fdatasync", side_effect=lambda fd: calls.append("synced")),
+        ):
+            copy.open()
+        copy.close()
+        self.assertTrue(calls == [(before, 0), "synced"])  # not assertEqual, which would print them
+
+    def test_a_write_ahead_log_that_cannot_be_synced_is_not_gone_on_with(self) -> None:
+        self.store.append([message("acknowledged")])
+        copy = SqliteStore(f"{self.path}-after-a-crash")
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{self.path}{suffix}", f"{copy.path}{suffix}")
+        with patch("os.fdatasync", side_effect=OSError(5, "Input/output error")), self.assertRaises(LogUnavailable):
+            copy.open()
+        self.assertFalse(copy.is_open)
+        copy.open()
+        copy.close()
+        self.assertEqual([row.content for row in read_messages(copy.path)], ["acknowledged"])
 
     def test_a_second_relay_is_kept_out(self) -> None:
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
