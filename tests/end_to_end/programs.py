@@ -113,7 +113,9 @@ class Site:
 class RelayProcess:
     """`twistd -n chatrelay` with some options, from a folder of its own.
 
+    :param under: a program that runs it, such as strace, and its options.
     :param twistd: options before ``chatrelay``.
+    :param prelude: Python to run before twistd begins.
     :ivar output: what it has printed so far, a line each.
     """
 
@@ -127,6 +129,7 @@ class RelayProcess:
         twistd: tuple[str, ...] = (),
         measured: bool = True,
         stdin: int | None = None,
+        prelude: str = "",
         **environment: str,
     ) -> None:
         if not measured:
@@ -134,7 +137,8 @@ class RelayProcess:
             environment |= {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
         self.folder = folder
         self.output: list[str] = []
-        program = (sys.executable, "-c", _TWISTD)
+        program = (sys.executable, "-c", f"{prelude}\n{TWISTD}")
+        self._is_child = bool(under)
         reading = () if reactor is None else (f"--reactor={reactor}",)
         listening = () if listen is None else ("--listen", listen)
         self.process = subprocess.Popen(
@@ -207,10 +211,18 @@ class RelayProcess:
             with refusal:
                 return refusal.status, json.load(refusal)
 
+    @property
+    def pid(self) -> int:
+        """The relay's own process, whatever it runs under."""
+        pid = self.process.pid
+        if not self._is_child:
+            return pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
     def stop(self, sign: int = signal.SIGTERM) -> int:
-        """End it with a signal; return its exit status."""
+        """End it with a signal; return its exit status, or that of the program it runs under."""
         if self.process.poll() is None:
-            self.process.send_signal(sign)
+            os.kill(self.pid, sign)
         return self.wait()
 
     def wait(self) -> int:
@@ -233,7 +245,8 @@ class RelayProcess:
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # As the `twistd` script does, of the Python that runs the tests.
-_TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
+TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
+"""What every relay runs, for who wants to begin with something else."""
 
 
 class Client:

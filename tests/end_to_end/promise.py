@@ -66,6 +66,7 @@ class _Fate:
     :ivar place: which of that connection's requests it was.
     :ivar uid: the sender, as the site says.
     :ivar value: the answer, None where none came.
+    :ivar reason: why not, where it was no.
     """
 
     sender: int
@@ -73,6 +74,7 @@ class _Fate:
     uid: UID
     request: Request
     value: bool | None = None
+    reason: str = ""
     delivered: bool = False
 
 
@@ -81,10 +83,12 @@ class Trial:
 
     :ivar counts: how many requests were `sent`, `acknowledged`, `refused`, left `unanswered`, and how many
         acknowledged ones had reached `nobody` by the time the relay was gone.
+    :ivar reasons: how many requests were refused for which reason.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
         self._fates: dict[str, _Fate] = {}
         self._connections = 0
 
@@ -107,13 +111,17 @@ class Trial:
             self.counts["acknowledged"] += fate.value is True
             self.counts["refused"] += fate.value is False
             self.counts["unanswered"] += fate.value is None
+            self.reasons.update([fate.reason] if fate.value is False else [])
             self.counts["nobody"] += fate.value is True and not fate.delivered
         if settled:
             _settled(accounts, fates, received)
         self._fates.update(fates)
 
-    def check_log(self, log: Sequence[Row]) -> None:
-        """Hold the log, in the order of its numbers, against all rounds."""
+    def check_log(self, log: Sequence[Row], *, refused_may_stand: bool = False) -> None:
+        """Hold the log, in the order of its numbers, against all rounds.
+
+        :param refused_may_stand: whether what was refused may be there, and not marked.
+        """
         logged: dict[str, Row] = {}
         last: dict[int, int] = {}
         for row in log:
@@ -137,7 +145,7 @@ class Trial:
             if fate.value:
                 assert found is not None, f"C1: {content!r} was acknowledged and is not in the log"
                 assert found.delivered, f"C1: {content!r} was acknowledged and is marked undelivered"
-            elif fate.value is False:
+            elif fate.value is False and not refused_may_stand:
                 assert found is None or not found.delivered, f"C3: {content!r} was refused and stands in the log"
             assert found is not None or not fate.delivered, f"C8: {content!r} was delivered and is not in the log"
 
@@ -147,20 +155,23 @@ class Trial:
 
 def read_log(path: Path) -> list[Row]:
     """The rows of a message log that nobody writes any more; the file and the inboxes are looked at, too."""
-    with closing(sqlite3.connect(path)) as log:
-        assert log.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = log.execute(
-            "SELECT from_uid, to_uid, client_id, time_stamp, content, delivered FROM message ORDER BY number"
-        ).fetchall()
-        inboxes = log.execute(
-            """WITH place AS (SELECT to_uid AS uid, to_place AS place FROM message
-                              UNION SELECT from_uid, from_place FROM message)
-               SELECT uid, count(*), max(place), (SELECT last_place FROM inbox WHERE inbox.uid = place.uid)
-               FROM place GROUP BY uid"""
-        ).fetchall()
-    for uid, count, last, counter in inboxes:
-        assert count == last == counter, f"the inbox of {uid} has holes"
-    return [Row(*row) for row in rows]
+    try:
+        with closing(sqlite3.connect(path)) as log:
+            assert log.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            rows = log.execute(
+                """SELECT from_uid, to_uid, client_id, time_stamp, content, delivered, from_place, to_place
+                   FROM message ORDER BY number"""
+            ).fetchall()
+            last_places = dict(log.execute("SELECT uid, last_place FROM inbox").fetchall())
+    except sqlite3.DatabaseError as error:
+        raise AssertionError(f"C1: SQLite can't read the log: {error}") from error
+    places: dict[str, set[int]] = {uid: set() for uid in last_places}
+    for from_uid, to_uid, *_, from_place, to_place in rows:
+        places[from_uid].add(from_place)
+        places[to_uid].add(to_place)
+    for uid, taken in places.items():
+        assert taken == set(range(1, last_places[uid] + 1)), f"the inbox of {uid} has holes"
+    return [Row(*row[:-2]) for row in rows]
 
 
 def _answers(account: Account, fates: dict[str, _Fate]) -> None:
@@ -180,6 +191,7 @@ def _answers(account: Account, fates: dict[str, _Fate]) -> None:
         fate = fates[request.content]
         assert fate.value is None, f"C9: {request.content!r} was answered more than once"
         fate.value = value
+        fate.reason = response.get("reason", "")
         if value:
             assert fate.place > last_accepted, f"the answer to {request.content!r} came out of order"
             last_accepted = fate.place

@@ -247,9 +247,14 @@ class Talker:
             f'"message":{{"timeStamp":{id},"touID":{to},"content":"{content}"}}}}'
         ).encode()
 
+    @property
+    def stream(self) -> bytes:
+        """All that came."""
+        return b"".join(self._chunks)
+
     def account(self) -> Account:
         """What happened here, for the promise to be held against."""
-        head, _, stream = b"".join(self._chunks).partition(b"\r\n\r\n")
+        head, _, stream = self.stream.partition(b"\r\n\r\n")
         assert not head or head.startswith(b"HTTP/1.1 101 "), head
         code = None
         heard = []
@@ -262,8 +267,12 @@ class Talker:
                 heard.append(json.loads(payload))
         if heard:
             assert heard.pop(0) == {"type": "auth-response", "response": True}
-        requests = [self._request(number) for number in range(self.sent)]
-        return Account(self.uid, requests, heard, code, self.part.reads and self.part.leaves_after is None)
+        return Account(self.uid, self.requests, heard, code, self.part.reads and self.part.leaves_after is None)
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was sent, in order."""
+        return [self._request(number) for number in range(self.sent)]
 
 
 @dataclass
@@ -328,27 +337,27 @@ class Crowd:
 
     def begin(self) -> None:
         """Wait until everybody is logged in; let everybody talk."""
-        self._until(lambda: all(talker.logged_in for talker in self.talkers), "log in")
+        self.until(lambda: all(talker.logged_in for talker in self.talkers), "log in")
         for talker in self.talkers:
             talker.talk()
 
     def press(self, seconds: float, answers: int = 0) -> Pressure:
         """Let everybody talk for a while, and until at least so many more requests are answered."""
         began, answered = time.perf_counter(), self._answered()
-        cpu, wanted = work_of(self.relay.process.pid)
+        cpu, wanted = work_of(self.relay.pid)
         self._pressing = True
         while (passed := time.perf_counter() - began) < seconds or self._answered() - answered < answers:
             assert passed < seconds + PATIENCE, f"{PATIENCE} s more were not enough for {answers} answers"
             self._turn()
         self._pressing = False
-        cpu_then, wanted_then = work_of(self.relay.process.pid)
+        cpu_then, wanted_then = work_of(self.relay.pid)
         return Pressure(time.perf_counter() - began, cpu_then - cpu, wanted_then - wanted, self._answered() - answered)
 
     def settle(self) -> None:
         """Send no more, wait for every answer, then close and hear each connection to its end."""
         for talker in self.talkers:
             talker.talking = False
-        self._until(
+        self.until(
             lambda: all(talker.ended or talker.answered >= talker.sent for talker in self.talkers), "be answered"
         )
         self._read_on()
@@ -379,10 +388,20 @@ class Crowd:
                 talker.read_on()
 
     def _until_all_have_ended(self) -> None:
-        self._until(lambda: all(talker.ended for talker in self.talkers), "see the connections end")
+        self.until(lambda: all(talker.ended for talker in self.talkers), "see the connections end")
 
     def _answered(self) -> int:
         return sum(talker.answered for talker in self.talkers)
+
+    @property
+    def refused(self) -> int:
+        """About how many requests were refused so far."""
+        return sum(talker.refusals for talker in self.talkers)
+
+    @property
+    def accepted(self) -> int:
+        """About how many were accepted."""
+        return self._answered() - self.refused
 
     def _turn(self) -> None:
         for key, events in self.selector.select(0.02):
@@ -390,7 +409,8 @@ class Crowd:
             if not talker.ended:
                 talker.heed(events)
 
-    def _until(self, done: Callable[[], bool], what: str) -> None:
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        """Let everybody go on until something is so, which must not take too long."""
         until = time.perf_counter() + PATIENCE
         while not done():
             assert time.perf_counter() < until, f"{PATIENCE} s were not enough to {what}"

@@ -1,0 +1,260 @@
+"""Builds of the relay that break one promise each, or forget one limit.
+
+`build` runs in the relay's process before twistd begins. What it replaces it
+looks up first: a name that has moved ends the relay at once, and with it the
+test that wanted the broken build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import succeed
+
+from chatrelay import relay, wire
+from chatrelay.auth import WebserverAuthenticator
+from chatrelay.interfaces import LogUnavailable
+from chatrelay.limits import Sender, TokenBucket
+from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore
+from chatrelay.outgoing import OutgoingBuffer
+from chatrelay.relay import Relay
+from chatrelay.websocket import ChatFactory, ChatProtocol
+
+BUILDS: dict[str, Callable[[], None]] = {}
+"""What can be broken, by name."""
+
+
+def named(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Enter a function that breaks something."""
+
+    def enter(breaks: Callable[[], None]) -> Callable[[], None]:
+        BUILDS[name] = breaks
+        return breaks
+
+    return enter
+
+
+def build(name: str) -> None:
+    """Break it."""
+    BUILDS[name]()
+
+
+def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put something else in the place of an attribute of `owner`'s own.
+
+    :param make: called with what is there, returns what shall be.
+    :raises KeyError: where there is nothing.
+    """
+    setattr(owner, name, make(vars(owner)[name]))
+
+
+def always(value: object) -> Callable[[Any], Any]:
+    """For `replace`: a function that returns one value."""
+    return lambda _: lambda *_: value
+
+
+def pragma(text: str) -> None:
+    """Have each message log begin with a pragma."""
+
+    def make(open: Any) -> Any:
+        def opened(self: Any) -> None:
+            open(self)
+            self._connection.execute(f"PRAGMA {text}")
+
+        return opened
+
+    replace(SqliteStore, "open", make)
+
+
+# Not broken: what a short trial needs to see all there is -------------------------------
+
+
+@named("a short WAL")
+def _() -> None:
+    pragma("wal_autocheckpoint = 8")
+
+
+# The message log ------------------------------------------------------------------------
+
+
+@named("answers before the commit")
+def _() -> None:
+    def make(append: Any) -> Any:
+        def answered_at_once(self: Any, messages: Any) -> Any:
+            append(self, messages).addErrback(lambda failure: failure.trap(LogUnavailable) and None)
+            return succeed(range(len(messages)))
+
+        return answered_at_once
+
+    replace(SqliteMessageLog, "append", make)
+
+
+@named("drops the sync")
+def _() -> None:
+    pragma("synchronous = OFF")
+
+
+@named("writes every fifth batch")
+def _() -> None:
+    def make(append: Any) -> Any:
+        kept: list[Any] = []
+        batches = 0
+
+        def append_later(self: Any, messages: Any) -> Any:
+            nonlocal batches
+            kept.extend(messages)
+            batches += 1
+            if batches % 5 == 0:
+                append(self, kept)
+                kept.clear()
+            return range(1, len(messages) + 1)
+
+        return append_later
+
+    replace(SqliteStore, "append", make)
+
+
+@named("leaves a message out of the log")
+def _() -> None:
+    replace(SqliteStore, "append", lambda append: lambda self, messages: append(self, messages[1:] or messages) * 2)
+
+
+@named("logs a message twice")
+def _() -> None:
+    replace(SqliteStore, "append", lambda append: lambda self, messages: append(self, [*messages, messages[-1]])[:-1])
+
+
+@named("reorders what it logs")
+def _() -> None:
+    replace(SqliteStore, "append", lambda append: lambda self, messages: append(self, messages[::-1])[::-1])
+
+
+@named("takes a failed commit for one")
+def _() -> None:
+    def make(append: Any) -> Any:
+        def appended(self: Any, messages: Any) -> Any:
+            return append(self, messages).addErrback(lambda failure: range(1, len(messages) + 1))
+
+        return appended
+
+    replace(SqliteMessageLog, "append", make)
+
+
+# The path of a message --------------------------------------------------------------------
+
+
+@named("reorders what it delivers")
+def _() -> None:
+    replace(
+        Relay,
+        "_deliver",
+        lambda deliver: lambda self, numbers, batch, *rest: deliver(self, numbers[::-1], batch[::-1], *rest),
+    )
+
+
+@named("answers twice")
+def _() -> None:
+    def make(deliver: Any) -> Any:
+        def delivered(self: Any, numbers: Any, batch: Any, *rest: Any) -> None:
+            deliver(self, numbers, batch, *rest)
+            sender, message = batch[0]
+            sender.send(wire.sent(message.client_id))
+
+        return delivered
+
+    replace(Relay, "_deliver", make)
+
+
+@named("leaves a request unanswered")
+def _() -> None:
+    replace(
+        Relay,
+        "_deliver",
+        lambda deliver: lambda self, numbers, batch, *rest: deliver(self, numbers[:-1], batch[:-1], *rest),
+    )
+
+
+@named("delivers what it refuses")
+def _() -> None:
+    def make(refuse: Any) -> Any:
+        def refused(self: Any, failure: Any, batch: Any) -> None:
+            for _sender, message in batch:
+                payload = wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
+                for connection in self._directory.connections_of(wire.user_key(message.to_uid)):
+                    connection.send(payload)
+            refuse(self, failure, batch)
+
+        return refused
+
+    replace(Relay, "_refuse", make)
+
+
+@named("delivers to one connection of many")
+def _() -> None:
+    def make(init: Any) -> Any:
+        class First:
+            def __init__(self, directory: Any) -> None:
+                self._directory = directory
+
+            def connections_of(self, user: str) -> list[Any]:
+                return list(self._directory.connections_of(user))[:1]
+
+        def made(self: Any, directory: Any, *others: Any) -> None:
+            init(self, First(directory), *others)
+
+        return made
+
+    replace(Relay, "__init__", make)
+
+
+# Limits -------------------------------------------------------------------------------------
+
+
+@named("forgets how many may wait for the log")
+def _() -> None:
+    replace(relay, "MAX_WAITING", lambda most: most**2)
+
+
+@named("forgets messages-per-second")
+def _() -> None:
+    replace(TokenBucket, "take", always(True))
+
+
+@named("forgets new-recipients-per-minute")
+def _() -> None:
+    replace(Sender, "_may_write_to", always(True))
+
+
+@named("forgets unread-size")
+def _() -> None:
+    replace(OutgoingBuffer, "within_budget", always(True))
+
+
+@named("forgets message-size")
+def _() -> None:
+    def any_frame(made: Any) -> Any:
+        def connection_made(self: Any) -> None:
+            made(self)
+            self._longest = 0
+
+        return connection_made
+
+    def any_message(init: Any) -> Any:
+        def initialised(self: Any, *arguments: Any, **keywords: Any) -> None:
+            init(self, *arguments, **keywords)
+            self.setProtocolOptions(maxMessagePayloadSize=0, maxFramePayloadSize=0)
+
+        return initialised
+
+    replace(ChatProtocol, "connectionMade", any_frame)
+    replace(ChatFactory, "__init__", any_message)
+
+
+@named("forgets webserver-checks")
+def _() -> None:
+    replace(
+        WebserverAuthenticator,
+        "__init__",
+        lambda init: lambda self, *arguments, **keywords: init(self, *arguments, **keywords | {"checks": 0}),
+    )

@@ -1,0 +1,96 @@
+"""What was acknowledged is in the log, whatever happens to the relay, to the disk, or to the machine.
+
+The log is read by SQLite itself. Where strace is needed it is Debian's, and runs the relay as its child.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.programs import Site
+from tests.trials import durability
+from tests.trials.conftest import Evidence
+from tests.trials.durability import Stage
+
+strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: apt-get install strace")
+
+
+@pytest.fixture
+def stage(site: Site, tmp_path: Path) -> Stage:
+    """A folder for a relay, and a site."""
+    return Stage(tmp_path, site)
+
+
+def test_sigkill_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """C1, C7, C8 and C9 hold over 100 kills; in the short form over 6."""
+    durability.killed_under_load(stage, evidence, rounds=100 if full else 6)
+
+
+@strace
+def test_a_sync_precedes_every_answer_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """20,000 answers; in the short form 2,000."""
+    durability.a_sync_precedes_every_answer(stage, evidence, answers=20_000 if full else 2_000)
+
+
+@strace
+def test_writes_that_were_not_synced_are_lost(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """1,000 power cuts, after 20 of which a relay goes on; in the short form 60, and 2."""
+    cuts, recoveries = (1000, 20) if full else (60, 2)
+    durability.unsynced_writes_are_lost(stage, evidence, cuts, recoveries)
+
+
+@strace
+@pytest.mark.parametrize("failing", ["12", "12..13"])
+def test_failed_syncs_and_writes_that_were_not_synced_are_lost(
+    stage: Stage, evidence: Evidence, full: bool, failing: str
+) -> None:
+    """The same where one sync or two failed before: 100 power cuts; in the short form 20."""
+    cuts = 100 if full else 20
+    durability.unsynced_writes_are_lost(stage, evidence, cuts, 1, f"fdatasync:error=EIO:when={failing}")
+
+
+@strace
+def test_one_sync_fails_under_load(stage: Stage, evidence: Evidence) -> None:
+    """In one form."""
+    durability.one_sync_fails_under_load(stage, evidence)
+
+
+@strace
+def test_a_slow_disk_at_saturation(stage: Stage, evidence: Evidence) -> None:
+    """In one form."""
+    durability.a_slow_disk_at_saturation(stage, evidence)
+
+
+@strace
+def test_syncs_fail_again_and_again(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """200 messages; in the short form 40."""
+    durability.syncs_fail_again_and_again(stage, evidence, messages=200 if full else 40)
+
+
+def test_a_full_disk(stage: Stage, evidence: Evidence, small_disk: Path) -> None:
+    """In one form."""
+    durability.a_full_disk(stage, evidence, small_disk)
+
+
+@strace
+def test_a_disk_that_turned_read_only(stage: Stage, evidence: Evidence) -> None:
+    """In one form."""
+    durability.a_disk_that_turned_read_only(stage, evidence)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a file system (run as root): {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
