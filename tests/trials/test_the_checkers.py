@@ -1,0 +1,162 @@
+"""The checkers are checked: each of the builds in `tests.trials.broken` makes a trial fail, and for the right reason."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end import (
+    programs,
+    saturation,
+    test_fast_path,
+    test_full_load,
+    test_login_storm,
+    test_send_limits,
+    test_tls,
+)
+from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
+from tests.end_to_end.test_login_storm import storm
+from tests.trials import durability
+from tests.trials.broken import BUILDS
+from tests.trials.conftest import Evidence
+from tests.trials.durability import Stage
+
+__all__ = ["storm"]
+
+
+class Trials:
+    """The trials, as they are held in their short forms."""
+
+    def __init__(self, stage: Stage, request: pytest.FixtureRequest) -> None:
+        self.stage = stage
+        self.evidence = Evidence("of a broken build")
+        self._request = request
+
+    def _start(self, *options: str, **keywords: Any) -> RelayProcess:
+        relay: RelayProcess = self._request.getfixturevalue("start_relay")(*options, **keywords)
+        return relay
+
+    def sigkill_under_load(self) -> None:
+        durability.killed_under_load(self.stage, self.evidence, rounds=2)
+
+    def a_sync_precedes_every_answer(self) -> None:
+        durability.a_sync_precedes_every_answer(self.stage, self.evidence, answers=400)
+
+    def unsynced_writes_are_lost(self) -> None:
+        durability.unsynced_writes_are_lost(self.stage, self.evidence, cuts=20, recoveries=0)
+
+    def one_sync_fails_under_load(self) -> None:
+        durability.one_sync_fails_under_load(self.stage, self.evidence)
+
+    def syncs_fail_again_and_again(self) -> None:
+        durability.syncs_fail_again_and_again(self.stage, self.evidence, messages=20)
+
+    def a_slow_disk_at_saturation(self) -> None:
+        durability.a_slow_disk_at_saturation(self.stage, self.evidence)
+
+    def full_load(self) -> None:
+        test_full_load.test_every_request_meets_its_promised_fate(
+            self._start, self.stage.site, "yes", "sqlite:chatrelay.sqlite3"
+        )
+
+    def bursts(self) -> None:
+        test_send_limits.test_the_30th_message_passes_and_the_31st_does_not(self._start, "yes")
+
+    def new_recipients(self) -> None:
+        test_send_limits.test_a_new_connection_is_no_way_around_the_limits_of_a_user(self._start, "yes")
+
+    def slow_readers(self) -> None:
+        test_fast_path.test_a_client_that_does_not_read_is_cut_and_the_sender_told(self._start, "yes")
+
+    def large_messages(self) -> None:
+        relay = self._start(*HIGH_RATES)
+        with relay.client() as alice, relay.client() as bo:
+            alice.log_in("alice-session")
+            bo.log_in("bo-session")
+            test_tls.test_large_messages_pass_over_tls_up_to_the_limit((alice, bo))
+
+    def login_storm(self) -> None:
+        test_login_storm.test_the_tabs_of_a_user_are_one_question(self._request.getfixturevalue("storm"))
+
+
+Caught = tuple[str, Callable[[Trials], None], str]
+"""Which build a trial catches, and what it says."""
+
+CAUGHT: list[Caught] = [
+    ("answers before the commit", Trials.a_sync_precedes_every_answer, "C1: .* before it was synced"),
+    ("drops the sync", Trials.unsynced_writes_are_lost, "C1"),
+    ("writes every fifth batch", Trials.sigkill_under_load, "C1: .* is not in the log|C8"),
+    ("reorders what it delivers", Trials.full_load, "out of order"),
+    ("delivers what it refuses", Trials.one_sync_fails_under_load, "C3: .* was refused and delivered"),
+    ("forgets messages-per-second", Trials.bursts, "rate-limited"),
+    ("forgets message-size", Trials.large_messages, "not closed within"),
+]
+"""These are tried with every change."""
+
+CAUGHT_IN_FULL: list[Caught] = [
+    ("answers before the commit", Trials.unsynced_writes_are_lost, "C1: .* is not in the log|C8"),
+    ("drops the sync", Trials.a_sync_precedes_every_answer, "C1: .* before it was synced"),
+    ("leaves a message out of the log", Trials.full_load, "C1: .* is not in the log|C8"),
+    ("logs a message twice", Trials.full_load, "C1: .* more than once"),
+    ("reorders what it logs", Trials.full_load, "C7: .* is out of order in the log"),
+    ("takes a failed commit for one", Trials.syncs_fail_again_and_again, "acknowledged, and marked undelivered"),
+    ("answers twice", Trials.full_load, "C9: .* answered more than once"),
+    ("leaves a request unanswered", Trials.full_load, "not enough to be answered"),
+    ("delivers to one connection of many", Trials.full_load, "C2: .* did not reach every connection"),
+    ("forgets how many may wait for the log", Trials.a_slow_disk_at_saturation, "not enough to be refused"),
+    ("forgets new-recipients-per-minute", Trials.new_recipients, "rate-limited"),
+    ("forgets unread-size", Trials.slow_readers, "were taken for a client|10000000"),
+    ("forgets webserver-checks", Trials.login_storm, "<= 5"),
+]
+"""These by ``make trials``."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "says" in metafunc.fixturenames:
+        caught = CAUGHT + CAUGHT_IN_FULL if metafunc.config.getoption("full") else CAUGHT
+        names = [f"{name}, {trial.__name__}" for name, trial, _ in caught]
+        metafunc.parametrize(("name", "trial", "says"), caught, ids=names)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: apt-get install strace")
+def test_a_broken_build_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    site: Site,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    evidence: Evidence,
+    name: str,
+    trial: Callable[[Trials], None],
+    says: str,
+) -> None:
+    """Twenty pairs of a build and a trial; in the short form seven."""
+    broken = f"from tests.trials.broken import build; build({name!r})\n{programs.TWISTD}"
+    monkeypatch.setattr(programs, "TWISTD", broken)
+    # What does not happen is not waited for so long.
+    if "not enough" in says:
+        monkeypatch.setattr(saturation, "PATIENCE", 5.0)
+    monkeypatch.setattr(Client.closed, "__defaults__", (3.0,))
+    started: list[RelayProcess] = []
+    enter = RelayProcess.__enter__
+    monkeypatch.setattr(RelayProcess, "__enter__", lambda relay: started.append(relay) or enter(relay))
+    with pytest.raises((AssertionError, TimeoutError), match=says) as caught:
+        trial(Trials(Stage(tmp_path, site), request))
+    # What does not fit the relay any more breaks it in another way than was meant.
+    assert not [line for relay in started for line in relay.output if "please report it" in line]
+    evidence.count("broken build", len(started) and 1, at_least=1)
+    evidence.figure(f"the trial {trial.__name__} says: {str(caught.value).splitlines()[0][:100]}")
+
+
+def test_every_broken_build_is_caught_by_a_trial() -> None:
+    assert {name for name, _, _ in CAUGHT + CAUGHT_IN_FULL} | {"a short WAL"} == BUILDS.keys()
+
+
+def test_a_build_that_replaces_what_is_not_there_does_not_run() -> None:
+    from tests.trials.broken import replace
+
+    with pytest.raises(KeyError):
+        replace(Stage, "no_such_name", lambda old: old)
