@@ -31,7 +31,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
-from twisted.web._newclient import Request
+from twisted.web._newclient import HTTP11ClientProtocol, ParseError, Request
 from twisted.web.client import (
     URI,
     BrowserLikePolicyForHTTPS,
@@ -50,14 +50,24 @@ from chatrelay.breaker import Breaker, State
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict, is_expiry
 from chatrelay.limits import Deadlines, Key
 
-TWISTED_NAMES = ("HTTPConnectionPool._factory", "HTTPConnectionPool.getConnection", "HTTPConnectionPool.persistent")
+TWISTED_NAMES = (
+    "HTTP11ClientProtocol.dataReceived",
+    "HTTP11ClientProtocol.request",
+    "HTTPConnectionPool._factory",
+    "HTTPConnectionPool._factory.buildProtocol",
+    "HTTPConnectionPool.getConnection",
+    "HTTPConnectionPool.persistent",
+)
 """What we use of `twisted.web.client` that its documentation does not promise; a test looks them up.
 
-So is `twisted.web._newclient.Request`, which is imported.
+So are the names of `twisted.web._newclient`, which are imported, and `_quiescentCallback`, which each factory has.
 """
 
 MAX_ANSWER = 8 * 1024
 """Bytes of the webserver's answer, decoded."""
+
+MAX_SENT = 3 * MAX_ANSWER
+"""Bytes of the webserver's answer as they are sent: with its head, the sizes of its chunks, and what goes before it."""
 
 MAX_TOLD = 200
 """Characters of an answer that the operator is told, at most."""
@@ -279,12 +289,15 @@ class WebserverAuthenticator:
                 raise _NoVerdict(f"it answered {status}, a redirect to {where!a}, which is not followed")
             if status != 200:
                 raise _NoVerdict(f"it answered with status {status}")
-            return verdict(await _read(response))
+            body = await _read(response)
+            if lease.is_over_limit:  # which ends a body of no stated length like any other end
+                raise _NoVerdict(_TOO_MUCH_SENT)
+            return verdict(body)
         except _REQUEST_FAILURES as error:
             lease.abandon()
             if _was_cancelled(error):
                 raise CancelledError from error
-            raise _NoVerdict(describe(error)) from error
+            raise _NoVerdict(_TOO_MUCH_SENT if lease.is_over_limit else describe(error)) from error
         except (CancelledError, _NoVerdict):
             lease.abandon()
             raise
@@ -455,11 +468,15 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "wrong version number" in text:
         return "it does not speak TLS on that port (http:// instead of https://, perhaps)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"its answer is not HTTP as it should be ({text})" if isinstance(error, _NO_HTTP) else text
 
 
 class _NoVerdict(ValueError):
     """The webserver's answer, or the lack of one, decides nothing."""
+
+
+_TOO_MUCH_SENT = f"its answer is larger than {MAX_SENT} bytes, headers and all"
 
 
 _SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')
@@ -501,6 +518,9 @@ def _was_cancelled(error: BaseException) -> bool:
 
 _UNHEARD = (ResponseNeverReceived, RequestTransmissionFailed)
 """Failures before a byte of the answer."""
+
+_NO_HTTP = (ParseError, ValueError, LookupError)
+"""What Twisted's parser makes of an answer that it can't read: its own error, and whatever happens to happen inside."""
 
 _REQUEST_FAILURES = (
     *_UNHEARD,
@@ -604,10 +624,42 @@ class _Webserver:
         self.path: bytes = uri.originForm
 
 
+class _Connection(HTTP11ClientProtocol):
+    """A connection to the webserver that takes so much of an answer, and is cut beyond it.
+
+    Twisted's own would keep any number of headers, and read any number of
+    answers that come before the real one (RFC 9110, section 15.2).
+
+    :ivar is_over_limit: whether the last answer was too large.
+    """
+
+    transport: Any  # TCP's or TLS's
+    is_over_limit = False
+    _room = MAX_SENT
+
+    def request(self, request: Any) -> Any:
+        """Twisted: ask."""
+        self._room = MAX_SENT
+        return super().request(request)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted: part of an answer came."""
+        room = self._room
+        self._room = max(0, room - len(data))
+        self.is_over_limit = len(data) > room
+        super().dataReceived(data[:room])
+        if self.is_over_limit:
+            self.transport.abortConnection()
+
+
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]
     """Makes connections to the webserver without a log line for each."""
 
     noisy = False
+
+    def buildProtocol(self, address: object) -> _Connection:
+        """Twisted: make a connection."""
+        return _Connection(self._quiescentCallback)
 
 
 class _QuietPool(HTTPConnectionPool):
@@ -624,12 +676,14 @@ class _Lease:
 
     :ivar pool: where the connection comes from.
     :ivar kept: whether the connection had served a request before.
+    :ivar abandoned: whether the rest of the answer is not wanted.
     """
 
     _webserver: _Webserver
     pool: HTTPConnectionPool
     _seen: WeakSet[object]
     kept: bool = False
+    abandoned: bool = False
     _connection: Any = None
 
     def request(
@@ -646,33 +700,46 @@ class _Lease:
             )
 
         connecting: Deferred[Any] = self.pool.getConnection(self._webserver, self._webserver.endpoint)
-        return connecting.addCallback(connected).addCallback(_sliced)
+        return connecting.addCallback(connected).addCallback(self._sliced)
+
+    @property
+    def is_over_limit(self) -> bool:
+        """Whether the answer was too large."""
+        return self._connection is not None and self._connection.is_over_limit
 
     def abandon(self) -> None:
         """Cut the connection: what is left of the answer is not wanted."""
+        self.abandoned = True
         if self._connection is not None and self._connection.transport is not None:
             self._connection.transport.abortConnection()
 
-
-def _sliced(response: IResponse) -> IResponse:
-    """An answer; its body in small slices where treq might decode it, so that it can't grow past its limit unseen."""
-    return _SlicedResponse(response) if response.headers.hasHeader(b"content-encoding") else response
+    def _sliced(self, response: IResponse) -> IResponse:
+        """An answer; its body in slices where treq might decode it, so that it can't grow past its limit unseen."""
+        encoded = response.headers.hasHeader(b"content-encoding")
+        return _SlicedResponse(response, self) if encoded else response
 
 
 class _SlicedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]  # a class made at run time
+    def __init__(self, response: IResponse, lease: _Lease) -> None:
+        super().__init__(response)
+        self._lease = lease
+
     def deliverBody(self, protocol: Protocol) -> None:
-        self.original.deliverBody(_Slicer(protocol))
+        self.original.deliverBody(_Slicer(protocol, self._lease))
 
 
 class _Slicer(Protocol):
-    def __init__(self, receiver: Protocol) -> None:
+    def __init__(self, receiver: Protocol, lease: _Lease) -> None:
         self._receiver = receiver
+        self._lease = lease
 
     def connectionMade(self) -> None:
         self._receiver.makeConnection(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         for start in range(0, len(data), SLICE):
+            if self._lease.abandoned:
+                break  # or the rest of a bomb would be decoded, slice by slice, for nothing
             self._receiver.dataReceived(data[start : start + SLICE])
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

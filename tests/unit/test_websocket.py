@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import struct
+from operator import attrgetter
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
@@ -22,6 +23,7 @@ from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
 
 from chatrelay import auth, outgoing, websocket
@@ -1378,7 +1380,9 @@ class NamesOfOthers(SynchronousTestCase):
                 self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see OutgoingBuffer.flush")
 
     def test_twisted(self) -> None:
+        pool = HTTPConnectionPool(None)
+        known = {"HTTPConnectionPool": pool, "HTTP11ClientProtocol": HTTP11ClientProtocol}
         for name in auth.TWISTED_NAMES:
-            attribute = name.removeprefix("HTTPConnectionPool.")
-            self.assertTrue(hasattr(HTTPConnectionPool, attribute) or attribute == "persistent", name)
-        self.assertTrue(hasattr(HTTPConnectionPool(None), "persistent"))
+            owner, _, attribute = name.partition(".")
+            attrgetter(attribute)(known[owner])
+        self.assertIs(pool._factory(len, "")._quiescentCallback, len)
