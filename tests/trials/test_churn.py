@@ -1,0 +1,356 @@
+"""People come and go, on and on: what one of them leaves behind in the relay must not add up.
+
+They come in rounds, each with as many of every kind, from many addresses, and
+half of them as users who were there before. After each round the relay is
+left alone until the last connection has gone. Then its memory is read, and
+its file descriptors are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.end_to_end.programs import RelayProcess
+from tests.end_to_end.saturation import HANDSHAKE, TEXT, masked
+from tests.trials.caller import PATIENCE, Caller, descriptors, resident
+from tests.trials.conftest import Evidence
+from tests.trials.webserver import Webserver
+
+YES = {"type": "auth-response", "response": True}
+NO = {"type": "auth-response", "response": False}
+UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
+
+BINARY, PING = 0x82, 0x89
+"""The first bytes of two kinds of frame."""
+
+AT_ONCE = 100
+"""How many are there at one time."""
+
+OF_EACH_KIND, OF_EACH_LONG_KIND = 20, 5
+"""How many of each kind come in a round."""
+
+ROUND_SECONDS = 5.0
+"""How long a round takes at the least: at an even pace, as many users are remembered at one rest as at the next."""
+
+REGULARS = 300
+"""Users who come again and again."""
+
+
+@dataclass
+class Town:
+    """Where they come from.
+
+    :param addresses: how many addresses there are.
+    :ivar ended: how connections ended, and how often.
+    """
+
+    port: int
+    addresses: int
+    ended: Counter[str] = field(default_factory=Counter)
+    _newcomers: itertools.count[int] = field(default_factory=lambda: itertools.count(REGULARS))
+
+    def caller(self) -> Caller:
+        """Somebody at one of the addresses."""
+        number = 1 + random.randrange(self.addresses)
+        return Caller(self.port, f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+
+    def user(self) -> int:
+        """Somebody new, or somebody who was there before."""
+        return next(self._newcomers) if random.random() < 0.5 else random.randrange(REGULARS)
+
+
+class TooLate(Exception):
+    """The machine had so much else to do that a login took longer than it may."""
+
+
+async def log_in(caller: Caller, sessid: str, expected: object) -> None:
+    """Ask to be logged in, and be answered so."""
+    answer = await caller.log_in(sessid)
+    if answer in (4001, UNAVAILABLE):
+        raise TooLate
+    assert answer == expected, answer
+
+
+async def chat(caller: Caller, number: int) -> None:
+    """Log in, write to oneself and to somebody who may be there, and read the answers."""
+    await caller.open()
+    await log_in(caller, f"session-{number}", YES)
+    caller.send(f"user-{number}", f"note of {number} to self", id=1)
+    caller.send(f"user-{random.randrange(REGULARS)}", "hej", id=2)
+    for _ in range(2):
+        answer = await caller.answer("send-request-response")
+        # rate-limited: as this user who was here a moment ago, and sent too fast
+        assert answer["response"].get("reason") in (None, "receiving-user-not-connected", "rate-limited"), answer
+
+
+async def a_close(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.say_close()
+    assert await caller.closed() == 1000
+
+
+async def a_reset(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.abort()
+
+
+async def an_end_without_a_word(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+
+
+async def half_a_close(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.writer.write_eof()
+    await caller.cut()
+
+
+async def half_a_frame(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.writer.write(masked(TEXT, b'{"type":"message-send-request"' + b" " * 5000)[:-1000])
+    await caller.writer.drain()
+    await asyncio.sleep(random.uniform(0, 0.02))
+
+
+async def half_a_message(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    not_final = TEXT & 0x7F
+    caller.writer.write(masked(not_final, b'{"type":"message-send-request"' + b" " * 5000))
+    await asyncio.sleep(random.uniform(0, 0.02))
+
+
+async def answers_unread(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    for id in range(10):
+        caller.send(f"user-{number}", "x" * 1000, id=id)
+    await caller.writer.drain()
+    caller.abort()
+
+
+async def too_large_a_message(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.writer.write(b"\x81\xff" + (1 << 20).to_bytes(8, "big") + b"mask")
+    assert await caller.closed() == 1009
+
+
+async def ten_unusable_frames(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    for _ in range(10):
+        caller.say("rubbish")
+    assert await caller.closed() == 4502
+
+
+async def sending_too_fast(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    for id in range(130):
+        caller.send(f"user-{number}", "hej", id=id)
+    assert await caller.closed() == 4503
+
+
+async def too_many_pings(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.writer.write(masked(PING, b"") * 30)
+    assert await caller.closed() == 1002
+
+
+async def a_close_unanswered(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    caller.writer.write(masked(BINARY, b""))
+    assert await caller.closed() == 1003
+    await caller.cut()
+
+
+async def a_second_login(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    await log_in(caller, "nobody", NO)
+    await log_in(caller, f"session-{number}", YES)
+
+
+async def three_denials(caller: Caller, number: int) -> None:
+    await caller.open()
+    for _ in range(3):
+        # The same answer where this address was denied too often and is not asked about.
+        await log_in(caller, f"nobody-{number}", NO)
+    assert await caller.closed() == 4500
+
+
+async def a_login_pending(caller: Caller, number: int) -> None:
+    await caller.open()
+    caller.say({"type": "auth-request", "SESSID": f"session-{number}"})
+    await asyncio.sleep(random.uniform(0, 0.02))
+
+
+async def a_login_pending_and_a_reset(caller: Caller, number: int) -> None:
+    await a_login_pending(caller, number)
+    caller.abort()
+
+
+async def a_while(caller: Caller, number: int) -> None:
+    await chat(caller, number)
+    await asyncio.sleep(3)  # asked about again meanwhile
+    caller.send(f"user-{number}", "still here", id=3)
+    await caller.answer("send-request-response")
+    caller.say_close()
+    assert await caller.closed() == 1000
+
+
+async def no_login(caller: Caller, number: int) -> None:
+    await caller.open()
+    assert await caller.closed() == 4001
+
+
+async def half_a_handshake(caller: Caller, number: int) -> None:
+    caller.writer.write(HANDSHAKE[: random.randrange(len(HANDSHAKE))])
+    await asyncio.sleep(random.uniform(0, 0.02))
+
+
+async def no_handshake(caller: Caller, number: int) -> None:
+    caller.writer.write(b"GET /favicon.ico HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+    async with asyncio.timeout(PATIENCE):
+        assert await caller.reader.readexactly(10) == b"HTTP/1.1 4"
+
+
+async def nothing_at_all(caller: Caller, number: int) -> None:
+    pass
+
+
+KINDS: tuple[Callable[[Caller, int], Awaitable[None]], ...] = (
+    *(a_close, a_reset, an_end_without_a_word, half_a_close, half_a_frame, half_a_message, answers_unread),
+    *(too_large_a_message, ten_unusable_frames, sending_too_fast, too_many_pings, a_second_login, three_denials),
+    *(a_login_pending, a_login_pending_and_a_reset, half_a_handshake, no_handshake, nothing_at_all),
+)
+"""How people leave. Most chat before."""
+
+LONG_KINDS = (a_while, a_close_unanswered, no_login)
+"""And those that take seconds."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The relay when everybody has gone.
+
+    :ivar connections: how many there have been.
+    :ivar seconds: when.
+    :ivar memory: bytes.
+    :ivar files: descriptors, without the connections to the webserver.
+    """
+
+    connections: int
+    seconds: float
+    memory: int
+    files: int
+
+
+async def a_round(town: Town) -> None:
+    """As many of each kind as come in a round, in any order."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def come(kind: Callable[[Caller, int], Awaitable[None]]) -> None:
+        try:
+            async with gate, town.caller() as caller:
+                await kind(caller, town.user())
+            town.ended[kind.__name__] += 1
+        except (TooLate, ConnectionError, asyncio.IncompleteReadError):
+            # Who gets no time to read what the relay said in the end is cut off after 2 s.
+            town.ended["too late"] += 1
+
+    kinds = [*KINDS] * OF_EACH_KIND + [*LONG_KINDS] * OF_EACH_LONG_KIND
+    random.shuffle(kinds)
+    async with asyncio.TaskGroup() as everybody:
+        for kind in kinds:
+            everybody.create_task(come(kind))
+
+
+async def churn(relay: RelayProcess, webserver: Webserver, addresses: int, seconds: float) -> tuple[list[Rest], Town]:
+    """Rounds for so many seconds; what the relay was like after each."""
+    pid = relay.process.pid
+    town = Town(relay.port, addresses)
+    alone = descriptors(pid)
+    rests: list[Rest] = []
+    began = time.monotonic()
+    while time.monotonic() < began + seconds:
+        pace = asyncio.create_task(asyncio.sleep(ROUND_SECONDS))
+        await a_round(town)
+        until = time.monotonic() + PATIENCE
+        while (files := descriptors(pid) - len(webserver.connections)) > alone and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        rests.append(Rest(town.ended.total(), time.monotonic() - began, resident(pid), files))
+        print(rests[-1])
+        await pace
+    return rests, town
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """Of the line through points that has the least squares of distances."""
+    middle_x = sum(x for x, _ in points) / len(points)
+    middle_y = sum(y for _, y in points) / len(points)
+    return sum((x - middle_x) * (y - middle_y) for x, y in points) / sum((x - middle_x) ** 2 for x, _ in points)
+
+
+MINUTES = float(os.environ.get("CHATRELAY_CHURN_MINUTES", "10"))
+"""How long the full form takes: CHATRELAY_CHURN_MINUTES=60 make trials ARGS="-k churn" for an hour of it."""
+
+SHORT_SECONDS = 30.0
+
+WARM_UP = 0.4
+"""The share of the time, at the beginning, that is not looked at: the memory that a relay needs, and a minute's worth of
+users and addresses that it remembers, are there afterwards."""
+
+MOST_AN_HOUR = 1 << 20
+"""Bytes that may be added in an hour, in the full form."""
+
+MOST_A_CONNECTION = 5000
+"""Bytes that each connection may add, in the short form: one that stays in memory has more."""
+
+
+def test_an_hour_of_churn(tmp_path: Path, evidence: Evidence, full: bool) -> None:
+    """The full form takes 10 minutes, or as many as CHATRELAY_CHURN_MINUTES says.
+
+    The short form takes half of one, in which no slope of 1 MiB an hour could
+    be told from how a process grows at first. It finds connections that are
+    kept, and descriptors, and nothing smaller. It does without what fills up
+    slowly and stays: the message log's cache, and users' new recipients.
+    """
+    if full:
+        rests, town = asyncio.run(trial(tmp_path, 1 << 20, 60 * MINUTES))
+    else:
+        options = ("--message-log", "none", "--new-recipients-per-minute", "0")
+        rests, town = asyncio.run(trial(tmp_path, 500, SHORT_SECONDS, *options))
+    looked_at = [rest for rest in rests if rest.seconds >= WARM_UP * rests[-1].seconds]
+    an_hour = slope([(rest.seconds / 3600, rest.memory) for rest in looked_at])
+    a_connection = slope([(rest.connections, rest.memory) for rest in looked_at])
+    kinds = len(KINDS) + len(LONG_KINDS)
+    evidence.count("connections", rests[-1].connections, at_least=round(2000 * MINUTES) if full else 1000)
+    evidence.figure(f"in {len(rests)} rounds, of {kinds} kinds; {town.ended['too late']} too late")
+    evidence.figure(f"memory {an_hour / MOST_AN_HOUR:+.2f} MiB an hour, {a_connection:+.1f} bytes a connection")
+    evidence.figure(
+        f"{len(looked_at)} times at rest, {looked_at[0].memory >> 10:,} to {looked_at[-1].memory >> 10:,} KiB"
+    )
+    evidence.figure(f"{rests[-1].files} descriptors")
+    assert {rest.files for rest in rests} == {rests[0].files}
+    assert all(town.ended[kind.__name__] for kind in (*KINDS, *LONG_KINDS))
+    if full:
+        assert an_hour < MOST_AN_HOUR
+    else:
+        assert a_connection < MOST_A_CONNECTION
+
+
+async def trial(folder: Path, addresses: int, seconds: float, *options: str) -> tuple[list[Rest], Town]:
+    """A relay with people who come and go; what it was like after each round."""
+    webserver = Webserver(0.01)
+    await webserver.listen()
+    with RelayProcess(
+        folder,
+        *("--auth-url", webserver.url, "--login-timeout", "3", "--recheck-interval", "2", *options),
+        measured=False,
+    ) as relay:
+        rests, town = await churn(relay, webserver, addresses, seconds)
+    assert "Traceback" not in "\n".join(relay.output)
+    return rests, town

@@ -1,0 +1,107 @@
+"""A site in the trial's own process, on asyncio: it takes its time for an answer, counts, and can go away.
+
+``session-N`` belongs to the user ``user-N``, and every other session to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import cast
+from urllib.parse import parse_qs
+
+
+class Webserver:
+    """The site.
+
+    :param seconds: how long it takes for an answer.
+    :ivar url: what to ask it by.
+    :ivar answering: whether it answers; else it takes questions and says nothing.
+    :ivar most_at_once: the most questions that were waiting for their answer at one time.
+    :ivar asked: how often each session was asked about.
+    :ivar twice_at_once: sessions that were asked about while they were being asked about.
+    :ivar connections: those of the relay's that are open.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.answering = True
+        self.most_at_once = 0
+        self.asked: Counter[str] = Counter()
+        self.twice_at_once: set[str] = set()
+        self.connections: set[Questions] = set()
+        self._under_way: list[str] = []
+        self._port = 0
+
+    async def listen(self) -> None:
+        """Begin to listen, or to listen again: on the same port."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Questions(self), "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/session"
+
+    def close(self) -> None:
+        """Go away: the port is closed, and connections are cut."""
+        self._server.close()
+        for connection in list(self.connections):
+            connection.cut()
+
+    def begin(self, sessid: str) -> None:
+        """A question came."""
+        self.asked[sessid] += 1
+        if sessid in self._under_way:
+            self.twice_at_once.add(sessid)
+        self._under_way.append(sessid)
+        self.most_at_once = max(self.most_at_once, len(self._under_way))
+
+    def end(self, sessid: str) -> None:
+        """It was answered, or who asked has gone."""
+        self._under_way.remove(sessid)
+
+
+class Questions(asyncio.Protocol):
+    """One connection of the relay's to the site: POSTs of a form, one after the other."""
+
+    def __init__(self, webserver: Webserver) -> None:
+        self._webserver = webserver
+        self._received = b""
+        self._sessid: str | None = None
+        self._answering: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._webserver.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, _, body = self._received.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or -1)
+        if len(body) == length:
+            self._received = b""
+            self._sessid = parse_qs(body.decode())["SESSID"][0]
+            self._webserver.begin(self._sessid)
+            if self._webserver.answering:
+                seconds = self._webserver.seconds
+                self._answering = asyncio.get_running_loop().call_later(seconds, self._answer, self._sessid)
+
+    def cut(self) -> None:
+        """End it."""
+        self._transport.abort()
+
+    def _answer(self, sessid: str) -> None:
+        self._sessid = None
+        self._webserver.end(sessid)
+        if sessid.startswith("session-"):
+            verdict: dict[str, object] = {"loggedin": True, "uID": sessid.replace("session", "user")}
+        else:
+            verdict = {"loggedin": False}
+        body = json.dumps(verdict).encode()
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._webserver.connections.discard(self)
+        if self._sessid is not None:
+            if self._answering is not None:
+                self._answering.cancel()
+            self._webserver.end(self._sessid)
