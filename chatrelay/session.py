@@ -146,22 +146,24 @@ class Session:
         if state is _ENDED:
             return False
         now = self._seconds()
-        within_limits = self._messages.take(now)
         try:
             request = decode(payload)
         except UnusableFrame as problem:
+            within_limits = self._messages.take(now)
             self._unusable(problem)
         else:
-            if isinstance(request, SendRequest):
-                # Nobody who is not logged in learns anything, not even that: no oracle.
-                if state is _MEMBER or state is _ASKING_AGAIN:
-                    within_limits = within_limits and self._sender.may_send(request.message.to_uid, now)
-                    if within_limits:
-                        self._submit(self._connection, self._uid, request)
-                    else:
-                        self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
-            else:
+            if not isinstance(request, SendRequest):
+                within_limits = self._messages.take(now)
                 self._auth_requested(request, within_limits)
+            elif state is not _MEMBER and state is not _ASKING_AGAIN:
+                # Nobody who is not logged in learns anything, not even that: no oracle.
+                within_limits = self._messages.take(now)
+            else:
+                within_limits = self._sender.may_send(self._messages, request.message.to_uid, now)
+                if within_limits:
+                    self._submit(self._connection, self._uid, request)
+                else:
+                    self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
         if not within_limits and self._keeps_on(now):
             self._connection.close(CloseCode.RATE_LIMIT, "kept on past the rate limit")
         return self.state is not _ENDED
