@@ -343,6 +343,30 @@ class Config:
         zero="no limit",
         kind=int,
     )
+    unread_time: float = _option(
+        10.0,
+        "A client that is behind (more than 64 KiB wait for it here) and takes neither all of that nor 64 KiB in "
+        "this time is closed with 4002.",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
+    ping_interval: float = _option(
+        20.0,
+        "How often a client is pinged. A proxy in front must allow connections to be quiet for longer.",
+        unit="seconds",
+        zero="never",
+        kind=float,
+    )
+    ping_timeout: float = _option(
+        15.0,
+        "How long after a ping a client may give no sign of life: a pong, or a ping or message of its own; then it is "
+        "closed with 4004. Together with ping-interval also how long what it was sent may stay without an "
+        "acknowledgement by its system, on Linux (TCP_USER_TIMEOUT).",
+        unit="seconds",
+        zero="no limit",
+        kind=float,
+    )
     fast_path: bool = _option(
         True,
         "Whether whole text messages are taken straight out of received bytes, and sent without Autobahn's "

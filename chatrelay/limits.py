@@ -138,6 +138,11 @@ class TokenBucket:
         return self._room == math.inf or self._full_at <= now * self._rate
 
     @property
+    def mark(self) -> float:
+        """A number that is another one after each token that was taken."""
+        return self._full_at
+
+    @property
     def seconds_to_fill(self) -> float:
         """How long an empty one takes until it is full; 0 where there is no limit."""
         return 0.0 if self._room == math.inf else (self._room + 1.0) / self._rate

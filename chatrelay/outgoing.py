@@ -13,15 +13,20 @@ wake-up; what it does not take is the transport's, as it always was.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.tcp import Server
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
 
 from chatrelay.frames import text_frame
+from chatrelay.limits import Deadlines
 from chatrelay.wire import CloseCode
 
 TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "socket")
@@ -29,6 +34,17 @@ TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer
 
 MAX_OUTGOING = 64 * 1024
 """Bytes that one turn of the reactor may collect for a connection before they are written."""
+
+
+LEAST_TAKEN = 64 * 1024
+"""Bytes that a client takes in its unread-time at the least, unless it takes all there is."""
+
+
+def beneath(transport: Any) -> Any:
+    """The transport that others, such as TLS or the PROXY protocol, are laid over; where none is, itself."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
 
 
 class Framing(Protocol):
@@ -83,16 +99,51 @@ class Turn:
                 self.log.failure("writing to a connection met a defect; please report it")
 
 
+class SlowReaders:
+    """The buffers of those who are behind: the transport says that more waits than it likes.
+
+    Each has so much time, and again so much as long as it takes enough.
+
+    :param unread_time: seconds; 0 for no limit.
+    :param seconds: the time.
+    """
+
+    def __init__(self, unread_time: float, seconds: Callable[[], float]) -> None:
+        self._deadlines: Deadlines[OutgoingBuffer] = Deadlines(unread_time)
+        self._seconds = seconds
+
+    @property
+    def are_limited(self) -> bool:
+        """Whether they have a time at all."""
+        return self._deadlines.seconds > 0
+
+    def fell_behind(self, outgoing: OutgoingBuffer) -> None:
+        """A time for this one begins."""
+        self._deadlines.start(outgoing, self._seconds())
+
+    def caught_up(self, outgoing: OutgoingBuffer) -> None:
+        """This one has taken all there was, or is gone; nothing happens where it was not known."""
+        self._deadlines.stop(outgoing)
+
+    def expired(self, now: float) -> list[OutgoingBuffer]:
+        """Take out and return those whose time has come."""
+        return self._deadlines.expired(now)
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+
 @implementer(IPushProducer)
 class OutgoingBuffer:
     """What one client is sent.
 
-    A client that does not take what it is sent has a budget; past it the
-    connection is closed with 4002, and nothing more is appended.
+    A client that does not take what it is sent has a budget and a time; past
+    either the connection is closed with 4002, and nothing more is appended.
 
     :param protocol: closes the connection, and makes the frames where `fast` is False.
     :param transport: the connection's transport.
     :param turn: flushes this buffer.
+    :param slow_readers: told when this client falls behind, and when it has caught up.
     :param budget: bytes that may wait for a client that is behind; 0 for no bound.
     :param fast: whether frames are made here and written once a turn; else Autobahn makes them and writes at once.
     """
@@ -101,29 +152,37 @@ class OutgoingBuffer:
     __slots__ = (
         "_backed_up",
         "_budget",
+        "_descriptor",
         "_direct",
         "_fast",
         "_frames",
         "_is_open",
         "_protocol",
+        "_sent",
         "_size",
+        "_slow_readers",
         "_touch",
         "_transport",
-        "_unread",
     )
 
-    def __init__(self, protocol: Framing, transport: Any, turn: Turn, budget: int, fast: bool) -> None:
+    def __init__(
+        self, protocol: Framing, transport: Any, turn: Turn, slow_readers: SlowReaders, budget: int, fast: bool
+    ) -> None:
         self._protocol = protocol
         self._transport = transport
         self._touch = turn.touch
+        self._slow_readers = slow_readers
         self._budget = budget
         self._fast = fast
         # Of Twisted's own plain TCP alone: TLS passes unknown attributes on to the
         # transport it wraps, and what was sent on that socket would go out in plain text.
         self._direct = type(transport) is Server
+        # What waits, on the other hand, waits at the bottom, below TLS and the PROXY protocol.
+        descriptor = beneath(transport)
+        self._descriptor: Any = descriptor if isinstance(descriptor, FileDescriptor) else None
         self._is_open = False
         self._backed_up = False
-        self._unread = 0
+        self._sent = 0  # while backed up: the bytes that waited when that began, and all since
         self._frames: list[bytes] = []
         self._size = 0
 
@@ -137,6 +196,18 @@ class OutgoingBuffer:
     def ended(self) -> None:
         """The connection is closing or gone: no message is sent any more."""
         self._is_open = False
+        self._slow_readers.caught_up(self)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Have the system cut the connection when what was sent stays unacknowledged for so long.
+
+        Linux has that for TCP (RFC 5482); elsewhere, nothing happens.
+
+        :param seconds: 0 for the system's own patience, which is long.
+        """
+        if seconds and isinstance(self._descriptor, Server) and hasattr(socket, "TCP_USER_TIMEOUT"):
+            with suppress(OSError):  # a UNIX socket, or a client that has left already
+                self._descriptor.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
     # `chatrelay.interfaces.Connection` -------------------------------------
 
@@ -163,18 +234,33 @@ class OutgoingBuffer:
         :returns: whether it may be sent them.
         """
         if self._backed_up:
-            if self._direct:
-                # What waits in the transport and here is what is unread; a slow client that keeps up stays.
-                transport = self._transport
-                waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-                self._unread = waiting + self._size + size
-            else:
-                # Other transports do not say what waits in them: all counts that came since they had none.
-                self._unread += size
-            if 0 < self._budget < self._unread:
+            # Where the transport does not say what waits in it, all counts that came since it had none.
+            self._sent += size
+            unread = self._sent if self._descriptor is None else self._waiting() + size
+            if 0 < self._budget < unread:
                 self._protocol.close(CloseCode.UNREAD, "not reading fast enough")
                 return False
         return True
+
+    @property
+    def is_left_to_slow_readers(self) -> bool:
+        """Whether this client is behind and has its time for that: what comes back from it may take as long."""
+        return self._backed_up and self._slow_readers.are_limited
+
+    def unread_for_long(self) -> None:
+        """The unread-time is over: close the connection of a client that has taken too little in it."""
+        waiting = self._sent if self._descriptor is None else self._waiting()
+        if self._sent - waiting < LEAST_TAKEN:
+            self._protocol.close(CloseCode.UNREAD, "not reading fast enough")
+        else:
+            self._sent = waiting
+            self._slow_readers.fell_behind(self)
+
+    def _waiting(self) -> int:
+        """Bytes that wait here and in the transport."""
+        descriptor = self._descriptor
+        waiting: int = len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen + self._size
+        return waiting
 
     def append(self, data: bytes) -> None:
         """Append bytes, to be written at the end of this turn."""
@@ -217,12 +303,16 @@ class OutgoingBuffer:
 
     def pauseProducing(self) -> None:
         """Twisted: more is buffered than the client takes. Called again for every write past that."""
-        self._backed_up = True
+        if not self._backed_up:
+            self._backed_up = True
+            self._sent = 0 if self._descriptor is None else self._waiting()
+            if self._is_open:
+                self._slow_readers.fell_behind(self)
 
     def resumeProducing(self) -> None:
         """Twisted: the client has taken everything."""
         self._backed_up = False
-        self._unread = 0
+        self._slow_readers.caught_up(self)
 
     def stopProducing(self) -> None:
         """Twisted: the connection is lost; the protocol is told, too."""

@@ -136,6 +136,11 @@ class Session:
         """Whose connection this is, or was when it ended; None before the login."""
         return None if self._uid == "" else self._uid
 
+    @property
+    def messages_mark(self) -> float:
+        """A number that is another one after each message that came within the limits."""
+        return self._messages.mark
+
     def received(self, payload: bytes) -> bool:
         """One text message came.
 

@@ -31,7 +31,6 @@ from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
@@ -43,9 +42,10 @@ from chatrelay.directory import Directory
 from chatrelay.frames import take_messages
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import MINUTE, Deadlines, SendLimits, TokenBucket, address_key
+from chatrelay.liveness import Pings
 from chatrelay.logins import ENDED, Logins
 from chatrelay.origins import RefusedOrigins
-from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.outgoing import OutgoingBuffer, SlowReaders, Turn, beneath
 from chatrelay.proxies import UNIX, TrustedProxies, address_in
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
@@ -120,17 +120,13 @@ NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing",
 
 END_OF_HEADERS = b"\r\n\r\n"
 
+PING = b"\x89\x00"
+"""A whole frame, without a payload (RFC 6455, section 5.5.2)."""
+
 
 def printable(text: str) -> str:
     """A stranger's text as a terminal may safely show it."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def beneath(transport: Any) -> Any:
-    """The transport that others, such as TLS or the PROXY protocol, are laid over; where none is, itself."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
 
 
 def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -210,7 +206,11 @@ class ChatProtocol(WebSocketServerProtocol):
         self._visit = admitted
         self._fast = config.fast_path
         self._longest = config.message_size
-        self.outgoing = OutgoingBuffer(self, self.transport, self.factory.turn, config.unread_size, self._fast)
+        self.outgoing = OutgoingBuffer(
+            self, self.transport, self.factory.turn, self.factory.slow_readers, config.unread_size, self._fast
+        )
+        if config.ping_interval and config.ping_timeout:
+            self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
         super().connectionMade()
         self.factory.accepted(self)
 
@@ -618,6 +618,28 @@ class ChatProtocol(WebSocketServerProtocol):
         """The message-timeout has passed."""
         self._fail_connection(CloseCode.PROTOCOL_ERROR, "a message took too long")
 
+    def ping(self) -> None:
+        """Its turn to be pinged has come.
+
+        A ping to who is behind would wait behind all that; their unread-time finds those who are gone.
+        """
+        if not self.outgoing.is_left_to_slow_readers and self.outgoing.within_budget(MAX_HEADER):
+            self.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
+            self.factory.pings.sent(self, self.factory.seconds())
+
+    def ping_unanswered(self) -> None:
+        """The ping-timeout has passed."""
+        if not self.outgoing.is_left_to_slow_readers:
+            self.close(CloseCode.NO_PONG, "no answer to pings")
+
+    def signs_of_life(self) -> object:
+        """Something that compares unequal after each message, ping or pong that came; see `chatrelay.liveness`."""
+        session, control_frames = self.session, self._control_frames
+        return (
+            0.0 if session is None else session.messages_mark,
+            0.0 if control_frames is None else control_frames.mark,
+        )
+
     def abort(self) -> None:
         """Cut the connection without waiting for the client."""
         if self.state != self.STATE_CLOSED:
@@ -710,6 +732,8 @@ class ChatFactory(WebSocketServerFactory):
         self.login_deadlines: Deadlines[ChatProtocol] = Deadlines(config.login_timeout)
         self.message_deadlines: Deadlines[ChatProtocol] = Deadlines(config.message_timeout)
         self.closing_deadlines: Deadlines[ChatProtocol] = Deadlines(CLOSING_SECONDS)
+        self.slow_readers = SlowReaders(config.unread_time, self.seconds)
+        self.pings: Pings[ChatProtocol] = Pings(config.ping_interval, config.ping_timeout, chance)
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
         self._lines: Counter[str] = Counter()
@@ -750,12 +774,14 @@ class ChatFactory(WebSocketServerFactory):
             self._tell_of_stopping(connection)
         else:
             self.login_deadlines.start(connection, self.seconds())
+            self.pings.opened(connection)
 
     def leaving(self, connection: ChatProtocol) -> None:
         """A connection is closing, from either side."""
         self.handshake_deadlines.stop(connection)
         self.login_deadlines.stop(connection)
         self.message_deadlines.stop(connection)
+        self.pings.left(connection)
         if connection in self.connections:
             self.closing_deadlines.start(connection, self.seconds())
 
@@ -923,8 +949,11 @@ class ChatFactory(WebSocketServerFactory):
             *(connection.abort for connection in self.handshake_deadlines.expired(now)),
             *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),
             *(connection.message_timed_out for connection in self.message_deadlines.expired(now)),
+            *(connection.ping_unanswered for connection in self.pings.unanswered(now)),
+            *(outgoing.unread_for_long for outgoing in self.slow_readers.expired(now)),
             *(connection.abort for connection in self.closing_deadlines.expired(now)),
             *(connection.abort for connection in self._ended_beneath()),
+            *(connection.ping for connection in self.pings.due(now)),
             self.rechecks.sweep,
         ]
         self._each(over)

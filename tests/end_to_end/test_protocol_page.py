@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Opcode
 
 from tests.end_to_end.programs import ROOT, Client, RelayProcess, Site
 
@@ -205,6 +206,14 @@ class Stage:
     @event(r"(\S+) connects, and sends nothing")
     def connects(self, name: str) -> None:
         self.connect(name)
+
+    @event(r"(\S+) connects, and answers no pings")
+    def connects_and_answers_no_pings(self, name: str) -> None:
+        client = self.connect(name).client
+        assert client is not None
+        protocol = client.socket.protocol
+        send_frame = protocol.send_frame
+        vars(protocol)["send_frame"] = lambda frame: None if frame.opcode is Opcode.PONG else send_frame(frame)
 
     @event(r"(\S+) connects, and reads only when asked to")
     def connects_and_does_not_read(self, name: str) -> None:

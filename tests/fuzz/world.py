@@ -220,6 +220,9 @@ class World:
             recheck_grace=float(model.RECHECK_GRACE),
             control_frames_per_second=float(model.CONTROL_FRAMES_PER_SECOND),
             webserver_checks=4 * model.AT_ONCE,
+            # Of these the model knows nothing; tests/unit/test_websocket.py does.
+            ping_interval=0.0,
+            unread_time=0.0,
         )
         self.site: Site | BareSite = Site(self.reactor, config) if guarded else BareSite()
         self.log = SteppedMessageLog() if held else MemoryMessageLog()

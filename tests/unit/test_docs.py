@@ -15,14 +15,14 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import attempts, auth, limits, origins, relay, session, websocket, wire
+from chatrelay import attempts, auth, limits, origins, outgoing, relay, session, websocket, wire
 from chatrelay.config import Config, option_name
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 RESERVED_REASONS = {"delivery-unconfirmed"}
-RESERVED_CLOSE_CODES = {"4003", "4004"}
+RESERVED_CLOSE_CODES = {"4003"}
 
 WITHOUT_EXAMPLE = {"busy"}
 """Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
@@ -139,6 +139,9 @@ class ProtocolPage(SynchronousTestCase):
             f"- {defaults['connections_per_user']} - the oldest is closed with 4504",
             f"so many connections ({defaults['connections_per_user']} unless changed)",
             f"- {defaults['unread_size'] // 1024**2} MiB - closed with 4002",
+            f"all that waits for it, or {outgoing.LEAST_TAKEN // 1024} KiB of it - {defaults['unread_time']:g} s - closed with",
+            f"- {defaults['ping_timeout']:g} s - closed with 4004",
+            f"pings every {defaults['ping_interval']:g} s unless",
             f"- {rate:g} a second, {burst} at once - ``rate-limited``, then closed with 4503",
             f"may send {burst} messages at once, and {rate:g} a second in the long run",
             f"The {session.MAX_REFUSALS + 1}st of them in a row",

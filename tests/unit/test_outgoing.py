@@ -8,9 +8,10 @@ from typing import Any
 
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.outgoing import LEAST_TAKEN, OutgoingBuffer, SlowReaders, Turn
 
 ROOM = 64 * 1024
 """About how much the system takes for a client before it reads, in bytes."""
@@ -36,6 +37,8 @@ class OutgoingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.soon: list[Callable[[], None]] = []
         self.turn = Turn(self.soon.append)
+        self.now = 0.0
+        self.slow_readers = SlowReaders(10, lambda: self.now)
         self.protocol, self.client, self.transport, self.buffer = self.connection()
 
     def connection(self, budget: int = 1000) -> tuple[Closing, socket.socket, Any, OutgoingBuffer]:
@@ -47,7 +50,7 @@ class OutgoingTests(SynchronousTestCase):
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
         transport = Server(accepted, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
         protocol = Closing()
-        buffer = OutgoingBuffer(protocol, transport, self.turn, budget, fast=True)
+        buffer = OutgoingBuffer(protocol, transport, self.turn, self.slow_readers, budget, fast=True)
         buffer.open()
         return protocol, client, transport, buffer
 
@@ -111,3 +114,75 @@ class OutgoingTests(SynchronousTestCase):
             self.end_turn()
         self.assertEqual(self.protocol.code, 4002)
         self.assertLessEqual(taken, 1000)
+
+    def behind(self, pace: int, inflow: int, wrapped: bool = False) -> int | None:
+        """Whether a client who is behind is closed within a minute, and with which code.
+
+        :param pace: bytes it takes a second.
+        :param inflow: bytes it is sent a second.
+        """
+        protocol, client, transport, buffer = self.connection(budget=10**7)
+        while not transport.dataBuffer and not transport._tempDataBuffer:
+            buffer.send(b"x" * 100)
+            buffer.flush()
+        for _ in range(300):
+            buffer.send(b"x" * 1000)
+        self.end_turn()
+        buffer.pauseProducing()
+        for _ in range(60):
+            self.now += 1
+            self.pull(client, transport, pace)
+            if inflow:
+                buffer.send(b"x" * inflow)
+                self.end_turn()
+            if transport.dataBuffer or transport._tempDataBuffer:
+                buffer.pauseProducing()
+            else:
+                buffer.resumeProducing()
+            for slow in self.slow_readers.expired(self.now):
+                slow.unread_for_long()
+        return protocol.code
+
+    def pull(self, client: socket.socket, transport: Any, count: int) -> None:
+        """Have a client read so much, and the transport fill up what became free."""
+        while count > 0:
+            try:
+                count -= len(client.recv(min(count, 4096)))
+            except BlockingIOError:
+                return
+            transport.doWrite()
+
+    def test_who_takes_nothing_is_closed(self) -> None:
+        self.assertEqual(self.behind(0, 0), 4002)
+
+    def test_who_takes_a_byte_now_and_then_is_closed(self) -> None:
+        self.assertEqual(self.behind(1, 0), 4002)
+
+    def test_who_is_slow_and_takes_enough_stays(self) -> None:
+        self.assertIsNone(self.behind(LEAST_TAKEN // 5, 0))
+
+    def test_so_does_who_never_has_all_of_it(self) -> None:
+        self.assertIsNone(self.behind(LEAST_TAKEN // 5, LEAST_TAKEN // 5))
+
+    def test_but_not_who_takes_too_little_of_what_keeps_coming(self) -> None:
+        self.assertEqual(self.behind(LEAST_TAKEN // 20, LEAST_TAKEN // 10), 4002)
+
+    def test_what_is_not_acknowledged_has_its_time(self) -> None:
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):
+            raise SkipTest("this system has no TCP_USER_TIMEOUT")
+        with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()) as client:
+            accepted, _ = port.accept()
+            self.addCleanup(accepted.close)
+            transport: Any = Server(accepted, None, client.getsockname(), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
+            for below in (transport, ProtocolWrapper(None, None)):  # type: ignore[arg-type]
+                if below is not transport:
+                    below.transport = transport  # as TLS is, and the PROXY protocol
+                buffer = OutgoingBuffer(self.protocol, below, self.turn, self.slow_readers, 0, fast=True)
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+                buffer.give_up_after(35)
+                self.assertEqual(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 35_000)
+                buffer.give_up_after(0)
+                self.assertEqual(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 35_000)
+
+    def test_a_unix_socket_has_none_and_that_is_no_trouble(self) -> None:
+        self.buffer.give_up_after(35)

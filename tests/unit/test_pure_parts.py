@@ -20,6 +20,7 @@ PURE = (
     "limits",
     "admission",
     "proxies",
+    "liveness",
     "breaker",
     "directory",
     "logins",

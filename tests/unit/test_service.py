@@ -100,6 +100,7 @@ class Running(SynchronousTestCase):
     def make(self, **options: Any) -> ChatRelayService:
         """A relay that asks nobody and listens in memory."""
         options.setdefault("listen", ("tcp:8080",))
+        options.setdefault("ping_interval", 0)  # what is heard is what a test is about
         return build(Config(**options), self.reactor, KnownSessions({"alice": 1, "bo": 2}), self.log)
 
     def start(self, **options: Any) -> ChatRelayService:
