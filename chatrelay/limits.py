@@ -3,8 +3,8 @@
 Pure: the time is handed in. Nothing here closes or answers anything; it says
 when a limit is reached, and who asks decides what that means.
 
-No clock is trusted to run forward only: Twisted's is the wall clock, which
-somebody may set.
+No clock is trusted to run forward only: under twistd it does, but in another
+program it may be Twisted's own, the wall clock, which somebody may set.
 """
 
 from __future__ import annotations

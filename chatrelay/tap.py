@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
 from twisted.application.service import IService, MultiService
+from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
@@ -41,7 +43,7 @@ from chatrelay.service import ChatRelayService
 TWISTED_NAMES = ("UnixAppLogger._getLogObserver",)
 """What we use of twistd that its documentation does not promise; a test looks it up.
 
-So is `twisted.scripts._twistd_unix`, which is imported.
+So is `twisted.scripts._twistd_unix`, which is imported, and so is that a reactor schedules by its own `seconds`.
 """
 
 
@@ -226,9 +228,23 @@ def makeService(options: Options) -> IService:
 
     assert options.chosen is not None, "postOptions was not called"
     raise_limit()  # of this process, which is the relay's own; an embedding program's limits are its own business
+    if isinstance(options.parent, ServerOptions):  # else another program sees to its reactor
+        keep_steady_time(reactor)
     with _said_plainly():
         relay = chatrelay.build(options.chosen, reactor)
         return _PlainlySpoken(relay, _log_observer(options.chosen, options.parent), reactor)
+
+
+def keep_steady_time(reactor: object) -> None:
+    """Have a reactor measure time by a clock that nobody sets.
+
+    Twisted's is the wall clock. Set forward, it would end every time limit at
+    once; set back an hour, it would have nothing looked at for an hour. Under
+    twistd the process is ours, and so is its reactor. One on which something
+    is scheduled already is left as it is: that has its time by the wall clock.
+    """
+    if isinstance(reactor, ReactorBase) and not reactor.getDelayedCalls():
+        vars(reactor)["seconds"] = time.monotonic
 
 
 def _log_observer(config: Config, twistd: usage.Options | None) -> ILogObserver | None:

@@ -167,6 +167,7 @@ class UnderTwistd(SynchronousTestCase):
 
     def service(self, *options: str) -> Any:
         """What makeService makes of twistd's command line."""
+        self.patch(tap, "keep_steady_time", lambda _: None)  # the reactor is not ours here
         twistd = ServerOptions()
         twistd.parseOptions(["-n", *options, "--auth-url", "http://127.0.0.1/", "--message-log", "none"])
         return tap.makeService(twistd.subOptions)  # type: ignore[arg-type]

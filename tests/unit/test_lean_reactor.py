@@ -55,6 +55,13 @@ class LeanReactorTests(SynchronousTestCase):
         waker.connectionLost(Failure(ConnectionLost()))
         self.reactor._poller.close()
 
+    def test_what_is_scheduled_comes_by_a_clock_that_nobody_sets(self) -> None:
+        self.assertIs(self.reactor.seconds, time.monotonic)
+        scheduled = self.reactor.callLater(100, self.fail)
+        self.assertTrue(0 < scheduled.getTime() - time.monotonic() <= 100)
+        self.assertTrue(0 < (self.reactor.timeout() or 0) <= 100)
+        scheduled.cancel()
+
     def build(self, _: object) -> Echo:
         self.served.append(Echo())
         return self.served[-1]

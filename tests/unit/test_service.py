@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ConnectionLost
+from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, ConfigError, LoggedIn, build, descriptors, stopping
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.service import BACKLOG, ChatRelayService, with_backlog
-from chatrelay.tap import Options, makeService
+from chatrelay.tap import Options, keep_steady_time, makeService
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from tests.unit.test_websocket import Client
 
@@ -436,3 +440,43 @@ class UnderTwistd(SynchronousTestCase):
         error = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertIn("8080", str(error))
         self.assertIn("Address already in use", str(error))
+
+
+class SteadyTime(SynchronousTestCase):
+    """What a reactor schedules by."""
+
+    def reactor(self) -> SelectReactor:
+        """A reactor of Twisted's, beside the one the tests run in."""
+        reactor = SelectReactor()
+
+        def close() -> None:
+            waker = reactor.waker
+            reactor.removeAll()
+            waker.connectionLost(Failure(ConnectionLost()))
+
+        self.addCleanup(close)
+        return reactor
+
+    def test_a_reactor_schedules_by_what_it_was_given(self) -> None:
+        reactor = self.reactor()
+        came: list[str] = []
+        keep_steady_time(reactor)
+        self.assertIs(reactor.seconds, time.monotonic)
+        scheduled = reactor.callLater(100, came.append, "came")
+        self.assertTrue(0 < scheduled.getTime() - time.monotonic() <= 100)
+        self.assertTrue(0 < (reactor.timeout() or 0) <= 100)
+        vars(reactor)["seconds"] = lambda: time.monotonic() + 101
+        reactor.runUntilCurrent()
+        self.assertEqual(came, ["came"])
+
+    def test_what_is_scheduled_already_keeps_its_clock(self) -> None:
+        reactor = self.reactor()
+        scheduled = reactor.callLater(100, self.fail)
+        keep_steady_time(reactor)
+        self.assertNotIn("seconds", vars(reactor))
+        scheduled.cancel()
+
+    def test_what_is_no_reactor_of_twisteds_is_left_alone(self) -> None:
+        clock = Clock()
+        keep_steady_time(clock)
+        self.assertEqual(clock.seconds(), 0)
