@@ -367,6 +367,13 @@ class Config:
         zero="no limit",
         kind=float,
     )
+    compression: bool = _option(
+        False,
+        "Whether WebSocket messages may be compressed (permessage-deflate), for clients that offer it. Spares a slow "
+        "network and costs the relay several times as much time for each message, and up to 90 KiB a connection.",
+        metavar="yes|no",
+        kind=bool,
+    )
     fast_path: bool = _option(
         True,
         "Whether whole text messages are taken straight out of received bytes, and sent without Autobahn's "
@@ -465,6 +472,11 @@ class Config:
                 "needs origin: browsers send the cookie from every page, so name the origins whose pages may log "
                 "visitors in, for instance --origin https://example.com",
             )
+
+    @compression.validator
+    def _check_compression(self, _: object, is_on: object) -> None:
+        if is_on and not self.message_size:
+            raise ConfigError("compression", "needs a message-size: without one, a small frame could fill the memory")
 
     @ops_listen.validator
     def _check_ops_listen(self, _: object, endpoint: object) -> None:

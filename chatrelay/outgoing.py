@@ -193,6 +193,10 @@ class OutgoingBuffer:
         self._transport.unregisterProducer()
         self._transport.registerProducer(self, True)
 
+    def leave_frames_to_the_protocol(self) -> None:
+        """Make none here: each message is the protocol's to compress."""
+        self._fast = False
+
     def ended(self) -> None:
         """The connection is closing or gone: no message is sent any more."""
         self._is_open = False

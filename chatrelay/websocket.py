@@ -21,6 +21,7 @@ from http import HTTPStatus
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -73,6 +74,7 @@ AUTOBAHN_NAMES = (
 """What we call or override of Autobahn's protocol that its documentation does not promise."""
 
 AUTOBAHN_ATTRIBUTES = (
+    "_perMessageCompress",
     "current_frame",
     "data",
     "http_request_data",
@@ -93,6 +95,12 @@ CLOSING_SECONDS = 2.0
 
 CONTROL_FRAME_BURST = 2.0
 """Seconds' worth of pings and pongs that a client may send at once."""
+
+LEAST_COMPRESSED = 256
+"""Bytes of a message below which compressing it gains next to nothing."""
+
+WINDOW_BITS, MEMORY_LEVEL = 12, 5
+"""How far back compression looks (4 KiB), and how much it remembers: 32 KiB a connection, where zlib's own take 256."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -146,6 +154,26 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
         fields.append(("Retry-After", str(RETRY_AFTER)))
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
     return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
+
+
+def accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
+    """What to answer a client that offers compression; None where it is not of the kind that is spoken here.
+
+    Each message is compressed by itself (no context takeover), so that no
+    message's length tells of another's text, and nothing but the two small
+    windows is kept between them.
+    """
+    for offer in offers:
+        if isinstance(offer, PerMessageDeflateOffer):
+            return PerMessageDeflateOfferAccept(
+                offer,
+                request_no_context_takeover=True,
+                request_max_window_bits=WINDOW_BITS if offer.accept_max_window_bits else 0,
+                no_context_takeover=True,
+                window_bits=min(WINDOW_BITS, offer.request_max_window_bits or WINDOW_BITS),
+                mem_level=MEMORY_LEVEL,
+            )
+    return None
 
 
 class FactoryOption:
@@ -300,6 +328,8 @@ class ChatProtocol(WebSocketServerProtocol):
             because,
         )
         self._opened_at = factory.seconds()
+        if self._perMessageCompress is not None:
+            self.outgoing.leave_frames_to_the_protocol()
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
@@ -483,14 +513,18 @@ class ChatProtocol(WebSocketServerProtocol):
         Autobahn's bound on what is received would also refuse to send more;
         a message can grow on the way (fromuID is added), so it does not here.
         """
-        if isBinary or fragmentSize or sync or self._perMessageCompress is not None:
+        if isBinary or fragmentSize or sync:
             super().sendMessage(payload, isBinary, fragmentSize, sync, doNotCompress)
         else:
             self.outgoing.send(payload)
 
     def send_text_frame(self, payload: bytes) -> None:
-        """Have Autobahn make a text frame and write it; for `OutgoingBuffer` without the fast path."""
-        self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
+        """Have Autobahn make a text frame and write it; for `OutgoingBuffer` where it makes none itself."""
+        if self._perMessageCompress is not None and LEAST_COMPRESSED <= len(payload) <= self._longest:
+            super().sendMessage(payload)
+        else:
+            # What is received is bound, and Autobahn's bound on that would refuse to send more, too.
+            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn: every byte that is sent comes through here. What one turn sends is written at its end."""
@@ -756,6 +790,8 @@ class ChatFactory(WebSocketServerFactory):
             allowNullOrigin=True,
             tcpNoDelay=True,
         )
+        if config.compression:
+            self.setProtocolOptions(perMessageCompressionAccept=accept_compression, allowNullOrigin=True)
 
     # A connection's life, told by the protocol -------------------------------
 

@@ -1,0 +1,81 @@
+"""Compressed messages through a real relay, with a client that compresses by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.extensions.base import Extension
+
+from tests.end_to_end.programs import Client, RelayProcess
+
+StartRelay = Callable[..., RelayProcess]
+BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
+
+BOMB = 100 * 1024 * 1024
+
+
+def memory(relay: RelayProcess) -> float:
+    """The most that the relay has had in memory, in MiB."""
+    status = Path(f"/proc/{relay.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) / 1024
+
+
+def extensions(client: Client) -> list[Extension]:
+    """What was negotiated."""
+    return list(client.socket.protocol.extensions)
+
+
+@BOTH_WAYS
+def test_compressed_messages_arrive_as_they_were(start_relay: StartRelay, fast_path: str) -> None:
+    relay = start_relay("--compression", "yes", "--fast-path", fast_path)
+    contents = ["", "hej", "räksmörgås " * 1000, json.dumps(list(range(2000)))]
+    with relay.client(compression="deflate") as alice, relay.client() as bo:
+        assert extensions(alice) and not extensions(bo)
+        alice.log_in("alice-session")
+        bo.log_in("bo-session")
+        for sender, recipient, to in ((alice, bo, 2), (bo, alice, 1)):
+            for number, content in enumerate(contents):
+                sender.send(to, content, id=number)
+            assert [recipient.hear()["message"]["content"] for _ in contents] == contents
+            assert [sender.hear()["response"] for _ in contents] == [
+                {"id": number, "value": True} for number in range(len(contents))
+            ]
+
+
+def test_it_is_off_unless_asked_for(start_relay: StartRelay) -> None:
+    with start_relay().client(compression="deflate") as alice:
+        assert not extensions(alice)
+        assert alice.log_in("alice-session")["response"] is True
+
+
+@BOTH_WAYS
+def test_a_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: str) -> None:
+    # What of it fits into a message: 64 KiB that would become 64 MiB at the least.
+    relay = start_relay("--compression", "yes", "--fast-path", fast_path, measured=False)
+    compressor = zlib.compressobj(9, wbits=-12)
+    bomb = b"".join(compressor.compress(bytes(1024 * 1024)) for _ in range(BOMB // 1024**2))
+    bomb += compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert len(bomb) < BOMB // 900
+    with relay.client(compression="deflate") as warm:
+        warm.log_in("alice-session")
+        before = memory(relay)
+        for _ in range(10):
+            with relay.client(compression="deflate") as client:
+                # A text frame, compressed, not the last of its message, with a mask of zeros (RFC 6455, section 5.2).
+                head = b"\x41\xfe" + struct.pack("!H", 65_000) + bytes(4)
+                client.socket.socket.sendall(head + bomb[:65_000])
+                with pytest.raises(ConnectionClosed) as closed:
+                    client.socket.recv(10)
+                assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+        assert memory(relay) - before < 5
+        warm.send(1, "still here")
+        assert warm.hear()["message"]["content"] == "still here"
