@@ -789,9 +789,8 @@ class ChatFactory(WebSocketServerFactory):
             allowedOrigins=["*"],
             allowNullOrigin=True,
             tcpNoDelay=True,
+            perMessageCompressionAccept=accept_compression if config.compression else None,  # None: take none up
         )
-        if config.compression:
-            self.setProtocolOptions(perMessageCompressionAccept=accept_compression, allowNullOrigin=True)
 
     # A connection's life, told by the protocol -------------------------------
 

@@ -28,8 +28,8 @@ from tests.end_to_end.promise import UID, Account, Request
 NOBODY = "nobody"
 """A uID that never logs in."""
 
-TEXT, CLOSE = 0x81, 0x88
-"""The first bytes of the two kinds of frame that come and go here."""
+TEXT, CLOSE, PING = 0x81, 0x88, 0x89
+"""The first bytes of the kinds of frame that come and go here. Pings get no pong: messages are signs of life, too."""
 
 USERS: Sequence[UID] = tuple(number if number % 2 else f"user-{number}" for number in range(16))
 """Who is there at full load, with two connections each."""
@@ -261,7 +261,7 @@ class Talker:
         for first, payload in frames(stream):
             if first == CLOSE:
                 code = int.from_bytes(payload[:2], "big")
-            else:
+            elif first != PING:
                 assert first == TEXT, f"a frame that begins with {first:#x}"
                 assert code is None, f"after the close frame: {payload!r}"
                 heard.append(json.loads(payload))
