@@ -1,0 +1,78 @@
+"""Many who do not read what they are sent, and two who only want to talk."""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from collections.abc import Callable
+
+from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess, Site
+from tests.end_to_end.saturation import Crowd, Part, resident
+from tests.trials.conftest import Evidence
+
+MIB = 1024 * 1024
+BUDGET = MIB
+"""The default of unread-size."""
+
+P99 = 0.1
+"""Seconds."""
+
+TOO_SLOW = re.compile(r"connection of deaf-\d+ from .* ended by the relay with 4002")
+MORE = re.compile(r"too many lines at once: (\d+) more connections ended")
+
+
+def closed(relay: RelayProcess) -> int:
+    """How many slow readers the relay has closed; of those at one moment it names some and counts the rest."""
+    lines = list(relay.output)
+    return sum(bool(TOO_SLOW.search(line)) for line in lines) + sum(
+        int(found[1]) for line in lines if (found := MORE.search(line))
+    )
+
+
+def test_slow_readers(start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence) -> None:
+    """1,000 of them, 50 in the short form, are sent messages until each is closed; two others have their answers meanwhile."""
+    count = 1000 if full else 50
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    relay = start_relay(
+        *HIGH_RATES,
+        *("--ping-interval", "0"),  # pings find them, too
+        *("--message-log", "none", "--unauthenticated-per-address", "0", "--connections-per-user", "0"),
+        measured=False,
+    )
+    deaf = [f"deaf-{number}" for number in range(count)]
+    with Crowd(relay, site) as crowd:
+        for uid in deaf:
+            crowd.join(uid, Part(reads=False))
+            if len(crowd.talkers) % 50 == 0:
+                crowd.until(lambda: all(talker.logged_in for talker in crowd.talkers), "log in")
+        (writer,) = crowd.join("writer", Part(deaf, window=64, padding=7000))  # 14 KB each
+        polite = [*crowd.join("anna", Part(["bo"], window=1)), *crowd.join("bo", Part(["anna"], window=1))]
+        crowd.begin()
+        before = most = resident(relay.process.pid)
+        began = time.monotonic()
+        while closed(relay) < count:
+            crowd.press(0.25)
+            most = max(most, resident(relay.process.pid))
+            assert time.monotonic() < began + count + PATIENCE, f"{closed(relay)} of {count} were closed"
+        seconds = time.monotonic() - began
+        assert writer.refusals
+        for talker in (writer, *polite):
+            talker.talking = False
+        crowd.until(lambda: all(talker.answered == talker.sent for talker in (writer, *polite)), "be answered")
+        accounts = [talker.account() for talker in (writer, *polite)]
+    reasons = {
+        frame["response"].get("reason") for account in accounts for frame in account.heard if "response" in frame
+    }
+    assert reasons == {None, "receiving-user-not-connected"}
+    waits = sorted(wait for talker in polite for wait in talker.waits)
+    p99 = waits[int(len(waits) * 0.99)]
+    evidence.count("slow readers closed", count, count)
+    evidence.count("answers of others meanwhile", len(waits), 1000)
+    evidence.figure(
+        f"others waited {p99 * 1000:.1f} ms (p99), {waits[-1] * 1000:.1f} ms at the most, in {seconds:.0f} s"
+    )
+    evidence.figure(f"the relay grew by {(most - before) / MIB:.0f} MiB")
+    assert p99 < P99
+    assert most - before < count * BUDGET + 20 * MIB
