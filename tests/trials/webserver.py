@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 from collections import Counter
-from typing import cast
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Self, cast
 from urllib.parse import parse_qs
 
 
@@ -105,3 +108,42 @@ class Questions(asyncio.Protocol):
             if self._answering is not None:
                 self._answering.cancel()
             self._webserver.end(self._sessid)
+
+
+class WebserverApart:
+    """A `Webserver` in a process of its own, that waits for nobody but the relay.
+
+    :ivar url: what to ask it by.
+    :ivar most_at_once: as the webserver's, once it has ended; so are `asked` and `twice_at_once`.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._near, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(seconds, far), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self.url: str = self._near.recv()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._near.send(None)
+        self.most_at_once: int
+        self.asked: Counter[str]
+        self.twice_at_once: set[str]
+        self.most_at_once, self.asked, self.twice_at_once = self._near.recv()
+        self._process.join()
+
+
+def _serve(seconds: float, pipe: Connection) -> None:
+    async def serve() -> None:
+        webserver = Webserver(seconds)
+        await webserver.listen()
+        pipe.send(webserver.url)
+        await asyncio.to_thread(pipe.recv)
+        pipe.send((webserver.most_at_once, webserver.asked, webserver.twice_at_once))
+
+    asyncio.run(serve())
