@@ -275,7 +275,10 @@ async def churn(relay: RelayProcess, webserver: Webserver, addresses: int, secon
     """Rounds for so many seconds; what the relay was like after each."""
     pid = relay.process.pid
     town = Town(relay.port, addresses)
-    alone = descriptors(pid)
+    async with town.caller() as first:  # what a relay opens when it begins is open when it has served somebody
+        await a_close(first, town.user())
+        await first.cut()
+    alone = descriptors(pid) - len(webserver.connections)
     rests: list[Rest] = []
     began = time.monotonic()
     while time.monotonic() < began + seconds or len(rests) < AT_LEAST_RESTS:
