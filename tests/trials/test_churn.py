@@ -278,6 +278,7 @@ async def churn(relay: RelayProcess, webserver: Webserver, addresses: int, secon
     async with town.caller() as first:  # what a relay opens when it begins is open when it has served somebody
         await a_close(first, town.user())
         await first.cut()
+    await asyncio.sleep(1)  # its descriptor is closed a turn or two after the connection
     alone = descriptors(pid) - len(webserver.connections)
     rests: list[Rest] = []
     began = time.monotonic()
