@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
+from twisted.internet.defer import succeed
+
 from chatrelay import outgoing, rechecks, relay, wire
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection
@@ -14,6 +16,7 @@ from chatrelay.logins import Logins
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.relay import Relay
 from chatrelay.session import Session
+from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from chatrelay.wire import SendRequest, UnusableFrame
 
@@ -21,24 +24,26 @@ _deliver, _commit, _submit = Relay._deliver, Relay._commit, Relay.submit
 _message, _received, _login_answered = wire.message, Session.received, Logins.answered
 
 
-def _reversed(self: Relay, numbers: Sequence[int], batch: list[Any]) -> None:
-    _deliver(self, numbers[::-1], batch[::-1])
+def _reversed(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
+    _deliver(self, numbers[::-1], batch[::-1], number)
 
 
-def _answered_twice(self: Relay, numbers: Sequence[int], batch: list[Any]) -> None:
-    _deliver(self, numbers, batch)
+def _answered_twice(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
+    _deliver(self, numbers, batch, number)
     sender, message = batch[-1]
     sender.send(wire.sent(message.client_id))
 
 
 def _delivered_before_the_commit(self: Relay) -> None:
     batch = self._forming
-    _deliver(self, range(len(batch)), batch)
+    self._unanswered[0] = 1
+    _deliver(self, range(len(batch)), batch, 0)
+    del self._unanswered[0]
     with patch.object(Relay, "_deliver", lambda *_: None):
         _commit(self)
 
 
-def _answers_before_delivering(self: Relay, numbers: Sequence[int], batch: list[Any]) -> None:
+def _answers_before_delivering(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
     for sender, message in batch:
         sender.send(wire.sent(message.client_id))
     for _, message in batch:
@@ -73,6 +78,12 @@ def _visitors_are_told(self: Session, payload: bytes) -> bool:
 def _revoked_too_late(self: Logins, connection: Connection, uid: str | int | None) -> bool:
     _login_answered(self, connection, uid)
     return True
+
+
+def _all_of_them(self: Farewells[Any], _: float) -> list[Any]:
+    there = list(self._waiting)
+    self._waiting.clear()
+    return there
 
 
 def _no_matter(*_: Any, **__: Any) -> None:
@@ -111,6 +122,9 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "who does not answer a close frame stays": lambda: patch.object(ChatFactory, "leaving", _no_matter),
     "a third denial closes nothing": lambda: patch("chatrelay.session.MAX_DENIALS", 4),
     "eleven frames may be unusable": lambda: patch("chatrelay.session.MAX_UNUSABLE_FRAMES", 11),
+    "stopping waits for no answers": lambda: patch.object(Relay, "drain", lambda _: succeed(None)),
+    "stopping is told to all at once": lambda: patch.object(Farewells, "due", _all_of_them),
+    "nobody is told of stopping": lambda: patch.object(ChatFactory, "_tell_of_stopping", _no_matter),
     "frames that waited are not written": lambda: patch.object(outgoing.Turn, "touch", _no_matter),
 }
 """What is wrong -> makes it so, as long as the context lasts."""

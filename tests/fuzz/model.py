@@ -38,6 +38,9 @@ CONTROL_FRAMES_PER_SECOND = 10
 CLOSING = 2
 MAX_WAITING = 12
 AT_ONCE = 8  # a quarter of webserver-checks
+DRAIN_TIME = 10
+TURNS_AT_ONCE = 2
+LEAST_TURNS = 0.5  # a second
 
 DENIALS, UNUSABLE, REFUSALS, BACKED_OFF = 3, 10, 60, 0.5
 
@@ -174,6 +177,8 @@ class Connection:
     :ivar was_cut: set by the world: its client has ended the TCP connection.
     :ivar is_lost: set by the world: its transport is gone.
     :ivar unread_since: set by the world: bytes handed over when its client had last read everything.
+    :ivar awaits_turn: whether the relay stops, and has yet to tell this one.
+    :ivar is_taken_from: whether its messages count; no more once its turn has come.
     """
 
     number: int
@@ -197,6 +202,9 @@ class Connection:
     requests: list[Request] = field(default_factory=list)
     member_since: int | None = None
     unread_since: int = 0
+    ended_at: float = 0.0
+    awaits_turn: bool = False
+    is_taken_from: bool = True
 
     def compare(self) -> None:
         """It was handed nothing else, and nothing was asked for it without need."""
@@ -216,13 +224,18 @@ class Model:
         self.now = now
         self.step = 0.25  # seconds since deadlines were last looked at
         self.stopping = False
+        self.stopped_at = self.looked_at = now
+        self.turns = 0  # connections that had to be told, and of those the ones that were told, or left
+        self.turns_taken = 0
+        self.told: list[tuple[int, Connection]] = []  # who is closed once so many batches are answered
         self.connections: list[Connection] = []
         self.here: dict[str, list[Connection]] = {}
         self.users: dict[str, User] = {}
         self.waiting = 0
         self.forming: list[tuple[Connection, Request]] = []
         self.batch: list[tuple[Connection, Request]] = []
-        self.unmarked: dict[tuple[int, ...], list[tuple[Connection, Request]]] = {}
+        self.batches = 0  # handed to the log
+        self.unmarked: dict[tuple[int, ...], tuple[int, list[tuple[Connection, Request]]]] = {}
         self.pending: dict[str, tuple[set[Connection], set[str]]] = {}  # sessid -> who waits, users ended meanwhile
         self.sessions: dict[str, dict[Connection, None]] = {}  # sessid -> who is in by it
         self.unreachable: dict[str, float] = {}
@@ -240,7 +253,7 @@ class Model:
         """A handshake was completed."""
         c.state = State.VISITOR
         c.login_due = self.now + LOGIN_TIMEOUT
-        if self.stopping:
+        if self.stopping and not c.awaits_turn:
             self._close(c, 4000)
 
     def received(self, c: Connection, sent: Sent) -> None:
@@ -255,9 +268,9 @@ class Model:
             else:
                 self._emit(c, (10, sent.payload))
         elif isinstance(sent, Bad):
-            if not (self.stopping and sent.code == 1003):  # messages are not looked at any more; frames are
+            if c.is_taken_from or sent.code != 1003:  # messages are not looked at any more; frames are
                 self._close(c, sent.code)
-        elif not self.stopping:
+        elif c.is_taken_from:
             self._text(c, sent)
 
     def left(self, c: Connection) -> None:
@@ -318,6 +331,7 @@ class Model:
         """A batch went to the log: all that was accepted since the last one, in order, as it was sent."""
         assert not self.batch, "two batches at once"
         self.batch, self.forming = self.forming, []
+        self.batches += 1
         expected = [(c.uid, r.to, r.id, r.time_stamp, r.content) for c, r in self.batch]
         assert exactly(list(contents)) == exactly(expected), f"logged {contents}, accepted {expected}"
 
@@ -344,20 +358,25 @@ class Model:
             else:
                 unreached[numbers[place]] = (sender, request)
         if unreached:
-            self.unmarked[tuple(unreached)] = list(unreached.values())
+            self.unmarked[tuple(unreached)] = self.batches, list(unreached.values())
         self.waiting -= len(batch)
+        self._close_told()
 
     def marked(self, numbers: Sequence[int]) -> None:
         """The log has marked these undelivered, or will."""
         unreached = self.unmarked.pop(tuple(numbers), None)
         assert unreached is not None, f"marked undelivered, and were not: {numbers}"
-        for sender, request in unreached:
+        for sender, request in unreached[1]:
             self.count("messages whose recipient vanished")
             self._outcome(sender, request, "receiving-user-not-connected")
+        self._close_told()
 
     def swept(self) -> None:
         """The relay has looked at its deadlines."""
         now = self.now
+        late = min(self.turns, self._turns_by(self.looked_at)) - self.turns_taken
+        assert late <= 0 or not self.stopping, f"{late} connections were not told in their turns that the relay stops"
+        self.looked_at = now
         for user, known in tuple(self.users.items()):
             if known.forgotten_at is not None and known.forgotten_at <= now:
                 del self.users[user]
@@ -366,6 +385,9 @@ class Model:
             late = due + 1 + self.step < now and sessid not in self.asked_about and len(self.asked_about) < AT_ONCE
             assert not late, f"{sessid} was due at {due}, and was not asked about at {now}"
         for c in self.connections:
+            if c.state is State.ENDED and not c.is_lost:
+                # Who closes, too, when the relay has: their time begins anew.
+                assert c.ended_at + 2 * CLOSING > now, f"connection {c.number} may take its time to leave"
             if c.state is State.CONNECTING:
                 assert c.handshake_due > now or c.is_lost, "a handshake may last"
             elif c.state in (State.VISITOR, State.ASKING) and c.login_due <= now:
@@ -388,14 +410,55 @@ class Model:
         for c in (*self.sessions.get(sessid, {}), *waiting):
             self._close(c, 4505)
 
-    def stopped_taking(self) -> None:
-        """The relay takes no messages any more."""
+    def stopped(self, there: Sequence[Connection]) -> None:
+        """The relay has begun to stop: each has a turn to be told so, and chats on until then."""
         self.stopping = True
+        self.stopped_at = self.looked_at = self.now
+        self.turns = len(there)
+        for c in there:
+            c.awaits_turn = True
+
+    def _turns_by(self, moment: float) -> int:
+        """How many turns have come by then."""
+        rate = max(LEAST_TURNS, (self.turns - TURNS_AT_ONCE) / (0.8 * DRAIN_TIME))
+        return TURNS_AT_ONCE + int(rate * (moment - self.stopped_at))
+
+    def taken_no_more(self, c: Connection) -> None:
+        """Its turn has come: what it was taken is answered, then it is closed."""
+        if c.awaits_turn:
+            self._turn_taken(c)
+            assert self.turns_taken <= self._turns_by(self.now), f"connection {c.number} was told before its turn"
+            self.count("connections that were told by turns that the relay stops")
+        c.is_taken_from = False
+        self.told.append((self.batches + bool(self.forming), c))
+        self._close_told()
+
+    def lost(self, c: Connection) -> None:
+        """A connection is gone. So is its turn."""
+        if c.awaits_turn:
+            self._turn_taken(c)
+
+    def _turn_taken(self, c: Connection) -> None:
+        c.awaits_turn = False
+        self.turns_taken += 1
+
+    def _close_told(self) -> None:
+        unanswered = [number for number, _ in self.unmarked.values()] + [self.batches] * bool(self.batch)
+        for place in tuple(self.told):
+            until, c = place
+            if until <= self.batches and all(number > until for number in unanswered):
+                self.told.remove(place)
+                if c.state is not State.CONNECTING:  # else it is cut
+                    self._close(c, 4000)
 
     def closed_all(self) -> None:
-        """The relay closes what is open."""
+        """The relay closes what is open: in the end, when everything is answered or the time is over."""
+        is_over = self.now - self.stopped_at >= 0.9 * DRAIN_TIME
+        assert is_over or not (self.told or any(c.awaits_turn for c in self.connections)), "the relay did not wait"
         for c in self.connections:
+            c.awaits_turn = c.is_taken_from = False
             if c.state not in (State.CONNECTING, State.ENDED):
+                self.count("connections that were closed when the time to stop was over")
                 self._close(c, 4000)
 
     # What comes of it ---------------------------------------------------------------
@@ -531,6 +594,7 @@ class Model:
             if not waiting:
                 del self.pending[sessid]
         c.state = State.ENDED
+        c.ended_at = self.now
 
     def _forget_session(self, c: Connection) -> None:
         for sessid, connections in tuple(self.sessions.items()):

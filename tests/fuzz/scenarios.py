@@ -95,7 +95,8 @@ class Scenario:
     # Doings of nobody in particular.
 
     def connect(self) -> None:
-        if sum(not client.known.is_lost for client in self._world.clients) < CLIENTS:
+        here = sum(not client.known.is_lost for client in self._world.clients)
+        if here < CLIENTS and self._world.is_listening:
             self._world.connect(self._random.random() < 0.9)
 
     def arrive(self) -> None:
@@ -144,8 +145,13 @@ class Scenario:
                 self._world.answer(0, said)
 
     def stop(self) -> None:
-        if self._random.random() < 0.05:
+        """The relay stops, amid many messages or not, and while its log hangs or not."""
+        if self._random.random() < 0.1:
+            if self._random.random() < 0.5:
+                self.everybody_writes()
             self._world.stop()
+            if self._random.random() < 0.3:
+                self.pass_a_while()
 
     def everybody_writes(self) -> None:
         for client in self._world.clients:

@@ -36,7 +36,7 @@ class Relaying(RuleBasedStateMachine):
 
     @rule(whole=st.booleans())
     def connect(self, whole: bool) -> None:
-        if len(self.world.clients) < 6:
+        if len(self.world.clients) < 6 and self.world.is_listening:
             self.world.connect(whole)
 
     @rule(which=WHICH)

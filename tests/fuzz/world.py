@@ -18,11 +18,11 @@ from typing import Any
 from unittest.mock import patch
 
 from twisted.internet import tcp
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import interfaces
+from chatrelay import interfaces, stopping
 from chatrelay import relay as relay_module
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.config import Config
@@ -31,6 +31,7 @@ from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
+from chatrelay.service import ChatRelayService
 from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from tests.end_to_end.promise import UID, Request, Row
@@ -52,8 +53,13 @@ class SteppedMessageLog(HeldMessageLog):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_closed = False
         self.marks: list[tuple[Sequence[int], Deferred[None]]] = []
         self._to_mark: list[int] = []
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Let a batch wait."""
+        return fail(LogUnavailable("closed")) if self.is_closed else super().append(messages)
 
     def commit_and_forget(self) -> None:
         """Commit the oldest batch and fail to say so: the rows are found later, and marked (the promise's C5)."""
@@ -90,7 +96,8 @@ class SteppedMessageLog(HeldMessageLog):
         self._to_mark = []
 
     def stop(self) -> Deferred[None]:
-        """Do what is left."""
+        """Do what is left, and nothing more."""
+        self.is_closed = True
         while self.batches:
             self.commit()
         while self.marks:
@@ -138,20 +145,42 @@ def hold(out: list[Any], sessid: str) -> Deferred[interfaces.Verdict]:
     return verdict
 
 
-class WatchedFactory(ChatFactory):
-    """Tells the world when deadlines are looked at, and which connection is let go."""
+class WatchedProtocol(ChatProtocol):
+    """Tells the world from when on nothing is taken from it."""
 
+    factory: WatchedFactory
+
+    def stop_taking(self) -> None:
+        self.factory.tell(self.factory.world.model.taken_no_more, self)
+        super().stop_taking()
+
+
+class WatchedFactory(ChatFactory):
+    """Tells the world when deadlines are looked at, which connection is let go or lost, and when all are closed."""
+
+    protocol = WatchedProtocol
     world: World
+
+    def tell(self, what: Callable[[Connection], None], connection: ChatProtocol) -> None:
+        c = self.world.connection_of(connection)
+        if c is not None:
+            self.world.note(what, c)
 
     def sweep(self) -> None:
         self.world.note(self.world.model.swept)
         super().sweep()
 
     def leaving(self, connection: ChatProtocol) -> None:
-        c = self.world.connection_of(connection)
-        if c is not None:
-            self.world.note(self.world.model.left, c)
+        self.tell(self.world.model.left, connection)
         super().leaving(connection)
+
+    def lost(self, connection: ChatProtocol) -> None:
+        self.tell(self.world.model.lost, connection)
+        super().lost(connection)
+
+    def close_all(self) -> Deferred[None]:
+        self.world.note(self.world.model.closed_all)
+        return super().close_all()
 
 
 class Client:
@@ -220,6 +249,7 @@ class World:
             recheck_grace=float(model.RECHECK_GRACE),
             control_frames_per_second=float(model.CONTROL_FRAMES_PER_SECOND),
             webserver_checks=4 * model.AT_ONCE,
+            drain_time=float(model.DRAIN_TIME),
             # Of these the model knows nothing; tests/unit/test_websocket.py does.
             ping_interval=0.0,
             unread_time=0.0,
@@ -232,6 +262,11 @@ class World:
         self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
         self.factory = WatchedFactory(config, self.relay, directory, self, self.reactor, turn, chance=chance)
         self.factory.world = self
+        self.service = ChatRelayService(
+            config, self.reactor, self.factory, self.relay, self.log, self.site, "moved by hand"
+        )
+        self.has_stopped = False
+        self._stopping: Deferred[None] | None = None
         self.model = Model(self.reactor.seconds())
         self.clients: list[Client] = []
         self.contents = 0
@@ -246,24 +281,30 @@ class World:
 
     def __enter__(self) -> World:
         self._stack.enter_context(patch.object(relay_module, "MAX_WAITING", model.MAX_WAITING))
+        self._stack.enter_context(patch.object(stopping, "AT_ONCE", model.TURNS_AT_ONCE))
+        self._stack.enter_context(patch.object(stopping, "LEAST_RATE", model.LEAST_TURNS))
         # Failures that are meant to happen are nobody else's business.
-        for of in (Relay, Turn, WebserverAuthenticator):
+        for of in (Relay, Turn, WebserverAuthenticator, ChatRelayService):
             self._stack.enter_context(patch.object(of, "log", Logger(observer=self._observe)))
         for protocol_side in (ChatProtocol, ChatFactory):
             self._stack.enter_context(patch.object(protocol_side, "events", Logger(observer=self._observe)))
         globalLogPublisher.addObserver(self._observe)
         self._stack.callback(globalLogPublisher.removeObserver, self._observe)
-        self.factory.start_sweeping()
+        self.service.startService()
         self._stack.callback(self.factory.stop_sweeping)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._stopping is not None:
+            self._stopping.addErrback(lambda _: None)  # something was wrong, and is told already
+            self._stopping.cancel()
         self._stack.close()
 
     # What clients do -------------------------------------------------------------
 
     def connect(self, whole: bool = True) -> Client:
         """A client connects, and shakes hands, or begins to."""
+        assert self.is_listening
         client = Client(self, len(self.clients))
         self.clients.append(client)
         self.model.connections.append(client.known)
@@ -541,10 +582,22 @@ class World:
     # Stopping ---------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """The relay takes nothing more, as when its service stops."""
+        """The relay is told to stop."""
         if not self.model.stopping:
-            self.model.stopped_taking()
-            self.factory.stop_taking()
+            there = [client.known for client in self.clients if not client.transport.disconnected]
+            self.note(self.model.stopped, there)
+            self._stopping = self.service.stopService()
+            self._stopping.addCallback(self._stopped)
+            self._settle_turn()
+
+    def _stopped(self, _: None) -> None:
+        self.has_stopped = True
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether clients may connect: as long as the relay looks at deadlines, as if under a site that stays."""
+        is_over = self.has_stopped or self.reactor.seconds() >= self.model.stopped_at + model.DRAIN_TIME
+        return not (self.model.stopping and is_over)
 
     def settle(self) -> None:
         """Everybody reads, the site and the log answer, and time goes by: everything comes to its end."""
@@ -567,27 +620,22 @@ class World:
         else:
             raise AssertionError("it does not come to an end")
         assert not self.model.waiting and not self.model.unmarked, "messages were left without an outcome"
-        self.log.stop()
+        if isinstance(self.log, SteppedMessageLog):
+            self.log.recover()
         self.model.check_promise(self.rows())
 
     def end(self) -> None:
         """Settle; then the relay stops, everybody is closed, and nothing may be left."""
         self.settle()
         self.stop()
-        drained: list[None] = []
-        self.relay.drain().addCallback(drained.append)
-        assert drained, "nothing is under way, and it drains"
-        self.note(self.model.closed_all)
-        empty: list[None] = []
-        self.factory.close_all().addCallback(empty.append)
-        self._settle_turn()
-        self.advance(4, step=1.0)
-        assert empty, "everybody is closed, and the relay waits on"
+        # Nobody answers a close frame here.
+        self.advance(model.DRAIN_TIME + 1, step=1.0)
+        assert self.has_stopped, "everybody is closed, and the relay waits on"
         assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
         assert not self.factory.connections and not len(self.factory.directory), "a connection is remembered"
         assert not len(self.factory.logins) and not len(self.factory.rechecks), "a login is remembered"
         self.advance(60, 60)
-        self.advance(0.25)
+        self.factory.sweep()
         assert not len(self.factory.send_limits), "a user is remembered"
         deadlines = (self.factory.login_deadlines, self.factory.message_deadlines, self.factory.handshake_deadlines)
         assert not any(map(len, (*deadlines, self.factory.closing_deadlines))), "a deadline is left"

@@ -37,5 +37,6 @@ SEEN = {
     "logins that were revoked while the site was asked": 2,
     "slow readers closed": 20,
     "unusable frames": 100,
+    "connections that were closed when the time to stop was over": 2,
     **{f"closed with {code}": 5 for code in (1000, 1002, 1007, 1009, 4000, 4001, 4500, 4501, 4502, 4503, 4505)},
 }
