@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -9,8 +10,9 @@ from unittest.mock import patch
 from twisted.internet.defer import succeed
 
 from chatrelay import outgoing, rechecks, relay, wire
+from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.directory import Directory
-from chatrelay.interfaces import Connection
+from chatrelay.interfaces import Connection, Unavailable
 from chatrelay.limits import Sender, TokenBucket
 from chatrelay.logins import Logins
 from chatrelay.outgoing import OutgoingBuffer
@@ -80,6 +82,14 @@ def _revoked_too_late(self: Logins, connection: Connection, uid: str | int | Non
     return True
 
 
+def _newest_beyond(self: Directory, user: str, most: int) -> tuple[Connection, ...]:
+    return self.connections_of(user)[most:]
+
+
+def _asked_about_all_the_same(_: Attempts, attempt: Any) -> None:
+    attempt.verdict.callback(Unavailable("given up"))
+
+
 def _all_of_them(self: Farewells[Any], _: float) -> list[Any]:
     there = list(self._waiting)
     self._waiting.clear()
@@ -125,6 +135,12 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "stopping waits for no answers": lambda: patch.object(Relay, "drain", lambda _: succeed(None)),
     "stopping is told to all at once": lambda: patch.object(Farewells, "due", _all_of_them),
     "nobody is told of stopping": lambda: patch.object(ChatFactory, "_tell_of_stopping", _no_matter),
+    "a user may have any number of connections": lambda: patch.object(Directory, "oldest_beyond", lambda *_: ()),
+    "the newest connection goes": lambda: patch.object(Directory, "oldest_beyond", _newest_beyond),
+    "any number of logins may be denied": lambda: patch.object(TokenBucket, "left", lambda *_: math.inf),
+    "a denial is not remembered": lambda: patch.object(RecentDenials, "add", _no_matter),
+    "a denial is remembered for long": lambda: patch("chatrelay.attempts.DENIED_SECONDS", 60.0),
+    "who has left is asked about": lambda: patch.object(Attempts, "_given_up", _asked_about_all_the_same),
     "frames that waited are not written": lambda: patch.object(outgoing.Turn, "touch", _no_matter),
 }
 """What is wrong -> makes it so, as long as the context lasts."""

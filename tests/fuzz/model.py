@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,10 @@ AT_ONCE = 8  # a quarter of webserver-checks
 DRAIN_TIME = 10
 TURNS_AT_ONCE = 2
 LEAST_TURNS = 0.5  # a second
+CONNECTIONS_PER_USER = 3
+LOGINS_PER_MINUTE = 4
+MINUTE = 16  # for denials, or no scenario would meet their end
+DENIED_SECONDS = 5
 
 DENIALS, UNUSABLE, REFUSALS, BACKED_OFF = 3, 10, 60, 0.5
 
@@ -109,10 +114,11 @@ class Verdict:
 
 @dataclass
 class Ask:
-    """A question to the site; `by` is who logs in, None where the relay asks again by itself."""
+    """A question to the site; `again` where the relay asks by itself, else `by` is who logs in, once that is known."""
 
     sessid: str
-    by: Connection | None
+    again: bool
+    by: Connection | None = None
     verdict: Verdict | None = None
 
 
@@ -147,6 +153,16 @@ class Bucket:
         return True
 
 
+class Address:
+    """What those at one address may still ask, in their order."""
+
+    def __init__(self) -> None:
+        self.denials = Bucket(LOGINS_PER_MINUTE / MINUTE, LOGINS_PER_MINUTE)
+        self.out = 0
+        self.waiting: list[Connection] = []
+        self.is_letting_in = False
+
+
 class User:
     """What a user may still send."""
 
@@ -177,12 +193,14 @@ class Connection:
     :ivar was_cut: set by the world: its client has ended the TCP connection.
     :ivar is_lost: set by the world: its transport is gone.
     :ivar unread_since: set by the world: bytes handed over when its client had last read everything.
+    :ivar wants_in_by: the SESSID of the login under way; `is_asked_about` when the site has it.
     :ivar awaits_turn: whether the relay stops, and has yet to tell this one.
     :ivar is_taken_from: whether its messages count; no more once its turn has come.
     """
 
     number: int
     stream: Stream
+    address: str = ""
     state: State = State.CONNECTING
     uid: UID | None = None
     was_cut: bool = False
@@ -198,7 +216,8 @@ class Connection:
     handshake_due: float = 0.0
     login_due: float = 0.0
     message_due: float | None = None
-    asks: list[Ask] = field(default_factory=list)
+    wants_in_by: str | None = None
+    is_asked_about: bool = False
     requests: list[Request] = field(default_factory=list)
     member_since: int | None = None
     unread_since: int = 0
@@ -207,10 +226,9 @@ class Connection:
     is_taken_from: bool = True
 
     def compare(self) -> None:
-        """It was handed nothing else, and nothing was asked for it without need."""
+        """It was handed nothing else."""
         extra = self.stream.frames[self.cursor :]
         assert not extra, f"connection {self.number} ({self.state.name}, {self.code}) was handed {extra} besides"
-        assert not self.asks, f"the site was asked about {self.asks} without a reason"
 
     @property
     def is_member(self) -> bool:
@@ -220,8 +238,12 @@ class Connection:
 class Model:
     """Who is here, what was accepted, and what each must get."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, remembers: bool) -> None:
         self.now = now
+        self.remembers = remembers  # denials
+        self.denied_at: dict[str, float] = {}
+        self.addresses: dict[str, Address] = {}
+        self.questions: list[Ask] = []  # that were put to the site, and not yet accounted for
         self.step = 0.25  # seconds since deadlines were last looked at
         self.stopping = False
         self.stopped_at = self.looked_at = now
@@ -281,15 +303,28 @@ class Model:
     def answered(self, ask: Ask, verdict: Verdict) -> None:
         """The site has answered."""
         ask.verdict = verdict
-        if ask.by is None:
+        if ask.again:
             self._rechecked(ask.sessid, verdict)
             return
         c = ask.by
+        assert c is not None, f"an answer about {ask.sessid}, which was asked about for nobody"
+        address = self.addresses[c.address]
+        address.out -= 1
+        is_denied = verdict.uid is None and verdict.available
+        if is_denied and not self._is_remembered(ask.sessid):
+            address.denials.take(self.now)
+            self.denied_at[ask.sessid] = self.now
+        self._login_answered(c, verdict)
+        self._let_in(address)
+
+    def _login_answered(self, c: Connection, verdict: Verdict) -> None:
+        sessid, c.wants_in_by, c.is_asked_about = c.wants_in_by, None, False
+        assert sessid is not None
         assert c.state in (State.ASKING, State.ASKING_AGAIN), f"connection {c.number} was told what it did not ask"
-        waiting, ended = self.pending[ask.sessid]
+        waiting, ended = self.pending[sessid]
         waiting.discard(c)
         if not waiting:
-            del self.pending[ask.sessid]
+            del self.pending[sessid]
         if verdict.uid is not None and str(verdict.uid) in ended:
             self.count("logins that were revoked while the site was asked")
             self._close(c, 4505)
@@ -318,9 +353,50 @@ class Model:
                 self._close(c, 4500)
         if c.is_member and verdict.uid is not None and str(verdict.uid) == str(c.uid):
             self._forget_session(c)
-            self.sessions.setdefault(ask.sessid, {})[c] = None
-            if ask.sessid not in self.asked_about:
-                self._confirmed(ask.sessid, verdict)
+            self.sessions.setdefault(sessid, {})[c] = None
+            if sessid not in self.asked_about:
+                self._confirmed(sessid, verdict)
+            for oldest in self.here[str(c.uid)][:-CONNECTIONS_PER_USER]:
+                self._close(oldest, 4504)
+
+    def _is_remembered(self, sessid: str) -> bool:
+        return self.remembers and self.now - self.denied_at.get(sessid, -math.inf) < DENIED_SECONDS
+
+    def _wants_in(self, c: Connection, sessid: str) -> None:
+        c.wants_in_by = sessid
+        self.pending.setdefault(sessid, (set(), set()))[0].add(c)
+        address = self.addresses.setdefault(c.address, Address())
+        address.waiting.append(c)
+        if self._is_remembered(sessid):
+            address.waiting.remove(c)
+            self.count("logins denied from memory")
+            self._login_answered(c, Verdict(None))
+        self._let_in(address)
+
+    def _let_in(self, address: Address) -> None:
+        """Those who wait have the site asked, but no more of them at once than may be denied."""
+        if address.is_letting_in:
+            return
+        address.is_letting_in = True
+        while address.waiting:
+            left = int(address.denials.look(self.now))
+            if address.out and address.out >= left:
+                self.count("logins that waited for others of their address")
+                break
+            c = address.waiting.pop(0)
+            assert c.wants_in_by is not None
+            if self._is_remembered(c.wants_in_by) or not left:
+                self.count("logins denied from memory" if left else "logins denied without asking")
+                self._login_answered(c, Verdict(None))
+                continue
+            assert self.questions, f"the site was not asked about {c.wants_in_by}"
+            ask = self.questions.pop(0)
+            assert ask.sessid == c.wants_in_by, f"asked about {ask.sessid} in place of {c.wants_in_by}"
+            address.out += 1
+            ask.by, c.is_asked_about = c, True
+            if ask.verdict is not None:
+                self.answered(ask, ask.verdict)
+        address.is_letting_in = False
 
     def asked_again(self, sessid: str) -> None:
         """The site is asked, by the relay's own doing."""
@@ -492,12 +568,7 @@ class Model:
                 self._auth(c, False, "rate-limited")
             else:
                 c.state = State.ASKING_AGAIN if c.is_member else State.ASKING
-                assert c.asks, f"the site was not asked about {sent.sessid}"
-                ask = c.asks.pop(0)
-                assert ask.sessid == sent.sessid, f"asked about {ask.sessid} in place of {sent.sessid}"
-                self.pending.setdefault(ask.sessid, (set(), set()))[0].add(c)
-                if ask.verdict is not None:
-                    self.answered(ask, ask.verdict)
+                self._wants_in(c, sent.sessid)
         if not within:
             if self.now - c.refused_at > BACKED_OFF:
                 c.refusals = 0
@@ -595,6 +666,14 @@ class Model:
                 del self.pending[sessid]
         c.state = State.ENDED
         c.ended_at = self.now
+        if c.wants_in_by is not None:
+            address = self.addresses[c.address]
+            if c.is_asked_about:
+                address.out -= 1
+            else:
+                address.waiting.remove(c)
+            c.wants_in_by, c.is_asked_about = None, False
+            self._let_in(address)
 
     def _forget_session(self, c: Connection) -> None:
         for sessid, connections in tuple(self.sessions.items()):

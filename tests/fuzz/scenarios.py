@@ -229,6 +229,23 @@ class Scenario:
             self._world.answer(-1, "denied")
             self._world.advance(0.5)
 
+    def is_denied_and_tries_again(self, client: Client) -> None:
+        """By the same session, from another connection and maybe another address, soon or some seconds later."""
+        sessid = self._world.session_of("nobody")
+        for each in (client, *self._world.clients[-2:]):
+            self._world.log_in(each, sessid)
+            self._world.turn()
+            self._world.answer(-1, "denied")
+            self._world.advance(self._random.choice((0.25, 1.0, 2.5)))
+
+    def everybody_guesses(self, client: Client) -> None:
+        """All ask at once, by sessions that nobody has."""
+        for each in self._world.clients:
+            self._world.log_in(each, self._world.session_of("nobody"))
+        self._world.turn()
+        for _ in range(self._random.randrange(9)):
+            self._world.answer(0)
+
     def is_revoked_while_the_site_is_asked(self, client: Client) -> None:
         user = self._random.choice(list(USERS))
         self._world.log_in(client, self._world.session_of(user))
@@ -288,6 +305,8 @@ _DOINGS: list[tuple[str, float]] = [
     ("stop_reading", 1.5),
     ("read_on", 1),
     ("is_refused", 0.6),
+    ("is_denied_and_tries_again", 0.4),
+    ("everybody_guesses", 0.4),
     ("is_revoked_while_the_site_is_asked", 0.5),
     ("is_written_to_and_does_not_read", 0.5),
     ("session_revoked", 0.3),

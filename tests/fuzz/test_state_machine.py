@@ -53,6 +53,10 @@ class Relaying(RuleBasedStateMachine):
         if known:
             self.world.log_in(self.client(which), known[index % len(known)])
 
+    @rule(which=WHICH)
+    def log_in_by_what_may_have_been_denied(self, which: int) -> None:
+        self.world.log_in(self.client(which), "nobody.0")
+
     @rule(index=WHICH, said=st.sampled_from(["right", "right", "denied", "unavailable", "short", "breaks"]))
     def site_answers(self, index: int, said: str) -> None:
         self.world.answer(index, said)

@@ -22,8 +22,9 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import interfaces, stopping
+from chatrelay import attempts, interfaces, stopping
 from chatrelay import relay as relay_module
+from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.config import Config
 from chatrelay.directory import Directory
@@ -193,10 +194,11 @@ class Client:
         self.socket = Socket(number)
         kind = tcp.Server if world.direct else NotDirect
         protocol: Any = world.factory.buildProtocol(None)
-        self.transport: Any = kind(self.socket, protocol, ("192.0.2.7", number), None, number, world.reactor)  # type: ignore[arg-type]
+        host = f"192.0.2.{7 + number % 2}"
+        self.transport: Any = kind(self.socket, protocol, (host, number), None, number, world.reactor)  # type: ignore[arg-type]
         self.transport.bufferSize = PAUSE_AT
         self.protocol: ChatProtocol = protocol
-        self.known = Connection(number, Stream(self.transport))
+        self.known = Connection(number, Stream(self.transport), host)
         self.requests = 0
         self.sent: list[tuple[int, int | None, Sent]] = []  # the stream's offsets: its last byte, its header's; what
         self.written = 0
@@ -250,6 +252,14 @@ class World:
             control_frames_per_second=float(model.CONTROL_FRAMES_PER_SECOND),
             webserver_checks=4 * model.AT_ONCE,
             drain_time=float(model.DRAIN_TIME),
+            connections_per_user=model.CONNECTIONS_PER_USER,
+            logins_per_minute=model.LOGINS_PER_MINUTE,
+            # Who is refused before the handshake is never a client of the relay's: tests/unit/test_admission.py has
+            # both sides of each of these, and the model only those who are let in.
+            connections=0,
+            connections_per_address=0,
+            unauthenticated=0,
+            unauthenticated_per_address=0,
             # Of these the model knows nothing; tests/unit/test_websocket.py does.
             ping_interval=0.0,
             unread_time=0.0,
@@ -260,14 +270,21 @@ class World:
         turn = Turn(lambda call: self.reactor.callLater(0, call))
         directory = Directory()
         self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
-        self.factory = WatchedFactory(config, self.relay, directory, self, self.reactor, turn, chance=chance)
+        # As the service has it: only what its own authenticator denied is remembered.
+        denials = RecentDenials(b"of this world") if guarded else None
+        self._stack = ExitStack()
+        self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
+        self.factory = WatchedFactory(
+            config, self.relay, directory, self, self.reactor, turn, denials=denials, chance=chance
+        )
+        self._watch_rechecks()
         self.factory.world = self
         self.service = ChatRelayService(
             config, self.reactor, self.factory, self.relay, self.log, self.site, "moved by hand"
         )
         self.has_stopped = False
         self._stopping: Deferred[None] | None = None
-        self.model = Model(self.reactor.seconds())
+        self.model = Model(self.reactor.seconds(), remembers=guarded)
         self.clients: list[Client] = []
         self.contents = 0
         self.events = 0
@@ -276,8 +293,7 @@ class World:
         self.failures_expected = 0
         self._failures: list[str] = []
         self._journal: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._serving: Client | None = None
-        self._stack = ExitStack()
+        self._is_rechecking = False
 
     def __enter__(self) -> World:
         self._stack.enter_context(patch.object(relay_module, "MAX_WAITING", model.MAX_WAITING))
@@ -461,20 +477,18 @@ class World:
                 and known.message_due is None
             ):
                 known.message_due = now + model.MESSAGE_TIMEOUT
-        self._serving = client
         self.reactor.serve(client.transport)
-        self._serving = None
         known.is_lost = client.transport.disconnected
 
     # What the site does -------------------------------------------------------------
 
     def authenticate(self, sessid: str) -> Deferred[interfaces.Verdict]:
         """Asked by the relay; passes the question on, and notes what comes of it."""
-        ask = Ask(sessid, None if self._serving is None else self._serving.known)
-        if ask.by is None:
+        ask = Ask(sessid, self._is_rechecking)
+        if ask.again:
             self.note(self.model.asked_again, sessid)
         else:
-            ask.by.asks.append(ask)
+            self.model.questions.append(ask)
 
         def answered(said: Any) -> Any:
             if isinstance(said, Failure) and said.check(CancelledError):
@@ -487,7 +501,7 @@ class World:
                 self.note(self.model.answered, ask, verdict)
             else:
                 ask.verdict = verdict  # at once: the model meets it where it follows the question
-                if ask.by is None:
+                if ask.again:
                     self.note(self.model.answered, ask, verdict)
             return said
 
@@ -495,6 +509,16 @@ class World:
         asking = self.site.authenticate(sessid).addBoth(answered)
         returned = True
         return asking
+
+    def _watch_rechecks(self) -> None:
+        sweep = self.factory.rechecks.sweep
+
+        def watched() -> None:
+            self._is_rechecking = True
+            sweep()
+            self._is_rechecking = False
+
+        self.factory.rechecks.sweep = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
         """The site answers one of the questions that are out."""
@@ -637,6 +661,7 @@ class World:
         self.advance(60, 60)
         self.factory.sweep()
         assert not len(self.factory.send_limits), "a user is remembered"
+        assert not len(self.factory.attempts), "an address is remembered"
         deadlines = (self.factory.login_deadlines, self.factory.message_deadlines, self.factory.handshake_deadlines)
         assert not any(map(len, (*deadlines, self.factory.closing_deadlines))), "a deadline is left"
         self.model.check_promise(self.rows())
@@ -682,6 +707,7 @@ class World:
                 client.is_over = client.known.state is State.ENDED
             else:
                 self._look_at_budget(client)
+        assert not self.model.questions, f"the site was asked about {self.model.questions} without a reason"
         assert len(self._failures) == self.failures_expected, f"logged as failures: {self._failures}"
 
     def _look_at_budget(self, client: Client) -> None:

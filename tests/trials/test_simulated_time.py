@@ -37,6 +37,9 @@ SEEN = {
     "logins that were revoked while the site was asked": 2,
     "slow readers closed": 20,
     "unusable frames": 100,
+    "logins denied without asking": 50,
+    "logins denied from memory": 50,
+    "logins that waited for others of their address": 10,
     "connections that were closed when the time to stop was over": 2,
-    **{f"closed with {code}": 5 for code in (1000, 1002, 1007, 1009, 4000, 4001, 4500, 4501, 4502, 4503, 4505)},
+    **{f"closed with {code}": 5 for code in (1000, 1002, 1007, 1009, 4000, 4001, 4500, 4501, 4502, 4503, 4504, 4505)},
 }
