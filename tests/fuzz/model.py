@@ -216,6 +216,7 @@ class Connection:
     handshake_due: float = 0.0
     login_due: float = 0.0
     message_due: float | None = None
+    message_begun: int = 0
     wants_in_by: str | None = None
     is_asked_about: bool = False
     requests: list[Request] = field(default_factory=list)
@@ -264,6 +265,7 @@ class Model:
         self.asked_about: set[str] = set()  # sessids that are being asked about again
         self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
         self.accepted = 0
+        self.opened_so_far: list[Connection] = []
         self.counts: dict[str, int] = {}
 
     def count(self, what: str) -> None:
@@ -275,6 +277,7 @@ class Model:
         """A handshake was completed."""
         c.state = State.VISITOR
         c.login_due = self.now + LOGIN_TIMEOUT
+        self.opened_so_far.append(c)
         if self.stopping and not c.awaits_turn:
             self._close(c, 4000)
 
@@ -466,10 +469,13 @@ class Model:
                 assert c.ended_at + 2 * CLOSING > now, f"connection {c.number} may take its time to leave"
             if c.state is State.CONNECTING:
                 assert c.handshake_due > now or c.is_lost, "a handshake may last"
-            elif c.state in (State.VISITOR, State.ASKING) and c.login_due <= now:
+        # In the order in which they began: whoever waits for one who goes has the site asked before they go, too.
+        for c in self.opened_so_far:
+            if c.state in (State.VISITOR, State.ASKING) and c.login_due <= now:
                 if c.state is State.ASKING:
                     self._auth(c, False, "webserver-unavailable")
                 self._close(c, 4001)
+        for c in sorted(self.connections, key=lambda c: c.message_begun):
             if c.state not in (State.CONNECTING, State.ENDED) and c.message_due is not None and c.message_due <= now:
                 self._close(c, 1002)
 

@@ -144,6 +144,13 @@ class Scenario:
             while self._world.site.out and said != "nothing":
                 self._world.answer(0, said)
 
+    def site_ends_sessions(self) -> None:
+        """Whoever is asked about in these minutes is logged in no more."""
+        for _ in range(7):
+            self._world.advance(60.0, step=60.0)
+            while self._world.site.out:
+                self._world.answer(0, "denied")
+
     def stop(self) -> None:
         """The relay stops, amid many messages or not, and while its log hangs or not."""
         if self._random.random() < 0.1:
@@ -157,6 +164,16 @@ class Scenario:
         for client in self._world.clients:
             for _ in range(5):
                 self.send(client)
+        self._world.turn()
+
+    def more_is_written_than_the_log_takes(self) -> None:
+        """Those who are in write to each other, as much as they may, while the log hangs."""
+        members = [client for client in self._world.clients if client.known.is_member]
+        for client in members:
+            for _ in range(7):
+                to = self._random.choice(members).known.uid
+                assert to is not None
+                self._world.send(client, to)
         self._world.turn()
 
     def end(self) -> None:
@@ -229,6 +246,15 @@ class Scenario:
             self._world.answer(-1, "denied")
             self._world.advance(0.5)
 
+    def comes_with_many_tabs(self, client: Client) -> None:
+        """The user of this connection connects some times more."""
+        for user in [name for name, uid in USERS.items() if uid == client.known.uid]:
+            for _ in range(3):
+                self.connect()
+                self._world.log_in(self._world.clients[-1], self._world.session_of(user))
+                self._world.turn()
+                self._world.answer(-1)
+
     def is_denied_and_tries_again(self, client: Client) -> None:
         """By the same session, from another connection and maybe another address, soon or some seconds later."""
         sessid = self._world.session_of("nobody")
@@ -236,7 +262,7 @@ class Scenario:
             self._world.log_in(each, sessid)
             self._world.turn()
             self._world.answer(-1, "denied")
-            self._world.advance(self._random.choice((0.25, 1.0, 2.5)))
+            self._world.advance(self._random.choice((0.25, 1.0, 5.5)))
 
     def everybody_guesses(self, client: Client) -> None:
         """All ask at once, by sessions that nobody has."""
@@ -287,8 +313,10 @@ _DOINGS: list[tuple[str, float]] = [
     ("pass_a_moment", 4),
     ("pass_a_while", 0.5),
     ("pass_an_hour", 0.15),
+    ("site_ends_sessions", 0.15),
     ("stop", 0.5),
-    ("everybody_writes", 0.5),
+    ("everybody_writes", 0.3),
+    ("more_is_written_than_the_log_takes", 0.4),
     ("shake", 0.5),
     ("log_in", 2),
     ("send", 12),
@@ -305,6 +333,7 @@ _DOINGS: list[tuple[str, float]] = [
     ("stop_reading", 1.5),
     ("read_on", 1),
     ("is_refused", 0.6),
+    ("comes_with_many_tabs", 0.2),
     ("is_denied_and_tries_again", 0.4),
     ("everybody_guesses", 0.4),
     ("is_revoked_while_the_site_is_asked", 0.5),

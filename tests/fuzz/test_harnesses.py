@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 5
+SECONDS = 3
 """How long each may take, at the most."""
 
 # Below this they have looked at little more than the seeds; an idle machine does ten times as many in that time.
-AT_LEAST = {"wire": 5000, "frames": 200}
+AT_LEAST = {"wire": 3000, "frames": 120}
 RUNS = {"wire": 100_000, "frames": 5000}
 
 
@@ -44,7 +44,8 @@ def test_nothing_is_found(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(RUNS))
 def test_what_is_planted_is_found_and_can_be_repeated(name: str, tmp_path: Path) -> None:
-    ran = run(name, tmp_path, "--planted", "-max_total_time=60")
+    # By chance it may take a second or twenty; with this seed it takes few.
+    ran = run(name, tmp_path, "--planted", "-max_total_time=60", "-seed=2")
     assert ran.returncode != 0 and "AssertionError" in ran.stdout + ran.stderr, ran.stderr[-2000:]
     (crash,) = tmp_path.glob("crash-*")
     assert run(name, tmp_path, "--planted", str(crash)).returncode != 0

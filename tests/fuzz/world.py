@@ -290,6 +290,7 @@ class World:
         self.events = 0
         self.seconds = 0.0
         self.sessions = 0
+        self._messages_begun = 0
         self.failures_expected = 0
         self._failures: list[str] = []
         self._journal: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -477,6 +478,8 @@ class World:
                 and known.message_due is None
             ):
                 known.message_due = now + model.MESSAGE_TIMEOUT
+                self._messages_begun += 1
+                known.message_begun = self._messages_begun
         self.reactor.serve(client.transport)
         known.is_lost = client.transport.disconnected
 
