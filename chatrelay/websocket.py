@@ -657,6 +657,8 @@ class ChatProtocol(WebSocketServerProtocol):
 
         A ping to who is behind would wait behind all that; their unread-time finds those who are gone.
         """
+        if self.state != self.STATE_OPEN:
+            return  # the same look at the deadlines has closed it
         if not self.outgoing.is_left_to_slow_readers and self.outgoing.within_budget(MAX_HEADER):
             self.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
             self.factory.pings.sent(self, self.factory.seconds())

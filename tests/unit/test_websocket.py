@@ -1392,6 +1392,14 @@ class Pings(WebSocketTestCase):
         self.assertEqual((shaking.read(), closing.read(), gone.read()), (b"", b"", b""))
         self.assertEqual(len(self.factory.pings), 0)
 
+    def test_who_is_closed_by_the_same_look_at_the_deadlines_is_not_pinged(self) -> None:
+        self.factory = self.make_factory(ping_interval=0.25, ping_timeout=0, login_timeout=1)
+        client = self.client().open()
+        self.pass_time(1.5)
+        heard = client.hear()
+        self.assertIn((PING, b""), heard)
+        self.assertEqual(heard[-1], (4001, "not logged in in time"))
+
     def test_a_ping_comes_after_what_was_sent_before_it(self) -> None:
         client = self.client().open().log_in()
         client.protocol.outgoing.send(b'"before"')
