@@ -14,6 +14,7 @@ from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, Unavailable
 from chatrelay.limits import Sender, TokenBucket
+from chatrelay.liveness import Pings
 from chatrelay.logins import Logins
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.relay import Relay
@@ -141,6 +142,10 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a denial is not remembered": lambda: patch.object(RecentDenials, "add", _no_matter),
     "a denial is remembered for long": lambda: patch("chatrelay.attempts.DENIED_SECONDS", 60.0),
     "who has left is asked about": lambda: patch.object(Attempts, "_given_up", _asked_about_all_the_same),
+    "who gives no sign of life stays": lambda: patch.object(ChatProtocol, "ping_unanswered", _no_matter),
+    "nobody is pinged": lambda: patch.object(Pings, "due", lambda *_: []),
+    "a pong is no sign of life": lambda: patch.object(ChatProtocol, "signs_of_life", lambda _: 0),
+    "slow readers have all the time": lambda: patch.object(OutgoingBuffer, "unread_for_long", _no_matter),
     "frames that waited are not written": lambda: patch.object(outgoing.Turn, "touch", _no_matter),
 }
 """What is wrong -> makes it so, as long as the context lasts."""

@@ -46,6 +46,9 @@ CONNECTIONS_PER_USER = 3
 LOGINS_PER_MINUTE = 4
 MINUTE = 16  # for denials, or no scenario would meet their end
 DENIED_SECONDS = 5
+PING_INTERVAL = 20
+PING_TIMEOUT = 10
+UNREAD_TIME = 10
 
 DENIALS, UNUSABLE, REFUSALS, BACKED_OFF = 3, 10, 60, 0.5
 
@@ -84,6 +87,11 @@ class Ping:
 
 
 @dataclass
+class Pong:
+    """The answer to a ping."""
+
+
+@dataclass
 class Close:
     """A close frame."""
 
@@ -97,7 +105,7 @@ class Bad:
     code: int
 
 
-Sent = Auth | Send | Unusable | Ping | Close | Bad
+Sent = Auth | Send | Unusable | Ping | Pong | Close | Bad
 
 
 # What the site says ------------------------------------------------------------
@@ -194,6 +202,9 @@ class Connection:
     :ivar is_lost: set by the world: its transport is gone.
     :ivar unread_since: set by the world: bytes handed over when its client had last read everything.
     :ivar wants_in_by: the SESSID of the login under way; `is_asked_about` when the site has it.
+    :ivar turn_at: when it was pinged, or needed no ping; `ping_due`: when the time of an unanswered ping is over.
+    :ivar signs: what came from it; `signs_then`: had come when it was pinged.
+    :ivar behind_since: when more waited for it than its transport likes, or None.
     :ivar awaits_turn: whether the relay stops, and has yet to tell this one.
     :ivar is_taken_from: whether its messages count; no more once its turn has come.
     """
@@ -223,6 +234,11 @@ class Connection:
     member_since: int | None = None
     unread_since: int = 0
     ended_at: float = 0.0
+    turn_at: float = 0.0
+    ping_due: float | None = None
+    signs: int = 0
+    signs_then: int = 0
+    behind_since: float | None = None
     awaits_turn: bool = False
     is_taken_from: bool = True
 
@@ -264,6 +280,8 @@ class Model:
         self.unreachable: dict[str, float] = {}
         self.asked_about: set[str] = set()  # sessids that are being asked about again
         self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
+        self.silent: list[Connection] = []  # whose time was over at the last look
+        self.dead: list[Connection] = []  # and still was at this one
         self.accepted = 0
         self.opened_so_far: list[Connection] = []
         self.counts: dict[str, int] = {}
@@ -277,6 +295,7 @@ class Model:
         """A handshake was completed."""
         c.state = State.VISITOR
         c.login_due = self.now + LOGIN_TIMEOUT
+        c.turn_at = self.now
         self.opened_so_far.append(c)
         if self.stopping and not c.awaits_turn:
             self._close(c, 4000)
@@ -288,20 +307,73 @@ class Model:
         if isinstance(sent, Close):
             self._close(c, sent.code)
         elif isinstance(sent, Ping):
-            if not c.pings.take(self.now):
-                self._close(c, 1002)
-            else:
+            if self._control(c):
                 self._emit(c, (10, sent.payload))
+        elif isinstance(sent, Pong):
+            self._control(c)
         elif isinstance(sent, Bad):
             if c.is_taken_from or sent.code != 1003:  # messages are not looked at any more; frames are
                 self._close(c, sent.code)
         elif c.is_taken_from:
             self._text(c, sent)
 
+    def _control(self, c: Connection) -> bool:
+        within = c.pings.take(self.now)
+        c.signs += within
+        if not within:
+            self._close(c, 1002)
+        return within
+
+    def pinged(self, c: Connection, is_behind: bool) -> None:
+        """Its turn to be pinged has come. A ping to who is behind would wait behind all that, and is not sent."""
+        c.turn_at = self.now
+        if c.state is State.ENDED or is_behind:
+            return
+        if self._emit(c, (9, b"")):
+            self.count("pings")
+            c.ping_due, c.signs_then = self.now + PING_TIMEOUT, c.signs
+
+    def gave_no_sign(self, c: Connection, is_behind: bool) -> None:
+        """The time to answer its ping is over."""
+        assert c.state is State.ENDED or c in self.dead, f"connection {c.number} was alive, or had its time yet"
+        if c in self.dead:
+            self.dead.remove(c)
+        if not is_behind:
+            self._close(c, 4004)
+
+    def fell_behind(self, c: Connection) -> None:
+        """More waits for it than its transport likes."""
+        c.behind_since = self.now
+
+    def caught_up(self, c: Connection) -> None:
+        """It has taken everything, or is gone."""
+        c.behind_since = None
+
+    def compare(self) -> None:
+        """Whoever had to be told was."""
+        late = [c for c in self.dead if c.state is not State.ENDED]
+        assert not late, f"nobody noticed that these do not answer: {late}"
+
     def left(self, c: Connection) -> None:
         """The relay has let go of a connection."""
         assert c.state in (State.ENDED, State.CONNECTING) or c.was_cut, f"connection {c.number} was cut without a word"
         self._end(c)
+
+    def _look_at_pings(self) -> None:
+        now = self.now
+        self.dead = [c for c in self.silent if c.state is not State.ENDED and c.signs == c.signs_then]
+        over = [c for c in self.connections if c.ping_due is not None and c.ping_due <= now]
+        for c in self.connections:
+            if c.ping_due is not None and c.signs != c.signs_then:
+                c.ping_due = None
+            elif c.ping_due is not None or c in self.silent:
+                c.turn_at = now
+            if c.state not in (State.CONNECTING, State.ENDED):
+                late = now - c.turn_at > PING_INTERVAL + 2 * max(self.step, 0.25)
+                assert not late, f"connection {c.number} was not pinged since {c.turn_at}"
+        self.silent = [c for c in over if c.state is not State.ENDED and c.signs == c.signs_then]
+        for c in over:
+            c.ping_due = None
 
     def answered(self, ask: Ask, verdict: Verdict) -> None:
         """The site has answered."""
@@ -322,7 +394,7 @@ class Model:
 
     def _login_answered(self, c: Connection, verdict: Verdict) -> None:
         sessid, c.wants_in_by, c.is_asked_about = c.wants_in_by, None, False
-        assert sessid is not None
+        assert sessid is not None, f"connection {c.number} was answered, and had left or not asked"
         assert c.state in (State.ASKING, State.ASKING_AGAIN), f"connection {c.number} was told what it did not ask"
         waiting, ended = self.pending[sessid]
         waiting.discard(c)
@@ -342,6 +414,7 @@ class Model:
             user.connections += 1
             user.forgotten_at = None
             c.bucket = Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST)
+            c.signs += 1
             self.here.setdefault(str(c.uid), []).append(c)
             self._auth(c, True)
         elif verdict.uid is not None:
@@ -478,6 +551,11 @@ class Model:
         for c in sorted(self.connections, key=lambda c: c.message_begun):
             if c.state not in (State.CONNECTING, State.ENDED) and c.message_due is not None and c.message_due <= now:
                 self._close(c, 1002)
+        self._look_at_pings()
+        for c in self.connections:
+            if c.behind_since is not None and c.behind_since + UNREAD_TIME <= now and c.state is not State.ENDED:
+                self.count("slow readers closed by their time")
+                self._close(c, 4002)
 
     def revoked_user(self, user: str) -> None:
         """The site has ended all sessions of a user."""
@@ -547,6 +625,7 @@ class Model:
 
     def _text(self, c: Connection, sent: Sent) -> None:
         within = c.bucket.take(self.now)
+        c.signs += within
         if isinstance(sent, Unusable):
             if not sent.send or c.is_member:
                 self.count("unusable frames")

@@ -153,9 +153,9 @@ class Scenario:
 
     def stop(self) -> None:
         """The relay stops, amid many messages or not, and while its log hangs or not."""
-        if self._random.random() < 0.1:
-            if self._random.random() < 0.5:
-                self.everybody_writes()
+        if self._random.random() < 0.2:
+            if self._random.random() < 0.7:
+                self.more_is_written_than_the_log_takes()
             self._world.stop()
             if self._random.random() < 0.3:
                 self.pass_a_while()
@@ -226,6 +226,28 @@ class Scenario:
     def ping(self, client: Client) -> None:
         for _ in range(self._random.choice((1, 1, 3, 25))):
             self._world.ping(client)
+
+    def fall_silent(self, client: Client) -> None:
+        """Its network is gone, and may be until that is noticed."""
+        self._world.fall_silent(client)
+        if self._random.random() < 0.3:
+            self._world.advance(35.0, step=1.0)
+
+    def falls_behind(self, client: Client) -> None:
+        """It, or another, reads nothing for a while: more waits than the transport likes, but within the budget."""
+        members = [each for each in self._world.clients if each.known.is_member]
+        client = client if client in members or not members else self._random.choice(members)
+        self._world.stop_reading(client)
+        others = [each for each in members if each is not client]
+        if client.known.uid is not None and others:
+            for _ in range(self._random.randrange(2, 4)):
+                self._world.send(self._random.choice(others), client.known.uid, 700)
+            self._world.turn()
+            self._world.move_log()
+            self._world.turn()
+            self._world.advance(self._random.choice((5.0, 12.0)), step=1.0)
+            if self._random.random() < 0.7:
+                self._world.read_on(client)
 
     def close(self, client: Client) -> None:
         self._world.close(client)
@@ -328,6 +350,8 @@ _DOINGS: list[tuple[str, float]] = [
     ("talk_much_nonsense", 0.5),
     ("break_the_rules", 0.3),
     ("ping", 0.7),
+    ("fall_silent", 0.4),
+    ("falls_behind", 0.6),
     ("close", 0.5),
     ("cut", 0.5),
     ("stop_reading", 1.5),

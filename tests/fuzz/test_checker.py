@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.broken import BROKEN
 from tests.fuzz.scenarios import Broken, Scenario, run
 
-SEEDS = 100
+SEEDS = 200
 """Scenarios in which each must be found."""
 
 

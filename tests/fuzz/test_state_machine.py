@@ -101,6 +101,10 @@ class Relaying(RuleBasedStateMachine):
             self.world.ping(self.client(which))
 
     @rule(which=WHICH)
+    def fall_silent(self, which: int) -> None:
+        self.world.fall_silent(self.client(which))
+
+    @rule(which=WHICH)
     def close(self, which: int) -> None:
         self.world.close(self.client(which))
 

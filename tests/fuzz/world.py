@@ -30,15 +30,28 @@ from chatrelay.config import Config
 from chatrelay.directory import Directory
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.outgoing import Turn
+from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.relay import Relay
 from chatrelay.service import ChatRelayService
 from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from tests.end_to_end.promise import UID, Request, Row
 from tests.fuzz import model
-from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Send, Sent, State, Unusable, Verdict
-from tests.fuzz.network import BINARY, CLOSE, PAUSE_AT, PING, TEXT, NotDirect, Reactor, Socket, Stream, frame, handshake
+from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Pong, Send, Sent, State, Unusable, Verdict
+from tests.fuzz.network import (
+    BINARY,
+    CLOSE,
+    PAUSE_AT,
+    PING,
+    PONG,
+    TEXT,
+    NotDirect,
+    Reactor,
+    Socket,
+    Stream,
+    frame,
+    handshake,
+)
 
 USERS: dict[str, UID] = {"alice": 1, "bo": "2", "cy": "cy"}
 """Whose sessions the site knows: ``alice.7`` is one of alice's."""
@@ -147,13 +160,21 @@ def hold(out: list[Any], sessid: str) -> Deferred[interfaces.Verdict]:
 
 
 class WatchedProtocol(ChatProtocol):
-    """Tells the world from when on nothing is taken from it."""
+    """Tells the world from when on nothing is taken from it, when it is pinged, and when it was for nothing."""
 
     factory: WatchedFactory
 
     def stop_taking(self) -> None:
         self.factory.tell(self.factory.world.model.taken_no_more, self)
         super().stop_taking()
+
+    def ping(self) -> None:
+        self.factory.tell(self.factory.world.model.pinged, self, bool(self.transport.producerPaused))
+        super().ping()
+
+    def ping_unanswered(self) -> None:
+        self.factory.tell(self.factory.world.model.gave_no_sign, self, bool(self.transport.producerPaused))
+        super().ping_unanswered()
 
 
 class WatchedFactory(ChatFactory):
@@ -162,10 +183,10 @@ class WatchedFactory(ChatFactory):
     protocol = WatchedProtocol
     world: World
 
-    def tell(self, what: Callable[[Connection], None], connection: ChatProtocol) -> None:
+    def tell(self, what: Callable[..., None], connection: ChatProtocol, *arguments: Any) -> None:
         c = self.world.connection_of(connection)
         if c is not None:
-            self.world.note(what, c)
+            self.world.note(what, c, *arguments)
 
     def sweep(self) -> None:
         self.world.note(self.world.model.swept)
@@ -205,6 +226,8 @@ class Client:
         self.later = b""
         self.paused_at: int | None = None
         self.is_over = False
+        self.is_silent = False
+        self.answered = 0
 
     def __repr__(self) -> str:
         return f"<client {self.known.number}, {self.known.state.name}>"
@@ -254,15 +277,15 @@ class World:
             drain_time=float(model.DRAIN_TIME),
             connections_per_user=model.CONNECTIONS_PER_USER,
             logins_per_minute=model.LOGINS_PER_MINUTE,
-            # Who is refused before the handshake is never a client of the relay's: tests/unit/test_admission.py has
-            # both sides of each of these, and the model only those who are let in.
+            ping_interval=float(model.PING_INTERVAL),
+            ping_timeout=float(model.PING_TIMEOUT),
+            unread_time=float(model.UNREAD_TIME),
+            # Who is refused before the handshake is no client; both sides of these are in tests/unit/test_connecting.py,
+            # and the model knows those who are let in.
             connections=0,
             connections_per_address=0,
             unauthenticated=0,
             unauthenticated_per_address=0,
-            # Of these the model knows nothing; tests/unit/test_websocket.py does.
-            ping_interval=0.0,
-            unread_time=0.0,
         )
         self.site: Site | BareSite = Site(self.reactor, config) if guarded else BareSite()
         self.log = SteppedMessageLog() if held else MemoryMessageLog()
@@ -278,6 +301,7 @@ class World:
             config, self.relay, directory, self, self.reactor, turn, denials=denials, chance=chance
         )
         self._watch_rechecks()
+        self._watch_slow_readers()
         self.factory.world = self
         self.service = ChatRelayService(
             config, self.reactor, self.factory, self.relay, self.log, self.site, "moved by hand"
@@ -428,6 +452,24 @@ class World:
         """A client sends a ping."""
         self.put(client, Ping(b"hej"), frame(b"hej", PING))
 
+    def fall_silent(self, client: Client) -> None:
+        """A client answers no pings from now on, as where its network has gone."""
+        client.is_silent = True
+
+    def _answer_pings(self) -> None:
+        answer = False
+        for client in self.clients:
+            if client.is_silent or not client.socket.reading or client.later or client.known.state is State.CONNECTING:
+                continue
+            frames = client.known.stream.frames
+            pings = sum(each == (PING, b"") for each in frames[client.answered :])
+            client.answered = len(frames)
+            for _ in range(pings):
+                self.put(client, Pong(), frame(b"", PONG))
+                answer = True
+        if answer:
+            self.turn()
+
     def close(self, client: Client, code: int = 1000) -> None:
         """A client closes as it should."""
         self.put(client, Close(1000), frame(code.to_bytes(2), CLOSE))
@@ -512,6 +554,23 @@ class World:
         asking = self.site.authenticate(sessid).addBoth(answered)
         returned = True
         return asking
+
+    def _watch_slow_readers(self) -> None:
+        slow_readers = self.factory.slow_readers
+
+        def watch(name: str, what: str) -> None:
+            really = getattr(slow_readers, name)
+
+            def watched(outgoing: OutgoingBuffer) -> None:
+                for client in self.clients:
+                    if getattr(client.protocol, "outgoing", None) is outgoing:
+                        self.note(getattr(self.model, what), client.known)
+                really(outgoing)
+
+            setattr(slow_readers, name, watched)
+
+        watch("fell_behind", "fell_behind")
+        watch("caught_up", "caught_up")
 
     def _watch_rechecks(self) -> None:
         sweep = self.factory.rechecks.sweep
@@ -605,6 +664,7 @@ class World:
             self.model.now = self.reactor.seconds() + step
             self.reactor.advance(step)
             self._follow()
+            self._answer_pings()
 
     # Stopping ---------------------------------------------------------------------------
 
@@ -665,6 +725,7 @@ class World:
         self.factory.sweep()
         assert not len(self.factory.send_limits), "a user is remembered"
         assert not len(self.factory.attempts), "an address is remembered"
+        assert not len(self.factory.pings) and not len(self.factory.slow_readers), "somebody gone is waited for"
         deadlines = (self.factory.login_deadlines, self.factory.message_deadlines, self.factory.handshake_deadlines)
         assert not any(map(len, (*deadlines, self.factory.closing_deadlines))), "a deadline is left"
         self.model.check_promise(self.rows())
@@ -710,6 +771,7 @@ class World:
                 client.is_over = client.known.state is State.ENDED
             else:
                 self._look_at_budget(client)
+        self.model.compare()
         assert not self.model.questions, f"the site was asked about {self.model.questions} without a reason"
         assert len(self._failures) == self.failures_expected, f"logged as failures: {self._failures}"
 
@@ -723,6 +785,7 @@ class World:
         if not transport.producerPaused:
             client.paused_at = None
             return
+        assert known.behind_since is not None, f"{client!r} is behind, and nobody has noticed"
         if client.paused_at is None:
             client.paused_at = waiting  # one turn may bring as much as it likes; from now on it is counted
         assert waiting <= client.paused_at + 1.1 * model.UNREAD_SIZE, f"{client!r} has {waiting} bytes unread"

@@ -40,6 +40,10 @@ SEEN = {
     "logins denied without asking": 5,
     "logins denied from memory": 8,
     "logins that waited for others of their address": 3,
+    "slow readers closed by their time": 2,
     "connections that were closed when the time to stop was over": 1,
-    **{f"closed with {code}": 2 for code in (1000, 1002, 1007, 1009, 4000, 4001, 4500, 4501, 4502, 4503, 4504, 4505)},
+    **{
+        f"closed with {code}": 2
+        for code in (1000, 1002, 1007, 1009, 4000, 4001, 4004, 4500, 4501, 4502, 4503, 4504, 4505)
+    },
 }
