@@ -119,7 +119,7 @@ class MessageLog(Protocol):
     def is_alive(self) -> bool:
         """Whether it can ever be written again: False where something it can't do without has ended, such as a thread.
 
-        A supervisor is told no more that the relay is alive then, and starts another.
+        ``twistd chatrelay`` then tells systemd no more that the relay is alive, and is started again. Nobody else asks.
         """
 
     def start(self) -> None:

@@ -14,16 +14,15 @@ from tests.end_to_end import (
     saturation,
     test_fast_path,
     test_full_load,
-    test_login_storm,
     test_send_limits,
     test_tls,
 )
 from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
-from tests.end_to_end.test_login_storm import storm
-from tests.trials import durability
+from tests.trials import durability, test_login_storm
 from tests.trials.broken import BUILDS
 from tests.trials.conftest import Evidence
 from tests.trials.durability import Stage
+from tests.trials.test_login_storm import storm
 
 __all__ = ["storm"]
 
