@@ -275,11 +275,14 @@ class Model:
         self.batch: list[tuple[Connection, Request]] = []
         self.batches = 0  # handed to the log
         self.unmarked: dict[tuple[int, ...], tuple[int, list[tuple[Connection, Request]]]] = {}
-        self.pending: dict[str, tuple[set[Connection], set[str]]] = {}  # sessid -> who waits, users ended meanwhile
+        self.pending: dict[
+            str, tuple[dict[Connection, None], set[str]]
+        ] = {}  # sessid -> who waits, users ended meanwhile
         self.sessions: dict[str, dict[Connection, None]] = {}  # sessid -> who is in by it
         self.unreachable: dict[str, float] = {}
         self.asked_about: set[str] = set()  # sessids that are being asked about again
         self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
+        self.first_look = math.inf
         self.silent: list[Connection] = []  # whose time was over at the last look
         self.dead: list[Connection] = []  # and still was at this one
         self.accepted = 0
@@ -361,6 +364,7 @@ class Model:
 
     def _look_at_pings(self) -> None:
         now = self.now
+        self.first_look = min(self.first_look, now)
         self.dead = [c for c in self.silent if c.state is not State.ENDED and c.signs == c.signs_then]
         over = [c for c in self.connections if c.ping_due is not None and c.ping_due <= now]
         for c in self.connections:
@@ -369,7 +373,8 @@ class Model:
             elif c.ping_due is not None or c in self.silent:
                 c.turn_at = now
             if c.state not in (State.CONNECTING, State.ENDED):
-                late = now - c.turn_at > PING_INTERVAL + 2 * max(self.step, 0.25)
+                # Turns count from the first look at the deadlines on, which a relay has at once when it starts.
+                late = now - max(c.turn_at, self.first_look) > PING_INTERVAL + 2 * max(self.step, 0.25)
                 assert not late, f"connection {c.number} was not pinged since {c.turn_at}"
         self.silent = [c for c in over if c.state is not State.ENDED and c.signs == c.signs_then]
         for c in over:
@@ -397,7 +402,7 @@ class Model:
         assert sessid is not None, f"connection {c.number} was answered, and had left or not asked"
         assert c.state in (State.ASKING, State.ASKING_AGAIN), f"connection {c.number} was told what it did not ask"
         waiting, ended = self.pending[sessid]
-        waiting.discard(c)
+        waiting.pop(c, None)
         if not waiting:
             del self.pending[sessid]
         if verdict.uid is not None and str(verdict.uid) in ended:
@@ -440,7 +445,7 @@ class Model:
 
     def _wants_in(self, c: Connection, sessid: str) -> None:
         c.wants_in_by = sessid
-        self.pending.setdefault(sessid, (set(), set()))[0].add(c)
+        self.pending.setdefault(sessid, ({}, set()))[0][c] = None
         address = self.addresses.setdefault(c.address, Address())
         address.waiting.append(c)
         if self._is_remembered(sessid):
@@ -566,7 +571,7 @@ class Model:
 
     def revoked_session(self, sessid: str) -> None:
         """The site has ended one."""
-        waiting, _ = self.pending.get(sessid, (set(), set()))
+        waiting, _ = self.pending.get(sessid, ({}, set()))
         for c in (*self.sessions.get(sessid, {}), *waiting):
             self._close(c, 4505)
 
@@ -746,7 +751,7 @@ class Model:
                     user.forgotten_at = self.now + 60  # the slower of the two buckets is full by then
         self._forget_session(c)
         for sessid, (waiting, _) in tuple(self.pending.items()):
-            waiting.discard(c)
+            waiting.pop(c, None)
             if not waiting:
                 del self.pending[sessid]
         c.state = State.ENDED

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from tests.fuzz.model import State
 from tests.fuzz.world import RECIPIENTS, USERS, Client, World
@@ -42,12 +43,14 @@ class Scenario:
     :param seed: all that happens follows from it.
     :param tell: called with each doing.
     :ivar counts: what came of it.
+    :ivar heard: what each client was sent.
     """
 
     def __init__(self, seed: int, tell: Callable[[str], object] = lambda _: None) -> None:
         self.seed = seed
         self.doings: list[str] = []
         self.counts: Counter[str] = Counter()
+        self.heard: list[list[Any]] = []
         self._tell = tell
         self._random = random = Random(seed)
         self._world = World(
@@ -76,6 +79,7 @@ class Scenario:
                 self._do("end")
         except Exception as problem:
             raise Broken(self.seed, self.doings, problem) from problem
+        self.heard = [client.known.stream.frames for client in world.clients]
         self.counts.update(world.model.counts)
         self.counts["events"] += world.events
         self.counts["virtual seconds"] += int(world.seconds)

@@ -12,7 +12,7 @@ been compared with what the promise says. Random doings come from
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, MutableSet, Sequence
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -159,6 +159,28 @@ def hold(out: list[Any], sessid: str) -> Deferred[interfaces.Verdict]:
     return verdict
 
 
+class InOrder(MutableSet[ChatProtocol]):
+    """A set with an order of its own. That of Python's depends on where in memory things are: no run is another's."""
+
+    def __init__(self) -> None:
+        self._those: dict[ChatProtocol, None] = {}
+
+    def add(self, value: ChatProtocol) -> None:
+        self._those[value] = None
+
+    def discard(self, value: ChatProtocol) -> None:
+        self._those.pop(value, None)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._those
+
+    def __iter__(self) -> Iterator[ChatProtocol]:
+        return iter(tuple(self._those))
+
+    def __len__(self) -> int:
+        return len(self._those)
+
+
 class WatchedProtocol(ChatProtocol):
     """Tells the world from when on nothing is taken from it, when it is pinged, and when it was for nothing."""
 
@@ -300,6 +322,7 @@ class World:
         self.factory = WatchedFactory(
             config, self.relay, directory, self, self.reactor, turn, denials=denials, chance=chance
         )
+        self.factory.connections = InOrder()  # type: ignore[assignment]
         self._watch_rechecks()
         self._watch_slow_readers()
         self.factory.world = self
