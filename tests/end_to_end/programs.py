@@ -138,7 +138,7 @@ class RelayProcess:
         self.folder = folder
         self.output: list[str] = []
         program = (sys.executable, "-c", f"{prelude}\n{TWISTD}")
-        self._is_child = bool(under)
+        self._runs_under = bool(under)
         reading = () if reactor is None else (f"--reactor={reactor}",)
         listening = () if listen is None else ("--listen", listen)
         self.process = subprocess.Popen(
@@ -213,11 +213,10 @@ class RelayProcess:
 
     @property
     def pid(self) -> int:
-        """The relay's own process, whatever it runs under."""
+        """The relay's own process, whatever it runs under: a child of that, or what it has turned into."""
         pid = self.process.pid
-        if not self._is_child:
-            return pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if self._runs_under else []
+        return int(children[0]) if children else pid
 
     def stop(self, sign: int = signal.SIGTERM) -> int:
         """End it with a signal; return its exit status, or that of the program it runs under."""

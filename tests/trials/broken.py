@@ -218,7 +218,7 @@ def _() -> None:
 
 @named("forgets messages-per-second")
 def _() -> None:
-    replace(TokenBucket, "take", always(True))
+    replace(TokenBucket, "_refuse", always(True))
 
 
 @named("forgets new-recipients-per-minute")
