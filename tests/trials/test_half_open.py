@@ -93,7 +93,7 @@ def test_half_open_connections(
     names = {kind: [f"{kind}-{number}" for number in range(USERS)] for kind in ("unlinked", "stopped", "staying")}
     for sessids in names.values():
         site.users.update({sessid: sessid for sessid in sessids})
-    name = f"chatrelay{os.getpid() % 100000}"
+    name = f"away{os.getpid() % 1_000_000}"  # with two characters more, the name of an interface has 15 at the most
     with (
         network(name) as may_make_one,
         users(relay, "127.0.0.1", names["staying"]),
