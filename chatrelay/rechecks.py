@@ -80,7 +80,7 @@ class Rechecks:
         self._chance = chance
         self._checks: dict[_Name, _Check] = {}
         self._check_of: dict[Connection, _Check] = {}
-        # What is due in each second that something is due in, and those seconds as a heap.
+        # What is due in each second that something is due in; and those seconds as a heap, with some that are empty now.
         self._slots: dict[int, dict[_Check, None]] = {}
         self._times: list[int] = []
         self._due: dict[_Check, None] = {}
@@ -117,7 +117,7 @@ class Rechecks:
         """Ask about what is due, no more at once than may be."""
         now = self._seconds()
         while self._times and self._times[0] <= now:
-            self._due.update(self._slots.pop(heapq.heappop(self._times)))
+            self._due.update(self._slots.pop(heapq.heappop(self._times), {}))
         while self._due and self._out < self._at_once:
             check = next(iter(self._due))
             del self._due[check]
@@ -170,8 +170,15 @@ class Rechecks:
 
     def _unschedule(self, check: _Check) -> None:
         self._due.pop(check, None)
-        if check.slot in self._slots:
-            self._slots[check.slot].pop(check, None)
+        slot = self._slots.get(check.slot)
+        if slot is not None:
+            slot.pop(check, None)
+            if not slot:
+                del self._slots[check.slot]
+        # Seconds far ahead must not pile up where people come and go; half of them are gone, so it is paid for.
+        if len(self._times) > 2 * len(self._slots):
+            self._times = list(self._slots)
+            heapq.heapify(self._times)
 
 
 def _end(check: _Check, reason: str) -> None:

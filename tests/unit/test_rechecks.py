@@ -260,6 +260,28 @@ class RechecksTests(SynchronousTestCase):
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
 
+    def test_what_is_kept_is_of_those_who_are_there_however_far_ahead_it_is_due(self) -> None:
+        two_weeks = 14 * 86400
+        there = [self.member(f"there {number}", number, two_weeks + number) for number in range(10)]
+        most = 0
+        for number in range(100_000):
+            self.rechecks.left(self.member("sid", 77, expires_in=two_weeks + number))
+            most = max(most, len(self.rechecks._slots), len(self.rechecks._times))
+        self.assertLessEqual(most, 2 * 11)
+        for member in there:
+            self.rechecks.left(member)
+        kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
+        self.assertEqual([len(value) for value in kept], [0] * len(kept))
+
+    def test_a_second_that_was_left_and_is_due_again_is_asked_about_once(self) -> None:
+        self.member("other", 2, expires_in=20)
+        for _ in range(2):
+            self.rechecks.left(self.member(expires_in=10))
+        self.member(expires_in=10)
+        self.assertEqual(self.asked(9.75), [])
+        self.assertEqual(self.asked(0.25), ["sid"])
+        self.assertEqual(self.asked(10), ["sid", "other"])
+
     def test_a_session_id_is_in_no_repr(self) -> None:
         self.member("CANARY")
         self.assertNotIn("CANARY", repr(vars(self.rechecks)))
