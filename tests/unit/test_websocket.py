@@ -401,6 +401,10 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 431 "), answer)
         self.assertTrue(client.transport.disconnecting)
 
+    def test_no_handshake_size_is_no_limit(self) -> None:
+        self.factory = self.make_factory(handshake_size=0)
+        self.client().open("X: " + "x" * 20_000)
+
     def test_an_endless_handshake_is_cut_at_its_size(self) -> None:
         client = self.client()
         client.write(b"GET / HTTP/1.1\r\nX: ")
