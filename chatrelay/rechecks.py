@@ -80,7 +80,7 @@ class Rechecks:
         self._chance = chance
         self._checks: dict[_Name, _Check] = {}
         self._check_of: dict[Connection, _Check] = {}
-        # What is due in each second that something is due in; and those seconds as a heap, with some that are empty now.
+        # What is due in each second that something is due in; and those seconds as a heap, with some now empty.
         self._slots: dict[int, dict[_Check, None]] = {}
         self._times: list[int] = []
         self._due: dict[_Check, None] = {}
