@@ -90,17 +90,17 @@ class _Address:
 class _Attempt:
     """One connection's question.
 
-    :ivar remembered: whether a denial of this session is remembered.
+    :ivar is_ticket: whether the SESSID is good for one question, so that no denial of it is remembered.
     :ivar asking: the question, when it is out.
     :ivar verdict: what the connection waits for.
     """
 
-    __slots__ = ("address", "asking", "remembered", "sessid", "verdict")
+    __slots__ = ("address", "asking", "is_ticket", "sessid", "verdict")
 
-    def __init__(self, address: _Address, sessid: str, remembered: bool) -> None:
+    def __init__(self, address: _Address, sessid: str, is_ticket: bool) -> None:
         self.address = address
         self.sessid = sessid
-        self.remembered = remembered
+        self.is_ticket = is_ticket
         self.asking: Deferred[None] | None = None
         self.verdict: Deferred[Verdict]
 
@@ -118,7 +118,7 @@ class Attempts:
     found out by it, and the webserver did not notice.
 
     :param per_minute: denials of an address, in the long run and at once; 0 for no limit.
-    :param ask: asks; a verdict always comes of it.
+    :param ask: asks about a SESSID, and is told whether it is a ticket; a verdict always comes of it.
     :param seconds: the time.
     :param recent: the denials that are remembered; None where none is.
     :param tell: called with an address when it may have no more denials, once until it may have all of them again.
@@ -127,7 +127,7 @@ class Attempts:
     def __init__(
         self,
         per_minute: int,
-        ask: Callable[[str], Deferred[Verdict]],
+        ask: Callable[[str, bool], Deferred[Verdict]],
         seconds: Callable[[], float],
         recent: RecentDenials | None,
         tell: Callable[[str], None],
@@ -147,7 +147,7 @@ class Attempts:
         :param address: where the client is; None where it is nowhere, and so unlimited.
         :param is_ticket: whether `sessid` is good for one question, so that nothing is remembered of it.
         """
-        attempt = _Attempt(self._arrived(address), sessid, not is_ticket)
+        attempt = _Attempt(self._arrived(address), sessid, is_ticket)
         attempt.verdict = Deferred(lambda _: self._given_up(attempt))
         if self._is_denied(attempt):
             attempt.verdict.callback(Denied())
@@ -207,7 +207,7 @@ class Attempts:
 
     def _begin(self, attempt: _Attempt) -> None:
         attempt.address.out += 1
-        asking = self._ask(attempt.sessid)
+        asking = self._ask(attempt.sessid, attempt.is_ticket)
         attempt.asking = asking.addCallback(self._answered, attempt)
 
     def _answered(self, verdict: Verdict, attempt: _Attempt) -> None:
@@ -217,7 +217,7 @@ class Attempts:
         if isinstance(verdict, Denied) and not self._is_denied(attempt):
             now = self._seconds()
             address.denials.take(now)
-            if self._recent is not None and attempt.remembered:
+            if self._recent is not None and not attempt.is_ticket:
                 self._recent.add(attempt.sessid, now)
         if not attempt.verdict.called:  # it may have been given up by what it was asked with
             attempt.verdict.callback(verdict)
@@ -233,7 +233,7 @@ class Attempts:
 
     def _is_denied(self, attempt: _Attempt) -> bool:
         recent = self._recent
-        return recent is not None and attempt.remembered and recent.has(attempt.sessid, self._seconds())
+        return recent is not None and not attempt.is_ticket and recent.has(attempt.sessid, self._seconds())
 
     def _rest(self, address: _Address) -> None:
         """Nothing of this address is out, for now."""

@@ -100,7 +100,6 @@ class WebserverAuthenticator:
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
     :param queue: how many questions may wait for their turn.
     :param breaker_failures: how many failures in a row stop the questions (`chatrelay.breaker`); 0 for no breaker.
-    :param tickets: whether a SESSID is good for one question only: none is then asked about twice, or for two.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     """
 
@@ -117,7 +116,6 @@ class WebserverAuthenticator:
         queue_timeout: float = 10.0,
         queue: int = MAX_QUEUE,
         breaker_failures: int = 10,
-        tickets: bool = False,
         tls_policy: IPolicyForHTTPS | None = None,
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
@@ -131,7 +129,6 @@ class WebserverAuthenticator:
         self._queue_size = queue
         self._breaker: Breaker[_Question] = Breaker(breaker_failures)
         self._breaker_failures = breaker_failures
-        self._tickets = tickets
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = checks or 100
@@ -153,18 +150,25 @@ class WebserverAuthenticator:
         that verdict with the others: the webserver sees one POST. No verdict
         is remembered. While the breaker is open, nobody waits for anything:
         the one whose question is the probe is asked about, all others are
-        answered at once. With tickets nothing is shared.
+        answered at once.
         """
-        question = self._questions.get(sessid)
+        return self._authenticate(sessid, is_ticket=False)
+
+    def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
+        """Ask as `authenticate` does, about what is good for one question: it is not shared, and not repeated."""
+        return self._authenticate(sessid, is_ticket=True)
+
+    def _authenticate(self, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
+        question = None if is_ticket else self._questions.get(sessid)
         if question is not None and self._breaker.state is State.CLOSED:
             return question.join()
         must_wait = 0 < self._checks <= len(self._out)
         if must_wait and len(self._queue) >= self._queue_size:
             return succeed(self._no_turn(sessid))
-        question = _Question(sessid, self._given_up)
+        question = _Question(sessid, is_ticket, self._given_up)
         if not self._breaker.admits(question, self._reactor.seconds()):
             return succeed(self._refused())
-        if not self._tickets:
+        if not is_ticket:
             self._questions[sessid] = question
         verdict = question.join()
         if must_wait:
@@ -185,7 +189,7 @@ class WebserverAuthenticator:
         """It is this question's turn."""
         self._out.add(question)
         self._answer_alarm.set(question)
-        question.asking = Deferred.fromCoroutine(self._verdict_on(question.sessid))
+        question.asking = Deferred.fromCoroutine(self._verdict_on(question.sessid, question.is_ticket))
         question.asking.addBoth(lambda verdict: self._answered(question, verdict))
 
     def _answered(self, question: _Question, verdict: Verdict | Failure) -> None:
@@ -273,9 +277,9 @@ class WebserverAuthenticator:
 
     # Asking --------------------------------------------------------------------
 
-    async def _verdict_on(self, sessid: str) -> Verdict:
+    async def _verdict_on(self, sessid: str, is_ticket: bool) -> Verdict:
         # A ticket must not go out on a connection that may have died, where it would have to be asked about again.
-        pool = _QuietPool(self._reactor, persistent=False) if self._tickets else self._pool
+        pool = _QuietPool(self._reactor, persistent=False) if is_ticket else self._pool
         lease = _Lease(self._webserver, pool, self._kept)
         try:
             response = await self._post(lease, sessid)
@@ -371,14 +375,16 @@ class _Question:
     """One session that is asked about, and those who wait for the verdict.
 
     :ivar sessid: whose session is it?
+    :ivar is_ticket: whether that is good for this question only.
     :ivar asking: the POST and its answer; None until it is this question's turn.
     :ivar out_of_time: whether the time for an answer has passed.
     """
 
-    __slots__ = ("_given_up", "_waiting", "asking", "out_of_time", "sessid")
+    __slots__ = ("_given_up", "_waiting", "asking", "is_ticket", "out_of_time", "sessid")
 
-    def __init__(self, sessid: str, given_up: Callable[[_Question], None]) -> None:
+    def __init__(self, sessid: str, is_ticket: bool, given_up: Callable[[_Question], None]) -> None:
         self.sessid = sessid
+        self.is_ticket = is_ticket
         self.asking: Deferred[Any] | None = None
         self.out_of_time = False
         self._given_up = given_up

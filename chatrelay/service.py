@@ -278,7 +278,6 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
         checks=config.webserver_checks,
         queue_timeout=config.login_timeout,
         breaker_failures=config.breaker_failures,
-        tickets=config.auth_tickets,
         tls_policy=None if config.auth_ca_file is None else _policy(config.auth_ca_file),
     )
 

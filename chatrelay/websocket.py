@@ -934,8 +934,11 @@ class ChatFactory(WebSocketServerFactory):
 
     # Whose session it is ---------------------------------------------------------
 
-    def ask(self, sessid: str) -> Deferred[Verdict]:
+    def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
         """Ask the authenticator. Cancelling gives the question up; whatever it does, a verdict comes of it."""
+        authenticate = self.authenticator.authenticate
+        if is_ticket:  # an embedding program's authenticator need make no difference
+            authenticate = getattr(self.authenticator, "authenticate_ticket", authenticate)
 
         def failed(failure: Failure) -> Verdict:
             if not failure.check(CancelledError):
@@ -947,7 +950,7 @@ class ChatFactory(WebSocketServerFactory):
                 )
             return Unavailable("the authenticator failed")
 
-        asking: Deferred[Verdict] = maybeDeferred(self.authenticator.authenticate, sessid)
+        asking: Deferred[Verdict] = maybeDeferred(authenticate, sessid)
         return asking.addErrback(failed)
 
     def is_ticket(self, is_cookie: bool) -> bool:

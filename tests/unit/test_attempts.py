@@ -32,7 +32,7 @@ class AttemptsTestCase(SynchronousTestCase):
         """Attempts with this limit."""
         known = authenticator or KnownSessions({"alice": 1})
 
-        def ask(sessid: str) -> Deferred[Verdict]:
+        def ask(sessid: str, is_ticket: bool) -> Deferred[Verdict]:
             self.asked.append(sessid)
             verdict: Deferred[Verdict] = known.authenticate(sessid)
             return verdict.addErrback(lambda _: Unavailable("given up"))

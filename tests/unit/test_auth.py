@@ -838,28 +838,43 @@ class Tickets(WebserverTestCase):
 
     async def test_each_is_a_question_of_its_own_even_at_the_same_time(self) -> None:
         self.answering(answer(IN), answer(b'{"loggedin":false}'))
-        authenticator = self.authenticator(tickets=True, checks=1)
-        verdicts = await gatherResults([authenticator.authenticate("ticket") for _ in range(2)])
+        authenticator = self.authenticator(checks=1)
+        verdicts = await gatherResults([authenticator.authenticate_ticket("ticket") for _ in range(2)])
         self.assertEqual(verdicts, [LoggedIn(7), Denied()])
         self.assertEqual(len(self.requests), 2)
 
-    async def test_none_goes_out_on_a_connection_that_may_have_died(self) -> None:
-        authenticator = self.authenticator(tickets=True)
+    async def test_what_is_no_ticket_is_shared_all_the_same(self) -> None:
+        authenticator = self.authenticator()
+        cookies = [authenticator.authenticate("sid") for _ in range(10)]
+        tickets = [authenticator.authenticate_ticket("sid") for _ in range(10)]
+        cookies.append(authenticator.authenticate("sid"))
+        self.assertEqual(await gatherResults(cookies + tickets), [LoggedIn(7)] * 21)
+        self.assertEqual(len(self.requests), 1 + 10)
+
+    async def test_what_is_no_ticket_goes_out_on_a_kept_connection(self) -> None:
+        authenticator = self.authenticator()
         for number in range(3):
-            await authenticator.authenticate(str(number))
+            await authenticator.authenticate_ticket(f"ticket {number}")
+            await authenticator.authenticate("sid")
+        self.assertEqual(len(self.conversations), 3 + 1)
+
+    async def test_none_goes_out_on_a_connection_that_may_have_died(self) -> None:
+        authenticator = self.authenticator()
+        for number in range(3):
+            await authenticator.authenticate_ticket(str(number))
         self.assertEqual(len(self.conversations), 3)
 
     async def test_none_is_asked_about_twice(self) -> None:
-        authenticator = self.authenticator(tickets=True)
-        await authenticator.authenticate("first")
+        authenticator = self.authenticator()
+        await authenticator.authenticate_ticket("first")
         self.reply = Conversation.hang_up
-        await self.trouble(authenticator)
+        self.assertIsInstance(await authenticator.authenticate_ticket("sid"), Unavailable)
         self.assertEqual([body for _, _, body in self.requests], [b"SESSID=first", b"SESSID=sid"])
 
     async def test_none_is_remembered(self) -> None:
         self.reply = lambda conversation: None
-        authenticator = self.authenticator(tickets=True, checks=1)
-        asking = [authenticator.authenticate("CANARY") for _ in range(2)]
+        authenticator = self.authenticator(checks=1)
+        asking = [authenticator.authenticate_ticket("CANARY") for _ in range(2)]
         self.assertEqual(authenticator._questions, {})
         self.assertNotIn("CANARY", repr(vars(authenticator)))
         for question in asking:

@@ -32,7 +32,7 @@ from chatrelay import auth, outgoing, websocket
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldAuthenticator, KnownSessions
@@ -1164,6 +1164,26 @@ class Handles(WebSocketTestCase):
             origin=("https://example.com",),
         )
         self.assertEqual(self.asked(), ["from-cookie"])
+
+    def test_only_what_comes_in_a_message_is_asked_about_as_a_ticket(self) -> None:
+        tickets: list[str] = []
+
+        class Both(HeldAuthenticator):
+            def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
+                tickets.append(sessid)
+                return self.authenticate(sessid)
+
+        self.webserver = Both()
+        self.factory = self.make_factory(
+            self.webserver, auth_tickets=True, session_cookie="c", origin=("https://example.com",)
+        )
+        self.client().open("Origin: https://example.com", "Cookie: c=cookie").say(type="auth-request")
+        self.client().open("Origin: https://example.com").say(type="auth-request", SESSID="ticket")
+        self.webserver.answer(LoggedIn(1))
+        self.webserver.answer(LoggedIn(2, session="handle"))
+        self.pass_time(361)
+        self.assertEqual(sorted(self.asked()), ["cookie", "handle"])
+        self.assertEqual(tickets, ["ticket"])
 
     def test_by_which_name_a_session_ends(self) -> None:
         for tickets, name, ended in (
