@@ -665,7 +665,9 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def ping_unanswered(self) -> None:
         """The ping-timeout has passed."""
-        if not self.outgoing.is_left_to_slow_readers:
+        if self.outgoing.is_left_to_slow_readers:
+            self.factory.pings.sent(self, self.factory.seconds())  # the ping is still out when that time is over
+        else:
             self.close(CloseCode.NO_PONG, "no answer to pings")
 
     def signs_of_life(self) -> object:
@@ -976,7 +978,12 @@ class ChatFactory(WebSocketServerFactory):
     def start_sweeping(self) -> None:
         """Begin to look at deadlines."""
         if not self._sweeping.running:
-            self._sweeping.start(SWEEP_SECONDS, now=False)
+            self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
+
+    def _sweep_failed(self, failure: Failure) -> None:
+        """A sweep met a defect, and the loop has ended; deadlines must be looked at all the same."""
+        self.events.failure("looking at deadlines failed; please report it", failure=failure)
+        self.start_sweeping()
 
     def sweep(self) -> None:
         """End what is over its time."""

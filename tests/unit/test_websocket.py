@@ -1385,6 +1385,24 @@ class Pings(WebSocketTestCase):
         self.pass_time(20.25)
         self.assertEqual(client.hear(), [(PING, b"")])
 
+    def test_a_defect_in_one_look_at_the_deadlines_does_not_end_them(self) -> None:
+        broken = self.patch(self.factory.attempts, "sweep", lambda: 1 / 0)
+        self.pass_time(1)
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        broken.restore()
+        client = self.pinged()
+        self.pass_time(16)
+        self.assertEqual(client.hear(), [(4004, "no answer to pings")])
+
+    def test_who_is_behind_when_the_time_is_over_and_has_gone_is_found_later(self) -> None:
+        client = self.pinged()
+        self.pass_time(10)
+        client.protocol.outgoing.pauseProducing()
+        self.pass_time(8)
+        client.protocol.outgoing.resumeProducing()  # the kernel took it all; the client reads nothing
+        self.pass_time(15)
+        self.assertEqual(client.hear(), [(4004, "no answer to pings")])
+
     def test_where_that_has_no_limit_pings_count_towards_the_budget(self) -> None:
         self.factory = self.make_factory(
             ping_interval=1, ping_timeout=0, unread_time=0, unread_size=60, login_timeout=0
