@@ -343,6 +343,8 @@ class Model:
             self.dead.remove(c)
         if not is_behind:
             self._close(c, 4004)
+        elif c.state is not State.ENDED:
+            c.ping_due, c.signs_then = self.now + PING_TIMEOUT, c.signs  # its ping is still out
 
     def fell_behind(self, c: Connection) -> None:
         """More waits for it than its transport likes."""

@@ -137,7 +137,7 @@ class Site(WebserverAuthenticator):
         )
         self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
 
-    async def _verdict_on(self, sessid: str) -> interfaces.Verdict:
+    async def _verdict_on(self, sessid: str, is_ticket: bool) -> interfaces.Verdict:
         return await hold(self.out, sessid)
 
 
