@@ -95,7 +95,7 @@ def _() -> None:
     pragma("synchronous = OFF")
 
 
-@named("writes every fifth batch")
+@named("writes every thousandth batch")
 def _() -> None:
     def make(append: Any) -> Any:
         kept: list[Any] = []
@@ -105,7 +105,7 @@ def _() -> None:
             nonlocal batches
             kept.extend(messages)
             batches += 1
-            if batches % 5 == 0:
+            if batches % 1000 == 0:
                 append(self, kept)
                 kept.clear()
             return range(1, len(messages) + 1)
