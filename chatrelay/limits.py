@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Generic, TypeVar
 
 from chatrelay.wire import MAX_TOKEN, user_key
@@ -25,18 +25,27 @@ MAX_KNOWN_RECIPIENTS = 256
 """Recipients that a user is remembered to have written to; the next displaces the one that was new longest ago."""
 
 
+def plain_address(host: str) -> IPv4Address | IPv6Address:
+    """An address in the one form in which addresses are compared.
+
+    :raises ValueError: where it is none.
+    """
+    address = ip_address(host)
+    # As a socket that takes both kinds shows IPv4 (RFC 4291, section 2.5.5.2).
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
 def address_key(host: str) -> str:
     """Under which name limits count an address: itself, or of an IPv6 address its /64 network, which one customer has.
 
     :param host: an IPv4 or IPv6 address.
     :raises ValueError: where it is none.
     """
-    address = ip_address(host)
+    address = plain_address(host)
     if isinstance(address, IPv4Address):
         return str(address)
-    # As a socket that takes both kinds shows IPv4 (RFC 4291, section 2.5.5.2).
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
     return str(IPv6Network((int(address), 64), strict=False))
 
 

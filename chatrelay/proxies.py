@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+from chatrelay.limits import plain_address
 
 UNIX = "unix"
 """What stands for the peers of UNIX sockets, which have no address."""
@@ -80,12 +82,8 @@ def address_in(entry: str) -> str | None:
 
 
 def _address(host: str) -> IPv4Address | IPv6Address:
-    """An address in the one form in which addresses are compared."""
-    address = ip_address(host.partition("%")[0])
-    # As a socket that takes both kinds shows IPv4 (RFC 4291, section 2.5.5.2).
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    """An address without the zone that a link-local one may name."""
+    return plain_address(host.partition("%")[0])
 
 
 def _network(name: str) -> IPv4Network | IPv6Network:
