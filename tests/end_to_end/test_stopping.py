@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import signal
 import socket
 import threading
@@ -12,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.end_to_end.programs import HIGH_RATES, RelayProcess
+from tests.end_to_end.saturation import HANDSHAKE
 
 
 def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Callable[..., RelayProcess]) -> None:
@@ -63,11 +62,7 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
 def test_a_second_signal_ends_it_at_once(relay: RelayProcess) -> None:
     # A client that never answers the close frame keeps the relay waiting.
     with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
-        key = base64.b64encode(os.urandom(16)).decode()
-        deaf.sendall(
-            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        deaf.sendall(HANDSHAKE)
         assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
         relay.process.terminate()
         relay.said("Port .* Closed")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import signal
 import socket
 import time
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.programs import Client, RelayProcess, Site
+from tests.end_to_end.saturation import HANDSHAKE
 
 StartRelay = Callable[..., RelayProcess]
 
@@ -123,11 +122,7 @@ def test_it_is_not_ready_while_it_stops(with_ops: RelayProcess) -> None:
     assert relay.ops("GET", "/readyz")[0] == 200
     # A client that never answers the close frame keeps the relay waiting for a while.
     with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
-        key = base64.b64encode(os.urandom(16)).decode()
-        deaf.sendall(
-            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        deaf.sendall(HANDSHAKE)
         assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
         relay.process.terminate()
         relay.said("Port .* Closed")
