@@ -27,6 +27,8 @@ from typing import Any, Self
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.end_to_end.tls_tunnel import TLSTunnel
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0
 """Seconds after which something that should have happened counts as not happening."""
@@ -249,7 +251,11 @@ TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import
 
 
 class Client:
-    """A program on one WebSocket connection."""
+    """A program on one WebSocket connection.
+
+    :param url: ``ws:`` or ``wss:``.
+    :param options: for `websockets.sync.client.connect`.
+    """
 
     def __init__(self, url: str, **options: Any) -> None:
         options.setdefault("open_timeout", PATIENCE)
@@ -258,6 +264,12 @@ class Client:
         options.setdefault("proxy", None)
         options.setdefault("close_timeout", 2)
         self._open = ExitStack()
+        to = urllib.parse.urlsplit(url)
+        if to.scheme == "wss":
+            outside = options.get("sock") or socket.create_connection((to.hostname, to.port), PATIENCE)
+            name = options.pop("server_hostname", to.hostname)
+            options["sock"] = self._open.enter_context(TLSTunnel(outside, options.pop("ssl"), name)).inside
+            url = to._replace(scheme="ws").geturl()
         self.socket: ClientConnection = self._open.enter_context(connect(url, **options))
 
     def say(self, frame: object) -> None:
