@@ -54,7 +54,11 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
         end = start + length
         if end > size or 0 < longest < length:
             break
-        payload = unmask(data[start - 4 : start], data[start:end], length)
+        # Each four bytes are XORed with the mask (section 5.3); as big integers, that is one step for all of them.
+        words = length + 3 >> 2
+        mask = _from_bytes(data[start - 4 : start], "little")
+        mask *= _ONES[words] if words < 256 else _ones(words)
+        payload = (_from_bytes(data[start:end], "little") ^ mask).to_bytes(4 * words, "little")[:length]
         if not (payload.isascii() or is_utf8(payload)):
             break
         taken = end
@@ -63,10 +67,13 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
     return taken
 
 
-def unmask(mask: bytes, payload: bytes, length: int) -> bytes:
-    """XOR a payload of `length` bytes with its mask (RFC 6455, section 5.3), as two big integers: one step for all."""
-    key = (mask * (length // 4 + 1))[:length]
-    return (_from_bytes(payload) ^ _from_bytes(key)).to_bytes(length)
+def _ones(words: int) -> int:
+    """What four bytes are multiplied with to have them so many times in a row."""
+    return int.from_bytes(b"\1\0\0\0" * words, "little")
+
+
+_ONES = tuple(map(_ones, range(256)))
+"""The same for usual messages; making one takes longer than the rest of the unmasking."""
 
 
 def is_utf8(payload: bytes) -> bool:

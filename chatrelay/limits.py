@@ -128,7 +128,7 @@ class TokenBucket:
         full_at = self._full_at
         if full_at < at:
             full_at = at
-        if full_at - at > self._room:
+        elif full_at - at > self._room:
             return self._refuse(at)
         self._full_at = full_at + 1.0
         return True
@@ -193,7 +193,7 @@ class Sender:
         full_at = connection._full_at
         if full_at < at:
             full_at = at
-        if full_at - at > connection._room:
+        elif full_at - at > connection._room:
             return connection._refuse(at)
         connection._full_at = full_at + 1.0
         user = self._messages
@@ -201,7 +201,7 @@ class Sender:
         full_at = user._full_at
         if full_at < at:
             full_at = at
-        if full_at - at > user._room:
+        elif full_at - at > user._room:
             return user._refuse(at)
         user._full_at = full_at + 1.0
         return recipient in self._known or self._may_write_to(recipient, now)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
 from chatrelay.directory import Directory
-from chatrelay.frames import take_messages, text_frame, unmask
+from chatrelay.frames import take_messages, text_frame
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import KnownSessions
@@ -36,7 +36,7 @@ class Taking(SynchronousTestCase):
         return take_messages(data, longest, receive), messages
 
     def test_whole_text_frames_are_taken(self) -> None:
-        for size in (0, 1, 4, 125, 126, 127, 1000, 65535):
+        for size in (0, 1, 4, 125, 126, 127, 1000, 1020, 1021, 1024, 65535):
             payload = b"x" * size
             data = frame(payload)
             self.assertEqual(self.taken(data), (len(data), [payload]), size)
@@ -79,11 +79,13 @@ class Taking(SynchronousTestCase):
         data = frame(b"a") * 5
         self.assertEqual(self.taken(data, stop_after=2), (2 * len(frame(b"a")), [b"a"] * 2))
 
-    @given(st.binary(min_size=4, max_size=4), st.binary(max_size=300))
-    def test_unmasking(self, mask: bytes, payload: bytes) -> None:
-        self.assertEqual(
-            unmask(mask, payload, len(payload)), bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        )
+    @given(st.binary(min_size=4, max_size=4), st.text(max_size=300))
+    def test_any_mask_is_taken_off(self, mask: bytes, text: str) -> None:
+        payload = text.encode()
+        head = frame(payload, masked=False)[: -len(payload) or None]
+        masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+        data = bytes((head[0], head[1] | 0x80)) + head[2:] + mask + masked
+        self.assertEqual(self.taken(data), (len(data), [payload]))
 
     def test_frames_that_are_sent(self) -> None:
         for size, head in (
