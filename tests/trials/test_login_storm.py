@@ -192,12 +192,20 @@ def storm(tmp_path: Path) -> StartStorm:
     return lambda sessions, *options, **others: asyncio.run(run(sessions, *options, **others))
 
 
-def test_everybody_comes_back_at_once_and_as_themselves(storm: StartStorm, evidence: Evidence, full: bool) -> None:
-    """The short form has 1,000 clients, the full one 10,000: with the options that docs/operating.rst advises."""
+@pytest.mark.parametrize("advised", [True, False], ids=["as advised", "with the defaults"])
+def test_everybody_comes_back_at_once_and_as_themselves(
+    storm: StartStorm, evidence: Evidence, full: bool, advised: bool
+) -> None:
+    """The short form has 1,000 clients, the full one 10,000.
+
+    docs/operating.rst says with which options so many are back within a minute. With the defaults, 5,000 of them are
+    refused at first and come again when their own wait is over, which takes up to twice as long.
+    """
     count = 10_000 if full else 1000
+    within = WITHIN if advised or not full else 2 * WITHIN
     began = time.process_time()
     patience = ("--login-timeout", "60", "--handshake-timeout", "60", "--unauthenticated", "10000")
-    clients, webserver = storm(list(range(count)), *patience)
+    clients, webserver = storm(list(range(count)), *(patience if advised else ()))
     evidence.count("clients at once", len(clients.back_after), at_least=count)
     evidence.figure(f"all back after {max(clients.back_after):.1f} s")
     evidence.figure(f"{webserver.most_at_once} questions at once, {webserver.asked.total():,} in all")
@@ -208,7 +216,7 @@ def test_everybody_comes_back_at_once_and_as_themselves(storm: StartStorm, evide
     # A client that had no setback was asked about once.
     assert webserver.asked.total() <= count + clients.setbacks.total()
     assert webserver.twice_at_once == set()
-    assert max(clients.back_after) < WITHIN
+    assert max(clients.back_after) < within
 
 
 def test_who_is_refused_or_too_late_comes_again(storm: StartStorm) -> None:
