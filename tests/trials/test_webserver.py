@@ -107,6 +107,7 @@ async def outages(folder: Path, evidence: Evidence, outage: Outage) -> None:
         asked = site.asked.copy()
         async with asyncio.timeout(PATIENCE + 10):
             while any(site.asked[session] == asked[session] for session in map("session-{}".format, range(len(users)))):
+                await everybody_writes(users)  # and reads, and so answers pings
                 await asyncio.sleep(0.1)
         assert not any(user.reader.at_eof() for user in users)
         await everybody_writes(users)
