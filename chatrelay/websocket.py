@@ -77,12 +77,16 @@ AUTOBAHN_ATTRIBUTES = (
     "_perMessageCompress",
     "current_frame",
     "data",
+    "failedByMe",
     "http_request_data",
     "inside_message",
     "remoteCloseCode",
     "state",
 )
-"""What we read of Autobahn's open protocol, likewise, and empty (`data`); in a frame, also `current_frame_masker`."""
+"""What we read of Autobahn's open protocol, likewise, and empty (`data`)."""
+
+AUTOBAHN_FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length")
+"""What we read of it in a frame, too."""
 
 HAPROXY_NAMES = ("getPeer", "transport")
 """What we use of Twisted's `HAProxyProtocolWrapper`, whose module is not promised; a test looks them up."""
@@ -101,6 +105,9 @@ LEAST_COMPRESSED = 256
 
 WINDOW_BITS, MEMORY_LEVEL = 12, 5
 """How far back compression looks (4 KiB), and how much it remembers: 32 KiB a connection, where zlib's own take 256."""
+
+MOST_ADDED = 1024
+"""Bytes by which compression may make a message larger: zlib adds some 5 to each frame and to each 16 KiB."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -207,6 +214,7 @@ class ChatProtocol(WebSocketServerProtocol):
     session: Session | None = None
     _asking: Deferred[Any] | None = None
     _frames = 0
+    _packed = 0  # bytes of a message as they come, which may be compressed
     _opened_at = 0.0
     # Who ended it, with which close code, and why, in words that no client chose.
     _end = ("network", NO_CLOSE_FRAME, "the connection was lost")
@@ -330,6 +338,10 @@ class ChatProtocol(WebSocketServerProtocol):
         self._opened_at = factory.seconds()
         if self._perMessageCompress is not None:
             self.outgoing.leave_frames_to_the_protocol()
+            # Autobahn unpacks up to its bound, and what zlib holds back then is lost without a word: up to 2 KiB of
+            # a message that is too large. It also counts what is still packed of a frame, though little may be left
+            # in that. So its bound is put higher, and ours kept where a frame begins and ends.
+            self.maxMessagePayloadSize = self.maxFramePayloadSize = self._longest + MOST_ADDED
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
@@ -442,7 +454,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """Autobahn: the first frame of a message began."""
-        self._frames = 0
+        self._frames = self._packed = 0
         if self.state != self.STATE_OPEN and self.session is not None and not self.session.received_too_late():
             self._hear_no_more()
         self.factory.message_deadlines.start(self, self.factory.seconds())
@@ -455,6 +467,20 @@ class ChatProtocol(WebSocketServerProtocol):
         limit = self.factory.config.message_frames
         if limit and self._frames > limit:
             self._fail_connection(CloseCode.PROTOCOL_ERROR, f"a message in more than {limit} frames")
+        if self._perMessageCompress is not None:
+            # What is packed is bound by itself, as it need not become anything: zlib keeps what follows its end.
+            self._packed += length
+            self._bound_message(self._packed, self._longest + MOST_ADDED)
+
+    def onMessageFrameEnd(self) -> None:
+        """Autobahn: a frame of a message ended, and is unpacked."""
+        super().onMessageFrameEnd()
+        if self._perMessageCompress is not None:
+            self._bound_message(self.message_data_total_length, self._longest)
+
+    def _bound_message(self, size: int, most: int) -> None:
+        if size > most and not self.failedByMe:
+            self._fail_connection(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._longest} bytes")
 
     def onMessageEnd(self) -> None:
         """Autobahn: the last frame of a message ended."""
@@ -592,6 +618,8 @@ class ChatProtocol(WebSocketServerProtocol):
             self.factory.refused.discard(self)
             return
         super().connectionLost(reason)
+        # What it sent and nobody read would otherwise stay until the garbage is collected.
+        self.data = b""
         self._leave()
         self.factory.admission.left(self._visit)
         self.factory.lost(self)

@@ -6,13 +6,16 @@ with the code under test.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
+import string
 import struct
 import tracemalloc
 import zlib
 from operator import attrgetter
+from random import Random
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
@@ -1577,7 +1580,10 @@ class NamesOfOthers(SynchronousTestCase):
         for name in websocket.AUTOBAHN_ATTRIBUTES:
             self.assertTrue(hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py")
         client.write(frame(b"half")[:8])
+        for name in websocket.AUTOBAHN_FRAME_ATTRIBUTES:
+            self.assertTrue(hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py")
         self.assertEqual(client.protocol.current_frame.length, 4)
+        self.assertEqual(client.protocol.message_data_total_length, 4)
         self.assertEqual(client.protocol.current_frame_masker.pointer(), 2)
 
     def test_autobahns_options(self) -> None:
@@ -1690,18 +1696,75 @@ class Compression(WebSocketTestCase):
         client.write(frame(b"x", rsv=4))
         self.assertEqual(client.hear()[0][0], 1002)
 
+    def packed(self, size: int, level: int, kind: str) -> bytes:
+        """A login of so many bytes, compressed; it would read as one also with bytes missing from its end."""
+        compressor = zlib.compressobj(level, wbits=-12)
+        begin = b'{"type":"auth-request","SESSID":"alice"'
+        if kind == "letters":
+            letters = "".join(Random(size).choices(string.ascii_letters, k=size // 2)).encode()
+            data = compressor.compress((begin + b',"x":"' + letters + b'"}').ljust(size))
+        else:
+            data = compressor.compress(begin + b"}")
+            if kind == "flushed spaces":  # which then are so well compressed that the last bits are many of them
+                data += compressor.flush(zlib.Z_FULL_FLUSH)
+            data += compressor.compress(b" " * (size - len(begin) - 1))
+        return (data + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
+
+    def answer_to(self, pieces: list[bytes], segment: int = 1_000_000) -> list[object]:
+        """What a message in these frames is answered where each arrives in segments of so many bytes."""
+        client = self.client().open(self.OFFER)
+        for number, piece in enumerate(pieces):
+            is_last = number == len(pieces) - 1
+            data = frame(piece, CONTINUATION if number else TEXT, fin=is_last, rsv=0 if number else 4)
+            for start in range(0, len(data), segment):
+                client.write(data[start : start + segment])
+        return [heard[0] if isinstance(heard, tuple) else heard for heard in client.hear()]
+
     def test_as_much_as_a_message_may_be_and_no_more(self) -> None:
-        # zlib may have taken in all of a message whose end it has not given out yet; Autobahn then takes it for whole.
-        undecided = 2000
-        for size, codes in ((65536, []), (65536 + undecided, [1009])):
-            for pieces in ([b" " * size], [b" " * 1000] * (size // 1000) + [b" " * (size % 1000)]):
-                self.factory = self.make_factory(compression=True, message_frames=0)
+        beyond = {0: YES, 1: 1009, 6: 1009, 39: 1009, 296: 1009, 1023: 1009, 1024: 1009, 1025: 1009, 99999: 1009}
+        kinds = ((0, "spaces"), (1, "spaces"), (9, "flushed spaces"), (9, "letters"))
+        for (level, kind), (more, answer) in itertools.product(kinds, beyond.items()):
+            data = self.packed(65536 + more, level, kind)
+            for parts, segment in ((1, 1_000_000), (1, 1000), (2, 1_000_000), (60, 700)):
+                step = -(-len(data) // parts)
+                pieces = [data[start : start + step] for start in range(0, len(data), step)]
+                heard = self.answer_to(pieces, segment)
+                self.assertEqual(heard, [answer], f"{more=} {level=} {kind=} {parts=} {segment=}")
+
+    def test_of_a_message_that_is_flushed_again_and_again_as_much_and_no_more(self) -> None:
+        for size, answer in ((65536, YES), (65537, 1009), (66000, 1009)):
+            request = json.dumps({"type": "auth-request", "SESSID": "alice"}).encode().ljust(size)
+            pieces = self.deflated(*(request[start : start + 1100] for start in range(0, size, 1100)))
+            self.assertEqual(self.answer_to(pieces), [answer], size)
+
+    def test_one_that_is_too_large_is_so_whatever_else_is_wrong_with_it(self) -> None:
+        # Its last block is not at its end; and what of it is unpacked ends within a character.
+        cut = self.packed(65536 + 5000, 9, "flushed spaces")[:-2]
+        compressor = zlib.compressobj(9, wbits=-12)
+        characters = compressor.compress("\N{EURO SIGN}".encode() * 25_000) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        for data in (cut, characters):
+            self.assertEqual(self.answer_to([data]), [1009])
+
+    def test_what_is_packed_is_bound_too(self) -> None:
+        # After its end, deflate ignores what follows, and zlib keeps it.
+        compressor = zlib.compressobj(wbits=-12)
+        whole = compressor.compress(b'{"type":"auth-request","SESSID":"alice"}') + compressor.flush(zlib.Z_FINISH)
+        most = 65536 + websocket.MOST_ADDED - len(whole)
+        for more, answer in ((most, YES), (most + 1, 1009)):
+            self.assertEqual(self.answer_to([whole, bytes(30_000), bytes(more - 30_000)]), [answer], more)
+
+    def test_uncompressed_ones_are_bound_as_ever(self) -> None:
+        request = b'{"type":"auth-request","SESSID":"alice"}'
+        for size, answer in ((65536, YES), (65537, 1009)):
+            for parts in (1, 3):
                 client = self.client().open(self.OFFER)
-                *begun, last = self.deflated(*pieces)
-                for number, piece in enumerate(begun):
-                    client.write(frame(piece, TEXT if number == 0 else CONTINUATION, fin=False, rsv=0 if number else 4))
-                client.write(frame(last, CONTINUATION if begun else TEXT, rsv=0 if begun else 4))
-                self.assertEqual([heard[0] for heard in client.hear() if isinstance(heard, tuple)], codes, size)
+                text = request.ljust(size)
+                step = -(-size // parts)
+                pieces = [text[start : start + step] for start in range(0, size, step)]
+                for number, piece in enumerate(pieces):
+                    client.write(frame(piece, CONTINUATION if number else TEXT, fin=number == len(pieces) - 1))
+                heard = [heard[0] if isinstance(heard, tuple) else heard for heard in client.hear()]
+                self.assertEqual(heard, [answer], size)
 
     def test_a_bomb_is_not_unpacked(self) -> None:
         size = 50_000_000
@@ -1722,6 +1785,14 @@ class Compression(WebSocketTestCase):
             tracemalloc.stop()
             self.assertEqual(client.hear()[0][0], 1009)
             self.assertLess(peak, 1_000_000)  # the frames themselves, some times over, and one message
+
+    def test_nothing_of_a_bomb_stays_when_its_sender_has_left(self) -> None:
+        client = self.client().open(self.OFFER)
+        client.write(frame(self.packed(1_000_000, 9, "spaces"), rsv=4) * 2)
+        self.assertEqual(client.hear()[0][0], 1009)
+        self.assertGreater(len(client.protocol.data), 1000)
+        client.lost()
+        self.assertEqual(client.protocol.data, b"")
 
     def test_what_is_no_deflate_is_refused(self) -> None:
         client = self.client().open(self.OFFER)
