@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
 from chatrelay import relay, wire
@@ -249,6 +250,18 @@ def _() -> None:
 
     replace(ChatProtocol, "connectionMade", any_frame)
     replace(ChatFactory, "__init__", any_message)
+
+
+@named("forgets the bound on what is unpacked")
+def _() -> None:
+    def make(_: Any) -> Any:
+        def all_of_it(self: Any, data: bytes, max_output_len: int | None = None) -> bytes:
+            unpacked: bytes = self._decompressor.decompress(data)
+            return unpacked
+
+        return all_of_it
+
+    replace(PerMessageDeflate, "decompress_message_data", make)
 
 
 @named("forgets webserver-checks")

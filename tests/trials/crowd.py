@@ -22,7 +22,13 @@ HANDSHAKE = (
 )
 """An opening handshake (RFC 6455, section 1.3)."""
 
-CONTINUATION, TEXT, PING = 0, 1, 9
+COMPRESSING_HANDSHAKE = HANDSHAKE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+"""One that offers compression (RFC 7692, section 7)."""
+
+CONTINUATION, TEXT, CLOSE, PING = 0, 1, 8, 9
+
+COMPRESSED = 0x40
+"""To be added to the opcode of a compressed message's first frame (RFC 7692, section 6)."""
 
 
 def frame(opcode: int, payload: bytes = b"", final: bool = True) -> bytes:
@@ -85,9 +91,9 @@ class Crowd:
         self.leave()
 
 
-def opened(crowd: Crowd, source: str) -> socket.socket:
+def opened(crowd: Crowd, source: str, handshake: bytes = HANDSHAKE) -> socket.socket:
     """A connection whose opening handshake is done."""
-    one = crowd.connect(source, HANDSHAKE)
+    one = crowd.connect(source, handshake)
     answer = one.recv(4096)
     assert answer.startswith(b"HTTP/1.1 101 "), answer
     return one
@@ -114,6 +120,24 @@ def heard(sockets: Sequence[socket.socket]) -> list[bytes]:
         received.append(data)
         one.setblocking(True)
     return received
+
+
+def close_code(one: socket.socket) -> int:
+    """The code with which the relay closes a connection to which it has sent nothing before but pings; waits for it.
+
+    :raises TimeoutError: where it does not.
+    :raises AssertionError: where it sends something else, or ends the connection without a word.
+    """
+    data = b""
+    while len(data) < 4:
+        received = one.recv(4096)
+        assert received, "the relay ended the connection without a word"
+        data += received
+        while data.startswith(bytes([0x80 | PING, 0])):
+            data = data[2:]
+    first, _, code = struct.unpack_from("!BBH", data)
+    assert first == 0x80 | CLOSE, data
+    return int(code)
 
 
 def still_open(sockets: Sequence[socket.socket]) -> int:

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol
 
 import pytest
 
 from tests.end_to_end.programs import RelayProcess
 from tests.trials.conftest import Evidence
 from tests.trials.crowd import (
+    COMPRESSED,
+    COMPRESSING_HANDSHAKE,
     CONTINUATION,
     HANDSHAKE,
     PING,
     TEXT,
     Crowd,
     address,
+    close_code,
     frame,
     opened,
     peak_mib,
@@ -43,6 +48,17 @@ HEADER = 20_000_000
 FRAGMENTS = 1_000_000
 PINGS = 100_000
 MEGABYTE = 1_000_000
+MEBIBYTE = 1 << 20
+
+BOMBS = 500
+BOMBERS = 10
+"""At once."""
+
+MOST_GROWN = 16
+"""MiB: a quarter of one bomb. zlib's memory of those who have left waits for the garbage collector."""
+
+LARGEST_FRAME = 65_000
+"""Bytes: what of a bomb fits into one frame, to become 64 MiB."""
 
 
 class Member:
@@ -111,16 +127,23 @@ class Siege:
         return time.monotonic() - begun
 
 
-Begin = Callable[[float], AbstractContextManager[Siege]]
+class Begin(Protocol):
+    """Begins an attack."""
+
+    def __call__(self, most_mib: float, *options: str) -> AbstractContextManager[Siege]:
+        """
+        :param most_mib: by how much the relay may grow.
+        :param options: the relay's, where the defaults won't do.
+        """
 
 
 @pytest.fixture
-def siege(relay: RelayProcess, evidence: Evidence) -> Iterator[Begin]:
-    """Attacks a relay with its defaults, while a member logs in."""
+def siege(start_relay: Callable[..., RelayProcess], evidence: Evidence) -> Iterator[Begin]:
+    """Attacks a relay, while a member logs in."""
 
     @contextmanager
-    def begin(most_mib: float) -> Iterator[Siege]:
-        """:param most_mib: by how much the relay may grow."""
+    def begin(most_mib: float, *options: str) -> Iterator[Siege]:
+        relay = start_relay(*options)
         pid = relay.process.pid
         with Crowd(relay.port) as crowd:
             with relay.client() as bo:
@@ -136,8 +159,8 @@ def siege(relay: RelayProcess, evidence: Evidence) -> Iterator[Begin]:
         evidence.count("logins beside it", len(member.seconds), LOGINS)
         evidence.figure(f"p99 of a login {member.p99 * 1000:.0f} ms")
         evidence.figure(f"memory +{grown:.1f} MiB")
-        assert member.p99 < MOST_SECONDS
         assert grown < most_mib
+        assert member.p99 < MOST_SECONDS
         relay.stop()
         assert "Traceback" not in "\n".join(relay.output)
 
@@ -221,3 +244,41 @@ def test_100_000_unread_pings(siege: Begin, evidence: Evidence) -> None:
     evidence.count("pings", attackers * PINGS, 10 * PINGS)
     evidence.figure(f"at most {most_sent // 131:,} of one could be sent")
     assert most_sent < len(flood)
+
+
+def deflated_zeros(mebibytes: int) -> bytes:
+    """Zeros, compressed to a thousandth."""
+    compressor = zlib.compressobj(9, wbits=-12)
+    return b"".join(compressor.compress(bytes(MEBIBYTE)) for _ in range(mebibytes)) + compressor.flush()
+
+
+def fragments(data: bytes, size: int) -> bytes:
+    """A compressed message in frames of so many bytes."""
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    return b"".join(
+        frame(CONTINUATION if number else TEXT | COMPRESSED, piece, final=number == len(pieces) - 1)
+        for number, piece in enumerate(pieces)
+    )
+
+
+def test_deflate_bombs(siege: Begin, evidence: Evidence) -> None:
+    """100 MiB of zeros, compressed, in one frame as far as it fits and in 60, again and again, are closed with 1009."""
+    zeros = deflated_zeros(100)
+    bombs = (
+        frame(TEXT | COMPRESSED, zeros[:LARGEST_FRAME]),
+        frame(TEXT | COMPRESSED, zeros[:LARGEST_FRAME], final=False),
+        fragments(zeros, len(zeros) // 60 + 1),
+        fragments(zeros[:LARGEST_FRAME], 60),  # more of them than a message may have, if it came to that
+    )
+    exploded = 0
+    with siege(MOST_GROWN, "--compression", "yes") as attack:
+        while exploded < BOMBS or attack.lasts():
+            attack.crowd.leave()  # to come back at once
+            bombers = [opened(attack.crowd, address(each), COMPRESSING_HANDSHAKE) for each in range(BOMBERS)]
+            for each, one in enumerate(bombers):
+                sent_of(one, bombs[(exploded + each) % len(bombs)])
+            codes = {close_code(one) for one in bombers}
+            assert codes == {1009}
+            exploded += BOMBERS
+        attack.ended(5)
+    evidence.count("bombs of 64 or 100 MiB", exploded, BOMBS)

@@ -18,13 +18,14 @@ from tests.end_to_end import (
     test_tls,
 )
 from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
-from tests.trials import durability, test_login_storm
+from tests.trials import durability, test_hostile_clients, test_login_storm
 from tests.trials.broken import BUILDS
 from tests.trials.conftest import Evidence
 from tests.trials.durability import Stage
+from tests.trials.test_hostile_clients import siege
 from tests.trials.test_login_storm import storm
 
-__all__ = ["storm"]
+__all__ = ["siege", "storm"]
 
 
 class Trials:
@@ -81,6 +82,9 @@ class Trials:
     def login_storm(self) -> None:
         test_login_storm.test_the_tabs_of_a_user_are_one_question(self._request.getfixturevalue("storm"))
 
+    def deflate_bombs(self) -> None:
+        test_hostile_clients.test_deflate_bombs(self._request.getfixturevalue("siege"), self.evidence)
+
 
 Caught = tuple[str, Callable[[Trials], None], str]
 """Which build a trial catches, and what it says."""
@@ -110,6 +114,7 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets new-recipients-per-minute", Trials.new_recipients, "rate-limited"),
     ("forgets unread-size", Trials.slow_readers, "were taken for a client|10000000"),
     ("forgets webserver-checks", Trials.login_storm, "<= 5"),
+    ("forgets the bound on what is unpacked", Trials.deflate_bombs, r"assert \d+\.\d+ < 16\b"),
 ]
 """These by ``make trials``."""
 
@@ -132,13 +137,16 @@ def test_a_broken_build_is_caught(
     trial: Callable[[Trials], None],
     says: str,
 ) -> None:
-    """Twenty pairs of a build and a trial; in the short form seven."""
+    """Twenty-one pairs of a build and a trial; in the short form seven."""
     broken = f"from tests.trials.broken import build; build({name!r})\n{programs.TWISTD}"
     monkeypatch.setattr(programs, "TWISTD", broken)
     # What does not happen is not waited for so long.
     if "not enough" in says:
         monkeypatch.setattr(saturation, "PATIENCE", 5.0)
     monkeypatch.setattr(Client.closed, "__defaults__", (3.0,))
+    # One bomb that is unpacked shows it, and each takes a while.
+    monkeypatch.setattr(test_hostile_clients, "BOMBS", 10)
+    monkeypatch.setattr(test_hostile_clients, "LOGINS", 5)
     started: list[RelayProcess] = []
     enter = RelayProcess.__enter__
     monkeypatch.setattr(RelayProcess, "__enter__", lambda relay: started.append(relay) or enter(relay))
