@@ -1,6 +1,6 @@
 """An echo server on the relay's real protocol class and its real options, for the Autobahn test suite's cases.
 
-    python -m tests.conformance.echo --port 9001 [--no-fast-path]
+    python -m tests.conformance.echo --port 9001 [--no-fast-path] [--compression]
 
 The suite wants its messages back, text and binary, some of them large. So the
 bound on a message, the bound on its frames and the deadlines are lifted, and
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--no-fast-path", action="store_true")
+    parser.add_argument("--compression", action="store_true")
     options = parser.parse_args()
     from twisted.internet import reactor as untyped_reactor
 
@@ -43,7 +44,9 @@ def main() -> None:
     no_limits = attrs.evolve(
         Config(listen=(), fast_path=not options.no_fast_path),
         login_timeout=0,
-        message_size=0,
+        # Compression needs a bound; the suite's largest message is 16 MiB.
+        message_size=1 << 26 if options.compression else 0,
+        compression=options.compression,
         message_frames=0,
         message_timeout=0,
         messages_per_second=0,

@@ -1,4 +1,7 @@
-"""All of the Autobahn test suite's cases but the slow ones on performance, with the fast path and without it."""
+"""All of the Autobahn test suite's cases but the slow ones on performance, with the fast path and without it.
+
+Of those on compression, of which most are slow, one of each section.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,43 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.end_to_end.programs import ROOT
 
 PERFORMANCE = "9.*"
-COMPRESSION = ("12.", "13.")  # which the relay does not take up
+COMPRESSION = ("12.", "13.")  # which the relay does not take up unless asked
+COMPRESSED_CASES = ("12.*.4", "13.*.4")  # 1,000 messages of 1 KiB each, by each way to negotiate and each kind of text
+SECTIONS_ON_COMPRESSION = 12
 FEWEST_CASES = 240
 ACCEPTABLE = {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
-@pytest.mark.parametrize("options", [[], ["--no-fast-path"]], ids=["fast path", "no fast path"])
-def test_every_case_passes(tmp_path: Path, options: list[str]) -> None:
-    command = [sys.executable, "-m", "tests.conformance.echo", "--port", "0", *options]
+def results(folder: Path, server_options: list[str], *selection: str) -> dict[str, dict[str, Any]]:
+    """Run cases against the echo server; return what came of each, by its number."""
+    command = [sys.executable, "-m", "tests.conformance.echo", "--port", "0", *server_options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             port = server.stdout.readline().rpartition(" ")[2].strip()
             kosoku = Path(sys.executable).with_name("kosoku")
-            cases_of = [kosoku, "-m", "fuzzingclient", "-x", PERFORMANCE, "-o", "reports"]
+            cases_of = [kosoku, "-m", "fuzzingclient", *selection, "-o", "reports"]
             # Its exit status counts what is not implemented as a failure; the report tells them apart.
             subprocess.run(
-                [*cases_of, f"127.0.0.1:{port}"], cwd=tmp_path, check=False, timeout=300, stdout=subprocess.DEVNULL
+                [*cases_of, f"127.0.0.1:{port}"], cwd=folder, check=False, timeout=300, stdout=subprocess.DEVNULL
             )
         finally:
             server.terminate()
-    (cases,) = json.loads((tmp_path / "reports" / "index.json").read_text()).values()
+    (cases,) = json.loads((folder / "reports" / "index.json").read_text()).values()
+    return dict(cases)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-fast-path"]], ids=["fast path", "no fast path"])
+def test_every_case_passes(tmp_path: Path, options: list[str]) -> None:
+    cases = results(tmp_path, options, "-x", PERFORMANCE)
     assert len(cases) >= FEWEST_CASES
     failed = {
         name: case
@@ -45,3 +57,10 @@ def test_every_case_passes(tmp_path: Path, options: list[str]) -> None:
         or case["behaviorClose"] not in ACCEPTABLE
     }
     assert failed == {}
+
+
+def test_cases_on_compression_pass(tmp_path: Path) -> None:
+    selection = (word for cases in COMPRESSED_CASES for word in ("-i", cases))
+    cases = results(tmp_path, ["--compression"], *selection)
+    assert len(cases) >= SECTIONS_ON_COMPRESSION
+    assert {name: case for name, case in cases.items() if {case["behavior"], case["behaviorClose"]} != {"OK"}} == {}
