@@ -366,10 +366,10 @@ class Crowd:
                 talker.say_goodbye()
         self._until_all_have_ended()
 
-    def talk_to_the_end(self) -> None:
-        """Go on as before until the relay, which has been asked to stop, has closed every connection."""
+    def talk_to_the_end(self, drain_time: float) -> None:
+        """Go on as before until the relay, which has been asked to stop and takes so many seconds, has closed every one."""
         self.stopping = True
-        self._until_all_have_ended()
+        self._until_all_have_ended(patience=drain_time + 2 * PATIENCE)
 
     def hear_to_the_end(self) -> None:
         """Read until every connection is gone, those that did not read before, too."""
@@ -387,8 +387,8 @@ class Crowd:
             if not talker.ended and not talker.part.reads and talker.logged_in:
                 talker.read_on()
 
-    def _until_all_have_ended(self) -> None:
-        self.until(lambda: all(talker.ended for talker in self.talkers), "see the connections end")
+    def _until_all_have_ended(self, patience: float = PATIENCE) -> None:
+        self.until(lambda: all(talker.ended for talker in self.talkers), "see the connections end", patience)
 
     def _answered(self) -> int:
         return sum(talker.answered for talker in self.talkers)
@@ -409,11 +409,11 @@ class Crowd:
             if not talker.ended:
                 talker.heed(events)
 
-    def until(self, done: Callable[[], bool], what: str) -> None:
-        """Let everybody go on until something is so, which must not take too long."""
-        until = time.perf_counter() + PATIENCE
+    def until(self, done: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+        """Let everybody go on until something is so, which must not take longer than so many seconds."""
+        until = time.perf_counter() + patience
         while not done():
-            assert time.perf_counter() < until, f"{PATIENCE} s were not enough to {what}"
+            assert time.perf_counter() < until, f"{patience} s were not enough to {what}"
             self._turn()
 
     def __enter__(self) -> Self:

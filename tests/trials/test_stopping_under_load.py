@@ -65,6 +65,7 @@ def test_sigterm_under_load(
     """
     connections, drain_time = (8_000, 10.0) if full else (400, 2.0)
     options = (*HIGH_RATES, "--fast-path", fast_path, "--drain-time", str(drain_time), "--ops-listen", "tcp:0")
+    options += ("--ping-interval", "0")  # which the idle ones would not answer, while thousands come
     relay = start_relay(*options, measured=False)
     trial = Trial()
     with Crowd(relay, site) as crowd:
@@ -80,7 +81,7 @@ def test_sigterm_under_load(
         readiness = Readiness(relay)
         relay.process.terminate()
         began = time.perf_counter()
-        crowd.talk_to_the_end()
+        crowd.talk_to_the_end(drain_time)
         took = time.perf_counter() - began
         answered_after = sum(talker.answered for talker in crowd.talkers) - answered
         accounts = crowd.accounts()
