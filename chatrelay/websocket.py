@@ -52,6 +52,7 @@ from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.session import Session
 from chatrelay.stopping import Farewells
+from chatrelay.sweep import Ends, Sweep
 from chatrelay.wire import CloseCode
 
 AUTOBAHN_NAMES = (
@@ -805,6 +806,7 @@ class ChatFactory(WebSocketServerFactory):
         self._lines: Counter[str] = Counter()
         self._empty: Deferred[None] | None = None
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
+        self._sweep = Sweep(self._parts_of_a_sweep())
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
         self.setProtocolOptions(
@@ -1014,26 +1016,33 @@ class ChatFactory(WebSocketServerFactory):
         self.start_sweeping()
 
     def sweep(self) -> None:
-        """End what is over its time."""
-        self._tell_how_many_more()
-        self._tell_how_many_origins()
-        now = self.seconds()
-        self.send_limits.forget(now)
-        self.attempts.sweep()
-        over: list[Callable[[], None]] = [
-            *(connection.abort for connection in self.handshake_deadlines.expired(now)),
-            *(connection.login_timed_out for connection in self.login_deadlines.expired(now)),
-            *(connection.message_timed_out for connection in self.message_deadlines.expired(now)),
-            *(connection.ping_unanswered for connection in self.pings.unanswered(now)),
-            *(outgoing.unread_for_long for outgoing in self.slow_readers.expired(now)),
-            *(connection.abort for connection in self.closing_deadlines.expired(now)),
-            *(connection.abort for connection in self._ended_beneath()),
-            *(connection.ping for connection in self.pings.due(now)),
-            self.rechecks.sweep,
-        ]
-        self._each(over)
+        """Look at everything that has a time, and end what is over it."""
+        self._sweep.look(self.seconds())
 
-    def _each(self, ends: Iterable[Callable[[], None]]) -> None:
+    def _parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
+        """What is looked at, in this order.
+
+        Whose time to leave is over comes first, as any other end would give
+        them that time anew; and pings come last, as nobody is pinged who has
+        just been closed.
+        """
+        return {
+            "lines that were too many": lambda now: self._tell_how_many_more(),
+            "origins that were too many": lambda now: self._tell_how_many_origins(),
+            "users who have gone": lambda now: self.send_limits.forget(now),
+            "addresses with denied logins": lambda now: self.attempts.sweep(),
+            "closings that go unanswered": lambda now: (each.abort for each in self.closing_deadlines.expired(now)),
+            "handshake-timeout": lambda now: (each.abort for each in self.handshake_deadlines.expired(now)),
+            "login-timeout": lambda now: (each.login_timed_out for each in self.login_deadlines.expired(now)),
+            "message-timeout": lambda now: (each.message_timed_out for each in self.message_deadlines.expired(now)),
+            "ping-timeout": lambda now: (each.ping_unanswered for each in self.pings.unanswered(now)),
+            "unread-time": lambda now: (each.unread_for_long for each in self.slow_readers.expired(now)),
+            "TLS that has ended": lambda now: (each.abort for each in self._ended_beneath()),
+            "ping-interval": lambda now: (each.ping for each in self.pings.due(now)),
+            "recheck-interval": lambda now: self.rechecks.sweep(),
+        }
+
+    def _each(self, ends: Ends) -> None:
         for end in ends:
             try:
                 end()
@@ -1108,7 +1117,7 @@ class ChatFactory(WebSocketServerFactory):
 
     def stop_sweeping(self) -> None:
         """Look at deadlines no more."""
-        self._tell_how_many_more()
-        self._tell_how_many_origins(at_least=0)
         if self._sweeping.running:
             self._sweeping.stop()
+        self._tell_how_many_more()
+        self._tell_how_many_origins(at_least=0)

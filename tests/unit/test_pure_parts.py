@@ -32,6 +32,7 @@ PURE = (
     "stopping",
     "attempts",
     "origins",
+    "sweep",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

@@ -1,0 +1,225 @@
+"""The sweep: each part is looked at, whatever becomes of the others."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay import sweep
+from chatrelay.interfaces import Verdict
+from chatrelay.sweep import Sweep
+from chatrelay.testing import KnownSessions
+from tests.unit.test_websocket import PING, Client, Transport, WebSocketTestCase, frame, told_by
+
+FAILED = (
+    "looking at {} failed; the rest is looked at as ever, and this is tried again and again, but not told again until "
+    "it goes well; please report it"
+)
+
+
+class Looks(SynchronousTestCase):
+    """In what order, and what is told."""
+
+    def setUp(self) -> None:
+        self.done: list[str] = []
+        self.told = told_by(self)
+
+    def do(self, what: str) -> Any:
+        """Something that does it."""
+        return lambda *_: self.done.append(what)
+
+    def test_each_part_is_ended_before_the_next_is_looked_at(self) -> None:
+        def look(now: float) -> Any:
+            self.done.append(f"a at {now}")
+            return (self.do(f"a{number}") for number in (1, 2))
+
+        Sweep({"a": look, "b": self.do("b")}).look(7.0)
+        self.assertEqual(self.done, ["a at 7.0", "a1", "a2", "b"])
+        self.assertEqual(self.told, [])
+
+    def test_all_of_a_part_is_found_before_the_first_of_it_ends(self) -> None:
+        there = {"x": 1, "y": 2}
+        Sweep({"a": lambda now: (there.clear if name == "x" else self.do(name) for name in there)}).look(0)
+        self.assertEqual((there, self.done), ({}, ["y"]))
+
+    def test_a_part_that_fails_keeps_no_other_from_its_turn(self) -> None:
+        def fails_on_the_way(now: float) -> Any:
+            yield self.do("not all was found")
+            raise KeyError
+
+        looks = Sweep({"a": lambda now: 1 / 0, "b": self.do("b"), "c": fails_on_the_way, "d": self.do("d")})  # type: ignore[dict-item, return-value]
+        looks.look(0)
+        self.assertEqual(self.done, ["b", "d"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual(self.told, [FAILED.format("a"), FAILED.format("c")])
+
+    def test_one_that_can_not_be_ended_keeps_no_other_from_being_ended(self) -> None:
+        Sweep({"a": lambda now: (self.do("x"), lambda: 1 / 0, self.do("y")), "b": self.do("b")}).look(0)
+        self.assertEqual(self.done, ["x", "y", "b"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_lasting_defect_is_told_when_it_begins_and_when_it_is_over(self) -> None:
+        failing = True
+
+        def look(now: float) -> Any:
+            return [lambda: 1 / 0, lambda: 1 / 0] if failing else []
+
+        looks = Sweep({"a": look})
+        for _ in range(1000):
+            looks.look(0)
+        failing = False
+        for _ in range(sweep.WELL_AFTER - 1):
+            looks.look(0)
+        self.assertEqual(self.told, [FAILED.format("a")])
+        looks.look(0)
+        self.assertEqual(self.told[1:], ["looking at a goes well again; it had failed 2000 times"])
+        for _ in range(sweep.WELL_AFTER):
+            looks.look(0)
+        self.assertEqual(len(self.told), 2)
+        failing = True
+        looks.look(0)
+        self.assertEqual(self.told[2:], [FAILED.format("a")])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_one_that_comes_and_goes_is_told_once(self) -> None:
+        sweeps = iter(range(10_000))
+        looks = Sweep({"a": lambda now: [lambda: 1 / 0] * (next(sweeps) % sweep.WELL_AFTER == 0)})
+        for _ in range(10_000):
+            looks.look(0)
+        self.assertEqual(self.told, [FAILED.format("a")])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class Counted(KnownSessions):
+    """Knows alice, and how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__({"alice": 1})
+        self.asked = 0
+
+    def authenticate(self, sessid: str) -> Deferred[Verdict]:
+        self.asked += 1
+        return super().authenticate(sessid)
+
+
+PARTS = {
+    "lines that were too many": "_tell_how_many_more",
+    "origins that were too many": "_tell_how_many_origins",
+    "users who have gone": "send_limits.forget",
+    "addresses with denied logins": "attempts.sweep",
+    "closings that go unanswered": "closing_deadlines.expired",
+    "handshake-timeout": "handshake_deadlines.expired",
+    "login-timeout": "login_deadlines.expired",
+    "message-timeout": "message_deadlines.expired",
+    "ping-timeout": "pings.unanswered",
+    "unread-time": "slow_readers.expired",
+    "TLS that has ended": "_ended_beneath",
+    "ping-interval": "pings.due",
+    "recheck-interval": "rechecks.sweep",
+}
+"""What a sweep looks at, and by what of the factory."""
+
+
+class AllParts(WebSocketTestCase):
+    """The factory's own parts: with any of them broken, the others do their work."""
+
+    def do_their_work(self, *broken: str) -> set[str]:
+        """Have something for every part to do in a minute and a bit, with some broken; which have done it."""
+        authenticator = Counted()
+        self.clock = Clock()
+        self.factory = self.make_factory(
+            authenticator,
+            origin=("https://example.com",),
+            ping_interval=20,
+            recheck_interval=10,
+            logins_per_minute=60,
+        )
+        for part in broken:
+            owner, _, name = PARTS[part].rpartition(".")
+            self.patch(attrgetter(owner)(self.factory) if owner else self.factory, name, lambda *_: 1 / 0)
+        told = told_by(self)
+
+        self.client()
+        in_handshake = self.client().transport
+        visitor = self.client().open()
+        denied = Client(self.factory, Transport(IPv4Address("TCP", "192.0.2.2", 4321))).open()
+        denied.say(type="auth-request", SESSID="nobody")
+        denied.lost()
+        member, typing, slow, unanswered, inside = (self.client().open().log_in() for _ in range(5))
+        typing.write(frame(b"not all", fin=False))
+        slow.protocol.outgoing.pauseProducing()
+        unanswered.protocol.close(4000, "")
+        tls = StringTransport(peerAddress=inside.transport.getPeer())
+        self.factory._beneath[inside.protocol] = tls
+        tls.loseConnection()
+        for number in range(100):
+            self.client().shake(f"Origin: https://{number}.test")
+        self.pass_time(12)
+        ends_at_12 = in_handshake.aborted, unanswered.transport.aborted, inside.transport.aborted
+        self.pass_time(28)
+        asked = authenticator.asked  # with nobody logging in but the five
+        heard = {name: client.hear() for name, client in locals().items() if isinstance(client, Client)}
+        talker = self.client().open().log_in()
+        talker.send("bo")
+        for client in (member, typing, slow, unanswered, inside, talker):
+            client.lost()
+        self.pass_time(62)
+        return {
+            part
+            for part, has_worked in {
+                "lines that were too many": any("too many lines at once" in line for line in told),
+                "origins that were too many": any("too many origins at once" in line for line in told),
+                "users who have gone": not len(self.factory.send_limits),
+                "addresses with denied logins": not len(self.factory.attempts),
+                "handshake-timeout": ends_at_12[0],
+                "login-timeout": (4001, "not logged in in time") in heard["visitor"],
+                "message-timeout": (1002, "a message took too long") in heard["typing"],
+                "ping-timeout": (4004, "no answer to pings") in heard["member"],
+                "unread-time": (4002, "not reading fast enough") in heard["slow"],
+                "closings that go unanswered": ends_at_12[1],
+                "TLS that has ended": ends_at_12[2],
+                "ping-interval": (PING, b"") in heard["member"],
+                "recheck-interval": asked > 6,
+            }.items()
+            if has_worked
+        }
+
+    def test_each_has_something_to_do_here(self) -> None:
+        self.assertEqual(self.do_their_work(), set(PARTS))
+
+    def test_with_any_of_them_broken_the_others_do_it(self) -> None:
+        for part in PARTS:
+            told = told_by(self)
+            idle = {part, "ping-timeout"} if part == "ping-interval" else {part}
+            self.assertEqual(self.do_their_work(part), set(PARTS) - idle)
+            self.assertEqual([line for line in told if "failed" in line], [FAILED.format(part)])
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_with_all_but_one_broken_that_one_does_it(self) -> None:
+        for part in PARTS:
+            kept = {part, "ping-interval"} if part == "ping-timeout" else {part}
+            self.assertEqual(self.do_their_work(*set(PARTS) - kept), kept)
+            self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_who_had_their_time_to_leave_gets_no_more_by_what_else_is_over(self) -> None:
+        client = self.client().open().log_in()
+        client.protocol.close(4505, "")
+        client.write(frame(b"not all", fin=False))  # goes on, and its message takes too long as well
+        self.clock.advance(100)  # a relay that was held up looks at all of it in one sweep
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_defect_in_telling_does_not_keep_sweeps_from_being_stopped(self) -> None:
+        telling = self.patch(self.factory, "_tell_how_many_more", lambda: 1 / 0)
+        self.assertRaises(ZeroDivisionError, self.factory.stop_sweeping)
+        telling.restore()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_each_is_named_here(self) -> None:
+        self.assertEqual(list(self.factory._parts_of_a_sweep()), list(PARTS))
