@@ -184,6 +184,17 @@ def accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept | None
     return None
 
 
+class Events(Logger):
+    """A logger whose events do not hold the connection they tell of.
+
+    A program that never begins to log has Twisted keep the last 65,536
+    events, debug ones and all, and with them whatever they name as source.
+    """
+
+    def __get__(self, instance: object, owner: type | None = None) -> Logger:
+        return super().__get__(None, owner)
+
+
 class FactoryOption:
     """One of Autobahn's options, read from the factory; set on a connection, it is that connection's own."""
 
@@ -207,7 +218,7 @@ class ChatProtocol(WebSocketServerProtocol):
     # Autobahn's own logger would print handshakes, cookies and all, at the
     # debug level of a program that embeds us, and warn of each bad client.
     log = make_logger(level="error")
-    events = Logger(namespace="chatrelay.websocket")
+    events = Events(namespace="chatrelay.websocket")
 
     factory: ChatFactory
     transport: Any  # whichever of Twisted's stream transports the endpoint makes

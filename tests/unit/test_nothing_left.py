@@ -1,0 +1,518 @@
+"""However a connection ends, and whatever it was at, nothing of it is left in the relay."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import struct
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from zope.interface import directlyProvides
+
+from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.limits import Deadlines, SendLimits
+from chatrelay.liveness import Pings
+from chatrelay.logins import Logins
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.outgoing import SlowReaders
+from chatrelay.rechecks import Rechecks
+from chatrelay.relay import Relay
+from chatrelay.testing import HeldAuthenticator
+from chatrelay.websocket import MAX_REFUSED, ChatFactory, ChatProtocol
+from tests.unit.test_connecting import OFFICE, Proxied, version_1
+from tests.unit.test_fairness import HANDSHAKE
+from tests.unit.test_websocket import BINARY, CLOSE, PING, Client, Transport, frame
+
+COUNTED = (Deadlines, Directory, Logins, Rechecks, Pings, SlowReaders, Attempts, SendLimits, RecentDenials)
+"""What of ours remembers connections, or what came of them."""
+
+REMEMBERED_FOR_A_MINUTE = ("send_limits", "attempts", "_resting", "_recent")
+"""What of them remembers users and addresses of late, or sessions that were denied."""
+
+RECHECK_SECONDS, GRACE_SECONDS = 10.0, 20.0
+
+
+class Site(HeldAuthenticator):
+    """Answers at once, unless it is to hold its answers.
+
+    :ivar verdict: what everybody is answered; None to hold it.
+    """
+
+    verdict: Verdict | None = LoggedIn(1)
+
+    def authenticate(self, sessid: str) -> Deferred[Verdict]:
+        if self.verdict is None:
+            return super().authenticate(sessid)
+        return succeed(self.verdict)
+
+
+class Place:
+    """A relay without a port, its site and its clients.
+
+    :ivar state: what a connection was brought into.
+    """
+
+    state: Callable[[Place], Client]
+
+    def __init__(self, fast: bool, proxied: bool, **options: Any) -> None:
+        self.clock = Clock()
+        self.site = Site()
+        self.clients: list[Client] = []
+        self.connections: list[weakref.ref[ChatProtocol]] = []
+        self.proxied = proxied
+        directory = Directory()
+        relay = Relay(directory, MemoryMessageLog(), self.clock.seconds, lambda call: self.clock.callLater(0, call))
+        self.factory = ChatFactory(
+            Config(fast_path=fast, recheck_interval=RECHECK_SECONDS, recheck_grace=GRACE_SECONDS, **options),
+            relay,
+            directory,
+            self.site,
+            self.clock,
+            denials=RecentDenials(b"key"),
+            chance=lambda: 0.5,
+        )
+        self.factory.start_sweeping()
+
+    def come(self, transport: Transport | None = None) -> Client:
+        """Somebody connects."""
+        client = Proxied(self.factory, version_1(OFFICE)) if self.proxied else Client(self.factory, transport)
+        self.clients.append(client)
+        self.connections.append(weakref.ref(client.protocol))
+        return client
+
+    def member(self) -> Client:
+        """Somebody connects and logs in."""
+        return self.come().open().log_in()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass; who was cut, or let go and is so polite as to go, is gone."""
+        for _ in range(int(seconds / 0.25)):
+            self.clock.advance(0.25)
+            for client in self.clients[:]:
+                if client.transport.aborted or client.transport.disconnecting:
+                    self.lose(client)
+
+    def lose(self, client: Client) -> None:
+        """The TCP connection is gone."""
+        if client in self.clients:
+            self.clients.remove(client)
+            client.lost()
+
+    def left(self) -> dict[str, int]:
+        """What is remembered, and of how many."""
+        factory = self.factory
+        parts: dict[str, Any] = {
+            name: part
+            for name, part in {**vars(factory), **vars(factory.attempts)}.items()
+            if isinstance(part, COUNTED)
+        }
+        parts.update({name: getattr(factory, name) for name in ("connections", "refused", "_beneath")})
+        counts = {name: len(part) for name, part in parts.items()}
+        counts["admission"] = factory.admission.connections + factory.admission.addresses()
+        counts["unauthenticated"] = factory.admission.unauthenticated
+        return {name: count for name, count in counts.items() if count}
+
+
+def say(client: Client, **message: Any) -> None:
+    """One message, of which nothing is heard yet."""
+    client.write(frame(json.dumps(message).encode()))
+
+
+def codes(client: Client) -> list[int]:
+    """The close codes that a client has heard."""
+    return [heard[0] for heard in client.hear() if isinstance(heard, tuple) and heard[0] >= 1000]
+
+
+# What a connection may be at -----------------------------------------------------------
+
+
+def visitor(place: Place) -> Client:
+    return place.come().open()
+
+
+def denied(place: Place) -> Client:
+    place.site.verdict = Denied()
+    client = place.come().open()
+    say(client, type="auth-request", SESSID="nobody")
+    return client
+
+
+def asking(place: Place) -> Client:
+    place.site.verdict = None
+    client = place.come().open()
+    say(client, type="auth-request", SESSID="alice")
+    return client
+
+
+def logged_in(place: Place) -> Client:
+    return place.member()
+
+
+def asking_again(place: Place) -> Client:
+    client = place.member()
+    place.site.verdict = None
+    say(client, type="auth-request", SESSID="another")
+    return client
+
+
+def asked_about_again(place: Place) -> Client:
+    client = place.member()
+    place.site.verdict = None
+    place.pass_time(RECHECK_SECONDS + 1)
+    assert place.site.asked
+    return client
+
+
+def sending(place: Place) -> Client:
+    client = place.member()
+    client.send(1)
+    client.send("nobody")
+    return client
+
+
+def in_a_message(place: Place) -> Client:
+    client = place.member()
+    client.write(frame(b"not all", fin=False))
+    return client
+
+
+def in_a_frame(place: Place) -> Client:
+    client = place.member()
+    client.write(frame(b"not all")[:8])
+    return client
+
+
+def behind(place: Place) -> Client:
+    client = place.member()
+    client.protocol.outgoing.pauseProducing()
+    client.send(1)
+    place.clock.advance(0)
+    return client
+
+
+def pinged(place: Place) -> Client:
+    client = place.member()
+    client.hear()
+    while (PING, b"") not in client.hear():
+        place.pass_time(0.25)
+    return client
+
+
+STATES = {
+    visitor: 4001,
+    denied: 4001,
+    asking: 4001,
+    logged_in: 4004,
+    asking_again: 4004,
+    asked_about_again: 4004,
+    sending: 4004,
+    in_a_message: 1002,
+    in_a_frame: 1002,
+    behind: 4002,
+    pinged: 4004,
+}
+"""And with which code each is closed who says no more."""
+
+
+# How it ends ---------------------------------------------------------------------------
+
+
+def is_lost(place: Place, client: Client) -> None:
+    place.lose(client)
+
+
+def closes(place: Place, client: Client) -> None:
+    client.write(frame(struct.pack("!H", 1000), CLOSE))
+
+
+def closes_and_is_lost(place: Place, client: Client) -> None:
+    client.write(frame(struct.pack("!H", 1000), CLOSE))
+    place.lose(client)
+
+
+def says_no_more(place: Place, client: Client) -> None:
+    place.pass_time(45)
+    assert codes(client) == [STATES[place.state]]
+
+
+def is_closed(place: Place, client: Client) -> None:
+    client.protocol.close(4505, "")
+
+
+def is_closed_and_answers(place: Place, client: Client) -> None:
+    client.protocol.close(4505, "")
+    client.write(frame(struct.pack("!H", 4505), CLOSE))
+
+
+def is_closed_and_goes_on(place: Place, client: Client) -> None:
+    client.protocol.close(4505, "")
+    client.write(frame(b"{}") * 200)
+
+
+def is_cut(place: Place, client: Client) -> None:
+    client.protocol.abort()
+
+
+def breaks_the_protocol(place: Place, client: Client) -> None:
+    client.write(frame(b"x", rsv=1))
+
+
+def sends_binary(place: Place, client: Client) -> None:
+    client.write(frame(b"x", BINARY))
+
+
+def sends_too_much(place: Place, client: Client) -> None:
+    client.write(frame(b"x" * 100_000))
+
+
+def pings_too_often(place: Place, client: Client) -> None:
+    client.write(frame(b"p", PING) * 100)
+
+
+def sends_too_fast(place: Place, client: Client) -> None:
+    client.write(frame(json.dumps({"type": "message-send-request", "id": 1, "message": {}}).encode()) * 200)
+
+
+def sends_what_nobody_can_use(place: Place, client: Client) -> None:
+    client.write(frame(b"x") * 10)
+
+
+def reads_too_little(place: Place, client: Client) -> None:
+    client.protocol.outgoing.pauseProducing()
+    for _ in range(20):
+        client.protocol.outgoing.send(b"x" * 100_000)
+
+
+def is_ended_by_sessid(place: Place, client: Client) -> None:
+    place.factory.logins.end_session("alice")
+    place.lose(client)
+
+
+def is_ended_by_user(place: Place, client: Client) -> None:
+    place.factory.logins.end_user(1)
+    for _, answer in place.site.asked:
+        if not answer.called:
+            answer.callback(LoggedIn(1))
+    place.lose(client)
+
+
+def is_told_that_the_relay_stops(place: Place, client: Client) -> None:
+    Deferred.fromCoroutine(place.factory.close_by_turns())
+    place.pass_time(1)
+    place.factory.close_all()
+
+
+def is_there_when_the_relay_has_no_time(place: Place, client: Client) -> None:
+    place.factory.close_all()
+    place.factory.abort_all()
+
+
+def has_its_tls_end(place: Place, client: Client) -> None:
+    for beneath in place.factory._beneath.values():
+        beneath.disconnecting = True
+    place.clock.pump([0.25] * 5)
+    assert client.transport.aborted == place.proxied
+    place.lose(client)
+
+
+OF_OPEN_ONES = (
+    *(is_lost, closes, closes_and_is_lost, says_no_more, is_closed, is_closed_and_answers, is_closed_and_goes_on),
+    *(is_cut, breaks_the_protocol, sends_binary, sends_too_much, pings_too_often, sends_too_fast),
+    *(sends_what_nobody_can_use, reads_too_little, is_ended_by_sessid, is_ended_by_user),
+    *(is_told_that_the_relay_stops, is_there_when_the_relay_has_no_time, has_its_tls_end),
+)
+"""Of any open connection."""
+
+
+def goes_before_the_handshake(place: Place) -> None:
+    place.lose(place.come())
+
+
+def goes_in_the_middle_of_one(place: Place) -> None:
+    client = place.come()
+    client.write(b"GET / HTTP/1.1\r\nHost:")
+    place.lose(client)
+
+
+def never_finishes_one(place: Place) -> None:
+    client = place.come()
+    place.pass_time(5.25)
+    assert client.transport.aborted
+
+
+def finishes_none_before_the_relay_stops(place: Place) -> None:
+    is_told_that_the_relay_stops(place, place.come())
+
+
+def _refused(place: Place, *headers: str) -> None:
+    client = place.come()
+    assert client.shake(*headers).startswith(b"HTTP/1.1 4")
+    place.lose(client)
+
+
+def has_it_refused_and_stays(place: Place) -> None:
+    client = place.come()
+    client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n" + b"more" * 10_000)
+    place.pass_time(2.25)
+
+
+def has_the_wrong_subprotocol(place: Place) -> None:
+    _refused(place, "Sec-WebSocket-Protocol: nonsense")
+
+
+def has_the_wrong_origin(place: Place) -> None:
+    _refused(place, "Origin: https://evil.test")
+
+
+def has_too_large_a_handshake(place: Place) -> None:
+    _refused(place, "X: " + "x" * 20_000)
+
+
+def is_one_too_many(place: Place) -> None:
+    """Where nobody knows whose address it is before the handshake, it is refused with that."""
+    first, second = place.come().open(), place.come()
+    second.write(HANDSHAKE)
+    place.clock.advance(0)
+    assert second.transport.value().startswith(b"HTTP/1.1 429 ")
+    assert len(place.factory.refused) == (not place.proxied)
+    place.lose(second)
+    place.lose(first)
+
+
+def is_one_too_many_and_says_nothing(place: Place) -> None:
+    place.come().open()
+    for _ in range(MAX_REFUSED + 5):
+        place.come()
+    place.pass_time(12)
+
+
+def is_one_too_many_over_tls(place: Place) -> None:
+    place.come().open()
+    transport = Transport()
+    directlyProvides(transport, ISSLTransport)
+    place.come(transport)
+    place.pass_time(12)
+
+
+def is_denied_three_times(place: Place) -> None:
+    place.site.verdict = Denied()
+    client = place.come().open()
+    for number in range(3):
+        say(client, type="auth-request", SESSID=f"nobody-{number}")
+    assert codes(client) == [4500]
+
+
+def is_the_oldest_of_too_many(place: Place) -> None:
+    first, second = place.member(), place.member()
+    assert codes(first) == [4504]
+    place.lose(second)
+
+
+def has_its_session_end(place: Place) -> None:
+    clients = [place.member(), place.member()]
+    place.site.verdict = Denied()
+    place.pass_time(RECHECK_SECONDS + 1)
+    assert [codes(client) for client in clients] == [[4501], [4501]]
+
+
+def has_a_site_that_stays_away(place: Place) -> None:
+    client = place.member()
+    place.site.verdict = Unavailable("gone for good")
+    for _ in range(4):
+        place.pass_time(10)
+        client.write(frame(b"p", PING))
+    assert codes(client) == [4501]
+
+
+def sends_a_message_in_too_many_frames(place: Place) -> None:
+    client = place.member()
+    client.write(frame(b"", fin=False) + frame(b"", 0, fin=False) * 64)
+    assert codes(client) == [1002]
+
+
+OF_OTHERS: dict[Callable[[Place], None], dict[str, Any]] = {
+    goes_before_the_handshake: {},
+    goes_in_the_middle_of_one: {},
+    never_finishes_one: {},
+    finishes_none_before_the_relay_stops: {},
+    has_it_refused_and_stays: {},
+    has_the_wrong_subprotocol: {},
+    has_the_wrong_origin: {"origin": ("https://example.com",)},
+    has_too_large_a_handshake: {},
+    is_one_too_many: {"unauthenticated_per_address": 1},
+    is_one_too_many_and_says_nothing: {"unauthenticated": 1},
+    is_one_too_many_over_tls: {"unauthenticated": 1},
+    is_denied_three_times: {"logins_per_minute": 2},
+    is_the_oldest_of_too_many: {"connections_per_user": 1},
+    has_its_session_end: {},
+    has_a_site_that_stays_away: {},
+    sends_a_message_in_too_many_frames: {},
+}
+"""Ends of connections that are not open yet, or in one state only, and the options they need."""
+
+
+def let_go(place: Place) -> dict[str, int]:
+    """Wait as long as a client may take to answer a close; what is left at once, and of what has its time after that?"""
+    for _ in range(10):
+        if place.clients:
+            place.pass_time(0.25)
+    assert not place.clients, "it is still connected"
+    left = place.left()
+    for part in REMEMBERED_FOR_A_MINUTE:
+        left.pop(part, None)
+    place.clock.advance(61)
+    place.clock.advance(0.25)
+    return left or place.left()
+
+
+def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[[], None]]]:
+    """Each end of each kind of connection: what to call it, where, and what brings it about."""
+
+    def of_open_one(place: Place, end: Callable[[Place, Client], None]) -> None:
+        client = place.state(place)
+        assert place.left()
+        end(place, client)
+
+    for state, end in itertools.product(STATES, OF_OPEN_ONES):
+        place = Place(fast, proxied, connections_per_address=5)
+        place.state = state
+        yield f"{state.__name__}, {end.__name__}", place, partial(of_open_one, place, end)
+    for other, options in OF_OTHERS.items():
+        place = Place(fast, proxied, connections_per_address=100, **options)
+        yield other.__name__, place, partial(other, place)
+
+
+@pytest.mark.parametrize(
+    ("fast", "proxied"), [(True, False), (False, True)], ids=["fast path", "behind a proxy, without the fast path"]
+)
+def test_nothing_is_left_of_a_connection(fast: bool, proxied: bool) -> None:
+    # As in a program that has not begun to log: everything that is told is kept, for whoever listens later.
+    told: list[object] = []
+    globalLogPublisher.addObserver(told.append)
+    left: dict[str, object] = {}
+    places: dict[str, Place] = {}
+    try:
+        for name, place, end in every_end(fast, proxied):
+            end()
+            left[name] = let_go(place)
+            places[name] = place
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert {name: counts for name, counts in left.items() if counts} == {}
+    # What is counted nowhere would be found so: the relays are all there, and nothing else that knows a connection.
+    gc.collect()
+    kept = {name: sum(each() is not None for each in place.connections) for name, place in places.items()}
+    assert {name: count for name, count in kept.items() if count} == {}
+    assert len(places) == len(left) > 200 and told
