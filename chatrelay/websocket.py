@@ -1,8 +1,10 @@
 """WebSocket: one `ChatProtocol` a connection, one `ChatFactory` for all of them.
 
-Here bytes and time come in: the opening handshake and who may make it, whole
-text messages out of frames, deadlines, close codes. What a message means is
-`chatrelay.session`'s to know, and how bytes are sent `chatrelay.outgoing`'s.
+Here bytes come in: Autobahn is told what to do with a handshake, whole text
+messages are taken out of frames, and every end of a connection goes its way.
+What a message means is `chatrelay.session`'s to know, how bytes are sent
+`chatrelay.outgoing`'s, who may shake hands `chatrelay.handshake`'s, and when
+the time of something is over `chatrelay.connections`'s.
 
 Autobahn speaks RFC 6455. Its defaults are not ours: every option that matters
 is set in `ChatFactory`, and the names of its that we rely on beyond its
@@ -14,45 +16,41 @@ from __future__ import annotations
 import random
 import secrets
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from chatrelay import wire
-from chatrelay.admission import RETRY_AFTER, Admission, Full, Visit
+from chatrelay.admission import Admission, Full, Visit
 from chatrelay.attempts import Attempts, RecentDenials
-from chatrelay.config import Config, ConfigError, normal_origin
+from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
+from chatrelay.config import Config
+from chatrelay.connections import Connections
 from chatrelay.directory import Directory
 from chatrelay.frames import take_messages
+from chatrelay.handshake import END_OF_HEADERS, NO_HANDSHAKE, Handshakes, header_values, http_error, printable
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import MINUTE, Deadlines, SendLimits, TokenBucket, address_key
-from chatrelay.liveness import Pings
+from chatrelay.limits import SendLimits, TokenBucket, address_key
 from chatrelay.logins import ENDED, Logins
-from chatrelay.origins import RefusedOrigins
-from chatrelay.outgoing import OutgoingBuffer, SlowReaders, Turn, beneath
-from chatrelay.proxies import UNIX, TrustedProxies, address_in
+from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.proxies import address_in
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.session import Session
-from chatrelay.stopping import Farewells
-from chatrelay.sweep import Ends, Sweep
+from chatrelay.sweep import Ends
 from chatrelay.wire import CloseCode
 
 AUTOBAHN_NAMES = (
@@ -95,20 +93,8 @@ HAPROXY_NAMES = ("getPeer", "transport")
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
-CLOSING_SECONDS = 2.0
-"""How long a client may take to answer a close frame, or to leave after a refused handshake."""
-
 CONTROL_FRAME_BURST = 2.0
 """Seconds' worth of pings and pongs that a client may send at once."""
-
-LEAST_COMPRESSED = 256
-"""Bytes of a message below which compressing it gains next to nothing."""
-
-WINDOW_BITS, MEMORY_LEVEL = 12, 5
-"""How far back compression looks (4 KiB), and how much it remembers: 32 KiB a connection, where zlib's own take 256."""
-
-MOST_ADDED = 1024
-"""Bytes by which compression may make a message larger: zlib adds some 5 to each frame and to each 16 KiB."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -116,72 +102,11 @@ MAX_HEADER = 10
 MAX_REFUSED = 16
 """Connections beyond a limit that are waited for until they have sent something; more are answered before."""
 
-SWEEP_SECONDS = 0.25
-"""How often deadlines are looked at."""
-
-TURN_SECONDS = 0.05
-"""How often, while the relay stops, the next connections are told so."""
-
-SWEEPS_TO_LOOK_BENEATH = 4
-"""In every so manieth sweep the transports beneath TLS are looked at: once a second."""
-
 RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
 
-MAX_LINES = 25
-"""Lines of one kind, such as anybody can cause, that are told between two sweeps; the rest are counted."""
-
-NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
-"""How Autobahn's reasons begin where a request is no WebSocket handshake."""
-
-END_OF_HEADERS = b"\r\n\r\n"
-
 PING = b"\x89\x00"
 """A whole frame, without a payload (RFC 6455, section 5.5.2)."""
-
-
-def printable(text: str) -> str:
-    """A stranger's text as a terminal may safely show it."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """An answer to a handshake that is refused, with the reason in a body that a browser shows."""
-    status = HTTPStatus(code)
-    body = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n".encode()
-    fields = [
-        *headers,
-        ("Content-Type", "text/plain; charset=utf-8"),
-        ("Content-Length", str(len(body))),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Connection", "close"),
-    ]
-    if status is HTTPStatus.UPGRADE_REQUIRED:
-        fields.append(("Upgrade", "websocket"))
-    elif status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
-        fields.append(("Retry-After", str(RETRY_AFTER)))
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
-    return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
-
-
-def accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
-    """What to answer a client that offers compression; None where it is not of the kind that is spoken here.
-
-    Each message is compressed by itself (no context takeover), so that no
-    message's length tells of another's text, and nothing but the two small
-    windows is kept between them.
-    """
-    for offer in offers:
-        if isinstance(offer, PerMessageDeflateOffer):
-            return PerMessageDeflateOfferAccept(
-                offer,
-                request_no_context_takeover=True,
-                request_max_window_bits=WINDOW_BITS if offer.accept_max_window_bits else 0,
-                no_context_takeover=True,
-                window_bits=min(WINDOW_BITS, offer.request_max_window_bits or WINDOW_BITS),
-                mem_level=MEMORY_LEVEL,
-            )
-    return None
 
 
 class Events(Logger):
@@ -324,7 +249,7 @@ class ChatProtocol(WebSocketServerProtocol):
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
         self._find_client()
-        self.factory.check_origin(self.handshake_header("origin"))
+        self.factory.handshakes.check_origin(self.http_request_data)
         if not request.protocols:
             return None
         if wire.SUBPROTOCOL in request.protocols:
@@ -336,7 +261,7 @@ class ChatProtocol(WebSocketServerProtocol):
     def onOpen(self) -> None:
         """Autobahn: the handshake is done."""
         factory = self.factory
-        cookie, because = factory.session_cookie_of(self)
+        cookie, because = factory.handshakes.session_cookie_of(self.http_request_data)
         self.session = Session(
             self.outgoing,
             factory.relay,
@@ -373,10 +298,10 @@ class ChatProtocol(WebSocketServerProtocol):
         """
         assert self._visit is not None
         factory, host = self.factory, self.peer_host()
-        forwarded = factory.forwarded_for(self)
+        forwarded = factory.handshakes.forwarded_for(self.http_request_data, host, self.peer_name)
         if self._visit.address is not None:
             return  # no proxy is between
-        client = factory.trusted_proxies.client_of(host, forwarded) if forwarded else host
+        client = factory.handshakes.trusted_proxies.client_of(host, forwarded) if forwarded else host
         if client != host:
             self._forwarded_for = client
         proxy: Any = self.transport.transport if isinstance(self.transport, HAProxyProtocolWrapper) else None
@@ -396,25 +321,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _address_of(self, host: str | None) -> str | None:
         """Under which address a client is counted; None for a trusted proxy, behind which are many."""
-        return None if host is None or self.factory.trusted_proxies.trusts(host) else address_key(host)
-
-    def handshake_header(self, name: str) -> str | None:
-        """A header of the handshake as it was sent, its first value; None where there is none.
-
-        Autobahn's own parser takes more for a line's end than CR LF does: a
-        cookie with U+0085 in its UTF-8 would end there, and the rest would
-        count as headers.
-        """
-        values = self.handshake_headers(name)
-        return values[0] if values else None
-
-    def handshake_headers(self, name: str) -> list[str]:
-        """All values of a header of the handshake."""
-        wanted = name.encode("ascii")
-        fields = (line.partition(b":") for line in self.http_request_data.split(b"\r\n")[1:])
-        return [
-            str(value.strip(), "latin-1") for key, colon, value in fields if colon and key.strip().lower() == wanted
-        ]
+        return None if host is None or self.factory.handshakes.trusted_proxies.trusts(host) else address_key(host)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Tells the operator too."""
@@ -429,7 +336,7 @@ class ChatProtocol(WebSocketServerProtocol):
         elif self.factory.may_tell("handshakes refused"):
             self.events.info("handshake from {peer} refused with {code}: {reason}", **told)
         if of_origin:
-            self.factory.tell_of_origin(", ".join(self.handshake_headers("origin")))
+            self.factory.handshakes.tell_of_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(reason, code, responseHeaders)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
@@ -743,7 +650,7 @@ for _name in WebSocketServerProtocol.CONFIG_ATTRS:
     setattr(ChatProtocol, _name, FactoryOption(_name))
 
 
-class ChatFactory(WebSocketServerFactory):
+class ChatFactory(Connections, WebSocketServerFactory):
     """What all connections share.
 
     :param config: the limits, the origins and the session cookie.
@@ -756,12 +663,10 @@ class ChatFactory(WebSocketServerFactory):
     :param denials: the denials that are remembered; None where none is.
     :param chance: a random number from 0 to 1.
     :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
-    :ivar stopping: whether the relay stops, and lets nobody in any more.
     """
 
     protocol: Any = ChatProtocol
     noisy = False
-    events = Logger(namespace="chatrelay.websocket")
 
     def __init__(
         self,
@@ -776,50 +681,25 @@ class ChatFactory(WebSocketServerFactory):
         chance: Callable[[], float] = random.random,
         connections: int = 0,
     ) -> None:
-        super().__init__(server="chatrelay", reactor=reactor)
-        self.config = config
-        self.relay = relay
+        WebSocketServerFactory.__init__(self, server="chatrelay", reactor=reactor)
         self.directory = directory
         self.logins = Logins(directory, secrets.token_bytes()) if logins is None else logins
         self.authenticator = authenticator
-        self.seconds = reactor.seconds
         # Logins have the other three quarters of webserver-checks to themselves.
         at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
-        self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, self.seconds, chance)
-        self.attempts = Attempts(config.logins_per_minute, self.ask, self.seconds, denials, self._tell_of_denials)
-        self.connections: set[ChatProtocol] = set()
-        # What is beneath TLS, of those that have such a thing.
-        self._beneath: dict[ChatProtocol, Any] = {}
-        self._sweeps = 0
+        seconds = reactor.seconds
+        self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, seconds, chance)
+        self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials)
         self.admission = Admission(config, connections if config.connections is None else config.connections)
-        self.trusted_proxies = TrustedProxies(config.trusted_proxy)
-        self.refused: set[ChatProtocol] = set()
-        self._told_of_forwarding = False
-        self.stopping = False
-        self._chance = chance
-        self._farewells: Farewells[ChatProtocol] | None = None
-        self._telling = LoopingCall(self._tell_next)
-        self._telling.clock = reactor
+        self.handshakes = Handshakes(config, seconds)
         self.send_limits = SendLimits(
             config.messages_per_second,
             config.message_burst,
             config.user_messages_per_second,
             config.new_recipients_per_minute,
         )
-        self.handshake_deadlines: Deadlines[ChatProtocol] = Deadlines(config.handshake_timeout)
-        self.login_deadlines: Deadlines[ChatProtocol] = Deadlines(config.login_timeout)
-        self.message_deadlines: Deadlines[ChatProtocol] = Deadlines(config.message_timeout)
-        self.closing_deadlines: Deadlines[ChatProtocol] = Deadlines(CLOSING_SECONDS)
-        self.slow_readers = SlowReaders(config.unread_time, self.seconds)
-        self.pings: Pings[ChatProtocol] = Pings(config.ping_interval, config.ping_timeout, chance)
-        self._origins = frozenset(normal_origin(origin) for origin in config.origin)
-        self._refused_origins = RefusedOrigins()
-        self._lines: Counter[str] = Counter()
-        self._empty: Deferred[None] | None = None
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
-        self._sweep = Sweep(self._parts_of_a_sweep())
-        self._sweeping = LoopingCall(self.sweep)
-        self._sweeping.clock = reactor
+        Connections.__init__(self, config, relay, reactor, chance)
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
             webStatus=False,
@@ -837,118 +717,12 @@ class ChatFactory(WebSocketServerFactory):
             perMessageCompressionAccept=accept_compression if config.compression else None,  # None: take none up
         )
 
-    # A connection's life, told by the protocol -------------------------------
-
-    def accepted(self, connection: ChatProtocol) -> None:
-        """A TCP connection was accepted."""
-        self.connections.add(connection)
-        transport = beneath(connection.transport)
-        if transport is not connection.transport:
-            self._beneath[connection] = transport
-        self.handshake_deadlines.start(connection, self.seconds())
-
-    def opened(self, connection: ChatProtocol) -> None:
-        """An opening handshake was completed."""
-        self.handshake_deadlines.stop(connection)
-        if self.stopping and (self._farewells is None or connection not in self._farewells):
-            self._tell_of_stopping(connection)
-        else:
-            self.login_deadlines.start(connection, self.seconds())
-            self.pings.opened(connection)
-
-    def leaving(self, connection: ChatProtocol) -> None:
-        """A connection is closing, from either side."""
-        self.handshake_deadlines.stop(connection)
-        self.login_deadlines.stop(connection)
-        self.message_deadlines.stop(connection)
-        self.pings.left(connection)
-        if connection in self.connections:
-            self.closing_deadlines.start(connection, self.seconds())
-
-    def lost(self, connection: ChatProtocol) -> None:
-        """A TCP connection is gone."""
-        self.connections.discard(connection)
-        self._beneath.pop(connection, None)
-        self.closing_deadlines.stop(connection)
-        if self._farewells is not None:
-            self._farewells.left(connection)
-        if self._empty is not None and not self.connections:
-            empty, self._empty = self._empty, None
-            empty.callback(None)
-
     def control_frames(self) -> TokenBucket:
         """A bucket for the pings and pongs of a connection."""
         rate = self.config.control_frames_per_second
         return TokenBucket(rate, CONTROL_FRAME_BURST * rate)
 
-    # Who may connect -----------------------------------------------------------
-
-    def forwarded_for(self, connection: ChatProtocol) -> list[str]:
-        """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty."""
-        host = connection.peer_host()
-        is_trusted = self.trusted_proxies.trusts(host)
-        is_news = is_trusted or not self._told_of_forwarding
-        if not is_news or b"x-forwarded-for" not in connection.http_request_data.lower():
-            return []
-        forwarded = connection.handshake_headers("x-forwarded-for")
-        if is_trusted or not forwarded:
-            return forwarded
-        self._told_of_forwarding = True
-        self.events.warn(
-            "a handshake from {peer} had an X-Forwarded-For, which is ignored: if that is a proxy of yours, say "
-            "--trusted-proxy {host} (told once)",
-            peer=connection.peer_name,
-            host=UNIX if host is None else host,
-        )
-        return []
-
-    def check_origin(self, origin: str | None) -> None:
-        """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.
-
-        :raises ConnectionDeny: with the reason.
-        """
-        if not self._origins or origin is None:
-            return
-        try:
-            if normal_origin(origin) in self._origins:
-                return
-        except ConfigError:  # null, for one
-            pass
-        self.tell_of_origin(origin)
-        raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
-
-    def tell_of_origin(self, origin: str) -> None:
-        """Tell the operator of a refused origin, once, and of very many their number."""
-        try:
-            normal_origin(origin)
-            remedy = f"if it is yours, admit it with --origin {origin}"
-        except ConfigError:  # null, empty, or two in one
-            remedy = "that is no origin which could be admitted: serve the page from one that is listed"
-        if self._refused_origins.refused(origin, self.seconds()):
-            self.events.warn(
-                "a page of origin {origin} was refused; {remedy} (told once for each origin)",
-                origin=printable(origin[:200]) or "(empty)",
-                remedy=printable(remedy[:300]),
-            )
-
-    def may_tell(self, what: str) -> bool:
-        """Whether there may be a line about one more of these before the next sweep; else it is only counted."""
-        self._lines[what] += 1
-        return self._lines[what] <= MAX_LINES
-
-    def _tell_how_many_more(self) -> None:
-        lines, self._lines = self._lines, Counter()
-        for what, count in lines.items():
-            if count > MAX_LINES:
-                self.events.info("too many lines at once: {count} more {what}", count=count - MAX_LINES, what=what)
-
-    def _tell_how_many_origins(self, at_least: float = MINUTE) -> None:
-        untold = self._refused_origins.untold(self.seconds(), at_least)
-        if untold:
-            self.events.warn(
-                "too many origins at once: {count} more handshakes of pages were refused, whose origins are not told",
-                count=untold,
-            )
+    # Whose session it is ---------------------------------------------------------
 
     def _tell_of_denials(self, address: str) -> None:
         if self.may_tell("addresses with too many denied logins"):
@@ -957,25 +731,6 @@ class ChatFactory(WebSocketServerFactory):
                 "webserver (logins-per-minute)",
                 address=address,
             )
-
-    def session_cookie_of(self, connection: ChatProtocol) -> tuple[str | None, str | None]:
-        """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
-        name = self.config.session_cookie
-        if name is None:
-            return None, "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
-        if connection.handshake_header("origin") is None:
-            return None, "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
-        try:
-            cookies = "; ".join(connection.handshake_headers("cookie")).encode("latin-1").decode("utf-8")
-        except UnicodeDecodeError:
-            return None, None  # no session id could be posted of it
-        for pair in cookies.split(";"):
-            key, _, value = pair.strip().partition("=")
-            if key == name and 1 <= len(value) <= wire.MAX_SESSID:
-                return value, None
-        return None, None
-
-    # Whose session it is ---------------------------------------------------------
 
     def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
         """Ask the authenticator. Cancelling gives the question up; whatever it does, a verdict comes of it."""
@@ -1016,119 +771,17 @@ class ChatFactory(WebSocketServerFactory):
         """Twisted: a port begins to listen."""
         self.start_sweeping()
 
-    def start_sweeping(self) -> None:
-        """Begin to look at deadlines."""
-        if not self._sweeping.running:
-            self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
-
-    def _sweep_failed(self, failure: Failure) -> None:
-        """A sweep met a defect, and the loop has ended; deadlines must be looked at all the same."""
-        self.events.failure("looking at deadlines failed; please report it", failure=failure)
-        self.start_sweeping()
-
-    def sweep(self) -> None:
-        """Look at everything that has a time, and end what is over it."""
-        self._sweep.look(self.seconds())
-
-    def _parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
-        """What is looked at, in this order.
-
-        Whose time to leave is over comes first, as any other end would give
-        them that time anew; and pings come last, as nobody is pinged who has
-        just been closed.
-        """
+    def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
+        """What is looked at, in this order: what is to be told or forgotten, the connections, the sessions."""
         return {
-            "lines that were too many": lambda now: self._tell_how_many_more(),
-            "origins that were too many": lambda now: self._tell_how_many_origins(),
+            "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
             "users who have gone": lambda now: self.send_limits.forget(now),
             "addresses with denied logins": lambda now: self.attempts.sweep(),
-            "closings that go unanswered": lambda now: (each.abort for each in self.closing_deadlines.expired(now)),
-            "handshake-timeout": lambda now: (each.abort for each in self.handshake_deadlines.expired(now)),
-            "login-timeout": lambda now: (each.login_timed_out for each in self.login_deadlines.expired(now)),
-            "message-timeout": lambda now: (each.message_timed_out for each in self.message_deadlines.expired(now)),
-            "ping-timeout": lambda now: (each.ping_unanswered for each in self.pings.unanswered(now)),
-            "unread-time": lambda now: (each.unread_for_long for each in self.slow_readers.expired(now)),
-            "TLS that has ended": lambda now: (each.abort for each in self._ended_beneath()),
-            "ping-interval": lambda now: (each.ping for each in self.pings.due(now)),
+            **super().parts_of_a_sweep(),
             "recheck-interval": lambda now: self.rechecks.sweep(),
         }
 
-    def _each(self, ends: Ends) -> None:
-        for end in ends:
-            try:
-                end()
-            # One connection's trouble must not keep all others from being ended.
-            except Exception:
-                self.events.failure("ending a connection failed; please report it")
-
-    def _ended_beneath(self) -> list[ChatProtocol]:
-        """Open connections whose TLS has ended, while TCP waits to be rid of what is unread.
-
-        A client that says goodbye in TLS (or spoils it) and does not read has
-        Twisted's TLS close the TCP connection once all is sent, for which
-        there is no time limit, and tell us nothing until then.
-        """
-        self._sweeps += 1
-        if self._sweeps % SWEEPS_TO_LOOK_BENEATH:
-            return []
-        return [
-            connection
-            for connection, transport in self._beneath.items()
-            if transport.disconnecting and connection.state == connection.STATE_OPEN
-        ]
-
-    # Stopping -------------------------------------------------------------------
-
-    async def close_by_turns(self) -> None:
-        """Close the connections there are with 4000, spread over most of ``drain-time``; return when all were told.
-
-        Until its turn each goes on as ever. Then no message of it is taken
-        any more, those that were are answered, and it is closed.
-        """
-        self.stopping = True
-        self._farewells = Farewells(self.connections, self.config.drain_time, self.seconds(), self._chance)
-        try:
-            await self._telling.start(TURN_SECONDS)
-            await self.relay.drain()
-        finally:
-            if self._telling.running:
-                self._telling.stop()
-            self._farewells = None
-
-    def _tell_next(self) -> None:
-        assert self._farewells is not None
-        told = self._farewells.due(self.seconds())
-        for connection in told:
-            connection.stop_taking()
-        self.relay.drain().addCallback(lambda _: self._each(partial(self._tell_of_stopping, each) for each in told))
-        if not self._farewells:
-            self._telling.stop()
-
-    def _tell_of_stopping(self, connection: ChatProtocol) -> None:
-        if connection.state == connection.STATE_CONNECTING:
-            connection.abort()
-        else:
-            connection.close(CloseCode.STOPPING, "the relay is stopping")
-
-    def close_all(self) -> Deferred[None]:
-        """Close every connection that is left with 4000, at once; wait until all are gone."""
-        self.stopping = True
-        for connection in list(self.connections):
-            connection.stop_taking()
-            self._tell_of_stopping(connection)
-        if not self.connections:
-            return succeed(None)
-        self._empty = Deferred()
-        return self._empty
-
-    def abort_all(self) -> None:
-        """Cut the connections that are left."""
-        for connection in list(self.connections):
-            connection.abort()
-
     def stop_sweeping(self) -> None:
         """Look at deadlines no more."""
-        if self._sweeping.running:
-            self._sweeping.stop()
-        self._tell_how_many_more()
-        self._tell_how_many_origins(at_least=0)
+        super().stop_sweeping()
+        self.handshakes.tell_how_many_origins(at_least=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import attempts, auth, limits, origins, outgoing, relay, session, sweep, websocket, wire
+from chatrelay import attempts, auth, connections, limits, origins, outgoing, relay, session, sweep, websocket, wire
 from chatrelay.config import Config, option_name
 
 ROOT = Path(__file__).parents[2]
@@ -195,7 +195,7 @@ class OperatingPage(SynchronousTestCase):
     def test_the_numbers_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
         limit = Config().logins_per_minute
-        self.assertEqual(sweep.WELL_AFTER * websocket.SWEEP_SECONDS, limits.MINUTE)
+        self.assertEqual(sweep.WELL_AFTER * connections.SWEEP_SECONDS, limits.MINUTE)
         for said in (
             "It has gone well for a minute.",
             f"the {attempts.DENIED_SECONDS:g} seconds for which a denial is remembered",

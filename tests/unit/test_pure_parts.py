@@ -54,6 +54,17 @@ class Purity(SynchronousTestCase):
             code = f"import sys, chatrelay.{name}; print(*[m for m in {IMPURE!r} if m in sys.modules])"
             self.assertEqual(printed_by(code), "", name)
 
+    def test_what_lies_around_the_protocol_does_not_know_it(self) -> None:
+        ours = ("websocket", "connections", "handshake", "compression", "session", "auth", "service")
+        for name, unknown in (
+            ("connections", ("autobahn", "treq")),
+            ("handshake", ("autobahn.twisted", "treq", "twisted.internet.tcp")),
+            ("compression", ("autobahn.twisted", "treq", "twisted.internet.tcp")),
+        ):
+            unknown = (*unknown, *(f"chatrelay.{other}" for other in ours if other != name))
+            code = f"import sys, chatrelay.{name}; print(*[m for m in {unknown!r} if m in sys.modules])"
+            self.assertEqual(printed_by(code), "", name)
+
     def test_the_plugin_imports_nothing_of_ours(self) -> None:
         code = (
             "import sys; from twisted.plugin import getPlugins; from twisted.application.service import IServiceMaker;"

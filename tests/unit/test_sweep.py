@@ -110,10 +110,10 @@ class Counted(KnownSessions):
 
 
 PARTS = {
-    "lines that were too many": "_tell_how_many_more",
-    "origins that were too many": "_tell_how_many_origins",
+    "origins that were too many": "handshakes.tell_how_many_origins",
     "users who have gone": "send_limits.forget",
     "addresses with denied logins": "attempts.sweep",
+    "lines that were too many": "_tell_how_many_more",
     "closings that go unanswered": "closing_deadlines.expired",
     "handshake-timeout": "handshake_deadlines.expired",
     "login-timeout": "login_deadlines.expired",
@@ -222,4 +222,4 @@ class AllParts(WebSocketTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_each_is_named_here(self) -> None:
-        self.assertEqual(list(self.factory._parts_of_a_sweep()), list(PARTS))
+        self.assertEqual(list(self.factory.parts_of_a_sweep()), list(PARTS))

@@ -1,0 +1,168 @@
+"""The opening handshake: what its headers say, who may make it, and how one that is refused is answered.
+
+A handshake is here the bytes of its request, as they came. Whom it is from and
+what becomes of the connection afterwards are not known here, nor are frames,
+sessions or messages: `chatrelay.websocket` asks, and does what is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+
+from autobahn.websocket.types import ConnectionDeny
+from twisted.logger import Logger
+
+from chatrelay import wire
+from chatrelay.admission import RETRY_AFTER
+from chatrelay.config import Config, ConfigError, normal_origin
+from chatrelay.limits import MINUTE
+from chatrelay.origins import RefusedOrigins
+from chatrelay.proxies import UNIX, TrustedProxies
+
+NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
+"""How Autobahn's reasons begin where a request is no WebSocket handshake."""
+
+END_OF_HEADERS = b"\r\n\r\n"
+
+
+def printable(text: str) -> str:
+    """A stranger's text as a terminal may safely show it."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+    """An answer to a handshake that is refused, with the reason in a body that a browser shows."""
+    status = HTTPStatus(code)
+    body = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n".encode()
+    fields = [
+        *headers,
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Connection", "close"),
+    ]
+    if status is HTTPStatus.UPGRADE_REQUIRED:
+        fields.append(("Upgrade", "websocket"))
+    elif status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        fields.append(("Retry-After", str(RETRY_AFTER)))
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
+    return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
+
+
+def header_value(request: bytes, name: str) -> str | None:
+    """A header of a handshake as it was sent, its first value; None where there is none.
+
+    Autobahn's own parser takes more for a line's end than CR LF does: a
+    cookie with U+0085 in its UTF-8 would end there, and the rest would
+    count as headers.
+    """
+    values = header_values(request, name)
+    return values[0] if values else None
+
+
+def header_values(request: bytes, name: str) -> list[str]:
+    """All values of a header of a handshake."""
+    wanted = name.encode("ascii")
+    fields = (line.partition(b":") for line in request.split(b"\r\n")[1:])
+    return [str(value.strip(), "latin-1") for key, colon, value in fields if colon and key.strip().lower() == wanted]
+
+
+class Handshakes:
+    """What every handshake is held to, and what the operator has been told of them.
+
+    :param config: the origins, the trusted proxies and the session cookie.
+    :param seconds: the time.
+    :ivar trusted_proxies: whose word on where a client is counts.
+    """
+
+    events = Logger(namespace="chatrelay.websocket")
+
+    def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
+        self.trusted_proxies = TrustedProxies(config.trusted_proxy)
+        self._seconds = seconds
+        self._session_cookie = config.session_cookie
+        self._origins = frozenset(normal_origin(origin) for origin in config.origin)
+        self._refused_origins = RefusedOrigins()
+        self._told_of_forwarding = False
+
+    def forwarded_for(self, request: bytes, host: str | None, peer: str) -> list[str]:
+        """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty.
+
+        :param host: the address it came from; None for a UNIX socket.
+        :param peer: how the operator is told of it.
+        """
+        is_trusted = self.trusted_proxies.trusts(host)
+        is_news = is_trusted or not self._told_of_forwarding
+        if not is_news or b"x-forwarded-for" not in request.lower():
+            return []
+        forwarded = header_values(request, "x-forwarded-for")
+        if is_trusted or not forwarded:
+            return forwarded
+        self._told_of_forwarding = True
+        self.events.warn(
+            "a handshake from {peer} had an X-Forwarded-For, which is ignored: if that is a proxy of yours, say "
+            "--trusted-proxy {host} (told once)",
+            peer=peer,
+            host=UNIX if host is None else host,
+        )
+        return []
+
+    def check_origin(self, request: bytes) -> None:
+        """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.
+
+        :raises ConnectionDeny: with the reason.
+        """
+        origin = header_value(request, "origin")
+        if not self._origins or origin is None:
+            return
+        try:
+            if normal_origin(origin) in self._origins:
+                return
+        except ConfigError:  # null, for one
+            pass
+        self.tell_of_origin(origin)
+        raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
+
+    def tell_of_origin(self, origin: str) -> None:
+        """Tell the operator of a refused origin, once, and of very many their number."""
+        try:
+            normal_origin(origin)
+            remedy = f"if it is yours, admit it with --origin {origin}"
+        except ConfigError:  # null, empty, or two in one
+            remedy = "that is no origin which could be admitted: serve the page from one that is listed"
+        if self._refused_origins.refused(origin, self._seconds()):
+            self.events.warn(
+                "a page of origin {origin} was refused; {remedy} (told once for each origin)",
+                origin=printable(origin[:200]) or "(empty)",
+                remedy=printable(remedy[:300]),
+            )
+
+    def tell_how_many_origins(self, at_least: float = MINUTE) -> None:
+        """Tell the operator of how many refused handshakes the origins were not told.
+
+        :param at_least: seconds over which they are gathered; none is told of before.
+        """
+        untold = self._refused_origins.untold(self._seconds(), at_least)
+        if untold:
+            self.events.warn(
+                "too many origins at once: {count} more handshakes of pages were refused, whose origins are not told",
+                count=untold,
+            )
+
+    def session_cookie_of(self, request: bytes) -> tuple[str | None, str | None]:
+        """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
+        name = self._session_cookie
+        if name is None:
+            return None, "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
+        if header_value(request, "origin") is None:
+            return None, "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
+        try:
+            cookies = "; ".join(header_values(request, "cookie")).encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError:
+            return None, None  # no session id could be posted of it
+        for pair in cookies.split(";"):
+            key, _, value = pair.strip().partition("=")
+            if key == name and 1 <= len(value) <= wire.MAX_SESSID:
+                return value, None
+        return None, None
