@@ -268,9 +268,9 @@ class Connections:
     def close_all(self) -> Deferred[None]:
         """Close every connection that is left with 4000, at once; wait until all are gone."""
         self.stopping = True
-        for connection in list(self.connections):
-            connection.stop_taking()
-            self._tell_of_stopping(connection)
+        there = list(self.connections)
+        self._each(each.stop_taking for each in there)
+        self._each(partial(self._tell_of_stopping, each) for each in there)
         if not self.connections:
             return succeed(None)
         self._empty = Deferred()
@@ -278,5 +278,4 @@ class Connections:
 
     def abort_all(self) -> None:
         """Cut the connections that are left."""
-        for connection in list(self.connections):
-            connection.abort()
+        self._each(each.abort for each in list(self.connections))

@@ -17,6 +17,7 @@ import zlib
 from operator import attrgetter
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
@@ -696,6 +697,17 @@ class Leaving(WebSocketTestCase):
         for client in (member, visitor, accepted):
             client.lost()
         self.successResultOf(closed)
+
+    def test_trouble_with_one_keeps_nobody_else_from_being_closed(self) -> None:
+        first, second = (self.client().open().log_in(name) for name in ("alice", "bo"))
+        troubled, other = (first, second) if next(iter(self.factory.connections)) is first.protocol else (second, first)
+        with patch.object(troubled.protocol, "close", side_effect=RuntimeError("trouble")):
+            self.factory.close_all()
+        self.assertEqual(other.hear(), [(4000, "the relay is stopping")])
+        with patch.object(troubled.protocol, "abort", side_effect=RuntimeError("trouble")):
+            self.factory.abort_all()
+        self.assertTrue(other.transport.aborted)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
     def test_what_comes_while_stopping_is_not_taken(self) -> None:
         client = self.client().open().log_in()
