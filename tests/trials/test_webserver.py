@@ -382,7 +382,7 @@ async def wrong_answers(folder: Path, evidence: Evidence, rounds: int) -> None:
     options = ("--webserver-timeout", "3", "--breaker-failures", "0", "--message-log", "memory:")
     with RelayProcess(folder, "--auth-url", site.url, *options, measured=False) as relay:
         pid = relay.process.pid
-        for _ in range(3):  # what a relay needs for as many at once, whatever they are answered
+        for _ in range(12):  # what a relay needs for as many at once, whatever they are answered
             assert await ask(relay, site, ["good", "HTML", "closed in the body", "no gzip"] * 8) == {}
         said, asked = len(relay.output), site.requests
         before = resident(pid)
