@@ -161,10 +161,11 @@ class _PlainlySpoken(MultiService):
             super().privilegedStartService()
 
     def startService(self) -> None:
+        self._has_terminal = _on_terminal()
+        # Before the relay says that it listens: who reads that may send the signal, which would end it.
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
         with _said_plainly():
             super().startService()
-        self._has_terminal = _on_terminal()
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
         self._supervisor = systemd.supervisor(os.environ, os.getpid())
         self._reactor.callWhenRunning(self._tell_ready)
 
