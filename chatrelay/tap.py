@@ -6,7 +6,9 @@ work is told in one sentence, without a traceback.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import signal
 import sys
 import time
@@ -45,6 +47,9 @@ TWISTED_NAMES = ("UnixAppLogger._getLogObserver",)
 
 So is `twisted.scripts._twistd_unix`, which is imported, and so is that a reactor schedules by its own `seconds`.
 """
+
+
+ALL_OPTIONS = "(all options: twistd chatrelay --help)"
 
 
 def describe(field: attrs.Attribute[Any]) -> str:
@@ -86,6 +91,30 @@ class Options(usage.Options):
         self.repeated: dict[str, list[str]] = {}
         self.chosen: Config | None = None
 
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Take the command line.
+
+        :raises SystemExit: with one sentence. (A `usage.UsageError` would be printed below the whole help.)
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise SystemExit(f"chatrelay: {self._plainly(error)} {ALL_OPTIONS}") from error
+
+    def parseArgs(self, *words: str) -> None:
+        """What is left over; nothing may be."""
+        if words:
+            raise usage.UsageError(f"{words[0]!r} is no option: those begin with --")
+
+    def _plainly(self, error: usage.UsageError) -> str:
+        """A complaint of the parser's in our words, with what was meant, where that can be told."""
+        unknown = re.fullmatch(r"option (-\S+) not recognized", str(error))
+        if unknown is not None:
+            known = [f"--{name.removesuffix('=')}" for name in self.longOpt]
+            meant = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.7)
+            return f"{unknown[1]} is no option" + (f"; did you mean {meant[0]}?" if meant else "")
+        return re.sub(r"^option (-\S+) requires argument$", r"\1 wants a value", str(error))
+
     def opt_version(self) -> None:
         """Print chatrelay's version and exit."""
         print(f"chatrelay {chatrelay.__version__}")
@@ -94,8 +123,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Join command line, environment and file, and check every value.
 
-        :raises SystemExit: with one sentence that names the option and the
-            remedy. (A `usage.UsageError` would print it below the whole help.)
+        :raises SystemExit: with one sentence that names the option and the remedy.
         """
         given: dict[str, Any] = {name: tuple(values) for name, values in self.repeated.items()}
         for field in attrs.fields(Config):
@@ -113,7 +141,7 @@ class Options(usage.Options):
             if not self.chosen.listen:
                 raise ConfigError("listen", "names no endpoint: give at least one, for instance --listen tcp:8080")
         except ConfigError as error:
-            raise SystemExit(f"chatrelay: {error} (all options: twistd chatrelay --help)") from error
+            raise SystemExit(f"chatrelay: {error} {ALL_OPTIONS}") from error
 
 
 def _repeatable(field: attrs.Attribute[Any]) -> Callable[[Options, str], None]:

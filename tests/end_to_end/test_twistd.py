@@ -93,7 +93,10 @@ REFUSALS = {
     "a number for a name": Refusal(
         r"auth-secret-file: 5 is not a text", ("--config", "c.toml"), {"c.toml": "auth_secret_file = 5"}
     ),
-    "an unknown option": Refusal(r"option --nonsense not recognized", ("--nonsense",)),
+    "an unknown option": Refusal(r"chatrelay: --nonsense is no option \(all options: ", ("--nonsense",)),
+    "a slip": Refusal(r"chatrelay: --orgin is no option; did you mean --origin\? \(", ("--orgin", "https://x")),
+    "no value": Refusal(r"chatrelay: --origin wants a value", ("--origin",)),
+    "a word too many": Refusal(r"chatrelay: 'nonsense' is no option: those begin with --", ("nonsense",)),
     "an empty secret": Refusal(r"auth-secret-file: s is empty", ("--auth-secret-file", "s"), {"s": "\n"}),
     "no secret": Refusal(r"auth-secret-file: s cannot be read: No such file", ("--auth-secret-file", "s")),
     "two secrets": Refusal(r"auth-secret-file: s must hold one line", ("--auth-secret-file", "s"), {"s": "a\nb\n"}),
