@@ -244,7 +244,10 @@ def _on_terminal() -> bool:
 def _said_plainly() -> Iterator[None]:
     try:
         yield
-    except (CannotListenError, LogUnavailable, ConfigError) as error:
+    except CannotListenError as error:
+        remedy = "stop what listens there, or choose another port with --listen"
+        raise SystemExit(f"chatrelay: {str(error).rstrip('.')}: {remedy}") from error
+    except (LogUnavailable, ConfigError) as error:
         raise SystemExit(f"chatrelay: {error}") from error
     # Endpoints fail in ways of their own, too: no folder for a UNIX socket, a port past 65535.
     except (OSError, OverflowError) as error:

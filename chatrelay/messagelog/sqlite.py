@@ -562,7 +562,7 @@ def read_messages(path: str) -> Iterator[LoggedMessage]:
     :raises LogUnavailable: where the file can't be read, or is none of ours.
     """
     if not os.path.exists(path):
-        raise LogUnavailable(f"there is no message log at {path}")
+        raise LogUnavailable(f"there is no message log at {path}; name another with --message-log sqlite:PATH")
     try:
         uri = "file:" + quote(os.path.abspath(path)) + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_SECONDS)) as connection:

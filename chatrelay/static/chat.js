@@ -185,7 +185,7 @@ function start(me, people, relayPort) {
     drawAvatar(element("with-avatar"), person);
     element("beginning").textContent = myself
       ? "Notes to yourself. They reach every browser in which you are logged in here."
-      : `This is where your conversation with ${person.name} begins.`;
+      : `What you and ${person.name} write from now on. Earlier messages are not shown here.`;
     element("text-label").textContent = `Message to ${person.name}`;
     page.text.placeholder = myself ? "Write to yourself" : `Write to ${person.name}`;
     page.text.value = open.draft;

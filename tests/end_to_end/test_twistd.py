@@ -181,7 +181,9 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         relay = RelayProcess(tmp_path, "--auth-url", URL, listen=endpoint)
-        assert re.search(rf"127\.0\.0\.1:{taken.getsockname()[1]}: .*Address already in use", refusal_of(relay))
+        assert re.search(
+            rf"127\.0\.0\.1:{taken.getsockname()[1]}: .*Address already in use: stop what", refusal_of(relay)
+        )
 
 
 @pytest.mark.parametrize(
