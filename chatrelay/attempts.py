@@ -122,6 +122,8 @@ class Attempts:
     :param seconds: the time.
     :param recent: the denials that are remembered; None where none is.
     :param tell: called with an address when it may have no more denials, once until it may have all of them again.
+    :param give_up: called with a question that is out when nobody waits for its verdict any more. Until that comes all
+        the same, the question counts as one that is out.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Attempts:
         seconds: Callable[[], float],
         recent: RecentDenials | None,
         tell: Callable[[str], None],
+        give_up: Callable[[Deferred[None]], None] = Deferred.cancel,
     ) -> None:
         self._per_minute = per_minute
         self._ask = ask
         self._seconds = seconds
         self._recent = recent
         self._tell = tell
+        self._give_up = give_up
         self._addresses: dict[str, _Address] = {}
         self._resting: Deadlines[str] = Deadlines(self._denials().seconds_to_fill)
         self._no_address = _Address("", TokenBucket(0, 0))
@@ -225,7 +229,9 @@ class Attempts:
 
     def _given_up(self, attempt: _Attempt) -> None:
         if attempt.asking is not None:
-            attempt.asking.cancel()
+            self._give_up(attempt.asking)
+            if not attempt.verdict.called:
+                attempt.verdict.callback(Unavailable("the question was given up"))
             return
         attempt.address.waiting.pop(attempt, None)
         attempt.verdict.callback(Unavailable("the question was given up"))

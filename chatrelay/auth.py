@@ -178,8 +178,32 @@ class WebserverAuthenticator:
             self._ask(question)
         return verdict
 
+    def give_up(self, verdict: Deferred[Any]) -> None:
+        """Wait for a verdict no more.
+
+        A webserver that works on a question hardly notices when it is taken
+        back. So one that is out keeps its turn until it is answered or out
+        of time, and the verdict comes then; who asks about the same session
+        meanwhile is asked about anew, as that verdict may be an old one. A
+        question that waits for its turn is given up at once. (To cancel the
+        verdict gives up either.)
+
+        :param verdict: what `authenticate` or `authenticate_ticket` returned.
+        """
+        if not isinstance(verdict, _Awaited) or verdict.question.asking is None:
+            verdict.cancel()
+        elif verdict.question.is_given_up_by_all_but(verdict):
+            self._forget(verdict.question)
+
     def close(self) -> Deferred[None]:
-        """Close the connections that are kept to the webserver."""
+        """Give up all that waits or is out; close the connections that are kept to the webserver."""
+        while self._queue:
+            waiting = self._next()
+            self._forget(waiting)
+            waiting.answer(Unavailable("the relay is stopping"))
+        for question in tuple(self._out):
+            assert question.asking is not None
+            question.asking.cancel()
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
@@ -371,6 +395,14 @@ class _Alarm(Generic[Key]):
             self._timer = self._clock.callLater(self._deadlines.earliest() - now, self._look)
 
 
+class _Awaited(Deferred[Verdict]):
+    """The verdict on a question, for one of those who wait for it."""
+
+    def __init__(self, question: _Question) -> None:
+        super().__init__(question.leave)
+        self.question = question
+
+
 class _Question:
     """One session that is asked about, and those who wait for the verdict.
 
@@ -380,7 +412,7 @@ class _Question:
     :ivar out_of_time: whether the time for an answer has passed.
     """
 
-    __slots__ = ("_given_up", "_waiting", "asking", "is_ticket", "out_of_time", "sessid")
+    __slots__ = ("_given_up", "_leaving", "_waiting", "asking", "is_ticket", "out_of_time", "sessid")
 
     def __init__(self, sessid: str, is_ticket: bool, given_up: Callable[[_Question], None]) -> None:
         self.sessid = sessid
@@ -389,6 +421,7 @@ class _Question:
         self.out_of_time = False
         self._given_up = given_up
         self._waiting: dict[Deferred[Verdict], None] = {}
+        self._leaving: set[Deferred[Verdict]] = set()
 
     @property
     def is_awaited(self) -> bool:
@@ -397,9 +430,14 @@ class _Question:
 
     def join(self) -> Deferred[Verdict]:
         """Wait for the verdict, too. Cancelling is leaving; when all have left, the question is given up."""
-        verdict: Deferred[Verdict] = Deferred(self._leave)
+        verdict = _Awaited(self)
         self._waiting[verdict] = None
         return verdict
+
+    def is_given_up_by_all_but(self, one: Deferred[Verdict]) -> bool:
+        """One who waits does so only for the webserver's sake now; whether all do."""
+        self._leaving.add(one)
+        return self._leaving >= self._waiting.keys()
 
     def answer(self, verdict: Verdict | Failure) -> None:
         """Tell everybody who waits."""
@@ -414,7 +452,8 @@ class _Question:
         assert self.asking is not None
         self.asking.cancel()
 
-    def _leave(self, one: Deferred[Verdict]) -> None:
+    def leave(self, one: Deferred[Verdict]) -> None:
+        """One waits no more."""
         if one in self._waiting:
             del self._waiting[one]
             if not self._waiting:

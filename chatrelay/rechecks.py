@@ -61,6 +61,8 @@ class Rechecks:
     :param ask: asks the site; a verdict always comes of it.
     :param seconds: the time.
     :param chance: a random number from 0 to 1.
+    :param give_up: called with a question that is out when nobody is there any more whom it was about. Until the
+        verdict comes all the same, the question counts as one that is out.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Rechecks:
         ask: Callable[[str], Deferred[Verdict]],
         seconds: Callable[[], float],
         chance: Callable[[], float],
+        give_up: Callable[[Deferred[Verdict]], None] = Deferred.cancel,
     ) -> None:
         self._interval = interval
         self._grace = grace
@@ -78,6 +81,7 @@ class Rechecks:
         self._ask = ask
         self._seconds = seconds
         self._chance = chance
+        self._give_up = give_up
         self._checks: dict[_Name, _Check] = {}
         self._check_of: dict[Connection, _Check] = {}
         # What is due in each second that something is due in; and those seconds as a heap, with some now empty.
@@ -111,7 +115,7 @@ class Rechecks:
             del self._checks[check.name]
             self._unschedule(check)
             if check.asking is not None:
-                check.asking.cancel()
+                self._give_up(check.asking)
 
     def sweep(self) -> None:
         """Ask about what is due, no more at once than may be."""

@@ -688,8 +688,12 @@ class ChatFactory(Connections, WebSocketServerFactory):
         # Logins have the other three quarters of webserver-checks to themselves.
         at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
         seconds = reactor.seconds
-        self.rechecks = Rechecks(config.recheck_interval, config.recheck_grace, at_once, self.ask, seconds, chance)
-        self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials)
+        # An embedding program's authenticator need not have one.
+        give_up = getattr(authenticator, "give_up", Deferred.cancel)
+        self.rechecks = Rechecks(
+            config.recheck_interval, config.recheck_grace, at_once, self.ask, seconds, chance, give_up
+        )
+        self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
         self.admission = Admission(config, connections if config.connections is None else config.connections)
         self.handshakes = Handshakes(config, seconds)
         self.send_limits = SendLimits(

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import pytest
 import trustme
 
 from tests.end_to_end.programs import RelayProcess
@@ -159,6 +160,57 @@ async def everybody_writes(users: list[Caller]) -> int:
         assert sorted(message["type"] for message in heard) == ["message", "send-request-response"], heard
         assert all(message.get("response", {}).get("value", True) for message in heard), heard
     return len(users)
+
+
+# Clients that ask and leave -----------------------------------------------------
+
+LEAVERS = 1000
+"""How many ask and leave."""
+
+
+@pytest.mark.parametrize("addresses", [1, 50])
+def test_who_asks_and_leaves(tmp_path: Path, evidence: Evidence, addresses: int) -> None:
+    asyncio.run(leavers(tmp_path, evidence, addresses))
+
+
+async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
+    """Have many ask about sessions that are none and leave at once, while others log in; the site works on for nobody."""
+    site = Webserver(0.2)
+    await site.listen()
+    waits: list[float] = []
+    with RelayProcess(folder, "--auth-url", site.url, measured=False) as relay:
+        gate = asyncio.Semaphore(50)
+
+        async def ask_and_leave(number: int) -> None:
+            async with gate, Caller(relay.port, f"127.2.0.{1 + number % addresses}") as caller:
+                await caller.open()
+                caller.say({"type": "auth-request", "SESSID": f"guess-{number}"})
+                await asyncio.sleep(0.05)  # by when the site works on it, if it is to
+                caller.abort()
+
+        async def log_in(number: int) -> None:
+            async with Caller(relay.port, "127.3.0.1") as caller:
+                await caller.open()
+                began = time.monotonic()
+                assert await caller.log_in(f"session-{number}") == YES
+                waits.append(time.monotonic() - began)
+
+        began = time.monotonic()
+        attack = asyncio.gather(*map(ask_and_leave, range(LEAVERS)))
+        while not attack.done():
+            await log_in(len(waits))
+        await attack
+        seconds = time.monotonic() - began
+    asked = sum(count for session, count in site.asked.items() if session.startswith("guess-"))
+    evidence.count("clients that asked and left", LEAVERS, at_least=LEAVERS)
+    evidence.count("logins beside them", len(waits), at_least=3)
+    evidence.figure(
+        f"{asked} questions in {seconds:.1f} s, {site.most_at_once} at once; a login took {max(waits):.2f} s"
+    )
+    assert site.most_at_once <= 32
+    assert asked <= addresses * (20 + seconds / 3 + 1)
+    assert max(waits) < 5
+    assert "Traceback" not in "\n".join(relay.output)
 
 
 # A site that answers wrongly ----------------------------------------------------

@@ -59,7 +59,7 @@ class Webserver:
         self.most_at_once = max(self.most_at_once, len(self._under_way))
 
     def end(self, sessid: str) -> None:
-        """It was answered, or who asked has gone."""
+        """It was answered; or who asked has gone, and it is one that is never answered."""
         self._under_way.remove(sessid)
 
 
@@ -93,20 +93,20 @@ class Questions(asyncio.Protocol):
         self._transport.abort()
 
     def _answer(self, sessid: str) -> None:
-        self._sessid = None
+        self._sessid = self._answering = None
         self._webserver.end(sessid)
         if sessid.startswith("session-"):
             verdict: dict[str, object] = {"loggedin": True, "uID": sessid.replace("session", "user")}
         else:
             verdict = {"loggedin": False}
         body = json.dumps(verdict).encode()
+        if self._transport.is_closing():
+            return  # as most sites, it has worked for nobody, and finds out now
         self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._webserver.connections.discard(self)
-        if self._sessid is not None:
-            if self._answering is not None:
-                self._answering.cancel()
+        if self._sessid is not None and self._answering is None:
             self._webserver.end(self._sessid)
 
 

@@ -24,6 +24,7 @@ class AttemptsTestCase(SynchronousTestCase):
         self.now = 1_800_000_000.0
         self.told: list[str] = []
         self.asked: list[str] = []
+        self.given_up: list[Deferred[None]] = []
         self.answers: dict[str, Verdict] = {"alice": LoggedIn(1)}
         self.recent: RecentDenials | None = RecentDenials(b"key")
         self.attempts = self.make(20)
@@ -37,7 +38,7 @@ class AttemptsTestCase(SynchronousTestCase):
             verdict: Deferred[Verdict] = known.authenticate(sessid)
             return verdict.addErrback(lambda _: Unavailable("given up"))
 
-        return Attempts(per_minute, ask, lambda: self.now, self.recent, self.told.append)
+        return Attempts(per_minute, ask, lambda: self.now, self.recent, self.told.append, self.given_up.append)
 
     def asks(self, sessid: str, address: str | None = HOME, is_ticket: bool = False) -> Verdict:
         """The verdict that comes at once."""
@@ -84,7 +85,8 @@ class DenialsOfAnAddress(AttemptsTestCase):
         for _ in range(100):
             waiting = self.attempts.ask(HOME, "sid", False)
             waiting.cancel()
-            self.assertEqual(self.successResultOf(waiting), Unavailable("given up"))
+            self.assertEqual(self.successResultOf(waiting), Unavailable("the question was given up"))
+            held.answer(Unavailable("it is down"))
         self.assertEqual(len(held.cancelled), 100)
 
     def test_each_address_has_its_own(self) -> None:
@@ -154,8 +156,21 @@ class ManyAtOnce(AttemptsTestCase):
         waiting[20].cancel()
         self.assertEqual(self.successResultOf(waiting[20]), Unavailable("the question was given up"))
         waiting[0].cancel()
-        self.assertEqual(self.held.cancelled, ["session 0"])
+        self.assertEqual(self.successResultOf(waiting[0]), Unavailable("the question was given up"))
+        # The webserver may be at work on that one: it is out until there is an answer.
+        self.assertEqual((len(self.given_up), self.asked[20:]), (1, []))
+        self.held.answer(LoggedIn(7))
         self.assertEqual(self.asked[20:], ["session 21"])
+
+    def test_who_asks_and_leaves_has_no_more_denials_than_who_stays(self) -> None:
+        for number in range(100):
+            self.attempts.ask(HOME, f"guess {number}", False).cancel()
+        self.assertEqual(len(self.asked), 20)
+        while self.held.asked:
+            self.held.answer(Denied())
+        self.assertEqual(self.successResultOf(self.attempts.ask(HOME, "alice", False)), Denied())
+        self.assertEqual(self.successResultOf(self.attempts.ask("192.0.2.9", "guess 7", False)), Denied())  # remembered
+        self.assertEqual(len(self.asked), 20)
 
     def test_one_that_is_given_up_by_what_it_is_asked_with(self) -> None:
         waiting = self.many(21)
@@ -188,6 +203,8 @@ class ManyAtOnce(AttemptsTestCase):
             self.assertLessEqual(denied + len(held.asked), 4 + self.now * 4 / 60)
         for one in waiting:
             one.cancel()
+        while held.asked:
+            held.answer(Unavailable("trouble"))
         self.now += 60
         self.attempts.sweep()
         self.assertEqual(len(self.attempts), 0)

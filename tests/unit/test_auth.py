@@ -690,6 +690,57 @@ class SingleFlight(WebserverTestCase):
         self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
         self.assertEqual(len(self.requests), 2)
 
+    async def test_one_that_is_out_keeps_its_turn_when_it_is_given_up(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        given_up = [authenticator.authenticate("sid") for _ in range(2)]
+        await self.asked()
+        waits = authenticator.authenticate("waits")
+        for one in given_up:
+            authenticator.give_up(one)
+        authenticator.give_up(waits)
+        with self.assertRaises(CancelledError):  # at once, as nobody has been asked about it
+            await waits
+        # What comes now may be older than what was said to the relay since: it is not shared any more.
+        again = authenticator.authenticate("sid")
+        await sleep(0.05)
+        self.assertEqual(len(self.requests), 1)
+        self.reply = lambda conversation: conversation.write(answer(b'{"loggedin":false}'))
+        self.held[0].write(answer(IN))
+        self.assertEqual(await again, Denied())
+        self.assertEqual(await gatherResults(given_up), [LoggedIn(7)] * 2)
+        self.assertEqual(len(self.requests), 2)
+
+    async def test_who_still_waits_has_others_join(self) -> None:
+        authenticator = self.authenticator()
+        leaves, stays = (authenticator.authenticate("sid") for _ in range(2))
+        await self.asked()
+        authenticator.give_up(leaves)
+        joins = authenticator.authenticate("sid")
+        self.held[0].write(answer(IN))
+        self.assertEqual(await gatherResults([leaves, stays, joins]), [LoggedIn(7)] * 3)
+        self.assertEqual(len(self.requests), 1)
+
+    async def test_trouble_with_one_that_was_given_up_counts_and_is_told(self) -> None:
+        told = self.told()
+        authenticator = self.authenticator(timeout=0.1, breaker_failures=1)
+        asking = authenticator.authenticate("sid")
+        await self.asked()
+        authenticator.give_up(asking)
+        self.assertEqual(await asking, Unavailable("no complete answer within 0.1 s"))
+        self.assertIsInstance(await authenticator.authenticate("other"), Unavailable)
+        self.assertEqual((len(told), len(self.requests)), (2, 1))
+
+    async def test_closing_gives_up_all(self) -> None:
+        authenticator = self.authenticator(checks=1)
+        out, waits = (authenticator.authenticate(name) for name in ("out", "waits"))
+        await self.asked()
+        authenticator.give_up(out)
+        await authenticator.close()
+        self.assertEqual(await waits, Unavailable("the relay is stopping"))
+        with self.assertRaises(CancelledError):
+            await out
+        await self.held[0].gone
+
     async def test_a_timeout_is_all_theirs(self) -> None:
         told = self.told()
         authenticator = self.authenticator(timeout=0.1)
