@@ -87,7 +87,7 @@ class DenialsOfAnAddress(AttemptsTestCase):
             waiting.cancel()
             self.assertEqual(self.successResultOf(waiting), Unavailable("the question was given up"))
             held.answer(Unavailable("it is down"))
-        self.assertEqual(len(held.cancelled), 100)
+        self.assertEqual(len(self.given_up), 100)
 
     def test_each_address_has_its_own(self) -> None:
         self.assertEqual(self.guess(100), 20)
