@@ -155,7 +155,7 @@ class Config:
         5000,
         "How many connections there may be that are not logged in yet; more are refused with 503.",
         unit="connections",
-        zero="no limit",
+        zero="no limit: visitors of many addresses can take all of connections",
         kind=int,
     )
     unauthenticated_per_address: int = _option(
@@ -169,7 +169,7 @@ class Config:
         10,
         "How many connections of one user may be logged in; when there is one more, the oldest is closed with 4504.",
         unit="connections",
-        zero="no limit",
+        zero="no limit: one user can take all of connections",
         kind=int,
     )
     message_log: str = _option(
@@ -183,7 +183,7 @@ class Config:
         "How long a connection may stay open without being logged in; then it is closed with 4001. Also how "
         "long a login may wait for its turn to be asked about.",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: visitors keep their places for ever, and logins wait for their turn for ever",
         kind=float,
     )
     webserver_timeout: float = _option(
@@ -191,7 +191,7 @@ class Config:
         "How long the webserver may take, from the POST to the last byte of its answer; then the login is "
         "answered with webserver-unavailable.",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: a question that is never answered never gives its turn back",
         kind=float,
     )
     webserver_checks: int = _option(
@@ -199,7 +199,7 @@ class Config:
         "How many questions may be out to the webserver at once; up to 5,000 more wait, up to the login-timeout. "
         "Past that, logins are answered webserver-unavailable at once.",
         unit="questions",
-        zero="no limit",
+        zero="no limit: the webserver is asked about everybody at once",
         kind=int,
     )
     breaker_failures: int = _option(
@@ -208,7 +208,7 @@ class Config:
         "webserver-unavailable at once, and one at a time tries it, first after a second, then after up to 10 s. "
         "Any answer ends that.",
         unit="failures",
-        zero="never",
+        zero="never: a webserver that fails is asked by everybody, again and again",
         kind=int,
     )
     logins_per_minute: int = _option(
@@ -218,7 +218,7 @@ class Config:
         "no more are asked about at once than may still be denied.",
         unit="denials a minute",
         metavar="denials",
-        zero="no limit",
+        zero="no limit: session ids can be guessed as fast as the webserver answers",
         kind=int,
     )
     recheck_interval: float = _option(
@@ -226,14 +226,14 @@ class Config:
         "How often the webserver is asked again whether a session still lasts, give or take a fifth; its answer may "
         "say otherwise with expires_in. A session that does not is closed with 4501.",
         unit="seconds",
-        zero="never, whatever the answer says",
+        zero="never, whatever the answer says: a session that ends at the site goes on here",
         kind=float,
     )
     recheck_grace: float = _option(
         1800.0,
         "How long people stay logged in while the webserver cannot be asked again; then they are closed with 4501.",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: while the webserver is away, sessions that ended go on",
         kind=float,
     )
     auth_tickets: bool = _option(
@@ -259,14 +259,14 @@ class Config:
         65536,
         "The largest WebSocket message, whatever its frames; a larger one closes the connection with 1009.",
         unit="bytes",
-        zero="no limit",
+        zero="no limit: one message can fill the memory",
         kind=int,
     )
     message_frames: int = _option(
         64,
         "The most frames a WebSocket message may come in; more close the connection with 1002.",
         unit="frames",
-        zero="no limit",
+        zero="no limit: one message in empty frames can fill the memory",
         kind=int,
     )
     message_timeout: float = _option(
@@ -274,7 +274,7 @@ class Config:
         "How long a WebSocket message may take from its first byte to its last; longer closes the connection "
         "with 1002.",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: a message that is never finished keeps its memory for as long as its sender likes",
         kind=float,
     )
     messages_per_second: float = _option(
@@ -283,7 +283,7 @@ class Config:
         "answered rate-limited, and who keeps on sending is closed with 4503.",
         unit="messages a second",
         metavar="messages",
-        zero="no limit",
+        zero="no limit but the user's, which does not count requests to log in",
         kind=float,
     )
     message_burst: int = _option(
@@ -291,7 +291,7 @@ class Config:
         "How many of them a connection may send at once; and over all their connections a user, who may send at "
         "least a second's worth at once.",
         unit="messages",
-        zero="no limit for a connection, as messages-per-second of 0",
+        zero="no limit for a connection, as messages-per-second of 0; for a user, a second's worth of theirs",
         kind=int,
     )
     user_messages_per_second: float = _option(
@@ -300,7 +300,7 @@ class Config:
         "rate-limited.",
         unit="messages a second",
         metavar="messages",
-        zero="no limit",
+        zero="no limit but the connections', so ten of them may send ten times as much",
         kind=float,
     )
     new_recipients_per_minute: int = _option(
@@ -319,28 +319,28 @@ class Config:
         "with 1002.",
         unit="frames a second",
         metavar="frames",
-        zero="no limit",
+        zero="no limit: one client can keep the relay busy for the others",
         kind=float,
     )
     handshake_size: int = _option(
         16384,
         "The largest opening handshake; a larger one is refused and the connection closed.",
         unit="bytes",
-        zero="no limit",
+        zero="no limit: one handshake can fill the memory",
         kind=int,
     )
     handshake_timeout: float = _option(
         5.0,
         "How long the opening handshake may take, TLS included; then the connection is closed.",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: who connects and says nothing keeps a place for ever",
         kind=float,
     )
     unread_size: int = _option(
         1024 * 1024,
         "How much a client may leave unread; past it the connection is closed with 4002 and counts as gone.",
         unit="bytes",
-        zero="no limit",
+        zero="no limit: one client that reads slowly can fill the memory",
         kind=int,
     )
     unread_time: float = _option(
@@ -348,14 +348,14 @@ class Config:
         "A client that is behind (more than 64 KiB wait for it here) and takes neither all of that nor 64 KiB in "
         "this time is closed with 4002.",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: who takes a byte now and then keeps up to unread-size of memory",
         kind=float,
     )
     ping_interval: float = _option(
         20.0,
         "How often a client is pinged. A proxy in front must allow connections to be quiet for longer.",
         unit="seconds",
-        zero="never",
+        zero="never: a client that is gone without a word seems to be there",
         kind=float,
     )
     ping_timeout: float = _option(
@@ -364,7 +364,7 @@ class Config:
         "closed with 4004. Together with ping-interval also how long what it was sent may stay without an "
         "acknowledgement by its system, on Linux (TCP_USER_TIMEOUT).",
         unit="seconds",
-        zero="no limit",
+        zero="no limit: a client that is gone is pinged, and seems to be there",
         kind=float,
     )
     compression: bool = _option(

@@ -235,6 +235,11 @@ class Options(SynchronousTestCase):
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)\b", text))
             self.assertEqual(named - ours - self.OF_OTHER_PROGRAMS, set(), path.name)
 
+    def test_each_zero_has_a_consequence(self) -> None:
+        for field in attrs.fields(Config):
+            if field.metadata["kind"] in (int, float):
+                self.assertNotIn(field.metadata["zero"], ("", "no limit", "never"), field.name)
+
 
 class SecurityPage(SynchronousTestCase):
     """docs/security.rst names tests that there are."""
