@@ -15,7 +15,22 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import attempts, auth, connections, limits, origins, outgoing, relay, session, sweep, websocket, wire
+from chatrelay import (
+    attempts,
+    auth,
+    breaker,
+    connections,
+    limits,
+    origins,
+    outgoing,
+    rechecks,
+    relay,
+    session,
+    sweep,
+    web,
+    websocket,
+    wire,
+)
 from chatrelay.config import Config, option_name
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +210,8 @@ class OperatingPage(SynchronousTestCase):
     def test_the_numbers_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
         limit = Config().logins_per_minute
+        self.assertEqual(rechecks.SPREAD, 1 / 5)
+        self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
         self.assertEqual(sweep.WELL_AFTER * connections.SWEEP_SECONDS, limits.MINUTE)
         for said in (
             "It has gone well for a minute.",
@@ -204,6 +221,20 @@ class OperatingPage(SynchronousTestCase):
             f"no more than {attempts.MAX_ADDRESSES:,}: past that",
             f"a keyed hash, {attempts.MAX_DENIED:,} at the most",
             f"for the first time {origins.LINES_PER_MINUTE} a minute are told",
+            f"{session.MAX_REFUSALS} refusals in a row",
+            f"{limits.MAX_KNOWN_RECIPIENTS} recipients that the relay remembers",
+            f"{relay.MAX_WAITING:,} messages waiting for the message log",
+            f"{auth.MAX_QUEUE:,} questions waiting for the webserver",
+            f"{auth.MAX_ANSWER // 1024} KiB of the webserver's answer, unpacked, and {auth.MAX_SENT // 1024} KiB of it",
+            f"a wait of {breaker.FIRST_WAIT:g} second after the breaker has opened",
+            f"after each failure up to {breaker.LONGEST_WAIT:g} seconds",
+            f"{connections.CLOSING_SECONDS:g} seconds for a client that was refused, or closed, to leave",
+            f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
+            f"- {relay.MAX_WAITING:,} × {wire.MAX_CONTENT // 1024} KiB of text",
+            f"- {relay.MAX_WAITING * wire.MAX_CONTENT // 1024**2} MiB; four times that",
+            f"- {Config().unread_size // 1024**2} MiB each: 1,000 MiB for 1,000",
+            f"- {Config().message_size // 1024} KiB each: {Config().message_size * 10_000 // 1024**2} MiB for 10,000",
+            f"- {Config().handshake_size // 1024} KiB × {Config().unauthenticated:,}: 78 MiB",
         ):
             self.assertTrue(said in text, f"the page does not say: {said}")
 
