@@ -289,6 +289,17 @@ class SecurityPage(SynchronousTestCase):
             self.assertTrue(named, f"nothing proves the defence against: {threat}")
             self.assertEqual(set(named) - tests, set(), threat)
 
+    def test_each_trial_is_named(self) -> None:
+        trials = {
+            node.name
+            for path in (ROOT / "tests" / "trials").glob("test_*.py")
+            if path.name != "test_the_checkers.py"  # what it tries is the trials
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        }
+        self.assertTrue(trials)
+        self.assertEqual(trials - set(re.findall(r"``(test_\w+)``", self.text)), set())
+
 
 class Design(SynchronousTestCase):
     """docs/design.rst lists the modules there are."""
