@@ -21,6 +21,7 @@ from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site
 
 DEPLOY = ROOT / "examples" / "deploy"
 ORIGIN = "https://www.example.com"
+TOKEN = "0123456789abcdef" * 4
 ADMITTED = {"type": "auth-response", "response": True}
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
@@ -88,7 +89,15 @@ def deployment(
 ) -> Iterator[Deployment]:
     """nginx and a relay with the options of the example; only addresses and paths are other ones, unless a test asks for more."""
     options = (DEPLOY / "chatrelay.toml").read_text()
-    options = options.replace("/var/lib/chatrelay/", "").replace("tcp:8080", "tcp:0")
+    for theirs, ours in (
+        ("/var/lib/chatrelay/", ""),
+        ("tcp:8080", "tcp:0"),
+        ("tcp:8081", "tcp:0"),
+        ("/run/credentials/chatrelay.service/", ""),
+    ):
+        assert theirs in options
+        options = options.replace(theirs, ours)
+    (tmp_path / "ops-token").write_text(f"{TOKEN}\n")
     (tmp_path / "chatrelay.toml").write_text(options)
     relay = start_relay("--config", "chatrelay.toml", *getattr(request, "param", ()), listen=None)
 
@@ -180,6 +189,15 @@ def test_strangers_behind_nginx_are_counted_one_by_one(deployment: Deployment) -
             deployment.client(address="127.0.0.5", forwarded_for="192.0.2.3")
         assert refusal.value.response.status_code == 429
         assert bo.log_in(None) == ADMITTED
+
+
+@needs_nginx
+def test_the_site_asks_whether_it_is_ready_and_ends_sessions(deployment: Deployment) -> None:
+    assert deployment.relay.ops("GET", "/readyz")[0] == 200
+    with deployment.client(cookie="session=alice-session") as alice:
+        assert alice.log_in(None) == ADMITTED
+        assert deployment.relay.ops("POST", "/v1/revoke", {"uID": 1}, token="wrong")[0] == 401
+        assert deployment.relay.ops("POST", "/v1/revoke", {"uID": 1}, token=TOKEN) == (200, {"ended": 1})
 
 
 @needs_nginx

@@ -34,10 +34,14 @@ mount --bind "$SITE" /opt/site
 cp -r "$ROOT/chatrelay" "$ROOT/twisted" /opt/source
 cp "$FOLDER/twistd" /opt/chatrelay/bin/twistd
 cp "$FOLDER/chatrelay.toml" /opt/chatrelay/chatrelay.toml
+cp "$FOLDER/ops-token" /opt/chatrelay/ops-token
 cp "$FOLDER"/*.service "$FOLDER"/*.target /run/systemd/system
 ln -s /dev/null /run/systemd/system/network-online.target
 chmod -R a+rX /opt/source /opt/chatrelay
 chmod 755 /opt/chatrelay/bin/twistd
+chmod 600 /opt/chatrelay/ops-token
+# As systemd does where it believes that it is no container; credentials are mounted by a process of their own.
+mount --make-rshared /
 export container=other
 exec /lib/systemd/systemd --system --log-target=null --show-status=0 --unit=trial.target
 """
@@ -105,7 +109,7 @@ class Systemd:
         :param starts: how often it has been started by then.
         """
         self._wait(
-            lambda: self.log().count("listens on") == starts and self.show("ActiveState") == "active",
+            lambda: self.log().count("; message log: ") == starts and self.show("ActiveState") == "active",
             f"be active; it said:\n{self.log()}",
         )
         inner = self.show("MainPID")
@@ -143,7 +147,9 @@ def systemd(site: Site, tmp_path: Path) -> Iterator[Systemd]:
     unit = (DEPLOY / "chatrelay.service").read_text().replace("/etc/chatrelay/", "/opt/chatrelay/")
     (tmp_path / "chatrelay.service").write_text(unit + OURS)
     (tmp_path / "trial.target").write_text("[Unit]\nDefaultDependencies=no\nRequires=chatrelay.service\n")
+    (tmp_path / "ops-token").write_text("0123456789abcdef\n")
     options = (DEPLOY / "chatrelay.toml").read_text().replace("tcp:8080", "tcp:0").replace(":8000", f":{site.port}")
+    options = options.replace("tcp:8081", "tcp:0")
     (tmp_path / "chatrelay.toml").write_text(options.replace('log_format = "json"', ""))
     python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     (tmp_path / "twistd").write_text(f"#!{python}\nfrom twisted.scripts.twistd import run\nrun()\n")
