@@ -15,6 +15,7 @@ from twisted.internet.defer import succeed
 
 from chatrelay import relay, wire
 from chatrelay.auth import WebserverAuthenticator
+from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import Sender, TokenBucket
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore
@@ -250,6 +251,41 @@ def _() -> None:
 
     replace(ChatProtocol, "connectionMade", any_frame)
     replace(ChatFactory, "__init__", any_message)
+
+
+@named("forgets handshake-size")
+def _() -> None:
+    replace(ChatProtocol, "_handshake_received", lambda _: lambda self, data: self._for_autobahn(data))
+
+
+@named("forgets handshake-timeout")
+def _() -> None:
+    def make(parts: Any) -> Any:
+        def others(self: Any) -> Any:
+            kept = parts(self)
+            del kept["handshake-timeout"]
+            return kept
+
+        return others
+
+    replace(Connections, "parts_of_a_sweep", make)
+
+
+@named("forgets message-frames")
+def _() -> None:
+    def make(begin: Any) -> Any:
+        def first_again(self: Any, length: int) -> None:
+            self._frames = 0
+            begin(self, length)
+
+        return first_again
+
+    replace(ChatProtocol, "onMessageFrameBegin", make)
+
+
+@named("forgets the bound on control frames")
+def _() -> None:
+    replace(ChatProtocol, "_within_control_frame_limit", always(True))
 
 
 @named("forgets the bound on what is unpacked")

@@ -25,7 +25,7 @@ HANDSHAKE = (
 COMPRESSING_HANDSHAKE = HANDSHAKE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
 """One that offers compression (RFC 7692, section 7)."""
 
-CONTINUATION, TEXT, CLOSE, PING = 0, 1, 8, 9
+CONTINUATION, TEXT, CLOSE, PING, PONG = 0, 1, 8, 9, 10
 
 COMPRESSED = 0x40
 """To be added to the opcode of a compressed message's first frame (RFC 7692, section 6)."""
@@ -122,22 +122,41 @@ def heard(sockets: Sequence[socket.socket]) -> list[bytes]:
     return received
 
 
-def close_code(one: socket.socket) -> int:
-    """The code with which the relay closes a connection to which it has sent nothing before but pings; waits for it.
+def to_the_end(one: socket.socket) -> bytes:
+    """All that the relay sends until it ends the connection, cut or not; waits for that.
 
     :raises TimeoutError: where it does not.
-    :raises AssertionError: where it sends something else, or ends the connection without a word.
     """
     data = b""
-    while len(data) < 4:
-        received = one.recv(4096)
-        assert received, "the relay ended the connection without a word"
+    with suppress(ConnectionError):
+        while received := one.recv(65536):
+            data += received
+    return data
+
+
+def farewell(one: socket.socket) -> tuple[int, str, int]:
+    """With which code and reason the relay closes a connection, and how many pongs it has sent before; waits for it.
+
+    :raises TimeoutError: where it does not.
+    :raises AssertionError: where it sends something else than pings, pongs and a close frame, or ends the connection
+        without a word.
+    """
+    data, pongs = b"", 0
+    while True:
+        while len(data) >= 2 and len(data) >= 2 + data[1]:
+            first, payload, data = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
+            if first == 0x80 | CLOSE:
+                return int.from_bytes(payload[:2]), payload[2:].decode(), pongs
+            assert first in (0x80 | PING, 0x80 | PONG), (first, payload)
+            pongs += first == 0x80 | PONG
+        received = one.recv(65536)
+        assert received, f"the relay ended the connection without a word, after {pongs} pongs"
         data += received
-        while data.startswith(bytes([0x80 | PING, 0])):
-            data = data[2:]
-    first, _, code = struct.unpack_from("!BBH", data)
-    assert first == 0x80 | CLOSE, data
-    return int(code)
+
+
+def close_code(one: socket.socket) -> int:
+    """The code with which the relay closes a connection; otherwise as `farewell`."""
+    return farewell(one)[0]
 
 
 def still_open(sockets: Sequence[socket.socket]) -> int:

@@ -6,6 +6,7 @@ trial is about, and not the one on connections of an address.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import zlib
@@ -27,11 +28,13 @@ from tests.trials.crowd import (
     Crowd,
     address,
     close_code,
+    farewell,
     frame,
     opened,
     peak_mib,
     sent_of,
     still_open,
+    to_the_end,
 )
 
 ADMITTED = {"type": "auth-response", "response": True}
@@ -42,12 +45,22 @@ LOGINS = 100
 MOST_SECONDS = 1.0
 """p99 of what a login may take meanwhile, from connecting to the answer."""
 
+LONGEST = 120.0
+"""Seconds within which there must be so many logins: with `MOST_SECONDS` each there are."""
+
 HEADER = 20_000_000
 """Bytes."""
 
+HANDSHAKE_SIZE, MESSAGE_FRAMES, CONTROL_FRAMES = 16384, 64, 10
+"""The defaults of handshake-size, message-frames and control-frames-per-second."""
+
+BUFFERED = 512 * 1024
+"""Bytes of what was sent that may be in the kernel's buffers, where an attacker's own is `SMALL` and the relay reads no more."""
+
+SMALL = 16384
+
 FRAGMENTS = 1_000_000
 PINGS = 100_000
-MEGABYTE = 1_000_000
 MEBIBYTE = 1 << 20
 
 BOMBS = 500
@@ -108,11 +121,14 @@ class Siege:
         self.crowd = crowd
         self._relay = relay
         self._member = member
+        self._begun = time.monotonic()
 
     def lasts(self) -> bool:
         """Whether there were too few logins yet."""
         assert self._member.trouble == []
-        return len(self._member.seconds) < LOGINS
+        logins, took = len(self._member.seconds), time.monotonic() - self._begun
+        assert logins >= LOGINS or took < LONGEST, f"only {logins} logins beside the attack in {took:.0f} s"
+        return logins < LOGINS
 
     def ended(self, seconds: float) -> float:
         """Wait until the relay has closed all attackers; say how long that took.
@@ -201,49 +217,75 @@ def test_one_header_byte_a_second(siege: Begin, full: bool, evidence: Evidence) 
 
 
 def test_a_header_of_20_mb(siege: Begin, evidence: Evidence) -> None:
-    """A handshake that goes on for 20 MB is cut at 16 KiB; what is sent beyond is in the kernel's buffers."""
-    attackers, most_sent = 0, 0
+    """A handshake that goes on for 20 MB is answered 431 at 16 KiB; what is sent beyond is in the kernel's buffers."""
+    attackers, sent, most_sent = 0, 0, 0
     data = HANDSHAKE[:-2] + b"X-Long: " + b"x" * HEADER
     with siege(8) as attack:
         while attackers < 20 or attack.lasts():
             one = attack.crowd.connect(address(attackers))
-            most_sent = max(most_sent, sent_of(one, data))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+            sent_of_this = sent_of(one, data)
+            assert sent_of_this < HANDSHAKE_SIZE + BUFFERED
+            answer = to_the_end(one)
+            assert answer.startswith(b"HTTP/1.1 431 "), answer
+            assert f"larger than {HANDSHAKE_SIZE} bytes".encode() in answer
             attackers += 1
+            sent += sent_of_this
+            most_sent = max(most_sent, sent_of_this)
         attack.ended(5)
-    evidence.count("headers of 20 MB", attackers, 20)
-    evidence.figure(f"at most {most_sent / MEGABYTE:.1f} MB of one could be sent")
-    assert most_sent < HEADER
+    evidence.count("headers of 20 MB begun and answered 431", attackers, 20)
+    evidence.count("bytes of them that could be sent", sent, 20 * HANDSHAKE_SIZE)
+    evidence.figure(f"at most {most_sent / 1024:.0f} KiB of one")
 
 
 def test_a_million_empty_fragments(siege: Begin, evidence: Evidence) -> None:
-    """A message of a million empty fragments is cut after 64."""
-    flood = frame(TEXT, final=False) + frame(CONTINUATION, final=False) * (FRAGMENTS - 1)
-    attackers, most_sent = 0, 0
+    """A message of a million empty fragments is cut after 64, with 1002.
+
+    A ping after the 64th is answered, and one after the 65th is not: so many were taken.
+    """
+    empty, ping = frame(CONTINUATION, final=False), frame(PING)
+    begins = frame(TEXT, final=False) + empty * (MESSAGE_FRAMES - 1) + ping + empty + ping
+    flood = begins + empty * (FRAGMENTS - MESSAGE_FRAMES - 1)
+    attackers, sent, most_sent = 0, 0, 0
     with siege(8) as attack:
         while attackers < 10 or attack.lasts():
             one = opened(attack.crowd, address(attackers))
-            most_sent = max(most_sent, sent_of(one, flood))
+            sent_of_this = sent_of(one, flood)
+            code, reason, pongs = farewell(one)
+            assert (code, reason) == (1002, f"a message in more than {MESSAGE_FRAMES} frames")
+            assert pongs == 1
             attackers += 1
+            sent += sent_of_this // len(empty)
+            most_sent = max(most_sent, sent_of_this // len(empty))
         attack.ended(5)
-    evidence.count("empty fragments", attackers * FRAGMENTS, 10 * FRAGMENTS)
-    evidence.figure(f"at most {most_sent // 6:,} of a million could be sent")
-    assert most_sent < len(flood)
+    evidence.count("messages of a million empty fragments, closed with 1002", attackers, 10)
+    evidence.count("fragments that could be sent", sent, 10 * (MESSAGE_FRAMES + 1))
+    evidence.figure(f"64 were taken, and at most {most_sent:,} of a million sent")
 
 
 def test_100_000_unread_pings(siege: Begin, evidence: Evidence) -> None:
-    """A client that sends 100,000 pings and reads no pong is cut after 20."""
-    flood = frame(PING, b"x" * 125) * PINGS
-    attackers, most_sent = 0, 0
+    """A client that sends 100,000 pings and reads no pong is cut after 20, with 1002, and as many as the time brings."""
+    ping = frame(PING, b"x" * 125)
+    flood = ping * PINGS
+    attackers, sent, most_sent, most_answered = 0, 0, 0, 0
     with siege(8) as attack:
         while attackers < 10 or attack.lasts():
             one = opened(attack.crowd, address(attackers))
+            begun = time.monotonic()
             # It is read no more once it is cut, and gone 2 s later.
-            most_sent = max(most_sent, sent_of(one, flood, patience=0.1))
+            sent_of_this = sent_of(one, flood, patience=0.1)
+            code, reason, pongs = farewell(one)
+            took = time.monotonic() - begun
+            assert 2 * CONTROL_FRAMES <= pongs <= CONTROL_FRAMES * (2 + took)
+            assert (code, reason) == (1002, f"more than {CONTROL_FRAMES} pings and pongs a second")
             attackers += 1
+            sent += sent_of_this // len(ping)
+            most_sent = max(most_sent, sent_of_this // len(ping))
+            most_answered = max(most_answered, pongs)
         attack.ended(5)
-    evidence.count("pings", attackers * PINGS, 10 * PINGS)
-    evidence.figure(f"at most {most_sent // 131:,} of one could be sent")
-    assert most_sent < len(flood)
+    evidence.count("floods of 100,000 pings, closed with 1002", attackers, 10)
+    evidence.count("pings that could be sent", sent, 10 * 2 * CONTROL_FRAMES)
+    evidence.figure(f"at most {most_answered} of one were answered, and {most_sent:,} sent")
 
 
 def deflated_zeros(mebibytes: int) -> bytes:

@@ -83,7 +83,24 @@ class Trials:
         test_login_storm.test_the_tabs_of_a_user_are_one_question(self._request.getfixturevalue("storm"))
 
     def deflate_bombs(self) -> None:
-        test_hostile_clients.test_deflate_bombs(self._request.getfixturevalue("siege"), self.evidence)
+        test_hostile_clients.test_deflate_bombs(self._siege, self.evidence)
+
+    def silent_connections(self) -> None:
+        test_hostile_clients.test_silent_connections(self._siege, False, self.evidence)
+
+    def a_header_of_20_mb(self) -> None:
+        test_hostile_clients.test_a_header_of_20_mb(self._siege, self.evidence)
+
+    def a_million_empty_fragments(self) -> None:
+        test_hostile_clients.test_a_million_empty_fragments(self._siege, self.evidence)
+
+    def unread_pings(self) -> None:
+        test_hostile_clients.test_100_000_unread_pings(self._siege, self.evidence)
+
+    @property
+    def _siege(self) -> test_hostile_clients.Begin:
+        begin: test_hostile_clients.Begin = self._request.getfixturevalue("siege")
+        return begin
 
 
 Caught = tuple[str, Callable[[Trials], None], str]
@@ -114,6 +131,10 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets new-recipients-per-minute", Trials.new_recipients, "rate-limited"),
     ("forgets unread-size", Trials.slow_readers, "were taken for a client|10000000"),
     ("forgets webserver-checks", Trials.login_storm, "<= 5"),
+    ("forgets handshake-size", Trials.a_header_of_20_mb, r"assert \d+ < \(16384 \+"),
+    ("forgets handshake-timeout", Trials.silent_connections, "attackers are still there"),
+    ("forgets message-frames", Trials.a_million_empty_fragments, r"== \(1002, "),
+    ("forgets the bound on control frames", Trials.unread_pings, r"assert \d+ <= \(10 \*"),
     ("forgets the bound on what is unpacked", Trials.deflate_bombs, r"assert \d+\.\d+ < 16\b"),
 ]
 """These by ``make trials``."""
@@ -137,7 +158,7 @@ def test_a_broken_build_is_caught(
     trial: Callable[[Trials], None],
     says: str,
 ) -> None:
-    """Twenty-one pairs of a build and a trial; in the short form seven."""
+    """Every pair of a build and a trial; in the short form those of `CAUGHT`."""
     broken = f"from tests.trials.broken import build; build({name!r})\n{programs.TWISTD}"
     monkeypatch.setattr(programs, "TWISTD", broken)
     # What does not happen is not waited for so long.
