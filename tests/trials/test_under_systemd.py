@@ -46,6 +46,9 @@ export container=other
 exec /lib/systemd/systemd --system --log-target=null --show-status=0 --unit=trial.target
 """
 
+STATE = "/var/lib/private/chatrelay"
+"""Where ``StateDirectory=chatrelay`` is for a user that systemd makes; /var/lib/chatrelay leads there."""
+
 OURS = """
 [Unit]
 DefaultDependencies=no
@@ -70,7 +73,10 @@ def what_is_missing() -> str | None:
 
 
 class Systemd:
-    """A systemd of our own."""
+    """A systemd of our own.
+
+    :ivar first: its process, as seen from here.
+    """
 
     def __init__(self, folder: Path) -> None:
         variables = {
@@ -84,11 +90,11 @@ class Systemd:
         )
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         self._wait(lambda: children.read_text().strip(), "begin")
-        self._first = children.read_text().split()[0]
+        self.first = children.read_text().split()[0]
 
     def systemctl(self, *words: str) -> str:
         """Have systemctl do something; return what it prints."""
-        entering = ("nsenter", "-t", self._first, "-m", "-p", "-C", "-i", "-u")
+        entering = ("nsenter", "-t", self.first, "-m", "-p", "-C", "-i", "-u")
         done = subprocess.run([*entering, "systemctl", "--no-pager", *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr.strip()}"
 
@@ -99,7 +105,7 @@ class Systemd:
     def log(self) -> str:
         """What the relay has said."""
         try:
-            return Path(f"/proc/{self._first}/root/run/relay.log").read_text()
+            return Path(f"/proc/{self.first}/root/run/relay.log").read_text()
         except FileNotFoundError:
             return ""
 
@@ -134,6 +140,7 @@ class Systemd:
 
     def end(self) -> None:
         """End it and all that it has started."""
+        self.systemctl("stop", "chatrelay")  # where the trial has failed: its /tmp goes with it
         self._process.kill()
         self._process.wait()
 
@@ -158,6 +165,36 @@ def systemd(site: Site, tmp_path: Path) -> Iterator[Systemd]:
     running.end()
 
 
+def touched(process: int, path: str) -> str:
+    """Make a file as a process could: as its user, among what it sees; return what the system says against it."""
+    uid, gid = (str(number) for number in (os.stat(f"/proc/{process}").st_uid, os.stat(f"/proc/{process}").st_gid))
+    entering = ("nsenter", "-t", str(process), "-U", "-m", "-S", uid, "-G", gid)
+    return subprocess.run([*entering, "touch", path], capture_output=True, text=True).stderr.strip()
+
+
+def check_where_it_may_write(process: int, first: str) -> None:
+    """Its message log is in a folder of its own, its /tmp is nobody else's, and the rest is read-only.
+
+    :param first: the process that sees what is outside.
+    """
+    open_files = {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
+    assert f"{STATE}/messages.sqlite3" in open_files
+    state = Path(f"/proc/{process}/root{STATE}").stat()
+    assert (state.st_mode & 0o777, state.st_uid) == (0o700, os.stat(f"/proc/{process}").st_uid)
+    assert touched(process, f"{STATE}/mine") == ""
+    name = f"chatrelay-trial-{process}"
+    for folder in ("/tmp", "/var/tmp"):
+        inside, outside = (Path(f"/proc/{each}/root{folder}") for each in (process, first))
+        assert not inside.samefile(outside)
+        assert touched(process, f"{folder}/{name}") == ""
+        assert (inside / name).exists() and not (outside / name).exists()
+    for folder in ("/", "/etc", "/usr", "/opt/chatrelay", "/var/lib", "/var/lib/private", "/var/log"):
+        # Not only that the user lacks the right: nobody could.
+        assert "Read-only file system" in touched(process, f"{folder}/{name}"), folder
+    for folder in ("/home", "/root", "/run"):
+        assert touched(process, f"{folder}/{name}") != "", folder
+
+
 def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
     """The unit starts, is reloaded and stops; and a relay that hangs is ended and started anew."""
     process, port = systemd.active(starts=1)
@@ -165,6 +202,7 @@ def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
     assert "\nNoNewPrivs:\t1\n" in status
     assert "\nSeccomp:\t2\n" in status
     assert "\nUid:\t0\t" not in status
+    check_where_it_may_write(process, systemd.first)
     with Client(
         f"ws://127.0.0.1:{port}/", origin=ORIGIN, additional_headers={"Cookie": "session=alice-session"}
     ) as alice:
@@ -181,11 +219,12 @@ def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
     anew, _ = systemd.active(starts=2)
     took = time.monotonic() - began
     assert anew != process
-    assert systemd.show("NRestarts") == "1"
+    restarts = int(systemd.show("NRestarts"))
+    assert restarts == 1
 
     assert systemd.systemctl("stop", "chatrelay") == ""
     assert (systemd.show("ActiveState"), systemd.show("Result")) == ("inactive", "success")
     assert "chatrelay has stopped" in systemd.log()
     assert "Traceback" not in systemd.log()
-    evidence.count("hangs", 1, at_least=1)
+    evidence.count("hangs after which it was started anew", restarts, at_least=1)
     evidence.figure(f"serving again {took:.1f} s after a hang, of which the watchdog's are 2 s")
