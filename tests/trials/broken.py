@@ -13,7 +13,7 @@ from typing import Any
 from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
-from chatrelay import relay, wire
+from chatrelay import descriptors, relay, tap, wire
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
@@ -21,6 +21,7 @@ from chatrelay.limits import Sender, TokenBucket
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.relay import Relay
+from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
 
 BUILDS: dict[str, Callable[[], None]] = {}
@@ -67,6 +68,20 @@ def pragma(text: str) -> None:
         return opened
 
     replace(SqliteStore, "open", make)
+
+
+def look_not_at(part: str) -> None:
+    """Leave something out of what is looked at again and again for what is due."""
+
+    def make(parts: Any) -> Any:
+        def others(self: Any) -> Any:
+            kept = parts(self)
+            del kept[part]
+            return kept
+
+        return others
+
+    replace(Connections, "parts_of_a_sweep", make)
 
 
 # Not broken: what a short trial needs to see all there is -------------------------------
@@ -260,15 +275,27 @@ def _() -> None:
 
 @named("forgets handshake-timeout")
 def _() -> None:
-    def make(parts: Any) -> Any:
-        def others(self: Any) -> Any:
-            kept = parts(self)
-            del kept["handshake-timeout"]
-            return kept
+    look_not_at("handshake-timeout")
 
-        return others
 
-    replace(Connections, "parts_of_a_sweep", make)
+@named("forgets pings")
+def _() -> None:
+    look_not_at("ping-interval")
+
+
+@named("goes by the clock on the wall")
+def _() -> None:
+    replace(tap, "keep_steady_time", always(None))
+
+
+@named("keeps no descriptors in reserve")
+def _() -> None:
+    replace(descriptors, "for_connections", lambda _: lambda most, checks: most)
+
+
+@named("tells all at once that it stops")
+def _() -> None:
+    replace(Farewells, "due", lambda due: lambda self, now: due(self, now + 3600))
 
 
 @named("forgets message-frames")

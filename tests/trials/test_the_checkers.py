@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.end_to_end import (
     programs,
@@ -18,7 +19,16 @@ from tests.end_to_end import (
     test_tls,
 )
 from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
-from tests.trials import durability, test_hostile_clients, test_login_storm
+from tests.trials import (
+    durability,
+    test_clock,
+    test_descriptors,
+    test_half_open,
+    test_hostile_clients,
+    test_login_storm,
+    test_slow_readers,
+    test_stopping_under_load,
+)
 from tests.trials.broken import BUILDS
 from tests.trials.conftest import Evidence
 from tests.trials.durability import Stage
@@ -97,6 +107,27 @@ class Trials:
     def unread_pings(self) -> None:
         test_hostile_clients.test_100_000_unread_pings(self._siege, self.evidence)
 
+    def who_does_not_read(self) -> None:
+        test_slow_readers.test_slow_readers(self._start, self.stage.site, False, self.evidence)
+
+    def half_open_connections(self) -> None:
+        relay = self._start("--ping-interval", "1", "--ping-timeout", "1", listen="tcp:0")
+        test_half_open.test_half_open_connections(test_half_open.Half(relay, self.stage.site, limit=8), self.evidence)
+
+    def the_clock_is_set(self) -> None:
+        try:
+            test_clock.test_the_clock_is_set(
+                self._start, self.stage.site, False, self.stage.folder, evidence=self.evidence
+            )
+        except ConnectionClosed as end:
+            raise AssertionError(f"somebody was closed: {end}") from end
+
+    def few_descriptors(self) -> None:
+        test_descriptors.test_connections_leave_descriptors_to_the_rest(self._start, None, self.evidence)
+
+    def sigterm_under_load(self) -> None:
+        test_stopping_under_load.test_sigterm_under_load(self._start, self.stage.site, self.evidence, False, "yes")
+
     @property
     def _siege(self) -> test_hostile_clients.Begin:
         begin: test_hostile_clients.Begin = self._request.getfixturevalue("siege")
@@ -130,6 +161,11 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets how many may wait for the log", Trials.a_slow_disk_at_saturation, "not enough to be refused"),
     ("forgets new-recipients-per-minute", Trials.new_recipients, "rate-limited"),
     ("forgets unread-size", Trials.slow_readers, "were taken for a client|10000000"),
+    ("forgets unread-size", Trials.who_does_not_read, r"grew by \d+ MiB"),
+    ("forgets pings", Trials.half_open_connections, "0 of 20 found"),
+    ("goes by the clock on the wall", Trials.the_clock_is_set, r"assert \d+ <= \(1 \+|somebody was closed"),
+    ("keeps no descriptors in reserve", Trials.few_descriptors, "did not say 'refused: the relay is full"),
+    ("tells all at once that it stops", Trials.sigterm_under_load, r" > \(2\.0 \* 0\.5\)"),
     ("forgets webserver-checks", Trials.login_storm, "<= 5"),
     ("forgets handshake-size", Trials.a_header_of_20_mb, r"assert \d+ < \(16384 \+"),
     ("forgets handshake-timeout", Trials.silent_connections, "attackers are still there"),
