@@ -124,7 +124,7 @@ def half(start_relay: Callable[..., RelayProcess], site: Site, full: bool) -> Ha
     return Half(start_relay(*options, listen="tcp:0"), site, limit)
 
 
-def test_half_open_connections(half: Half, evidence: Evidence) -> None:
+def stopped_clients(half: Half, evidence: Evidence) -> None:
     """20 users have their process stopped, and 20 stay; for how long it takes see `half`."""
     relay, stopped, staying = half.relay, half.names("stopped"), half.names("staying")
     with (
@@ -141,7 +141,7 @@ def test_half_open_connections(half: Half, evidence: Evidence) -> None:
     evidence.figure(f"found within {took:.1f} s")
 
 
-def test_half_open_connections_whose_link_is_down(half: Half, evidence: Evidence) -> None:
+def links_taken_down(half: Half, evidence: Evidence) -> None:
     """20 users' link is taken down, and 20 stay; for how long it takes see `half`."""
     relay, unlinked, staying = half.relay, half.names("unlinked"), half.names("staying")
     name = f"away{os.getpid() % 1_000_000}"  # with two characters more, the name of an interface has 15 at the most
@@ -162,3 +162,9 @@ def test_half_open_connections_whose_link_is_down(half: Half, evidence: Evidence
         half.nobody_is_there(alice, unlinked)
         evidence.count("who stayed", half.reached(alice, staying), USERS)
     evidence.figure(f"found within {took:.1f} s, {by_pings} by pings and the rest by the system")
+
+
+@pytest.mark.parametrize("gone", [stopped_clients, links_taken_down])
+def test_half_open_connections(half: Half, evidence: Evidence, gone: Callable[[Half, Evidence], None]) -> None:
+    """Each is a trial of its own: where no network may be made, only that with links is skipped."""
+    gone(half, evidence)

@@ -112,7 +112,7 @@ class Trials:
 
     def half_open_connections(self) -> None:
         relay = self._start("--ping-interval", "1", "--ping-timeout", "1", listen="tcp:0")
-        test_half_open.test_half_open_connections(test_half_open.Half(relay, self.stage.site, limit=8), self.evidence)
+        test_half_open.stopped_clients(test_half_open.Half(relay, self.stage.site, limit=8), self.evidence)
 
     def the_clock_is_set(self) -> None:
         try:
