@@ -559,7 +559,8 @@ class ChatProtocol(WebSocketServerProtocol):
             self.events.debug(
                 "connection of a visitor from {peer} ended by the {by} with {code} after {seconds} s: {reason}", **told
             )
-        elif self.factory.may_tell("connections ended"):
+        # People overlook what else is said among thousands of lines; programs count them.
+        elif self.factory.config.log_format == "json" or self.factory.may_tell("connections ended"):
             self.events.info(
                 "connection of {uid} from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
                 uid=uid,

@@ -786,6 +786,13 @@ class Ends(WebSocketTestCase):
         self.client().open().log_in().lost()
         self.assertEqual(len(self.told()), 1)
 
+    def test_for_a_program_that_reads_them_each_is_told(self) -> None:
+        self.factory = self.make_factory(log_format="json")
+        clients = [self.client().open().log_in() for _ in range(30)]
+        for client in clients:
+            client.lost()
+        self.assertEqual(len(self.told()), 30)
+
     def test_so_are_refused_handshakes(self) -> None:
         for _ in range(26):
             self.client().shake("Sec-WebSocket-Protocol: nonsense")
