@@ -85,6 +85,7 @@ class Connections:
     :ivar connections: those that are there.
     :ivar refused: those that were accepted and turned away, until they are lost.
     :ivar stopping: whether the relay stops, and lets nobody in any more.
+    :ivar is_over: whether it has stopped: who comes by a port that is not the relay's own is cut at once.
     """
 
     events = Logger(namespace="chatrelay.websocket")
@@ -99,6 +100,7 @@ class Connections:
         self._beneath: dict[Live, Any] = {}
         self._sweeps = 0
         self.stopping = False
+        self.is_over = False
         self._chance = chance
         self._farewells: Farewells[Live] | None = None
         self._telling = LoopingCall(self._tell_next)
@@ -171,6 +173,7 @@ class Connections:
 
     def start_sweeping(self) -> None:
         """Begin to look at deadlines."""
+        self.is_over = False
         if not self._sweeping.running:
             self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
 
@@ -278,4 +281,5 @@ class Connections:
 
     def abort_all(self) -> None:
         """Cut the connections that are left."""
+        self.is_over = True
         self._each(each.abort for each in list(self.connections))

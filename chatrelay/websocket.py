@@ -171,6 +171,11 @@ class ChatProtocol(WebSocketServerProtocol):
         """Twisted: a TCP connection was accepted."""
         config = self.factory.config
         self._between_messages = False
+        if self.factory.is_over:
+            self._visit = None
+            self.state = self.STATE_CLOSED
+            self.transport.abortConnection()
+            return
         admitted = self.factory.admission.enter(self._address_at_first())
         if isinstance(admitted, Full):
             self._visit = None

@@ -709,6 +709,14 @@ class Leaving(WebSocketTestCase):
         self.assertTrue(other.transport.aborted)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
+    def test_who_comes_when_it_has_stopped_is_cut(self) -> None:
+        self.factory.abort_all()
+        client = self.client()
+        self.assertTrue(client.transport.aborted)
+        client.lost()
+        self.factory.start_sweeping()
+        self.client().open().log_in()
+
     def test_what_comes_while_stopping_is_not_taken(self) -> None:
         client = self.client().open().log_in()
         told = Deferred.fromCoroutine(self.factory.close_by_turns())
