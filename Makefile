@@ -28,7 +28,7 @@ help:
 	@echo 'make run      the relay and a demo website with a chat page, on http://127.0.0.1:$(PORT)'
 	@echo 'make test     everything that passes or fails; says what it skipped and why'
 	@echo 'make coverage the same, and which lines it reached; half as long again'
-	@echo 'make trials   what attacks, broken parts and power cuts do to it, in full; over an hour'
+	@echo 'make trials   what attacks, broken parts and power cuts do to it, and fuzzing, in full; over an hour'
 	@echo 'make fuzz     random bytes, guided by coverage, for the wire or, with WHAT=frames, for the frame fast path'
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
@@ -47,7 +47,7 @@ coverage: $(VENV)/.has-test
 
 # make trials ARGS="-k kill". One of them takes an hour: no trace of it after two minutes.
 trials: $(VENV)/.has-test
-	$(VENV_PYTHON) -m pytest tests/trials --full -o faulthandler_timeout=7200 $(ARGS)
+	$(VENV_PYTHON) -m pytest tests/trials tests/fuzz --full -o faulthandler_timeout=7200 $(ARGS)
 
 # A crash is written beside the corpus; to repeat it: .venv/bin/python -m tests.fuzz WHAT FILE
 fuzz: $(VENV)/.has-test

@@ -17,7 +17,17 @@ TRIALS = Path(__file__).parent / "trials"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the trials in full, for many minutes (make trials)")
+    parser.addoption(
+        "--full", action="store_true", help="run the trials and fuzz in full, for many minutes (make trials)"
+    )
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """
+    Whether this is `make trials`, and a trial is to be run in full, a fuzzer for long.
+    """
+    return bool(request.config.getoption("full"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

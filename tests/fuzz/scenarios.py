@@ -4,14 +4,19 @@ Everything of a scenario follows from its seed. One that fails is told by it,
 and can be run alone, with every doing printed::
 
     python -m tests.fuzz.scenarios SEED
-    python -m tests.fuzz.scenarios FIRST COUNT     that many, without printing
+    python -m tests.fuzz.scenarios FIRST COUNT     that many, without printing, on all processors
 """
 
 from __future__ import annotations
 
+import math
+import os
 import sys
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 from random import Random
 from typing import Any
 
@@ -28,13 +33,13 @@ CLIENTS = 9
 class Broken(AssertionError):
     """A scenario in which something was not as it must be; the text says how to see it again."""
 
-    def __init__(self, seed: int, doings: list[str], problem: BaseException) -> None:
-        super().__init__(
-            f"seed {seed}: {type(problem).__name__}: {problem}\n"
-            f"after {len(doings)} doings, the last of them: {', '.join(doings[-8:])}\n"
-            f"to repeat it alone: python -m tests.fuzz.scenarios {seed}"
-        )
+    def __init__(self, seed: int, text: str) -> None:
+        super().__init__(text)
         self.seed = seed
+
+    # An exception is pickled with what its super().__init__() was given, and goes from process to process so.
+    def __reduce__(self) -> tuple[type[Broken], tuple[int, str]]:
+        return Broken, (self.seed, str(self))
 
 
 class Scenario:
@@ -78,7 +83,12 @@ class Scenario:
                     self._do(name)
                 self._do("end")
         except Exception as problem:
-            raise Broken(self.seed, self.doings, problem) from problem
+            raise Broken(
+                self.seed,
+                f"seed {self.seed}: {type(problem).__name__}: {problem}\n"
+                f"after {len(self.doings)} doings, the last of them: {', '.join(self.doings[-8:])}\n"
+                f"to repeat it alone: python -m tests.fuzz.scenarios {self.seed}",
+            ) from problem
         self.heard = [client.known.stream.frames for client in world.clients]
         self.counts.update(world.model.counts)
         self.counts["events"] += world.events
@@ -382,9 +392,43 @@ def run(first: int, count: int) -> Counter[str]:
     return counts
 
 
+PIECE = 25
+"""Scenarios that a process is given at once."""
+
+
+def spread(first: int, most: int, least: int = 0, seconds: float = math.inf) -> tuple[int, Counter[str]]:
+    """Scenarios with seeds from the first on, on all processors; how many there were, and what came of all of them.
+
+    :param most: that many, if there is time.
+    :param least: that many, however long they take.
+    :param seconds: none is begun later than that, but for the least.
+    :raises Broken: for the lowest seed that was looked at and shows something wrong.
+    """
+    processes = os.cpu_count() or 1
+    counts: Counter[str] = Counter()
+    begun = done = 0
+    running: deque[tuple[int, Future[Counter[str]]]] = deque()
+    until = time.monotonic() + seconds
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        while True:
+            while begun < most and len(running) < 2 * processes and (begun < least or time.monotonic() < until):
+                size = min(PIECE, most - begun)
+                running.append((size, pool.submit(run, first + begun, size)))
+                begun += size
+            if not running:
+                return done, counts
+            size, piece = running.popleft()
+            try:
+                counts += piece.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            done += size
+
+
 if __name__ == "__main__":
     given = [int(argument) for argument in sys.argv[1:]]
     if len(given) == 1:
         print(Scenario(given[0], tell=print).run().counts)
     else:
-        print(run(*given))
+        print(spread(*given)[1])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from tests.fuzz.broken import BROKEN
-from tests.fuzz.scenarios import Broken, Scenario, run
+from tests.fuzz.scenarios import Broken, Scenario, run, spread
 
 SEEDS = 200
 """Scenarios in which each must be found."""
@@ -28,3 +30,15 @@ def test_a_scenario_can_be_repeated() -> None:
     with BROKEN["a batch is delivered in the wrong order"](), pytest.raises(Broken) as again:
         Scenario(seed).run()
     assert str(again.value) == str(first.value)
+
+
+def test_processes_find_what_one_finds() -> None:
+    done, counts = spread(300, 30)
+    assert (done, counts) == (30, run(300, 30))
+
+
+def test_a_failure_survives_the_way_from_its_process() -> None:
+    with BROKEN["a request is answered twice"](), pytest.raises(Broken) as found:
+        run(0, SEEDS)
+    again = pickle.loads(pickle.dumps(found.value))
+    assert (type(again), str(again), again.seed) == (Broken, str(found.value), found.value.seed)

@@ -172,12 +172,16 @@ QUICK = settings(
 )
 
 
-def test_with_the_fast_path() -> None:
-    run_state_machine_as_test(WithFastPath, settings=QUICK)  # type: ignore[no-untyped-call]
+FULL = settings(QUICK, max_examples=2000)
+"""For `make trials`: minutes."""
 
 
-def test_without_the_fast_path() -> None:
-    run_state_machine_as_test(WithoutFastPath, settings=QUICK)  # type: ignore[no-untyped-call]
+def test_with_the_fast_path(full: bool) -> None:
+    run_state_machine_as_test(WithFastPath, settings=FULL if full else QUICK)  # type: ignore[no-untyped-call]
+
+
+def test_without_the_fast_path(full: bool) -> None:
+    run_state_machine_as_test(WithoutFastPath, settings=FULL if full else QUICK)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,6 @@ def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
     assert found.counts, "a trial that counts nothing proves nothing: evidence.count(...)"
 
 
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make trials`, and a trial is to be run in full."""
-    return bool(request.config.getoption("full"))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     ended = [
         report
