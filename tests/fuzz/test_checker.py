@@ -8,6 +8,7 @@ import pytest
 
 from tests.fuzz.broken import BROKEN
 from tests.fuzz.scenarios import Broken, Scenario, run, spread
+from tests.trials import test_simulated_time as simulated
 
 SEEDS = 200
 """Scenarios in which each must be found."""
@@ -42,3 +43,10 @@ def test_a_failure_survives_the_way_from_its_process() -> None:
         run(0, SEEDS)
     again = pickle.loads(pickle.dumps(found.value))
     assert (type(again), str(again), again.seed) == (Broken, str(found.value), found.value.seed)
+
+
+def test_what_is_asked_for_grows_with_the_scenarios() -> None:
+    at_20_000 = {what: simulated.asked_for(20 * per_thousand) for what, per_thousand in simulated.SEEN.items()}
+    assert min(at_20_000.values()) > 20
+    assert simulated.asked_for(10) == 0
+    assert simulated.asked_for(100_000) > 10 * simulated.asked_for(10_000) > 0
