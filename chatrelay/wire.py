@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 import json
-import re
 from typing import Annotated
 
 import msgspec
@@ -145,10 +144,10 @@ class UnusableFrame(ValueError):
 
 _request_decoder: msgspec.json.Decoder[AuthRequest | SendRequest] = msgspec.json.Decoder(AuthRequest | SendRequest)
 _decode = _request_decoder.decode
-# An escaped NUL: an odd number of backslashes, then u0000. msgspec decodes it,
-# but PostgreSQL would refuse the whole batch it is in and SQLite would store
-# it with the wrong length, so it stops here. (A raw NUL is not JSON at all.)
-_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+# msgspec decodes an escaped NUL, but PostgreSQL would refuse the whole batch it is in and SQLite would store it with
+# the wrong length, so it stops here. (A raw NUL is not JSON at all.)
+_ESCAPED_NUL = rb"\u0000"
+_ESCAPED_BACKSLASH = rb"\\"
 
 _BACKSLASH = ord("\\")
 
@@ -166,7 +165,7 @@ def decode(payload: bytes) -> AuthRequest | SendRequest:
         request = _decode(payload)
     except _JSON_ERRORS as error:
         raise _diagnose(payload, error) from None
-    if _BACKSLASH in payload and _ESCAPED_NUL.search(payload):
+    if _BACKSLASH in payload and _ESCAPED_NUL in payload and _holds_nul(payload):
         raise _diagnose(payload, ValueError("a string holds U+0000, which is not accepted anywhere"))
     if type(request) is SendRequest:
         content = request.message.content
@@ -178,6 +177,12 @@ def decode(payload: bytes) -> AuthRequest | SendRequest:
                 request_id=request.id,
             )
     return request
+
+
+def _holds_nul(payload: bytes) -> bool:
+    # Escapes are read from the left, so what is left of a run of backslashes without its pairs is the escape's own. The
+    # pairs leave something behind, lest what stood on both sides come together. An expression would look at each byte.
+    return _ESCAPED_NUL in payload.replace(_ESCAPED_BACKSLASH, b"--")
 
 
 def _diagnose(payload: bytes, error: Exception) -> UnusableFrame:
