@@ -34,8 +34,9 @@ def test_a_scenario_can_be_repeated() -> None:
 
 
 def test_processes_find_what_one_finds() -> None:
-    done, counts = spread(300, 30)
-    assert (done, counts) == (30, run(300, 30))
+    counts = spread(300, 30)
+    assert counts == run(300, 30)
+    assert counts["scenarios"] == 30
 
 
 def test_a_failure_survives_the_way_from_its_process() -> None:
@@ -47,6 +48,6 @@ def test_a_failure_survives_the_way_from_its_process() -> None:
 
 def test_what_is_asked_for_grows_with_the_scenarios() -> None:
     at_20_000 = {what: simulated.asked_for(20 * per_thousand) for what, per_thousand in simulated.SEEN.items()}
-    assert min(at_20_000.values()) > 20
+    assert min(at_20_000.values()) > 5
     assert simulated.asked_for(10) == 0
     assert simulated.asked_for(100_000) > 10 * simulated.asked_for(10_000) > 0

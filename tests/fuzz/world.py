@@ -485,6 +485,8 @@ class World:
             if client.is_silent or not client.socket.reading or client.later or client.known.state is State.CONNECTING:
                 continue
             frames = client.known.stream.frames
+            if len(frames) == client.answered:
+                continue
             pings = sum(each == (PING, b"") for each in frames[client.answered :])
             client.answered = len(frames)
             for _ in range(pings):
