@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
+from chatrelay.descriptors import MOST
 from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, connected
 
 StartRelay = Callable[..., RelayProcess]
@@ -50,6 +53,22 @@ def within_patience(so: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def test_the_limit_of_file_descriptors_is_raised_and_stated(start_relay: StartRelay) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = min(512, hard)
+    relay = start_relay(under=("sh", "-c", f'ulimit -Sn {few}; exec "$@"', "sh"))
+    most = descriptor_limit(relay.process.pid)
+    assert most == min(hard, MOST) > few
+    relay.said(rf"this process may open {most} files and sockets")
+
+
+def descriptor_limit(pid: int) -> int:
+    """The soft limit of a process, as the kernel has it."""
+    found = re.search(r"^Max open files +(\d+) ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def test_a_relay_that_is_full_lets_nobody_in_until_somebody_leaves(start_relay: StartRelay, held: ExitStack) -> None:

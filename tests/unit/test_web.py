@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import patch
 
 from treq import content
 from treq.client import HTTPClient
@@ -159,6 +160,14 @@ class Revoke(OpsTestCase):
             self.assertEqual(self.response.headers.getRawHeaders("www-authenticate"), ["Bearer"])
         for given in ("Bearer s3cret", "bearer s3cret"):
             self.assertEqual((await self.revoke({"uID": 9}, Authorization=given))[0], 200)
+
+    async def test_the_token_is_compared_in_constant_time(self) -> None:
+        """By `hmac.compare_digest` and nothing beside it: what it says decides."""
+        for says, given, status in ((True, "wrong", 200), (False, "s3cret", 401)):
+            with patch("hmac.compare_digest", return_value=says) as compare:
+                answer = self.revoke if status == 200 else self.refused
+                self.assertEqual((await answer({"uID": 9}, Authorization=f"Bearer {given}"))[0], status)
+            compare.assert_called_once_with(given.encode(), b"s3cret")
 
     async def test_what_is_no_request(self) -> None:
         for value in (
