@@ -22,22 +22,23 @@ MAX_ADDRESSES = 10_000
 MAX_DENIED = 10_000
 """Sessions that are remembered as denied; one more displaces the oldest."""
 
-DENIED_SECONDS = 5.0
-"""How long a session is remembered as denied."""
-
 
 class RecentDenials:
     """The sessions that the webserver has just denied, by a keyed hash of each.
 
     :param key: of the hashes, at most 64 random bytes.
+    :param seconds: how long each is remembered; 0 for not at all.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, seconds: float) -> None:
         self._key = key
+        self._seconds = seconds
         self._denied_at: dict[bytes, float] = {}
 
     def add(self, sessid: str, now: float) -> None:
         """The webserver has denied this session."""
+        if not self._seconds:
+            return
         denied = digest(sessid, self._key)
         self._denied_at.pop(denied, None)
         if len(self._denied_at) >= MAX_DENIED:
@@ -63,7 +64,7 @@ class RecentDenials:
         return len(self._denied_at)
 
     def _is_recent(self, at: float | None, now: float) -> bool:
-        return at is not None and 0 <= now - at < DENIED_SECONDS  # not what a clock that was set back puts ahead
+        return at is not None and 0 <= now - at < self._seconds  # not what a clock that was set back puts ahead
 
 
 class _Address:

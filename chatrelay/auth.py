@@ -47,6 +47,7 @@ from zope.interface import implementer
 
 from chatrelay import wire
 from chatrelay.breaker import Breaker, State
+from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict, is_expiry
 from chatrelay.limits import Deadlines, Key
 
@@ -84,6 +85,8 @@ SLICE = 512
 MAX_QUEUE = 5000
 """Questions that may wait for their turn. A site that answers 32 at once in 50 ms is through with them in 8 s."""
 
+DEFAULTS = Config()
+
 DENIALS = (401, 403)
 """Statuses that mean: this session is not logged in."""
 
@@ -100,6 +103,8 @@ class WebserverAuthenticator:
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
     :param queue: how many questions may wait for their turn.
     :param breaker_failures: how many failures in a row stop the questions (`chatrelay.breaker`); 0 for no breaker.
+    :param breaker_wait: seconds until one of them may go out as a probe; 0 for none.
+    :param breaker_longest_wait: seconds up to which that doubles with each probe that fails; 0 for no limit.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     """
 
@@ -111,11 +116,13 @@ class WebserverAuthenticator:
         url: str,
         format: str = "form",
         secret: str | None = None,
-        timeout: float = 5.0,
-        checks: int = 32,
-        queue_timeout: float = 10.0,
+        timeout: float = DEFAULTS.webserver_timeout,
+        checks: int = DEFAULTS.webserver_checks,
+        queue_timeout: float = DEFAULTS.login_timeout,
         queue: int = MAX_QUEUE,
-        breaker_failures: int = 10,
+        breaker_failures: int = DEFAULTS.breaker_failures,
+        breaker_wait: float = DEFAULTS.breaker_wait,
+        breaker_longest_wait: float = DEFAULTS.breaker_longest_wait,
         tls_policy: IPolicyForHTTPS | None = None,
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
@@ -127,7 +134,7 @@ class WebserverAuthenticator:
             self._headers.addRawHeader(b"authorization", b"Bearer " + secret.encode("ascii"))
         self._checks = checks
         self._queue_size = queue
-        self._breaker: Breaker[_Question] = Breaker(breaker_failures)
+        self._breaker: Breaker[_Question] = Breaker(breaker_failures, breaker_wait, breaker_longest_wait)
         self._breaker_failures = breaker_failures
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)

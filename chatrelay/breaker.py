@@ -16,15 +16,10 @@ to its limit. An answer is one whatever it says: a denial is no failure.
 from __future__ import annotations
 
 import enum
+import math
 from typing import Generic
 
 from chatrelay.limits import Key
-
-FIRST_WAIT = 1.0
-"""Seconds from opening to the first probe."""
-
-LONGEST_WAIT = 10.0
-"""Seconds from one probe that failed to the next, at most."""
 
 
 class State(enum.Enum):
@@ -39,14 +34,18 @@ class Breaker(Generic[Key]):
     """Stops questions to a webserver that failed to answer several in a row.
 
     :param failures: how many in a row open it; 0 for no breaker.
+    :param wait: seconds from opening to the first probe; 0 for none, so that each question is a probe when none is out.
+    :param longest_wait: seconds from one probe that failed to the next, at most; 0 for no limit.
     :ivar state: where it stands.
     """
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, wait: float, longest_wait: float) -> None:
         self.state = State.CLOSED
         self._limit = failures
         self._failures = 0
-        self._wait = FIRST_WAIT
+        self._first_wait = wait
+        self._longest_wait = longest_wait or math.inf
+        self._wait = wait
         self._probe_at = 0.0
         self._probe: Key | None = None
 
@@ -66,7 +65,7 @@ class Breaker(Generic[Key]):
         closed = self.state is not State.CLOSED
         self.state = State.CLOSED
         self._failures = 0
-        self._wait = FIRST_WAIT
+        self._wait = self._first_wait
         self._probe = None
         return closed
 
@@ -82,7 +81,7 @@ class Breaker(Generic[Key]):
             self._open(now)
             return True
         if self.state is State.PROBING and question == self._probe:
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            self._wait = min(2 * self._wait, self._longest_wait)
             self._open(now)
         return False
 

@@ -205,11 +205,27 @@ class Config:
     breaker_failures: int = _option(
         10,
         "After how many failures in a row the webserver is left alone: logins are then answered "
-        "webserver-unavailable at once, and one at a time tries it, first after a second, then after up to 10 s. "
-        "Any answer ends that.",
+        "webserver-unavailable at once, and one at a time tries it, after breaker-wait. Any answer ends that.",
         unit="failures",
         zero="never: a webserver that fails is asked by everybody, again and again",
         kind=int,
+    )
+    breaker_wait: float = _option(
+        1.0,
+        "How long a webserver that failed breaker-failures times is left alone before a login tries it. Each try that "
+        "fails doubles that, up to breaker-longest-wait.",
+        unit="seconds",
+        zero="not at all: one login after the other tries it, however often it fails, and only those that come while "
+        "one is out are refused",
+        kind=float,
+    )
+    breaker_longest_wait: float = _option(
+        10.0,
+        "Up to how long breaker-wait is doubled; no less than that. So long logins may be answered "
+        "webserver-unavailable after the webserver is back.",
+        unit="seconds",
+        zero="no limit: after an outage logins may be refused for as long again as it lasted",
+        kind=float,
     )
     logins_per_minute: int = _option(
         20,
@@ -221,12 +237,30 @@ class Config:
         zero="no limit: session ids can be guessed as fast as the webserver answers",
         kind=int,
     )
+    denial_memory: float = _option(
+        5.0,
+        "How long a session that the webserver has denied is denied again without asking, whoever brings it, and also "
+        "where the site has let it in meanwhile. One-time tickets (auth-tickets) and re-checks are always asked about.",
+        unit="seconds",
+        zero="not at all: who brings a denied session again and again has the webserver asked each time, up to "
+        "logins-per-minute",
+        kind=float,
+    )
     recheck_interval: float = _option(
         300.0,
-        "How often the webserver is asked again whether a session still lasts, give or take a fifth; its answer may "
-        "say otherwise with expires_in. A session that does not is closed with 4501.",
+        "How often the webserver is asked again whether a session still lasts, give or take "
+        "recheck-spread; its answer may say otherwise with expires_in. A session that does not is closed with 4501.",
         unit="seconds",
         zero="never, whatever the answer says: a session that ends at the site goes on here",
+        kind=float,
+    )
+    recheck_spread: float = _option(
+        20.0,
+        "By how much of recheck-interval each re-check comes earlier or later, at random; at most 90. A session that "
+        "ended at the site may go on here for so much longer.",
+        unit="per cent",
+        metavar="percent",
+        zero="none: those who came at once are asked about at once, each time",
         kind=float,
     )
     recheck_grace: float = _option(
@@ -367,6 +401,14 @@ class Config:
         zero="no limit: a client that is gone is pinged, and seems to be there",
         kind=float,
     )
+    closing_timeout: float = _option(
+        2.0,
+        "How long a client that was refused or closed may take to leave; then it is cut. Over TCP and TLS its file "
+        "descriptor is free after twice that and a second, at the latest.",
+        unit="seconds",
+        zero="a quarter of a second, which is the least: over a slow network clients then miss their close codes",
+        kind=float,
+    )
     compression: bool = _option(
         False,
         "Whether WebSocket messages may be compressed (permessage-deflate), for clients that offer it. Spares a slow "
@@ -402,6 +444,24 @@ class Config:
         "and visitor who leaves without having logged in.",
         metavar="debug|info|warn|error",
     )
+
+    @breaker_longest_wait.validator
+    def _check_breaker_longest_wait(self, _: object, longest: float) -> None:
+        if 0 < longest < self.breaker_wait:
+            raise ConfigError(
+                "breaker-longest-wait",
+                f"{longest:g} s is less than the {self.breaker_wait:g} s of breaker-wait, which grows up to it: give "
+                "that much or more, or a shorter breaker-wait",
+            )
+
+    @recheck_spread.validator
+    def _check_recheck_spread(self, _: object, per_cent: float) -> None:
+        if per_cent > MAX_SPREAD:
+            raise ConfigError(
+                "recheck-spread",
+                f"{per_cent:g} per cent is more than {MAX_SPREAD}, and some questions would follow at once: give "
+                f"{MAX_SPREAD} or less, and for questions that come sooner a shorter recheck-interval",
+            )
 
     @auth_url.validator
     def _check_auth_url(self, _: object, url: object) -> None:
@@ -502,6 +562,9 @@ class Config:
         except BadMessageLogURL as error:
             raise ConfigError("message-log", str(error)) from None
 
+
+MAX_SPREAD = 90
+"""Per cent of recheck-interval by which re-checks may be spread; at 100 some would follow the last one at once."""
 
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """Of `twisted.logger.LogLevel`, lowest first. Not critical: that would leave out why a relay can't start."""

@@ -26,11 +26,8 @@ from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep
 from chatrelay.wire import CloseCode
 
-CLOSING_SECONDS = 2.0
-"""How long a client may take to answer a close frame, or to leave after a refused handshake."""
-
 SWEEP_SECONDS = 0.25
-"""How often deadlines are looked at."""
+"""How often deadlines are looked at, and the least that a client has to answer a close frame."""
 
 TURN_SECONDS = 0.05
 """How often, while the relay stops, the next connections are told so."""
@@ -108,7 +105,7 @@ class Connections:
         self.handshake_deadlines: Deadlines[Live] = Deadlines(config.handshake_timeout)
         self.login_deadlines: Deadlines[Live] = Deadlines(config.login_timeout)
         self.message_deadlines: Deadlines[Live] = Deadlines(config.message_timeout)
-        self.closing_deadlines: Deadlines[Live] = Deadlines(CLOSING_SECONDS)
+        self.closing_deadlines: Deadlines[Live] = Deadlines(max(config.closing_timeout, SWEEP_SECONDS))
         self.slow_readers = SlowReaders(config.unread_time, self.seconds)
         self.pings: Pings[Live] = Pings(config.ping_interval, config.ping_timeout, chance)
         self._lines: Counter[str] = Counter()

@@ -19,9 +19,6 @@ from twisted.internet.defer import Deferred
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.wire import CloseCode, user_key
 
-SPREAD = 0.2
-"""By how much an interval is made longer or shorter, at random: those who came at once are not asked about at once."""
-
 
 @attrs.frozen
 class _Name:
@@ -56,6 +53,8 @@ class Rechecks:
 
     :param interval: seconds from one answer to the next question, unless the site says how long its answer holds; 0
         for none at all.
+    :param spread: per cent, up to 100, by which that is made longer or shorter, at random, so that those who came at
+        once are not asked about at once.
     :param grace: seconds that people stay while the site can't be asked; 0 for no limit.
     :param at_once: how many questions may be out.
     :param ask: asks the site; a verdict always comes of it.
@@ -68,6 +67,7 @@ class Rechecks:
     def __init__(
         self,
         interval: float,
+        spread: float,
         grace: float,
         at_once: int,
         ask: Callable[[str], Deferred[Verdict]],
@@ -75,7 +75,8 @@ class Rechecks:
         chance: Callable[[], float],
         give_up: Callable[[Deferred[Verdict]], None] = Deferred.cancel,
     ) -> None:
-        self._interval = interval
+        self._shortest = interval * (1 - spread / 100)
+        self._longest = interval * (1 + spread / 100)
         self._grace = grace
         self._at_once = at_once
         self._ask = ask
@@ -96,7 +97,7 @@ class Rechecks:
         :param sessid: what to ask by; None where there is nothing, and so no asking.
         """
         self.left(connection)
-        if sessid is None or not self._interval:
+        if sessid is None or not self._longest:
             return
         name = _Name(sessid, user_key(verdict.uid))
         check = self._checks.setdefault(name, _Check(name))
@@ -162,7 +163,7 @@ class Rechecks:
 
     def _some_time(self) -> float:
         """The interval, give or take."""
-        return self._interval * (1 - SPREAD + 2 * SPREAD * self._chance())
+        return self._shortest + (self._longest - self._shortest) * self._chance()
 
     def _schedule(self, check: _Check, due: float) -> None:
         self._unschedule(check)

@@ -75,7 +75,11 @@ def build(
     turn = Turn(lambda call: reactor.callLater(0, call))
     relay = Relay(directory, message_log, time.time, turn.call_soon)
     # What an embedding program's own authenticator has answered is that program's to remember.
-    denials = RecentDenials(secrets.token_bytes()) if isinstance(authenticator, WebserverAuthenticator) else None
+    denials = (
+        RecentDenials(secrets.token_bytes(), config.denial_memory)
+        if isinstance(authenticator, WebserverAuthenticator)
+        else None
+    )
     if connections is None:
         connections = descriptors.for_connections(descriptors.limit(), config.webserver_checks)
     factory = ChatFactory(
@@ -278,6 +282,8 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
         checks=config.webserver_checks,
         queue_timeout=config.login_timeout,
         breaker_failures=config.breaker_failures,
+        breaker_wait=config.breaker_wait,
+        breaker_longest_wait=config.breaker_longest_wait,
         tls_policy=None if config.auth_ca_file is None else _policy(config.auth_ca_file),
     )
 

@@ -697,7 +697,14 @@ class ChatFactory(Connections, WebSocketServerFactory):
         # An embedding program's authenticator need not have one.
         give_up = getattr(authenticator, "give_up", Deferred.cancel)
         self.rechecks = Rechecks(
-            config.recheck_interval, config.recheck_grace, at_once, self.ask, seconds, chance, give_up
+            config.recheck_interval,
+            config.recheck_spread,
+            config.recheck_grace,
+            at_once,
+            self.ask,
+            seconds,
+            chance,
+            give_up,
         )
         self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
         self.admission = Admission(config, connections if config.connections is None else config.connections)

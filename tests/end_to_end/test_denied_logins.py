@@ -68,8 +68,31 @@ def test_a_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartR
         assert other.log_in("new-session") == YES
 
 
+def test_a_denial_is_remembered_for_as_long_as_was_said(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay("--denial-memory", "2")
+    with relay.client() as alice:
+        assert alice.log_in("new-session") == NO
+        denied_at = time.monotonic()
+        site.users["new-session"] = 1
+        answer = alice.log_in("new-session")
+        if time.monotonic() < denied_at + 1.5:  # else the machine was too busy
+            assert answer == NO
+            assert site.asked == ["new-session"]
+        time.sleep(max(0.0, denied_at + 2.2 - time.monotonic()))
+        assert alice.log_in("new-session") == YES
+
+
+def test_no_denial_is_remembered_with_0(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay("--denial-memory", "0")
+    with relay.client() as alice:
+        assert [alice.log_in("new-session") for _ in range(2)] == [NO, NO]
+        site.users["new-session"] = 1
+        assert alice.log_in("new-session") == YES
+    assert site.asked == ["new-session"] * 3
+
+
 def test_tickets_and_trouble_are_not_remembered(site: Site, start_relay: StartRelay) -> None:
-    relay = start_relay("--auth-tickets", "yes")
+    relay = start_relay("--auth-tickets", "yes", "--denial-memory", "1000")
     with relay.client() as alice:
         assert alice.log_in("ticket") == NO
         assert alice.log_in("ticket") == NO

@@ -14,7 +14,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -201,6 +201,21 @@ def peers() -> Iterator[Callable[..., Peer]]:
             return peer
 
         yield connect
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+def test_who_is_closed_has_as_long_to_leave_as_was_said(
+    start_relay: Callable[..., RelayProcess], peers: Callable[..., Peer], seconds: float
+) -> None:
+    relay = start_relay("--message-log", "none", "--closing-timeout", f"{seconds:g}")
+    peer = peers(relay.port, None).websocket()
+    began = time.monotonic()
+    heard = peer.frame(BINARY, b"x").hear()
+    assert heard[0] == 0x80 | CLOSE
+    assert struct.unpack("!H", heard[2:4]) == (1003,)
+    with suppress(ConnectionResetError):
+        assert peer.hear() == b""
+    assert time.monotonic() - began >= seconds  # and no longer than PATIENCE, even with 0
 
 
 def test_who_stays_holds_no_descriptor_longer_than_5_s(

@@ -97,6 +97,12 @@ REFUSALS = {
     "a slip": Refusal(r"chatrelay: --orgin is no option; did you mean --origin\? \(", ("--orgin", "https://x")),
     "no value": Refusal(r"chatrelay: --origin wants a value", ("--origin",)),
     "a word too many": Refusal(r"chatrelay: 'nonsense' is no option: those begin with --", ("nonsense",)),
+    "a breaker that would wait for less and less": Refusal(
+        r"breaker-longest-wait: 10 s is less than the 20 s of breaker-wait", ("--breaker-wait", "20")
+    ),
+    "re-checks at any time": Refusal(
+        r"recheck-spread: 91 per cent is more than 90, .*: give 90 or less", ("--recheck-spread", "91")
+    ),
     "an empty secret": Refusal(r"auth-secret-file: s is empty", ("--auth-secret-file", "s"), {"s": "\n"}),
     "no secret": Refusal(r"auth-secret-file: s cannot be read: No such file", ("--auth-secret-file", "s")),
     "two secrets": Refusal(r"auth-secret-file: s must hold one line", ("--auth-secret-file", "s"), {"s": "a\nb\n"}),

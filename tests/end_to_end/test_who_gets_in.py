@@ -60,6 +60,26 @@ def test_a_site_that_keeps_failing_is_left_alone_until_it_answers_again(site: Si
     assert len([line for line in relay.output if "could not be asked" in line]) == 10
 
 
+def test_a_site_that_fails_is_tried_after_as_long_as_was_said(site: Site, start_relay: StartRelay) -> None:
+    site.answer = lambda request: request.reply(500, b"")
+    waiting = start_relay("--breaker-failures", "1", "--breaker-wait", "600", "--breaker-longest-wait", "600")
+    with waiting.client() as bo:
+        assert bo.log_in("bo-session") == UNAVAILABLE
+        waiting.said(r"has failed 1 times in a row")
+        assert len(site.asked) == 1
+        time.sleep(1.2)  # the default would be over
+        assert bo.log_in("bo-session") == UNAVAILABLE
+        assert len(site.asked) == 1
+    waiting.stop()
+    at_once = start_relay("--breaker-failures", "1", "--breaker-wait", "0")
+    with at_once.client() as bo:
+        for asked in range(2, 12):
+            assert bo.log_in("bo-session") == UNAVAILABLE
+            assert len(site.asked) == asked
+        site.answer = None
+        assert bo.log_in("bo-session") == YES
+
+
 # The ops endpoint ----------------------------------------------------------------------
 
 

@@ -97,6 +97,10 @@ def _all_of_them(self: Farewells[Any], _: float) -> list[Any]:
     return there
 
 
+def _is_within_a_minute(_: RecentDenials, at: float | None, now: float) -> bool:
+    return at is not None and now - at < 60
+
+
 def _no_matter(*_: Any, **__: Any) -> None:
     """Leave it out."""
 
@@ -140,7 +144,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "the newest connection goes": lambda: patch.object(Directory, "oldest_beyond", _newest_beyond),
     "any number of logins may be denied": lambda: patch.object(TokenBucket, "left", lambda *_: math.inf),
     "a denial is not remembered": lambda: patch.object(RecentDenials, "add", _no_matter),
-    "a denial is remembered for long": lambda: patch("chatrelay.attempts.DENIED_SECONDS", 60.0),
+    "a denial is remembered for long": lambda: patch.object(RecentDenials, "_is_recent", _is_within_a_minute),
     "who has left is asked about": lambda: patch.object(Attempts, "_given_up", _asked_about_all_the_same),
     "who gives no sign of life stays": lambda: patch.object(ChatProtocol, "ping_unanswered", _no_matter),
     "nobody is pinged": lambda: patch.object(Pings, "due", lambda *_: []),

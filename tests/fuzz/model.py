@@ -36,7 +36,7 @@ HANDSHAKE_TIMEOUT = 5
 RECHECK_INTERVAL = 300
 RECHECK_GRACE = 1800
 CONTROL_FRAMES_PER_SECOND = 10
-CLOSING = 2
+CLOSING_TIMEOUT = 2
 MAX_WAITING = 12
 AT_ONCE = 8  # a quarter of webserver-checks
 DRAIN_TIME = 10
@@ -45,7 +45,7 @@ LEAST_TURNS = 0.5  # a second
 CONNECTIONS_PER_USER = 3
 LOGINS_PER_MINUTE = 4
 MINUTE = 16  # for denials, or no scenario would meet their end
-DENIED_SECONDS = 5
+DENIAL_MEMORY = 5
 PING_INTERVAL = 20
 PING_TIMEOUT = 10
 UNREAD_TIME = 10
@@ -443,7 +443,7 @@ class Model:
                 self._close(oldest, 4504)
 
     def _is_remembered(self, sessid: str) -> bool:
-        return self.remembers and self.now - self.denied_at.get(sessid, -math.inf) < DENIED_SECONDS
+        return self.remembers and self.now - self.denied_at.get(sessid, -math.inf) < DENIAL_MEMORY
 
     def _wants_in(self, c: Connection, sessid: str) -> None:
         c.wants_in_by = sessid
@@ -546,7 +546,7 @@ class Model:
         for c in self.connections:
             if c.state is State.ENDED and not c.is_lost:
                 # Who closes, too, when the relay has: their time begins anew.
-                assert c.ended_at + 2 * CLOSING > now, f"connection {c.number} may take its time to leave"
+                assert c.ended_at + 2 * CLOSING_TIMEOUT > now, f"connection {c.number} may take its time to leave"
             if c.state is State.CONNECTING:
                 assert c.handshake_due > now or c.is_lost, "a handshake may last"
         # In the order in which they began: whoever waits for one who goes has the site asked before they go, too.

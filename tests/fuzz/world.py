@@ -134,6 +134,8 @@ class Site(WebserverAuthenticator):
             checks=config.webserver_checks,
             queue_timeout=config.login_timeout,
             breaker_failures=config.breaker_failures,
+            breaker_wait=config.breaker_wait,
+            breaker_longest_wait=config.breaker_longest_wait,
         )
         self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
 
@@ -299,6 +301,8 @@ class World:
             drain_time=float(model.DRAIN_TIME),
             connections_per_user=model.CONNECTIONS_PER_USER,
             logins_per_minute=model.LOGINS_PER_MINUTE,
+            denial_memory=float(model.DENIAL_MEMORY),
+            closing_timeout=float(model.CLOSING_TIMEOUT),
             ping_interval=float(model.PING_INTERVAL),
             ping_timeout=float(model.PING_TIMEOUT),
             unread_time=float(model.UNREAD_TIME),
@@ -316,7 +320,7 @@ class World:
         directory = Directory()
         self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
         # As the service has it: only what its own authenticator denied is remembered.
-        denials = RecentDenials(b"of this world") if guarded else None
+        denials = RecentDenials(b"of this world", config.denial_memory) if guarded else None
         self._stack = ExitStack()
         self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
         self.factory = WatchedFactory(

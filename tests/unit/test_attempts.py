@@ -26,7 +26,7 @@ class AttemptsTestCase(SynchronousTestCase):
         self.asked: list[str] = []
         self.given_up: list[Deferred[None]] = []
         self.answers: dict[str, Verdict] = {"alice": LoggedIn(1)}
-        self.recent: RecentDenials | None = RecentDenials(b"key")
+        self.recent: RecentDenials | None = RecentDenials(b"key", 5)
         self.attempts = self.make(20)
 
     def make(self, per_minute: int, authenticator: Any = None) -> Attempts:
@@ -260,6 +260,32 @@ class RememberedDenials(AttemptsTestCase):
         self.now += 0.1
         self.asks("guess")
         self.assertEqual(self.asked, ["guess", "guess"])
+
+    def test_for_as_long_as_was_said(self) -> None:
+        for seconds in (0.5, 3600):
+            self.recent, self.asked = RecentDenials(b"key", seconds), []
+            self.attempts = self.make(0)
+            self.asks("guess")
+            self.now += seconds - 0.01
+            self.attempts.sweep()
+            self.asks("guess")
+            self.assertEqual(self.asked, ["guess"])
+            self.now += 0.01
+            self.asks("guess")
+            self.assertEqual(self.asked, ["guess", "guess"])
+
+    def test_zero_is_not_at_all(self) -> None:
+        self.recent = RecentDenials(b"key", 0)
+        self.attempts = self.make(20)
+        self.assertEqual([self.asks("guess") for _ in range(30)], [Denied()] * 30)
+        self.assertEqual((len(self.asked), len(self.recent)), (20, 0))  # each was a denial of the address
+
+    def test_a_ticket_never_however_long_a_denial_is_remembered(self) -> None:
+        self.recent = RecentDenials(b"key", 3600)
+        self.attempts = self.make(20)
+        for _ in range(3):
+            self.assertEqual(self.asks("ticket", is_ticket=True), Denied())
+        self.assertEqual((self.asked, len(self.recent)), (["ticket"] * 3, 0))
 
     def test_the_time_is_not_prolonged_by_asking(self) -> None:
         self.attempts = self.make(0)

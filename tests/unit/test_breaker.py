@@ -6,20 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.breaker import FIRST_WAIT, LONGEST_WAIT, Breaker, State
+from chatrelay.breaker import Breaker, State
+from chatrelay.config import Config
+
+DEFAULTS = Config()
+WAIT, LONGEST_WAIT = DEFAULTS.breaker_wait, DEFAULTS.breaker_longest_wait
 
 
 class BreakerTests(SynchronousTestCase):
     """When it opens, who is the probe, and when it closes."""
 
-    def opened(self, now: float = 0.0) -> Breaker[str]:
+    def opened(self, now: float = 0.0, wait: float = WAIT, longest_wait: float = LONGEST_WAIT) -> Breaker[str]:
         """A breaker that has just opened."""
-        breaker: Breaker[str] = Breaker(3)
+        breaker: Breaker[str] = Breaker(3, wait, longest_wait)
         self.assertEqual([breaker.failed("x", now) for _ in range(3)], [False, False, True])
         return breaker
 
     def test_it_opens_at_the_limit_and_not_before(self) -> None:
-        breaker: Breaker[str] = Breaker(3)
+        breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(2):
             self.assertFalse(breaker.failed("x", 0))
             self.assertTrue(breaker.admits("y", 0))
@@ -28,7 +32,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertFalse(breaker.admits("y", 0))
 
     def test_an_answer_ends_the_row(self) -> None:
-        breaker: Breaker[str] = Breaker(3)
+        breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(10):
             breaker.failed("x", 0)
             breaker.failed("x", 0)
@@ -36,14 +40,14 @@ class BreakerTests(SynchronousTestCase):
         self.assertIs(breaker.state, State.CLOSED)
 
     def test_zero_is_no_breaker(self) -> None:
-        breaker: Breaker[str] = Breaker(0)
+        breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
         self.assertEqual({breaker.failed("x", 0) for _ in range(1000)}, {False})
         self.assertTrue(breaker.admits("x", 0))
 
     def test_one_probe_when_the_wait_is_over_and_not_before(self) -> None:
         breaker = self.opened()
-        self.assertFalse(breaker.admits("early", FIRST_WAIT - 0.01))
-        self.assertTrue(breaker.admits("probe", FIRST_WAIT))
+        self.assertFalse(breaker.admits("early", WAIT - 0.01))
+        self.assertTrue(breaker.admits("probe", WAIT))
         self.assertIs(breaker.state, State.PROBING)
         self.assertFalse(breaker.admits("second", 1000))
 
@@ -62,40 +66,59 @@ class BreakerTests(SynchronousTestCase):
 
     def test_the_wait_doubles_up_to_its_limit(self) -> None:
         breaker = self.opened()
-        now, waits = 0.0, []
-        for _ in range(6):
-            wait = next(step / 4 for step in range(1000) if breaker.admits("probe", now + step / 4))
-            waits.append(wait)
-            now += wait
-            self.assertFalse(breaker.failed("probe", now))
+        waits = self.waits(breaker, 6)
         self.assertEqual(waits, [1, 2, 4, 8, 10, 10])
-        self.assertEqual(waits[-1], LONGEST_WAIT)
+        now = sum(waits)
         breaker.answered()
         for _ in range(3):
             breaker.failed("x", now)
-        self.assertFalse(breaker.admits("probe", now + FIRST_WAIT - 0.01))
-        self.assertTrue(breaker.admits("probe", now + FIRST_WAIT))
+        self.assertFalse(breaker.admits("probe", now + WAIT - 0.01))
+        self.assertTrue(breaker.admits("probe", now + WAIT))
+
+    def test_another_wait_and_another_limit(self) -> None:
+        self.assertEqual(self.waits(self.opened(wait=3, longest_wait=7), 4), [3, 6, 7, 7])
+        self.assertEqual(self.waits(self.opened(wait=5, longest_wait=5), 3), [5, 5, 5])
+
+    def test_no_wait_is_one_question_after_the_other(self) -> None:
+        breaker = self.opened(wait=0)
+        for number in range(20):
+            self.assertTrue(breaker.admits(str(number), 0))
+            self.assertFalse(breaker.admits("meanwhile", 0))
+            self.assertFalse(breaker.failed(str(number), 0))
+
+    def test_no_limit_of_the_wait_doubles_it_for_ever(self) -> None:
+        self.assertEqual(self.waits(self.opened(longest_wait=0), 9), [2**number for number in range(9)])
+
+    def waits(self, breaker: Breaker[str], count: int) -> list[float]:
+        """How long it keeps the next so many probes, all of which fail, from going out."""
+        now, waits = 0.0, []
+        for _ in range(count):
+            wait = next(step / 4 for step in range(10_000) if breaker.admits("probe", now + step / 4))
+            waits.append(wait)
+            now += wait
+            self.assertFalse(breaker.failed("probe", now))
+        return waits
 
     def test_what_was_out_when_it_opened_says_nothing_new(self) -> None:
         breaker = self.opened()
         for _ in range(20):
             self.assertFalse(breaker.failed("late", 0.5))
-        self.assertTrue(breaker.admits("probe", FIRST_WAIT))
-        self.assertFalse(breaker.failed("late", FIRST_WAIT))
+        self.assertTrue(breaker.admits("probe", WAIT))
+        self.assertFalse(breaker.failed("late", WAIT))
         self.assertIs(breaker.state, State.PROBING)
 
     def test_a_probe_that_is_given_up_makes_the_next_question_the_probe(self) -> None:
         breaker = self.opened()
-        breaker.admits("probe", FIRST_WAIT)
+        breaker.admits("probe", WAIT)
         breaker.given_up("another")
-        self.assertFalse(breaker.admits("next", FIRST_WAIT))
+        self.assertFalse(breaker.admits("next", WAIT))
         breaker.given_up("probe")
-        self.assertTrue(breaker.admits("next", FIRST_WAIT))
-        self.assertFalse(breaker.admits("third", FIRST_WAIT))
+        self.assertTrue(breaker.admits("next", WAIT))
+        self.assertFalse(breaker.admits("third", WAIT))
 
     @given(st.lists(st.tuples(st.sampled_from(["ask", "answered", "failed", "given up"]), st.integers(0, 4))))
     def test_never_two_probes_and_never_shut_for_good(self, steps: list[tuple[str, int]]) -> None:
-        breaker: Breaker[int] = Breaker(3)
+        breaker: Breaker[int] = Breaker(3, WAIT, LONGEST_WAIT)
         out: set[int] = set()
         now, serial = 0, 0
         for what, number in steps:

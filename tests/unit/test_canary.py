@@ -54,7 +54,7 @@ class Printed(WebSocketTestCase):
     """Every object of a factory with clients in every state."""
 
     def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
-        self.denials = RecentDenials(b"key")
+        self.denials = RecentDenials(b"key", 5)
         factory = super().make_factory(authenticator, **options)
         factory.attempts = Attempts(3, factory.ask, factory.seconds, self.denials, lambda address: None)
         return factory

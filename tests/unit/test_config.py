@@ -22,7 +22,9 @@ class Values(SynchronousTestCase):
         config = Config()
         self.assertEqual((config.login_timeout, config.webserver_timeout, config.webserver_checks), (10.0, 5.0, 32))
         self.assertEqual((config.breaker_failures, config.ops_listen), (10, None))
+        self.assertEqual((config.breaker_wait, config.breaker_longest_wait, config.denial_memory), (1.0, 10.0, 5.0))
         self.assertEqual((config.recheck_interval, config.recheck_grace), (300.0, 1800.0))
+        self.assertEqual((config.recheck_spread, config.closing_timeout), (20.0, 2.0))
         self.assertEqual((config.message_size, config.message_frames, config.message_timeout), (65536, 64, 10.0))
         self.assertEqual((config.handshake_size, config.handshake_timeout), (16384, 5.0))
         self.assertEqual((config.unread_size, config.drain_time), (1048576, 10.0))
@@ -79,6 +81,20 @@ class Values(SynchronousTestCase):
         Config(ops_listen="tcp:8081", ops_token_file="token")
         for option in ("ops_listen", "ops_token_file"):
             self.assertIn("is not a text", self.refused(**{option: 5}))
+
+    def test_a_wait_of_the_breaker_is_no_longer_than_the_longest(self) -> None:
+        for wait, longest in ((1, 1), (0, 0.1), (20, 0), (0, 0)):
+            Config(breaker_wait=wait, breaker_longest_wait=longest)
+        for options in ({"breaker_wait": 10.5}, {"breaker_longest_wait": 0.5}):
+            said = self.refused(**options)
+            self.assertIn("breaker-longest-wait: ", said)
+            self.assertIn("of breaker-wait", said)
+
+    def test_rechecks_are_not_spread_over_all_of_the_time(self) -> None:
+        Config(recheck_spread=90)
+        said = self.refused(recheck_spread=90.5)
+        self.assertIn("recheck-spread: 90.5 per cent is more than 90", said)
+        self.assertIn("a shorter recheck-interval", said)
 
     def test_other_words(self) -> None:
         self.assertIn("neither form nor json", self.refused(auth_format="xml"))

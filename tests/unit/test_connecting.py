@@ -120,6 +120,17 @@ class Refusals(ConnectingTestCase):
         self.assertTrue(refused.transport.aborted)
         refused.lost()
 
+    def test_how_long_is_as_was_said(self) -> None:
+        for seconds in (0.5, 20.0):
+            self.limit(connections=1, closing_timeout=seconds, handshake_timeout=0)
+            self.come()
+            refused = self.come()
+            self.pass_time(seconds - 0.125)
+            self.assertFalse(refused.transport.aborted)
+            self.pass_time(0.5)
+            self.assertTrue(refused.transport.aborted)
+            refused.lost()
+
     def test_who_is_refused_leaves_nothing_behind(self) -> None:
         self.limit(connections=1)
         inside = self.come()

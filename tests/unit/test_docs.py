@@ -18,12 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay import (
     attempts,
     auth,
-    breaker,
     connections,
     limits,
     origins,
     outgoing,
-    rechecks,
     relay,
     session,
     sweep,
@@ -171,7 +169,8 @@ class ProtocolPage(SynchronousTestCase):
             f"not complete after {defaults['handshake_timeout']:g} s",
             f"more than {relay.MAX_WAITING:,} messages",
             f"{defaults['logins_per_minute']} a minute, {defaults['logins_per_minute']} at once - denied",
-            f"A denial holds for {attempts.DENIED_SECONDS:g} s",
+            f"A denial holds for {defaults['denial_memory']:g} s unless changed",
+            f"cuts it off {defaults['closing_timeout']:g} s later (unless changed)",
             f"Past {defaults['logins_per_minute']} denials a minute",
             f"``{wire.SUBPROTOCOL}``",
         ):
@@ -190,8 +189,11 @@ class WebserverPage(SynchronousTestCase):
             f"At most {config.webserver_checks} questions",
             f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
+            f"up to {config.recheck_spread:g} per cent more or less (``--recheck-spread``)",
+            f"first after {config.breaker_wait:g} s (``--breaker-wait``)",
+            f"every {config.breaker_longest_wait:g} s (``--breaker-longest-wait``)",
             f"gone on for {config.recheck_grace:,g} seconds",
-            f"A denial is remembered for {attempts.DENIED_SECONDS:g} seconds",
+            f"A denial is remembered for {config.denial_memory:g} seconds (``--denial-memory``",
             f"{config.logins_per_minute} logins a minute may be denied",
             f"one more every {limits.MINUTE / config.logins_per_minute:g} seconds",
             f"When {config.breaker_failures} questions in a row",
@@ -210,12 +212,12 @@ class OperatingPage(SynchronousTestCase):
     def test_the_numbers_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
         limit = Config().logins_per_minute
-        self.assertEqual(rechecks.SPREAD, 1 / 5)
+        closing = Config().closing_timeout
         self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
         self.assertEqual(sweep.WELL_AFTER * connections.SWEEP_SECONDS, limits.MINUTE)
         for said in (
             "It has gone well for a minute.",
-            f"the {attempts.DENIED_SECONDS:g} seconds for which a denial is remembered",
+            f"that it denied less than ``denial-memory`` ({Config().denial_memory:g} seconds) ago",
             f"{limit} at once, and {limit} a minute in the long run",
             f"one comes back every {limits.MINUTE / limit:g} seconds",
             f"no more than {attempts.MAX_ADDRESSES:,}: past that",
@@ -226,9 +228,10 @@ class OperatingPage(SynchronousTestCase):
             f"{relay.MAX_WAITING:,} messages waiting for the message log",
             f"{auth.MAX_QUEUE:,} questions waiting for the webserver",
             f"{auth.MAX_ANSWER // 1024} KiB of the webserver's answer, unpacked, and {auth.MAX_SENT // 1024} KiB of it",
-            f"a wait of {breaker.FIRST_WAIT:g} second after the breaker has opened",
-            f"after each failure up to {breaker.LONGEST_WAIT:g} seconds",
-            f"{connections.CLOSING_SECONDS:g} seconds for a client that was refused, or closed, to leave",
+            f"has ``closing-timeout`` ({closing:g} s) to leave",
+            f"its file descriptor is free after {2 * closing + 1:g} s at the latest",
+            f"it is cut after ``closing-timeout`` ({closing:g} s)",
+            f"cut ``closing-timeout`` ({closing:g} s) later",
             f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
             f"- {relay.MAX_WAITING:,} × {wire.MAX_CONTENT // 1024} KiB of text",
             f"- {relay.MAX_WAITING * wire.MAX_CONTENT // 1024**2} MiB; four times that",

@@ -80,7 +80,7 @@ class Place:
             directory,
             self.site,
             self.clock,
-            denials=RecentDenials(b"key"),
+            denials=RecentDenials(b"key", 5),
             chance=lambda: 0.5,
         )
         self.factory.start_sweeping()

@@ -6,9 +6,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.rechecks import Rechecks
 from chatrelay.testing import HeldAuthenticator, RecordedConnection
+
+DEFAULTS = Config()
 
 GONE = (4501, "the session at the site has ended")
 TOO_LONG = (4501, "the site could not be asked about the session for too long")
@@ -35,13 +38,15 @@ class RechecksTests(SynchronousTestCase):
         self.webserver = HeldAuthenticator()
         self.rechecks = self.make()
 
-    def make(self, interval: float = 300.0, grace: float = 1800.0, at_once: int = 8) -> Rechecks:
+    def make(
+        self, interval: float = 300.0, grace: float = 1800.0, at_once: int = 8, spread: float = DEFAULTS.recheck_spread
+    ) -> Rechecks:
         """The thing itself, asking `webserver`."""
 
         def ask(sessid: str) -> Deferred[Verdict]:
             return self.webserver.authenticate(sessid).addErrback(lambda _: Unavailable("given up"))
 
-        return Rechecks(interval, grace, at_once, ask, self.clock.seconds, lambda: self.chance)
+        return Rechecks(interval, spread, grace, at_once, ask, self.clock.seconds, lambda: self.chance)
 
     def member(self, sessid: str = "sid", uid: str | int = 1, expires_in: float | None = None) -> Member:
         """A connection that has just logged in."""
@@ -66,8 +71,12 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
 
-    def test_a_fifth_earlier_or_later(self) -> None:
-        for chance, due in ((0.0, 240), (1.0, 360)):
+    def test_they_come_so_much_earlier_or_later_and_no_more(self) -> None:
+        for spread, chance, due in (
+            *((DEFAULTS.recheck_spread, 0.0, 240), (DEFAULTS.recheck_spread, 1.0, 360)),
+            *((90, 0.0, 30), (90, 1.0, 570), (0, 0.0, 300), (0, 1.0, 300)),
+        ):
+            self.rechecks = self.make(spread=spread)
             self.chance = chance
             member = self.member()
             self.assertEqual(self.asked(due - 0.25), [])
@@ -86,6 +95,14 @@ class RechecksTests(SynchronousTestCase):
             for sessid in out:
                 self.webserver.answer(LoggedIn(int(sessid)))
         self.assertLessEqual(most, 2)
+
+    def test_without_a_spread_those_who_came_at_once_are_asked_about_at_once(self) -> None:
+        self.rechecks = self.make(at_once=100, spread=0)
+        for number in range(100):
+            self.chance = number / 100
+            self.member(str(number), number)
+        self.assertEqual(self.asked(299.75), [])
+        self.assertEqual(len(self.asked(0.25)), 100)
 
     def test_zero_is_never(self) -> None:
         self.rechecks = self.make(interval=0)

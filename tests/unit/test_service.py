@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, ConfigError, LoggedIn, build, descriptors, stopping
-from chatrelay.interfaces import LogUnavailable
+from chatrelay.interfaces import Denied, LogUnavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.service import BACKLOG, ChatRelayService, with_backlog
+from chatrelay.service import BACKLOG, ChatRelayService, _webserver_authenticator, with_backlog
 from chatrelay.tap import Options, keep_steady_time, makeService
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from tests.unit.test_websocket import Client
@@ -44,6 +44,33 @@ class Made(SynchronousTestCase):
         self.assertEqual(client.hear(), [{"type": "auth-response", "response": False}])
         sessions["alice"] = 1
         client.log_in("alice")
+
+    def test_what_the_webserver_denies_is_remembered_for_as_long_as_was_said(self) -> None:
+        for seconds, waits, questions in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
+            reactor = MemoryReactorClock()
+            config = Config(message_log="memory:", auth_url="http://x/", denial_memory=seconds)
+            attempts = build(config, reactor).factory.attempts
+            asked: list[str] = []
+
+            def deny(sessid: str, is_ticket: bool, asked: list[str] = asked) -> Deferred[Verdict]:
+                asked.append(sessid)
+                return succeed(Denied())
+
+            self.patch(attempts, "_ask", deny)
+            for wait in waits:
+                reactor.advance(wait)
+                attempts.ask(None, "guess", False)
+            self.assertEqual(len(asked), questions)
+
+    def test_the_breaker_waits_for_as_long_as_was_said(self) -> None:
+        config = Config(auth_url="http://x/", breaker_failures=1, breaker_wait=3, breaker_longest_wait=5)
+        authenticator = _webserver_authenticator(config, MemoryReactorClock())
+        breaker, now = authenticator._breaker, 0.0
+        for wait in (3, 5, 5):
+            breaker.failed("question", now)  # type: ignore[arg-type]
+            self.assertFalse(breaker.admits("question", now + wait - 0.1))  # type: ignore[arg-type]
+            now += wait
+            self.assertTrue(breaker.admits("question", now))  # type: ignore[arg-type]
 
     def test_endpoints(self) -> None:
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):

@@ -681,6 +681,27 @@ class Leaving(WebSocketTestCase):
         self.pass_time(1)
         self.assertTrue(client.transport.aborted)
 
+    def test_a_closed_client_has_its_time_to_leave(self) -> None:
+        self.factory = self.make_factory(closing_timeout=7)
+        closed, refused = self.client().open().log_in(), self.client()
+        closed.write(frame(b"x", BINARY))
+        refused.shake("Sec-WebSocket-Protocol: nonsense")
+        self.pass_time(6.75)
+        self.assertEqual([client.transport.aborted for client in (closed, refused)], [False, False])
+        self.pass_time(0.5)
+        self.assertEqual([client.transport.aborted for client in (closed, refused)], [True, True])
+
+    def test_no_time_to_leave_is_a_quarter_of_a_second(self) -> None:
+        for seconds in (0, 0.01):
+            self.factory = self.make_factory(closing_timeout=seconds)
+            client = self.client().open().log_in()
+            client.write(frame(b"x", BINARY))
+            self.assertEqual(client.hear()[0][0], 1003)
+            self.pass_time(0.125)
+            self.assertFalse(client.transport.aborted)
+            self.pass_time(0.5)
+            self.assertTrue(client.transport.aborted)
+
     def test_a_client_that_answers_the_close_is_let_go(self) -> None:
         client = self.client().open()
         client.write(frame(b"x", BINARY))
@@ -971,7 +992,7 @@ class RememberedDenials(WebSocketTestCase):
 
     def setUp(self) -> None:
         self.held = HeldAuthenticator()
-        self.denials = RecentDenials(b"key")
+        self.denials = RecentDenials(b"key", 5)
         super().setUp()
         self.factory = self.make_factory(self.held)
 
@@ -1127,6 +1148,18 @@ class AskedAgain(WebSocketTestCase):
         known.users = {}
         self.pass_time(1000)
         self.assertEqual(alice.hear(), [])
+
+    def test_they_are_spread_as_was_said(self) -> None:
+        for spread, chance, due in ((0.0, 0.0, 100), (50.0, 0.0, 50), (50.0, 1.0, 150)):
+            self.chance = chance
+            known = KnownSessions({"alice": 1})
+            self.factory = self.make_factory(known, recheck_interval=100, recheck_spread=spread)
+            alice = self.client().open().log_in("alice")
+            known.users = {}
+            self.pass_time(due - 1)
+            self.assertEqual(alice.hear(), [])
+            self.pass_time(2.5)
+            self.assertEqual(alice.hear(), [self.GONE])
 
     def test_an_authenticator_that_fails_is_reported_and_people_stay(self) -> None:
         events: list[Any] = []
