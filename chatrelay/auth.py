@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from http.cookiejar import CookieJar
@@ -64,11 +65,8 @@ TWISTED_NAMES = (
 So are the names of `twisted.web._newclient`, which are imported, and `_quiescentCallback`, which each factory has.
 """
 
-MAX_ANSWER = 8 * 1024
-"""Bytes of the webserver's answer, decoded."""
-
-MAX_SENT = 3 * MAX_ANSWER
-"""Bytes of the webserver's answer as they are sent: with its head, the sizes of its chunks, and what goes before it."""
+MAX_AROUND = 16 * 1024
+"""Bytes around the body of the webserver's answer: its head, the sizes of its chunks, and what goes before it."""
 
 MAX_TOLD = 200
 """Characters of an answer that the operator is told, at most."""
@@ -102,6 +100,7 @@ class WebserverAuthenticator:
     :param checks: how many questions may be out at once; 0 for no limit.
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
     :param queue: how many questions may wait for their turn.
+    :param answer_size: bytes that the body of an answer may have, decoded; 0 for no limit.
     :param breaker_failures: how many failures in a row stop the questions (`chatrelay.breaker`); 0 for no breaker.
     :param breaker_wait: seconds until one of them may go out as a probe; 0 for none.
     :param breaker_longest_wait: seconds up to which that doubles with each probe that fails; 0 for no limit.
@@ -120,6 +119,7 @@ class WebserverAuthenticator:
         checks: int = DEFAULTS.webserver_checks,
         queue_timeout: float = DEFAULTS.login_timeout,
         queue: int = MAX_QUEUE,
+        answer_size: int = DEFAULTS.webserver_answer_size,
         breaker_failures: int = DEFAULTS.breaker_failures,
         breaker_wait: float = DEFAULTS.breaker_wait,
         breaker_longest_wait: float = DEFAULTS.breaker_longest_wait,
@@ -127,7 +127,9 @@ class WebserverAuthenticator:
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
         self._body, content_type = FORMATS[format]
-        self._webserver = _Webserver(reactor, url, timeout, tls_policy or BrowserLikePolicyForHTTPS())
+        self._webserver = _Webserver(
+            reactor, url, timeout, answer_size or sys.maxsize, tls_policy or BrowserLikePolicyForHTTPS()
+        )
         self._headers = Headers({b"accept": [b"application/json"], b"content-type": [content_type]})
         self._headers.addRawHeader(b"host", self._webserver.host)
         if secret is not None:
@@ -324,15 +326,15 @@ class WebserverAuthenticator:
                 raise _NoVerdict(f"it answered {status}, a redirect to {where!a}, which is not followed")
             if status != 200:
                 raise _NoVerdict(f"it answered with status {status}")
-            body = await _read(response)
+            body = await _read(response, self._webserver.answer_size)
             if lease.is_over_limit:  # which ends a body of no stated length like any other end
-                raise _NoVerdict(_TOO_MUCH_SENT)
+                raise _NoVerdict(self._webserver.too_much_sent)
             return verdict(body)
         except _REQUEST_FAILURES as error:
             lease.abandon()
             if _was_cancelled(error):
                 raise CancelledError from error
-            raise _NoVerdict(_TOO_MUCH_SENT if lease.is_over_limit else describe(error)) from error
+            raise _NoVerdict(self._webserver.too_much_sent if lease.is_over_limit else describe(error)) from error
         except (CancelledError, _NoVerdict):
             lease.abandon()
             raise
@@ -528,9 +530,6 @@ class _NoVerdict(ValueError):
     """The webserver's answer, or the lack of one, decides nothing."""
 
 
-_TOO_MUCH_SENT = f"its answer is larger than {MAX_SENT} bytes, headers and all"
-
-
 _SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')
 """The start of an answer's "session", and what is as secret as a SESSID."""
 
@@ -585,8 +584,8 @@ _REQUEST_FAILURES = (
 )
 
 
-async def _read(response: Any) -> bytes:
-    """The body, decoded, up to its limit.
+async def _read(response: Any, most: int) -> bytes:
+    """The body, decoded, up to so many bytes.
 
     :raises _NoVerdict: past it.
     """
@@ -596,9 +595,9 @@ async def _read(response: Any) -> bytes:
     def take(chunk: bytes) -> None:
         nonlocal size
         size += len(chunk)
-        if size > MAX_ANSWER:
+        if size > most:
             # treq closes the connection on what its collector raises.
-            raise _NoVerdict(f"its answer is larger than {MAX_ANSWER} bytes")
+            raise _NoVerdict(f"its answer is larger than {most} bytes")
         chunks.append(chunk)
 
     await collect(response, take)
@@ -664,9 +663,14 @@ class _Webserver:
     :ivar endpoint: how to connect.
     :ivar host: the Host header.
     :ivar path: the request's target (RFC 9112, section 3.2.1).
+    :ivar answer_size: bytes that the body of an answer may have, decoded.
+    :ivar answer_sent: bytes that an answer may have as it is sent.
+    :ivar too_much_sent: what is said of one that has more.
     """
 
-    def __init__(self, reactor: Any, url: str, connect_timeout: float, tls_policy: IPolicyForHTTPS) -> None:
+    def __init__(
+        self, reactor: Any, url: str, connect_timeout: float, answer_size: int, tls_policy: IPolicyForHTTPS
+    ) -> None:
         uri = URI.fromBytes(url.encode("ascii"))
         limit: dict[str, Any] = {"timeout": connect_timeout} if connect_timeout else {}
         self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, **limit)
@@ -674,6 +678,9 @@ class _Webserver:
             self.endpoint = wrapClientTLS(tls_policy.creatorForNetloc(uri.host, uri.port), self.endpoint)
         self.host: bytes = uri.netloc.removesuffix(b":443" if uri.scheme == b"https" else b":80")
         self.path: bytes = uri.originForm
+        self.answer_size = answer_size
+        self.answer_sent = answer_size + MAX_AROUND
+        self.too_much_sent = f"its answer is larger than {self.answer_sent} bytes, headers and all"
 
 
 class _Connection(HTTP11ClientProtocol):
@@ -687,12 +694,11 @@ class _Connection(HTTP11ClientProtocol):
 
     transport: Any  # TCP's or TLS's
     is_over_limit = False
-    _room = MAX_SENT
+    _room = 0
 
-    def request(self, request: Any) -> Any:
-        """Twisted: ask."""
-        self._room = MAX_SENT
-        return super().request(request)
+    def make_room(self, size: int) -> None:
+        """Take so many bytes of the next answer."""
+        self._room = size
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted: part of an answer came."""
@@ -747,6 +753,7 @@ class _Lease:
             self.kept = connection in self._seen
             self._seen.add(connection)
             self._connection = connection
+            connection.make_room(self._webserver.answer_sent)
             return connection.request(
                 Request(method, self._webserver.path, headers, bodyProducer, self.pool.persistent)
             )

@@ -194,6 +194,14 @@ class Config:
         zero="no limit: a question that is never answered never gives its turn back",
         kind=float,
     )
+    webserver_answer_size: int = _option(
+        8192,
+        "The largest answer of the webserver's, after decompression, and 16 KiB more as it is sent, headers and all; a "
+        "larger one is cut, and the login answered with webserver-unavailable.",
+        unit="bytes",
+        zero="no limit: one answer can fill the memory",
+        kind=int,
+    )
     webserver_checks: int = _option(
         32,
         "How many questions may be out to the webserver at once; up to 5,000 more wait, up to the login-timeout. "

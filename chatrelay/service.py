@@ -281,6 +281,7 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
         timeout=config.webserver_timeout,
         checks=config.webserver_checks,
         queue_timeout=config.login_timeout,
+        answer_size=config.webserver_answer_size,
         breaker_failures=config.breaker_failures,
         breaker_wait=config.breaker_wait,
         breaker_longest_wait=config.breaker_longest_wait,

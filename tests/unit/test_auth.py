@@ -21,13 +21,17 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from chatrelay.auth import MAX_ANSWER, MAX_SENT, NO_COOKIES, WebserverAuthenticator, verdict, without
+from chatrelay.auth import MAX_AROUND, NO_COOKIES, WebserverAuthenticator, verdict, without
+from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.wire import is_uid
 
 reactor: Any = untyped_reactor
 
 IN = b'{"loggedin":true,"uID":7}'
+
+MAX_ANSWER = Config().webserver_answer_size
+MAX_SENT = MAX_ANSWER + MAX_AROUND
 
 
 def sleep(seconds: float) -> Deferred[None]:
@@ -301,6 +305,29 @@ class Answers(WebserverTestCase):
         self.assertEqual(await self.authenticator().authenticate("sid"), LoggedIn(7))
         self.answering(answer(padded(MAX_ANSWER + 1)))
         self.assertIn("larger than 8192 bytes", await self.trouble())
+
+    async def test_its_size_is_as_was_said(self) -> None:
+        for size in (len(IN), 100_000):
+            authenticator = self.authenticator(answer_size=size)
+            self.answering(answer(IN.ljust(size)))
+            self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
+            self.answering(answer(IN.ljust(size + 1)))
+            self.assertEqual(await self.trouble(authenticator), f"its answer is larger than {size} bytes")
+            least = answer(IN, "200 OK", "X: " + "x" * 10_000, "Y: ")
+            self.answering(least.replace(b"Y: ", b"Y: " + b"y" * (10 + MAX_AROUND - 10_000)))
+            if size == len(IN):
+                self.assertIn(f"{size + MAX_AROUND} bytes, headers and all", await self.trouble(authenticator))
+            else:
+                self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
+
+    async def test_no_limit_of_its_size_is_none(self) -> None:
+        authenticator = self.authenticator(answer_size=0)
+        for packed in (
+            answer(IN.ljust(2**20)),
+            answer(gzip.compress(IN.ljust(2**20)), "200 OK", "Content-Encoding: gzip"),
+        ):
+            self.answering(packed)
+            self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
 
     async def test_an_answer_up_to_its_size_as_it_is_sent_and_no_further(self) -> None:
         def padded(size: int) -> bytes:

@@ -21,6 +21,7 @@ class Values(SynchronousTestCase):
     def test_defaults_are_those_of_the_design(self) -> None:
         config = Config()
         self.assertEqual((config.login_timeout, config.webserver_timeout, config.webserver_checks), (10.0, 5.0, 32))
+        self.assertEqual(config.webserver_answer_size, 8192)
         self.assertEqual((config.breaker_failures, config.ops_listen), (10, None))
         self.assertEqual((config.breaker_wait, config.breaker_longest_wait, config.denial_memory), (1.0, 10.0, 5.0))
         self.assertEqual((config.recheck_interval, config.recheck_grace), (300.0, 1800.0))

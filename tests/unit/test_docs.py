@@ -185,7 +185,8 @@ class WebserverPage(SynchronousTestCase):
         config = Config()
         for said in (
             f"within {config.webserver_timeout:g} seconds of the POST",
-            f"larger than {auth.MAX_ANSWER // 1024} KiB after decompression",
+            f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
+            f"or than {(config.webserver_answer_size + auth.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
             f"At most {config.webserver_checks} questions",
             f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
@@ -227,7 +228,6 @@ class OperatingPage(SynchronousTestCase):
             f"{limits.MAX_KNOWN_RECIPIENTS} recipients that the relay remembers",
             f"{relay.MAX_WAITING:,} messages waiting for the message log",
             f"{auth.MAX_QUEUE:,} questions waiting for the webserver",
-            f"{auth.MAX_ANSWER // 1024} KiB of the webserver's answer, unpacked, and {auth.MAX_SENT // 1024} KiB of it",
             f"has ``closing-timeout`` ({closing:g} s) to leave",
             f"its file descriptor is free after {2 * closing + 1:g} s at the latest",
             f"it is cut after ``closing-timeout`` ({closing:g} s)",

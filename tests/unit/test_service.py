@@ -62,6 +62,10 @@ class Made(SynchronousTestCase):
                 attempts.ask(None, "guess", False)
             self.assertEqual(len(asked), questions)
 
+    def test_the_webserver_may_say_as_much_as_was_said(self) -> None:
+        config = Config(auth_url="http://x/", webserver_answer_size=77)
+        self.assertEqual(_webserver_authenticator(config, MemoryReactorClock())._webserver.answer_size, 77)
+
     def test_the_breaker_waits_for_as_long_as_was_said(self) -> None:
         config = Config(auth_url="http://x/", breaker_failures=1, breaker_wait=3, breaker_longest_wait=5)
         authenticator = _webserver_authenticator(config, MemoryReactorClock())
