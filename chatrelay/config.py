@@ -357,12 +357,18 @@ class Config:
     )
     control_frames_per_second: float = _option(
         10.0,
-        "How many pings and pongs a connection may send in the long run, and twice as many at once; more close it "
-        "with 1002.",
+        "How many pings and pongs a connection may send in the long run; more close it with 1002.",
         unit="frames a second",
         metavar="frames",
         zero="no limit: one client can keep the relay busy for the others",
         kind=float,
+    )
+    control_frame_burst: int = _option(
+        20,
+        "How many pings and pongs a connection may send at once.",
+        unit="frames",
+        zero="no limit, as control-frames-per-second of 0: one client can keep the relay busy for the others",
+        kind=int,
     )
     handshake_size: int = _option(
         16384,

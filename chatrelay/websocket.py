@@ -93,9 +93,6 @@ HAPROXY_NAMES = ("getPeer", "transport")
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
-CONTROL_FRAME_BURST = 2.0
-"""Seconds' worth of pings and pongs that a client may send at once."""
-
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
 
@@ -736,8 +733,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
 
     def control_frames(self) -> TokenBucket:
         """A bucket for the pings and pongs of a connection."""
-        rate = self.config.control_frames_per_second
-        return TokenBucket(rate, CONTROL_FRAME_BURST * rate)
+        return TokenBucket(self.config.control_frames_per_second, self.config.control_frame_burst)
 
     # Whose session it is ---------------------------------------------------------
 

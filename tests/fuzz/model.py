@@ -36,6 +36,7 @@ HANDSHAKE_TIMEOUT = 5
 RECHECK_INTERVAL = 300
 RECHECK_GRACE = 1800
 CONTROL_FRAMES_PER_SECOND = 10
+CONTROL_FRAME_BURST = 20
 CLOSING_TIMEOUT = 2
 MAX_WAITING = 12
 AT_ONCE = 8  # a quarter of webserver-checks
@@ -219,7 +220,7 @@ class Connection:
     code: int | None = None
     cursor: int = 0
     bucket: Bucket = field(default_factory=lambda: Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST))
-    pings: Bucket = field(default_factory=lambda: Bucket(CONTROL_FRAMES_PER_SECOND, 2 * CONTROL_FRAMES_PER_SECOND))
+    pings: Bucket = field(default_factory=lambda: Bucket(CONTROL_FRAMES_PER_SECOND, CONTROL_FRAME_BURST))
     refusals: int = 0
     refused_at: float = 0.0
     denials: int = 0

@@ -297,6 +297,7 @@ class World:
             recheck_interval=float(model.RECHECK_INTERVAL),
             recheck_grace=float(model.RECHECK_GRACE),
             control_frames_per_second=float(model.CONTROL_FRAMES_PER_SECOND),
+            control_frame_burst=model.CONTROL_FRAME_BURST,
             webserver_checks=4 * model.AT_ONCE,
             drain_time=float(model.DRAIN_TIME),
             connections_per_user=model.CONNECTIONS_PER_USER,

@@ -31,7 +31,7 @@ class Values(SynchronousTestCase):
         self.assertEqual((config.unread_size, config.drain_time), (1048576, 10.0))
         self.assertEqual((config.messages_per_second, config.message_burst), (10.0, 30))
         self.assertEqual((config.user_messages_per_second, config.new_recipients_per_minute), (20.0, 30))
-        self.assertEqual(config.control_frames_per_second, 10.0)
+        self.assertEqual((config.control_frames_per_second, config.control_frame_burst), (10.0, 20))
         self.assertEqual((config.connections, config.connections_per_address), (None, 0))
         self.assertEqual((config.unauthenticated, config.unauthenticated_per_address), (5000, 100))
         self.assertEqual((config.connections_per_user, config.trusted_proxy), (10, ()))

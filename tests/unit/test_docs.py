@@ -26,7 +26,6 @@ from chatrelay import (
     session,
     sweep,
     web,
-    websocket,
     wire,
 )
 from chatrelay.config import Config, option_name
@@ -136,7 +135,7 @@ class ProtocolPage(SynchronousTestCase):
         rate, burst = defaults["messages_per_second"], defaults["message_burst"]
         new_recipients = defaults["new_recipients_per_minute"]
         control_frames = defaults["control_frames_per_second"]
-        control_frame_burst = control_frames * websocket.CONTROL_FRAME_BURST
+        control_frame_burst = defaults["control_frame_burst"]
         for said in (
             f"string of 1 to {wire.MAX_SESSID} characters",
             f"string of at most {wire.MAX_TOKEN} characters",

@@ -1610,11 +1610,22 @@ class SendingTooFast(WebSocketTestCase):
         client.write(frame(b"", PONG) * 20 + frame(struct.pack("!H", 1000), CLOSE))
         self.assertEqual(client.hear()[0][0], 1000)
 
+    def test_so_many_pings_at_once_as_was_said(self) -> None:
+        for burst in (3, 50):
+            self.factory = self.make_factory(control_frame_burst=burst)
+            client = self.client().open().log_in()
+            client.write(frame(b"p", PING) * burst)
+            self.assertEqual(client.hear(), [(PONG, b"p")] * burst)
+            self.pass_time(0.25)
+            client.write(frame(b"p", PING) * 3)
+            self.assertEqual([what for what, _ in client.hear()], [PONG, PONG, 1002])
+
     def test_without_a_limit_any_number_of_pings(self) -> None:
-        self.factory = self.make_factory(control_frames_per_second=0)
-        client = self.client().open().log_in()
-        client.write(frame(b"", PING) * 500)
-        self.assertEqual(client.hear(), [(PONG, b"")] * 500)
+        for option in ("control_frames_per_second", "control_frame_burst"):
+            self.factory = self.make_factory(**{option: 0})
+            client = self.client().open().log_in()
+            client.write(frame(b"", PING) * 500)
+            self.assertEqual(client.hear(), [(PONG, b"")] * 500)
 
     def test_users_who_have_gone_are_forgotten_by_the_sweep(self) -> None:
         client = self.client().open().log_in()
