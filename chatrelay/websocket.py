@@ -188,6 +188,8 @@ class ChatProtocol(WebSocketServerProtocol):
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
         super().connectionMade()
         self.factory.accepted(self)
+        if isinstance(self.transport, HAProxyProtocolWrapper):
+            self.factory.unlocated[self] = None
 
     def _turn_away(self, full: Full) -> None:
         """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment."""
@@ -300,6 +302,7 @@ class ChatProtocol(WebSocketServerProtocol):
         """
         assert self._visit is not None
         factory, host = self.factory, self.peer_host()
+        factory.unlocated.pop(self, None)
         forwarded = factory.handshakes.forwarded_for(self.http_request_data, host, self.peer_name)
         if self._visit.address is not None:
             return  # no proxy is between
@@ -312,6 +315,20 @@ class ChatProtocol(WebSocketServerProtocol):
         full = factory.admission.locate(self._visit, self._address_of(client))
         if full is not None:
             raise ConnectionDeny(full.status, f"{full.why} ({full.option} {full.most})")
+
+    def locate(self) -> None:
+        """Count a connection where the PROXY protocol says it is from, if by now it does.
+
+        That comes first; who then sends no handshake must not have more places for it.
+        """
+        assert self._visit is not None
+        if self.state != self.STATE_CONNECTING:
+            self.factory.unlocated.pop(self, None)
+        elif self.transport.transport.getPeer() != self.transport.getPeer():
+            self.factory.unlocated.pop(self, None)
+            full = self.factory.admission.locate(self._visit, self._address_of(self.peer_host()))
+            if full is not None:
+                self.failHandshake(f"{full.why} ({full.option} {full.most})", full.status)
 
     def peer_host(self) -> str | None:
         """The address of whoever made the connection, as far as is known yet; None for a UNIX socket."""
@@ -542,6 +559,7 @@ class ChatProtocol(WebSocketServerProtocol):
         # What it sent and nobody read would otherwise stay until the garbage is collected.
         self.data = b""
         self._leave()
+        self.factory.unlocated.pop(self, None)
         self.factory.admission.left(self._visit)
         self.factory.lost(self)
         if self.session is not None:
@@ -705,6 +723,8 @@ class ChatFactory(Connections, WebSocketServerFactory):
         )
         self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
         self.admission = Admission(config, connections if config.connections is None else config.connections)
+        # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
+        self.unlocated: dict[ChatProtocol, None] = {}
         self.handshakes = Handshakes(config, seconds)
         self.send_limits = SendLimits(
             config.messages_per_second,
@@ -790,6 +810,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
             "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
             "users who have gone": lambda now: self.send_limits.forget(now),
             "addresses with denied logins": lambda now: self.attempts.sweep(),
+            "addresses behind the PROXY protocol": lambda now: (each.locate for each in tuple(self.unlocated)),
             **super().parts_of_a_sweep(),
             "recheck-interval": lambda now: self.rechecks.sweep(),
         }

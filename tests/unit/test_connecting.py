@@ -444,6 +444,27 @@ class ProxyProtocol(ConnectingTestCase):
             answer = Proxied(self.factory, header("2001:db8:1:2::2")).shake()
             self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), answer)
 
+    def test_who_sends_no_handshake_through_a_proxy_is_counted_too(self) -> None:
+        for header in (version_1, version_2):
+            self.limit(unauthenticated_per_address=2, unauthenticated=10)
+            silent = [Proxied(self.factory, header(OFFICE)) for _ in range(6)]
+            silent[-1].write(b"GET / HTTP/1.1\r\nHost:")
+            own, nothing_yet = Proxied(self.factory, version_2(None)), Proxied(self.factory, b"")
+            self.pass_time(0.25)
+            refused = [b" 429 " in client.transport.value() for client in silent]
+            self.assertEqual(refused, [False, False, True, True, True, True])
+            for client in silent[2:]:
+                client.lost()
+            self.assertEqual(self.factory.admission.unauthenticated, 4)
+            self.assertEqual([client.transport.value() for client in (own, nothing_yet)], [b"", b""])
+            silent[0].open().log_in()
+            own.open()
+            nothing_yet.write(header(OFFICE))
+            nothing_yet.open()
+            for client in (*silent[:2], own, nothing_yet):
+                client.lost()
+            self.assertEqual((len(self.factory.unlocated), self.factory.admission.addresses()), (0, 0))
+
     def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
         for header in (version_2(None), b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"):
