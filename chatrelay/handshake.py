@@ -62,10 +62,14 @@ def header_value(request: bytes, name: str) -> str | None:
 
 
 def header_values(request: bytes, name: str) -> list[str]:
-    """All values of a header of a handshake."""
+    """All values of a header of a handshake.
+
+    A line that begins with a blank goes on with the one before, and a name with a blank after it is none (RFC 9112,
+    section 5): a proxy may pass on either, and not see in it the header that it adds itself.
+    """
     wanted = name.encode("ascii")
     fields = (line.partition(b":") for line in request.split(b"\r\n")[1:])
-    return [str(value.strip(), "latin-1") for key, colon, value in fields if colon and key.strip().lower() == wanted]
+    return [str(value.strip(), "latin-1") for key, colon, value in fields if colon and key.lower() == wanted]
 
 
 class Handshakes:

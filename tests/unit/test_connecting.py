@@ -379,6 +379,12 @@ class BehindProxies(ConnectingTestCase):
         answer = Client(self.factory, Transport(peer)).shake(f"X-Forwarded-For: {OFFICE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 429 "))
 
+    def test_what_only_looks_like_the_header_is_none(self) -> None:
+        self.limit(trusted_proxy=(PROXY,))
+        for line in (f"X: a\r\n X-Forwarded-For: {ELSEWHERE}", f"X-Forwarded-For : {ELSEWHERE}"):
+            client = self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}", line)
+            self.assertEqual(client.protocol.client_address, OFFICE)
+
     def test_the_end_of_a_users_connection_is_told_with_the_clients_address(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         self.come(PROXY).open(f"X-Forwarded-For: {ELSEWHERE}").log_in().lost()
