@@ -15,6 +15,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from http.cookiejar import CookieJar
+from secrets import token_hex
 from typing import Any, Generic
 from urllib.parse import quote, quote_plus, urlsplit
 from weakref import WeakSet
@@ -238,7 +239,7 @@ class WebserverAuthenticator:
             if self._breaker.answered():
                 self.log.warn("the webserver at {url} answers again", url=self._site)
         elif verdict.check(_NoVerdict) and question.is_awaited:
-            verdict = self._failed(question, str(verdict.value))
+            verdict = self._failed(question, str(verdict.value), is_nonsense=not verdict.check(_NotReached))
         else:
             self._breaker.given_up(question)
         if self._queue and len(self._out) < self._checks:
@@ -253,10 +254,16 @@ class WebserverAuthenticator:
         self._turn_alarm.lift(question)
         return question
 
-    def _failed(self, question: _Question, what: str) -> Unavailable:
-        """The webserver did not answer this question."""
+    def _failed(self, question: _Question, what: str, is_nonsense: bool = False) -> Unavailable:
+        """The webserver did not answer this question, or not as it should."""
         # While the breaker is open the operator knows; each probe that fails would be a line.
         trouble = self._trouble(what, question.sessid, tell=self._breaker.state is State.CLOSED)
+        if is_nonsense and not question.is_own:
+            own = _Question(token_hex(16), True, self._given_up, is_own=True)
+            if self._breaker.doubted(question, own):
+                own.join().addErrback(Failure.trap, CancelledError)  # when the relay stops
+                self._ask(own)
+            return trouble
         if self._breaker.failed(question, self._reactor.seconds()):
             self.log.warn(
                 "the webserver at {url} has failed {failures} times in a row: until it answers again, it is asked "
@@ -334,6 +341,8 @@ class WebserverAuthenticator:
             lease.abandon()
             if _was_cancelled(error):
                 raise CancelledError from error
+            if isinstance(error, ConnectError | DNSLookupError):
+                raise _NotReached(describe(error)) from error
             raise _NoVerdict(self._webserver.too_much_sent if lease.is_over_limit else describe(error)) from error
         except (CancelledError, _NoVerdict):
             lease.abandon()
@@ -417,15 +426,19 @@ class _Question:
 
     :ivar sessid: whose session is it?
     :ivar is_ticket: whether that is good for this question only.
+    :ivar is_own: whether the relay itself wants to know, of a session that nobody has (`Breaker.doubted`).
     :ivar asking: the POST and its answer; None until it is this question's turn.
     :ivar out_of_time: whether the time for an answer has passed.
     """
 
-    __slots__ = ("_given_up", "_leaving", "_waiting", "asking", "is_ticket", "out_of_time", "sessid")
+    __slots__ = ("_given_up", "_leaving", "_waiting", "asking", "is_own", "is_ticket", "out_of_time", "sessid")
 
-    def __init__(self, sessid: str, is_ticket: bool, given_up: Callable[[_Question], None]) -> None:
+    def __init__(
+        self, sessid: str, is_ticket: bool, given_up: Callable[[_Question], None], is_own: bool = False
+    ) -> None:
         self.sessid = sessid
         self.is_ticket = is_ticket
+        self.is_own = is_own
         self.asking: Deferred[Any] | None = None
         self.out_of_time = False
         self._given_up = given_up
@@ -528,6 +541,10 @@ def describe(error: BaseException) -> str:
 
 class _NoVerdict(ValueError):
     """The webserver's answer, or the lack of one, decides nothing."""
+
+
+class _NotReached(_NoVerdict):
+    """There was not even a connection to the webserver, which can't be the fault of what was asked."""
 
 
 _SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')

@@ -11,6 +11,11 @@ and from every one of them any answer leads to CLOSED.
 
 One question at a time is the probe; with each that fails the wait doubles, up
 to its limit. An answer is one whatever it says: a denial is no failure.
+
+A site may fail over one session id and be well with all others, and who logs
+in chooses the session id. So where a question was answered with nonsense, the
+breaker neither opens nor stays open for it: a question of the relay's own is
+put first, about a session that nobody has, and what comes of that counts.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ class Breaker(Generic[Key]):
         self._wait = wait
         self._probe_at = 0.0
         self._probe: Key | None = None
+        self._confirming: Key | None = None
 
     def admits(self, question: Key, now: float) -> bool:
         """Whether this question may go out. Where the wait is over, it may, and is the probe."""
@@ -66,7 +72,7 @@ class Breaker(Generic[Key]):
         self.state = State.CLOSED
         self._failures = 0
         self._wait = self._first_wait
-        self._probe = None
+        self._probe = self._confirming = None
         return closed
 
     def failed(self, question: Key, now: float) -> bool:
@@ -76,6 +82,8 @@ class Breaker(Generic[Key]):
         """
         if self.state is State.CLOSED:
             self._failures += 1
+            if question == self._confirming:
+                self._confirming = None
             if self._failures != self._limit:
                 return False
             self._open(now)
@@ -85,8 +93,31 @@ class Breaker(Generic[Key]):
             self._open(now)
         return False
 
+    def doubted(self, question: Key, own: Key) -> bool:
+        """A question was answered with nonsense, which may be the fault of what was asked.
+
+        It is a failure, but not the one that opens the breaker.
+
+        :param own: a question of the relay's own.
+        :returns: whether `own` is to be asked now; what comes of it is told as of any other.
+        """
+        if self.state is State.CLOSED:
+            if not self._limit:
+                return False
+            self._failures = min(self._failures + 1, self._limit - 1)
+            if self._failures < self._limit - 1 or self._confirming is not None:
+                return False
+            self._confirming = own
+            return True
+        if self.state is State.PROBING and question == self._probe:
+            self._probe = own
+            return True
+        return False
+
     def given_up(self, question: Key) -> None:
         """A question came to nothing, through no fault of the webserver's. If it was the probe, the next one is."""
+        if question == self._confirming:
+            self._confirming = None
         if self.state is State.PROBING and question == self._probe:
             self.state = State.OPEN
             self._probe = None
@@ -94,4 +125,4 @@ class Breaker(Generic[Key]):
     def _open(self, now: float) -> None:
         self.state = State.OPEN
         self._probe_at = now + self._wait
-        self._probe = None
+        self._probe = self._confirming = None

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from chatrelay.auth import MAX_AROUND, NO_COOKIES, WebserverAuthenticator, verdict, without
+from chatrelay.breaker import State
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.wire import is_uid
@@ -814,8 +815,11 @@ class BreakerOpens(WebserverTestCase):
         """An authenticator whose breaker has just opened."""
         self.answering(self.NO)
         authenticator = self.authenticator(breaker_failures=failures, **options)
-        for number in range(failures):
+        # The last of the row is the relay's own.
+        for number in range(max(1, failures - 1)):
             self.assertIn("status 500", await self.trouble(authenticator), number)
+        while authenticator._breaker.state is State.CLOSED:
+            await sleep(0.01)
         return authenticator
 
     async def test_past_the_limit_nobody_is_asked_about(self) -> None:
@@ -827,7 +831,7 @@ class BreakerOpens(WebserverTestCase):
 
     async def test_up_to_the_limit_everybody_is(self) -> None:
         self.answering(self.NO, self.NO, answer(b"", "403 Forbidden"), self.NO, self.NO, answer(IN))
-        authenticator = self.authenticator(breaker_failures=3)
+        authenticator = self.authenticator(breaker_failures=4)
         verdicts = [await authenticator.authenticate("sid") for _ in range(6)]
         self.assertEqual(verdicts[2], Denied())
         self.assertEqual(verdicts[5], LoggedIn(7))
@@ -889,6 +893,58 @@ class BreakerOpens(WebserverTestCase):
         self.assertEqual({type(verdict) for verdict in verdicts}, {Unavailable})
         self.assertEqual(len(self.requests), 3)
 
+    def failing_over(self, odd: str) -> None:
+        """The site fails over one session id, and lets everybody else in."""
+        no, yes = self.NO, answer(IN)
+        self.reply = lambda conversation: conversation.write(no if odd.encode() in self.requests[-1][2] else yes)
+
+    async def test_who_logs_in_by_what_the_site_fails_over_shuts_nobody_out(self) -> None:
+        told = self.told()
+        self.failing_over("odd")
+        authenticator = self.authenticator(breaker_failures=3)
+        for number in range(20):
+            odd = await gatherResults([authenticator.authenticate(f"odd {number} {each}") for each in range(5)])
+            self.assertEqual({type(verdict) for verdict in odd}, {Unavailable})
+            self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
+        self.assertFalse([line for line in told if "in a row" in line])
+        own = [body for _, _, body in self.requests if b"odd" not in body and b"sid" not in body]
+        self.assertTrue(0 < len(own) <= 100 / 2, len(own))
+        self.assertEqual(len(set(own)), len(own))  # nobody can have such a session, or answer for it in advance
+        for body in own:
+            self.assertRegex(body, rb"\ASESSID=[0-9a-f]{32}\Z")
+
+    async def test_nor_by_being_the_probe(self) -> None:
+        authenticator = await self.broken(breaker_wait=0.0)
+        self.failing_over("odd")
+        self.assertIn("status 500", (await authenticator.authenticate("odd")).why)  # type: ignore[union-attr]
+        while authenticator._breaker.state is not State.CLOSED:
+            await sleep(0.01)
+        self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
+
+    async def test_a_question_of_its_own_goes_out_in_its_turn(self) -> None:
+        most = 0
+
+        def reply(conversation: Conversation) -> None:
+            nonlocal most
+            most = max(most, len(authenticator._out))
+            reactor.callLater(0.01, conversation.write, self.NO)
+
+        self.reply = reply
+        authenticator = self.authenticator(breaker_failures=5, checks=2)
+        verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(50)])
+        self.assertEqual({type(verdict) for verdict in verdicts}, {Unavailable})
+        self.assertEqual(most, 2)
+        self.assertLessEqual(len(self.requests), 7)
+
+    async def test_a_question_of_its_own_is_given_up_when_the_relay_stops(self) -> None:
+        self.answering(self.NO)
+        authenticator = self.authenticator(breaker_failures=2)
+        await self.trouble(authenticator)
+        (own,) = authenticator._out
+        self.assertTrue(own.is_own)
+        await authenticator.close()
+        self.assertFalse(authenticator._out)
+
     async def test_a_timeout_is_a_failure(self) -> None:
         self.reply = lambda conversation: None
         authenticator = self.authenticator(breaker_failures=2, timeout=0.1)
@@ -906,7 +962,7 @@ class BreakerOpens(WebserverTestCase):
     async def test_a_session_id_is_told_nowhere(self) -> None:
         told = self.told()
         authenticator = self.authenticator(breaker_failures=1, checks=1)
-        self.answering(answer(b"no CANARY", "200 OK"))
+        self.reply = lambda conversation: conversation.write(answer(b"no " + self.requests[-1][2], "200 OK"))
         verdicts = await gatherResults([authenticator.authenticate("CANARY"), authenticator.authenticate("CANARY 2")])
         self.assertNotIn("CANARY", "".join([*told, repr(verdicts), repr(vars(authenticator._breaker))]))
 

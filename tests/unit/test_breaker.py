@@ -116,7 +116,48 @@ class BreakerTests(SynchronousTestCase):
         self.assertTrue(breaker.admits("next", WAIT))
         self.assertFalse(breaker.admits("third", WAIT))
 
-    @given(st.lists(st.tuples(st.sampled_from(["ask", "answered", "failed", "given up"]), st.integers(0, 4))))
+    def test_nonsense_does_not_open_it_until_a_question_of_its_own_fails(self) -> None:
+        breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
+        self.assertEqual([breaker.doubted("x", f"own {number}") for number in range(9)], [False, True, *[False] * 7])
+        self.assertIs(breaker.state, State.CLOSED)
+        self.assertTrue(breaker.failed("own 1", 0))
+        self.assertIs(breaker.state, State.OPEN)
+
+    def test_one_of_its_own_at_a_time_until_it_comes_to_something(self) -> None:
+        breaker: Breaker[str] = Breaker(2, WAIT, LONGEST_WAIT)
+        self.assertEqual([breaker.doubted("x", "a"), breaker.doubted("x", "b")], [True, False])
+        breaker.given_up("a")
+        self.assertEqual([breaker.doubted("x", "c"), breaker.doubted("x", "d")], [True, False])
+        breaker.answered()
+        self.assertEqual([breaker.doubted("x", "e"), breaker.doubted("x", "f")], [True, False])
+        self.assertTrue(breaker.failed("e", 0))
+
+    def test_silence_opens_it_beside_nonsense(self) -> None:
+        breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
+        for _ in range(9):
+            breaker.doubted("x", "own")
+        self.assertTrue(breaker.failed("y", 0))
+        self.assertFalse(breaker.failed("own", 0))
+
+    def test_nonsense_of_the_probe_makes_one_of_its_own_the_probe(self) -> None:
+        breaker = self.opened()
+        self.assertTrue(breaker.admits("probe", WAIT))
+        self.assertFalse(breaker.doubted("late", "own"))
+        self.assertTrue(breaker.doubted("probe", "own"))
+        self.assertFalse(breaker.admits("next", 1000))
+        self.assertFalse(breaker.failed("own", WAIT))
+        self.assertFalse(breaker.admits("next", 3 * WAIT - 0.01))
+        self.assertTrue(breaker.admits("next", 3 * WAIT))
+        self.assertTrue(breaker.doubted("next", "own too"))
+        self.assertTrue(breaker.answered())
+
+    def test_zero_is_no_breaker_for_nonsense_either(self) -> None:
+        breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
+        self.assertEqual({breaker.doubted("x", "own") for _ in range(100)}, {False})
+
+    @given(
+        st.lists(st.tuples(st.sampled_from(["ask", "answered", "failed", "doubted", "given up"]), st.integers(0, 4)))
+    )
     def test_never_two_probes_and_never_shut_for_good(self, steps: list[tuple[str, int]]) -> None:
         breaker: Breaker[int] = Breaker(3, WAIT, LONGEST_WAIT)
         out: set[int] = set()
@@ -136,6 +177,10 @@ class BreakerTests(SynchronousTestCase):
                     breaker.answered()
                 elif what == "failed":
                     breaker.failed(question, now)
+                elif what == "doubted":
+                    serial += 1
+                    if breaker.doubted(question, serial):
+                        out.add(serial)
                 else:
                     breaker.given_up(question)
         for question in out:
