@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ StartRelay = Callable[..., RelayProcess]
 TOKEN = "ops-token"
 
 YES = {"type": "auth-response", "response": True}
+NO = {"type": "auth-response", "response": False}
 UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
 
 
@@ -234,7 +236,7 @@ def test_a_ticket_gets_one_connection_in_and_its_session_is_asked_about_again(
 
     site.answer = answer
     with log_in(relay, "alice-session") as alice, relay.client() as thief:
-        assert thief.log_in("alice-session") == {"type": "auth-response", "response": False}
+        assert thief.log_in("alice-session") == NO
         assert alice.hears_nothing(2.5)
         handles.clear()
         assert alice.closed(5) == (4501, [])
@@ -242,3 +244,27 @@ def test_a_ticket_gets_one_connection_in_and_its_session_is_asked_about_again(
     assert site.asked.count("alice-handle") >= 2
     relay.stop()
     assert not [line for line in relay.output if "alice-" in line or "Traceback" in line]
+
+
+def test_of_two_who_bring_a_ticket_at_once_one_gets_in(site: Site, start_relay: StartRelay) -> None:
+    relay = start_relay("--auth-tickets", "yes")
+    both_wait = threading.Event()
+
+    def answer(request: Any) -> None:
+        both_wait.wait(PATIENCE)
+        good = site.users.pop("alice-session", None) is not None
+        request.reply(200, {"loggedin": True, "uID": 1} if good else {"loggedin": False})
+
+    site.answer = answer
+    with relay.client() as alice, relay.client() as thief:
+        for client in (alice, thief):
+            client.say({"type": "auth-request", "SESSID": "alice-session"})
+        # Two questions of which neither is answered; or else one for both, and no other in all this time.
+        until = time.monotonic() + 3
+        while len(site.asked) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        both_wait.set()
+        answers = [alice.hear(), thief.hear()]
+    assert answers.count(YES) == 1, f"{answers.count(YES)} got in by one ticket"
+    assert answers.count(NO) == 1
+    assert site.asked == ["alice-session"] * 2

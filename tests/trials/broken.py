@@ -14,12 +14,15 @@ from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
 from chatrelay import descriptors, relay, tap, wire
+from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.auth import WebserverAuthenticator
+from chatrelay.breaker import Breaker
 from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import Sender, TokenBucket
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore
 from chatrelay.outgoing import OutgoingBuffer
+from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
@@ -334,3 +337,43 @@ def _() -> None:
         "__init__",
         lambda init: lambda self, *arguments, **keywords: init(self, *arguments, **keywords | {"checks": 0}),
     )
+
+
+# The webserver ------------------------------------------------------------------------------
+
+
+@named("forgets breaker-failures")
+def _() -> None:
+    replace(Breaker, "failed", always(False))
+
+
+@named("asks on while the breaker is open")
+def _() -> None:
+    replace(Breaker, "admits", always(True))
+
+
+@named("puts people out while the site cannot be asked")
+def _() -> None:
+    def make(_: Any) -> Any:
+        def ended(self: Any, check: Any) -> None:
+            for connection in tuple(check.connections):
+                connection.close(wire.CloseCode.SESSION_ENDED, "the site could not be asked")
+
+        return ended
+
+    replace(Rechecks, "_unreachable", make)
+
+
+@named("forgets logins-per-minute")
+def _() -> None:
+    replace(Attempts, "_denials", lambda _: lambda self: TokenBucket(0, 0))
+
+
+@named("remembers no denial")
+def _() -> None:
+    replace(RecentDenials, "has", always(False))
+
+
+@named("shares a ticket as it shares a session")
+def _() -> None:
+    replace(WebserverAuthenticator, "authenticate_ticket", lambda _: lambda self, sessid: self.authenticate(sessid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ from websockets.exceptions import ConnectionClosed
 from tests.end_to_end import (
     programs,
     saturation,
+    test_denied_logins,
     test_fast_path,
     test_full_load,
     test_send_limits,
     test_tls,
+    test_who_gets_in,
 )
 from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
 from tests.trials import (
@@ -28,6 +31,7 @@ from tests.trials import (
     test_login_storm,
     test_slow_readers,
     test_stopping_under_load,
+    test_webserver,
 )
 from tests.trials.broken import BUILDS
 from tests.trials.conftest import Evidence
@@ -128,6 +132,20 @@ class Trials:
     def sigterm_under_load(self) -> None:
         test_stopping_under_load.test_sigterm_under_load(self._start, self.stage.site, self.evidence, False, "yes")
 
+    def a_webserver_that_goes_away(self) -> None:
+        # Shorter still than the short form, and long enough for everybody to be asked about again.
+        outage = test_webserver.Outage(50, 2.5, ("--webserver-timeout", "1", "--recheck-interval", "1"))
+        asyncio.run(test_webserver.outages(self.stage.folder, self.evidence, outage))
+
+    def many_denials(self) -> None:
+        test_denied_logins.test_an_address_has_20_denials_and_others_do_not_notice(self.stage.site, self._start)
+
+    def one_denial(self) -> None:
+        test_denied_logins.test_a_denial_is_remembered_for_five_seconds(self.stage.site, self._start)
+
+    def a_ticket_brought_twice(self) -> None:
+        test_who_gets_in.test_of_two_who_bring_a_ticket_at_once_one_gets_in(self.stage.site, self._start)
+
     @property
     def _siege(self) -> test_hostile_clients.Begin:
         begin: test_hostile_clients.Begin = self._request.getfixturevalue("siege")
@@ -145,6 +163,8 @@ CAUGHT: list[Caught] = [
     ("delivers what it refuses", Trials.one_sync_fails_under_load, "C3: .* was refused and delivered"),
     ("forgets messages-per-second", Trials.bursts, "rate-limited"),
     ("forgets message-size", Trials.large_messages, "not closed within"),
+    ("forgets breaker-failures", Trials.a_webserver_that_goes_away, "the breaker opened 0 times"),
+    ("shares a ticket as it shares a session", Trials.a_ticket_brought_twice, "2 got in by one ticket"),
 ]
 """These are tried with every change."""
 
@@ -167,6 +187,14 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("keeps no descriptors in reserve", Trials.few_descriptors, "did not say 'refused: the relay is full"),
     ("tells all at once that it stops", Trials.sigterm_under_load, r" > \(2\.0 \* 0\.5\)"),
     ("forgets webserver-checks", Trials.login_storm, "<= 5"),
+    ("asks on while the breaker is open", Trials.a_webserver_that_goes_away, "POSTs to a site that does not answer"),
+    (
+        "puts people out while the site cannot be asked",
+        Trials.a_webserver_that_goes_away,
+        "4501|receiving-user-not-connected",
+    ),
+    ("forgets logins-per-minute", Trials.many_denials, "assert 60 <= "),
+    ("remembers no denial", Trials.one_denial, "a session that was just denied was asked about again"),
     ("forgets handshake-size", Trials.a_header_of_20_mb, r"assert \d+ < \(16384 \+"),
     ("forgets handshake-timeout", Trials.silent_connections, "attackers are still there"),
     ("forgets message-frames", Trials.a_million_empty_fragments, r"== \(1002, "),
