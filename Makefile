@@ -47,7 +47,7 @@ coverage: $(VENV)/.has-test
 
 # make trials ARGS="-k kill". One of them takes an hour: no trace of it after two minutes.
 trials: $(VENV)/.has-test
-	$(VENV_PYTHON) -m pytest tests/trials tests/fuzz --full -o faulthandler_timeout=7200 $(ARGS)
+	$(VENV_PYTHON) -m pytest tests/trials tests/fuzz tests/end_to_end/test_full_load.py --full -o faulthandler_timeout=7200 $(ARGS)
 
 # A crash is written beside the corpus; to repeat it: .venv/bin/python -m tests.fuzz WHAT FILE
 fuzz: $(VENV)/.has-test

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +46,19 @@ class Account:
 
     :ivar uid: whose it is, as the site says.
     :ivar requests: what was sent, in order.
-    :ivar heard: the JSON values of the frames that came after the login, in order.
+    :ivar heard: the JSON values of the frames that came after the login, in order; gone through more than once.
     :ivar code: the close code that came, None where the connection was cut.
     :ivar stayed: whether it was open and read from before the first message until after the last.
     """
 
     uid: UID
     requests: Sequence[Request]
-    heard: Sequence[Any]
+    heard: Iterable[Any]
     code: int | None = None
     stayed: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class _Fate:
     """What is known of one request.
 
@@ -158,20 +158,21 @@ def read_log(path: Path) -> list[Row]:
     try:
         with closing(sqlite3.connect(path)) as log:
             assert log.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            rows = log.execute(
+            last_places = dict(log.execute("SELECT uid, last_place FROM inbox").fetchall())
+            places: dict[str, set[int]] = {uid: set() for uid in last_places}
+            rows = []
+            for *row, from_place, to_place in log.execute(
                 """SELECT from_uid, to_uid, client_id, time_stamp, content, delivered, from_place, to_place
                    FROM message ORDER BY number"""
-            ).fetchall()
-            last_places = dict(log.execute("SELECT uid, last_place FROM inbox").fetchall())
+            ):
+                rows.append(Row(*row))
+                places[row[0]].add(from_place)
+                places[row[1]].add(to_place)
     except sqlite3.DatabaseError as error:
         raise AssertionError(f"C1: SQLite can't read the log: {error}") from error
-    places: dict[str, set[int]] = {uid: set() for uid in last_places}
-    for from_uid, to_uid, *_, from_place, to_place in rows:
-        places[from_uid].add(from_place)
-        places[to_uid].add(to_place)
     for uid, taken in places.items():
         assert taken == set(range(1, last_places[uid] + 1)), f"the inbox of {uid} has holes"
-    return [Row(*row[:-2]) for row in rows]
+    return rows
 
 
 def _answers(account: Account, fates: dict[str, _Fate]) -> None:
@@ -217,7 +218,7 @@ def _deliveries(account: Account, fates: dict[str, _Fate]) -> set[str]:
         assert last.get(fate.sender, -1) < fate.place, f"C7: {message['content']!r} came out of order, or twice"
         last[fate.sender] = fate.place
         fate.delivered = True
-        received.add(message["content"])
+        received.add(fate.request.content)  # the same text once more would be more memory
     return received
 
 

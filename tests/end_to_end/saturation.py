@@ -14,13 +14,15 @@ import random
 import re
 import selectors
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
 from tests.end_to_end.promise import UID, Account, Request
@@ -61,6 +63,9 @@ STOPPING = re.compile(rb"\x88.\x0f\xa0", re.DOTALL)
 
 READ_AT_ONCE = 256 * 1024
 
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a socket says that would have to wait."""
+
 
 def masked(first: int, payload: bytes) -> bytes:
     """A whole frame, as a client sends it (RFC 6455, section 5.2)."""
@@ -71,9 +76,9 @@ def masked(first: int, payload: bytes) -> bytes:
     return head + MASK + body.to_bytes(size, "big")
 
 
-def frames(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """The server's whole frames in a stream: (first byte, payload). One that is cut off at the end is left out."""
-    start, size = 0, len(stream)
+def frames(stream: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The server's whole frames in a stream, from one on: (first byte, payload). One that is cut off at the end is left out."""
+    size = len(stream)
     while start + 2 <= size:
         length, payload = stream[start + 1], start + 2
         if length >= 126:
@@ -84,6 +89,24 @@ def frames(stream: bytes) -> Iterator[tuple[int, bytes]]:
             break
         yield stream[start], stream[payload:end]
         start = end
+
+
+class Heard:
+    """The JSON values of the text frames in a stream, but for the answer to the login.
+
+    They are made anew each time they are gone through: those of a minute at
+    full load are millions, and would not fit into many a memory.
+
+    :param start: where in the stream the frames begin.
+    """
+
+    def __init__(self, stream: bytes, start: int) -> None:
+        self._stream = stream
+        self._start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        texts = (payload for first, payload in frames(self._stream, self._start) if first == TEXT)
+        return (json.loads(payload) for payload in islice(texts, 1, None))
 
 
 @dataclass(frozen=True)
@@ -134,8 +157,10 @@ class Talker:
         if not part.reads:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
         self._socket.connect(("127.0.0.1", crowd.relay.port))
-        self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        if crowd.tls is not None:
+            self._socket = crowd.tls.wrap_socket(self._socket, server_hostname="127.0.0.1")
+        self._socket.setblocking(False)
         crowd.selector.register(self._socket, selectors.EVENT_READ, self)
         self._write(HANDSHAKE + masked(TEXT, json.dumps({"type": "auth-request", "SESSID": str(uid)}).encode()))
 
@@ -182,7 +207,7 @@ class Talker:
         unsent = self._unsent + data
         try:
             unsent = unsent[self._socket.send(unsent) :]
-        except BlockingIOError:
+        except NOT_NOW:
             pass
         except OSError:
             unsent = b""  # reading finds the end
@@ -193,8 +218,8 @@ class Talker:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(READ_AT_ONCE)
-        except BlockingIOError:
+            data = self._socket.recv(READ_AT_ONCE)  # over TLS a record; the next one waits in the kernel
+        except NOT_NOW:
             return
         except OSError:
             data = b""
@@ -250,23 +275,25 @@ class Talker:
     @property
     def stream(self) -> bytes:
         """All that came."""
-        return b"".join(self._chunks)
+        self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0]
 
     def account(self) -> Account:
         """What happened here, for the promise to be held against."""
-        head, _, stream = self.stream.partition(b"\r\n\r\n")
-        assert not head or head.startswith(b"HTTP/1.1 101 "), head
+        stream = self.stream
+        start = (stream.find(b"\r\n\r\n") + 4) if b"\r\n\r\n" in stream[:4096] else len(stream)
+        assert not stream or stream.startswith(b"HTTP/1.1 101 "), stream[:start]
         code = None
-        heard = []
-        for first, payload in frames(stream):
+        login = None
+        for first, payload in frames(stream, start):
             if first == CLOSE:
                 code = int.from_bytes(payload[:2], "big")
             elif first != PING:
                 assert first == TEXT, f"a frame that begins with {first:#x}"
                 assert code is None, f"after the close frame: {payload!r}"
-                heard.append(json.loads(payload))
-        if heard:
-            assert heard.pop(0) == {"type": "auth-response", "response": True}
+                login = login or payload
+        assert login in (None, LOGGED_IN), login
+        heard = Heard(stream, start)
         return Account(self.uid, self.requests, heard, code, self.part.reads and self.part.leaves_after is None)
 
     @property
@@ -304,12 +331,15 @@ class Pressure:
 class Crowd:
     """All talkers of one relay, in the thread that calls.
 
+    :param name: what its talkers' names begin with.
+    :param tls: a client's settings, where the relay listens with TLS.
     :ivar talkers: everyone who ever joined, those who have gone, too.
     :ivar stopping: whether everybody goes on until told that the relay stops.
     """
 
-    def __init__(self, relay: RelayProcess, site: Site, name: str = "") -> None:
+    def __init__(self, relay: RelayProcess, site: Site, name: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.relay = relay
+        self.tls = tls
         self.selector = selectors.DefaultSelector()
         self.talkers: list[Talker] = []
         self._site = site

@@ -3,48 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import NOBODY, SATURATED, USERS, Crowd, Part, by_turns, resident
+from tests.end_to_end.test_tls import Authorities
+from tests.trials.conftest import Evidence, evidence
+
+__all__ = ["evidence"]
 
 pytestmark = pytest.mark.alone
 
 StartRelay = Callable[..., RelayProcess]
 FAST_PATHS = pytest.mark.parametrize("fast_path", ["yes", "no"])
-MESSAGE_LOGS = pytest.mark.parametrize("message_log", ["sqlite:chatrelay.sqlite3", "none"])
+WAYS = pytest.mark.parametrize(
+    ("tls", "message_log"),
+    [(False, "sqlite:chatrelay.sqlite3"), (False, "none"), (True, "sqlite:chatrelay.sqlite3")],
+    ids=["TCP, logged", "TCP, not logged", "TLS, logged"],
+)
 
 MIB = 1024 * 1024
 
 BURST = 2000
 """How many requests one who sends all at once has under way."""
 
+SECONDS, FULL_SECONDS = 0.5, 60.0
+"""How long everybody talks."""
+
+LEAST, FULL_LEAST = 1000, 30_000
+"""How many messages must be acknowledged meanwhile, for the test to prove something."""
+
 LONGEST_WAIT = 3.0
 """Seconds that an answer may take at full load, on a slow machine with other things to do."""
 
 
-@MESSAGE_LOGS
+@WAYS
 @FAST_PATHS
 def test_every_request_meets_its_promised_fate(
-    start_relay: StartRelay, site: Site, fast_path: str, message_log: str
+    start_relay: StartRelay,
+    site: Site,
+    tmp_path: Path,
+    evidence: Evidence,
+    full: bool,
+    fast_path: str,
+    tls: bool,
+    message_log: str,
 ) -> None:
-    relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, "--message-log", message_log, measured=False)
+    """The full form, which is one of the trials, has everybody talk for 60 s; the short form for half a second.
+
+    Both do so over plain TCP and over TLS, with the fast path and without it. Two million messages, which a minute may
+    bring, take some 3 GB of memory and as many minutes to check.
+    """
+    seconds, least = (FULL_SECONDS, FULL_LEAST) if full else (SECONDS, LEAST)
+    options = (*HIGH_RATES, "--fast-path", fast_path, "--message-log", message_log)
+    if tls:
+        authorities = Authorities(tmp_path / "authorities")
+        relay = start_relay(*options, listen=authorities.endpoint(authorities.issue("127.0.0.1")), measured=False)
+        crowd = Crowd(relay, site, tls=authorities.trusting())
+    else:
+        relay = start_relay(*options, measured=False)
+        crowd = Crowd(relay, site)
     trial = Trial()
-    with Crowd(relay, site) as crowd:
+    with crowd:
         crowd.fill()
+        polite = crowd.join("polite", Part(by_turns(USERS, 1), window=1), connections=4)
         crowd.begin()
-        pressure = crowd.press(0.5)
+        pressure = crowd.press(seconds)
         crowd.settle()
+        waits = sorted(wait for talker in polite for wait in talker.waits)
         trial.add(crowd.accounts(), settled=True)
-    print(f"{pressure}; {trial}")
+    print(f"{pressure}; {trial}; one at a time: {quantiles_of(waits)}")
     relay.stop()
+    evidence.count("messages", trial.counts["sent"], at_least=least)
+    evidence.count("acknowledged", trial.counts["acknowledged"], at_least=least)
+    evidence.count("refused", trial.counts["refused"], at_least=least // 10)
     if message_log != "none":
-        trial.check_log(read_log(relay.folder / "chatrelay.sqlite3"))
+        log = read_log(relay.folder / "chatrelay.sqlite3")
+        evidence.count("rows in the message log", len(log), at_least=trial.counts["acknowledged"])
+        trial.check_log(log)
+    evidence.figure(f"{trial.counts['nobody']} lost, {trial.counts['unanswered']} unanswered")
+    evidence.figure(f"{pressure}; one at a time: {quantiles_of(waits)}")
     assert pressure.busy > SATURATED
-    assert trial.counts["acknowledged"] > 1000
-    assert trial.counts["refused"] > 100
     assert trial.counts["nobody"] == 0
 
 

@@ -73,8 +73,9 @@ class Trials:
         durability.a_slow_disk_at_saturation(self.stage, self.evidence)
 
     def full_load(self) -> None:
+        stage = self.stage
         test_full_load.test_every_request_meets_its_promised_fate(
-            self._start, self.stage.site, "yes", "sqlite:chatrelay.sqlite3"
+            self._start, stage.site, stage.folder, self.evidence, False, "yes", False, "sqlite:chatrelay.sqlite3"
         )
 
     def bursts(self) -> None:
