@@ -417,7 +417,7 @@ class Crowd:
             if not talker.ended and not talker.part.reads and talker.logged_in:
                 talker.read_on()
 
-    def _until_all_have_ended(self, patience: float = PATIENCE) -> None:
+    def _until_all_have_ended(self, patience: float | None = None) -> None:
         self.until(lambda: all(talker.ended for talker in self.talkers), "see the connections end", patience)
 
     def _answered(self) -> int:
@@ -439,8 +439,9 @@ class Crowd:
             if not talker.ended:
                 talker.heed(events)
 
-    def until(self, done: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-        """Let everybody go on until something is so, which must not take longer than so many seconds."""
+    def until(self, done: Callable[[], bool], what: str, patience: float | None = None) -> None:
+        """Let everybody go on until something is so, which must not take longer than so many seconds, or `PATIENCE`."""
+        patience = PATIENCE if patience is None else patience
         until = time.perf_counter() + patience
         while not done():
             assert time.perf_counter() < until, f"{patience} s were not enough to {what}"

@@ -228,6 +228,18 @@ def _() -> None:
     replace(Relay, "__init__", make)
 
 
+@named("writes past TLS")
+def _() -> None:
+    def make(init: Any) -> Any:
+        def made(self: Any, *arguments: Any) -> None:
+            init(self, *arguments)
+            self._direct = True
+
+        return made
+
+    replace(OutgoingBuffer, "__init__", make)
+
+
 # Limits -------------------------------------------------------------------------------------
 
 

@@ -73,9 +73,15 @@ class Trials:
         durability.a_slow_disk_at_saturation(self.stage, self.evidence)
 
     def full_load(self) -> None:
+        self._full_load(tls=False)
+
+    def full_load_over_tls(self) -> None:
+        self._full_load(tls=True)
+
+    def _full_load(self, tls: bool) -> None:
         stage = self.stage
         test_full_load.test_every_request_meets_its_promised_fate(
-            self._start, stage.site, stage.folder, self.evidence, False, "yes", False, "sqlite:chatrelay.sqlite3"
+            self._start, stage.site, stage.folder, self.evidence, False, "yes", tls, "sqlite:chatrelay.sqlite3"
         )
 
     def bursts(self) -> None:
@@ -179,6 +185,8 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("answers twice", Trials.full_load, "C9: .* answered more than once"),
     ("leaves a request unanswered", Trials.full_load, "not enough to be answered"),
     ("delivers to one connection of many", Trials.full_load, "C2: .* did not reach every connection"),
+    ("reorders what it delivers", Trials.full_load_over_tls, "out of order"),
+    ("writes past TLS", Trials.full_load_over_tls, "not enough to log in"),
     ("forgets how many may wait for the log", Trials.a_slow_disk_at_saturation, "not enough to be refused"),
     ("forgets new-recipients-per-minute", Trials.new_recipients, "rate-limited"),
     ("forgets unread-size", Trials.slow_readers, "were taken for a client|10000000"),
