@@ -106,7 +106,8 @@ class Heard:
 
     def __iter__(self) -> Iterator[Any]:
         texts = (payload for first, payload in frames(self._stream, self._start) if first == TEXT)
-        return (json.loads(payload) for payload in islice(texts, 1, None))
+        decode = json.JSONDecoder().decode  # json.loads would look for the encoding of each
+        return (decode(payload.decode()) for payload in islice(texts, 1, None))
 
 
 @dataclass(frozen=True)
