@@ -293,8 +293,8 @@ class Config:
     )
     ops_token_file: str | None = _option(
         None,
-        "A file whose one line is the bearer token that /v1/revoke of the ops endpoint wants. Without it nobody can "
-        "use that. Needs ops-listen.",
+        "A file whose one line is the bearer token, of 16 characters or more, that /v1/revoke of the ops endpoint "
+        "wants. Without it nobody can use that. Needs ops-listen.",
         metavar="FILE",
     )
     message_size: int = _option(

@@ -36,7 +36,7 @@ from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
-from chatrelay.web import BoundedConnections, Ops, OpsSite, on_loopback
+from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
 
 TURNS_SHARE = 0.9
@@ -89,7 +89,7 @@ def build(
     for description in config.listen:
         service.serve("listen", description, factory).setServiceParent(service)
     if config.ops_listen is not None:
-        token = None if config.ops_token_file is None else _secret("ops-token-file", config.ops_token_file)
+        token = None if config.ops_token_file is None else _token(config.ops_token_file)
         site = OpsSite(Ops(logins, service.not_ready, token), reactor)
         service.ops = service.serve("ops-listen", on_loopback(config.ops_listen), BoundedConnections(site, reactor))
     return service
@@ -297,6 +297,18 @@ def _secret(option: str, path: str) -> str:
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         raise ConfigError(option, f"{path} must hold one line of printable ASCII characters without spaces")
     return secret
+
+
+def _token(path: str) -> str:
+    """The one line of the file of the ops endpoint's token."""
+    token = _secret("ops-token-file", path)
+    if len(token) < SHORTEST_TOKEN:
+        raise ConfigError(
+            "ops-token-file",
+            f"the token in {path} is shorter than {SHORTEST_TOKEN} characters, so that it can be guessed: make one "
+            "with openssl rand -hex 32",
+        )
+    return token
 
 
 def _policy(path: str) -> IPolicyForHTTPS:

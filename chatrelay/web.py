@@ -35,6 +35,9 @@ REQUEST_SECONDS = 10.0
 MAX_CONNECTIONS = 16
 """Connections at once; `chatrelay.descriptors` reserves a descriptor for each."""
 
+SHORTEST_TOKEN = 16
+"""Characters of the token. Guesses are not counted, so it has to be one that can't be guessed."""
+
 Readiness = Callable[[], str | None]
 """Answers why the relay takes no clients now; None where it does."""
 

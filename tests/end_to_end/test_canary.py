@@ -29,7 +29,7 @@ from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
 StartRelay = Callable[..., RelayProcess]
 
 ORIGIN = "https://example.com"
-TOKEN = "ops-token"
+TOKEN = "ops-token-of-tests"
 PIECE = 10
 """Characters of a session id that are as bad as all of it."""
 

@@ -29,7 +29,7 @@ PAGE = (ROOT / "docs" / "protocol.rst").read_text("utf-8")
 USERS: dict[str, str | int] = {"aoeuaoeu": "293482", "snthsnth": 234324}
 """The sessions that the page says its webserver knows."""
 
-TOKEN = "ops-token"
+TOKEN = "ops-token-of-tests"
 
 BLOCK = re.compile(r"^\.\. code-block:: text\n   :name: (?P<name>\S+)\n\n(?P<body>(?:   .+\n)+)(?=\n|\Z)", re.MULTILINE)
 LINE = re.compile(r"\((?P<event>.+)\)|(?P<name>\S+) (?P<arrow>[→←]) (?P<what>.+)")

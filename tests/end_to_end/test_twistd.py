@@ -109,6 +109,11 @@ REFUSALS = {
     "an empty token": Refusal(
         r"ops-token-file: t is empty", ("--ops-listen", "tcp:0", "--ops-token-file", "t"), {"t": "\n"}
     ),
+    "a token that can be guessed": Refusal(
+        r"ops-token-file: the token in t is shorter than 16 characters, .* openssl rand -hex 32",
+        ("--ops-listen", "tcp:0", "--ops-token-file", "t"),
+        {"t": "hunter2\n"},
+    ),
     "a token for nothing": Refusal(
         r"ops-token-file: needs ops-listen: .* --ops-listen tcp:8081", ("--ops-token-file", "t"), {"t": "x"}
     ),

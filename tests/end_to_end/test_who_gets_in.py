@@ -18,7 +18,7 @@ from tests.end_to_end.saturation import HANDSHAKE
 
 StartRelay = Callable[..., RelayProcess]
 
-TOKEN = "ops-token"
+TOKEN = "ops-token-of-tests"
 
 YES = {"type": "auth-response", "response": True}
 NO = {"type": "auth-response", "response": False}

@@ -232,6 +232,7 @@ class OperatingPage(SynchronousTestCase):
             f"it is cut after ``closing-timeout`` ({closing:g} s)",
             f"cut ``closing-timeout`` ({closing:g} s) later",
             f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
+            f"With a token of fewer than {web.SHORTEST_TOKEN} characters",
             f"- {relay.MAX_WAITING:,} × {wire.MAX_CONTENT // 1024} KiB of text",
             f"- {relay.MAX_WAITING * wire.MAX_CONTENT // 1024**2} MiB; four times that",
             f"- {Config().unread_size // 1024**2} MiB each: 1,000 MiB for 1,000",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -114,6 +115,19 @@ class Made(SynchronousTestCase):
             self.assertIn("ops-token-file: ", with_ops)
             self.assertIn(said, with_ops)
         self.assertIn("cannot be read", self.refused(auth_url="http://x/", auth_secret_file="/nowhere"))
+
+    def test_a_token_that_can_be_guessed(self) -> None:
+        path = self.mktemp()
+        for text in ("hunter2", "x" * 15, f"  {'x' * 15}\n\n"):
+            Path(path).write_text(text)
+            refusal = self.refused(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path)
+            self.assertIn(f"ops-token-file: the token in {path} is shorter than 16 characters", refusal)
+            self.assertIn("openssl rand -hex 32", refusal)
+            self.assertNotIn(text.strip(), refusal)
+            # Of the secret that is sent to the site, the site's own counterpart is no business of ours.
+            build(Config(auth_url="http://x/", auth_secret_file=path), MemoryReactorClock())
+        Path(path).write_text(f"{'x' * 16}\n")
+        build(Config(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path), MemoryReactorClock())
 
     def test_authorities(self) -> None:
         for text in ("", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"):
