@@ -240,18 +240,27 @@ def _on_terminal() -> bool:
         return False
 
 
+class CannotStartError(SystemExit, Exception):
+    """Why the relay can't start, in one sentence.
+
+    To Python it is the end of the process, which prints the sentence and no traceback. It is an `Exception` for
+    twistd: that catches those alone when it starts a service, to take its pid file away and, in the background, to
+    tell the process that was called, which else waits for ever.
+    """
+
+
 @contextmanager
 def _said_plainly() -> Iterator[None]:
     try:
         yield
     except CannotListenError as error:
         remedy = "stop what listens there, or choose another port with --listen"
-        raise SystemExit(f"chatrelay: {str(error).rstrip('.')}: {remedy}") from error
+        raise CannotStartError(f"chatrelay: {str(error).rstrip('.')}: {remedy}") from error
     except (LogUnavailable, ConfigError) as error:
-        raise SystemExit(f"chatrelay: {error}") from error
+        raise CannotStartError(f"chatrelay: {error}") from error
     # Endpoints fail in ways of their own, too: no folder for a UNIX socket, a port past 65535.
     except (OSError, OverflowError) as error:
-        raise SystemExit(f"chatrelay: listen: an endpoint cannot be opened: {error}") from error
+        raise CannotStartError(f"chatrelay: listen: an endpoint cannot be opened: {error}") from error
 
 
 def makeService(options: Options) -> IService:

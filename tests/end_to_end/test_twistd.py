@@ -7,7 +7,9 @@ import re
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
 from chatrelay.config import Config
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
+from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, Client, RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
 REFUSED = {"type": "auth-response", "response": False}
@@ -195,6 +197,44 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         assert re.search(
             rf"127\.0\.0\.1:{taken.getsockname()[1]}: .*Address already in use: stop what", refusal_of(relay)
         )
+
+
+def test_a_start_that_failed_leaves_no_pid_file(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+        for listen, log in ((endpoint, "memory:"), ("tcp:0:interface=127.0.0.1", "sqlite:nowhere/x")):
+            options = ("--auth-url", URL, "--message-log", log)
+            relay = RelayProcess(tmp_path, *options, listen=listen, twistd=("--pidfile", "its.pid"))
+            assert refusal_of(relay).count("chatrelay: ") == 1
+            assert not (tmp_path / "its.pid").exists()
+
+
+def test_a_start_in_the_background_that_failed_ends_and_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = ("--auth-url", URL, "--listen", f"tcp:{port}:interface=127.0.0.1", "--message-log", "memory:")
+        started = subprocess.run(
+            [sys.executable, "-c", TWISTD, "chatrelay", *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert started.returncode == 1
+    assert f"chatrelay: Couldn't listen on 127.0.0.1:{port}" in started.stderr
+    assert "log file" in started.stderr
+    # It is told before the file is removed.
+    until = time.monotonic() + PATIENCE
+    while (tmp_path / "twistd.pid").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [file.name for file in tmp_path.iterdir()] == ["twistd.log"]
+    said = (tmp_path / "twistd.log").read_text()
+    while "choose another port with --listen" not in said and time.monotonic() < until:
+        time.sleep(0.01)
+        said = (tmp_path / "twistd.log").read_text()
+    assert "choose another port with --listen" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
