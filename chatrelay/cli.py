@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="chatrelay", description="Look after a chatrelay. The relay itself is run by: twistd -n chatrelay --help"
     )
     parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     messages = commands.add_parser(
         "messages",
         help="print the message log as JSON Lines, oldest first",
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     messages.set_defaults(run=_messages)
     options = parser.parse_args(arguments)
+    if "run" not in options:  # no command: whoever types that wants to know what there is
+        parser.print_help(sys.stderr)
+        return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # JSON Lines are UTF-8, whatever the terminal's locale
     try:

@@ -64,6 +64,12 @@ def option_name(attribute: str) -> str:
     return attribute.replace("_", "-")
 
 
+def value_of(field: attrs.Attribute[Any]) -> str:
+    """What stands for the value behind an option's name."""
+    metavar: str = field.metadata["metavar"]
+    return metavar.upper() if field.metadata["unit"] else metavar
+
+
 def _at_least_zero(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None and attribute.default is None:
         return
@@ -579,6 +585,44 @@ class Config:
 
 MAX_SPREAD = 90
 """Per cent of recheck-interval by which re-checks may be spread; at 100 some would follow the last one at once."""
+
+HEADINGS = (
+    (
+        "Who a visitor is",
+        ("auth_url", "auth_format", "auth_secret_file", "auth_ca_file", "auth_tickets", "session_cookie", "origin"),
+    ),
+    ("Where it listens", ("listen", "trusted_proxy", "ops_listen", "ops_token_file")),
+    ("What it writes down", ("message_log", "log_format", "log_level")),
+    (
+        "Asking the website",
+        (
+            *("webserver_timeout", "webserver_checks", "webserver_answer_size", "breaker_failures", "breaker_wait"),
+            *("breaker_longest_wait", "denial_memory", "recheck_interval", "recheck_spread", "recheck_grace"),
+        ),
+    ),
+    (
+        "Who may connect and log in",
+        (
+            *("connections", "connections_per_address", "connections_per_user", "unauthenticated"),
+            *("unauthenticated_per_address", "login_timeout", "logins_per_minute", "handshake_size"),
+            "handshake_timeout",
+        ),
+    ),
+    (
+        "How much people may send",
+        (
+            *("message_size", "message_frames", "message_timeout", "messages_per_second", "message_burst"),
+            *("user_messages_per_second", "new_recipients_per_minute", "control_frames_per_second"),
+            "control_frame_burst",
+        ),
+    ),
+    (
+        "Clients that are slow, or gone",
+        ("unread_size", "unread_time", "ping_interval", "ping_timeout", "closing_timeout"),
+    ),
+    ("How it works", ("compression", "fast_path", "drain_time")),
+)
+"""What ``--help`` and the page of options have the options under: (heading, attributes of `Config`)."""
 
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """Of `twisted.logger.LogLevel`, lowest first. Not critical: that would leave out why a relay can't start."""

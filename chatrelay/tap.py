@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +38,7 @@ from twisted.scripts._twistd_unix import ServerOptions, UnixAppLogger
 
 import chatrelay
 from chatrelay import systemd
-from chatrelay.config import Config, ConfigError, option_name, read
+from chatrelay.config import HEADINGS, Config, ConfigError, option_name, read, value_of
 from chatrelay.descriptors import raise_limit
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.jsonlog import line_of
@@ -77,6 +79,10 @@ class Options(usage.Options):
         "given in a TOML file (--config; auth-url is auth_url there) or in the environment (CHATRELAY_AUTH_URL); "
         "the command line wins over the environment, and that over the file."
     )
+    more = (
+        'What comes of each option, and which of them go together, is in the documentation: "Operating" for those who '
+        'run a relay, "The session page" for what the website answers.'
+    )
     optParameters: list[list[Any]] = [
         ["config", None, None, "A TOML file with options."],
         *(
@@ -90,6 +96,33 @@ class Options(usage.Options):
         super().__init__()
         self.repeated: dict[str, list[str]] = {}
         self.chosen: Config | None = None
+
+    def getUsage(self, width: int | None = None) -> str:
+        """What ``--help`` prints below the first line: the options under their headings.
+
+        :param width: columns; None for the terminal's, or 80 where there is none.
+        """
+        columns = width or min(max(40, shutil.get_terminal_size().columns), 100)
+
+        def wrapped(text: str, indent: str = "") -> str:
+            return textwrap.fill(text, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+        fields = attrs.fields_dict(Config)
+        parts = [wrapped(self.longdesc)]
+        for heading, names in HEADINGS:
+            parts.append(f"{heading}:")
+            for name in names:
+                option = f"  --{option_name(name)} {value_of(fields[name])}"
+                parts.append(f"{option}\n{wrapped(describe(fields[name]), ' ' * 8)}")
+        parts.append("This program:")
+        for option, says in (
+            ("config FILE", "A TOML file with options."),
+            ("help", "Print this and exit."),
+            ("version", "Print chatrelay's version and exit."),
+        ):
+            parts.append(f"  --{option}\n{wrapped(says, ' ' * 8)}")
+        parts.append(wrapped(self.more))
+        return "\n" + "\n\n".join(parts) + "\n"
 
     def parseOptions(self, options: list[str] | None = None) -> None:
         """Take the command line.

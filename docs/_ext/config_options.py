@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
-from chatrelay.config import ENVIRONMENT_PREFIX, Config, option_name
+from chatrelay.config import ENVIRONMENT_PREFIX, HEADINGS, Config, option_name, value_of
 
 SPECIAL = "\\*`|_[]<>:"
 
@@ -35,11 +35,6 @@ def shown(field: attrs.Attribute[Any]) -> str:
     if field.metadata["kind"] is str:
         return f"``{value}``"
     return f"{value:g} {unit}" if field.metadata["kind"] is float else f"{value:,} {unit}"
-
-
-def value_of(field: attrs.Attribute[Any]) -> str:
-    """What stands for the value behind the option's name."""
-    return str(field.metadata["metavar"]).upper() if field.metadata["unit"] else str(field.metadata["metavar"])
 
 
 def description(field: attrs.Attribute[Any]) -> list[str]:
@@ -65,10 +60,13 @@ class ConfigOptions(SphinxDirective):
     """Renders `Config`."""
 
     def run(self) -> list[nodes.Node]:
-        """Make the entries, in the order of the class."""
+        """Make the entries, under the headings that ``--help`` has."""
         lines = [".. program:: chatrelay", ""]
-        for field in attrs.fields(Config):
-            lines += description(field)
+        fields = attrs.fields_dict(Config)
+        for heading, names in HEADINGS:
+            lines += [f".. rubric:: {heading}", ""]
+            for name in names:
+                lines += description(fields[name])
         node = nodes.section()
         node.document = self.state.document
         nested_parse_with_titles(self.state, StringList(lines, source="chatrelay.config.Config"), node)

@@ -19,7 +19,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
-from chatrelay.config import Config
+from chatrelay.config import HEADINGS, Config
 from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, Client, RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
@@ -35,12 +35,21 @@ StartRelay = Callable[..., RelayProcess]
 def test_help_lists_every_option_there_is() -> None:
     relay = RelayProcess(Path("/"), "--help", listen=None)
     assert relay.wait() == 0
-    listed = {found[1] for line in relay.output if (found := re.match(r" +(?:-\w, )?--([a-z-]+)", line))}
-    options = {field.name.replace("_", "-") for field in attrs.fields(Config)}
-    assert listed == options | {"config", "help", "version"}
-    text = "".join("".join(relay.output).split())  # wrapped at hyphens, too
+    listed = [found[1] for line in relay.output if (found := re.match(r"  --([a-z-]+)", line))]
+    options = [field.name.replace("_", "-") for field in attrs.fields(Config)]
+    assert sorted(listed) == sorted([*options, "config", "help", "version"])
+    text = " ".join(" ".join(relay.output).split())
     for field in attrs.fields(Config):
-        assert "".join(field.metadata["help"].split()) in text
+        assert " ".join(field.metadata["help"].split()) in text
+
+
+def test_help_is_readable_in_a_terminal_of_80_columns() -> None:
+    relay = RelayProcess(Path("/"), "--help", listen=None, COLUMNS="80")
+    assert relay.wait() == 0
+    assert max(len(line) for line in relay.output) <= 80
+    headings = [line for line in relay.output if re.fullmatch(r"[A-Z][^.]*:", line)]
+    assert headings == [f"{heading}:" for heading, _ in HEADINGS] + ["This program:"]
+    assert "documentation" in " ".join(relay.output[-3:])
 
 
 def test_version_is_told() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.config import Config, ConfigError, normal_origin, option_name, read
+from chatrelay.config import HEADINGS, Config, ConfigError, normal_origin, option_name, read, value_of
 from chatrelay.tap import Options
 
 
@@ -36,6 +36,10 @@ class Values(SynchronousTestCase):
         self.assertEqual((config.unauthenticated, config.unauthenticated_per_address), (5000, 100))
         self.assertEqual((config.connections_per_user, config.trusted_proxy), (10, ()))
         self.assertEqual(config.message_log, "sqlite:chatrelay.sqlite3")
+
+    def test_every_option_has_one_heading(self) -> None:
+        named = [name for _, names in HEADINGS for name in names]
+        self.assertEqual(sorted(named), sorted(attrs.fields_dict(Config)))
 
     def test_every_option_says_what_it_is(self) -> None:
         for field in attrs.fields(Config):
@@ -200,7 +204,7 @@ class CommandLine(SynchronousTestCase):
     def test_every_option_is_there(self) -> None:
         help = str(Options())
         for field in attrs.fields(Config):
-            self.assertIn(f"--{option_name(field.name)}=", help)
+            self.assertIn(f"\n  --{option_name(field.name)} {value_of(field)}\n", help)
 
     def test_repeatable_options_add_up(self) -> None:
         options = Options()
