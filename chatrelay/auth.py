@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import secrets
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -86,6 +87,9 @@ MAX_QUEUE = 5000
 
 DEFAULTS = Config()
 
+AT_START = "chatrelay-at-start-"
+"""What the session id begins with that a first look asks about; random characters follow, so that nobody has it."""
+
 DENIALS = (401, 403)
 """Statuses that mean: this session is not logged in."""
 
@@ -152,6 +156,8 @@ class WebserverAuthenticator:
         self._turn_alarm = _Alarm(reactor, queue_timeout, self._waited_too_long)
         self._answer_alarm = _Alarm(reactor, timeout, _Question.run_out_of_time)
         self._told_of_queue = False
+        self._look: Deferred[None] | None = None
+        self._is_closed = False
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
         """Ask the webserver about `sessid`; trouble comes as `Unavailable`.
@@ -205,8 +211,53 @@ class WebserverAuthenticator:
         elif verdict.question.is_given_up_by_all_but(verdict):
             self._forget(verdict.question)
 
+    def look(self) -> None:
+        """Ask once about a session that there can't be, and log a warning where what comes is no denial.
+
+        So a mistake in the URL, or in the page, is told at the start and not
+        by the first visitor who can't log in. It is no login: it waits for
+        no turn, and neither its success nor its failure is the breaker's.
+        """
+        self._is_closed = False
+        self._look = Deferred.fromCoroutine(self._look_once())
+
+    async def _look_once(self) -> None:
+        made_up = AT_START + secrets.token_hex(8)
+        # Like a ticket's, its connection is its own and is not kept: that would be one more for the webserver.
+        asking = Deferred.fromCoroutine(self._verdict_on(made_up, is_ticket=True))
+        seconds = self._answer_alarm.seconds
+        timer = self._reactor.callLater(seconds, asking.cancel) if seconds else None
+        try:
+            found = await asking
+        except (CancelledError, _NoVerdict) as error:
+            if timer is not None and not timer.active():
+                self._tell_of_look(f"no complete answer within {seconds:g} s", made_up)
+            elif isinstance(error, _NoVerdict) and not self._is_closed:
+                self._tell_of_look(str(error), made_up)
+        else:
+            if isinstance(found, LoggedIn):
+                self.log.warn(
+                    "the webserver at {url} says of a session id that the relay made up that somebody is logged in by "
+                    "it: so anybody can log in here. See that auth-url names the right page, and what that answers",
+                    url=self._site,
+                )
+        finally:
+            if timer is not None and timer.active():
+                timer.cancel()
+
+    def _tell_of_look(self, what: str, made_up: str) -> None:
+        self.log.warn(
+            "a first look at the webserver at {url} found that nobody can log in as it is: {what}. See that auth-url "
+            "is right and the site is up; the relay goes on, and asks it at each login",
+            url=self._site,
+            what=self._tellable(what, made_up),
+        )
+
     def close(self) -> Deferred[None]:
         """Give up all that waits or is out; close the connections that are kept to the webserver."""
+        self._is_closed = True
+        if self._look is not None:
+            self._look.cancel()
         while self._queue:
             waiting = self._next()
             self._forget(waiting)
@@ -308,12 +359,15 @@ class WebserverAuthenticator:
         return self._trouble("too many questions were waiting for it (webserver-checks)", sessid, tell=not told)
 
     def _trouble(self, what: str, sessid: str, tell: bool = True) -> Unavailable:
-        # A site may say the session id back: in an error page, in a redirect.
-        what = without(sessid, what[: 10 * MAX_TOLD])  # looked through in a moment, however large the answer
-        what = what if len(what) <= MAX_TOLD else what[:MAX_TOLD] + "…"
+        what = self._tellable(what, sessid)
         if tell:
             self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)
+
+    def _tellable(self, what: str, sessid: str) -> str:
+        # A site may say the session id back: in an error page, in a redirect.
+        what = without(sessid, what[: 10 * MAX_TOLD])  # looked through in a moment, however large the answer
+        return what if len(what) <= MAX_TOLD else what[:MAX_TOLD] + "…"
 
     # Asking --------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -142,6 +143,7 @@ class ChatRelayService(MultiService):
         self._relay = relay
         self._authenticator = authenticator
         self._log_name = log_name
+        self._first_look: IDelayedCall | None = None
 
     def websocket_resource(self) -> IResource:
         """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
@@ -219,6 +221,9 @@ class ChatRelayService(MultiService):
             raise
         self.factory.start_sweeping()
         self._say_how_it_runs()
+        if isinstance(self._authenticator, WebserverAuthenticator):
+            # When the reactor runs, so that nothing waits for it, and a site in this process is there by then.
+            self._first_look = self._reactor.callLater(0, self._authenticator.look)
 
     def stopService(self) -> Deferred[None]:
         """Close every connection with 4000, by turns and each when it has its answers; then close the log."""
@@ -248,6 +253,8 @@ class ChatRelayService(MultiService):
         if self.ops is not None:
             await maybeDeferred(self.ops.stopService)
         if isinstance(self._authenticator, WebserverAuthenticator):
+            if self._first_look is not None and self._first_look.active():
+                self._first_look.cancel()
             await self._authenticator.close()
         self.log.info("chatrelay has stopped")
 

@@ -53,6 +53,8 @@ class Site:
     :ivar asked: the SESSIDs that were asked about, in order.
     :ivar requests: for each question, (headers, body).
     :ivar answer: when set, called with the request to answer in its own way.
+    :ivar counts_first_look: whether what a relay asks at its start is a question like any other; else it is denied, and
+        that is all.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,7 @@ class Site:
         self.asked: list[str] = []
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.answer: Any = None
+        self.counts_first_look = False
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,11 +71,14 @@ class Site:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                site.requests.append((dict(self.headers.items()), body))
                 if self.headers.get_content_type() == "application/json":
                     sessid = json.loads(body)["SESSID"]
                 else:
                     sessid = urllib.parse.parse_qs(body.decode(), keep_blank_values=True)["SESSID"][0]
+                if sessid.startswith("chatrelay-at-start-") and not site.counts_first_look:
+                    self.reply(200, {"loggedin": False})
+                    return
+                site.requests.append((dict(self.headers.items()), body))
                 site.asked.append(sessid)
                 if site.answer is not None:
                     site.answer(self)

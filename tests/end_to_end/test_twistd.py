@@ -384,6 +384,37 @@ def test_a_health_check_has_a_line_only_where_it_was_asked_for(
     assert any("chatrelay has stopped" in line for line in relay.output)
 
 
+def test_a_site_that_cannot_be_asked_is_told_at_the_start_and_the_relay_starts_all_the_same(
+    tmp_path: Path, site: Site
+) -> None:
+    with RelayProcess(tmp_path, "--auth-url", URL, "--breaker-failures", "1", "--ops-listen", "tcp:0") as relay:
+        relay.said(r"a first look at the webserver at http://127\.0\.0\.1:1/session found that nobody can log in")
+        listens, looked = (
+            next(i for i, line in enumerate(relay.output) if words in line) for words in ("listens on", "a first look")
+        )
+        assert listens < looked
+        assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
+        with relay.client() as alice:
+            assert alice.log_in("alice-session")["reason"] == "webserver-unavailable"
+        # That was the breaker's first failure; the look was none.
+        assert "in a row" in relay.said("in a row")
+        assert len([line for line in relay.output if "could not be asked" in line]) == 1
+
+
+def test_the_first_look_asks_about_no_session_there_is(tmp_path: Path, site: Site) -> None:
+    site.counts_first_look = True
+    with RelayProcess(tmp_path, "--auth-url", site.url) as relay:
+        until = time.monotonic() + PATIENCE
+        while not site.asked and time.monotonic() < until:
+            time.sleep(0.01)
+        with relay.client() as alice:
+            assert alice.log_in("alice-session") == ADMITTED
+    (made_up, real) = site.asked
+    assert re.fullmatch(r"chatrelay-at-start-[0-9a-f]{16}", made_up)
+    assert real == "alice-session"
+    assert not [line for line in relay.output if "a first look" in line]
+
+
 # Where it listens --------------------------------------------------------------------
 
 

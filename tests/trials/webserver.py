@@ -14,6 +14,9 @@ from types import TracebackType
 from typing import Self, cast
 from urllib.parse import parse_qs
 
+AT_START = "chatrelay-at-start-"
+"""What the one question begins with that each relay asks at its start. It is in no count."""
+
 
 class Webserver:
     """The site.
@@ -52,6 +55,8 @@ class Webserver:
 
     def begin(self, sessid: str) -> None:
         """A question came."""
+        if sessid.startswith(AT_START):
+            return
         self.asked[sessid] += 1
         if sessid in self._under_way:
             self.twice_at_once.add(sessid)
@@ -60,7 +65,8 @@ class Webserver:
 
     def end(self, sessid: str) -> None:
         """It was answered; or who asked has gone, and it is one that is never answered."""
-        self._under_way.remove(sessid)
+        if not sessid.startswith(AT_START):
+            self._under_way.remove(sessid)
 
 
 class Questions(asyncio.Protocol):

@@ -17,6 +17,7 @@ from twisted.internet import reactor as untyped_reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
@@ -140,6 +141,86 @@ class WebserverTestCase(TestCase):
         got = await (authenticator or self.authenticator()).authenticate("sid")
         assert isinstance(got, Unavailable), got
         return got.why
+
+
+class FirstLook(WebserverTestCase):
+    """At its start a relay looks once whether the page answers as it should."""
+
+    async def looked(self, **options: Any) -> list[str]:
+        """What the operator is told of a look."""
+        told = self.told()
+        authenticator = self.authenticator(**options)
+        authenticator.look()
+        assert authenticator._look is not None
+        await authenticator._look
+        return told
+
+    async def test_it_asks_about_a_session_that_there_cannot_be(self) -> None:
+        self.answering(answer(b'{"loggedin":false}'))
+        for _ in range(2):
+            self.assertEqual(await self.looked(secret="s3cret"), [])
+        (_, headers, first), (_, _, second) = self.requests
+        self.assertEqual(headers["authorization"], "Bearer s3cret")
+        self.assertRegex(first, b"^SESSID=chatrelay-at-start-[0-9a-f]{16}$")
+        self.assertNotEqual(first, second)
+
+    async def test_what_is_no_answer_is_told_once_with_the_option(self) -> None:
+        page = b"<html>Not found</html>"
+        for reply, said in (
+            (answer(page, "404 Not Found"), "it answered with status 404"),
+            (answer(page), "not JSON"),
+            (answer(b"", "302 Found", "Location: /login"), "a redirect to '/login', which is not followed"),
+            (answer(b"", "400 Bad Request"), "it answered with status 400"),
+        ):
+            self.answering(reply)
+            (line,) = await self.looked()
+            self.assertIn("a first look at the webserver at http://127.0.0.1:", line)
+            self.assertIn("nobody can log in as it is", line)
+            self.assertIn(said, line)
+            self.assertIn("auth-url", line)
+            self.assertNotIn("chatrelay-at-start", line)
+
+    async def test_a_site_that_is_not_there(self) -> None:
+        (line,) = await self.looked(url="http://127.0.0.1:1/session")
+        self.assertIn("refused", line)
+        (line,) = await self.looked(url="http://nowhere.invalid/session")
+        self.assertIn("nowhere.invalid", line)
+
+    async def test_a_site_that_says_nothing(self) -> None:
+        self.reply = lambda conversation: None
+        (line,) = await self.looked(timeout=0.05)
+        self.assertIn("no complete answer within 0.05 s", line)
+
+    async def test_a_site_that_lets_everybody_in(self) -> None:
+        (line,) = await self.looked()
+        self.assertIn("so anybody can log in here", line)
+        self.assertNotIn("chatrelay-at-start", line)
+
+    async def test_it_is_no_login(self) -> None:
+        told = self.told()
+        authenticator = self.authenticator(checks=1, breaker_failures=1)
+        self.reply = lambda conversation: None
+        authenticator.look()
+        while not self.requests:
+            await deferLater(reactor, 0.01)
+        # It has taken nobody's turn; and when it fails, that is no failure to the breaker.
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.assertEqual(await authenticator.authenticate("a"), LoggedIn(7))
+        self.conversations[0].write(answer(b"", "500 Oops"))
+        await authenticator._look
+        self.assertEqual(await authenticator.authenticate("a"), LoggedIn(7))
+        self.assertEqual(len(told), 1)
+
+    async def test_a_relay_that_stops_meanwhile_says_nothing(self) -> None:
+        told = self.told()
+        authenticator = self.authenticator()
+        self.reply = lambda conversation: None
+        authenticator.look()
+        while not self.requests:
+            await deferLater(reactor, 0.01)
+        await authenticator.close()
+        await authenticator._look
+        self.assertEqual(told, [])
 
 
 class Questions(WebserverTestCase):
