@@ -97,10 +97,14 @@ def _json(request: Request, answer: object) -> bytes:
     return json.dumps(answer).encode("utf-8")
 
 
-def _text(request: Request, status: HTTPStatus, text: str) -> bytes:
+def _notice(request: Request, status: HTTPStatus, heading: str, text: str, address: str = "/") -> bytes:
+    """A page for somebody who has come to a wrong place, with the way out of it."""
     request.setResponseCode(status, status.phrase.encode("ascii"))
-    request.setHeader("Content-Type", "text/plain; charset=utf-8")
-    return f"{text}\n".encode()
+    request.setHeader("Content-Type", "text/html; charset=utf-8")
+    if request.method == b"HEAD":
+        return b""
+    page = Template(_static("notice.html").decode("utf-8"))
+    return page.substitute(heading=escape(heading), text=escape(text), address=escape(address)).encode("utf-8")
 
 
 def _static(name: str) -> bytes:
@@ -121,13 +125,27 @@ class _Page(Resource):
 
     ``POST`` is taken from the site's own pages only. The cookie is ``SameSite=Lax`` already, but a log-in needs no
     cookie, and no other page should be able to log a visitor in as somebody else.
+
+    :ivar methods: what it takes
+    :ivar has_no_page: what is said to somebody who opens it in a browser, where it does not take ``GET``
     """
 
-    isLeaf = True
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    has_no_page = "Nothing can be sent to this address."
 
     def __init__(self, website: Website) -> None:
         super().__init__()
         self.website = website
+
+    def render(self, request: Request) -> bytes | int:
+        if request.method.decode("latin-1") in self.methods:
+            answer: bytes | int = super().render(request)
+            return answer
+        request.setHeader("Allow", ", ".join(self.methods))
+        return _notice(request, HTTPStatus.METHOD_NOT_ALLOWED, "There is nothing to see here", self.has_no_page)
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Nothing(self.website)
 
     def from_here(self, request: Request) -> bool:
         """Whether one of our own pages sent this request; a program, which sends no ``Origin``, may pass too."""
@@ -155,19 +173,25 @@ class _Home(_Page):
 
 
 class _Login(_Page):
+    methods = ("POST",)
+    has_no_page = "To log in, choose somebody on the log-in page."
+
     def render_POST(self, request: Request) -> bytes:
         person = person_called(_form_field(request, "name"))
         if person is None or not self.from_here(request):
-            return _text(request, HTTPStatus.FORBIDDEN, "Nobody was logged in. Choose somebody on the log-in page.")
+            return _notice(request, HTTPStatus.FORBIDDEN, "Nobody was logged in", "Choose somebody on the log-in page.")
         sessions = self.website.sessions
         sessions.close(_token(request))
         return _to_home(request, sessions.open(person))
 
 
 class _Logout(_Page):
+    methods = ("POST",)
+    has_no_page = "To log out, press the button on the chat page."
+
     def render_POST(self, request: Request) -> bytes:
         if not self.from_here(request):
-            return _text(request, HTTPStatus.FORBIDDEN, "Nobody was logged out: another site asked for it.")
+            return _notice(request, HTTPStatus.FORBIDDEN, "Nobody was logged out", "Another site asked for it.")
         self.website.sessions.close(_token(request))
         return _to_home(request, None)
 
@@ -205,6 +229,9 @@ class _WhoAmI(_Page):
 class _SessionEndpoint(_Page):
     """All that chatrelay asks of a site: whose session is this?"""
 
+    methods = ("POST",)
+    has_no_page = "The relay asks at this address whose session it is, with a POST of a form with a field SESSID."
+
     def render_POST(self, request: Request) -> bytes:
         person = self.website.sessions.person(_form_field(request, "SESSID"))
         if person is None:
@@ -225,14 +252,20 @@ class _StaticFile(_Page):
 class _Nothing(_Page):
     def render(self, request: IRequest) -> bytes:
         assert isinstance(request, Request)
-        return _text(request, HTTPStatus.NOT_FOUND, "There is nothing here.")
+        return _notice(request, HTTPStatus.NOT_FOUND, "There is no such page", "The address may have been mistyped.")
 
 
 class _WrongHost(_Page):
     def render(self, request: IRequest) -> bytes:
         assert isinstance(request, Request)
         where = self.website.origins[0]
-        return _text(request, HTTPStatus.MISDIRECTED_REQUEST, f"The demo is at {where}, and only there.")
+        return _notice(
+            request,
+            HTTPStatus.MISDIRECTED_REQUEST,
+            "The demo is elsewhere",
+            f"It is at {where}, and only there.",
+            where,
+        )
 
 
 _PAGES: dict[bytes, Callable[[Website], Resource]] = {
@@ -253,7 +286,7 @@ class _Front(Resource):
         self._hosts = {f"{host}:{website.port}" for host in HOSTS}
         for path, page in _PAGES.items():
             self.putChild(path, page(website))
-        static = Resource()
+        static = _Nothing(website)
         for file in files("chatrelay").joinpath("static").iterdir():
             if file.name.rpartition(".")[2] in _STATIC_TYPES:
                 static.putChild(file.name.encode("utf-8"), _StaticFile(website, file.name))

@@ -12,7 +12,7 @@ import { ChatClient, MAX_CONTENT_BYTES, bytesOf } from "./chatrelay.js";
 import { Conversations, keyOf } from "./conversations.js";
 import { MessageList } from "./message-list.js";
 import { PeopleList, addressOf, drawAvatar, make } from "./people-list.js";
-import { connectionPill, lineStatus, trouble } from "./words.js";
+import { connectionPill, leftUnsent, lineStatus, trouble } from "./words.js";
 
 /** @param {string} id @returns {HTMLElement} */
 const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -27,6 +27,8 @@ const page = {
   text: /** @type {HTMLTextAreaElement} */ (element("text")),
   trouble: element("trouble"),
   troubleText: element("trouble-text"),
+  unsent: element("unsent"),
+  unsentText: element("unsent-text"),
 };
 
 const HINT = page.hint.textContent ?? "";
@@ -123,10 +125,22 @@ function start(me, people, relayPort) {
   /** @param {Conversation} conversation @param {string} content */
   function write(conversation, content) {
     /** @type {Line} */
-    const line = { content, at: Date.now(), status: "waiting" };
+    const line = { content, at: Date.now(), status: "waiting", reason: whyWaiting() };
     conversations.add(conversation, line);
     // What waits goes first, so that messages arrive in the order they were written.
     if (client.state.name === "connected" && conversations.waiting.length === 1) void send(conversation, line);
+  }
+
+  /** Why what is written now can't go at once, as far as the page has words for it. */
+  const whyWaiting = () => (client.state.name === "logged-out" ? "logged-out" : undefined);
+
+  function sayWhyWaiting() {
+    const reason = whyWaiting();
+    for (const { conversation, line } of conversations.waiting) {
+      if (line.reason !== reason && line.reason !== "rate-limited") {
+        conversations.change(conversation, line, { reason });
+      }
+    }
   }
 
   /** One after the other, each when the one before is answered: in order, and not faster than the relay allows. */
@@ -149,6 +163,41 @@ function start(me, people, relayPort) {
     conversations.remove(conversation, line);
     focusConversation();
   }
+
+  // ---- What was left unsent ---------------------------------------------------------------------
+
+  // By a reload, or because the session ended and this is the next one of the same person: the conversations are kept
+  // under who it was. It may be long ago, and a duplicated tab has the same lines, so whoever wrote them decides.
+
+  function showUnsent() {
+    const { kept } = conversations;
+    const text = kept.length ? leftUnsent(kept.map(({ conversation }) => nameOf(conversation))) : "";
+    const hadFocus = page.unsent.contains(document.activeElement);
+    page.unsent.hidden = !text || client.state.name !== "connected";
+    if (page.unsent.hidden && hadFocus) focusConversation();
+    const shown = page.unsent.hidden ? "" : text;
+    if (shown && shown !== page.unsentText.textContent) announce(shown);
+    page.unsentText.textContent = shown;
+  }
+
+  /** @param {Conversation} conversation */
+  const nameOf = (conversation) => (conversations.isWithMyself(conversation) ? "yourself" : conversation.person.name);
+
+  element("send-unsent").addEventListener("click", () => {
+    const isSending = conversations.waiting.length > 0;
+    for (const { conversation, line } of conversations.kept) {
+      conversations.remove(conversation, line);
+      conversations.add(conversation, { content: line.content, at: Date.now(), status: "waiting" });
+    }
+    if (!isSending) void sendWaiting();
+  });
+
+  element("show-unsent").addEventListener("click", () => {
+    const [first] = conversations.kept;
+    if (first) location.hash = addressOf(first.conversation);
+  });
+
+  for (const type of ["changed", "removed"]) conversations.addEventListener(type, showUnsent);
 
   // ---- Receiving --------------------------------------------------------------------------------
 
@@ -247,6 +296,8 @@ function start(me, people, relayPort) {
     if (client.state.name === "waiting") countdown = setInterval(showConnection, 1000);
     showConnection();
     if (client.state.name === "connecting") return;
+    sayWhyWaiting();
+    showUnsent();
     // Attempt after attempt fails for the same reason; it is read out once, and then that it is over.
     const text = trouble(client.state, somebodyElse, Date.now())?.text ?? "";
     if (text !== known) announce(text || "Connected again.");
@@ -313,7 +364,7 @@ function start(me, people, relayPort) {
   });
 
   element("log-out").addEventListener("submit", (event) => {
-    const unsent = conversations.waiting.length;
+    const unsent = conversations.waiting.length + conversations.kept.length;
     if (
       unsent &&
       !confirm(`${unsent} of your messages could not be sent yet and will be lost. Log out all the same?`)

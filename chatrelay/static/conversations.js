@@ -19,8 +19,8 @@ const STRANGER = 5;
 /**
  * One message on the page.
  *
- * `status` of one's own: `waiting` (goes when connected; in a moment, where the relay's `reason` was "rate-limited"),
- * `kept` (was waiting when the page was left; goes when its writer says so), `sending`, `delivered`, `refused` (with the
+ * `status` of one's own: `waiting` (goes when connected; in a moment, where the relay's `reason` was "rate-limited"; the
+ * `reason` "logged-out" is the page's own), `kept` (was waiting when the page was left; goes when its writer says so), `sending`, `delivered`, `refused` (with the
  * relay's `reason`), `unknown` (no answer came). Of the other's: `received`.
  *
  * `at` is this clock's, for both sides: the sender's timeStamp is whatever the sender's clock says, and v1 delivers
@@ -171,6 +171,18 @@ export class Conversations extends EventTarget {
     return this.all.flatMap((conversation) =>
       conversation.lines.filter(({ status }) => status === "waiting").map((line) => ({ conversation, line })),
     );
+  }
+
+  /**
+   * Lines that waited when the page was left, in the order in which they were written.
+   * @returns {{ conversation: Conversation, line: Line }[]}
+   */
+  get kept() {
+    return this.all
+      .flatMap((conversation) =>
+        conversation.lines.filter(({ status }) => status === "kept").map((line) => ({ conversation, line })),
+      )
+      .sort((one, other) => one.line.at - other.line.at);
   }
 
   /** Keep everything for the page that comes after this one in the same tab. */

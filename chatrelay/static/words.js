@@ -31,6 +31,26 @@ function refusal(reason, name) {
   }
 }
 
+/** @param {string} [reason]  why a message waits */
+function whenItGoes(reason) {
+  if (reason === "rate-limited") return "faster than the chat allows. It goes in a moment.";
+  if (reason === "logged-out") return "it can go when you are logged in again.";
+  return "it goes when you are connected again.";
+}
+
+const NAMES = new Intl.ListFormat("en");
+
+/**
+ * That messages were not sent before the page was left.
+ * @param {string[]} names  to whom, one for each message
+ */
+export function leftUnsent(names) {
+  const to = NAMES.format(new Set(names));
+  return names.length === 1
+    ? `A message to ${to} has not been sent yet.`
+    : `${names.length} messages to ${to} have not been sent yet.`;
+}
+
 /**
  * What is to be said under a message, and what the reader can do about it.
  * @param {Line} line
@@ -46,14 +66,7 @@ export function lineStatus(line, name) {
     case "delivered":
       return { text: "Delivered", tone: "good" };
     case "waiting":
-      return {
-        text:
-          line.reason === "rate-limited"
-            ? "Not sent yet – faster than the chat allows. It goes in a moment."
-            : "Not sent yet – it goes when you are connected again.",
-        tone: "open",
-        discard: "Don’t send",
-      };
+      return { text: `Not sent yet – ${whenItGoes(line.reason)}`, tone: "open", discard: "Don’t send" };
     case "kept":
       return { text: "Not sent.", tone: "bad", again: "Send now", discard: "Discard" };
     case "unknown":

@@ -147,6 +147,29 @@ def test_another_name_for_this_machine_is_another_site(demo: Demo) -> None:
     assert demo.url.rstrip("/") in text
 
 
+def test_at_a_wrong_address_there_is_a_way_out(demo: Demo, people: People) -> None:
+    anna = people.log_in("Anna")
+    for path, status, text in (
+        ("nothing", 404, "There is no such page"),
+        ("static/nothing.js", 404, "There is no such page"),
+        ("static", 404, "There is no such page"),
+        ("login/further", 404, "There is no such page"),
+        ("login", 405, "To log in, choose somebody"),
+        ("logout", 405, "To log out, press the button"),
+        ("session", 405, "The relay asks at this address"),
+    ):
+        answer = anna.page.goto(demo.url + path)
+        assert answer is not None
+        assert answer.status == status, path
+        anna.page.get_by_text(text).wait_for()
+        anna.page.get_by_role("link", name="Go to the chat").click()
+        anna.state("connected").wait_for()
+        head, _, nothing = ask(demo.url + path, method="HEAD")
+        assert (head, nothing) == (status, ""), path
+    assert ask(demo.url + "login")[1]["Allow"] == "POST"
+    assert ask(demo.url, method="DELETE")[1]["Allow"] == "GET, HEAD"
+
+
 # ---- Two people -------------------------------------------------------------------------------------
 
 
@@ -364,6 +387,7 @@ def test_after_a_restart_of_the_site_the_page_says_logged_out_and_keeps_everythi
     anna.state("waiting").wait_for()
     anna.write("Meanwhile")
     anna.line("Meanwhile", "waiting").wait_for()
+    # It may be long ago by the time of the next login: nothing is sent behind the writer's back.
 
     demo.start()
     anna.state("logged-out").wait_for()
@@ -372,9 +396,68 @@ def test_after_a_restart_of_the_site_the_page_says_logged_out_and_keeps_everythi
     anna.log_in("Anna")
     anna.open("Bo")
     anna.line("Before", "delivered").wait_for()
-    # It may be long ago by now: not sent behind the writer's back.
     anna.line("Meanwhile", "kept").get_by_role("button", name="Send now").click()
     anna.line("Meanwhile", "refused").wait_for()
+
+
+def test_what_was_left_unsent_is_offered_to_who_wrote_it_and_to_nobody_else(demo: Demo, people: People) -> None:
+    anna, bo = people.log_in("Anna"), people.log_in("Bo")
+    demo.stop()
+    for name, texts in (("Bo", ("one", "two")), ("Anna", ("to do",)), ("Bo", ("three",))):
+        anna.open(name)
+        for text in texts:
+            anna.write(text)
+            anna.line(text, "waiting").get_by_text("it goes when you are connected again").wait_for()
+    demo.start()
+    for person in (anna, bo):
+        person.state("logged-out").wait_for()
+    anna.line("three", "waiting").get_by_text("it can go when you are logged in again").wait_for()
+    for person in (anna, bo):
+        person.page.get_by_role("button", name="Log in again").click()
+    bo.log_in("Bo")
+    bo.open("Anna")
+    offer = anna.page.locator("#unsent")
+
+    # Somebody else at this screen finds nothing of Anna's, and sends nothing of it.
+    anna.log_in("Emil")
+    assert offer.is_hidden()
+    anna.open("Bo")
+    assert anna.page.locator(".line").count() == 0
+    anna.page.get_by_role("button", name="Log out").click()
+
+    anna.log_in("Anna")
+    offer.get_by_text("4 messages to Bo and yourself have not been sent yet.").wait_for()
+    offer.get_by_role("button", name="Show").click()
+    anna.line("two", "kept").get_by_role("button", name="Discard").click()
+    offer.get_by_text("3 messages to Bo and yourself have not been sent yet.").wait_for()
+    assert bo.page.locator(".line").count() == 0
+    offer.get_by_role("button", name="Send now").click()
+    anna.line("three", "delivered").wait_for()
+    bo.line("three", "received").wait_for()
+    assert bo.page.locator(".line .text").all_inner_texts() == ["one", "three"]
+    assert offer.is_hidden()
+    anna.in_list("Anna").click()
+    anna.line("to do", "delivered").wait_for()
+
+
+def test_who_logs_out_is_asked_about_what_was_left_unsent(people: People, line: Line) -> None:
+    anna = people.log_in("Anna")
+    people.log_in("Bo")
+    anna.open("Bo")
+    line.cut()
+    anna.state("waiting").wait_for()
+    anna.write("not yet")
+    anna.line("not yet", "waiting").wait_for()
+    anna.page.on("dialog", lambda dialog: dialog.accept())  # that the page is left
+    anna.page.reload()
+    line.mend()
+    anna.page.locator("#unsent").get_by_text("A message to Bo has not been sent yet.").wait_for()
+    anna.line("not yet", "kept").wait_for()
+    asked: list[str] = []
+    anna.page.on("dialog", lambda dialog: asked.append(dialog.message))
+    anna.page.get_by_role("button", name="Log out").click()
+    anna.page.get_by_role("heading", name="Who are you?").wait_for()
+    assert ["1 of your messages" in message for message in asked] == [True]
 
 
 def test_logged_in_as_somebody_else_in_another_tab(people: People) -> None:
@@ -571,6 +654,18 @@ def test_a_phone_shows_the_list_or_a_conversation_and_never_scrolls_sideways(peo
     anna.in_list("Bo").click()
     anna.page.go_back()
     anna.in_list("Bo").wait_for()
+
+
+def test_emoji_fonts_are_named_wherever_people_write_and_read(people: People) -> None:
+    anna = people.log_in("Anna")
+    anna.open("Anna")
+    anna.write("🙂")
+    anna.line("🙂", "delivered").wait_for()
+    for place in (".line .text", "#text", "#people"):
+        fonts = anna.page.locator(place).evaluate("e => getComputedStyle(e).fontFamily")
+        for font in ("Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji"):  # of macOS, Windows, Linux
+            assert font in fonts, place
+    assert anna.complaints == []  # of the policy, too, which lets no font be fetched
 
 
 # ---- What it looks like ---------------------------------------------------------------------------------
