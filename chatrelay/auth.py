@@ -16,7 +16,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from http.cookiejar import CookieJar
-from secrets import token_hex
 from typing import Any, Generic
 from urllib.parse import quote, quote_plus, urlsplit
 from weakref import WeakSet
@@ -310,7 +309,7 @@ class WebserverAuthenticator:
         # While the breaker is open the operator knows; each probe that fails would be a line.
         trouble = self._trouble(what, question.sessid, tell=self._breaker.state is State.CLOSED)
         if is_nonsense and not question.is_own:
-            own = _Question(token_hex(16), True, self._given_up, is_own=True)
+            own = _Question(secrets.token_hex(16), True, self._given_up, is_own=True)
             if self._breaker.doubted(question, own):
                 own.join().addErrback(Failure.trap, CancelledError)  # when the relay stops
                 self._ask(own)
