@@ -804,13 +804,17 @@ class ChatFactory(Connections, WebSocketServerFactory):
         """Twisted: a port begins to listen."""
         self.start_sweeping()
 
+    def not_located(self) -> tuple[ChatProtocol, ...]:
+        """The connections behind the PROXY protocol whose addresses may not be known yet."""
+        return tuple(self.unlocated)
+
     def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
         """What is looked at, in this order: what is to be told or forgotten, the connections, the sessions."""
         return {
             "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
             "users who have gone": lambda now: self.send_limits.forget(now),
             "addresses with denied logins": lambda now: self.attempts.sweep(),
-            "addresses behind the PROXY protocol": lambda now: (each.locate for each in tuple(self.unlocated)),
+            "addresses behind the PROXY protocol": lambda now: (each.locate for each in self.not_located()),
             **super().parts_of_a_sweep(),
             "recheck-interval": lambda now: self.rechecks.sweep(),
         }

@@ -15,6 +15,7 @@ from chatrelay import sweep
 from chatrelay.interfaces import Verdict
 from chatrelay.sweep import Sweep
 from chatrelay.testing import KnownSessions
+from tests.unit.test_connecting import Proxied, version_2
 from tests.unit.test_websocket import PING, Client, Transport, WebSocketTestCase, frame, told_by
 
 FAILED = (
@@ -113,6 +114,7 @@ PARTS = {
     "origins that were too many": "handshakes.tell_how_many_origins",
     "users who have gone": "send_limits.forget",
     "addresses with denied logins": "attempts.sweep",
+    "addresses behind the PROXY protocol": "not_located",
     "lines that were too many": "_tell_how_many_more",
     "closings that go unanswered": "closing_deadlines.expired",
     "handshake-timeout": "handshake_deadlines.expired",
@@ -161,7 +163,11 @@ class AllParts(WebSocketTestCase):
         tls.loseConnection()
         for number in range(100):
             self.client().shake(f"Origin: https://{number}.test")
-        self.pass_time(12)
+        proxied = Proxied(self.factory, version_2("192.0.2.3")).protocol
+        self.pass_time(1)
+        visit = proxied._visit
+        assert visit is not None
+        self.pass_time(11)
         ends_at_12 = in_handshake.aborted, unanswered.transport.aborted, inside.transport.aborted
         self.pass_time(28)
         asked = authenticator.asked  # with nobody logging in but the five
@@ -178,6 +184,7 @@ class AllParts(WebSocketTestCase):
                 "origins that were too many": any("too many origins at once" in line for line in told),
                 "users who have gone": not len(self.factory.send_limits),
                 "addresses with denied logins": not len(self.factory.attempts),
+                "addresses behind the PROXY protocol": visit.address == "192.0.2.3",
                 "handshake-timeout": ends_at_12[0],
                 "login-timeout": (4001, "not logged in in time") in heard["visitor"],
                 "message-timeout": (1002, "a message took too long") in heard["typing"],
