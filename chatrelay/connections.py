@@ -8,7 +8,7 @@ session and no message is known here, and nothing of Autobahn's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.config import Config
+from chatrelay.ends import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
 from chatrelay.limits import Deadlines
 from chatrelay.liveness import Pings
 from chatrelay.outgoing import SlowReaders, beneath
@@ -50,8 +51,8 @@ class Live(Hashable, Protocol):
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
 
-    def abort(self) -> None:
-        """Cut it without waiting for the client."""
+    def abort(self, end: End = ...) -> None:
+        """Cut it without waiting for the client. The operator is told that it ended so, unless something had before."""
 
     def stop_taking(self) -> None:
         """Take no more messages of it."""
@@ -193,14 +194,17 @@ class Connections:
         return {
             "lines that were too many": lambda now: self._tell_how_many_more(),
             "closings that go unanswered": lambda now: (each.abort for each in self.closing_deadlines.expired(now)),
-            "handshake-timeout": lambda now: (each.abort for each in self.handshake_deadlines.expired(now)),
+            "handshake-timeout": lambda now: self._aborts(self.handshake_deadlines.expired(now), NO_HANDSHAKE_IN_TIME),
             "login-timeout": lambda now: (each.login_timed_out for each in self.login_deadlines.expired(now)),
             "message-timeout": lambda now: (each.message_timed_out for each in self.message_deadlines.expired(now)),
             "ping-timeout": lambda now: (each.ping_unanswered for each in self.pings.unanswered(now)),
             "unread-time": lambda now: (each.unread_for_long for each in self.slow_readers.expired(now)),
-            "TLS that has ended": lambda now: (each.abort for each in self._ended_beneath()),
+            "TLS that has ended": lambda now: self._aborts(self._ended_beneath(), TLS_CLOSED),
             "ping-interval": lambda now: (each.ping for each in self.pings.due(now)),
         }
+
+    def _aborts(self, connections: Iterable[Live], end: End) -> Ends:
+        return (partial(each.abort, end) for each in connections)
 
     def _each(self, ends: Ends) -> None:
         for end in ends:
@@ -261,7 +265,7 @@ class Connections:
 
     def _tell_of_stopping(self, connection: Live) -> None:
         if connection.state == connection.STATE_CONNECTING:
-            connection.abort()
+            connection.abort(STOPPING)
         else:
             connection.close(CloseCode.STOPPING, "the relay is stopping")
 
@@ -279,4 +283,4 @@ class Connections:
     def abort_all(self) -> None:
         """Cut the connections that are left."""
         self.is_over = True
-        self._each(each.abort for each in list(self.connections))
+        self._each(self._aborts(list(self.connections), STOPPING))

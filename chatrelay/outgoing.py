@@ -14,6 +14,7 @@ wake-up; what it does not take is the transport's, as it always was.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -35,6 +36,11 @@ TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer
 MAX_OUTGOING = 64 * 1024
 """Bytes that one turn of the reactor may collect for a connection before they are written."""
 
+TCP_INFO_SIZE = 104
+"""Bytes that are asked for of what Linux knows of a TCP connection; what is looked at is in all versions of it."""
+
+MOST_OF_IT = 0.9
+"""The share of its patience after which the system, which has a clock of its own, has given a connection up."""
 
 LEAST_TAKEN = 64 * 1024
 """Bytes that a client takes in its unread-time at the least, unless it takes all there is."""
@@ -45,6 +51,19 @@ def beneath(transport: Any) -> Any:
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
+
+
+def seconds_unacknowledged(connection: socket.socket) -> float:
+    """For how long nothing has been acknowledged of what was sent again and again; 0 where nothing was.
+
+    From Linux's ``struct tcp_info`` (tcp(7)): ``tcpi_retransmits``, ``tcpi_probes`` and ``tcpi_last_ack_recv``.
+    """
+    with suppress(OSError, struct.error):
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        retransmits, probes, milliseconds = struct.unpack_from("=2xBB52xI", info)
+        if retransmits or probes:
+            return float(milliseconds) / 1000
+    return 0.0
 
 
 class Framing(Protocol):
@@ -146,6 +165,7 @@ class OutgoingBuffer:
     :param slow_readers: told when this client falls behind, and when it has caught up.
     :param budget: bytes that may wait for a client that is behind; 0 for no bound.
     :param fast: whether frames are made here and written once a turn; else Autobahn makes them and writes at once.
+    :ivar unacknowledged: of a connection that the system has given up, the seconds without an acknowledgement; else 0.
     """
 
     # Looked up for every message, and so kept apart from the protocol with Autobahn's many attributes.
@@ -157,12 +177,14 @@ class OutgoingBuffer:
         "_fast",
         "_frames",
         "_is_open",
+        "_patience",
         "_protocol",
         "_sent",
         "_size",
         "_slow_readers",
         "_touch",
         "_transport",
+        "unacknowledged",
     )
 
     def __init__(
@@ -185,6 +207,8 @@ class OutgoingBuffer:
         self._sent = 0  # while backed up: the bytes that waited when that began, and all since
         self._frames: list[bytes] = []
         self._size = 0
+        self._patience = 0.0
+        self.unacknowledged = 0.0
 
     def open(self) -> None:
         """The opening handshake is done: messages may be sent."""
@@ -212,6 +236,7 @@ class OutgoingBuffer:
         if seconds and isinstance(self._descriptor, Server) and hasattr(socket, "TCP_USER_TIMEOUT"):
             with suppress(OSError):  # a UNIX socket, or a client that has left already
                 self._descriptor.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+                self._patience = seconds
 
     # `chatrelay.interfaces.Connection` -------------------------------------
 
@@ -327,4 +352,11 @@ class OutgoingBuffer:
         self._slow_readers.caught_up(self)
 
     def stopProducing(self) -> None:
-        """Twisted: the connection is lost; the protocol is told, too."""
+        """Twisted: the connection is lost; the protocol is told, too, but when the socket is gone.
+
+        Twisted tells it nothing of why the system gave a connection up, and the socket itself still can.
+        """
+        if self._patience:
+            connection = getattr(self._descriptor, "socket", None)  # there until the transport has closed it
+            silence = 0.0 if connection is None else seconds_unacknowledged(connection)
+            self.unacknowledged = silence if silence >= self._patience * MOST_OF_IT else 0.0

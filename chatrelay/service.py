@@ -20,6 +20,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IPolicyForHTTPS
@@ -245,6 +246,8 @@ class ChatRelayService(MultiService):
         await at_most(Deferred.fromCoroutine(self.factory.close_by_turns()), TURNS_SHARE)
         await at_most(self.factory.close_all())
         self.factory.abort_all()
+        if self.factory.connections:
+            await deferLater(self._reactor, 0)  # Twisted tells of each in its next turn, and so the operator is told
         self.factory.stop_sweeping()
         # The log, which may have a slow disk to wait for, has as long again.
         begun = self._reactor.seconds()

@@ -33,13 +33,14 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-from chatrelay import wire
+from chatrelay import ends, wire
 from chatrelay.admission import Admission, Full, Visit
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
 from chatrelay.config import Config
 from chatrelay.connections import Connections
 from chatrelay.directory import Directory
+from chatrelay.ends import NO_CODE, End, EndLines
 from chatrelay.frames import take_messages
 from chatrelay.handshake import END_OF_HEADERS, NO_HANDSHAKE, Handshakes, header_values, http_error, printable
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
@@ -89,9 +90,6 @@ AUTOBAHN_FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length"
 
 HAPROXY_NAMES = ("getPeer", "transport")
 """What we use of Twisted's `HAProxyProtocolWrapper`, whose module is not promised; a test looks them up."""
-
-NO_CODE, NO_CLOSE_FRAME = 1005, 1006
-"""What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -149,9 +147,9 @@ class ChatProtocol(WebSocketServerProtocol):
     _asking: Deferred[Any] | None = None
     _frames = 0
     _packed = 0  # bytes of a message as they come, which may be compressed
-    _opened_at = 0.0
-    # Who ended it, with which close code, and why, in words that no client chose.
-    _end = ("network", NO_CLOSE_FRAME, "the connection was lost")
+    _began = 0.0  # when it was accepted, or its handshake was complete
+    _end: End | None = None  # until something has ended it, short of its loss
+    _is_told = False  # whether the operator has been told of its end
     _deaf = False
     _takes_messages = True
     _forwarded_for: str | None = None  # the client's address where it is no peer's but was told by proxies
@@ -171,6 +169,7 @@ class ChatProtocol(WebSocketServerProtocol):
         if self.factory.is_over:
             self._visit = None
             self.state = self.STATE_CLOSED
+            self.factory.end_lines.connection_cut(self.peer_name)
             self.transport.abortConnection()
             return
         admitted = self.factory.admission.enter(self._address_at_first())
@@ -179,6 +178,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._turn_away(admitted)
             return
         self._visit = admitted
+        self._began = self.factory.seconds()
         self._fast = config.fast_path
         self._longest = config.message_size
         self.outgoing = OutgoingBuffer(
@@ -195,14 +195,7 @@ class ChatProtocol(WebSocketServerProtocol):
         """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment."""
         factory = self.factory
         self.state = self.STATE_CLOSED
-        if factory.may_tell("connections refused"):
-            self.events.info(
-                "connection from {peer} refused: {reason} ({option} {most})",
-                peer=self.peer_name,
-                reason=full.why,
-                option=full.option,
-                most=full.most,
-            )
+        factory.end_lines.connection_refused(self.peer_name, full)
         factory.closing_deadlines.start(self, factory.seconds())
         factory.refused.add(self)
         if ISSLTransport.providedBy(self.transport):
@@ -276,7 +269,7 @@ class ChatProtocol(WebSocketServerProtocol):
             cookie,
             because,
         )
-        self._opened_at = factory.seconds()
+        self._began = factory.seconds()
         if self._perMessageCompress is not None:
             self.outgoing.leave_frames_to_the_protocol()
             # Autobahn unpacks up to its bound, and what zlib holds back then is lost without a word: up to 2 KiB of
@@ -349,11 +342,12 @@ class ChatProtocol(WebSocketServerProtocol):
         # scanner. Autobahn quotes the request, which may hold a cookie.
         no_handshake = reason.startswith(NO_HANDSHAKE) and not of_origin
         reason = reason.partition('"')[0].rstrip(" :")
-        told = {"peer": self.peer_name, "code": int(code), "reason": printable(reason[:300])}
-        if no_handshake:
-            self.events.debug("no handshake from {peer}, refused with {code}: {reason}", **told)
-        elif self.factory.may_tell("handshakes refused"):
-            self.events.info("handshake from {peer} refused with {code}: {reason}", **told)
+        if not self._is_told:  # a client may leave before it is decided
+            self._is_told = True
+            lines = self.factory.end_lines
+            (lines.no_handshake if no_handshake else lines.handshake_refused)(
+                self.peer_name, self._seconds, int(code), printable(reason[:300])
+            )
         if of_origin:
             self.factory.handshakes.tell_of_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(reason, code, responseHeaders)
@@ -533,9 +527,9 @@ class ChatProtocol(WebSocketServerProtocol):
         """Autobahn: every closing handshake, whoever began it, comes through here."""
         if self.state == self.STATE_OPEN:
             if isReply:
-                self._end = ("client", self.remoteCloseCode or NO_CODE, "it closed")
+                self._end = End("client", self.remoteCloseCode or NO_CODE, "it closed")
             else:
-                self._end = ("relay", code or NO_CODE, printable((reasonUtf8 or b"").decode("utf-8", "replace")))
+                self._end = End("relay", code or NO_CODE, printable((reasonUtf8 or b"").decode("utf-8", "replace")))
         super().sendCloseFrame(code, reasonUtf8, isReply)
         self._leave()
 
@@ -547,9 +541,9 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted: the TCP connection is gone."""
-        if reason.check(TLSError):
+        error: Any = reason.value
+        if isinstance(error, TLSError):
             # Autobahn would log an error, and anybody can cause as many as they like.
-            self.events.debug("TLS with {peer} failed: {reason}", peer=self.peer_name, reason=repr(reason.value))
             reason = Failure(ConnectionLost("TLS failed"))
         if self._visit is None:
             self.factory.closing_deadlines.stop(self)
@@ -562,30 +556,26 @@ class ChatProtocol(WebSocketServerProtocol):
         self.factory.unlocated.pop(self, None)
         self.factory.admission.left(self._visit)
         self.factory.lost(self)
-        if self.session is not None:
-            self._tell_of_end(self.session.uid)
+        if not self._is_told:
+            self._is_told = True
+            self._tell_of_end(self._end or self._end_by_loss(error))
 
-    def _tell_of_end(self, uid: str | int | None) -> None:
-        """Tell the operator who ended this open connection, and why. Only what a login bought is worth a line."""
-        by, code, reason = self._end
-        told = {
-            "peer": self.peer_name,
-            "by": by,
-            "code": code,
-            "reason": reason,
-            "seconds": round(self.factory.seconds() - self._opened_at, 3),
-        }
-        if uid is None:
-            self.events.debug(
-                "connection of a visitor from {peer} ended by the {by} with {code} after {seconds} s: {reason}", **told
-            )
-        # People overlook what else is said among thousands of lines; programs count them.
-        elif self.factory.config.log_format == "json" or self.factory.may_tell("connections ended"):
-            self.events.info(
-                "connection of {uid} from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
-                uid=uid,
-                **told,
-            )
+    def _end_by_loss(self, error: BaseException) -> End:
+        transport, over_tls = self.transport, ISSLTransport.providedBy(self.transport)
+        if isinstance(transport, HAProxyProtocolWrapper) and transport.disconnecting and self.session is None:
+            return ends.NO_PROXY_HEADER
+        return ends.of_lost(error, over_tls, self.outgoing.unacknowledged)
+
+    def _tell_of_end(self, end: End) -> None:
+        session = self.session
+        uid = None if session is None else session.uid
+        phase = ends.HANDSHAKE if session is None else ends.VISITOR if uid is None else ends.USER
+        self.factory.end_lines.ended(phase, uid, self.peer_name, self._seconds, end)
+
+    @property
+    def _seconds(self) -> float:
+        seconds: float = self.factory.seconds() - self._began
+        return seconds
 
     def _hear_no_more(self) -> None:
         """A client goes on past its limits after the close frame: it is read no more, and cut when its time is over.
@@ -646,8 +636,12 @@ class ChatProtocol(WebSocketServerProtocol):
             0.0 if control_frames is None else control_frames.mark,
         )
 
-    def abort(self) -> None:
-        """Cut the connection without waiting for the client."""
+    def abort(self, end: End = ends.DID_NOT_LEAVE) -> None:
+        """Cut the connection without waiting for the client.
+
+        :param end: what the operator is told, where nothing has ended it before.
+        """
+        self._end = self._end or end
         if self.state != self.STATE_CLOSED:
             self.dropConnection(abort=True)
         else:
@@ -734,6 +728,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         )
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
         Connections.__init__(self, config, relay, reactor, chance)
+        self.end_lines = EndLines(ChatProtocol.events, config.log_format == "json", self.may_tell)
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
             webStatus=False,

@@ -6,8 +6,12 @@ import json
 import re
 import signal
 import socket
+import ssl
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
+from tests.end_to_end.programs import PATIENCE, RelayProcess, Site, connected
+from tests.end_to_end.test_tls import Authorities
 
 StartRelay = Callable[..., RelayProcess]
 
@@ -103,3 +108,202 @@ def test_a_relay_that_cannot_start_says_so_in_json_once_twistd_logs(tmp_path: Pa
     event = events_of(relay.output)[-1]
     assert (event["namespace"], event["level"]) == ("stderr", "error")
     assert "Address already in use" in event["text"]
+
+
+# One event for the end of each connection ----------------------------------------------
+
+PLACES = 40
+"""How many of one address may be there without a login."""
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A client's frame (RFC 6455, section 5.2), whose mask changes nothing."""
+    assert len(payload) < 126
+    return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+class Stranger:
+    """A connection, byte by byte.
+
+    :param port: of the relay.
+    :param address: where it comes from.
+    :param trusting: a client's settings for TLS.
+    """
+
+    def __init__(self, port: int, address: str, trusting: ssl.SSLContext) -> None:
+        self.socket = connected(port, address)
+        self._trusting = trusting
+
+    def send(self, data: bytes, answer: bytes = b"") -> Stranger:
+        """Send this; what comes for it must have that in it."""
+        self.socket.sendall(data)
+        assert not answer or answer in self.socket.recv(65536)
+        return self
+
+    def shake(self, header: bytes = b"", status: bytes = b"101") -> Stranger:
+        """Send a handshake with one more header."""
+        return self.send(HANDSHAKE + header + b"\r\n", b"HTTP/1.1 " + status)
+
+    def log_in(self) -> Stranger:
+        """Shake hands and log in."""
+        asking = b'{"type":"auth-request","SESSID":"chen-session"}'
+        return self.shake().send(masked(1, asking), b'"response":true')
+
+    def speak_tls(self) -> Stranger:
+        """Begin with TLS, of which nobody will say goodbye."""
+        self.socket = self._trusting.wrap_socket(self.socket, server_hostname="127.0.0.1")
+        return self
+
+    def trust_others(self) -> Stranger:
+        """Begin with TLS, and be told of a certificate that others vouch for."""
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ssl.create_default_context().wrap_socket(self.socket, server_hostname="127.0.0.1")
+        return self
+
+    def leave(self) -> None:
+        """End it with a FIN."""
+        self.socket.close()
+
+    def hear_out(self) -> None:
+        """Wait for what the relay says, unless it has been heard, and leave."""
+        with suppress(OSError):
+            self.socket.recv(65536)
+        self.socket.close()
+
+    def reset(self) -> None:
+        """End it with a RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+@dataclass
+class Kind:
+    """Connections that end alike.
+
+    :ivar doing: what each does; it stays where that says nothing of its end.
+    :ivar end: of each, its phase, by whom, the code, and how the reason begins.
+    :ivar count: how many there are, at once.
+    """
+
+    doing: Callable[[Stranger], object]
+    end: tuple[str, str, int, str]
+    count: int = 1
+    tls: bool = False
+
+
+FIN, RST, CUT_OFF = "closed without a close frame", "reset by peer", "TLS: cut off without a goodbye"
+GOODBYE = masked(8, struct.pack("!H", 1000))
+
+SILENT = Kind(lambda one: one, ("handshake", "relay", 1006, "no handshake in time"), PLACES)
+AT_THE_DOOR = Kind(
+    lambda one: one.send(b"GET / HTTP/1.1\r\n", b"HTTP/1.1 429"),
+    ("connection", "relay", 429, "too many connections from this address"),
+    30,
+)
+KINDS = (
+    SILENT,
+    AT_THE_DOOR,  # from the address of the silent
+    Kind(
+        lambda one: one.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426"),
+        ("handshake", "relay", 426, "HTTP Upgrade header missing"),
+        30,
+    ),
+    Kind(
+        lambda one: one.shake(b"Sec-WebSocket-Protocol: nonsense\r\n", b"400"),
+        ("handshake", "relay", 400, "no offered subprotocol is spoken here"),
+    ),
+    Kind(
+        lambda one: one.shake(b"Origin: https://evil.test\r\n", b"403"),
+        ("handshake", "relay", 403, "pages of this origin may not connect"),
+        30,
+    ),
+    Kind(lambda one: one.send(b"GET / ").leave(), ("handshake", "client", 1006, FIN)),
+    Kind(lambda one: one.send(b"GET / ").reset(), ("handshake", "network", 1006, RST)),
+    Kind(lambda one: one.shake(), ("visitor", "relay", 4001, "not logged in in time"), 30),
+    Kind(lambda one: one.shake().send(GOODBYE), ("visitor", "client", 1000, "it closed")),
+    Kind(lambda one: one.shake().leave(), ("visitor", "client", 1006, FIN)),
+    Kind(lambda one: one.shake().reset(), ("visitor", "network", 1006, RST), 30),
+    Kind(lambda one: one.log_in().send(GOODBYE), ("user", "client", 1000, "it closed"), 30),
+    Kind(lambda one: one.log_in().leave(), ("user", "client", 1006, FIN)),
+    Kind(lambda one: one.log_in().reset(), ("user", "network", 1006, RST), 30),
+    Kind(lambda one: one.log_in().send(masked(2, b"x")), ("user", "relay", 1003, "binary messages are not accepted")),
+    Kind(lambda one: one.send(HANDSHAKE), ("handshake", "network", 1006, "TLS: http request"), tls=True),
+    Kind(lambda one: one.trust_others(), ("handshake", "network", 1006, "TLS: tlsv1 alert unknown ca"), tls=True),
+    Kind(lambda one: one.leave(), ("handshake", "network", 1006, CUT_OFF), tls=True),
+    Kind(lambda one: one.speak_tls().log_in().leave(), ("user", "network", 1006, CUT_OFF), tls=True),
+    Kind(lambda one: one.speak_tls().log_in().send(GOODBYE), ("user", "client", 1000, "it closed"), tls=True),
+)
+
+STAYING = (
+    Kind(lambda one: one, ("handshake", "relay", 1006, "the relay is stopping")),
+    Kind(lambda one: one.shake(), ("visitor", "relay", 4000, "the relay is stopping")),
+    Kind(lambda one: one.log_in(), ("user", "relay", 4000, "the relay is stopping"), 30),
+)
+"""Who is there when the relay is stopped, and does not answer its close frame."""
+
+
+def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_path: Path) -> None:
+    authorities = Authorities(tmp_path / "authorities")
+    relay = start_relay(
+        *("--log-format", "json", "--origin", "https://example.com", "--message-log", "none"),
+        *("--handshake-timeout", "2", "--login-timeout", "2", "--unauthenticated-per-address", str(PLACES)),
+        *("--connections-per-user", "0", "--drain-time", "0.5"),
+        *("--listen", authorities.endpoint(authorities.issue("127.0.0.1"))),
+    )
+    found = re.search(r"starting on (\d+)", relay.said(r"ChatFactory.* \(TLS\) starting on "))
+    assert found
+    ports = {False: relay.port, True: int(found[1])}
+    addresses = {id(kind): f"127.0.1.{number}" for number, kind in enumerate((*KINDS, *STAYING), 1)}
+    addresses[id(AT_THE_DOOR)] = addresses[id(SILENT)]
+    everybody: dict[str, Kind] = {}
+    trusting = authorities.trusting()
+    with ExitStack() as there:
+
+        def come(kinds: tuple[Kind, ...]) -> Iterator[Stranger]:
+            for kind in kinds:
+                for _ in range(kind.count):
+                    one = Stranger(ports[kind.tls], addresses[id(kind)], trusting)
+                    everybody["{}:{}".format(*one.socket.getsockname())] = kind
+                    there.callback(one.leave)
+                    kind.doing(one)
+                    yield one
+
+        for one in list(come(KINDS)):
+            one.hear_out()
+        relay.said('"phase":', times=len(everybody))
+        list(come(STAYING))
+        # The relay has accepted them all: it takes them in the order in which they came, and the last has logged in.
+        assert relay.stop() == -signal.SIGTERM
+    events = [event for event in events_of(relay.output) if "phase" in event["fields"]]
+    ends = {event["fields"]["peer"]: event["fields"] for event in events}
+    assert len(events) == len(ends) == len(everybody)
+    for peer, kind in everybody.items():
+        fields = ends[peer]
+        phase, by, code, reason = kind.end
+        assert (fields["phase"], fields["by"], fields["code"]) == (phase, by, code), fields
+        assert fields["reason"].startswith(reason), fields
+        assert fields.get("uid") == ("chen" if phase == "user" else None)
+        assert 0 <= fields["seconds"] < 4 * PATIENCE
+    assert {event["level"] for event in events} == {"info"}
+    assert "too many lines" not in "".join(relay.output)
+    assert "chen-session" not in "".join(relay.output)
+
+
+def test_in_text_those_that_took_no_login_are_told_at_the_level_debug(start_relay: StartRelay) -> None:
+    relay = start_relay("--log-level", "debug")
+    for doing, level, line in (
+        (Stranger.leave, "debug", "connection from {} ended by the client in its handshake, after .*: closed without"),
+        (lambda one: one.shake().reset(), "debug", "connection of a visitor from {} ended by the network with 1006 .*"),
+        (lambda one: one.log_in().reset(), "info", "connection of chen from {} ended by the network with 1006 .*"),
+    ):
+        stranger = Stranger(relay.port, "127.0.0.1", ssl.create_default_context())
+        peer = "{}:{}".format(*stranger.socket.getsockname())
+        doing(stranger)
+        relay.said(rf"\[chatrelay.websocket.ChatProtocol#{level}\] " + line.format(peer))
+    relay.stop()
+    assert sum("ended by the" in line for line in relay.output) == 3

@@ -123,6 +123,9 @@ class Socket:
     def getsockname(self) -> tuple[str, int]:
         return "192.0.2.1", 8080
 
+    def getsockopt(self, *_: Any) -> bytes:
+        return b""  # it knows nothing of what TCP does
+
 
 class NotDirect(tcp.Server):
     """TCP that is not exactly Twisted's own: to the relay it is as TLS is, which does not say what waits in it."""

@@ -358,7 +358,7 @@ class World:
         # Failures that are meant to happen are nobody else's business.
         for of in (Relay, Turn, WebserverAuthenticator, ChatRelayService):
             self._stack.enter_context(patch.object(of, "log", Logger(observer=self._observe)))
-        for protocol_side in (ChatProtocol, ChatFactory):
+        for protocol_side in (ChatProtocol, ChatFactory, self.factory.end_lines):
             self._stack.enter_context(patch.object(protocol_side, "events", Logger(observer=self._observe)))
         globalLogPublisher.addObserver(self._observe)
         self._stack.callback(globalLogPublisher.removeObserver, self._observe)

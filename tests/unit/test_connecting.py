@@ -388,7 +388,7 @@ class BehindProxies(ConnectingTestCase):
     def test_the_end_of_a_users_connection_is_told_with_the_clients_address(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         self.come(PROXY).open(f"X-Forwarded-For: {ELSEWHERE}").log_in().lost()
-        self.assertIn(f"connection of 1 from {ELSEWHERE} ended by the network", self.said()[-1])
+        self.assertIn(f"connection of 1 from {ELSEWHERE} ended by the client", self.said()[-1])
 
 
 class Proxied(Client):
@@ -409,9 +409,9 @@ class Proxied(Client):
         """Bytes to the relay, through the proxy."""
         self.wrapper.dataReceived(data)
 
-    def lost(self) -> None:
+    def lost(self, error: Exception | None = None) -> None:
         """The TCP connection ends."""
-        super().lost()
+        super().lost(error)
 
 
 def version_1(host: str) -> bytes:

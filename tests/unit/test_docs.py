@@ -13,12 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import (
     attempts,
     auth,
     connections,
+    ends,
     limits,
     origins,
     outgoing,
@@ -28,6 +32,7 @@ from chatrelay import (
     web,
     wire,
 )
+from chatrelay.admission import Full
 from chatrelay.config import Config, option_name
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +249,36 @@ class OperatingPage(SynchronousTestCase):
     def test_the_lines_in_the_page_are_those_the_relay_prints(self) -> None:
         told = {(row[0].strip("`"), row[1]) for row in rows(self.text, "table-of-lines")}
         self.assertEqual(told, set(printed_lines()))
+
+    def test_the_fields_of_ends_are_those_that_are_told(self) -> None:
+        events: list[LogEvent] = []
+        lines = ends.EndLines(Logger(observer=events.append), of_each=True, may_tell=lambda what: False)
+        lines.connection_refused("", Full("", 0, 503, ""))
+        lines.connection_cut("")
+        lines.handshake_refused("", 0, 400, "")
+        lines.no_handshake("", 0, 426, "")
+        for phase in (ends.HANDSHAKE, ends.VISITOR, ends.USER):
+            lines.ended(phase, 1, "", 0, ends.STOPPING)
+        told = {name for event in events for name in event if not name.startswith("log_")}
+        published = [
+            name for row in rows(self.text, "table-of-end-fields") for name in re.findall(r"``(\w+)``", row[0])
+        ]
+        self.assertEqual(sorted(published), sorted(told))
+        (what,) = [row[1] for row in rows(self.text, "table-of-end-fields") if row[0] == "``phase``"]
+        self.assertEqual(set(re.findall(r"``(\w+)``: ", what)), {event["phase"] for event in events})
+
+    def test_the_reasons_of_what_was_lost_are_those_that_are_told(self) -> None:
+        lost = [
+            *(end for end in vars(ends).values() if isinstance(end, ends.End)),
+            *(ends.of_lost(error) for error in (ConnectionDone(), ConnectionAborted(), ConnectionLost(), OSError())),
+            ends.of_lost(ConnectionLost(), over_tls=True),
+            ends.of_lost(ConnectionLost(), unacknowledged=35),
+            ends.of_lost(SSL.Error([("", "", "35")])),
+        ]
+        told = {(end.reason.replace("35", "…"), end.by) for end in lost}
+        table = rows(self.text, "table-of-losses")
+        published = {(reason, by) for reasons, by, _ in table for reason in re.findall("``([^`]+)``", reasons)}
+        self.assertEqual(published, told)
 
     def test_the_example_of_a_file_can_be_used(self) -> None:
         found = re.search(r"code-block:: toml\n.*\n\n((?:   .+\n)+)", self.text)

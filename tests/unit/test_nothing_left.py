@@ -1,4 +1,4 @@
-"""However a connection ends, and whatever it was at, nothing of it is left in the relay."""
+"""However a connection ends, and whatever it was at, nothing of it is left in the relay, and one event tells of its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from zope.interface import directlyProvides
 
 from chatrelay.attempts import Attempts, RecentDenials
@@ -75,7 +75,13 @@ class Place:
         directory = Directory()
         relay = Relay(directory, MemoryMessageLog(), self.clock.seconds, lambda call: self.clock.callLater(0, call))
         self.factory = ChatFactory(
-            Config(fast_path=fast, recheck_interval=RECHECK_SECONDS, recheck_grace=GRACE_SECONDS, **options),
+            Config(
+                fast_path=fast,
+                recheck_interval=RECHECK_SECONDS,
+                recheck_grace=GRACE_SECONDS,
+                log_format="json",  # each end is told of
+                **options,
+            ),
             relay,
             directory,
             self.site,
@@ -442,6 +448,11 @@ def sends_a_message_in_too_many_frames(place: Place) -> None:
     assert codes(client) == [1002]
 
 
+def comes_when_the_relay_has_stopped(place: Place) -> None:
+    place.factory.abort_all()
+    assert place.come().transport.aborted
+
+
 OF_OTHERS: dict[Callable[[Place], None], dict[str, Any]] = {
     goes_before_the_handshake: {},
     goes_in_the_middle_of_one: {},
@@ -459,6 +470,7 @@ OF_OTHERS: dict[Callable[[Place], None], dict[str, Any]] = {
     has_its_session_end: {},
     has_a_site_that_stays_away: {},
     sends_a_message_in_too_many_frames: {},
+    comes_when_the_relay_has_stopped: {},
 }
 """Ends of connections that are not open yet, or in one state only, and the options they need."""
 
@@ -499,18 +511,23 @@ def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[
 )
 def test_nothing_is_left_of_a_connection(fast: bool, proxied: bool) -> None:
     # As in a program that has not begun to log: everything that is told is kept, for whoever listens later.
-    told: list[object] = []
+    told: list[LogEvent] = []
     globalLogPublisher.addObserver(told.append)
     left: dict[str, object] = {}
     places: dict[str, Place] = {}
+    ends_told: dict[str, list[int]] = {}
     try:
         for name, place, end in every_end(fast, proxied):
+            before = len(told)
             end()
             left[name] = let_go(place)
             places[name] = place
+            of_ends = [event for event in told[before:] if "phase" in event]
+            ends_told[name] = [sum(event["log_level"] is LogLevel.info for event in of_ends), len(place.connections)]
     finally:
         globalLogPublisher.removeObserver(told.append)
     assert {name: counts for name, counts in left.items() if counts} == {}
+    assert {name: counts for name, counts in ends_told.items() if counts[0] != counts[1]} == {}
     # What is counted nowhere would be found so: the relays are all there, and nothing else that knows a connection.
     gc.collect()
     kept = {name: sum(each() is not None for each in place.connections) for name, place in places.items()}

@@ -33,6 +33,7 @@ PURE = (
     "attempts",
     "origins",
     "sweep",
+    "ends",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

@@ -23,6 +23,7 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Server
@@ -167,12 +168,12 @@ class Client:
         """A message-send-request."""
         self.say(type="message-send-request", id=id, message={"timeStamp": 1, "touID": to, "content": content})
 
-    def lost(self) -> None:
-        """The TCP connection ends."""
+    def lost(self, error: Exception | None = None) -> None:
+        """The TCP connection ends; by a FIN from the client, unless it is told otherwise."""
         from twisted.internet.error import ConnectionDone
         from twisted.python.failure import Failure
 
-        self.protocol.connectionLost(Failure(ConnectionDone()))
+        self.protocol.connectionLost(Failure(error or ConnectionDone()))
 
 
 OTHER_ORIGINS = (
@@ -775,9 +776,14 @@ class Ends(WebSocketTestCase):
 
     def test_a_lost_connection(self) -> None:
         self.client().open().log_in("bo").lost()
+        self.client().open().log_in("bo").lost(ConnectionLost())
         self.assertEqual(
             self.told(),
-            ["connection of 2 from 192.0.2.1:4321 ended by the network with 1006 after 0.0 s: the connection was lost"],
+            [
+                "connection of 2 from 192.0.2.1:4321 ended by the client with 1006 after 0.0 s: "
+                "closed without a close frame",
+                "connection of 2 from 192.0.2.1:4321 ended by the network with 1006 after 0.0 s: reset by peer",
+            ],
         )
 
     def test_why_the_relay_closed(self) -> None:
@@ -800,7 +806,7 @@ class Ends(WebSocketTestCase):
         for client in (visitor, self.client()):
             client.lost()
         debug = [event for event in self.events if event["log_namespace"].startswith("chatrelay.")]
-        self.assertEqual([event["log_level"] for event in debug], [LogLevel.debug])
+        self.assertEqual([event["log_level"] for event in debug], [LogLevel.debug] * 2)
         self.assertNotIn("CANARY", str(debug))
 
     def test_many_ends_at_once_are_counted(self) -> None:

@@ -1,0 +1,320 @@
+"""What the operator is told of the end of each connection, in each phase and both formats, and why one was lost."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.tcp import Server
+from twisted.logger import LogLevel
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
+
+from chatrelay import ends, outgoing
+from chatrelay.jsonlog import line_of
+from chatrelay.outgoing import OutgoingBuffer, SlowReaders, Turn, seconds_unacknowledged
+from chatrelay.websocket import MAX_REFUSED
+from tests.unit.test_connecting import ConnectingTestCase, Proxied
+from tests.unit.test_websocket import CLOSE, frame
+
+PEER = "192.0.2.1:4321"
+
+
+def tls_error(*reasons: str) -> SSL.Error:
+    """What pyOpenSSL raises: what OpenSSL had in its queue."""
+    return SSL.Error([("SSL routines", "", reason) for reason in reasons])
+
+
+class Why(SynchronousTestCase):
+    """Twisted's reasons in plain words."""
+
+    def test_each_reason_has_its_words(self) -> None:
+        for error, over_tls, unacknowledged, by, reason in (
+            (ConnectionDone(), False, 0.0, "client", "closed without a close frame"),
+            (ConnectionDone(), True, 0.0, "client", "closed without a close frame"),
+            (ConnectionLost(), False, 0.0, "network", "reset by peer"),
+            (ConnectionLost(), True, 0.0, "network", "TLS: cut off without a goodbye"),
+            (ConnectionLost(), False, 35.2, "network", "timed out: nothing acknowledged for 35 s"),
+            (ConnectionLost(), True, 35.2, "network", "timed out: nothing acknowledged for 35 s"),
+            (ConnectionAborted(), False, 0.0, "relay", "cut"),
+            (tls_error("tlsv1 alert unknown ca"), True, 0.0, "network", "TLS: tlsv1 alert unknown ca"),
+            (tls_error("one", "the last"), True, 0.0, "network", "TLS: the last"),
+            (SSL.Error([]), True, 0.0, "network", "TLS: failed"),
+            (SSL.SysCallError(104, "ECONNRESET"), True, 0.0, "network", "TLS: failed"),
+            (RuntimeError("CANARY"), False, 0.0, "relay", "a defect, told before this"),
+        ):
+            end = ends.of_lost(error, over_tls, unacknowledged)
+            self.assertEqual((end.by, end.code, end.reason), (by, 1006, reason))
+
+
+class Silent:
+    """A socket whose peer says nothing: what Linux would tell of it."""
+
+    def __init__(self, retransmits: int, probes: int, milliseconds: int) -> None:
+        self.info = struct.pack("=8B24I", 7, 0, retransmits, probes, 0, 0, 0, 0, *([9] * 12), milliseconds, *([9] * 11))
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        """What tcp(7) says of TCP_INFO."""
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO) and size >= len(self.info)
+        return self.info
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """Take any."""
+
+
+class Acknowledged(SynchronousTestCase):
+    """For how long nothing was, of a connection that the system has given up."""
+
+    def given_up(self, peer: Any, patience: float) -> float:
+        """What is known of it when Twisted says that it is lost."""
+        descriptor = Server.__new__(Server)
+        descriptor.socket = peer
+        protocol: Any = None
+        buffer = OutgoingBuffer(protocol, descriptor, Turn(lambda call: None), SlowReaders(0, float), 0, True)
+        buffer.give_up_after(patience)
+        buffer.stopProducing()
+        return buffer.unacknowledged
+
+    def test_only_where_it_was_sent_again_and_for_about_as_long_as_the_system_waits(self) -> None:
+        for retransmits, probes, milliseconds, patience, seconds in (
+            (8, 0, 35_100, 35.0, 35.1),
+            (0, 5, 35_100, 35.0, 35.1),
+            (8, 0, 34_500, 35.0, 34.5),
+            (2, 0, 1_500, 35.0, 0.0),  # sent again, and then it was reset
+            (0, 0, 300_000, 315.0, 0.0),  # nobody had sent anything for long
+            (8, 0, 35_100, 0.0, 0.0),
+        ):
+            self.assertEqual(self.given_up(Silent(retransmits, probes, milliseconds), patience), seconds)
+
+    def test_a_socket_that_cannot_tell_or_is_gone(self) -> None:
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        self.assertEqual(seconds_unacknowledged(near), 0.0)
+        closed = socket.socket()
+        closed.close()
+        self.assertEqual(seconds_unacknowledged(closed), 0.0)
+
+    def test_what_linux_tells_of_a_real_one_is_as_long_as_is_read(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()) as near:
+            info = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, outgoing.TCP_INFO_SIZE)
+            self.assertGreaterEqual(len(info), 60)
+            self.assertEqual(info[0], 1)  # established: it is the struct that is meant
+            self.assertEqual(seconds_unacknowledged(near), 0.0)
+
+
+class EndsTestCase(ConnectingTestCase):
+    """Reads the events that have a phase."""
+
+    def told(self) -> list[tuple[Any, ...]]:
+        """Of each since the last look: level, phase, by, code and reason."""
+        of_ends = [event for event in self.events if "phase" in event]
+        self.events.clear()
+        for event in of_ends:
+            self.assertEqual(event["log_namespace"], "chatrelay.websocket.ChatProtocol")
+            fields = json.loads(line_of(event))["fields"]
+            self.assertLessEqual({"phase", "peer", "by", "code", "reason", "seconds"}, set(fields))
+            self.assertEqual("uid" in fields, event["phase"] == "user")
+            self.assertIs(type(fields["seconds"]), float)
+        return [
+            (event["log_level"].name, *(event[name] for name in ("phase", "by", "code", "reason"))) for event in of_ends
+        ]
+
+
+class InJSON(EndsTestCase):
+    """One event for each connection, at info, whatever became of it."""
+
+    level = "info"
+    log_format = "json"
+
+    def limit(self, authenticator: Any = None, **options: Any) -> None:
+        super().limit(authenticator, log_format=self.log_format, **options)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.limit(unauthenticated_per_address=0)
+
+    def test_no_handshake_in_time(self) -> None:
+        client = self.come()
+        self.pass_time(5.25)
+        self.assertTrue(client.transport.aborted)
+        self.assertEqual(self.told(), [])
+        client.lost(ConnectionAborted())
+        self.assertEqual(self.told(), [(self.level, "handshake", "relay", 1006, "no handshake in time")])
+
+    def test_gone_before_the_handshake_was_whole(self) -> None:
+        for error, by, reason in (
+            (ConnectionDone(), "client", "closed without a close frame"),
+            (ConnectionLost(), "network", "reset by peer"),
+            (tls_error("http request"), "network", "TLS: http request"),
+        ):
+            client = self.come()
+            client.write(b"GET / HTTP/1.1\r\n")
+            client.lost(error)
+            self.assertEqual(self.told(), [(self.level, "handshake", by, 1006, reason)])
+
+    def test_over_tls(self) -> None:
+        client = self.come()
+        directlyProvides(client.transport, ISSLTransport)
+        client.lost(ConnectionLost())
+        self.assertEqual(self.told()[0][1:], ("handshake", "network", 1006, "TLS: cut off without a goodbye"))
+
+    def test_no_handshake_at_all(self) -> None:
+        client = self.come()
+        client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+        client.lost()
+        self.assertEqual(self.told(), [(self.level, "handshake", "relay", 426, "HTTP Upgrade header missing")])
+
+    def test_a_refused_handshake_is_told_when_it_is_refused_and_not_again(self) -> None:
+        client = self.come()
+        client.shake("Sec-WebSocket-Protocol: nonsense")
+        ((level, *told, reason),) = self.told()
+        self.assertEqual((level, told), ("info", ["handshake", "relay", 400]))
+        self.assertIn("no offered subprotocol is spoken here", reason)
+        client.lost()
+        self.assertEqual(self.told(), [])
+
+    def test_a_handshake_that_is_refused_after_its_client_has_left(self) -> None:
+        client = self.come()
+        client.lost()
+        self.assertEqual(len(self.told()), 1)
+        client.protocol.failHandshake("too late")
+        self.assertEqual(self.told(), [])
+
+    def test_a_visitor_who_does_not_log_in(self) -> None:
+        client = self.come().open()
+        self.pass_time(10.25)
+        client.write(frame(struct.pack("!H", 4001), CLOSE))
+        client.lost()
+        self.assertEqual(self.told(), [(self.level, "visitor", "relay", 4001, "not logged in in time")])
+
+    def test_a_visitor_who_closes(self) -> None:
+        client = self.come().open()
+        client.write(frame(struct.pack("!H", 1001) + b"my words", CLOSE))
+        client.lost()
+        self.assertEqual(self.told(), [(self.level, "visitor", "client", 1001, "it closed")])
+
+    def test_a_user(self) -> None:
+        client = self.come().open().log_in()
+        self.pass_time(1.5)
+        client.lost(ConnectionLost())
+        (event,) = [event for event in self.events if "phase" in event]
+        self.assertEqual((event["uid"], event["peer"], event["seconds"]), (1, PEER, 1.5))
+        self.assertEqual(self.told(), [("info", "user", "network", 1006, "reset by peer")])
+
+    def test_one_that_was_closed_and_did_not_leave_ended_by_what_closed_it(self) -> None:
+        client = self.come().open().log_in()
+        client.protocol.close(4505, "ended")
+        self.pass_time(2.5)
+        self.assertTrue(client.transport.aborted)
+        client.lost(ConnectionAborted())
+        self.assertEqual(self.told(), [("info", "user", "relay", 4505, "ended")])
+
+    def test_turned_away(self) -> None:
+        self.limit(connections=1)
+        self.come()
+        for _ in range(MAX_REFUSED + 1):
+            client = self.come()
+            self.assertEqual(self.told(), [("info", "connection", "relay", 503, "the relay is full")])
+            client.lost()
+        self.assertEqual(self.told(), [])
+
+    def test_who_comes_when_the_relay_has_stopped(self) -> None:
+        self.factory.abort_all()
+        client = self.come()
+        client.lost(ConnectionAborted())
+        self.assertEqual(self.told(), [(self.level, "connection", "relay", 1006, "the relay is stopping")])
+
+    def test_a_relay_that_stops(self) -> None:
+        shaking, visitor, user = self.come(), self.come().open(), self.come().open().log_in()
+        self.factory.close_all()
+        self.factory.abort_all()
+        for client in (shaking, visitor, user):
+            client.lost(ConnectionAborted())
+        self.assertEqual(
+            self.told(),
+            [
+                (self.level, "handshake", "relay", 1006, "the relay is stopping"),
+                (self.level, "visitor", "relay", 4000, "the relay is stopping"),
+                ("info", "user", "relay", 4000, "the relay is stopping"),
+            ],
+        )
+
+    def test_tls_that_has_ended_beneath_what_waits(self) -> None:
+        client = Proxied(self.factory, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").open().log_in()
+        client.transport.disconnecting = True
+        self.pass_time(1.25)
+        client.lost(ConnectionAborted())
+        ((*_, by, code, reason),) = self.told()
+        self.assertEqual((by, code, reason.partition(",")[0]), ("client", 1006, "TLS: closed without a close frame"))
+
+    def test_no_header_of_the_proxy_protocol(self) -> None:
+        client = Proxied(self.factory, b"GET / HTTP/1.1\r\n")
+        self.assertTrue(client.transport.disconnecting)
+        client.lost()
+        reason = "no header of the PROXY protocol came first"
+        self.assertEqual(self.told(), [(self.level, "handshake", "relay", 1006, reason)])
+
+    def test_a_defect(self) -> None:
+        client = self.come().open().log_in()
+        client.lost(RuntimeError("CANARY"))
+        self.assertEqual(self.told(), [("info", "user", "relay", 1006, "a defect, told before this")])
+
+    def test_many_at_once(self) -> None:
+        """In a quarter of a second, of each kind; see `InText` for how many of them people are told."""
+        self.limit(unauthenticated_per_address=0, connections=31)
+        self.come()
+        clients = [self.come() for _ in range(60)]
+        for client in clients[:30]:
+            client.shake("Sec-WebSocket-Protocol: nonsense")
+        for client in clients:
+            client.lost()
+        for visits in (lambda client: client.open(), lambda client: client.open().log_in()):
+            clients = [visits(self.come()) for _ in range(30)]
+            for client in clients:
+                client.lost()
+        told = self.told()
+        counts = {(level, phase): 0 for level, phase, *_ in told}
+        for level, phase, *_ in told:
+            counts[level, phase] += 1
+        self.assertEqual(counts, self.many)
+        self.events.clear()
+        self.pass_time(0.25)
+        self.assertEqual(self.said(), self.more)
+
+    many = {("info", "connection"): 30, ("info", "handshake"): 30, ("info", "visitor"): 30, ("info", "user"): 30}
+    more: list[str] = []
+
+
+class InText(InJSON):
+    """What people read is bound, and what needs no login to cause is told at debug."""
+
+    level = "debug"
+    log_format = "text"
+    many = {("info", "connection"): 25, ("info", "handshake"): 25, ("debug", "visitor"): 30, ("info", "user"): 25}
+    more = [
+        "too many lines at once: 5 more connections refused",
+        "too many lines at once: 5 more handshakes refused",
+        "too many lines at once: 5 more connections ended",
+    ]
+
+
+class Lines(EndsTestCase):
+    """How they read."""
+
+    def test_how_each_reads(self) -> None:
+        self.limit()
+        self.come().lost()
+        self.come().open().lost(ConnectionLost())
+        self.assertEqual(
+            self.said(LogLevel.debug)[-2:],
+            [
+                f"connection from {PEER} ended by the client in its handshake, after 0.0 s: closed without a close frame",
+                f"connection of a visitor from {PEER} ended by the network with 1006 after 0.0 s: reset by peer",
+            ],
+        )
