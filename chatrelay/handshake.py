@@ -88,7 +88,7 @@ class Handshakes:
         self._session_cookie = config.session_cookie
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
-        self._told_of_forwarding = False
+        self._told_of_forwarding = self._told_of_nobody = False
 
     def forwarded_for(self, request: bytes, host: str | None, peer: str) -> list[str]:
         """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty.
@@ -111,6 +111,23 @@ class Handshakes:
             host=UNIX if host is None else host,
         )
         return []
+
+    def tell_of_nobody(self, host: str | None, peer: str) -> None:
+        """Tell the operator, once, of who is counted under no address: a proxy is between, and names no client.
+
+        :param host: the address of the proxy; None for a UNIX socket.
+        :param peer: how the operator is told of it.
+        """
+        is_trusted = self.trusted_proxies.trusts(host)
+        if self._told_of_nobody or (self._told_of_forwarding and not is_trusted):
+            return
+        self._told_of_nobody = True
+        self.events.warn(
+            "a handshake from {peer} named no client, so that no limit of an address holds for those who come so: have "
+            "the proxy there set X-Forwarded-For, with --trusted-proxy {host} here (told once)",
+            peer=peer,
+            host=UNIX if host is None else host,
+        )
 
     def check_origin(self, request: bytes) -> None:
         """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.

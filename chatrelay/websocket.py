@@ -305,7 +305,10 @@ class ChatProtocol(WebSocketServerProtocol):
         proxy: Any = self.transport.transport if isinstance(self.transport, HAProxyProtocolWrapper) else None
         if proxy is not None and proxy.getPeer() == self.transport.getPeer():
             return  # the proxy speaks for itself, as in a health check, or does not say for whom
-        full = factory.admission.locate(self._visit, self._address_of(client))
+        address = self._address_of(client)
+        if address is None:
+            factory.handshakes.tell_of_nobody(host, self.peer_name)
+        full = factory.admission.locate(self._visit, address)
         if full is not None:
             raise ConnectionDeny(full.status, f"{full.why} ({full.option} {full.most})")
 

@@ -117,6 +117,21 @@ def test_a_full_relay_cuts_whoever_comes_by_tls(start_relay: StartRelay, tmp_pat
         relay.said(r"refused: the relay is full \(connections 1\)")
 
 
+def test_a_trusted_proxy_that_names_nobody_is_not_limited_and_one_line_says_so(
+    start_relay: StartRelay, held: ExitStack
+) -> None:
+    relay = start_relay("--trusted-proxy", "127.0.0.1", "--unauthenticated-per-address", "1", *UNHURRIED)
+    for _ in range(3):
+        held.enter_context(relay.client(sock=connected(relay.port)))
+    relay.said("named no client, .* set X-Forwarded-For, with --trusted-proxy 127.0.0.1 here")
+    named = {"X-Forwarded-For": "192.0.2.1"}
+    held.enter_context(relay.client(additional_headers=named, sock=connected(relay.port)))
+    with pytest.raises(InvalidStatus):
+        relay.client(additional_headers=named, sock=connected(relay.port))
+    relay.stop()
+    assert sum("named no client" in line for line in relay.output) == 1
+
+
 def test_strangers_of_one_address_keep_nobody_else_out(start_relay: StartRelay, held: ExitStack) -> None:
     relay = start_relay(*UNHURRIED)
     strangers = [held.enter_context(connected(relay.port, "127.0.0.5")) for _ in range(100)]

@@ -450,6 +450,7 @@ def test_a_unix_socket_works_and_is_gone_when_the_relay_is(start_relay: StartRel
     assert refusal.value.response.status_code == 400
     relay.said("refused with 400")
     relay.stop()
+    assert sum("named no client" in line and "--trusted-proxy unix" in line for line in relay.output) == 1
     assert not path.exists()
     assert "Traceback" not in "\n".join(relay.output)
 

@@ -340,7 +340,49 @@ class BehindProxies(ConnectingTestCase):
             client = self.come(PROXY).open(*headers)
             self.assertIsNone(client.protocol.client_address)
             self.assertEqual(client.protocol.peer_name, f"{PROXY}:4321")
+
+    def nobody_named(self, peer: str, name: str) -> str:
+        """What the operator is told, once, of a proxy that names no client."""
+        return (
+            f"a handshake from {peer} named no client, so that no limit of an address holds for those who come so: have "
+            f"the proxy there set X-Forwarded-For, with --trusted-proxy {name} here (told once)"
+        )
+
+    def test_of_a_trusted_proxy_that_names_nobody_one_line_says_so(self) -> None:
+        for headers in ((), ("X-Forwarded-For: unknown",), (f"X-Forwarded-For: {PROXY}",), ("X-Forwarded-For:",)):
+            self.events.clear()
+            self.limit(trusted_proxy=("10.0.0.0/8",))
+            for _ in range(3):
+                self.come(PROXY).open(*headers)
+            self.assertEqual(self.said(), [self.nobody_named(f"{PROXY}:4321", PROXY)])
+
+    def test_of_who_comes_through_a_unix_socket_and_names_nobody_one_line_says_so(self) -> None:
+        peer = UNIXAddress(None)
+        for trusted in (("unix",), ()):
+            self.events.clear()
+            self.limit(trusted_proxy=trusted)
+            for _ in range(3):
+                Client(self.factory, Transport(peer)).open()
+            self.assertEqual(self.said(), [self.nobody_named(str(peer), "unix")])
+
+    def test_no_line_where_somebody_is_named_or_no_proxy_is_between_or_there_was_no_handshake(self) -> None:
+        self.limit(trusted_proxy=("unix", PROXY), origin=("https://example.com",))
+        self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
+        Client(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
+        self.come(OFFICE).open()
+        Proxied(self.factory, version_1(OFFICE)).open()
+        self.come(PROXY).lost()
+        self.come(PROXY).write(b"GET /healthz HTTP/1.1\r\nHost: relay.example\r\n\r\n")
         self.assertEqual(self.said(), [])
+        # Of both mistakes at once, the line that names the header is enough.
+        self.limit()
+        Client(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
+        self.assertEqual(len(self.said()), 1)
+
+    def test_a_proxy_that_the_proxy_protocol_names_must_name_its_clients_too(self) -> None:
+        self.limit(trusted_proxy=("203.0.113.1",))
+        Proxied(self.factory, version_1("203.0.113.1")).open()
+        self.assertEqual(self.said(), [self.nobody_named("203.0.113.1:4321", "203.0.113.1")])
 
     def test_from_anybody_else_it_is_ignored_and_one_line_says_so(self) -> None:
         for trusted in ((), (PROXY,)):
