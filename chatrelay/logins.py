@@ -35,14 +35,17 @@ class _Question:
     :ivar digest: of the SESSID.
     :ivar connections: those that wait for the answer.
     :ivar ended: users whose sessions were ended since it was asked: the answer may be older than that.
+    :ivar ended_sessions: SESSIDs of sessions that were, hashed. Which session a one-time ticket is for, only the answer
+        says.
     """
 
-    __slots__ = ("connections", "digest", "ended")
+    __slots__ = ("connections", "digest", "ended", "ended_sessions")
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
         self.connections: dict[Connection, None] = {}
         self.ended: set[str] = set()
+        self.ended_sessions: set[bytes] = set()
 
 
 class Logins:
@@ -68,10 +71,11 @@ class Logins:
         question.connections[connection] = None
         self._pending[connection] = question
 
-    def answered(self, connection: Connection, uid: str | int | None) -> bool:
+    def answered(self, connection: Connection, uid: str | int | None, session: str | None = None) -> bool:
         """The webserver has answered: `uid` is logged in; None where nobody is.
 
-        :returns: whether that counts. It does not where this user's sessions were ended meanwhile.
+        :param session: the SESSID that the answer names; None where it names none.
+        :returns: whether that counts. It does not where this session or all of this user's were ended meanwhile.
         """
         question = self._pending.pop(connection, None)
         if question is None:
@@ -79,7 +83,11 @@ class Logins:
         del question.connections[connection]
         if not question.connections:
             del self._questions[question.digest]
-        return uid is None or user_key(uid) not in question.ended
+        if uid is None:
+            return True
+        if session is not None and question.ended_sessions and self._digest(session) in question.ended_sessions:
+            return False
+        return user_key(uid) not in question.ended
 
     def entered(self, connection: Connection, names: Iterable[str]) -> None:
         """`connection` is logged in by a session of these names, SESSIDs all of them, whatever it came in by before."""
@@ -108,9 +116,13 @@ class Logins:
     def end_session(self, sessid: str) -> int:
         """Close every connection that came in by this SESSID or is about to, with 4505.
 
+        A login by something else, such as a one-time ticket, ends when the answer comes and names this SESSID.
+
         :returns: how many were closed.
         """
         digest = self._digest(sessid)
+        for each in self._questions.values():
+            each.ended_sessions.add(digest)
         question = self._questions.get(digest)
         pending = () if question is None else question.connections
         # One that logs in again by the same SESSID is among both.

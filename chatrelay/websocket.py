@@ -444,7 +444,8 @@ class ChatProtocol(WebSocketServerProtocol):
 
         def answered(verdict: Verdict) -> None:
             self._asking = None
-            if not factory.logins.answered(self.outgoing, verdict.uid if isinstance(verdict, LoggedIn) else None):
+            said = (verdict.uid, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
+            if not factory.logins.answered(self.outgoing, *said):
                 self.close(CloseCode.ENDED, ENDED)
                 return
             session.answered(verdict)

@@ -58,6 +58,14 @@ class LoginsTests(SynchronousTestCase):
         self.assertTrue(self.logins.answered(late, 8))
         self.assertTrue(self.logins.answered(self.pending("a"), 7))
 
+    def test_an_answer_older_than_the_end_of_the_session_it_names_does_not_count(self) -> None:
+        pending, other, nameless = self.pending("ticket"), self.pending("ticket 2"), self.pending("ticket 3")
+        self.assertEqual(self.logins.end_session("handle"), 0)
+        self.assertFalse(self.logins.answered(pending, 7, "handle"))
+        self.assertTrue(self.logins.answered(other, 7, "another handle"))
+        self.assertTrue(self.logins.answered(nameless, 7))
+        self.assertTrue(self.logins.answered(self.pending("ticket 4"), 7, "handle"))
+
     def test_one_that_logs_in_again_by_the_same_sessid_is_one(self) -> None:
         member = self.member("a")
         self.logins.asked(member, "a")

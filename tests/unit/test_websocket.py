@@ -1267,6 +1267,16 @@ class Handles(WebSocketTestCase):
             client.lost()
             self.assertEqual(len(self.factory.logins), 0)
 
+    def test_a_session_that_ends_while_its_ticket_is_asked_about(self) -> None:
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver, auth_tickets=True)
+        client = self.client().open()
+        client.say(type="auth-request", SESSID="ticket")
+        self.assertEqual(self.factory.logins.end_session("handle"), 0)
+        self.webserver.answer(LoggedIn(1, session="handle"))
+        self.assertEqual([code for code, _ in client.hear()], [4505])
+        self.assertEqual(len(self.directory), 0)
+
     def test_two_tickets_at_once_are_two_questions_whoever_answers(self) -> None:
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, auth_tickets=True)
