@@ -34,18 +34,15 @@ class _Question:
 
     :ivar digest: of the SESSID.
     :ivar connections: those that wait for the answer.
-    :ivar ended: users whose sessions were ended since it was asked: the answer may be older than that.
-    :ivar ended_sessions: SESSIDs of sessions that were, hashed. Which session a one-time ticket is for, only the answer
-        says.
+    :ivar since: how often anything had been ended when it was asked: the answer may be older than what was ended later.
     """
 
-    __slots__ = ("connections", "digest", "ended", "ended_sessions")
+    __slots__ = ("connections", "digest", "since")
 
-    def __init__(self, digest: bytes) -> None:
+    def __init__(self, digest: bytes, since: int) -> None:
         self.digest = digest
         self.connections: dict[Connection, None] = {}
-        self.ended: set[str] = set()
-        self.ended_sessions: set[bytes] = set()
+        self.since = since
 
 
 class Logins:
@@ -62,12 +59,16 @@ class Logins:
         self._pending: dict[Connection, _Question] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
         self._digests: dict[Connection, frozenset[bytes]] = {}
+        # The users, and the sessions by their digests, that were ended while anything was being asked, each with the
+        # number of its end; in the order of those.
+        self._ended: dict[str | bytes, int] = {}
+        self._ends = 0
 
     def asked(self, connection: Connection, sessid: str) -> None:
         """The webserver is asked whose session it is that `connection` brought."""
         digest = self._digest(sessid)
         # Who asks about the same SESSID meanwhile may get the same answer, and so shares what makes it too old.
-        question = self._questions.setdefault(digest, _Question(digest))
+        question = self._questions.setdefault(digest, _Question(digest, self._ends))
         question.connections[connection] = None
         self._pending[connection] = question
 
@@ -80,14 +81,16 @@ class Logins:
         question = self._pending.pop(connection, None)
         if question is None:
             return True
+        counts = uid is None or not (
+            self._has_ended(question, user_key(uid))
+            or self._has_ended(question, question.digest)
+            or (session is not None and self._has_ended(question, self._digest(session)))
+        )
         del question.connections[connection]
         if not question.connections:
             del self._questions[question.digest]
-        if uid is None:
-            return True
-        if session is not None and question.ended_sessions and self._digest(session) in question.ended_sessions:
-            return False
-        return user_key(uid) not in question.ended
+            self._forget_ends()
+        return counts
 
     def entered(self, connection: Connection, names: Iterable[str]) -> None:
         """`connection` is logged in by a session of these names, SESSIDs all of them, whatever it came in by before."""
@@ -109,8 +112,7 @@ class Logins:
         :returns: how many were closed.
         """
         user = user_key(uid)
-        for question in self._questions.values():
-            question.ended.add(user)
+        self._note_end(user)
         return _close(self._directory.connections_of(user))
 
     def end_session(self, sessid: str) -> int:
@@ -121,8 +123,7 @@ class Logins:
         :returns: how many were closed.
         """
         digest = self._digest(sessid)
-        for each in self._questions.values():
-            each.ended_sessions.add(digest)
+        self._note_end(digest)
         question = self._questions.get(digest)
         pending = () if question is None else question.connections
         # One that logs in again by the same SESSID is among both.
@@ -131,6 +132,24 @@ class Logins:
     def __len__(self) -> int:
         """How many connections are known."""
         return len(self._pending.keys() | self._digests.keys())
+
+    def _note_end(self, name: str | bytes) -> None:
+        if self._questions:
+            self._ends += 1
+            self._ended.pop(name, None)
+            self._ended[name] = self._ends
+
+    def _has_ended(self, question: _Question, name: str | bytes) -> bool:
+        return self._ended.get(name, 0) > question.since
+
+    def _forget_ends(self) -> None:
+        """Forget what was ended before the oldest of the questions was put."""
+        oldest = next(iter(self._questions.values()), None)
+        while self._ended:
+            name = next(iter(self._ended))
+            if oldest is not None and self._ended[name] > oldest.since:
+                break
+            del self._ended[name]
 
     def _forget(self, connection: Connection) -> None:
         for digest in self._digests.pop(connection, ()):

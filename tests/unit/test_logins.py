@@ -66,6 +66,29 @@ class LoginsTests(SynchronousTestCase):
         self.assertTrue(self.logins.answered(nameless, 7))
         self.assertTrue(self.logins.answered(self.pending("ticket 4"), 7, "handle"))
 
+    def test_who_joins_a_question_older_than_the_end_of_the_session_ends_too(self) -> None:
+        asking = self.pending("a")
+        self.assertEqual(self.logins.end_session("a"), 1)
+        self.assertFalse(self.logins.answered(self.pending("a"), 7))
+        self.assertFalse(self.logins.answered(asking, 7))
+        self.assertTrue(self.logins.answered(self.pending("a"), 7))
+
+    def test_what_was_ended_is_known_for_as_long_as_an_answer_may_be_older_and_no_longer(self) -> None:
+        self.logins.end_user(7)
+        self.assertEqual(len(self.logins._ended), 0)
+        first = self.pending("first")
+        for number in range(100):
+            self.logins.end_session(str(number))
+            self.logins.end_user(number)
+            self.logins.end_user(7)
+        self.assertEqual(len(self.logins._ended), 200)
+        second = self.pending("second")
+        self.logins.end_session("last")
+        self.assertFalse(self.logins.answered(first, 1000, "0"))
+        self.assertEqual(len(self.logins._ended), 1)
+        self.assertTrue(self.logins.answered(second, 7, "0"))
+        self.assertEqual(len(self.logins._ended), 0)
+
     def test_one_that_logs_in_again_by_the_same_sessid_is_one(self) -> None:
         member = self.member("a")
         self.logins.asked(member, "a")
@@ -111,7 +134,8 @@ class LoginsTests(SynchronousTestCase):
     def test_no_session_id_is_kept(self) -> None:
         self.member("CANARY")
         self.pending("CANARY")
-        questions = [(question.digest, question.ended) for question in self.logins._questions.values()]
+        self.logins.end_session("CANARY")
+        questions = [(question.digest, question.since) for question in self.logins._questions.values()]
         self.assertNotIn("CANARY", repr((vars(self.logins), questions)))
 
     def test_the_same_session_has_another_hash_in_another_process(self) -> None:
