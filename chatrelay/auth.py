@@ -281,6 +281,8 @@ class WebserverAuthenticator:
         self._answer_alarm.lift(question)
         self._out.remove(question)
         self._forget(question)
+        if isinstance(verdict, Failure) and verdict.check(_NoVerdict, CancelledError):
+            _drop_frames(verdict.value)
         # Twisted calls it a failed DNS lookup where one was cancelled: what came of a question
         # that was given up, or whose time has passed, is no trouble that anybody should be told.
         if question.out_of_time:
@@ -592,6 +594,20 @@ def describe(error: BaseException) -> str:
     return f"its answer is not HTTP as it should be ({text})" if isinstance(error, _NO_HTTP) else text
 
 
+def _drop_frames(error: BaseException | None) -> None:
+    """Forget where an error came from, and those that led to it.
+
+    The frames of a traceback hold all that was in them: pieces of an answer,
+    unpacked ones too, and the error itself, by which they would stay until
+    garbage is collected.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        for reason in getattr(error, "reasons", ()):
+            reason.cleanFailure()
+        error = error.__cause__ or error.__context__
+
+
 class _NoVerdict(ValueError):
     """The webserver's answer, or the lack of one, decides nothing."""
 
@@ -775,7 +791,8 @@ class _Connection(HTTP11ClientProtocol):
         room = self._room
         self._room = max(0, room - len(data))
         self.is_over_limit = len(data) > room
-        super().dataReceived(data[:room])
+        data = data[:room]  # and no more is kept, where this frame is: in a traceback
+        super().dataReceived(data)
         if self.is_over_limit:
             self.transport.abortConnection()
 

@@ -76,6 +76,19 @@ class Framing(Protocol):
         """Begin the closing handshake."""
 
 
+class _Gone:
+    """In the place of a protocol whose connection is gone."""
+
+    def send_text_frame(self, payload: bytes) -> None:
+        """There is nobody to make it for."""
+
+    def close(self, code: int, reason: str) -> None:
+        """It is closed."""
+
+
+_GONE = _Gone()
+
+
 class Turn:
     """The connections that were sent something in this turn of the reactor.
 
@@ -225,6 +238,10 @@ class OutgoingBuffer:
         """The connection is closing or gone: no message is sent any more."""
         self._is_open = False
         self._slow_readers.caught_up(self)
+
+    def lost(self) -> None:
+        """The connection is gone: let go of the protocol, or each would keep the other until garbage is collected."""
+        self._protocol = _GONE
 
     def give_up_after(self, seconds: float) -> None:
         """Have the system cut the connection when what was sent stays unacknowledged for so long.

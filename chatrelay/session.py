@@ -55,6 +55,10 @@ BACKED_OFF = 0.5
 """Seconds between two such messages after which they are in a row no more."""
 
 
+def _nobody_asks(sessid: str) -> None:
+    """What an ended session calls to ask: never."""
+
+
 class Session:
     """What one connection may do.
 
@@ -224,6 +228,8 @@ class Session:
             self._directory.remove(user, self._connection)
             self._limits.left(user, self._seconds())
         self.state = State.ENDED
+        # The connection's own; it would keep the connection, which keeps this, until garbage is collected.
+        self._ask = _nobody_asks
 
     def _keeps_on(self, now: float) -> bool:
         """Count a message that is beyond what may be sent; whether it is one too many."""

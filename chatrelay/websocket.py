@@ -24,7 +24,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
@@ -123,6 +123,11 @@ class FactoryOption:
 
     def __get__(self, protocol: ChatProtocol | None, owner: type[ChatProtocol]) -> Any:
         return self if protocol is None else getattr(protocol.factory, self._name)
+
+
+def _take_nothing(payload: bytes) -> bool:
+    """What takes the messages of a connection that is gone: none comes."""
+    return False
 
 
 class ChatProtocol(WebSocketServerProtocol):
@@ -563,6 +568,11 @@ class ChatProtocol(WebSocketServerProtocol):
         if not self._is_told:
             self._is_told = True
             self._tell_of_end(self._end or self._end_by_loss(error))
+        # What refers to this and is referred to by it would stay, with all there is of a connection, until garbage
+        # is collected, which may be after thousands of others: 10 KiB each.
+        self.outgoing.lost()
+        self.is_closed = succeed(None)  # Autobahn's own has this as its result
+        self._receive = _take_nothing
 
     def _end_by_loss(self, error: BaseException) -> End:
         transport, over_tls = self.transport, ISSLTransport.providedBy(self.transport)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import html
 import json
@@ -463,6 +464,37 @@ class Answers(WebserverTestCase):
         self.assertIn("larger than 8192 bytes", await self.trouble())
         await sleep(0.05)  # what is left of the answer is still being thrown away
         self.assertLess(sum(most), 1_000_000)
+
+    async def test_what_was_unpacked_of_it_is_not_kept_until_garbage_is_collected(self) -> None:
+        unpacked: list[int] = []
+        let_go: list[int] = []
+        real = zlib.decompressobj
+
+        class Piece(bytes):
+            def __del__(self) -> None:
+                let_go.append(len(self))
+
+        class Watched:
+            def __init__(self, *arguments: Any) -> None:
+                self.real = real(*arguments)
+
+            def decompress(self, data: bytes) -> bytes:
+                out = Piece(self.real.decompress(data))
+                unpacked.append(len(out))
+                return out
+
+            def flush(self) -> bytes:
+                return self.real.flush()
+
+        self.patch(zlib, "decompressobj", Watched)
+        self.answering(answer(gzip.compress(b" " * 50_000_000), "200 OK", "Content-Encoding: gzip"))
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for _ in range(3):
+            self.assertIn("larger than 8192 bytes", await self.trouble())
+        await sleep(0.05)  # what is left of the answer is still being thrown away
+        self.assertGreater(sum(unpacked), 3 * 100_000)
+        self.assertEqual(sum(unpacked), sum(let_go))
 
     async def test_a_broken_compressed_answer(self) -> None:
         self.answering(answer(b"not gzip at all", "200 OK", "Content-Encoding: gzip"))

@@ -8,9 +8,11 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
 from chatrelay import websocket
@@ -449,11 +451,12 @@ class Proxied(Client):
 
     def write(self, data: bytes) -> None:
         """Bytes to the relay, through the proxy."""
-        self.wrapper.dataReceived(data)
+        if self.wrapper.wrappedProtocol is not None:  # else it is lost
+            self.wrapper.dataReceived(data)
 
     def lost(self, error: Exception | None = None) -> None:
         """The TCP connection ends."""
-        super().lost(error)
+        self.wrapper.connectionLost(Failure(ConnectionDone() if error is None else error))
 
 
 def version_1(host: str) -> bytes:
