@@ -22,7 +22,7 @@ import trustme
 from tests.end_to_end.programs import RelayProcess
 from tests.trials.caller import PATIENCE, Caller, forget_peak, peak, resident
 from tests.trials.conftest import Evidence
-from tests.trials.webserver import Webserver
+from tests.trials.webserver import AT_START, Webserver
 
 YES = {"type": "auth-response", "response": True}
 NO = {"type": "auth-response", "response": False}
@@ -44,24 +44,44 @@ class Outage:
     """How long things take.
 
     :ivar users: how many are logged in.
-    :ivar seconds: how long the site is away.
+    :ivar seconds: how long the site is away at the least: longer than it takes to get to the breaker's longest wait.
     :ivar options: the relay's.
+    :ivar longest_wait: the breaker's, as these options have it.
+    :ivar within: seconds from the site's return to a login.
     """
 
     users: int
     seconds: float
     options: tuple[str, ...]
+    longest_wait: float = 10.0
+    within: float = 15.0
 
 
-SHORT = Outage(200, 3, ("--webserver-timeout", "2", "--recheck-interval", "1"))
+HASTY = (
+    "--breaker-wait",
+    "0.1",
+    "--breaker-longest-wait",
+    "0.5",
+    "--webserver-timeout",
+    "1",
+    "--recheck-interval",
+    "1",
+)
+SHORT = Outage(200, 5, HASTY, 0.5, 2)
 FULL = Outage(1000, 60, ("--recheck-interval", "10"))
-
-BACK_WITHIN = 15.0
-"""Seconds from the site's return to a login: the longest that the breaker waits for its probe, and one that timed out."""
 
 
 def test_a_webserver_that_goes_away_ends_nobody(tmp_path: Path, evidence: Evidence, full: bool) -> None:
-    """The short form has 200 users, and the site is away for 3 s instead of 60: twice, in the two ways that there are."""
+    """The site goes away twice, in the two ways that there are, and returns when that is worst: as a probe has failed.
+
+    The full form has the defaults, but for ``--recheck-interval 10``: within a minute everybody is asked about again
+    while the site is away. The breaker's longest wait is 10 s; the 5 s between that and the 15 s allowed are
+    ``webserver-timeout``: so long takes a probe that a site has swallowed just before it returned.
+
+    The short form has 200 users, and the site is away for some 6 s instead of 60. For that it has ``--breaker-wait
+    0.1``, ``--breaker-longest-wait 0.5``, ``--webserver-timeout 1`` and ``--recheck-interval 1``, and 2 s instead of 15
+    from the site's return to a login. The defaults themselves it does not try.
+    """
     asyncio.run(outages(tmp_path, evidence, FULL if full else SHORT))
 
 
@@ -91,17 +111,21 @@ async def outages(folder: Path, evidence: Evidence, outage: Outage) -> None:
             failures = sum(COULD_NOT in line for line in lines[: opened[0]])
             assert failures <= 10
             posts = (site.asked - asked).total()
+            # 32 at once were out when the breaker opened; then one at a time, after 1, 2, 4, 8, 10, 10, … s.
+            most = 32 + 5 + outage.seconds / outage.longest_wait
+            assert posts <= most, f"{posts} POSTs to a site that does not answer, and not {most:g} at the most"
+            site.cut_a_probe_and_answer()
             if way == "refused":
                 await site.listen()
-            else:
-                site.answering = True
-            back = await first_login(relay)
-            assert back <= BACK_WITHIN
+            await first_login(relay)
+            assert site.back_since is not None
+            back = time.monotonic() - site.back_since
+            assert back <= outage.within, f"a login {back:.1f} s after the site's return, and not {outage.within:g}"
+            # Else it returned at a shorter wait, and the longest may be anything.
+            longest = outage.longest_wait
+            assert back >= 0.8 * longest, f"a probe {back:.1f} s after one that failed, where the wait is {longest:g} s"
             messages += await everybody_writes(users)
             evidence.count(f"logins refused while connections were {way}", refusals, at_least=16)
-            # 32 at once were out when the breaker opened; then one at a time, after 1, 2, 4, 8, 10, 10, … s.
-            most = 32 + 5 + outage.seconds / 10
-            assert posts <= most, f"{posts} POSTs to a site that does not answer, and not {most:g} at the most"
             evidence.figure(f"{way}: breaker open after {failures} failures, {posts} POSTs, logins {back:.1f} s after")
         evidence.count("messages of those who were in", messages, at_least=2 * outage.users)
 
@@ -138,18 +162,16 @@ async def logins(relay: RelayProcess, count: int, expected: object) -> int:
     return count
 
 
-async def first_login(relay: RelayProcess) -> float:
-    """Seconds until a visitor is logged in who tries every quarter of one."""
-    began = time.monotonic()
-    async with Caller(relay.port) as caller:
-        await caller.open()
-        while True:
-            answer = await caller.log_in("session-first")
-            if answer == YES:
-                return time.monotonic() - began
-            if answer != UNAVAILABLE:  # closed: not logged in for 10 s
-                return await first_login(relay) + time.monotonic() - began
-            await asyncio.sleep(0.25)
+async def first_login(relay: RelayProcess) -> None:
+    """Wait until a visitor is logged in who tries every tenth of a second."""
+    while True:
+        async with Caller(relay.port) as caller:
+            await caller.open()
+            while (answer := await caller.log_in("session-first")) == UNAVAILABLE:
+                await asyncio.sleep(0.1)
+        if answer == YES:
+            return
+        assert answer == 4001  # not logged in for 10 s
 
 
 async def everybody_writes(users: list[Caller]) -> int:
@@ -390,7 +412,7 @@ class FaultySite:
                 self.cookies += re.findall(rb"(?i)\ncookie.*", head)
                 sessid = parse_qs((await reader.readexactly(int(length))).decode())["SESSID"][0]
                 self.requests += 1
-                name = self._names[int(sessid[:4])]
+                name = "not logged in" if sessid.startswith(AT_START) else self._names[int(sessid[:4])]
 
                 async def write(data: bytes, name: str = name) -> None:
                     writer.write(data)

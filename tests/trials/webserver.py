@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import time
 from collections import Counter
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -28,6 +29,7 @@ class Webserver:
     :ivar asked: how often each session was asked about.
     :ivar twice_at_once: sessions that were asked about while they were being asked about.
     :ivar connections: those of the relay's that are open.
+    :ivar back_since: when it began to answer again, after `cut_a_probe_and_answer`; None until then.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -37,6 +39,8 @@ class Webserver:
         self.asked: Counter[str] = Counter()
         self.twice_at_once: set[str] = set()
         self.connections: set[Questions] = set()
+        self.back_since: float | None = None
+        self._to_cut = 0
         self._under_way: list[str] = []
         self._port = 0
 
@@ -50,6 +54,29 @@ class Webserver:
     def close(self) -> None:
         """Go away: the port is closed, and connections are cut."""
         self._server.close()
+        self._cut_all()
+
+    def cut_a_probe_and_answer(self) -> None:
+        """Return at the worst time: just after the relay has tried it in vain.
+
+        What is there is cut, and of what comes the next two questions: the
+        probe, and the relay's own by which it makes sure.
+        """
+        self._to_cut = 2
+        self.back_since = None
+        self._cut_all()
+
+    def cuts(self) -> bool:
+        """Whether the question that has just come is to be cut."""
+        if not self._to_cut:
+            return False
+        self._to_cut -= 1
+        if not self._to_cut:
+            self.answering = True
+            self.back_since = time.monotonic()
+        return True
+
+    def _cut_all(self) -> None:
         for connection in list(self.connections):
             connection.cut()
 
@@ -90,7 +117,9 @@ class Questions(asyncio.Protocol):
             self._received = b""
             self._sessid = parse_qs(body.decode())["SESSID"][0]
             self._webserver.begin(self._sessid)
-            if self._webserver.answering:
+            if self._webserver.cuts():
+                self.cut()
+            elif self._webserver.answering:
                 seconds = self._webserver.seconds
                 self._answering = asyncio.get_running_loop().call_later(seconds, self._answer, self._sessid)
 
