@@ -351,12 +351,31 @@ def _() -> None:
     )
 
 
+@named("keeps what has gone")
+def _() -> None:
+    def make(lost: Any) -> Any:
+        kept: list[bytes] = []
+
+        def lost_and_kept(self: Any, connection: Any) -> None:
+            lost(self, connection)
+            kept.append(b"a little of it".ljust(2000))
+
+        return lost_and_kept
+
+    replace(Connections, "lost", make)
+
+
 # The webserver ------------------------------------------------------------------------------
 
 
 @named("forgets breaker-failures")
 def _() -> None:
     replace(Breaker, "failed", always(False))
+
+
+@named("forgets breaker-longest-wait")
+def _() -> None:
+    replace(Breaker, "__init__", lambda init: lambda self, failures, wait, longest: init(self, failures, wait, 0))
 
 
 @named("asks on while the breaker is open")

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import struct
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,19 +19,28 @@ PATIENCE = 30.0
 """Seconds after which something that should have happened counts as not happening, on a machine that has much to do."""
 
 
+PACKED, PACKED_END = TEXT | 0x40, b"\0\0\xff\xff"
+"""The first byte of a text frame that is compressed, and what is left out at its end (RFC 7692, sections 6 and 7.2.1)."""
+
+
 class Caller:
     """One connection to a relay; close it, or leave by `abort`.
 
     :param port: the relay's.
     :param address: where it comes from: any of 127.0.0.0/8.
+    :param tls: how it speaks TLS; None for not at all.
     """
 
-    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self._port = port
         self._address = address
+        self._tls: dict[str, Any] = {} if tls is None else {"ssl": tls, "ssl_shutdown_timeout": 2}
+        self._unpacked = zlib.decompressobj(-zlib.MAX_WBITS)
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._address, 0))
+        self.reader, self.writer = await asyncio.open_connection(
+            "127.0.0.1", self._port, local_addr=(self._address, 0), **self._tls
+        )
         return self
 
     async def __aexit__(
@@ -37,16 +48,27 @@ class Caller:
     ) -> None:
         self.writer.close()
 
-    async def open(self) -> None:
-        """Do the opening handshake."""
-        self.writer.write(HANDSHAKE)
+    async def open(self, compression: bool = False) -> None:
+        """Do the opening handshake.
+
+        :param compression: whether to agree on it (RFC 7692).
+        """
+        offer = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n" if compression else b"\r\n"
+        self.writer.write(HANDSHAKE[:-2] + offer)
         async with asyncio.timeout(PATIENCE):
             answer = await self.reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 101 "), answer
+        assert (b"permessage-deflate" in answer) is compression, answer
 
     def say(self, value: object) -> None:
         """Send one message, as JSON."""
         self.writer.write(masked(TEXT, json.dumps(value).encode()))
+
+    def say_packed(self, value: object) -> None:
+        """Send one message, as JSON, compressed."""
+        packing = zlib.compressobj(wbits=-9)  # any receiver has that much of a window
+        packed = packing.compress(json.dumps(value).encode()) + packing.flush(zlib.Z_SYNC_FLUSH)
+        self.writer.write(masked(PACKED, packed.removesuffix(PACKED_END)))
 
     def say_close(self, code: int = 1000) -> None:
         """Send a close frame."""
@@ -63,6 +85,8 @@ class Caller:
                     payload = await self.reader.readexactly(size)
                     if first == TEXT:
                         return json.loads(payload)
+                    if first == PACKED:
+                        return json.loads(self._unpacked.decompress(payload + PACKED_END))
                     if first == CLOSE:
                         return struct.unpack_from("!H", payload)[0]
             except (asyncio.IncompleteReadError, ConnectionError):
@@ -90,10 +114,14 @@ class Caller:
         self.say({"type": "auth-request", "SESSID": sessid})
         return await self.answer("auth-response")
 
-    def send(self, to: str, content: str, id: int = 1) -> None:
+    def send(self, to: str, content: str, id: int = 1, packed: bool = False) -> None:
         """Send a message-send-request."""
         message = {"timeStamp": 0, "touID": to, "content": content}
-        self.say({"type": "message-send-request", "id": id, "message": message})
+        (self.say_packed if packed else self.say)({"type": "message-send-request", "id": id, "message": message})
+
+    def close_half(self) -> None:
+        """Send no more, and read on. (In TLS that is no goodbye, but its end.)"""
+        self.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
         """End it with a reset."""

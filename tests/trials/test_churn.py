@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import os
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -19,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import trustme
+
 from tests.end_to_end.programs import RelayProcess
 from tests.end_to_end.saturation import HANDSHAKE, TEXT, masked
-from tests.trials.caller import PATIENCE, Caller, descriptors, resident
+from tests.trials.caller import PACKED, PATIENCE, Caller, descriptors, resident
 from tests.trials.conftest import Evidence
 from tests.trials.webserver import Webserver
 
@@ -52,19 +55,29 @@ REGULARS = 300
 class Town:
     """Where they come from.
 
+    :param tls_port: the relay's for TLS.
+    :param tls: how those who come there speak it.
     :param addresses: how many addresses there are.
+    :ivar over_tls: how many came over TLS.
     :ivar ended: how connections ended, and how often.
     """
 
     port: int
+    tls_port: int
+    tls: ssl.SSLContext
     addresses: int
+    over_tls: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     _newcomers: itertools.count[int] = field(default_factory=lambda: itertools.count(REGULARS))
 
     def caller(self) -> Caller:
-        """Somebody at one of the addresses."""
+        """Somebody at one of the addresses; every third speaks TLS."""
         number = 1 + random.randrange(self.addresses)
-        return Caller(self.port, f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        address = f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        if random.randrange(3):
+            return Caller(self.port, address)
+        self.over_tls += 1
+        return Caller(self.tls_port, address, self.tls)
 
     def user(self) -> int:
         """Somebody new, or somebody who was there before."""
@@ -112,7 +125,7 @@ async def an_end_without_a_word(caller: Caller, number: int) -> None:
 
 async def half_a_close(caller: Caller, number: int) -> None:
     await chat(caller, number)
-    caller.writer.write_eof()
+    caller.close_half()
     await caller.cut()
 
 
@@ -136,6 +149,34 @@ async def answers_unread(caller: Caller, number: int) -> None:
         caller.send(f"user-{number}", "x" * 1000, id=id)
     await caller.writer.drain()
     caller.abort()
+
+
+async def packed_messages(caller: Caller, number: int) -> None:
+    await caller.open(compression=True)
+    await log_in(caller, f"session-{number}", YES)
+    for id in range(5):
+        caller.send(f"user-{number}", "to self" * random.randrange(100, 1000), id=id, packed=True)
+    for _ in range(5):
+        await caller.answer("send-request-response")
+    caller.say_close()
+    assert await caller.closed() == 1000
+
+
+async def packed_messages_unread(caller: Caller, number: int) -> None:
+    await caller.open(compression=True)
+    await log_in(caller, f"session-{number}", YES)
+    for id in range(10):
+        caller.send(f"user-{number}", "to self" * 1000, id=id, packed=True)
+    await caller.writer.drain()
+    caller.abort()
+
+
+async def half_a_packed_message(caller: Caller, number: int) -> None:
+    await caller.open(compression=True)
+    await log_in(caller, f"session-{number}", YES)
+    not_final = PACKED & 0x7F
+    caller.writer.write(masked(not_final, random.randbytes(500)))
+    await asyncio.sleep(random.uniform(0, 0.02))
 
 
 async def too_large_a_message(caller: Caller, number: int) -> None:
@@ -228,6 +269,7 @@ async def nothing_at_all(caller: Caller, number: int) -> None:
 KINDS: tuple[Callable[[Caller, int], Awaitable[None]], ...] = (
     *(a_close, a_reset, an_end_without_a_word, half_a_close, half_a_frame, half_a_message, answers_unread),
     *(too_large_a_message, ten_unusable_frames, sending_too_fast, too_many_pings, a_second_login, three_denials),
+    *(packed_messages, packed_messages_unread, half_a_packed_message),
     *(a_login_pending, a_login_pending_and_a_reset, half_a_handshake, no_handshake, nothing_at_all),
 )
 """How people leave. Most chat before."""
@@ -272,10 +314,9 @@ async def a_round(town: Town) -> None:
             everybody.create_task(come(kind))
 
 
-async def churn(relay: RelayProcess, webserver: Webserver, addresses: int, seconds: float) -> tuple[list[Rest], Town]:
+async def churn(relay: RelayProcess, webserver: Webserver, town: Town, seconds: float) -> list[Rest]:
     """Rounds for so many seconds; what the relay was like after each."""
     pid = relay.process.pid
-    town = Town(relay.port, addresses)
     async with town.caller() as first:  # what a relay opens when it begins is open when it has served somebody
         await a_close(first, town.user())
         await first.cut()
@@ -293,7 +334,7 @@ async def churn(relay: RelayProcess, webserver: Webserver, addresses: int, secon
         rests.append(Rest(town.ended.total(), time.monotonic() - began, resident(pid), files))
         print(rests[-1])
         await pace
-    return rests, town
+    return rests
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -313,17 +354,22 @@ users and addresses that it remembers, are there afterwards."""
 MOST_AN_HOUR = 1 << 20
 """Bytes that may be added in an hour, in the full form."""
 
-MOST_A_CONNECTION = 5000
-"""Bytes that each connection may add, in the short form: one that stays in memory has more."""
+MOST_A_CONNECTION = 1000
+"""Bytes that each connection may add, in the short form; 100 to 300 are seen while a process grows at first."""
 
 
 def test_an_hour_of_churn(tmp_path: Path, evidence: Evidence, full: bool) -> None:
     """The full form takes an hour, or as many minutes as CHATRELAY_CHURN_MINUTES says.
 
+    Both forms have ``--login-timeout 3``, so that who says nothing does not stay for long, ``--recheck-interval 2``,
+    so that sessions are asked about again, and ``--compression yes``. A third of the people come over TLS.
+
     The short form takes 60 seconds, in which no slope of 1 MiB an hour could
-    be told from how a process grows at first. It finds connections that are
-    kept, and descriptors, and nothing smaller. It does without what fills up
-    slowly and stays: the message log's cache, and users' new recipients.
+    be told from how a process grows at first. It finds descriptors that are
+    kept, and what is kept of each connection where that is more than a KiB;
+    nothing smaller. It does without what fills up slowly and stays: the
+    message log (``--message-log none``) with its cache, and users' new
+    recipients (``--new-recipients-per-minute 0``).
     """
     if full:
         rests, town = asyncio.run(trial(tmp_path, 1 << 20, 60 * MINUTES))
@@ -335,6 +381,7 @@ def test_an_hour_of_churn(tmp_path: Path, evidence: Evidence, full: bool) -> Non
     a_connection = slope([(rest.connections, rest.memory) for rest in looked_at])
     kinds = len(KINDS) + len(LONG_KINDS)
     evidence.count("connections", rests[-1].connections, at_least=round(2000 * MINUTES) if full else 1000)
+    evidence.count("of them over TLS", town.over_tls, at_least=rests[-1].connections // 4)
     evidence.figure(f"in {len(rests)} rounds, of {kinds} kinds; {town.ended['too late']} too late")
     evidence.figure(f"memory {an_hour / MOST_AN_HOUR:+.2f} MiB an hour, {a_connection:+.1f} bytes a connection")
     evidence.figure(
@@ -345,18 +392,26 @@ def test_an_hour_of_churn(tmp_path: Path, evidence: Evidence, full: bool) -> Non
     if full:
         assert an_hour < MOST_AN_HOUR
     else:
-        assert a_connection < MOST_A_CONNECTION
+        assert a_connection < MOST_A_CONNECTION, f"{a_connection:.0f} bytes of each connection stay"
 
 
 async def trial(folder: Path, addresses: int, seconds: float, *options: str) -> tuple[list[Rest], Town]:
     """A relay with people who come and go; what it was like after each round."""
     webserver = Webserver(0.01)
     await webserver.listen()
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    leaf.private_key_and_cert_chain_pem.write_to_path(folder / "relay.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
     with RelayProcess(
         folder,
-        *("--auth-url", webserver.url, "--login-timeout", "3", "--recheck-interval", "2", *options),
+        *("--auth-url", webserver.url, "--login-timeout", "3", "--recheck-interval", "2", "--compression=yes"),
+        *("--listen", "ssl:0:privateKey=relay.pem:interface=127.0.0.1", *options),
         measured=False,
     ) as relay:
-        rests, town = await churn(relay, webserver, addresses, seconds)
+        tls_port = int(relay.said(r"ChatFactory \(TLS\) starting on \d+").rpartition(" ")[2])
+        town = Town(relay.port, tls_port, trusting, addresses)
+        rests = await churn(relay, webserver, town, seconds)
     assert "Traceback" not in "\n".join(relay.output)
     return rests, town

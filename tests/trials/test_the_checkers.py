@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.end_to_end import (
 from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
 from tests.trials import (
     durability,
+    test_churn,
     test_clock,
     test_descriptors,
     test_half_open,
@@ -142,12 +144,18 @@ class Trials:
     def a_webserver_away_for_a_second(self) -> None:
         self._outage(20, 1)
 
+    def a_webserver_that_returns(self) -> None:
+        self._outage(20, test_webserver.SHORT.seconds)
+
     def a_webserver_that_goes_away(self) -> None:
         self._outage(50, 2.5)  # long enough for everybody to be asked about again
 
     def _outage(self, users: int, seconds: float) -> None:
-        outage = test_webserver.Outage(users, seconds, ("--webserver-timeout", "1", "--recheck-interval", "1"))
+        outage = replace(test_webserver.SHORT, users=users, seconds=seconds)
         asyncio.run(test_webserver.outages(self.stage.folder, self.evidence, outage))
+
+    def churn(self) -> None:
+        test_churn.test_an_hour_of_churn(self.stage.folder, self.evidence, False)
 
     def many_denials(self) -> None:
         test_denied_logins.test_an_address_has_20_denials_and_others_do_not_notice(self.stage.site, self._start)
@@ -201,12 +209,18 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("keeps no descriptors in reserve", Trials.few_descriptors, "did not say 'refused: the relay is full"),
     ("tells all at once that it stops", Trials.sigterm_under_load, r" > \(2\.0 \* 0\.5\)"),
     ("forgets webserver-checks", Trials.login_storm, "<= 5"),
-    ("asks on while the breaker is open", Trials.a_webserver_that_goes_away, "POSTs to a site that does not answer"),
+    ("forgets breaker-longest-wait", Trials.a_webserver_that_returns, r"a login \d.* after the site's return"),
+    (
+        "asks on while the breaker is open",
+        Trials.a_webserver_that_goes_away,
+        "POSTs to a site that does not answer|a probe 0",
+    ),
     (
         "puts people out while the site cannot be asked",
         Trials.a_webserver_that_goes_away,
         "4501|receiving-user-not-connected",
     ),
+    ("keeps what has gone", Trials.churn, "bytes of each connection stay"),
     ("forgets logins-per-minute", Trials.many_denials, "assert 60 <= "),
     ("remembers no denial", Trials.one_denial, "a session that was just denied was asked about again"),
     ("forgets handshake-size", Trials.a_header_of_20_mb, r"assert \d+ < \(16384 \+"),
@@ -262,7 +276,7 @@ def test_every_broken_build_is_caught_by_a_trial() -> None:
 
 
 def test_a_build_that_replaces_what_is_not_there_does_not_run() -> None:
-    from tests.trials.broken import replace
+    from tests.trials.broken import replace as replace_it
 
     with pytest.raises(KeyError):
-        replace(Stage, "no_such_name", lambda old: old)
+        replace_it(Stage, "no_such_name", lambda old: old)
