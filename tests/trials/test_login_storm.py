@@ -202,11 +202,10 @@ def test_everybody_comes_back_at_once_and_as_themselves(
     nobody becomes somebody else. They all find a place, and no login waits for long: that so many want one that the
     relay is full (``unauthenticated``), or that their turn comes too late (``login-timeout``), only the full form shows.
 
-    docs/operating.rst says with which options so many are back within a minute. With the defaults, 5,000 of them are
-    refused at first and come again when their own wait is over, which takes up to twice as long.
+    With the defaults, 5,000 of them are refused at first and come again when their own wait is over. docs/operating.rst
+    says with which options nobody is. On a machine that has others to serve both take longer, and fail.
     """
     count = 10_000 if full else 1000
-    within = WITHIN if advised or not full else 2 * WITHIN
     began = time.process_time()
     patience = ("--login-timeout", "60", "--handshake-timeout", "60", "--unauthenticated", "10000")
     clients, webserver = storm(list(range(count)), *(patience if advised else ()))
@@ -220,7 +219,7 @@ def test_everybody_comes_back_at_once_and_as_themselves(
     # A client that had no setback was asked about once.
     assert webserver.asked.total() <= count + clients.setbacks.total()
     assert webserver.twice_at_once == set()
-    assert max(clients.back_after) < within
+    assert max(clients.back_after) < WITHIN
 
 
 def test_who_is_refused_or_too_late_comes_again(storm: StartStorm) -> None:
