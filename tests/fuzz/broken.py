@@ -78,8 +78,8 @@ def _visitors_are_told(self: Session, payload: bytes) -> bool:
     return _received(self, payload)
 
 
-def _revoked_too_late(self: Logins, connection: Connection, uid: str | int | None) -> bool:
-    _login_answered(self, connection, uid)
+def _revoked_too_late(self: Logins, connection: Connection, uid: str | int | None, session: str | None = None) -> bool:
+    _login_answered(self, connection, uid, session)
     return True
 
 

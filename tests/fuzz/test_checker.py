@@ -18,6 +18,7 @@ SEEDS = 200
 def test_it_is_found(what: str) -> None:
     with BROKEN[what](), pytest.raises(Broken, match=r"python -m tests\.fuzz\.scenarios \d") as found:
         run(0, SEEDS)
+    assert "TypeError" not in str(found.value), "what was broken is not what it was written for"
     print(f"{what}: found by seed {found.value.seed}")
 
 

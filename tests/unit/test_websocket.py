@@ -1277,6 +1277,25 @@ class Handles(WebSocketTestCase):
         self.assertEqual([code for code, _ in client.hear()], [4505])
         self.assertEqual(len(self.directory), 0)
 
+    def test_a_session_that_ends_by_its_handle_while_its_sessid_or_cookie_is_asked_about(self) -> None:
+        origin = "https://example.com"
+        for by_cookie in (False, True):
+            self.webserver = HeldAuthenticator()
+            self.factory = self.make_factory(self.webserver, session_cookie="c", origin=(origin,))
+            tabs = [self.client().open(f"Origin: {origin}", "Cookie: c=sid") for _ in range(2)]
+            for tab in tabs:
+                tab.say(type="auth-request", **({} if by_cookie else {"SESSID": "other"}))
+            self.assertEqual(self.factory.logins.end_session("handle"), 0)
+            for _ in tabs:
+                self.webserver.answer(LoggedIn(1, session="handle"))
+            self.assertEqual([[code for code, _ in tab.hear()] for tab in tabs], [[4505], [4505]])
+            self.assertEqual((len(self.directory), len(self.factory.logins)), (0, 0))
+            again = self.client().open()
+            again.say(type="auth-request", SESSID="other")
+            self.webserver.answer(LoggedIn(1, session="handle"))
+            self.assertEqual(again.hear(), [YES])  # what the site says since then counts
+            again.lost()
+
     def test_two_tickets_at_once_are_two_questions_whoever_answers(self) -> None:
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, auth_tickets=True)
