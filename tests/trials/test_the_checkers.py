@@ -207,7 +207,8 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets pings", Trials.half_open_connections, "0 of 20 found"),
     ("goes by the clock on the wall", Trials.the_clock_is_set, r"assert \d+ <= \(1 \+|somebody was closed"),
     ("keeps no descriptors in reserve", Trials.few_descriptors, "did not say 'refused: the relay is full"),
-    ("tells all at once that it stops", Trials.sigterm_under_load, r" > \(2\.0 \* 0\.5\)"),
+    # Then it is over so soon that a slow machine hardly sees it not ready.
+    ("tells all at once that it stops", Trials.sigterm_under_load, r" > \(2\.0 \* 0\.5\)|times not ready"),
     ("forgets webserver-checks", Trials.login_storm, "<= 5"),
     ("forgets breaker-longest-wait", Trials.a_webserver_that_returns, r"a login \d.* after the site's return"),
     (
