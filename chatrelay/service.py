@@ -144,7 +144,7 @@ class ChatRelayService(MultiService):
         self._relay = relay
         self._authenticator = authenticator
         self._log_name = log_name
-        self._first_look: IDelayedCall | None = None
+        self._once_running: IDelayedCall | None = None
 
     def websocket_resource(self) -> IResource:
         """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
@@ -221,10 +221,9 @@ class ChatRelayService(MultiService):
             self.message_log.stop()
             raise
         self.factory.start_sweeping()
-        self._say_how_it_runs()
-        if isinstance(self._authenticator, WebserverAuthenticator):
-            # When the reactor runs, so that nothing waits for it, and a site in this process is there by then.
-            self._first_look = self._reactor.callLater(0, self._authenticator.look)
+        # When the reactor runs. From then on a signal stops it in good order, which who reads that it listens counts
+        # on; nothing waits for the webserver; and a site in this process is there.
+        self._once_running = self._reactor.callLater(0, self._runs)
 
     def stopService(self) -> Deferred[None]:
         """Close every connection with 4000, by turns and each when it has its answers; then close the log."""
@@ -241,6 +240,8 @@ class ChatRelayService(MultiService):
                 await waiting
 
         self.factory.stopping = True
+        if self._once_running is not None and self._once_running.active():
+            self._once_running.cancel()
         await super().stopService()
         # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
         await at_most(Deferred.fromCoroutine(self.factory.close_by_turns()), TURNS_SHARE)
@@ -256,10 +257,13 @@ class ChatRelayService(MultiService):
         if self.ops is not None:
             await maybeDeferred(self.ops.stopService)
         if isinstance(self._authenticator, WebserverAuthenticator):
-            if self._first_look is not None and self._first_look.active():
-                self._first_look.cancel()
             await self._authenticator.close()
         self.log.info("chatrelay has stopped")
+
+    def _runs(self) -> None:
+        self._say_how_it_runs()
+        if isinstance(self._authenticator, WebserverAuthenticator):
+            self._authenticator.look()
 
     def _say_how_it_runs(self) -> None:
         self.log.info(
