@@ -34,21 +34,24 @@ MOMENT = 3.0
 TEXT, BINARY, CLOSE = 1, 2, 8
 
 
-def peers_held(pid: int, port: int) -> set[int]:
-    """The remote ports of the connections that a process holds descriptors of, at a port of its own."""
+def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
+    """The connections that a process holds descriptors of, at a port of its own: (this port, the remote one).
+
+    A remote port alone names none: the kernel gives the same one to connections to two ports.
+    """
     held = set()
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
             held.add(os.readlink(f"/proc/{pid}/fd/{name}"))
         except FileNotFoundError:  # closed meanwhile
             continue
-    ports = set()
+    connections = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         local, remote = (int(address.partition(":")[2], 16) for address in fields[1:3])
         if local == port and remote and f"socket:[{fields[9]}]" in held:
-            ports.add(remote)
-    return ports
+            connections.add((port, remote))
+    return connections
 
 
 class Peer:
@@ -63,7 +66,7 @@ class Peer:
             self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.tcp.settimeout(PATIENCE)
         self.tcp.connect(("127.0.0.1", port))
-        self.port: int = self.tcp.getsockname()[1]
+        self.connection: tuple[int, int] = (port, self.tcp.getsockname()[1])
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         if context is not None:
@@ -247,8 +250,8 @@ def test_who_stays_holds_no_descriptor_longer_than_5_s(
         for name, stay in (of_both | of_tls).items():
             yield f"TLS: {name}", peers(tls, trusting, **keywords), stay
 
-    def held() -> set[int]:
-        return {peer for port in (tcp, tls) for peer in peers_held(relay.process.pid, port)}
+    def held() -> set[tuple[int, int]]:
+        return peers_held(relay.process.pid, tcp) | peers_held(relay.process.pid, tls)
 
     with Client(f"ws://127.0.0.1:{tcp}/") as bo:
         assert bo.log_in("bo-session")["response"]
@@ -258,17 +261,17 @@ def test_who_stays_holds_no_descriptor_longer_than_5_s(
         for number in range(600):  # 9.6 MB to each; the kernel takes 4 to 6, unless it was set otherwise
             bo.send(1, "x" * 16_000, id=number)
         assert all(bo.hear()["response"]["value"] for _ in range(600))
-        assert {peer.port for _, peer, _ in unread} <= held()
+        assert {peer.connection for _, peer, _ in unread} <= held()
 
-        begun: dict[str, tuple[int, float]] = {}
+        begun: dict[str, tuple[tuple[int, int], float]] = {}
         for name, peer, stay in chain(cases(STAYING, STAYING_WITH_TLS), unread):
             stay(peer)
-            begun[name] = (peer.port, time.monotonic())
+            begun[name] = (peer.connection, time.monotonic())
         took: dict[str, float] = {}
         until = time.monotonic() + LONGEST + MOMENT
         while len(took) < len(begun) and time.monotonic() < until:
-            ports, now = held(), time.monotonic()
-            took |= {name: now - at for name, (port, at) in begun.items() if port not in ports and name not in took}
+            there, now = held(), time.monotonic()
+            took |= {name: now - at for name, (one, at) in begun.items() if one not in there and name not in took}
             time.sleep(0.05)
         print(*(f"{seconds:6.2f} s: {name}" for name, seconds in took.items()), sep="\n")
         assert set(begun) - set(took) == set()
