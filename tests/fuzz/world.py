@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from twisted.internet import tcp
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -120,6 +120,21 @@ class SteppedMessageLog(HeldMessageLog):
         return super().stop()
 
 
+class _ByHand:
+    """A `chatrelay.webserver.Webserver` whose answers are given by hand."""
+
+    def __init__(self, out: list[tuple[str, Deferred[interfaces.Verdict]]]) -> None:
+        self._out = out
+
+    def ask(self, sessid: str, is_ticket: bool) -> Deferred[interfaces.Verdict]:
+        """A question that is out now."""
+        return hold(self._out, sessid)
+
+    def close(self) -> Deferred[None]:
+        """There is nothing to close."""
+        return succeed(None)
+
+
 class Site(WebserverAuthenticator):
     """The real authenticator with its queue, its breaker and its deadlines, in front of a site that answers by hand.
 
@@ -138,12 +153,10 @@ class Site(WebserverAuthenticator):
             breaker_longest_wait=config.breaker_longest_wait,
         )
         self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
+        self._webserver = _ByHand(self.out)  # type: ignore[assignment]
 
     def look(self) -> None:
         """A first look, which nothing comes of but a line for the operator: not here."""
-
-    async def _verdict_on(self, sessid: str, is_ticket: bool) -> interfaces.Verdict:
-        return await hold(self.out, sessid)
 
 
 class BareSite:

@@ -23,10 +23,12 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from chatrelay.auth import MAX_AROUND, NO_COOKIES, WebserverAuthenticator, verdict, without
+from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import State
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
+from chatrelay.verdicts import NoVerdict, of_body, without
+from chatrelay.webserver import MAX_AROUND, NO_COOKIES
 from chatrelay.wire import is_uid
 
 reactor: Any = untyped_reactor
@@ -900,7 +902,7 @@ class SingleFlight(WebserverTestCase):
 
     async def test_a_defect_is_all_theirs_and_holds_no_turn(self) -> None:
         authenticator = self.authenticator(checks=1)
-        self.patch(authenticator, "_body", {}.__getitem__)
+        self.patch(authenticator._webserver, "_body", {}.__getitem__)
         for _ in range(2):
             for asking in [authenticator.authenticate("sid") for _ in range(2)]:
                 with self.assertRaises(KeyError):
@@ -1067,7 +1069,7 @@ class BreakerOpens(WebserverTestCase):
 
     async def test_a_defect_of_ours_is_none(self) -> None:
         authenticator = self.authenticator(breaker_failures=1)
-        self.patch(authenticator, "_body", {}.__getitem__)
+        self.patch(authenticator._webserver, "_body", {}.__getitem__)
         for _ in range(3):
             with self.assertRaises(KeyError):
                 await authenticator.authenticate("sid")
@@ -1143,16 +1145,16 @@ class Verdicts(SynchronousTestCase):
     def test_what_to_ask_by_next(self) -> None:
         for session in ("x", "x" * 4096, "å\U0001f511"):
             self.assertEqual(
-                verdict(json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()),
+                of_body(json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()),
                 LoggedIn(7, session=session),
             )
-        self.assertEqual(verdict(b'{"loggedin":true,"uID":7,"session":null}'), LoggedIn(7))
+        self.assertEqual(of_body(b'{"loggedin":true,"uID":7,"session":null}'), LoggedIn(7))
         for session in ("", "CANARY" * 1000, 7, True, ["CANARY"], "CANARY\ud83d"):
             error = self.assertRaises(ValueError, LoggedIn, 7, session=session)
             self.assertNotIn("CANARY", str(error))
         for session in ("", "CANARY" * 1000, 7, ["CANARY"]):
             error = self.assertRaises(
-                ValueError, verdict, json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()
+                NoVerdict, of_body, json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()
             )
             self.assertNotIn("CANARY", str(error))
         self.assertNotIn("CANARY", repr(LoggedIn(7, session="CANARY")))
@@ -1164,16 +1166,16 @@ class Verdicts(SynchronousTestCase):
             b'{"loggedin":1,"session":"CANARY',
             b'<br>Warning: x<br>{"session":"CANARY"}',
         ):
-            error = self.assertRaises(ValueError, verdict, body)
+            error = self.assertRaises(NoVerdict, of_body, body)
             self.assertIn("<hidden>", str(error))
             self.assertNotIn("CANARY", str(error))
 
     def test_expiries(self) -> None:
         for seconds in (1, 0.5, 3600, 2**31 - 1):
             self.assertEqual(
-                verdict(json.dumps({"loggedin": True, "uID": 7, "expires_in": seconds}).encode()), LoggedIn(7, seconds)
+                of_body(json.dumps({"loggedin": True, "uID": 7, "expires_in": seconds}).encode()), LoggedIn(7, seconds)
             )
-        self.assertEqual(verdict(b'{"loggedin":true,"uID":7,"expires_in":null}'), LoggedIn(7))
+        self.assertEqual(of_body(b'{"loggedin":true,"uID":7,"expires_in":null}'), LoggedIn(7))
         for seconds in (0, -1, 2**31, "60", True, [], float("nan"), float("inf")):
             self.assertRaises(ValueError, LoggedIn, 7, seconds)
 
@@ -1181,7 +1183,7 @@ class Verdicts(SynchronousTestCase):
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_verdict_or_one_kind_of_error(self, body: bytes) -> None:
         try:
-            self.assertIsInstance(verdict(body), LoggedIn | Denied)
+            self.assertIsInstance(of_body(body), LoggedIn | Denied)
         except ValueError as error:
             self.assertIn("answer", str(error))
 
@@ -1192,8 +1194,8 @@ class Verdicts(SynchronousTestCase):
     def test_only_true_is_true(self, loggedin: object) -> None:
         body = json.dumps({"loggedin": loggedin, "uID": 7}).encode()
         if loggedin is True:
-            self.assertEqual(verdict(body), LoggedIn(7))
+            self.assertEqual(of_body(body), LoggedIn(7))
         elif loggedin is False:
-            self.assertEqual(verdict(body), Denied())
+            self.assertEqual(of_body(body), Denied())
         else:
-            self.assertRaises(ValueError, verdict, body)
+            self.assertRaises(NoVerdict, of_body, body)

@@ -29,7 +29,9 @@ from chatrelay import (
     relay,
     session,
     sweep,
+    verdicts,
     web,
+    webserver,
     wire,
 )
 from chatrelay.admission import Full
@@ -182,7 +184,7 @@ class ProtocolPage(SynchronousTestCase):
 
 
 class WebserverPage(SynchronousTestCase):
-    """docs/webserver.rst has the numbers of chatrelay.auth."""
+    """docs/webserver.rst has the numbers of the code."""
 
     def test_the_numbers_are_those_of_the_code(self) -> None:
         text = " ".join(page("webserver.rst").split())
@@ -190,7 +192,7 @@ class WebserverPage(SynchronousTestCase):
         for said in (
             f"within {config.webserver_timeout:g} seconds of the POST",
             f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
-            f"or than {(config.webserver_answer_size + auth.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
+            f"or than {(config.webserver_answer_size + webserver.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
             f"At most {config.webserver_checks} questions",
             f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
@@ -202,7 +204,7 @@ class WebserverPage(SynchronousTestCase):
             f"{config.logins_per_minute} logins a minute may be denied",
             f"one more every {limits.MINUTE / config.logins_per_minute:g} seconds",
             f"When {config.breaker_failures} questions in a row",
-            f"{auth.DENIALS[0]} or {auth.DENIALS[1]}, whatever the body",
+            f"{verdicts.DENIALS[0]} or {verdicts.DENIALS[1]}, whatever the body",
             f"1 to {wire.MAX_SESSID} characters",
             f"1 to {wire.MAX_TOKEN} printable characters",
         ):

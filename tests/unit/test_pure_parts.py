@@ -34,6 +34,7 @@ PURE = (
     "origins",
     "sweep",
     "ends",
+    "verdicts",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

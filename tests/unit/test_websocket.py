@@ -33,7 +33,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
 
-from chatrelay import auth, outgoing, websocket
+from chatrelay import outgoing, webserver, websocket
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
@@ -1727,7 +1727,7 @@ class NamesOfOthers(SynchronousTestCase):
     def test_twisted(self) -> None:
         pool = HTTPConnectionPool(None)
         known = {"HTTPConnectionPool": pool, "HTTP11ClientProtocol": HTTP11ClientProtocol}
-        for name in auth.TWISTED_NAMES:
+        for name in webserver.TWISTED_NAMES:
             owner, _, attribute = name.partition(".")
             attrgetter(attribute)(known[owner])
         self.assertIs(pool._factory(len, "")._quiescentCallback, len)
