@@ -25,11 +25,8 @@ from chatrelay.breaker import Breaker, State
 from chatrelay.config import Config
 from chatrelay.interfaces import LoggedIn, Unavailable, Verdict
 from chatrelay.limits import Deadlines, Key
-from chatrelay.verdicts import NotReached, NoVerdict, without
+from chatrelay.verdicts import NotReached, NoVerdict, told
 from chatrelay.webserver import Webserver
-
-MAX_TOLD = 200
-"""Characters of an answer that the operator is told, at most."""
 
 MAX_QUEUE = 5000
 """Questions that may wait for their turn. A site that answers 32 at once in 50 ms is through with them in 8 s."""
@@ -38,6 +35,8 @@ MOST_KEPT = 100
 """Connections to the webserver that are kept where there is no limit to the questions."""
 
 DEFAULTS = Config()
+
+STOPPING = "the relay is stopping"
 
 AT_START = "chatrelay-at-start-"
 """What the session id begins with that a first look asks about; random characters follow, so that nobody has it."""
@@ -119,7 +118,7 @@ class WebserverAuthenticator:
             return question.join()
         must_wait = 0 < self._checks <= len(self._out)
         if must_wait and len(self._queue) >= self._queue_size:
-            return succeed(self._no_turn(sessid))
+            return succeed(self._no_turn())
         question = _Question(sessid, is_ticket, self._given_up)
         if not self._breaker.admits(question, self._reactor.seconds()):
             return succeed(self._refused())
@@ -170,9 +169,9 @@ class WebserverAuthenticator:
             found = await asking
         except (CancelledError, NoVerdict) as error:
             if timer is not None and not timer.active():
-                self._tell_of_look(f"no complete answer within {seconds:g} s", made_up)
+                self._tell_of_look(f"no complete answer within {seconds:g} s")
             elif isinstance(error, NoVerdict) and not self._is_closed:
-                self._tell_of_look(str(error), made_up)
+                self._tell_of_look(told(error, made_up))
         else:
             if isinstance(found, LoggedIn):
                 self.log.warn(
@@ -184,12 +183,12 @@ class WebserverAuthenticator:
             if timer is not None and timer.active():
                 timer.cancel()
 
-    def _tell_of_look(self, what: str, made_up: str) -> None:
+    def _tell_of_look(self, what: str) -> None:
         self.log.warn(
             "a first look at the webserver at {url} found that nobody can log in as it is: {what}. See that auth-url "
             "is right and the site is up; the relay goes on, and asks it at each login",
             url=self._site,
-            what=self._tellable(what, made_up),
+            what=what,
         )
 
     def close(self) -> Deferred[None]:
@@ -200,7 +199,7 @@ class WebserverAuthenticator:
         while self._queue:
             waiting = self._next()
             self._forget(waiting)
-            waiting.answer(Unavailable("the relay is stopping"))
+            waiting.answer(Unavailable(STOPPING))
         for question in tuple(self._out):
             assert question.asking is not None
             question.asking.cancel()
@@ -223,14 +222,18 @@ class WebserverAuthenticator:
         # Twisted calls it a failed DNS lookup where one was cancelled: what came of a question
         # that was given up, or whose time has passed, is no trouble that anybody should be told.
         if question.out_of_time:
-            verdict = self._failed(question, f"no complete answer within {self._answer_alarm.seconds:g} s")
+            late = NoVerdict(f"no complete answer within {self._answer_alarm.seconds:g} s")
+            verdict = self._failed(question, late)
         elif not isinstance(verdict, Failure):
             if self._breaker.answered():
                 self.log.warn("the webserver at {url} answers again", url=self._site)
-        elif verdict.check(NoVerdict) and question.is_awaited:
-            verdict = self._failed(question, str(verdict.value), is_nonsense=not verdict.check(NotReached))
+        elif isinstance(verdict.value, NoVerdict) and question.is_awaited and not self._is_closed:
+            is_nonsense = not isinstance(verdict.value, NotReached)
+            verdict = self._failed(question, verdict.value, is_nonsense)
         else:
             self._breaker.given_up(question)
+            if verdict.check(NoVerdict):
+                verdict = Unavailable(STOPPING)  # or nobody waits for it any more
         if self._queue and len(self._out) < self._checks:
             self._ask(self._next())
         elif not self._queue:
@@ -243,10 +246,11 @@ class WebserverAuthenticator:
         self._turn_alarm.lift(question)
         return question
 
-    def _failed(self, question: _Question, what: str, is_nonsense: bool = False) -> Unavailable:
+    def _failed(self, question: _Question, error: NoVerdict, is_nonsense: bool = False) -> Unavailable:
         """The webserver did not answer this question, or not as it should."""
         # While the breaker is open the operator knows; each probe that fails would be a line.
-        trouble = self._trouble(what, question.sessid, tell=self._breaker.state is State.CLOSED)
+        what = told(error, question.sessid)
+        trouble = self._trouble(what, tell=self._breaker.state is State.CLOSED)
         if is_nonsense and not question.is_own:
             own = _Question(secrets.token_hex(16), True, self._given_up, is_own=True)
             if self._breaker.doubted(question, own):
@@ -274,7 +278,7 @@ class WebserverAuthenticator:
             del self._queue[question]
             self._forget(question)
             self._breaker.given_up(question)
-            question.answer(self._no_turn(question.sessid))
+            question.answer(self._no_turn())
 
     def _given_up(self, question: _Question) -> None:
         """Nobody waits for this verdict any more."""
@@ -291,21 +295,15 @@ class WebserverAuthenticator:
         if self._questions.get(question.sessid) is question:
             del self._questions[question.sessid]
 
-    def _no_turn(self, sessid: str) -> Unavailable:
+    def _no_turn(self) -> Unavailable:
         # Told once, until nobody waits any more: a storm of logins must not become one of lines.
-        told, self._told_of_queue = self._told_of_queue, True
-        return self._trouble("too many questions were waiting for it (webserver-checks)", sessid, tell=not told)
+        already, self._told_of_queue = self._told_of_queue, True
+        return self._trouble("too many questions were waiting for it (webserver-checks)", tell=not already)
 
-    def _trouble(self, what: str, sessid: str, tell: bool = True) -> Unavailable:
-        what = self._tellable(what, sessid)
+    def _trouble(self, what: str, tell: bool) -> Unavailable:
         if tell:
             self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)
-
-    def _tellable(self, what: str, sessid: str) -> str:
-        # A site may say the session id back: in an error page, in a redirect.
-        what = without(sessid, what[: 10 * MAX_TOLD])  # looked through in a moment, however large the answer
-        return what if len(what) <= MAX_TOLD else what[:MAX_TOLD] + "…"
 
 
 class _Alarm(Generic[Key]):
@@ -341,7 +339,11 @@ class _Alarm(Generic[Key]):
         now = self._clock.seconds()
         for key in self._deadlines.expired(now):
             self._ring(key)
-        if self._deadlines and self._timer is None:
+        # What rang may have set another, whose timer would be late for those that were set before it.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._deadlines:
             self._timer = self._clock.callLater(self._deadlines.earliest() - now, self._look)
 
 

@@ -22,8 +22,9 @@ from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite import LoggedMessage, read_messages
 
-# What JSON lets stand, and a terminal or a reader of lines would act on: C1 controls, line separators, and what turns
-# the direction of the text after it (UAX #9, section 2), which would have one part of a line pass for another.
+# What JSON lets stand, and a terminal or a reader of lines would act on: C1 controls, line separators, and what
+# overrides, embeds or isolates the direction of the text after it (UAX #9, sections 2.1 to 2.5), which would have one
+# part of a line pass for another.
 _CONTROLS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

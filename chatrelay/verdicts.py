@@ -28,8 +28,31 @@ PIECE = 8
 """Characters of a session id that are told nowhere; fewer are of no use to anybody, and are in many a word."""
 
 
+MAX_TOLD = 200
+"""Characters of what came from the webserver that the operator is told, at most."""
+
+MAX_SOUGHT = 128
+"""Bytes of a session id that is looked for in what the operator is told; with a longer one nothing of an answer is.
+
+A stranger chooses it, and the search takes as long as it is.
+"""
+
+NOT_TOLD = "<not told, as it may contain the session id, which is too long to look for>"
+
+
 class NoVerdict(ValueError):
-    """The webserver's answer, or the lack of one, decides nothing."""
+    """The webserver's answer, or the lack of one, decides nothing.
+
+    :param why: our own words, which say what is the matter.
+    :param said: what of the webserver's words follows them, which may contain the session id.
+    :param after: our own words again.
+    """
+
+    def __init__(self, why: str, said: str = "", after: str = "") -> None:
+        super().__init__(why + said + after)
+        self.why = why
+        self.said = said
+        self.after = after
 
 
 class NotReached(NoVerdict):
@@ -46,7 +69,7 @@ def of_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
         return Denied()
     if 300 <= status < 400:
         where = ", ".join(location.partition(b"?")[0].decode("latin-1") for location in locations)
-        raise NoVerdict(f"it answered {status}, a redirect to {where!a}, which is not followed")
+        raise NoVerdict(f"it answered {status}, a redirect to ", f"{where!a}", ", which is not followed")
     if status != 200:
         raise NoVerdict(f"it answered with status {status}")
     return None
@@ -60,21 +83,22 @@ def of_body(body: bytes) -> Verdict:
     try:
         answer = msgspec.json.decode(body.decode("utf-8"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise NoVerdict(f"its answer is not JSON: {_start(body)}") from None
+        raise NoVerdict("its answer is not JSON: ", _start(body)) from None
     loggedin = answer.get("loggedin") if isinstance(answer, dict) else None
     if loggedin is False:
         return Denied()
     if loggedin is not True:
-        raise NoVerdict(f'its answer has no "loggedin" that is true or false: {_start(body)}')
+        raise NoVerdict('its answer has no "loggedin" that is true or false: ', _start(body))
     uid = answer.get("uID")
     if not wire.is_uid(uid):
         raise NoVerdict(
             f'its answer has no "uID" that is a string of 1 to {wire.MAX_TOKEN} printable characters '
-            f"or an integer within ±2^53: {_start(body)}"
+            "or an integer within ±2^53: ",
+            _start(body),
         )
     expires_in = answer.get("expires_in")
     if expires_in is not None and not is_expiry(expires_in):
-        raise NoVerdict(f'its answer has an "expires_in" that is no number of seconds above 0: {_start(body)}')
+        raise NoVerdict('its answer has an "expires_in" that is no number of seconds above 0: ', _start(body))
     session = answer.get("session")
     if session is not None and not wire.is_sessid(session):
         raise NoVerdict(f'its answer has a "session" that is no string of 1 to {wire.MAX_SESSID} characters')
@@ -89,6 +113,15 @@ def _start(body: bytes) -> str:
     """An answer in a form that is safe to print; who prints it shortens it."""
     # Without what UTF-16 has between letters, so that they can be read, and a session id among them be found.
     return ascii(_SESSION.sub(r"\1<hidden>", body.replace(b"\0", b"").decode("utf-8", "replace")))
+
+
+def told(error: NoVerdict, sessid: str) -> str:
+    """What the operator is told of it: the webserver's words without the session id, and not too many of them."""
+    said = error.said[: 3 * MAX_TOLD]  # looked through in a moment, however large the answer
+    if said:
+        said = without(sessid, said) if len(sessid.encode("utf-8")) <= MAX_SOUGHT else NOT_TOLD
+        said = said if len(said) <= MAX_TOLD else said[:MAX_TOLD] + "…"
+    return error.why + said + error.after
 
 
 def without(sessid: str, text: str) -> str:

@@ -46,8 +46,10 @@ from chatrelay.interfaces import Verdict
 from chatrelay.verdicts import NotReached, NoVerdict
 
 TWISTED_NAMES = (
+    "HTTP11ClientProtocol.abort",
     "HTTP11ClientProtocol.dataReceived",
     "HTTP11ClientProtocol.request",
+    "HTTP11ClientProtocol.state",
     "HTTPConnectionPool._factory",
     "HTTPConnectionPool._factory.buildProtocol",
     "HTTPConnectionPool.getConnection",
@@ -165,7 +167,7 @@ class Webserver:
                 raise CancelledError from error
             if isinstance(error, ConnectError | DNSLookupError):
                 raise NotReached(_describe(error)) from error
-            raise NoVerdict(self.too_much_sent if lease.is_over_limit else _describe(error)) from error
+            raise (NoVerdict(self.too_much_sent) if lease.is_over_limit else _failure(error)) from error
         except (CancelledError, NoVerdict):
             lease.abandon()
             raise
@@ -211,6 +213,8 @@ def _was_cancelled(error: BaseException) -> bool:
 _UNHEARD = (ResponseNeverReceived, RequestTransmissionFailed)
 """Failures before a byte of the answer."""
 
+UNREADABLE = "its answer is not HTTP as it should be"
+
 _NO_HTTP = (ParseError, ValueError, LookupError)
 """What Twisted's parser makes of an answer that it can't read: its own error, and whatever happens to happen inside."""
 
@@ -235,7 +239,13 @@ def _describe(error: BaseException) -> str:
     if "wrong version number" in text:
         return "it does not speak TLS on that port (http:// instead of https://, perhaps)"
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"its answer is not HTTP as it should be ({text})" if isinstance(error, _NO_HTTP) else text
+    return f"{UNREADABLE} ({text})" if isinstance(error, _NO_HTTP) else text
+
+
+def _failure(error: BaseException) -> NoVerdict:
+    """What a failed request comes to; what the parser makes of an answer quotes it."""
+    text = _describe(error)
+    return NoVerdict("", text) if UNREADABLE in text else NoVerdict(text)
 
 
 def _without_frames(failure: Failure) -> Failure:
@@ -313,6 +323,10 @@ class _Body:
         """Nor to stop."""
 
 
+AT_REST = ("QUIESCENT", "CONNECTION_LOST")
+"""States of Twisted's connections in which there is nothing to cut; TLS that has gone can't be."""
+
+
 class _Placeholder(EncodedURL):
     """What treq is told to post to, and would spell out anew for each question; `_Lease` knows where to go.
 
@@ -336,7 +350,7 @@ class _Connection(HTTP11ClientProtocol):
     :ivar is_over_limit: whether the last answer was too large.
     """
 
-    transport: Any  # TCP's or TLS's
+    transport: Any  # TCP's or TLS's; None where it has gone
     is_over_limit = False
     _room = 0
 
@@ -353,6 +367,13 @@ class _Connection(HTTP11ClientProtocol):
         super().dataReceived(data)
         if self.is_over_limit:
             self.transport.abortConnection()
+
+    def abort(self) -> Deferred[None]:
+        """Twisted: end it at once. Its own way waits over TLS for a webserver that may have fallen silent."""
+        aborted: Deferred[None] = super().abort()
+        if not aborted.called:
+            self.transport.abortConnection()
+        return aborted
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]
@@ -412,10 +433,11 @@ class _Lease:
         return self._connection is not None and self._connection.is_over_limit
 
     def abandon(self) -> None:
-        """Cut the connection: what is left of the answer is not wanted."""
+        """Cut the connection: what is left of the answer is not wanted. Where nothing is left, it is kept."""
         self.abandoned = True
-        if self._connection is not None and self._connection.transport is not None:
-            self._connection.transport.abortConnection()
+        connection = self._connection
+        if connection is not None and connection.transport is not None and connection.state not in AT_REST:
+            connection.transport.abortConnection()
 
     def _sliced(self, response: IResponse) -> IResponse:
         """An answer; its body in slices where treq might decode it, so that it can't grow past its limit unseen."""

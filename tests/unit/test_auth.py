@@ -7,27 +7,31 @@ import gzip
 import html
 import json
 import socket
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as untyped_reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
+from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.auth import WebserverAuthenticator
+from chatrelay.auth import WebserverAuthenticator, _Alarm
 from chatrelay.breaker import State
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
-from chatrelay.verdicts import NoVerdict, of_body, without
+from chatrelay.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
 from chatrelay.webserver import MAX_AROUND, NO_COOKIES
 from chatrelay.wire import is_uid
 
@@ -375,6 +379,21 @@ class Answers(WebserverTestCase):
             self.assertLess(len(without(long, text[:2000])), 20)
         self.assertEqual(without("x", "an x"), "an <SESSID>")
 
+    def test_of_an_answer_about_a_long_session_id_nothing_is_quoted(self) -> None:
+        for sessid, said in (("a" * MAX_SOUGHT, "<html>"), ("a" * (MAX_SOUGHT + 1), NOT_TOLD), ("é" * 65, NOT_TOLD)):
+            self.assertEqual(told(NoVerdict("not JSON: ", "<html>", "."), sessid), f"not JSON: {said}.")
+
+    def test_a_long_session_id_costs_no_time(self) -> None:
+        # Whoever brings it chooses it: looking for its pieces took 300 ms of everybody's time.
+        for error in (NoVerdict("it answered with status 500"), NoVerdict("it is not JSON: ", "<html>" * 1000)):
+            for sessid in ("😀" * 4096, "\"&<'" * 1024, '"&<' * (MAX_SOUGHT // 3)):
+                seconds = []
+                for _ in range(5):
+                    began = time.perf_counter()
+                    told(error, sessid)
+                    seconds.append(time.perf_counter() - began)
+                self.assertLess(min(seconds), 0.01)
+
     async def test_a_session_id_that_comes_back_in_utf_16_is_not_told(self) -> None:
         for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
             self.answering(answer("no session CANARY-0123456789".encode(encoding)))
@@ -630,6 +649,18 @@ class Failures(WebserverTestCase):
         await self.conversations[0].gone
 
 
+class Kept(WebserverTestCase):
+    """Connections are kept after every answer that came whole."""
+
+    async def test_an_answer_without_a_body_leaves_nothing_to_cut(self) -> None:
+        for reply in (answer(b"", "401 Unauthorized"), answer(b"", "500 Oops"), answer(b"no JSON")):
+            self.answering(reply)
+            authenticator = self.authenticator(checks=1, breaker_failures=0)
+            before = len(self.conversations)
+            await gatherResults([authenticator.authenticate(f"sid{number}") for number in range(10)])
+            self.assertEqual(len(self.conversations) - before, 1)
+
+
 class Turns(WebserverTestCase):
     """How many questions are out at once."""
 
@@ -752,6 +783,90 @@ class Turns(WebserverTestCase):
         asking = [authenticator.authenticate(str(number)) for number in range(50)]
         await gatherResults(asking)
         self.assertEqual(len(self.requests), 50)
+
+
+class Alarms(SynchronousTestCase):
+    def test_what_rings_does_not_put_off_the_others(self) -> None:
+        clock, rung = Clock(), []
+
+        def ring(name: str) -> None:
+            rung.append((name, clock.seconds()))
+            if name == "first":
+                alarm.set("next")  # whose turn it is, now that the first has left
+
+        alarm = _Alarm[str](clock, 5, ring)
+        alarm.set("first")
+        clock.advance(1)
+        alarm.set("second")
+        clock.pump([0.5] * 30)
+        self.assertEqual(rung, [("first", 5), ("second", 6), ("next", 10)])
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class _Lookup:
+    """A webserver whose name is being looked up; Twisted calls it a failed lookup when that is cancelled."""
+
+    def ask(self, sessid: str, is_ticket: bool) -> Deferred[Any]:
+        """Never answered."""
+        return Deferred(lambda asking: asking.errback(NotReached("DNSLookupError")))
+
+    def close(self) -> Deferred[None]:
+        """There is nothing to close."""
+        return succeed(None)
+
+
+class Stopping(WebserverTestCase):
+    async def test_what_is_cut_off_by_it_is_no_trouble(self) -> None:
+        lines = self.told()
+        authenticator = self.authenticator(breaker_failures=1)
+        authenticator._webserver = _Lookup()  # type: ignore[assignment]
+        verdict = authenticator.authenticate("sid")
+        authenticator.give_up(verdict)
+        await authenticator.close()
+        self.assertEqual(await verdict, Unavailable("the relay is stopping"))
+        self.assertEqual(lines, [])
+        self.assertIs(authenticator._breaker.state, State.CLOSED)
+
+
+class OverTLS(WebserverTestCase):
+    """A webserver that speaks TLS, and keeps its connections."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        pem = issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes()
+        factory = Factory.forProtocol(Conversation)
+        factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
+        self.tls = reactor.listenSSL(0, factory, PrivateCertificate.loadPEM(pem).options(), interface="127.0.0.1")
+        trusted = trustRootFromCertificates([Certificate.loadPEM(authority.cert_pem.bytes())])
+        self.asks = self.authenticator(
+            url=f"https://127.0.0.1:{self.tls.getHost().port}/", tls_policy=BrowserLikePolicyForHTTPS(trusted)
+        )
+
+    async def tearDown(self) -> None:
+        # None of them is told that it has been cut off, or of the end of a connection where it reads no more.
+        for conversation in self.conversations:
+            conversation.transport.transport.abortConnection()  # type: ignore[union-attr]
+        await gatherResults([conversation.gone for conversation in self.conversations])
+        self.conversations.clear()
+        await maybeDeferred(self.tls.stopListening)
+        await super().tearDown()
+
+    async def test_stopping_waits_for_no_silent_webserver(self) -> None:
+        def answer_and_fall_silent(conversation: Conversation) -> None:
+            conversation.write(answer(IN))
+            conversation.transport.transport.pauseProducing()  # type: ignore[union-attr]  # of TCP, below TLS
+
+        self.reply = answer_and_fall_silent
+        self.assertEqual(await self.asks.authenticate("sid"), LoggedIn(7))
+        await self.asks.close().addTimeout(2, reactor)
+
+    async def test_a_kept_connection_that_died_and_then_no_webserver(self) -> None:
+        self.assertEqual(await self.asks.authenticate("sid"), LoggedIn(7))
+        await self.tls.stopListening()
+        self.reply = lambda conversation: conversation.hang_up()
+        self.assertIn("refused", await self.trouble(self.asks))
 
 
 class SingleFlight(WebserverTestCase):
