@@ -27,7 +27,6 @@ HIDDEN = "<SESSID>"
 PIECE = 8
 """Characters of a session id that are told nowhere; fewer are of no use to anybody, and are in many a word."""
 
-
 MAX_TOLD = 200
 """Characters of what came from the webserver that the operator is told, at most."""
 
@@ -69,7 +68,7 @@ def of_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
         return Denied()
     if 300 <= status < 400:
         where = ", ".join(location.partition(b"?")[0].decode("latin-1") for location in locations)
-        raise NoVerdict(f"it answered {status}, a redirect to ", f"{where!a}", ", which is not followed")
+        raise NoVerdict(f"it answered {status}, a redirect to ", ascii(where), ", which is not followed")
     if status != 200:
         raise NoVerdict(f"it answered with status {status}")
     return None

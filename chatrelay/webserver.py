@@ -9,7 +9,7 @@ body of the request and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import quote_plus
@@ -203,17 +203,21 @@ class Webserver:
 # What went wrong -------------------------------------------------------------
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and all that Twisted has wrapped in it."""
+    yield error
+    for reason in getattr(error, "reasons", ()):
+        if reason.value is not None:
+            yield from _causes(reason.value)
+
+
 def _was_cancelled(error: BaseException) -> bool:
-    """Whether a request failed because we gave it up; Twisted wraps that in other failures."""
-    if isinstance(error, CancelledError | ConnectingCancelledError):
-        return True
-    return any(_was_cancelled(reason.value) for reason in getattr(error, "reasons", ()) if reason.value is not None)
+    """Whether a request failed because we gave it up."""
+    return any(isinstance(cause, CancelledError | ConnectingCancelledError) for cause in _causes(error))
 
 
 _UNHEARD = (ResponseNeverReceived, RequestTransmissionFailed)
 """Failures before a byte of the answer."""
-
-UNREADABLE = "its answer is not HTTP as it should be"
 
 _NO_HTTP = (ParseError, ValueError, LookupError)
 """What Twisted's parser makes of an answer that it can't read: its own error, and whatever happens to happen inside."""
@@ -239,13 +243,13 @@ def _describe(error: BaseException) -> str:
     if "wrong version number" in text:
         return "it does not speak TLS on that port (http:// instead of https://, perhaps)"
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{UNREADABLE} ({text})" if isinstance(error, _NO_HTTP) else text
+    return f"its answer is not HTTP as it should be ({text})" if isinstance(error, _NO_HTTP) else text
 
 
 def _failure(error: BaseException) -> NoVerdict:
     """What a failed request comes to; what the parser makes of an answer quotes it."""
     text = _describe(error)
-    return NoVerdict("", text) if UNREADABLE in text else NoVerdict(text)
+    return NoVerdict("", text) if any(isinstance(cause, _NO_HTTP) for cause in _causes(error)) else NoVerdict(text)
 
 
 def _without_frames(failure: Failure) -> Failure:
@@ -350,7 +354,7 @@ class _Connection(HTTP11ClientProtocol):
     :ivar is_over_limit: whether the last answer was too large.
     """
 
-    transport: Any  # TCP's or TLS's; None where it has gone
+    transport: Any  # TCP's or TLS's
     is_over_limit = False
     _room = 0
 
