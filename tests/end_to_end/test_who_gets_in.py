@@ -87,7 +87,7 @@ def test_a_site_that_fails_is_tried_after_as_long_as_was_said(site: Site, start_
         site.answer = None
         while bo.log_in("bo-session") != YES:
             assert time.monotonic() < until
-            time.sleep(0.1)
+            time.sleep(0.1)  # no more than messages-per-second here, too
 
 
 def test_who_logs_in_by_what_the_site_fails_over_shuts_nobody_out(site: Site, start_relay: StartRelay) -> None:

@@ -17,7 +17,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as untyped_reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
@@ -58,6 +58,8 @@ def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 
 class Conversation(Protocol):
     """One connection of the relay's to the webserver; requests are answered by a function of the test's."""
+
+    transport: Any  # TCP's or TLS's
 
     def __init__(self, site: WebserverTestCase) -> None:
         self.site = site
@@ -106,9 +108,9 @@ class WebserverTestCase(TestCase):
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.conversations: list[Conversation] = []
         self.reply: Callable[[Conversation], None] = lambda conversation: conversation.write(answer(IN))
-        factory = Factory.forProtocol(Conversation)
-        factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
-        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.factory = Factory.forProtocol(Conversation)
+        self.factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
+        self.port = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
         self.url = f"http://127.0.0.1:{self.port.getHost().port}/session?x=1"
         self.authenticators: list[WebserverAuthenticator] = []
 
@@ -117,7 +119,7 @@ class WebserverTestCase(TestCase):
             await authenticator.close()
         await self.port.stopListening()
         for conversation in self.conversations:
-            conversation.transport.abortConnection()  # type: ignore[union-attr]
+            conversation.transport.abortConnection()
         await gatherResults([conversation.gone for conversation in self.conversations])
 
     def authenticator(self, **options: Any) -> WebserverAuthenticator:
@@ -803,23 +805,16 @@ class Alarms(SynchronousTestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
 
 
-class _Lookup:
-    """A webserver whose name is being looked up; Twisted calls it a failed lookup when that is cancelled."""
-
-    def ask(self, sessid: str, is_ticket: bool) -> Deferred[Any]:
-        """Never answered."""
-        return Deferred(lambda asking: asking.errback(NotReached("DNSLookupError")))
-
-    def close(self) -> Deferred[None]:
-        """There is nothing to close."""
-        return succeed(None)
-
-
 class Stopping(WebserverTestCase):
     async def test_what_is_cut_off_by_it_is_no_trouble(self) -> None:
         lines = self.told()
         authenticator = self.authenticator(breaker_failures=1)
-        authenticator._webserver = _Lookup()  # type: ignore[assignment]
+
+        def look_up(sessid: str, is_ticket: bool) -> Deferred[Any]:
+            # Twisted calls it a failed lookup where one is cancelled.
+            return Deferred(lambda asking: asking.errback(NotReached("DNSLookupError")))
+
+        self.patch(authenticator._webserver, "ask", look_up)
         verdict = authenticator.authenticate("sid")
         authenticator.give_up(verdict)
         await authenticator.close()
@@ -836,9 +831,7 @@ class OverTLS(WebserverTestCase):
         authority = trustme.CA()
         issued = authority.issue_cert("127.0.0.1")
         pem = issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes()
-        factory = Factory.forProtocol(Conversation)
-        factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
-        self.tls = reactor.listenSSL(0, factory, PrivateCertificate.loadPEM(pem).options(), interface="127.0.0.1")
+        self.tls = reactor.listenSSL(0, self.factory, PrivateCertificate.loadPEM(pem).options(), interface="127.0.0.1")
         trusted = trustRootFromCertificates([Certificate.loadPEM(authority.cert_pem.bytes())])
         self.asks = self.authenticator(
             url=f"https://127.0.0.1:{self.tls.getHost().port}/", tls_policy=BrowserLikePolicyForHTTPS(trusted)
@@ -847,7 +840,7 @@ class OverTLS(WebserverTestCase):
     async def tearDown(self) -> None:
         # None of them is told that it has been cut off, or of the end of a connection where it reads no more.
         for conversation in self.conversations:
-            conversation.transport.transport.abortConnection()  # type: ignore[union-attr]
+            conversation.transport.transport.abortConnection()  # of TCP, below TLS
         await gatherResults([conversation.gone for conversation in self.conversations])
         self.conversations.clear()
         await maybeDeferred(self.tls.stopListening)
@@ -856,7 +849,7 @@ class OverTLS(WebserverTestCase):
     async def test_stopping_waits_for_no_silent_webserver(self) -> None:
         def answer_and_fall_silent(conversation: Conversation) -> None:
             conversation.write(answer(IN))
-            conversation.transport.transport.pauseProducing()  # type: ignore[union-attr]  # of TCP, below TLS
+            conversation.transport.transport.pauseProducing()  # of TCP, below TLS
 
         self.reply = answer_and_fall_silent
         self.assertEqual(await self.asks.authenticate("sid"), LoggedIn(7))
