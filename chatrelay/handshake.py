@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from types import MappingProxyType
 
 from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
@@ -24,6 +25,25 @@ NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing",
 """How Autobahn's reasons begin where a request is no WebSocket handshake."""
 
 END_OF_HEADERS = b"\r\n\r\n"
+
+MAX_PARTS = 100
+"""Headers of a handshake; query parameters; and subprotocols and extensions with their parameters. Each by itself."""
+
+AUTOBAHN_HANDSHAKE: dict[str, object] = {
+    "_wskey": "",
+    "http_headers": MappingProxyType({}),
+    "http_request_data": b"",
+    "http_request_host": "",
+    "http_request_params": MappingProxyType({}),
+    "http_request_path": "",
+    "http_request_uri": "",
+    "http_response_data": "",
+    "http_status_line": "",
+    "websocket_extensions": (),
+    "websocket_origin": "",
+    "websocket_protocols": (),
+}
+"""What Autobahn's protocol keeps of a handshake, and what takes its place once that is released. A test looks it up."""
 
 
 def printable(text: str) -> str:
@@ -48,6 +68,30 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
         fields.append(("Retry-After", str(RETRY_AFTER)))
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
     return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
+
+
+def excess(head: bytes) -> str | None:
+    """Return why a handshake has too many parts, or None.
+
+    Autobahn makes objects of each part, so that 16 KiB become up to 800 KiB, and take 12 ms instead of 0.4.
+
+    :param head: the request line and the headers, whole.
+    """
+    # Lines end where Autobahn's own parser has them end, which is after more than CR LF.
+    request, *lines = head.decode("latin-1").splitlines()
+    if request.count("&") >= MAX_PARTS:
+        return f"the URL has more than {MAX_PARTS} query parameters"
+    headers = offers = 0
+    for line in lines:
+        name, colon, value = line.partition(":")
+        headers += bool(colon)
+        if name.strip().lower().startswith("sec-websocket-"):
+            offers += value.count(",") + value.count(";")
+    if headers > MAX_PARTS:
+        return f"the opening handshake has more than {MAX_PARTS} headers"
+    if offers >= MAX_PARTS:
+        return f"the opening handshake offers more than {MAX_PARTS} subprotocols, extensions and parameters of these"
+    return None
 
 
 def header_value(request: bytes, name: str) -> str | None:
@@ -184,6 +228,6 @@ class Handshakes:
             return None, None  # no session id could be posted of it
         for pair in cookies.split(";"):
             key, _, value = pair.strip().partition("=")
-            if key == name and 1 <= len(value) <= wire.MAX_SESSID:
+            if key == name and 1 <= len(value.encode("utf-8")) <= wire.MAX_SESSID:
                 return value, None
         return None, None

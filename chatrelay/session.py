@@ -116,7 +116,8 @@ class Session:
         self._sender: Sender
         self._seconds = seconds
         self._ask = ask
-        self._cookie = cookie
+        # One character beyond ASCII makes a string of Python's up to four times as large, for as long as this lasts.
+        self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8")
         self._no_cookie_because = no_cookie_because
         self._uid: str | int = ""
         self._denials = 0
@@ -131,9 +132,13 @@ class Session:
         """Whether this connection is logged in as that user."""
         return self.logged_in and wire.user_key(uid) == wire.user_key(self._uid)
 
+    @property
+    def _cookie_text(self) -> str | None:
+        return self._cookie.decode("utf-8") if isinstance(self._cookie, bytes) else self._cookie
+
     def is_cookie(self, sessid: str) -> bool:
         """Whether this is the SESSID of the handshake's session cookie."""
-        return sessid == self._cookie
+        return sessid == self._cookie_text
 
     @property
     def uid(self) -> str | int | None:
@@ -240,7 +245,7 @@ class Session:
         return self._refusals > MAX_REFUSALS
 
     def _auth_requested(self, request: AuthRequest, within_limits: bool) -> None:
-        sessid = self._cookie if isinstance(request.sessid, UnsetType) else request.sessid
+        sessid = self._cookie_text if isinstance(request.sessid, UnsetType) else request.sessid
         if sessid is None and self._no_cookie_because is not None:
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
         elif self.state in (State.ASKING, State.ASKING_AGAIN):

@@ -42,7 +42,16 @@ from chatrelay.connections import Connections
 from chatrelay.directory import Directory
 from chatrelay.ends import NO_CODE, End, EndLines
 from chatrelay.frames import take_messages
-from chatrelay.handshake import END_OF_HEADERS, NO_HANDSHAKE, Handshakes, header_values, http_error, printable
+from chatrelay.handshake import (
+    AUTOBAHN_HANDSHAKE,
+    END_OF_HEADERS,
+    NO_HANDSHAKE,
+    Handshakes,
+    excess,
+    header_values,
+    http_error,
+    printable,
+)
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import SendLimits, TokenBucket, address_key
 from chatrelay.logins import ENDED, Logins
@@ -62,6 +71,7 @@ AUTOBAHN_NAMES = (
     "STATE_OPEN",
     "_dataReceived",
     "_fail_connection",
+    "_onOpen",
     "dropConnection",
     "failHandshake",
     "onMessageBegin",
@@ -96,6 +106,9 @@ MAX_HEADER = 10
 
 MAX_REFUSED = 16
 """Connections beyond a limit that are waited for until they have sent something; more are answered before."""
+
+MAX_REASON = 300
+"""Characters that are said of why a handshake was refused; some of it may be the client's own."""
 
 RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
@@ -237,16 +250,33 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _handshake_received(self, data: bytes) -> None:
         """Part of an opening handshake, which Autobahn buffers without bound; this bounds it."""
-        limit = self.factory.config.handshake_size
-        if limit and len(self.data) + len(data) > limit:
-            head = self.data + data[: limit - len(self.data)]
-            if END_OF_HEADERS not in head:
-                self.failHandshake(
-                    f"the opening handshake is larger than {limit} bytes",
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                )
-                return
-        self._for_autobahn(data)
+        limit, before = self.factory.config.handshake_size, self.data
+        # Only the end of what came before is looked at again, however small the pieces are.
+        tail = before[1 - len(END_OF_HEADERS) :]
+        end = (tail + data).find(END_OF_HEADERS)
+        size = len(before) + len(data) if end < 0 else len(before) - len(tail) + end + len(END_OF_HEADERS)
+        if limit and size > limit:
+            too_much: str | None = f"the opening handshake is larger than {limit} bytes"
+        elif end < 0:
+            self.data = before + data
+            return
+        else:
+            too_much = excess((before + data)[:size])
+        if too_much is None:
+            self._for_autobahn(data)
+        else:
+            self.failHandshake(too_much, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _onOpen(self) -> None:
+        """Autobahn: the handshake is done; calls `onOpen`, which may read what Autobahn has of the handshake."""
+        super()._onOpen()
+        self._release_handshake()
+
+    def _release_handshake(self) -> None:
+        """Let go of the handshake, which Autobahn would keep, parsed, for as long as the connection lasts."""
+        kept = vars(self)
+        for name in AUTOBAHN_HANDSHAKE:
+            kept.pop(name, None)
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
@@ -349,16 +379,18 @@ class ChatProtocol(WebSocketServerProtocol):
         # What is no WebSocket handshake at all is mostly a health check or a
         # scanner. Autobahn quotes the request, which may hold a cookie.
         no_handshake = reason.startswith(NO_HANDSHAKE) and not of_origin
-        reason = reason.partition('"')[0].rstrip(" :")
+        reason = reason.partition('"')[0].rstrip(" :")[:MAX_REASON]
         if not self._is_told:  # a client may leave before it is decided
             self._is_told = True
             lines = self.factory.end_lines
             (lines.no_handshake if no_handshake else lines.handshake_refused)(
-                self.peer_name, self._seconds, int(code), printable(reason[:300])
+                self.peer_name, self._seconds, int(code), printable(reason)
             )
         if of_origin:
             self.factory.handshakes.tell_of_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(reason, code, responseHeaders)
+        self.data = b""
+        self._release_handshake()
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """Autobahn: answer with an HTTP error."""
@@ -675,6 +707,8 @@ class ChatProtocol(WebSocketServerProtocol):
         return printable(f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer))
 
 
+for _name, _empty in AUTOBAHN_HANDSHAKE.items():
+    setattr(ChatProtocol, _name, _empty)
 for _name in WebSocketServerProtocol.CONFIG_ATTRS:
     setattr(ChatProtocol, _name, FactoryOption(_name))
 

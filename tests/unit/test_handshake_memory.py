@@ -1,0 +1,246 @@
+"""What a connection keeps of its opening handshake, and how many parts a handshake may have."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from typing import Any
+
+from autobahn.websocket.types import ConnectionRequest
+
+from chatrelay.handshake import AUTOBAHN_HANDSHAKE, MAX_PARTS
+from chatrelay.session import Session
+from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.wire import MAX_SESSID
+from tests.unit.test_connecting import Proxied, version_2
+from tests.unit.test_websocket import Client, WebSocketTestCase
+
+MOST_KEPT = 4096
+"""Bytes that a connection may keep of what is special about its handshake."""
+
+FILL = 15_000
+"""Bytes of a value that is large, and fits into a handshake."""
+
+PAGE = "Origin: https://example.com"
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
+
+HANDSHAKES: dict[str, tuple[str, list[str]]] = {
+    "many headers": ("/", [f"x{number}: {number:0120}" for number in range(MAX_PARTS - 6)]),
+    "a long header": ("/", ["User-Agent: " + "x" * FILL]),
+    "a long origin": ("/", ["Origin: https://" + "x" * FILL + ".example"]),
+    "a cookie that is not ours": ("/", [PAGE, "Cookie: other=" + "x" * FILL]),
+    "a long path": ("/" + "x" * FILL, []),
+    "many query parameters": ("/?" + "&".join(f"{number}={number:0100}" for number in range(MAX_PARTS)), []),
+    "many subprotocols": (
+        "/",
+        ["Sec-WebSocket-Protocol: chatrelay.v1, " + ", ".join(f"{number:0100}" for number in range(MAX_PARTS - 1))],
+    ),
+    "many extensions": (
+        "/",
+        ["Sec-WebSocket-Extensions: " + ", ".join(f"x{number}; a={number:0100}" for number in range(MAX_PARTS // 2))],
+    ),
+    "compressed, with many headers": ("/", [DEFLATE, *(f"x{number}: {number:0120}" for number in range(90))]),
+}
+"""What each is, its target, and its headers beside those that it needs."""
+
+LINES = (
+    "Host: relay.example",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+)
+
+
+def handshake(target: str, *headers: str) -> bytes:
+    """The bytes of a handshake."""
+    return "\r\n".join([f"GET {target} HTTP/1.1", *LINES, *headers, "", ""]).encode("utf-8")
+
+
+class Asking(ChatProtocol):
+    """As a program that embeds chatrelay may derive one: it reads what Autobahn documents until `onOpen` has returned."""
+
+    seen: list[object]
+
+    def onConnect(self, request: ConnectionRequest) -> Any:
+        self.seen = [dict(request.headers)["x-mine"], request.params, request.path]
+        return super().onConnect(request)
+
+    def onOpen(self) -> None:
+        super().onOpen()
+        self.seen += [self.http_headers["x-mine"], self.http_request_params, self.http_request_path]
+        self.seen += [self.websocket_protocols, self.websocket_origin, b"x-mine" in self.http_request_data]
+
+
+class HandshakeMemory(WebSocketTestCase):
+    """What is kept."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        gc.collect()
+        gc.freeze()  # all that is there already need not be looked through each time
+        self.addCleanup(gc.unfreeze)
+
+    def kept(self, come: Any, *pieces: bytes) -> int:
+        """Bytes that one more connection takes, when these have come."""
+        for _ in range(2):  # the first one finds nothing prepared
+            client = come()
+            tracemalloc.start()
+            try:
+                for piece in pieces:
+                    client.write(piece)
+                del piece
+                client.read()
+                gc.collect()
+                kept, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        return kept
+
+    def test_autobahn_keeps_what_is_let_go_of(self) -> None:
+        kept: dict[str, object] = {}
+
+        class Looking(ChatProtocol):
+            def onOpen(self) -> None:
+                kept.update(vars(self))
+
+        self.factory.protocol = Looking
+        Client(self.factory).open()
+        moved = AUTOBAHN_HANDSHAKE.keys() - kept.keys()
+        self.assertEqual(moved, set(), "Autobahn has moved these; see chatrelay/handshake.py")
+
+    def test_nothing_of_a_handshake_is_kept_once_it_is_done(self) -> None:
+        for compression in (False, True):
+            self.factory = self.make_factory(compression=compression)
+            for name, (target, headers) in HANDSHAKES.items():
+                plain = self.kept(self.client, handshake("/", *([DEFLATE] if name.startswith("compressed") else [])))
+                whole = handshake(target, *headers)
+                for pieces in (
+                    [whole],
+                    [whole[:-1], whole[-1:]],
+                    [whole[n : n + 500] for n in range(0, len(whole), 500)],
+                ):
+                    client = self.client()
+                    for piece in pieces:
+                        client.write(piece)
+                    self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "), name)
+                    self.assertLess(self.kept(self.client, *pieces), plain + MOST_KEPT, name)
+
+    def test_behind_the_proxy_protocol_neither(self) -> None:
+        def come() -> Client:
+            return Proxied(self.factory, version_2("192.0.2.3"))
+
+        plain = self.kept(come, handshake("/"))
+        for name, (target, headers) in HANDSHAKES.items():
+            self.assertLess(self.kept(come, handshake(target, *headers)), plain + MOST_KEPT, name)
+
+    def test_nor_of_one_that_is_refused_and_waits_to_be_closed(self) -> None:
+        self.factory = self.make_factory(origin=("https://other.example",))
+        refused = (
+            handshake("/", PAGE),
+            *(
+                handshake(target, *headers, *([] if "igin" in "".join(headers) else [PAGE]))
+                for target, headers in HANDSHAKES.values()
+            ),
+            handshake("/", PAGE, "x: " + "x" * 16384),
+            handshake("/", PAGE, *(["x:"] * 2000)),
+            handshake("/" + "x" * FILL).replace(b"GET", b"x" * 500),
+            handshake("/", PAGE) + b"x" * 60_000,
+            handshake("/", f"{DEFLATE}; {'x' * FILL}"),  # which Autobahn quotes
+            handshake("/", "Origin: " + "x" * FILL),
+        )
+        least = self.kept(self.client, refused[0])
+        for whole in refused:
+            client = self.client()
+            client.write(whole)
+            self.assertTrue(client.read().startswith(b"HTTP/1.1 4"))
+            self.assertLess(self.kept(self.client, whole), least + MOST_KEPT)
+
+    def test_of_a_session_cookie_its_own_value_is_kept(self) -> None:
+        self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
+        plain = self.kept(self.client, handshake("/", PAGE))
+        others = "b=" + "x" * 10_000
+        longest = "x" * MAX_SESSID
+        for value, most in (
+            (longest, MAX_SESSID),
+            ("\N{GRINNING FACE}" + "x" * (MAX_SESSID - 4), MAX_SESSID),
+            ("å" * 2048, 4096),
+        ):
+            whole = handshake("/", PAGE, f"Cookie: a=1; sid={value}; {others}")
+            client = self.client()
+            client.write(whole)
+            session = client.protocol.session
+            assert isinstance(session, Session)
+            self.assertTrue(session.is_cookie(value))
+            self.assertFalse(session.is_cookie(value + "x"))
+            self.assertLess(self.kept(self.client, whole), plain + most + MOST_KEPT)
+
+    def test_a_session_cookie_has_so_many_bytes_and_no_more(self) -> None:
+        self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
+        for value, is_used in (("å" * 2048, True), ("å" * 2049, False), ("x" * 4097, False)):
+            client = self.client().open(PAGE, f"Cookie: sid={value}")
+            session = client.protocol.session
+            assert isinstance(session, Session)
+            self.assertEqual(session.is_cookie(value), is_used)
+
+    def test_a_program_that_embeds_it_reads_the_handshake_until_it_is_open(self) -> None:
+        factory: ChatFactory = self.factory
+        factory.protocol = Asking
+        client = Client(factory)
+        client.write(handshake("/a?b=c", "X-Mine: 7", PAGE, "Sec-WebSocket-Protocol: chatrelay.v1"))
+        protocol = client.protocol
+        assert isinstance(protocol, Asking)
+        expected = ["7", {"b": ["c"]}, "/a", "7", {"b": ["c"]}, "/a", ["chatrelay.v1"], "https://example.com", False]
+        self.assertEqual(protocol.seen[:-1], expected[:-1])
+        # Afterwards they are there, and empty.
+        self.assertEqual((dict(protocol.http_headers), protocol.http_request_path), ({}, ""))
+        self.assertEqual(protocol.websocket_protocol_in_use, "chatrelay.v1")
+
+
+class HandshakeParts(WebSocketTestCase):
+    """How many headers, query parameters and offers there may be."""
+
+    def answer(self, whole: bytes) -> bytes:
+        """What a handshake is answered, whole or in two pieces."""
+        answers = set()
+        for cut in (0, 1, len(whole) // 2, len(whole) - 3):
+            client = self.client()
+            client.write(whole[:cut])
+            client.write(whole[cut:])
+            answers.add(client.read())
+        (answer,) = answers
+        return answer
+
+    def assert_bounded(self, fits: bytes, does_not: bytes, reason: str) -> None:
+        self.assertTrue(self.answer(fits).startswith(b"HTTP/1.1 101 "))
+        answer = self.answer(does_not)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n"), answer)
+        self.assertIn(reason.encode(), answer)
+
+    def test_so_many_headers_and_no_more(self) -> None:
+        room = MAX_PARTS - len(LINES)
+        for end in ("\r\n", "\n", "\x0b", "\u0085"):  # what Autobahn takes for the end of a line
+            headers = [end.join(f"x{number}:" for number in range(count)) for count in (room, room + 1)]
+            fits, does_not = (handshake("/", each) for each in headers)
+            self.assert_bounded(fits, does_not, "more than 100 headers")
+        self.assert_bounded(handshake("/", *["x: 1"] * room), handshake("/", *["x: 1"] * (room + 1)), "100 headers")
+
+    def test_so_many_query_parameters_and_no_more(self) -> None:
+        fits, does_not = (handshake("/?" + "&".join(["a=1"] * count)) for count in (MAX_PARTS, MAX_PARTS + 1))
+        self.assert_bounded(fits, does_not, "more than 100 query parameters")
+
+    def test_so_many_offers_and_no_more(self) -> None:
+        for line, separator in (
+            ("Sec-WebSocket-Protocol: chatrelay.v1", ","),
+            ("Sec-WebSocket-Extensions: x", ","),
+            ("Sec-WebSocket-Extensions: x", ";"),
+            ("SEC-WEBSOCKET-EXTENSIONS : x", ";"),
+        ):
+            fits, does_not = (
+                handshake("/", line + "".join(f"{separator}a{number}" for number in range(count)))
+                for count in (MAX_PARTS - 1, MAX_PARTS)
+            )
+            self.assert_bounded(fits, does_not, "offers more than 100 subprotocols, extensions and parameters")
+
+    def test_commas_elsewhere_do_not_count(self) -> None:
+        self.assertTrue(self.answer(handshake("/", "x: " + ",;&" * 500)).startswith(b"HTTP/1.1 101 "))
