@@ -342,7 +342,7 @@ class Store(SynchronousTestCase):
     def test_a_batch_is_whole_or_not_at_all(self) -> None:
         self.store.append([message("before")])
         self.refuse_writing("saved_inbox")  # comes last in a batch: the blocks have been written then
-        with patch("chatrelay.messagelog.sqlite.SAVE_EVERY", 3):
+        with patch("chatrelay.messagelog.sqlite.store.SAVE_EVERY", 3):
             error = self.assertRaises(LogUnavailable, self.store.append, [message("a"), message("b", to_uid=3)])
         self.assertIn("refused", str(error))
         self.assertFalse(self.store.is_open)
@@ -408,7 +408,7 @@ class Store(SynchronousTestCase):
         self.assertEqual(self.rows("SELECT to_place FROM message"), [(1,), (2,), (3,), (4,)])
 
     def test_places_are_right_whether_they_are_saved_or_not(self) -> None:
-        with patch("chatrelay.messagelog.sqlite.SAVE_EVERY", 3):
+        with patch("chatrelay.messagelog.sqlite.store.SAVE_EVERY", 3):
             for to_uid in (2, 3, 4, 5, 2, 3, 4, 5):
                 self.store.append([message(to_uid=to_uid)])
         self.assertEqual(self.rows("SELECT from_place FROM message"), [(place,) for place in range(1, 9)])
@@ -470,7 +470,7 @@ class Store(SynchronousTestCase):
         self.assertRaises(LogUnavailable, self.store.mark_undelivered, [2])
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with patch("chatrelay.messagelog.sqlite.LOCK_WAIT_SECONDS", 0):
+            with patch("chatrelay.messagelog.sqlite.store.LOCK_WAIT_SECONDS", 0):
                 self.assertIn("locked", str(self.assertRaises(LogUnavailable, self.store.open)))
         self.store.open()
         self.assertEqual([row.delivered for row in read_messages(self.path)], [True, False])

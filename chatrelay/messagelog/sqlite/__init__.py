@@ -1,0 +1,12 @@
+"""The message log in an SQLite file: which files it is in, its schema, its store, the thread that writes, and reading.
+
+The names below are what other parts of chatrelay use. Everything else is for the modules of this package.
+"""
+
+from chatrelay.messagelog.sqlite.reader import LoggedMessage as LoggedMessage
+from chatrelay.messagelog.sqlite.reader import read_messages as read_messages
+from chatrelay.messagelog.sqlite.schema import APPLICATION_ID as APPLICATION_ID
+from chatrelay.messagelog.sqlite.schema import MIGRATIONS as MIGRATIONS
+from chatrelay.messagelog.sqlite.store import BLOCK_SIZE as BLOCK_SIZE
+from chatrelay.messagelog.sqlite.store import SqliteStore as SqliteStore
+from chatrelay.messagelog.sqlite.writer import SqliteMessageLog as SqliteMessageLog

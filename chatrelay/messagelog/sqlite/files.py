@@ -1,0 +1,216 @@
+"""The files that a message log in SQLite is in: their names, which files they are, and the lock on them.
+
+It knows no SQL and no schema. SQLite's own files beside the database (``-wal``, ``-shm``) are looked at and moved here,
+never written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from chatrelay.interfaces import LogUnavailable
+
+LOCKS_DATABASE = sys.platform == "linux"
+"""Whether the database itself is locked with flock(2), too.
+
+On Linux, flock() and the locks that SQLite takes with fcntl() do not see each other. Elsewhere they do, and a reader
+would be kept out.
+"""
+
+FileId = tuple[int, int] | None
+"""Device and inode of a file; None where there is none."""
+
+Identity = tuple[FileId, FileId]
+"""Which files a log is in: the database and its write-ahead log."""
+
+
+class LogFiles:
+    """The files of one message log.
+
+    A symbolic link is resolved when the lock is taken, and the names stay the same until it is taken again: SQLite
+    resolves links, too, and all files of a log have to lie beside the same one.
+
+    :param path: the database, as it was configured. A relative path counts from the working directory of now.
+    :ivar path: the database, without symbolic links.
+    :ivar wal: SQLite's write-ahead log. The newest messages are in it.
+    :ivar lock: the file that keeps a second relay away.
+    """
+
+    def __init__(self, path: str) -> None:
+        with suppress(OSError):  # no working directory: what is opened then says so
+            path = os.path.join("" if os.path.isabs(path) else os.getcwd(), path)
+        self._given = path
+        self._resolve()
+        self._lock: int | None = None
+        self._database_lock: int | None = None
+
+    def _resolve(self) -> None:
+        self.path = os.path.realpath(self._given)
+        self.wal = f"{self.path}-wal"
+        self.lock = f"{self.path}.lock"
+
+    # The lock -----------------------------------------------------------------
+
+    def take_lock(self) -> None:
+        """Keep every other relay from these files, until `release_lock`.
+
+        There are two locks. The one on ``PATH.lock`` holds before there is a database. The one on the database holds
+        although ``PATH.lock`` was removed, and for a file that was moved.
+
+        Closing any descriptor of the database drops the locks that SQLite has on it in this process. So call this
+        before SQLite opens the database, and `release_lock` after SQLite has closed it.
+
+        :raises LogUnavailable: where another relay has them.
+        :raises OSError: where a file can't be opened or locked.
+        """
+        self.release_lock()
+        self._resolve()
+        try:
+            self._lock = self._locked_file()
+            self.lock_database()
+        except BaseException:
+            self.release_lock()
+            raise
+
+    def lock_database(self) -> None:
+        """Lock the database as well, where there is one and it is not locked yet.
+
+        `take_lock` does it. Call this again once a database has been made.
+        """
+        if self._database_lock is not None or not LOCKS_DATABASE:
+            return
+        try:
+            # A FIFO would wait for a writer.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return
+        self._database_lock = descriptor
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise LogUnavailable(f"the message log {self.path} is not a file: name a file with --message-log")
+        if found.st_nlink > 1:
+            raise LogUnavailable(
+                f"the message log {self.path} has more than one name (hard links), and SQLite looks for the newest "
+                "messages beside one of them only: remove the others"
+            )
+        self._flock(descriptor)
+
+    def keep_lock(self) -> bool:
+        """Look whether ``PATH.lock`` is still the file that is locked, and lock it again where it is not.
+
+        :returns: whether it was locked again.
+        :raises LogUnavailable: where another relay may have used the files meanwhile.
+        """
+        assert self._lock is not None
+        if _file_id(self.lock) == _id_of(os.fstat(self._lock)):
+            return False
+        if self._database_lock is None:
+            raise LogUnavailable(f"the lock {self.lock} was removed or replaced while the relay ran")
+        try:
+            lock = self._locked_file()
+        except LogUnavailable:
+            # A relay that is about to find the database locked. The next look finds the file free.
+            return False
+        os.close(self._lock)
+        self._lock = lock
+        return True
+
+    def release_lock(self) -> None:
+        """Let other relays use these files. Never fails."""
+        for descriptor in (self._lock, self._database_lock):
+            if descriptor is not None:
+                with suppress(OSError):
+                    os.close(descriptor)
+        self._lock = self._database_lock = None
+
+    def _locked_file(self) -> int:
+        """A descriptor of ``PATH.lock``, locked."""
+        while True:
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._flock(descriptor)
+                if _file_id(self.lock) == _id_of(os.fstat(descriptor)):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # it was removed between the two calls, and keeps nobody away
+
+    def _flock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogUnavailable(
+                f"the message log {self.path} is in use by another chatrelay: "
+                "stop that one, or give this one a file of its own"
+            ) from None
+
+    # The files ----------------------------------------------------------------
+
+    def make_database(self) -> None:
+        """Make an empty database where there is none.
+
+        Only this user may read it. SQLite gives its other files the same mode.
+        """
+        os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
+
+    def identity(self) -> tuple[Identity, int, int]:
+        """Which files these names stand for now, and the sizes of the database and of the write-ahead log in bytes.
+
+        The database is looked at by the name that was configured, so that a link that leads elsewhere now is noticed.
+
+        :raises OSError: where that can't be found out.
+        """
+        database, wal = _stat(self._given), _stat(self.wal)
+        return (
+            (_id_of(database), _id_of(wal)),
+            database.st_size if database else 0,
+            wal.st_size if wal else 0,
+        )
+
+    def set_wal_aside(self, now: float) -> str:
+        """Give the write-ahead log a name under which SQLite does not look for it, and so can't delete it.
+
+        Call it with the lock taken and no connection open.
+
+        :param now: seconds since 1970 UTC, for the name.
+        :returns: the new name.
+        :raises OSError: where it can't be renamed.
+        """
+        aside = self.aside_name(now)
+        os.rename(self.wal, aside)
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return aside
+
+    def aside_name(self, now: float) -> str:
+        """A name for the write-ahead log that is not taken, and says when it was set aside."""
+        stem = f"{self.wal}.orphaned-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}"
+        name, count = stem, 1
+        while os.path.lexists(name):
+            count += 1
+            name = f"{stem}-{count}"
+        return name
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _id_of(found: os.stat_result | None) -> FileId:
+    return (found.st_dev, found.st_ino) if found else None
+
+
+def _file_id(path: str) -> FileId:
+    return _id_of(_stat(path))

@@ -1,0 +1,101 @@
+"""The tables of a message log in SQLite, and the steps from an older schema to the present one.
+
+It knows no file and no thread: a connection is handed in.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from chatrelay.interfaces import LogUnavailable
+
+APPLICATION_ID = 0x43524C59
+"""Marks an SQLite file as a message log of ours: "CRLY"."""
+
+LOCK_WAIT_SECONDS = 2.0
+"""How long SQLite waits for another program that holds the file locked."""
+
+_V1 = """
+CREATE TABLE message (
+    number      INTEGER PRIMARY KEY,
+    from_uid    TEXT NOT NULL,
+    from_place  INTEGER NOT NULL,
+    to_uid      TEXT NOT NULL,
+    to_place    INTEGER NOT NULL,
+    client_id   NOT NULL,  -- no declared type: text and integers stay what they are
+    time_stamp  NOT NULL,
+    content     TEXT NOT NULL,
+    received_at INTEGER NOT NULL,  -- microseconds since 1970, UTC
+    delivered   INTEGER NOT NULL DEFAULT 1
+);
+CREATE TABLE inbox (uid TEXT PRIMARY KEY, last_place INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+# A message in a block is an array of eight, in the order of the columns that
+# the view makes of them. JSON keeps text text and integers integers.
+_V2 = """
+CREATE TABLE block (first_number INTEGER PRIMARY KEY, messages TEXT NOT NULL);
+CREATE TABLE undelivered (number INTEGER PRIMARY KEY);
+INSERT INTO block SELECT
+    number,
+    json_array(json_array(from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at))
+FROM message ORDER BY number;
+INSERT INTO undelivered SELECT number FROM message WHERE NOT delivered;
+DROP TABLE message;
+CREATE VIEW message AS SELECT
+    first_number + key AS number,
+    json_extract(value, '$[0]') AS from_uid,
+    json_extract(value, '$[1]') AS from_place,
+    json_extract(value, '$[2]') AS to_uid,
+    json_extract(value, '$[3]') AS to_place,
+    json_extract(value, '$[4]') AS client_id,
+    json_extract(value, '$[5]') AS time_stamp,
+    json_extract(value, '$[6]') AS content,
+    json_extract(value, '$[7]') AS received_at,
+    first_number + key NOT IN (SELECT number FROM undelivered) AS delivered,
+    first_number AS block  -- narrow down by this one: it is the key
+FROM block, json_each(messages);
+
+ALTER TABLE inbox RENAME TO saved_inbox;
+CREATE TABLE saved_through (number INTEGER NOT NULL);
+INSERT INTO saved_through SELECT coalesce(max(first_number), 0) FROM block;
+CREATE VIEW unsaved_inbox AS SELECT uid, max(place) AS last_place FROM (
+    SELECT from_uid AS uid, from_place AS place FROM message WHERE block > (SELECT number FROM saved_through)
+    UNION ALL SELECT to_uid, to_place FROM message WHERE block > (SELECT number FROM saved_through)
+) GROUP BY uid;
+CREATE VIEW inbox AS SELECT uid, max(last_place) AS last_place
+FROM (SELECT uid, last_place FROM saved_inbox UNION ALL SELECT uid, last_place FROM unsaved_inbox) GROUP BY uid;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2)
+"""The steps from an empty file to the present schema; the schema's version is how many were taken."""
+
+
+def check(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> int:
+    """Refuse a file that is not ours to write.
+
+    :returns: its schema's version; 0 for an empty file.
+    :raises LogUnavailable: with the remedy.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and tables:
+        raise LogUnavailable("this SQLite file belongs to another program: name another file with --message-log")
+    if version > len(migrations):
+        raise LogUnavailable(
+            f"this message log was made by a newer chatrelay (schema {version}, this one knows {len(migrations)}): "
+            "upgrade chatrelay, or name another file with --message-log"
+        )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, version: int, migrations: tuple[str, ...]) -> None:
+    """Make a file a message log of the present schema, step by step, each step whole or not at all.
+
+    :param version: the schema that it has.
+    """
+    for done, step in enumerate(migrations[version:], version + 1):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {step}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {done}; COMMIT;"
+        )

@@ -1,0 +1,285 @@
+"""The store of a message log in SQLite: one transaction and one sync a batch.
+
+It is synchronous, and knows no thread or reactor.
+
+Messages lie in blocks of up to `BLOCK_SIZE`, each one row of JSON: a batch costs
+SQLite a few rows, whatever its size, and the GIL is not let go of and fought
+for with every message. ``docs/benchmarks.rst`` has the figures of this and of
+what else was tried. The view ``message`` shows the blocks as one row a message.
+
+A store that failed in a commit does not know whether the batch is on the
+disk, so it never tries that commit again: the senders are refused, the file
+is reopened, and rows of refused messages found in it are marked undelivered.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.messagelog.sqlite import schema
+from chatrelay.messagelog.sqlite.files import Identity, LogFiles
+from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
+from chatrelay.wire import user_key
+
+MICROSECONDS = 1_000_000
+"""In a second; the file keeps times as integers, which are exact."""
+
+BLOCK_SIZE = 100
+"""Messages in a block, at most: more saves nothing that could be measured, and makes what is read at once larger."""
+
+SAVE_EVERY = 10_000
+"""After how many messages the last places of the users among them are saved.
+
+With every batch it would cost more than the messages themselves, where they
+are between many users. Opening the log makes good what a crash left unsaved:
+the messages hold their places.
+"""
+
+_INSERT = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
+_LAST_NUMBER = "SELECT max(number) FROM message WHERE block = (SELECT max(first_number) FROM block)"
+_LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
+# "WHERE true" tells SQLite that the ON after it begins no join.
+_SAVE = """
+INSERT INTO saved_inbox (uid, last_place) SELECT {} WHERE true
+ON CONFLICT (uid) DO UPDATE SET last_place = excluded.last_place
+"""
+_SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
+_SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
+_SAVED_THROUGH = "UPDATE saved_through SET number = ?"
+_MARK = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
+# What is doubtful is whole batches, and so whole blocks.
+_MARK_FROM = "INSERT OR IGNORE INTO undelivered (number) SELECT number FROM message WHERE block >= ?"
+
+_encoder = msgspec.json.Encoder()
+
+
+def _json(value: object) -> str:
+    return _encoder.encode(value).decode()
+
+
+class SqliteStore:
+    """A message log's file, open for writing by this process alone.
+
+    Every method raises `LogUnavailable` where the file cannot do what is
+    asked; the store is then closed, and `open` may be tried again.
+
+    :param path: the file; made where there is none.
+    """
+
+    def __init__(self, path: str, migrations: tuple[str, ...] = MIGRATIONS) -> None:
+        self._files = LogFiles(path)
+        self._migrations = migrations
+        self._connection: sqlite3.Connection | None = None
+        self._identity: Identity = (None, None)
+        self._size = 0
+        self._last_number = 0
+        self._saved_through = 0  # the last message whose places are in saved_inbox
+        self._places: dict[str, int] = {}  # the last places that messages after that one took
+        self._doubtful_from: int | None = None  # rows from here on were refused, if they are there
+        self._undelivered: list[int] = []  # marks that are not in the file yet
+
+    @property
+    def path(self) -> str:
+        """The file, without symbolic links."""
+        return self._files.path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._connection is not None
+
+    def open(self) -> None:
+        """Open the file, bring its schema up to date, mark what is due, and try a write."""
+        with self._trouble():
+            self._files.take_lock()
+            self._files.make_database()
+            self._files.lock_database()
+            self._connection = connection = sqlite3.connect(
+                self.path, timeout=LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            version = schema.check(connection, self._migrations)
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise LogUnavailable(f"this file system does not take SQLite's write-ahead log (journal mode {mode!r})")
+            _write_wal_again(connection, self._files.wal)
+            schema.migrate(connection, version, self._migrations)
+            connection.execute("PRAGMA synchronous = FULL")
+            if self._identity[0] not in (None, self._files.identity()[0][0]):
+                # Another file than the one that failed: what was doubtful there is not here.
+                self._doubtful_from = None
+                self._undelivered = []
+            connection.execute("BEGIN IMMEDIATE")
+            self._last_number = connection.execute(_LAST_NUMBER).fetchone()[0] or 0
+            if self._doubtful_from is not None:
+                connection.execute(_MARK_FROM, (self._doubtful_from,))
+            self._write_marks(connection)
+            # Written even where it changes nothing: the proof that the disk takes writes.
+            connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+            connection.execute(_SAVE_UNSAVED)
+            connection.execute(_SAVED_THROUGH, (self._last_number,))
+            connection.execute("COMMIT")
+            self._saved_through = self._last_number
+            self._doubtful_from = None
+            self._undelivered = []
+            self._identity, self._size, _ = self._files.identity()
+
+    def append(self, messages: Sequence[Message]) -> list[int]:
+        """Commit and sync `messages`; return their numbers."""
+        connection = self._ready()
+        first = self._last_number + 1
+        with self._trouble(doubtful_from=first):
+            rows, places = self._placed(connection, messages)
+            blocks = [
+                (first + start, _json(rows[start : start + BLOCK_SIZE])) for start in range(0, len(rows), BLOCK_SIZE)
+            ]
+            last = self._last_number + len(rows)
+            save = last - self._saved_through >= SAVE_EVERY
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_INSERT, blocks)
+            if save:
+                connection.execute(_SAVE_PLACES, (_json(self._places | places),))
+                connection.execute(_SAVED_THROUGH, (last,))
+            connection.execute("COMMIT")
+        self._last_number = last
+        if save:
+            self._saved_through = last
+            self._places.clear()
+        else:
+            self._places.update(places)
+        return list(range(first, first + len(rows)))
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> None:
+        """Note that these messages reached nobody; what fails is made good by the next `open`."""
+        self._undelivered.extend(numbers)
+        connection = self._ready()
+        with self._trouble():
+            connection.execute("BEGIN IMMEDIATE")
+            self._write_marks(connection)
+            connection.execute("COMMIT")
+        self._undelivered = []
+
+    def close(self) -> None:
+        """Close the file and let go of it; never fails."""
+        self._places.clear()  # nobody knows what becomes of the file from here on; opening it reads them again
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # What a broken file says on closing adds nothing to what it said before.
+            with suppress(sqlite3.Error):
+                connection.close()
+        self._files.release_lock()
+
+    def _ready(self) -> sqlite3.Connection:
+        """The open connection, after a look whether its file still has its name.
+
+        SQLite goes on writing to a file that was removed or replaced, and
+        what it then acknowledges is lost.
+        """
+        if self._connection is None:
+            raise LogUnavailable(f"the message log {self.path} is not open")
+        identity, size, _ = self._files.identity()
+        if identity != self._identity or size < self._size:
+            self.close()
+            raise LogUnavailable(
+                f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
+            )
+        self._size = size
+        return self._connection
+
+    def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[_Row], dict[str, int]]:
+        """The messages as they lie in a block, and the last place that each user among them has then."""
+        rows: list[_Row] = []
+        places = _Places(self._places, connection)
+        for message in messages:
+            from_user = user_key(message.from_uid)
+            to_user = user_key(message.to_uid)
+            from_place = to_place = places[to_user] = places[to_user] + 1
+            if from_user != to_user:
+                from_place = places[from_user] = places[from_user] + 1
+            rows.append(
+                (
+                    from_user,
+                    from_place,
+                    to_user,
+                    to_place,
+                    message.client_id,
+                    message.time_stamp,
+                    message.content,
+                    int(message.received_at * MICROSECONDS),
+                )
+            )
+        return rows, places
+
+    def _write_marks(self, connection: sqlite3.Connection) -> None:
+        # A mark past the end would fall on a message to come.
+        connection.executemany(_MARK, [(number,) for number in self._undelivered if number <= self._last_number])
+
+    @contextmanager
+    def _trouble(self, doubtful_from: int | None = None) -> Iterator[None]:
+        """Close the store on any failure inside, and say what it was.
+
+        :param doubtful_from: the first number of the batch whose fate is then unknown.
+        """
+        try:
+            yield
+        except (sqlite3.Error, OSError, LogUnavailable) as error:
+            if doubtful_from is not None and (self._doubtful_from is None or doubtful_from < self._doubtful_from):
+                self._doubtful_from = doubtful_from
+            self.close()
+            if isinstance(error, LogUnavailable):
+                raise
+            why = _what_can_be_seen(self.path) or str(error)
+            raise LogUnavailable(f"the message log {self.path} cannot be written: {why}") from error
+
+
+def _what_can_be_seen(path: str) -> str | None:
+    """What is wrong, where that can be seen from here better than SQLite says it, and the remedy."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}: make it, or name another file with --message-log"
+    if not os.access(folder, os.W_OK):
+        return f"the relay's user may not write in {folder}"
+    return None
+
+
+class _Places(dict[str, int]):
+    """The last places that a batch takes in inboxes; asked for another user's, the last one taken before it.
+
+    :param unsaved: last places that are not in the table yet.
+    """
+
+    def __init__(self, unsaved: dict[str, int], connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self._unsaved = unsaved
+        self._connection = connection
+
+    def __missing__(self, user: str) -> int:
+        last = self._unsaved.get(user)
+        if last is None:
+            found = self._connection.execute(_LAST_PLACE, (user,)).fetchone()
+            last = found[0] if found else 0
+        return last
+
+
+_Row = tuple[str, int, str, int, str | int, str | int, str, int]
+"""A message in a block, as the view ``message`` names its columns."""
+
+
+def _write_wal_again(connection: sqlite3.Connection, path: str) -> None:
+    """Write what the WAL holds once more, and sync it.
+
+    What a failed sync was to write reads as if it were there, in this process and in the next; but Linux takes it for
+    written and never tries again. SQLite would go on behind it, and after a power cut all of that would be lost, though
+    its own syncs have succeeded.
+    """
+    connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
+    with suppress(FileNotFoundError), open(path, "r+b", buffering=0) as wal:
+        content = wal.read()
+        os.pwrite(wal.fileno(), content, 0)
+        os.fdatasync(wal.fileno())
+    connection.execute("COMMIT")

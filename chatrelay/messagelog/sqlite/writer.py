@@ -1,0 +1,137 @@
+"""The thread that writes a message log in SQLite, with one call back into the reactor a batch.
+
+It decides when the store works and tells the operator about it. What is in the files is the store's business.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.messagelog.sqlite.store import SqliteStore
+
+RETRY_SECONDS = 0.5
+"""How long a failed log waits before it is opened again."""
+
+_Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
+
+
+class SqliteMessageLog:
+    """An `SqliteStore` behind a thread of its own: `chatrelay.interfaces.MessageLog`.
+
+    :param path: the file.
+    :param reactor: where results come back, with one call a batch.
+    :param monotonic: seconds that only go forward, for the thread.
+    """
+
+    def __init__(
+        self, path: str, reactor: IReactorFromThreads, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        # Operators filter by the namespace: it stays what it was before this module had its present name.
+        self.log = Logger("chatrelay.messagelog.sqlite.SqliteMessageLog", source=self)
+        self._store = SqliteStore(path)
+        self._reactor = reactor
+        self._monotonic = monotonic
+        self._retry_at = 0.0
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._stopped: Deferred[None] = Deferred()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written, as far as is known."""
+        return self.is_alive and self._store.is_open
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread is there."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Open the file and start the thread."""
+        self._store.open()
+        self._stopped = Deferred()
+        self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
+        self._thread.start()
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Commit a batch in the thread."""
+        return self._ask(self._store.append, messages)
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Mark rows in the thread."""
+        return self._ask(self._store.mark_undelivered, numbers)
+
+    def stop(self) -> Deferred[None]:
+        """Close the file behind everything that was asked before, and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return succeed(None)
+        self._jobs.put(None)
+        return self._stopped.addCallback(lambda _: thread.join())
+
+    def _ask(self, work: Callable[[Any], Any], argument: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self._jobs.put((work, argument, answer))
+        return answer
+
+    # In the thread, from here on.
+
+    def _write(self) -> None:
+        while True:
+            # A closed log is opened again when it is time to, whether jobs keep coming or none does.
+            wait = None if self._store.is_open else max(0.0, self._retry_at - self._monotonic())
+            if wait == 0.0:
+                self._reopen()
+                continue
+            try:
+                job = self._jobs.get(timeout=wait)
+            except queue.Empty:
+                continue
+            if job is None:
+                break
+            work, argument, answer = job
+            was_open = self._store.is_open
+            try:
+                result = work(argument)
+            except LogUnavailable as error:
+                if was_open:
+                    self._retry_at = self._monotonic() + RETRY_SECONDS
+                    self.log.critical(
+                        "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
+                        error=error,
+                        seconds=RETRY_SECONDS,
+                    )
+                self._reactor.callFromThread(answer.errback, error)
+            # A defect, whatever it is, must reach the caller: else its senders wait for ever.
+            except Exception:
+                self._reactor.callFromThread(answer.errback, Failure())
+            else:
+                self._reactor.callFromThread(answer.callback, result)
+        if not self._store.is_open:
+            self._reopen()  # the last chance for marks that are due
+        self._store.close()
+        self._reactor.callFromThread(self._stopped.callback, None)
+
+    def _reopen(self) -> None:
+        try:
+            self._store.open()
+        except LogUnavailable as error:
+            self.log.debug("{error}", error=error)
+        # Whatever it is, the thread must live: else every sender waits for ever.
+        except Exception:
+            self.log.failure("opening the message log met a defect of chatrelay; please report it")
+        else:
+            self.log.warn("the message log {path} can be written again", path=self._store.path)
+        finally:
+            # Counted from the end: opening may itself take long, and jobs must get their turn in between.
+            self._retry_at = self._monotonic() + RETRY_SECONDS

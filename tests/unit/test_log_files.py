@@ -1,0 +1,198 @@
+"""The files of a message log: one log under several names, and the lock on it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.interfaces import LogUnavailable
+from chatrelay.messagelog.sqlite import SqliteStore, read_messages
+from chatrelay.messagelog.sqlite.files import LogFiles
+from tests.unit.test_message_log import message
+
+
+class Names(SynchronousTestCase):
+    """All files of a log lie beside the database, whatever it is called."""
+
+    def setUp(self) -> None:
+        self.folder = Path(os.path.realpath(self.mktemp()))
+        self.folder.mkdir()
+        (self.folder / "disk" / "deep").mkdir(parents=True)
+        self.real = self.folder / "disk" / "log.sqlite3"
+
+    def opened(self, path: str | Path) -> SqliteStore:
+        """A store that is open, and closed when the test ends."""
+        store = SqliteStore(str(path))
+        store.open()
+        self.addCleanup(store.close)
+        return store
+
+    def names(self) -> list[str]:
+        """The names that the log could have."""
+        (self.folder / "link").symlink_to(self.real)
+        (self.folder / "link-to-link").symlink_to("link")
+        (self.folder / "folder").symlink_to("disk")
+        (self.folder / "deep").symlink_to("disk/deep")
+        return [
+            str(self.real),
+            str(self.folder / "link"),
+            str(self.folder / "link-to-link"),
+            str(self.folder / "folder" / "log.sqlite3"),
+            # The kernel follows the link before it goes up; os.path.abspath does not.
+            str(self.folder / "deep" / ".." / "log.sqlite3"),
+            os.path.relpath(self.folder / "link"),
+        ]
+
+    def test_each_name_of_a_log_means_the_same_files(self) -> None:
+        for name in self.names():
+            files = LogFiles(name)
+            self.assertEqual((files.path, files.wal), (str(self.real), f"{self.real}-wal"), name)
+        store = self.opened(self.folder / "link")
+        store.append([message()])
+        beside = {path.name for path in self.real.parent.iterdir() if path.is_file()}
+        self.assertEqual(beside, {f"log.sqlite3{suffix}" for suffix in ("", "-wal", "-shm", ".lock")})
+        self.assertEqual(
+            {path.name for path in self.folder.iterdir()}, {"disk", "deep", "folder", "link", "link-to-link"}
+        )
+
+    def test_a_second_relay_is_kept_out_by_each_name(self) -> None:
+        for first in (names := self.names()):
+            store = self.opened(first)
+            for second in names:
+                error = self.assertRaises(LogUnavailable, SqliteStore(second).open)
+                self.assertIn("in use by another chatrelay", str(error), f"{first}, {second}")
+            store.close()
+
+    def test_a_relative_path_counts_from_the_folder_of_the_start(self) -> None:
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder / "disk")
+        store = SqliteStore("log.sqlite3")
+        os.chdir("/")
+        store.open()
+        self.addCleanup(store.close)
+        self.assertEqual(store.path, str(self.real))
+
+    def test_a_removed_write_ahead_log_is_noticed_behind_a_link(self) -> None:
+        for name in self.names()[1:]:
+            store = self.opened(name)
+            store.append([message("a")])
+            os.remove(f"{self.real}-wal")
+            error = self.assertRaises(LogUnavailable, store.append, [message("lost?")])
+            self.assertIn("was removed, replaced or cut", str(error), name)
+
+    def test_a_link_that_leads_elsewhere_is_noticed_and_followed(self) -> None:
+        link = self.folder / "link"
+        link.symlink_to(self.real)
+        store = self.opened(link)
+        store.append([message("there")])
+        link.unlink()
+        link.symlink_to(self.folder / "disk" / "other.sqlite3")
+        self.assertRaises(LogUnavailable, store.append, [message("lost?")])
+        store.open()
+        self.assertEqual(store.append([message("elsewhere")]), [1])
+        for path, content in ((self.real, "there"), (self.folder / "disk" / "other.sqlite3", "elsewhere")):
+            self.assertEqual([row.content for row in read_messages(str(path))], [content])
+
+    def test_a_failed_sync_is_made_good_beside_the_database(self) -> None:
+        # What is in the WAL is written once more when a log is opened: the real WAL.
+        self.opened(self.real).append([message("a")])
+        for suffix in ("", "-wal"):
+            (self.folder / f"copy{suffix}").write_bytes(Path(f"{self.real}{suffix}").read_bytes())
+        (self.folder / "link").symlink_to("copy")
+        rewritten: list[str] = []
+        pwrite = os.pwrite
+
+        def told(descriptor: int, data: bytes, offset: int) -> int:
+            rewritten.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            return pwrite(descriptor, data, offset)
+
+        self.patch(os, "pwrite", told)
+        self.opened(self.folder / "link")
+        self.assertEqual(set(rewritten), {str(self.folder / "copy-wal")})
+
+    def test_a_file_with_two_names_is_refused(self) -> None:
+        self.opened(self.real).close()
+        os.link(self.real, self.folder / "second")
+        for path in (self.real, self.folder / "second"):
+            error = self.assertRaises(LogUnavailable, SqliteStore(str(path)).open)
+            self.assertIn("more than one name", str(error))
+        os.unlink(self.folder / "second")
+        self.opened(self.real)
+
+    def test_what_is_not_a_file_is_refused(self) -> None:
+        os.mkfifo(self.real)
+        for path in (self.real, self.real.parent):
+            self.assertIn("not a file", str(self.assertRaises(LogUnavailable, SqliteStore(str(path)).open)))
+
+
+class Lock(SynchronousTestCase):
+    """Two relays never write one log."""
+
+    def setUp(self) -> None:
+        self.path = os.path.realpath(self.mktemp())
+        self.store = SqliteStore(self.path)
+        self.store.open()
+        self.addCleanup(self.store.close)
+
+    def test_a_second_relay_is_kept_out_although_the_lock_file_was_removed(self) -> None:
+        os.remove(f"{self.path}.lock")
+        error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
+        self.assertIn("in use by another chatrelay", str(error))
+        self.store.append([message()])
+
+    def test_a_moved_log_is_locked_under_its_new_name(self) -> None:
+        os.rename(self.path, f"{self.path}.1")
+        error = self.assertRaises(LogUnavailable, SqliteStore(f"{self.path}.1").open)
+        self.assertIn("in use by another chatrelay", str(error))
+
+    def test_a_lock_file_that_was_removed_or_replaced_is_locked_again(self) -> None:
+        files = self.store._files
+        self.assertFalse(files.keep_lock())
+        for replaced in (False, True):
+            os.remove(files.lock)
+            if replaced:
+                Path(files.lock).touch()
+            self.assertTrue(files.keep_lock())
+            self.assertFalse(files.keep_lock())
+            self.assertRaises(LogUnavailable, files._locked_file)
+
+    def test_a_lock_file_that_another_has_is_locked_when_it_is_free(self) -> None:
+        files = self.store._files
+        os.remove(files.lock)
+        other = LogFiles(self.path)
+        descriptor = other._locked_file()
+        self.assertFalse(files.keep_lock())
+        os.close(descriptor)
+        self.assertTrue(files.keep_lock())
+
+    def test_without_a_lock_on_the_database_a_removed_lock_file_is_trouble(self) -> None:
+        # So it is where flock() and SQLite's locks get into each other's way.
+        self.patch(sys.modules["chatrelay.messagelog.sqlite.files"], "LOCKS_DATABASE", False)
+        self.store.close()
+        self.store.open()
+        os.remove(f"{self.path}.lock")
+        error = self.assertRaises(LogUnavailable, self.store._files.keep_lock)
+        self.assertIn("was removed or replaced", str(error))
+
+    def test_it_is_free_when_the_store_is_closed(self) -> None:
+        self.store.close()
+        other = SqliteStore(self.path)
+        other.open()
+        other.close()
+
+    def test_the_locks_of_sqlite_stay(self) -> None:
+        # Closing a descriptor of the database would drop them in this process: another would take the file for its own.
+        self.store.append([message("a")])
+        os.remove(f"{self.path}.lock")
+        self.store._files.keep_lock()
+        change = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1], timeout=0).execute('PRAGMA journal_mode = DELETE'))"
+        ran = subprocess.run([sys.executable, "-c", change, self.path], capture_output=True, text=True)
+        self.assertIn("locked", ran.stderr)
+        with closing(sqlite3.connect(self.path)) as reader:
+            self.assertEqual(reader.execute("SELECT content FROM message").fetchall(), [("a",)])
