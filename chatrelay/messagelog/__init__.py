@@ -25,6 +25,8 @@ def check_url(url: str) -> None:
 
     :raises BadMessageLogURL: with what would do.
     """
+    if "\0" in url:
+        raise BadMessageLogURL(f"{url!r} has a NUL in it, which no file's name may have")
     if url in ("memory:", "none") or (url.startswith(SQLITE) and sqlite_path(url)):
         return
     meant = f" (did you mean {SQLITE}{url}?)" if url and ":" not in url else ""

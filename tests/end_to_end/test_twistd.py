@@ -145,7 +145,7 @@ REFUSALS = {
         r"the message log \S+/nowhere/x cannot be written: .*make it, or name another file with --message-log",
         ("--message-log", "sqlite:nowhere/x"),
     ),
-    "a folder for a file": Refusal(r"the message log /tmp cannot be written", ("--message-log", "sqlite:/tmp")),
+    "a folder for a file": Refusal(r"the message log /tmp is not a file", ("--message-log", "sqlite:/tmp")),
     "no database": Refusal(
         r"the message log \S+/x cannot be written: file is not a database",
         ("--message-log", "sqlite:x"),

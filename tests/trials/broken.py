@@ -20,7 +20,7 @@ from chatrelay.breaker import Breaker
 from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import Sender, TokenBucket
-from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore
+from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
@@ -92,7 +92,7 @@ def look_not_at(part: str) -> None:
 
 @named("a short WAL")
 def _() -> None:
-    pragma("wal_autocheckpoint = 8")
+    replace(checkpoints, "CHECKPOINT_BYTES", lambda _: 8 * 4096)
 
 
 # The message log ------------------------------------------------------------------------

@@ -398,8 +398,8 @@ def a_slow_disk_at_saturation(stage: Stage, evidence: Evidence) -> None:
     trial = Trial()
     window = 500
     told = stage.folder / "faults"
-    # Those of a thread are counted by themselves: that which writes has few, of many messages each; that which opens 10.
-    slow = faults(f"fdatasync:delay_exit={int(SLOW_SYNC * 1e6)}:when=12..13", told=told)
+    # Those of a thread are counted by themselves: that which writes has few, of many messages each; that which opens 12.
+    slow = faults(f"fdatasync:delay_exit={int(SLOW_SYNC * 1e6)}:when=14..15", told=told)
     with stage.relay(under=slow) as relay, Crowd(relay, stage.site) as crowd:
         for seed, uid in enumerate(USERS):
             crowd.join(uid, Part(by_turns(USERS, seed), window=window), connections=2)

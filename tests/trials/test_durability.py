@@ -45,7 +45,7 @@ def test_writes_that_were_not_synced_are_lost(stage: Stage, evidence: Evidence, 
 
 
 @strace
-@pytest.mark.parametrize("failing", ["12", "12..13"])
+@pytest.mark.parametrize("failing", ["14", "14..15"])
 def test_failed_syncs_and_writes_that_were_not_synced_are_lost(
     stage: Stage, evidence: Evidence, full: bool, failing: str
 ) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -129,6 +135,7 @@ class Names(SynchronousTestCase):
         os.mkfifo(self.real)
         for path in (self.real, self.real.parent):
             self.assertIn("not a file", str(self.assertRaises(LogUnavailable, SqliteStore(str(path)).open)))
+            self.assertFalse(os.path.exists(f"{path}.lock"))
 
 
 class Lock(SynchronousTestCase):
@@ -196,3 +203,102 @@ class Lock(SynchronousTestCase):
         self.assertIn("locked", ran.stderr)
         with closing(sqlite3.connect(self.path)) as reader:
             self.assertEqual(reader.execute("SELECT content FROM message").fetchall(), [("a",)])
+
+
+class Faults(SynchronousTestCase):
+    """Whatever error a file system reports, it is `LogUnavailable`, and goes by with the fault."""
+
+    CALLS = (
+        "stat",
+        "open",
+        "fstat",
+        "lstat",
+        "pread",
+        "pwrite",
+        "fdatasync",
+        "rename",
+        "fsync",
+        "scandir",
+        "access",
+    )
+    ERRORS = (
+        *(errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG),
+        *(errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ENOLCK, errno.EMFILE),
+    )
+
+    def tried(self, path: str, store: SqliteStore) -> set[str]:
+        """Do all that a store does; return what it said of its failures."""
+        said: set[str] = set()
+
+        def attempt(work: Any, *arguments: Any) -> None:
+            try:
+                work(*arguments)
+            except LogUnavailable as error:
+                said.add(str(error))
+
+        if store.is_open:
+            attempt(store.look)
+            attempt(store.append, [message()])
+            attempt(store.mark_undelivered, [1])
+        attempt(store.open)
+        attempt(SqliteStore(path).open)
+        attempt(lambda: list(read_messages(path)))
+        store.close()
+        attempt(store.open)
+        return said
+
+    def test_each_error_of_each_call_is_told_as_such(self) -> None:
+        met: Counter[str] = Counter()
+        for call in (*self.CALLS, "flock"):
+            module = fcntl if call == "flock" else os
+            for number in self.ERRORS:
+                path = self.mktemp()
+                store = SqliteStore(path)
+                store.open()
+                store.append([message("kept")])
+                with closing(sqlite3.connect(path)) as reader:  # so that closing the store leaves a write-ahead log
+                    reader.execute("SELECT * FROM block").fetchall()
+                    with patch.object(module, call, side_effect=OSError(number, os.strerror(number))) as failing:
+                        said = self.tried(path, store)
+                        met[call] += failing.call_count
+                self.assertFalse([text for text in said if "please report" in text])
+                store.close()
+                store.open()
+                store.append([message("after")])
+                contents = [row.content for row in read_messages(path)]
+                self.assertEqual((contents[0], contents[-1]), ("kept", "after"))
+                store.close()
+        self.assertEqual({call for call in met if not met[call]} - {"access", "scandir", "rename", "fsync"}, set())
+
+    def test_each_error_of_setting_aside_is_told_as_such(self) -> None:
+        for call in ("rename", "fsync", "scandir", "open", "stat"):
+            for number in self.ERRORS:
+                path = self.mktemp()
+                store = SqliteStore(path)
+                store.open()
+                store.append([message("kept")])
+                os.rename(path, f"{path}.1")
+                self.assertRaises(LogUnavailable, store.append, [message()])
+                with patch.object(os, call, side_effect=OSError(number, os.strerror(number))):
+                    with contextlib.suppress(LogUnavailable):
+                        store.open()
+                    store.close()
+                store.open()
+                store.close()
+                (kept,) = Path(path).parent.glob(f"{Path(path).name}-wal.orphaned-*")
+                os.rename(kept, f"{path}.1-wal")
+                self.assertEqual([row.content for row in read_messages(f"{path}.1")], ["kept"])
+
+    def test_sqlite_warnings_are_no_defect(self) -> None:
+        store = SqliteStore(self.mktemp())
+        store.open()
+        with self.assertRaises(LogUnavailable), store._trouble():
+            raise sqlite3.Warning("some warning")
+
+    def test_a_name_that_is_not_utf_8(self) -> None:
+        path = os.fsdecode(os.fsencode(self.mktemp()) + b"\xff")
+        store = SqliteStore(path)
+        store.open()
+        self.addCleanup(store.close)
+        store.append([message("a")])
+        self.assertEqual([row.content for row in read_messages(path)], ["a"])

@@ -485,7 +485,7 @@ class Store(SynchronousTestCase):
         self.assertGreater(len(before), 0)
         calls: list[object] = []
         with (
-            patch("os.pwrite", side_effect=lambda fd, data, offset: calls.append((data, offset))),
+            patch("os.pwrite", side_effect=lambda fd, data, offset: calls.append((data, offset)) or len(data)),
             patch("os.fdatasync", side_effect=lambda fd: calls.append("synced")),
         ):
             copy.open()
@@ -614,3 +614,6 @@ class URLs(SynchronousTestCase):
         for url in ("", "sqlite:", "x.sqlite3", "mysql://x", "None", "memory"):
             error = self.assertRaises(BadMessageLogURL, message_log, url, reactor)
             self.assertIn("use sqlite:PATH, memory: or none", str(error))
+
+    def test_a_name_that_no_file_can_have_is_refused(self) -> None:
+        self.assertIn("NUL", str(self.assertRaises(BadMessageLogURL, message_log, "sqlite:a\0b", reactor)))

@@ -22,6 +22,12 @@ On Linux, flock() and the locks that SQLite takes with fcntl() do not see each o
 would be kept out.
 """
 
+HEADER_SIZE = 100
+"""Bytes at the beginning of a database in which it says what it is."""
+
+_locked_here: set[str] = set()
+"""The databases that this process has locked: a fact of the process, as the locks are."""
+
 FileId = tuple[int, int] | None
 """Device and inode of a file; None where there is none."""
 
@@ -70,9 +76,11 @@ class LogFiles:
         """
         self.release_lock()
         self._resolve()
+        self._has_database()  # before a lock is put beside something that is no message log
         try:
             self._lock = self._locked_file()
             self.lock_database()
+            _locked_here.add(self.path)
         except BaseException:
             self.release_lock()
             raise
@@ -82,15 +90,19 @@ class LogFiles:
 
         `take_lock` does it. Call this again once a database has been made.
         """
-        if self._database_lock is not None or not LOCKS_DATABASE:
+        if not self._has_database() or self._database_lock is not None or not LOCKS_DATABASE:
             return
-        try:
-            # A FIFO would wait for a writer.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return
-        self._database_lock = descriptor
-        found = os.fstat(descriptor)
+        self._database_lock = descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._flock(descriptor)
+
+    def _has_database(self) -> bool:
+        """Whether there is a database.
+
+        :raises LogUnavailable: where something else is in its place.
+        """
+        found = _stat(self.path)
+        if found is None:
+            return False
         if not stat.S_ISREG(found.st_mode):
             raise LogUnavailable(f"the message log {self.path} is not a file: name a file with --message-log")
         if found.st_nlink > 1:
@@ -98,7 +110,7 @@ class LogFiles:
                 f"the message log {self.path} has more than one name (hard links), and SQLite looks for the newest "
                 "messages beside one of them only: remove the others"
             )
-        self._flock(descriptor)
+        return True
 
     def keep_lock(self) -> bool:
         """Look whether ``PATH.lock`` is still the file that is locked, and lock it again where it is not.
@@ -126,6 +138,8 @@ class LogFiles:
             if descriptor is not None:
                 with suppress(OSError):
                     os.close(descriptor)
+        if self._lock is not None:
+            _locked_here.discard(self.path)
         self._lock = self._database_lock = None
 
     def _locked_file(self) -> int:
@@ -150,7 +164,21 @@ class LogFiles:
                 "stop that one, or give this one a file of its own"
             ) from None
 
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether this process has the lock: SQLite then has locks here, too, which must not be dropped."""
+        return self.path in _locked_here
+
     # The files ----------------------------------------------------------------
+
+    def database_header(self) -> bytes:
+        """The first 100 bytes of the database; fewer where it is shorter.
+
+        :raises OSError: where it can't be read.
+        """
+        if self._database_lock is not None:
+            return os.pread(self._database_lock, HEADER_SIZE, 0)
+        return read_header(self.path)
 
     def make_database(self) -> None:
         """Make an empty database where there is none.
@@ -199,6 +227,18 @@ class LogFiles:
             count += 1
             name = f"{stem}-{count}"
         return name
+
+
+def read_header(path: str) -> bytes:
+    """The first 100 bytes of a file.
+
+    :raises OSError: where it can't be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return os.pread(descriptor, HEADER_SIZE, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -15,6 +15,8 @@ from urllib.parse import quote
 import attrs
 
 from chatrelay.interfaces import LogUnavailable
+from chatrelay.messagelog.sqlite import recovery
+from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, LOCK_WAIT_SECONDS, MIGRATIONS
 
 # Read in pages of whole blocks, each page a transaction of its own: a reader that dawdles
@@ -53,10 +55,11 @@ def read_messages(path: str) -> Iterator[LoggedMessage]:
 
     :raises LogUnavailable: where the file can't be read, or is none of ours.
     """
-    if not os.path.exists(path):
-        raise LogUnavailable(f"there is no message log at {path}; name another with --message-log sqlite:PATH")
+    files = LogFiles(path)
     try:
-        uri = "file:" + quote(os.path.abspath(path)) + "?mode=ro"
+        os.stat(files.path)
+        recovery.check_wal(files)
+        uri = "file:" + quote(os.fsencode(files.path)) + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_SECONDS)) as connection:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             if application != APPLICATION_ID:
@@ -70,5 +73,11 @@ def read_messages(path: str) -> Iterator[LoggedMessage]:
             while rows := connection.execute(_PAGE, (last_block, PAGE_BLOCKS)).fetchall():
                 yield from map(_logged_message, rows)
                 last_block = rows[-1][-1]
-    except sqlite3.Error as error:
+    except FileNotFoundError as error:
+        raise LogUnavailable(
+            f"there is no message log at {path}; name another with --message-log sqlite:PATH"
+        ) from error
+    except OSError as error:
+        raise LogUnavailable(f"the message log {path} cannot be read: {error.strerror}") from error
+    except (sqlite3.Error, sqlite3.Warning) as error:
         raise LogUnavailable(f"the message log {path} cannot be read: {error}") from error

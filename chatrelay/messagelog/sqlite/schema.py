@@ -12,6 +12,8 @@ from chatrelay.interfaces import LogUnavailable
 APPLICATION_ID = 0x43524C59
 """Marks an SQLite file as a message log of ours: "CRLY"."""
 
+OF_ANOTHER_PROGRAM = "this SQLite file belongs to another program: name another file with --message-log"
+
 LOCK_WAIT_SECONDS = 2.0
 """How long SQLite waits for another program that holds the file locked."""
 
@@ -81,7 +83,7 @@ def check(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and tables:
-        raise LogUnavailable("this SQLite file belongs to another program: name another file with --message-log")
+        raise LogUnavailable(OF_ANOTHER_PROGRAM)
     if version > len(migrations):
         raise LogUnavailable(
             f"this message log was made by a newer chatrelay (schema {version}, this one knows {len(migrations)}): "

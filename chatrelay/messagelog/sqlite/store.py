@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
+from twisted.logger import Logger
 
 from chatrelay.interfaces import LogUnavailable, Message
-from chatrelay.messagelog.sqlite import schema
+from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
 from chatrelay.wire import user_key
@@ -70,14 +72,22 @@ class SqliteStore:
     asked; the store is then closed, and `open` may be tried again.
 
     :param path: the file; made where there is none.
+    :param now: seconds since 1970 UTC.
     """
 
-    def __init__(self, path: str, migrations: tuple[str, ...] = MIGRATIONS) -> None:
+    log = Logger()
+
+    def __init__(
+        self, path: str, migrations: tuple[str, ...] = MIGRATIONS, now: Callable[[], float] = time.time
+    ) -> None:
         self._files = LogFiles(path)
         self._migrations = migrations
+        self._now = now
+        self._checkpoints = checkpoints.Checkpoints(len(migrations))
         self._connection: sqlite3.Connection | None = None
         self._identity: Identity = (None, None)
-        self._size = 0
+        self._size = 0  # of the database, in bytes, when it was last looked at
+        self._wal_size = 0
         self._last_number = 0
         self._saved_through = 0  # the last message whose places are in saved_inbox
         self._places: dict[str, int] = {}  # the last places that messages after that one took
@@ -98,6 +108,7 @@ class SqliteStore:
         """Open the file, bring its schema up to date, mark what is due, and try a write."""
         with self._trouble():
             self._files.take_lock()
+            self._keep_wal()
             self._files.make_database()
             self._files.lock_database()
             self._connection = connection = sqlite3.connect(
@@ -107,9 +118,12 @@ class SqliteStore:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise LogUnavailable(f"this file system does not take SQLite's write-ahead log (journal mode {mode!r})")
-            _write_wal_again(connection, self._files.wal)
-            schema.migrate(connection, version, self._migrations)
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
+            wal.write_again(self._files.wal)
+            connection.execute("COMMIT")
+            self._checkpoints.begin(connection, self.path, self._files.wal)
+            schema.migrate(connection, version, self._migrations)
             if self._identity[0] not in (None, self._files.identity()[0][0]):
                 # Another file than the one that failed: what was doubtful there is not here.
                 self._doubtful_from = None
@@ -127,7 +141,8 @@ class SqliteStore:
             self._saved_through = self._last_number
             self._doubtful_from = None
             self._undelivered = []
-            self._identity, self._size, _ = self._files.identity()
+            self._checkpoints.begun(connection)
+            self._identity, self._size, self._wal_size = self._files.identity()
 
     def append(self, messages: Sequence[Message]) -> list[int]:
         """Commit and sync `messages`; return their numbers."""
@@ -141,11 +156,13 @@ class SqliteStore:
             last = self._last_number + len(rows)
             save = last - self._saved_through >= SAVE_EVERY
             connection.execute("BEGIN IMMEDIATE")
+            self._checkpoints.within_commit(connection, sum(len(text) for _, text in blocks))
             connection.executemany(_INSERT, blocks)
             if save:
                 connection.execute(_SAVE_PLACES, (_json(self._places | places),))
                 connection.execute(_SAVED_THROUGH, (last,))
             connection.execute("COMMIT")
+        self._checkpoints.after_commit(connection, self._wal_size)
         self._last_number = last
         if save:
             self._saved_through = last
@@ -164,9 +181,22 @@ class SqliteStore:
             connection.execute("COMMIT")
         self._undelivered = []
 
+    def look(self) -> None:
+        """Do what is due although nobody writes: see that the files are still there, and keep them short."""
+        connection = self._ready()
+        with self._trouble():
+            if self._files.keep_lock():
+                self.log.warn(
+                    "{lock} was removed or replaced while the relay ran: it is there again, and locked",
+                    lock=self._files.lock,
+                )
+            if self._checkpoints.look(connection, self._wal_size):
+                _, _, self._wal_size = self._files.identity()
+
     def close(self) -> None:
         """Close the file and let go of it; never fails."""
         self._places.clear()  # nobody knows what becomes of the file from here on; opening it reads them again
+        self._checkpoints.end()
         connection, self._connection = self._connection, None
         if connection is not None:
             # What a broken file says on closing adds nothing to what it said before.
@@ -174,22 +204,51 @@ class SqliteStore:
                 connection.close()
         self._files.release_lock()
 
+    def _keep_wal(self) -> None:
+        orphan = recovery.keep_wal(self._files, self._now())
+        if orphan is not None:
+            self.log.warn(
+                "{wal} holds messages of a database that is no longer at {path}, and was set aside: it is {aside} now. "
+                "To read them: {remedy}",
+                wal=self._files.wal,
+                path=self.path,
+                aside=orphan.name,
+                remedy=orphan.remedy,
+            )
+
     def _ready(self) -> sqlite3.Connection:
-        """The open connection, after a look whether its file still has its name.
+        """The open connection, after a look whether its files still have their names.
 
         SQLite goes on writing to a file that was removed or replaced, and
         what it then acknowledges is lost.
         """
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise LogUnavailable(f"the message log {self.path} is not open")
-        identity, size, _ = self._files.identity()
-        if identity != self._identity or size < self._size:
+        try:
+            identity, size, wal_size = self._files.identity()
+        except OSError as error:
+            raise self._failed(error) from error
+        # SQLite itself cuts the write-ahead log to no less than its limit.
+        if identity != self._identity or size < self._size or wal_size < min(self._wal_size, checkpoints.MAX_WAL_BYTES):
+            self._rescue(connection, identity)
             self.close()
             raise LogUnavailable(
                 f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
             )
         self._size = size
-        return self._connection
+        self._wal_size = wal_size
+        return connection
+
+    def _rescue(self, connection: sqlite3.Connection, identity: Identity) -> None:
+        """Copy what a write-ahead log holds that has lost its name into the database, if that is still there."""
+        database, wal_file = identity
+        if database != self._identity[0] or wal_file == self._identity[1]:
+            return
+        with suppress(sqlite3.Error, OSError):  # it is closed as broken, whether this succeeds or not
+            if wal_file is not None:
+                self._files.set_wal_aside(self._now())  # closing the connection deletes what has the name
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[_Row], dict[str, int]]:
         """The messages as they lie in a block, and the last place that each user among them has then."""
@@ -227,21 +286,36 @@ class SqliteStore:
         """
         try:
             yield
-        except (sqlite3.Error, OSError, LogUnavailable) as error:
+        except (sqlite3.Error, sqlite3.Warning, OSError, LogUnavailable) as error:
             if doubtful_from is not None and (self._doubtful_from is None or doubtful_from < self._doubtful_from):
                 self._doubtful_from = doubtful_from
-            self.close()
-            if isinstance(error, LogUnavailable):
-                raise
-            why = _what_can_be_seen(self.path) or str(error)
-            raise LogUnavailable(f"the message log {self.path} cannot be written: {why}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> LogUnavailable:
+        """Close the store; return what to raise."""
+        self.close()
+        if isinstance(error, LogUnavailable):
+            return error
+        why = _what_can_be_seen(self.path) or _told(error)
+        return LogUnavailable(f"the message log {self.path} cannot be written: {why}")
+
+
+def _told(error: Exception) -> str:
+    """An error in words."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
+    return str(error)
 
 
 def _what_can_be_seen(path: str) -> str | None:
     """What is wrong, where that can be seen from here better than SQLite says it, and the remedy."""
     folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
         return f"there is no folder {folder}: make it, or name another file with --message-log"
+    except OSError as error:
+        return _told(error)
     if not os.access(folder, os.W_OK):
         return f"the relay's user may not write in {folder}"
     return None
@@ -268,18 +342,3 @@ class _Places(dict[str, int]):
 
 _Row = tuple[str, int, str, int, str | int, str | int, str, int]
 """A message in a block, as the view ``message`` names its columns."""
-
-
-def _write_wal_again(connection: sqlite3.Connection, path: str) -> None:
-    """Write what the WAL holds once more, and sync it.
-
-    What a failed sync was to write reads as if it were there, in this process and in the next; but Linux takes it for
-    written and never tries again. SQLite would go on behind it, and after a power cut all of that would be lost, though
-    its own syncs have succeeded.
-    """
-    connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
-    with suppress(FileNotFoundError), open(path, "r+b", buffering=0) as wal:
-        content = wal.read()
-        os.pwrite(wal.fileno(), content, 0)
-        os.fdatasync(wal.fileno())
-    connection.execute("COMMIT")

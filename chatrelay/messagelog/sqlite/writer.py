@@ -22,6 +22,12 @@ from chatrelay.messagelog.sqlite.store import SqliteStore
 RETRY_SECONDS = 0.5
 """How long a failed log waits before it is opened again."""
 
+LOOK_SECONDS = 1.0
+"""How often the files are looked at, whether messages come or not."""
+
+MAX_REASONS = 10
+"""So many reasons why the log can't be written are told, until it can."""
+
 _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
 
 
@@ -42,6 +48,8 @@ class SqliteMessageLog:
         self._reactor = reactor
         self._monotonic = monotonic
         self._retry_at = 0.0
+        self._look_at = 0.0
+        self._reasons: set[str] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
         self._thread: threading.Thread | None = None
@@ -59,6 +67,7 @@ class SqliteMessageLog:
     def start(self) -> None:
         """Open the file and start the thread."""
         self._store.open()
+        self._look_at = self._monotonic() + LOOK_SECONDS
         self._stopped = Deferred()
         self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
         self._thread.start()
@@ -88,10 +97,15 @@ class SqliteMessageLog:
 
     def _write(self) -> None:
         while True:
-            # A closed log is opened again when it is time to, whether jobs keep coming or none does.
-            wait = None if self._store.is_open else max(0.0, self._retry_at - self._monotonic())
+            # Whether jobs keep coming or none does, a closed log is opened again when it is time to, and an open one
+            # looked at.
+            is_open = self._store.is_open
+            wait = max(0.0, (self._look_at if is_open else self._retry_at) - self._monotonic())
             if wait == 0.0:
-                self._reopen()
+                if is_open:
+                    self._look()
+                else:
+                    self._reopen()
                 continue
             try:
                 job = self._jobs.get(timeout=wait)
@@ -105,12 +119,7 @@ class SqliteMessageLog:
                 result = work(argument)
             except LogUnavailable as error:
                 if was_open:
-                    self._retry_at = self._monotonic() + RETRY_SECONDS
-                    self.log.critical(
-                        "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
-                        error=error,
-                        seconds=RETRY_SECONDS,
-                    )
+                    self._failed(error)
                 self._reactor.callFromThread(answer.errback, error)
             # A defect, whatever it is, must reach the caller: else its senders wait for ever.
             except Exception:
@@ -122,15 +131,40 @@ class SqliteMessageLog:
         self._store.close()
         self._reactor.callFromThread(self._stopped.callback, None)
 
+    def _failed(self, error: LogUnavailable) -> None:
+        self._retry_at = self._monotonic() + RETRY_SECONDS
+        reason = str(error)
+        if reason in self._reasons or len(self._reasons) >= MAX_REASONS:
+            return
+        self._reasons.add(reason)
+        self.log.critical(
+            "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
+            error=error,
+            seconds=RETRY_SECONDS,
+        )
+
+    def _look(self) -> None:
+        try:
+            self._store.look()
+        except LogUnavailable as error:
+            self._failed(error)
+        # Whatever it is, the thread must live: else every sender waits for ever.
+        except Exception:
+            self.log.failure("looking at the message log met a defect of chatrelay; please report it")
+        finally:
+            self._look_at = self._monotonic() + LOOK_SECONDS
+
     def _reopen(self) -> None:
         try:
             self._store.open()
         except LogUnavailable as error:
-            self.log.debug("{error}", error=error)
+            self._failed(error)
         # Whatever it is, the thread must live: else every sender waits for ever.
         except Exception:
             self.log.failure("opening the message log met a defect of chatrelay; please report it")
         else:
+            self._reasons.clear()
+            self._look_at = self._monotonic() + LOOK_SECONDS
             self.log.warn("the message log {path} can be written again", path=self._store.path)
         finally:
             # Counted from the end: opening may itself take long, and jobs must get their turn in between.

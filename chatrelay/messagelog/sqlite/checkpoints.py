@@ -1,0 +1,248 @@
+"""Copying the write-ahead log into the database: when, by whom, and how the two are told from copies of them.
+
+It is called by the store, in the thread that writes, and opens no transaction of its own but in `Checkpoints.begin`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from urllib.parse import quote
+
+from twisted.logger import Logger
+
+from chatrelay.messagelog.sqlite import wal
+
+MIB = 1024 * 1024
+
+CHECKPOINT_BYTES = 4 * MIB
+"""After about so many bytes written, what they wrote is copied into the database."""
+
+MAX_WAL_BYTES = 16 * MIB
+"""A longer write-ahead log is shortened as soon as nobody reads in it, by a thread that keeps no message waiting."""
+
+WAL_WARNING_BYTES = 64 * MIB
+"""From this length on the operator is told."""
+
+_PAGE = 4096
+_PAGES_OF_A_COMMIT = 2
+"""Pages that a commit writes beside those that its blocks fill."""
+
+
+class Checkpoints:
+    """The checkpoints of one message log.
+
+    SQLite's automatic ones are off. Before each checkpoint the schema cookie is changed, a number on page 1 of the
+    database, and after it page 1 is written into the write-ahead log. So a write-ahead log tells which database it
+    belongs to (`chatrelay.messagelog.sqlite.wal.belongs`): a copy that SQLite made has another number, and so has a
+    copy of the file from before the last checkpoint.
+
+    :param version: the schema's version.
+    """
+
+    log = Logger()
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._path = ""
+        self._wal = ""
+        self._written = 0  # bytes since the last checkpoint, about
+        self._is_first = True  # whether the next commit may begin the write-ahead log again
+        self._is_due = False
+        self._marked = b""  # the generation of the write-ahead log that has page 1 with the cookie of the database
+        self._cookie: int | None = None  # what it was before the commit that is under way changed it
+        self._long: _LongCheckpoint | None = None
+        self._told_of_length = False
+        self._told_of_failure = False
+
+    def begin(self, connection: sqlite3.Connection, path: str, wal_path: str) -> None:
+        """Copy what the write-ahead log holds, and empty it.
+
+        :param connection: just opened, with no transaction under way.
+        :raises sqlite3.Error: where that fails. A reader that is in the way is no failure.
+        """
+        self._path, self._wal = path, wal_path
+        self._told_of_length = self._told_of_failure = self._is_due = False
+        self._written = 0
+        self._cookie = None
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
+        self._truncate(connection)
+        self._is_first = True
+
+    def begun(self, connection: sqlite3.Connection) -> None:
+        """Let the database differ from every copy that was made of it before; called once it has its present schema.
+
+        :raises sqlite3.Error: where that fails.
+        """
+        self._marked = wal.generation(self._wal)  # page 1 was written when the log was opened
+        connection.execute("BEGIN IMMEDIATE")
+        self._change_cookie(connection)
+        connection.execute("COMMIT")
+        self._keep_cookie(connection)
+        self._truncate(connection)
+
+    def within_commit(self, connection: sqlite3.Connection, size: int) -> None:
+        """Write what belongs into a transaction beside its rows.
+
+        :param size: how many bytes these are, about.
+        """
+        self._written += size + _PAGES_OF_A_COMMIT * _PAGE
+        self._is_due = self._written >= CHECKPOINT_BYTES
+        if self._is_due and wal.generation(self._wal) != self._marked:
+            self._is_first = True  # another program has copied all of it
+        if self._is_first:
+            # The same value as before: it writes page 1.
+            connection.execute(f"PRAGMA user_version = {self._version}")
+        elif self._is_due:
+            self._change_cookie(connection)
+
+    def after_commit(self, connection: sqlite3.Connection, wal_size: int) -> None:
+        """Copy what is due. Never fails: what was committed is safe in the write-ahead log.
+
+        :param wal_size: bytes, before the commit.
+        """
+        if self._is_first:
+            self._is_first = False
+            self._marked = wal.generation(self._wal)
+        if self._is_due:
+            self._is_due = False
+            self._is_first = True
+            self._written = 0
+            with self._failure_told():
+                self._keep_cookie(connection)
+                if wal_size > MAX_WAL_BYTES:
+                    self._begin_long()
+                else:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def look(self, connection: sqlite3.Connection, wal_size: int) -> bool:
+        """Shorten a long write-ahead log if nobody reads in it, and tell the operator if it grows.
+
+        :param wal_size: bytes.
+        :returns: whether it was shortened.
+        """
+        if wal_size <= MAX_WAL_BYTES:
+            self._told_of_length = False
+            return False
+        if wal_size > WAL_WARNING_BYTES and not self._told_of_length:
+            self._told_of_length = True
+            self.log.warn(
+                "{wal} has grown to {size} MiB: a program that reads the message log keeps it from being shortened, "
+                "such as a backup or an sqlite3 that was left open",
+                wal=self._wal,
+                size=wal_size // MIB,
+            )
+        if self._long is None or self._long.is_running:
+            self._begin_long()
+            return False
+        ended, self._long = self._long, None
+        with self._failure_told():
+            if ended.error is not None:
+                raise ended.error
+            # Else a reader or another checkpoint is in the way: the next look tries again.
+            if ended.left is not None and (ended.left + 1) * _PAGE + self._written <= MAX_WAL_BYTES:
+                return self._truncate(connection)
+        return False
+
+    def end(self) -> None:
+        """Wait for what is under way, which is broken off."""
+        if self._long is not None:
+            self._long.stop()
+            self._long = None
+
+    def _begin_long(self) -> None:
+        if self._long is None or not self._long.is_running:
+            self._long = _LongCheckpoint(self._path)
+            self._is_first = True
+
+    def _change_cookie(self, connection: sqlite3.Connection) -> None:
+        (self._cookie,) = connection.execute("PRAGMA schema_version").fetchone()
+        connection.execute(f"PRAGMA schema_version = {secrets.randbits(31)}")
+
+    def _keep_cookie(self, connection: sqlite3.Connection) -> None:
+        """Change the cookie back if its change began the write-ahead log again, which then lacks the one before.
+
+        So it is where another program has copied all of it at that moment.
+        """
+        cookie, self._cookie = self._cookie, None
+        if cookie is not None and wal.generation(self._wal) != self._marked:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"PRAGMA schema_version = {cookie}")
+            connection.execute("COMMIT")
+
+    def _truncate(self, connection: sqlite3.Connection) -> bool:
+        """Copy all and empty the write-ahead log, unless somebody is in the way; does not wait."""
+        (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {patience}")
+        self._is_first = True
+        return not busy
+
+    @contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not self._told_of_failure:
+                self._told_of_failure = True
+                self.log.warn(
+                    "{wal} could not be copied into the message log: {error}. No message is lost; it grows until that "
+                    "succeeds",
+                    wal=self._wal,
+                    error=error,
+                )
+        else:
+            self._told_of_failure = False
+
+
+class _LongCheckpoint:
+    """Copies a long write-ahead log, in a thread of its own, while messages are written.
+
+    :ivar left: frames that a reader kept it from copying, once it has ended; None where another checkpoint was under
+        way.
+    :ivar error: why it failed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.left: int | None = None
+        self.error: sqlite3.Error | None = None
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="message-log-checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Break it off and wait for its end."""
+        self._is_stopped = True
+        while self._thread.is_alive():
+            if self._connection is not None:
+                with suppress(sqlite3.ProgrammingError):  # it has just closed it
+                    self._connection.interrupt()
+            self._thread.join(0.01)
+
+    def _run(self) -> None:
+        # Never made where it is not: beside an empty database, SQLite deletes the write-ahead log.
+        uri = f"file:{quote(os.fsencode(self._path))}?mode=rw"
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=0, check_same_thread=False)) as connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                self._connection = connection
+                if not self._is_stopped:
+                    busy, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    self.left = None if busy else frames - copied
+        except sqlite3.Error as error:
+            self.error = error

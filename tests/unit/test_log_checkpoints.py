@@ -1,0 +1,208 @@
+"""The write-ahead log stays short, and nobody waits for it to be shortened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.messagelog.sqlite import SqliteStore, checkpoints, read_messages
+from tests.unit.test_message_log import message
+
+ROOT = Path(__file__).parents[2]
+KIB = 1024
+
+
+class Length(SynchronousTestCase):
+    """A reader lets it grow; then it is shortened."""
+
+    def setUp(self) -> None:
+        self.path = os.path.realpath(self.mktemp())
+        self.patch(checkpoints, "CHECKPOINT_BYTES", 40 * KIB)
+        self.patch(checkpoints, "MAX_WAL_BYTES", 160 * KIB)
+        self.patch(checkpoints, "WAL_WARNING_BYTES", 640 * KIB)
+        self.store = SqliteStore(self.path)
+        self.store.open()
+        self.addCleanup(self.store.close)
+        self.lines: list[str] = []
+        globalLogPublisher.addObserver(self.observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.sent = 0
+
+    def observe(self, event: LogEvent) -> None:
+        self.lines.append(formatEvent(event))
+
+    @property
+    def size(self) -> int:
+        return os.stat(f"{self.path}-wal").st_size
+
+    def write(self, size: int) -> None:
+        """Write so many bytes, in small batches, and look after each."""
+        for _ in range(size // (8 * KIB)):
+            self.store.append([message("x" * 8 * KIB)])
+            self.store.look()
+            self.sent += 1
+
+    def reader(self) -> sqlite3.Connection:
+        """A program that reads and does not end."""
+        reader = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(reader.close)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM block").fetchone()
+        return reader
+
+    def shortened(self) -> bool:
+        """Look until it is short, at most for a while."""
+        until = time.monotonic() + 20
+        while self.size > checkpoints.MAX_WAL_BYTES and time.monotonic() < until:
+            self.store.look()
+            time.sleep(0.01)
+        return self.size <= checkpoints.MAX_WAL_BYTES
+
+    def test_without_readers_it_stays_short(self) -> None:
+        self.write(2000 * KIB)
+        self.assertLess(self.size, checkpoints.MAX_WAL_BYTES)
+        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+
+    def test_a_batch_beyond_the_limit_leaves_no_long_one(self) -> None:
+        self.store.append([message("x" * 16 * KIB) for _ in range(40)])
+        self.assertGreater(self.size, checkpoints.MAX_WAL_BYTES)
+        self.assertTrue(self.shortened())
+
+    def test_it_is_shortened_when_the_reader_has_gone_though_nobody_writes(self) -> None:
+        reader = self.reader()
+        self.write(400 * KIB)
+        self.assertGreater(self.size, checkpoints.MAX_WAL_BYTES)
+        reader.close()
+        self.assertTrue(self.shortened())
+        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+
+    def test_it_is_shortened_when_the_reader_has_gone_while_others_write(self) -> None:
+        reader = self.reader()
+        self.write(400 * KIB)
+        reader.close()
+        for _ in range(200):
+            self.write(8 * KIB)
+            if self.size <= checkpoints.MAX_WAL_BYTES:
+                break
+            time.sleep(0.01)
+        self.assertLessEqual(self.size, checkpoints.MAX_WAL_BYTES)
+        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+
+    def test_its_growth_is_told_once_until_it_has_shrunk(self) -> None:
+        for told in (1, 2):
+            reader = self.reader()
+            self.write(1200 * KIB)
+            lines = [line for line in self.lines if "has grown to" in line]
+            self.assertEqual(len(lines), told, lines)
+            self.assertIn(f"{self.path}-wal has grown to 0 MiB", lines[-1])
+            reader.close()
+            self.assertTrue(self.shortened())
+            self.store.look()
+
+    def test_a_long_one_is_not_copied_by_the_thread_that_writes(self) -> None:
+        reader = self.reader()
+        self.write(400 * KIB)
+        connection = self.store._connection
+        assert connection is not None
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        reader.close()
+        self.store.append([message("x" * 100 * KIB)])  # a checkpoint is due
+        self.store.look()
+        connection.set_trace_callback(None)
+        self.assertEqual([text for text in statements if "checkpoint" in text], [])
+        self.assertTrue(self.shortened())
+
+    def test_a_store_closes_while_a_long_one_is_copied(self) -> None:
+        for _ in range(10):
+            reader = self.reader()
+            self.write(400 * KIB)
+            reader.close()
+            self.store.look()
+            self.store.close()
+            names = [thread.name for thread in threading.enumerate()]
+            self.assertNotIn("message-log-checkpoint", names)
+            self.store.open()
+            self.assertEqual(len(list(read_messages(self.path))), self.sent)
+
+    def test_a_failure_is_told_once_and_refuses_nothing(self) -> None:
+        connection: Any = self.store._connection
+
+        class Failing:
+            """A connection that can't copy."""
+
+            def execute(self, statement: str, *parameters: Any) -> Any:
+                if "wal_checkpoint" in statement and failing:
+                    raise sqlite3.OperationalError("disk I/O error")
+                return connection.execute(statement, *parameters)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(connection, name)
+
+        self.store._connection = Failing()  # type: ignore[assignment]
+        for is_failing, told in ((True, 1), (False, 1), (True, 2)):
+            failing = is_failing
+            for _ in range(4):
+                self.store.append([message("x" * 8 * KIB)])
+                self.sent += 1
+            self.assertEqual(len([line for line in self.lines if "could not be copied" in line]), told)
+        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+
+    def test_a_failure_to_copy_a_long_one_is_told(self) -> None:
+        reader = self.reader()
+        self.write(400 * KIB)
+        os.rename(self.path, f"{self.path}.moved")  # which the thread finds before the store looks
+        self.store._checkpoints.look(None, self.size)  # type: ignore[arg-type]
+        while (long := self.store._checkpoints._long) is not None and long.is_running:
+            time.sleep(0.01)
+        self.store._checkpoints.look(None, self.size)  # type: ignore[arg-type]
+        self.assertEqual(len([line for line in self.lines if "could not be copied" in line]), 1)
+        self.assertFalse(os.path.exists(self.path))
+        reader.close()
+
+
+class Memory(SynchronousTestCase):
+    """A start takes no memory in proportion to the write-ahead log."""
+
+    def test_a_long_write_ahead_log_is_opened_in_little_memory(self) -> None:
+        path = os.path.realpath(self.mktemp())
+        store = SqliteStore(path)
+        store.open()
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM block").fetchall()
+            for _ in range(24):
+                store.append([message("x" * 16_000) for _ in range(500)])
+            shutil.copy(path, f"{path}-after-a-crash")
+            shutil.copy(f"{path}-wal", f"{path}-after-a-crash-wal")
+        store.close()
+        size = os.stat(f"{path}-after-a-crash-wal").st_size
+        self.assertGreater(size, 180e6)
+        code = (
+            "import sys; from chatrelay.messagelog.sqlite import SqliteStore; store = SqliteStore(sys.argv[1]);"
+            "store.open(); print(max(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        )
+
+        def most(path: str) -> int:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            ran = subprocess.run(
+                [sys.executable, "-c", code, path], check=True, capture_output=True, text=True, env=environment
+            )
+            return int(ran.stdout) * 1024
+
+        grown = most(f"{path}-after-a-crash") - most(f"{path}-empty")
+        self.assertLess(grown, 50e6)
+        self.assertLess(grown, size / 5)
+        with closing(sqlite3.connect(f"{path}-after-a-crash")) as log:
+            self.assertEqual(log.execute("SELECT max(number) FROM message").fetchone(), (24 * 500,))
