@@ -13,7 +13,7 @@ import secrets
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Generic
+from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -21,10 +21,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 
+from chatrelay.alarm import Alarm
 from chatrelay.breaker import Breaker, State
 from chatrelay.config import Config
 from chatrelay.interfaces import LoggedIn, Unavailable, Verdict
-from chatrelay.limits import Deadlines, Key
 from chatrelay.verdicts import NotReached, NoVerdict, told
 from chatrelay.webserver import Webserver
 
@@ -80,7 +80,7 @@ class WebserverAuthenticator:
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
         self._webserver = Webserver(
-            reactor, url, format, secret, timeout, checks or MOST_KEPT, answer_size or sys.maxsize, tls_policy
+            reactor, url, format, secret, checks or MOST_KEPT, answer_size or sys.maxsize, tls_policy
         )
         self._checks = checks
         self._queue_size = queue
@@ -91,10 +91,12 @@ class WebserverAuthenticator:
         self._questions: dict[str, _Question] = {}
         self._queue: OrderedDict[_Question, None] = OrderedDict()
         self._out: set[_Question] = set()
-        self._turn_alarm = _Alarm(reactor, queue_timeout, self._waited_too_long)
-        self._answer_alarm = _Alarm(reactor, timeout, _Question.run_out_of_time)
+        self._turn_alarm = Alarm(reactor, queue_timeout, self._waited_too_long)
+        self._answer_alarm = Alarm(reactor, timeout, _Question.run_out_of_time)
+        self._look_alarm: Alarm[Deferred[Verdict]] = Alarm(reactor, timeout, self._look_takes_too_long)
         self._told_of_queue = False
         self._look: Deferred[None] | None = None
+        self._look_timed_out = False
         self._is_closed = False
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
@@ -163,13 +165,13 @@ class WebserverAuthenticator:
         made_up = AT_START + secrets.token_hex(8)
         # Like a ticket's, its connection is its own and is not kept: that would be one more for the webserver.
         asking = self._webserver.ask(made_up, is_ticket=True)
-        seconds = self._answer_alarm.seconds
-        timer = self._reactor.callLater(seconds, asking.cancel) if seconds else None
+        self._look_alarm.set(asking)
+        self._look_timed_out = False
         try:
             found = await asking
         except (CancelledError, NoVerdict) as error:
-            if timer is not None and not timer.active():
-                self._tell_of_look(f"no complete answer within {seconds:g} s")
+            if self._look_timed_out:
+                self._tell_of_look(f"no complete answer within {self._look_alarm.seconds:g} s")
             elif isinstance(error, NoVerdict) and not self._is_closed:
                 self._tell_of_look(told(error, made_up))
         else:
@@ -180,8 +182,11 @@ class WebserverAuthenticator:
                     url=self._site,
                 )
         finally:
-            if timer is not None and timer.active():
-                timer.cancel()
+            self._look_alarm.lift(asking)
+
+    def _look_takes_too_long(self, asking: Deferred[Verdict]) -> None:
+        self._look_timed_out = True
+        asking.cancel()
 
     def _tell_of_look(self, what: str) -> None:
         self.log.warn(
@@ -304,47 +309,6 @@ class WebserverAuthenticator:
         if tell:
             self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)
-
-
-class _Alarm(Generic[Key]):
-    """`Deadlines` that are looked at when the first of them comes, with one timer for all.
-
-    :param clock: for time and the timer.
-    :param seconds: how far ahead a deadline lies; 0 means never.
-    :param ring: called with each key whose deadline has come.
-    """
-
-    def __init__(self, clock: Any, seconds: float, ring: Callable[[Key], None]) -> None:
-        self.seconds = seconds
-        self._clock = clock
-        self._deadlines: Deadlines[Key] = Deadlines(seconds)
-        self._ring = ring
-        self._timer: Any = None
-
-    def set(self, key: Key) -> None:
-        """Set the deadline of `key`."""
-        self._deadlines.start(key, self._clock.seconds())
-        if self._timer is None and self.seconds:
-            self._timer = self._clock.callLater(self.seconds, self._look)
-
-    def lift(self, key: Key) -> None:
-        """Lift the deadline of `key`, if it has one."""
-        self._deadlines.stop(key)
-        if not self._deadlines and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        now = self._clock.seconds()
-        for key in self._deadlines.expired(now):
-            self._ring(key)
-        # What rang may have set another, whose timer would be late for those that were set before it.
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._deadlines:
-            self._timer = self._clock.callLater(self._deadlines.earliest() - now, self._look)
 
 
 class _Awaited(Deferred[Verdict]):

@@ -17,6 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatrelay.activetime import TICK_SECONDS, ActiveTime
 from chatrelay.config import Config
 from chatrelay.ends import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
 from chatrelay.limits import Deadlines
@@ -27,7 +28,7 @@ from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep
 from chatrelay.wire import CloseCode
 
-SWEEP_SECONDS = 0.25
+SWEEP_SECONDS = TICK_SECONDS
 """How often deadlines are looked at, and the least that a client has to answer a close frame."""
 
 TURN_SECONDS = 0.05
@@ -80,6 +81,7 @@ class Connections:
     :param relay: drained before anybody is told that the relay stops.
     :param reactor: for time.
     :param chance: a random number from 0 to 1.
+    :ivar active: the clock of all deadlines, which a hold-up of the process does not move.
     :ivar connections: those that are there.
     :ivar refused: those that were accepted and turned away, until they are lost.
     :ivar stopping: whether the relay stops, and lets nobody in any more.
@@ -92,6 +94,7 @@ class Connections:
         self.config = config
         self.relay = relay
         self.seconds = reactor.seconds
+        self.active = ActiveTime(reactor.seconds)
         self.connections: set[Live] = set()
         self.refused: set[Live] = set()
         # What is beneath TLS, of those that have such a thing.
@@ -107,7 +110,7 @@ class Connections:
         self.login_deadlines: Deadlines[Live] = Deadlines(config.login_timeout)
         self.message_deadlines: Deadlines[Live] = Deadlines(config.message_timeout)
         self.closing_deadlines: Deadlines[Live] = Deadlines(max(config.closing_timeout, SWEEP_SECONDS))
-        self.slow_readers = SlowReaders(config.unread_time, self.seconds)
+        self.slow_readers = SlowReaders(config.unread_time, self.active.now)
         self.pings: Pings[Live] = Pings(config.ping_interval, config.ping_timeout, chance)
         self._lines: Counter[str] = Counter()
         self._empty: Deferred[None] | None = None
@@ -123,7 +126,7 @@ class Connections:
         transport = beneath(connection.transport)
         if transport is not connection.transport:
             self._beneath[connection] = transport
-        self.handshake_deadlines.start(connection, self.seconds())
+        self.handshake_deadlines.start(connection, self.active.now())
 
     def opened(self, connection: Live) -> None:
         """An opening handshake was completed."""
@@ -131,7 +134,7 @@ class Connections:
         if self.stopping and (self._farewells is None or connection not in self._farewells):
             self._tell_of_stopping(connection)
         else:
-            self.login_deadlines.start(connection, self.seconds())
+            self.login_deadlines.start(connection, self.active.now())
             self.pings.opened(connection)
 
     def leaving(self, connection: Live) -> None:
@@ -141,7 +144,7 @@ class Connections:
         self.message_deadlines.stop(connection)
         self.pings.left(connection)
         if connection in self.connections:
-            self.closing_deadlines.start(connection, self.seconds())
+            self.closing_deadlines.start(connection, self.active.now())
 
     def lost(self, connection: Live) -> None:
         """A TCP connection is gone."""
@@ -173,6 +176,7 @@ class Connections:
         """Begin to look at deadlines."""
         self.is_over = False
         if not self._sweeping.running:
+            self.active.begin()
             self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
 
     def _sweep_failed(self, failure: Failure) -> None:
@@ -182,7 +186,13 @@ class Connections:
 
     def sweep(self) -> None:
         """Look at everything that has a time, and end what is over it."""
-        self._sweep.look(self.seconds())
+        judged = self.active.tick()
+        if self.active.held_up:
+            self.events.warn(
+                "this process was held up for {seconds} s: that time counts towards no deadline",
+                seconds=round(self.active.held_up, 1),
+            )
+        self._sweep.look(judged)
 
     def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
         """What is looked at, in this order.
@@ -245,7 +255,7 @@ class Connections:
         any more, those that were are answered, and it is closed.
         """
         self.stopping = True
-        self._farewells = Farewells(self.connections, self.config.drain_time, self.seconds(), self._chance)
+        self._farewells = Farewells(self.connections, self.config.drain_time, self.active.now(), self._chance)
         try:
             await self._telling.start(TURN_SECONDS)
             await self.relay.drain()
@@ -256,7 +266,7 @@ class Connections:
 
     def _tell_next(self) -> None:
         assert self._farewells is not None
-        told = self._farewells.due(self.seconds())
+        told = self._farewells.due(self.active.now())
         for connection in told:
             connection.stop_taking()
         self.relay.drain().addCallback(lambda _: self._each(partial(self._tell_of_stopping, each) for each in told))

@@ -89,7 +89,6 @@ class Pings(Generic[Pinged]):
         self._turns: Turns[Pinged] = Turns(interval, chance)
         self._deadlines: Deadlines[Pinged] = Deadlines(timeout)
         self._signs: dict[Pinged, object] = {}
-        self._silent: list[Pinged] = []
 
     def opened(self, connection: Pinged) -> None:
         """A connection is open: it has its turns from now on."""
@@ -114,15 +113,11 @@ class Pings(Generic[Pinged]):
             self._deadlines.start(connection, now)
 
     def unanswered(self, now: float) -> list[Pinged]:
-        """Who has given no sign of life in time.
+        """Return who has given no sign of life in time.
 
-        They are looked at once more before they are told, a call later: in a
-        relay that was held up (a suspended machine, a stopped process), what
-        came meanwhile has not been read when the first call comes.
+        :param now: active seconds (`chatrelay.activetime`), so that what came before the deadline has been read.
         """
-        dead = self._still_silent(self._silent)
-        self._silent = self._still_silent(self._deadlines.expired(now))
-        return dead
+        return self._still_silent(self._deadlines.expired(now))
 
     def _still_silent(self, connections: list[Pinged]) -> list[Pinged]:
         """Those who were pinged and have not answered; who has is noted."""

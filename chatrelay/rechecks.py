@@ -35,7 +35,7 @@ class _Check:
     :ivar connections: who is logged in by it.
     :ivar slot: the second in which it is due.
     :ivar asking: the question that is out, or None.
-    :ivar unreachable_since: when it first could not be asked about, since it last could; or None.
+    :ivar unreachable_since: active seconds, when it first could not be asked about, since it last could; or None.
     """
 
     __slots__ = ("asking", "connections", "name", "slot", "unreachable_since")
@@ -60,6 +60,7 @@ class Rechecks:
     :param ask: asks the site; a verdict always comes of it.
     :param seconds: the time.
     :param chance: a random number from 0 to 1.
+    :param active: the time by which `grace` is counted, which a hold-up of the process does not move.
     :param give_up: called with a question that is out when nobody is there any more whom it was about. Until the
         verdict comes all the same, the question counts as one that is out.
     """
@@ -73,6 +74,7 @@ class Rechecks:
         ask: Callable[[str], Deferred[Verdict]],
         seconds: Callable[[], float],
         chance: Callable[[], float],
+        active: Callable[[], float],
         give_up: Callable[[Deferred[Verdict]], None] = Deferred.cancel,
     ) -> None:
         self._shortest = interval * (1 - spread / 100)
@@ -82,6 +84,7 @@ class Rechecks:
         self._ask = ask
         self._seconds = seconds
         self._chance = chance
+        self._active = active
         self._give_up = give_up
         self._checks: dict[_Name, _Check] = {}
         self._check_of: dict[Connection, _Check] = {}
@@ -152,12 +155,12 @@ class Rechecks:
         self._schedule(check, self._seconds() + wait)
 
     def _unreachable(self, check: _Check) -> None:
-        now = self._seconds()
+        active = self._active()
         if check.unreachable_since is None:
-            check.unreachable_since = now
-        ends = check.unreachable_since + self._grace if self._grace else math.inf
-        if now < ends:
-            self._schedule(check, min(now + self._some_time(), ends))
+            check.unreachable_since = active
+        left = check.unreachable_since + self._grace - active if self._grace else math.inf
+        if left > 0:
+            self._schedule(check, self._seconds() + min(self._some_time(), left))
         else:
             _end(check, "the site could not be asked about the session for too long")
 

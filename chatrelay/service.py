@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from autobahn.twisted.resource import WebSocketResource
 from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.internet.task import deferLater
@@ -28,6 +27,7 @@ from twisted.web.resource import IResource
 
 import chatrelay
 from chatrelay import descriptors
+from chatrelay.alarm import TimeLimit
 from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
@@ -230,30 +230,23 @@ class ChatRelayService(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        limit = self.config.drain_time
-        begun = self._reactor.seconds()
-
-        async def at_most(waiting: Deferred[Any], share: float = 1.0) -> None:
-            if limit:
-                waiting.addTimeout(max(0.0, begun + limit * share - self._reactor.seconds()), self._reactor)
-            with suppress(TimeoutError):  # the time is over; the next step goes on without
-                await waiting
-
-        self.factory.stopping = True
-        if self._once_running is not None and self._once_running.active():
-            self._once_running.cancel()
-        await super().stopService()
-        # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
-        await at_most(Deferred.fromCoroutine(self.factory.close_by_turns()), TURNS_SHARE)
-        await at_most(self.factory.close_all())
+        limit, clock = self.config.drain_time, self._reactor
+        with TimeLimit(clock, limit * TURNS_SHARE) as for_turns, TimeLimit(clock, limit) as for_all:
+            self.factory.stopping = True
+            if self._once_running is not None and self._once_running.active():
+                self._once_running.cancel()
+            await super().stopService()
+            # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
+            await for_turns.wait(Deferred.fromCoroutine(self.factory.close_by_turns()))
+            await for_all.wait(self.factory.close_all())
         self.factory.abort_all()
         if self.factory.connections:
             await deferLater(self._reactor, 0)  # Twisted tells of each in its next turn, and so the operator is told
         self.factory.stop_sweeping()
         # The log, which may have a slow disk to wait for, has as long again.
-        begun = self._reactor.seconds()
-        await at_most(self._relay.drain())
-        await at_most(self.message_log.stop())
+        with TimeLimit(clock, limit) as for_log:
+            await for_log.wait(self._relay.drain())
+            await for_log.wait(self.message_log.stop())
         if self.ops is not None:
             await maybeDeferred(self.ops.stopService)
         if isinstance(self._authenticator, WebserverAuthenticator):

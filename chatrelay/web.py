@@ -16,13 +16,14 @@ from typing import Annotated, Any
 import attrs
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from chatrelay.alarm import Alarm
 from chatrelay.logins import Logins
 from chatrelay.wire import MAX_SESSID, MAX_TOKEN, is_uid
 
@@ -239,12 +240,10 @@ class _BoundedConnection(ProtocolWrapper):
 
     factory: BoundedConnections
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
-    _ending: IDelayedCall | None = None
 
     def makeConnection(self, transport: Any) -> None:
         """Twisted: the connection is made."""
         super().makeConnection(transport)
-        self._ending = self.factory.clock.callLater(REQUEST_SECONDS, self.end)
         self.factory.opened(self)
 
     def end(self) -> None:
@@ -253,8 +252,6 @@ class _BoundedConnection(ProtocolWrapper):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted: the connection is gone."""
-        if self._ending is not None and self._ending.active():
-            self._ending.cancel()
         self.factory.ended(self)
         super().connectionLost(reason)
 
@@ -274,12 +271,13 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
 
     def __init__(self, site: Site, clock: IReactorTime) -> None:
         super().__init__(site)
-        self.clock = clock
         self._open: dict[_BoundedConnection, None] = {}
+        self._alarm: Alarm[_BoundedConnection] = Alarm(clock, REQUEST_SECONDS, _BoundedConnection.end)
 
     def opened(self, connection: _BoundedConnection) -> None:
         """A connection was made."""
         self._open[connection] = None
+        self._alarm.set(connection)
         if len(self._open) > MAX_CONNECTIONS:
             oldest = next(iter(self._open))
             del self._open[oldest]
@@ -288,6 +286,7 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
     def ended(self, connection: _BoundedConnection) -> None:
         """A connection is gone."""
         self._open.pop(connection, None)
+        self._alarm.lift(connection)
 
 
 def on_loopback(description: str) -> str:

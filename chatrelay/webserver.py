@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from http.cookiejar import CookieJar
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote_plus
 from weakref import WeakSet
 
@@ -89,7 +89,6 @@ class Webserver:
     :param url: where to post, http or https.
     :param format: ``form`` posts ``SESSID=…`` as a form, ``json`` an object.
     :param secret: sent as a bearer token; None sends none.
-    :param connect_timeout: seconds that a connection may take; 0 for no limit.
     :param connections: how many are kept open between questions at the most.
     :param answer_size: bytes that the body of an answer may have, decoded.
     :param tls_policy: how its certificate is verified; by default against the system's authorities.
@@ -105,14 +104,13 @@ class Webserver:
         url: str,
         format: str,
         secret: str | None,
-        connect_timeout: float,
         connections: int,
         answer_size: int,
         tls_policy: IPolicyForHTTPS | None,
     ) -> None:
         uri = URI.fromBytes(url.encode("ascii"))
-        limit: dict[str, Any] = {"timeout": connect_timeout} if connect_timeout else {}
-        self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, **limit)
+        # Without a time limit of its own: the caller has one for question and answer, which leaves out hold-ups.
+        self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, timeout=cast(float, None))
         if uri.scheme == b"https":
             policy = tls_policy or BrowserLikePolicyForHTTPS()
             self.endpoint = wrapClientTLS(policy.creatorForNetloc(uri.host, uri.port), self.endpoint)

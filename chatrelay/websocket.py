@@ -214,7 +214,7 @@ class ChatProtocol(WebSocketServerProtocol):
         factory = self.factory
         self.state = self.STATE_CLOSED
         factory.end_lines.connection_refused(self.peer_name, full)
-        factory.closing_deadlines.start(self, factory.seconds())
+        factory.closing_deadlines.start(self, factory.active.now())
         factory.refused.add(self)
         if ISSLTransport.providedBy(self.transport):
             self.transport.abortConnection()  # to say anything would take a TLS handshake first
@@ -429,7 +429,7 @@ class ChatProtocol(WebSocketServerProtocol):
         self._frames = self._packed = 0
         if self.state != self.STATE_OPEN and self.session is not None and not self.session.received_too_late():
             self._hear_no_more()
-        self.factory.message_deadlines.start(self, self.factory.seconds())
+        self.factory.message_deadlines.start(self, self.factory.active.now())
         super().onMessageBegin(isBinary)
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -665,12 +665,12 @@ class ChatProtocol(WebSocketServerProtocol):
             return  # the same look at the deadlines has closed it
         if not self.outgoing.is_left_to_slow_readers and self.outgoing.within_budget(MAX_HEADER):
             self.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
-            self.factory.pings.sent(self, self.factory.seconds())
+            self.factory.pings.sent(self, self.factory.active.now())
 
     def ping_unanswered(self) -> None:
         """The ping-timeout has passed."""
         if self.outgoing.is_left_to_slow_readers:
-            self.factory.pings.sent(self, self.factory.seconds())  # the ping is still out when that time is over
+            self.factory.pings.sent(self, self.factory.active.now())  # the ping is still out when that time is over
         else:
             self.close(CloseCode.NO_PONG, "no answer to pings")
 
@@ -745,6 +745,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         connections: int = 0,
     ) -> None:
         WebSocketServerFactory.__init__(self, server="chatrelay", reactor=reactor)
+        Connections.__init__(self, config, relay, reactor, chance)
         self.directory = directory
         self.logins = Logins(directory, secrets.token_bytes()) if logins is None else logins
         self.authenticator = authenticator
@@ -761,6 +762,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
             self.ask,
             seconds,
             chance,
+            self.active.now,
             give_up,
         )
         self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
@@ -775,7 +777,6 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.new_recipients_per_minute,
         )
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
-        Connections.__init__(self, config, relay, reactor, chance)
         self.end_lines = EndLines(ChatProtocol.events, config.log_format == "json", self.may_tell)
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
@@ -855,7 +856,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         """What is looked at, in this order: what is to be told or forgotten, the connections, the sessions."""
         return {
             "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
-            "users who have gone": lambda now: self.send_limits.forget(now),
+            "users who have gone": lambda now: self.send_limits.forget(self.seconds()),
             "addresses with denied logins": lambda now: self.attempts.sweep(),
             "addresses behind the PROXY protocol": lambda now: (each.locate for each in self.not_located()),
             **super().parts_of_a_sweep(),

@@ -38,6 +38,7 @@ RECHECK_GRACE = 1800
 CONTROL_FRAMES_PER_SECOND = 10
 CONTROL_FRAME_BURST = 20
 CLOSING_TIMEOUT = 2
+LOOK = 0.25  # seconds from one look at the deadlines to the next
 MAX_WAITING = 12
 AT_ONCE = 8  # a quarter of webserver-checks
 DRAIN_TIME = 10
@@ -262,7 +263,6 @@ class Model:
         self.denied_at: dict[str, float] = {}
         self.addresses: dict[str, Address] = {}
         self.questions: list[Ask] = []  # that were put to the site, and not yet accounted for
-        self.step = 0.25  # seconds since deadlines were last looked at
         self.stopping = False
         self.stopped_at = self.looked_at = now
         self.turns = 0  # connections that had to be told, and of those the ones that were told, or left
@@ -284,8 +284,7 @@ class Model:
         self.asked_about: set[str] = set()  # sessids that are being asked about again
         self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
         self.first_look = math.inf
-        self.silent: list[Connection] = []  # whose time was over at the last look
-        self.dead: list[Connection] = []  # and still was at this one
+        self.dead: list[Connection] = []  # whose time was over at this look
         self.accepted = 0
         self.opened_so_far: list[Connection] = []
         self.counts: dict[str, int] = {}
@@ -368,18 +367,17 @@ class Model:
     def _look_at_pings(self) -> None:
         now = self.now
         self.first_look = min(self.first_look, now)
-        self.dead = [c for c in self.silent if c.state is not State.ENDED and c.signs == c.signs_then]
         over = [c for c in self.connections if c.ping_due is not None and c.ping_due <= now]
         for c in self.connections:
             if c.ping_due is not None and c.signs != c.signs_then:
                 c.ping_due = None
-            elif c.ping_due is not None or c in self.silent:
+            elif c.ping_due is not None:
                 c.turn_at = now
             if c.state not in (State.CONNECTING, State.ENDED):
                 # Turns count from the first look at the deadlines on, which a relay has at once when it starts.
-                late = now - max(c.turn_at, self.first_look) > PING_INTERVAL + 2 * max(self.step, 0.25)
+                late = now - max(c.turn_at, self.first_look) > PING_INTERVAL + 2 * LOOK
                 assert not late, f"connection {c.number} was not pinged since {c.turn_at}"
-        self.silent = [c for c in over if c.state is not State.ENDED and c.signs == c.signs_then]
+        self.dead = [c for c in over if c.state is not State.ENDED and c.signs == c.signs_then]
         for c in over:
             c.ping_due = None
 
@@ -542,7 +540,7 @@ class Model:
                 del self.users[user]
         for sessid, due in self.due.items():
             # A slot is a whole second, and what is due is asked about as soon as no more than so many are.
-            late = due + 1 + self.step < now and sessid not in self.asked_about and len(self.asked_about) < AT_ONCE
+            late = due + 1 + LOOK < now and sessid not in self.asked_about and len(self.asked_about) < AT_ONCE
             assert not late, f"{sessid} was due at {due}, and was not asked about at {now}"
         for c in self.connections:
             if c.state is State.ENDED and not c.is_lost:

@@ -147,20 +147,20 @@ class Scenario:
         self._world.advance(self._random.choice((0.25, 0.25, 0.5, 1.0, 3.0)))
 
     def pass_a_while(self) -> None:
-        self._world.advance(self._random.choice((6.0, 12.0)), step=1.0)
+        self._world.advance(self._random.choice((6.0, 12.0)))
 
     def pass_an_hour(self) -> None:
         """Minutes at once, now and then with answers of the site between, mostly the same ones."""
         said = self._random.choice(("right", "right", "unavailable", "denied", "nothing"))
         for _ in range(self._random.randrange(4, 60)):
-            self._world.advance(60.0, step=60.0)
+            self._world.advance(60.0)
             while self._world.site.out and said != "nothing":
                 self._world.answer(0, said)
 
     def site_ends_sessions(self) -> None:
         """Whoever is asked about in these minutes is logged in no more."""
         for _ in range(7):
-            self._world.advance(60.0, step=60.0)
+            self._world.advance(60.0)
             while self._world.site.out:
                 self._world.answer(0, "denied")
 
@@ -244,7 +244,7 @@ class Scenario:
         """Its network is gone, and may be until that is noticed."""
         self._world.fall_silent(client)
         if self._random.random() < 0.3:
-            self._world.advance(35.0, step=1.0)
+            self._world.advance(35.0)
 
     def falls_behind(self, client: Client) -> None:
         """It, or another, reads nothing for a while: more waits than the transport likes, but within the budget."""
@@ -258,7 +258,7 @@ class Scenario:
             self._world.turn()
             self._world.move_log()
             self._world.turn()
-            self._world.advance(self._random.choice((5.0, 12.0)), step=1.0)
+            self._world.advance(self._random.choice((5.0, 12.0)))
             if self._random.random() < 0.7:
                 self._world.read_on(client)
 

@@ -134,7 +134,7 @@ class Relaying(RuleBasedStateMachine):
 
     @rule(minutes=st.sampled_from([1, 7, 40]))
     def pass_minutes(self, minutes: int) -> None:
-        self.world.advance(60.0 * minutes, step=60.0)
+        self.world.advance(60.0 * minutes)
 
     @rule(really=st.integers(0, 9))
     def stop(self, really: int) -> None:

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from chatrelay import attempts, interfaces, stopping
 from chatrelay import relay as relay_module
+from chatrelay.activetime import TICK_SECONDS
 from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.config import Config
@@ -699,16 +700,15 @@ class World:
 
     # Time -----------------------------------------------------------------------------
 
-    def advance(self, seconds: float, step: float = 0.25) -> None:
-        """Time passes: that many seconds, so many at once. Each at once ends with a look at the deadlines."""
-        self.model.step = step
+    def advance(self, seconds: float) -> None:
+        """Time passes, with a look at the deadlines after each quarter of a second, as where nothing holds the relay up."""
         left = seconds
         while left > 0:
             self.events += 1
-            self.seconds += step
-            left -= step
-            self.model.now = self.reactor.seconds() + step
-            self.reactor.advance(step)
+            self.seconds += TICK_SECONDS
+            left -= TICK_SECONDS
+            self.model.now = self.reactor.seconds() + TICK_SECONDS
+            self.reactor.advance(TICK_SECONDS)
             self._follow()
             self._answer_pings()
 
@@ -762,12 +762,12 @@ class World:
         self.settle()
         self.stop()
         # Nobody answers a close frame here.
-        self.advance(model.DRAIN_TIME + 1, step=1.0)
+        self.advance(model.DRAIN_TIME + 1)
         assert self.has_stopped, "everybody is closed, and the relay waits on"
         assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
         assert not self.factory.connections and not len(self.factory.directory), "a connection is remembered"
         assert not len(self.factory.logins) and not len(self.factory.rechecks), "a login is remembered"
-        self.advance(60, 60)
+        self.advance(60)
         self.factory.sweep()
         assert not len(self.factory.send_limits), "a user is remembered"
         assert not len(self.factory.attempts), "an address is remembered"

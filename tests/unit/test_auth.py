@@ -21,13 +21,13 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, mayb
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.auth import WebserverAuthenticator, _Alarm
+from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import State
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
@@ -785,24 +785,6 @@ class Turns(WebserverTestCase):
         asking = [authenticator.authenticate(str(number)) for number in range(50)]
         await gatherResults(asking)
         self.assertEqual(len(self.requests), 50)
-
-
-class Alarms(SynchronousTestCase):
-    def test_what_rings_does_not_put_off_the_others(self) -> None:
-        clock, rung = Clock(), []
-
-        def ring(name: str) -> None:
-            rung.append((name, clock.seconds()))
-            if name == "first":
-                alarm.set("next")  # whose turn it is, now that the first has left
-
-        alarm = _Alarm[str](clock, 5, ring)
-        alarm.set("first")
-        clock.advance(1)
-        alarm.set("second")
-        clock.pump([0.5] * 30)
-        self.assertEqual(rung, [("first", 5), ("second", 6), ("next", 10)])
-        self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class Stopping(WebserverTestCase):

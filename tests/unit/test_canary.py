@@ -150,7 +150,7 @@ class Webserver(WebserverTestCase):
         authenticator: WebserverAuthenticator = self.authenticator(checks=1)
         asking = [authenticator.authenticate(f"{CANARY}-{number}") for number in (1, 1, 2)]
         printed = what_is_printed_of(authenticator)
-        for name in ("WebserverAuthenticator", "_Question", "Breaker", "_Alarm", "Deadlines", "Deferred"):
+        for name in ("WebserverAuthenticator", "_Question", "Breaker", "Alarm", "Deadlines", "Deferred"):
             self.assertIn(name, printed)
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
         for question in asking:

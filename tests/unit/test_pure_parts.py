@@ -35,6 +35,7 @@ PURE = (
     "sweep",
     "ends",
     "verdicts",
+    "activetime",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

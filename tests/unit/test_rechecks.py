@@ -34,6 +34,7 @@ class RechecksTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
+        self.held_up = 0.0
         self.chance = 0.5
         self.webserver = HeldAuthenticator()
         self.rechecks = self.make()
@@ -46,7 +47,13 @@ class RechecksTests(SynchronousTestCase):
         def ask(sessid: str) -> Deferred[Verdict]:
             return self.webserver.authenticate(sessid).addErrback(lambda _: Unavailable("given up"))
 
-        return Rechecks(interval, spread, grace, at_once, ask, self.clock.seconds, lambda: self.chance)
+        return Rechecks(
+            interval, spread, grace, at_once, ask, self.clock.seconds, lambda: self.chance, self.active_seconds
+        )
+
+    def active_seconds(self) -> float:
+        """The time without that in which the process was held up."""
+        return self.clock.seconds() - self.held_up
 
     def member(self, sessid: str = "sid", uid: str | int = 1, expires_in: float | None = None) -> Member:
         """A connection that has just logged in."""
@@ -241,6 +248,20 @@ class RechecksTests(SynchronousTestCase):
         self.webserver.answer(Unavailable("down"))
         self.assertEqual(member.closed, TOO_LONG)
         self.assertEqual(len(self.rechecks), 0)
+
+    def test_the_grace_is_not_used_up_while_the_relay_is_held_up(self) -> None:
+        member = self.member()
+        self.asked(300)
+        self.webserver.answer(Unavailable("down"))
+        self.clock.advance(5000)
+        self.held_up += 5000
+        self.assertEqual(self.asked(0.25), ["sid"])
+        self.webserver.answer(Unavailable("the network is not there yet"))
+        self.assertIsNone(member.closed)
+        self.assertEqual(self.asked(299.5), [])
+        self.assertEqual(self.asked(1.5), ["sid"])
+        self.webserver.answer(LoggedIn(1))
+        self.assertIsNone(member.closed)
 
     def test_the_grace_ends_when_it_does_and_not_at_the_next_interval(self) -> None:
         self.rechecks = self.make(grace=100)

@@ -265,10 +265,10 @@ class Bounded(SynchronousTestCase):
     def test_a_connection_has_its_time_which_no_byte_prolongs(self) -> None:
         dripping, transport = self.connect()
         for byte in b"GET /heal":
-            self.clock.advance(REQUEST_SECONDS / 10)
+            self.clock.pump([REQUEST_SECONDS / 100] * 10)
             dripping.dataReceived(bytes([byte]))
         self.assertTrue(transport.connected)
-        self.clock.advance(REQUEST_SECONDS / 10)
+        self.clock.pump([REQUEST_SECONDS / 100] * 11)
         self.assertFalse(transport.connected)
 
     def test_no_timer_is_left_of_one_that_was_answered(self) -> None:

@@ -1,0 +1,86 @@
+"""Active time: a clock for deadlines that stands still while the process is held up.
+
+Pure: the clock that it reads is handed in, and the code that judges deadlines calls `tick`, four times a second. What a
+deadline is for, and what follows when it has passed, is not known here.
+
+A stopped process, a suspended machine or one that is moved reads nothing, while clients and the site go on. When the
+process continues, Twisted runs what is due before it reads what has arrived, and reads one piece of each connection in
+each turn of the reactor. A deadline judged then would end connections whose bytes came in time. So:
+
+- A tick that comes late judges by the time of the tick before it: there is a second look at the next tick.
+- A tick that comes very late shows that the process was held up. That time does not count, and neither do the two
+  seconds after it, in which the process reads what has arrived.
+
+An overloaded relay ticks late, too. There the second look costs each deadline one tick. The time of hold-ups is left
+out so often and no more, so that a client that keeps the relay busy can't keep its connection for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chatrelay.limits import TokenBucket
+
+TICK_SECONDS = 0.25
+"""How often to tick."""
+
+LATE_SECONDS = 0.375
+"""Between two ticks: more, and the second is late."""
+
+HELD_UP_SECONDS = 1.25
+"""Between two ticks: more, and the process was held up in between."""
+
+RECOVERY_SECONDS = 2.0
+"""After a hold-up, in which time stands still. What one tick takes of it is a tick's length and no more."""
+
+MAX_HOLD_UPS = 5
+"""Hold-ups in a row whose time does not count."""
+
+SECONDS_PER_HOLD_UP = 10.0
+"""Active seconds after which there may be one more of them."""
+
+
+class ActiveTime:
+    """The time in which the process was able to read.
+
+    :param seconds: any clock, which somebody may set.
+    :ivar held_up: seconds of the hold-up that the last tick has found; 0 where it found none, or one that counts.
+    """
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self.held_up = 0.0
+        self._seconds = seconds
+        self._ticked_at = seconds()
+        self._has_ticked = False
+        self._active = 0.0  # at the last tick
+        self._recovery = 0.0  # what is left of it
+        self._hold_ups = TokenBucket(1 / SECONDS_PER_HOLD_UP, MAX_HOLD_UPS)
+
+    def begin(self) -> None:
+        """Begin to tick, as after a break in which nothing had a deadline."""
+        self._ticked_at = self._seconds()
+        self._has_ticked = False
+
+    def now(self) -> float:
+        """Return the active seconds so far, by which to set a deadline."""
+        if self._recovery:
+            return self._active
+        return self._active + min(max(0.0, self._seconds() - self._ticked_at), HELD_UP_SECONDS)
+
+    def tick(self) -> float:
+        """Note that the reactor turns; return the active seconds by which deadlines may be judged now."""
+        now = self._seconds()
+        passed = max(0.0, now - self._ticked_at)
+        self._ticked_at = now
+        before, self.held_up = self._active, 0.0
+        is_first, self._has_ticked = not self._has_ticked, True
+        if is_first and passed > LATE_SECONDS:
+            pass  # what was begun before the reactor runs has all its time yet
+        elif passed > HELD_UP_SECONDS and self._hold_ups.take(before):
+            self.held_up = passed
+            self._recovery = RECOVERY_SECONDS
+        elif self._recovery:
+            self._recovery = max(0.0, self._recovery - min(passed, TICK_SECONDS))
+        else:
+            self._active = before + passed
+        return before if passed > LATE_SECONDS else self._active

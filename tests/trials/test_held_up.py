@@ -1,0 +1,162 @@
+"""A relay that is held up, as by a suspended machine: what came meanwhile is read before any deadline is judged."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
+from tests.trials.conftest import Evidence
+from tests.trials.crowd import (
+    CLOSE,
+    CONTINUATION,
+    HANDSHAKE,
+    PING,
+    PONG,
+    TEXT,
+    Crowd,
+    auth_request,
+    frame,
+    opened,
+    to_the_end,
+)
+
+LOGINS = 20
+ADMITTED = {"type": "auth-response", "response": True}
+
+HELD_UP = 6.0
+"""Seconds, longer than each of these times."""
+
+TIMES = (
+    *("--webserver-timeout", "2", "--login-timeout", "4", "--handshake-timeout", "3", "--message-timeout", "3"),
+    *("--ping-interval", "1", "--ping-timeout", "3", "--breaker-failures", "5"),
+)
+
+LONG = 25.0
+"""Seconds, in full, with the defaults: longer than each of those that are timed here."""
+
+
+@contextmanager
+def stopped(relay: RelayProcess) -> Iterator[None]:
+    """The process stands still in here."""
+    os.kill(relay.pid, signal.SIGSTOP)
+    try:
+        status = Path(f"/proc/{relay.pid}/stat")
+        until = time.monotonic() + PATIENCE
+        while status.read_text("ascii").rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        yield
+    finally:
+        os.kill(relay.pid, signal.SIGCONT)
+
+
+class Bare:
+    """A client that writes its frames itself, in pieces."""
+
+    def __init__(self, one: socket.socket) -> None:
+        self.socket = one
+        self._data = b""
+
+    def hear(self) -> Any:
+        """The next text, as JSON; or the close code."""
+        while True:
+            if len(self._data) >= 2 and len(self._data) >= 2 + self._data[1]:
+                opcode, size = self._data[0] & 15, self._data[1]
+                payload, self._data = self._data[2 : 2 + size], self._data[2 + size :]
+                if opcode == PING:
+                    self.socket.sendall(frame(PONG, payload))
+                elif opcode == CLOSE:
+                    return int.from_bytes(payload[:2])
+                else:
+                    return json.loads(payload)
+            else:
+                received = self.socket.recv(4096)
+                assert received, "the relay ended the connection without a word"
+                self._data += received
+
+
+class Held:
+    """A site that keeps its answers until it is told to give them."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.answers = threading.Event()
+        site.answer = self._answer
+
+    def _answer(self, request: Any) -> None:
+        assert self.answers.wait(PATIENCE + LONG)
+        request.reply(200, {"loggedin": True, "uID": 7})
+
+
+@pytest.mark.parametrize("reactor", [None, "chatrelay-epoll"])
+def test_what_came_while_the_relay_was_held_up_is_in_time(
+    start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence, reactor: str | None
+) -> None:
+    """For 6 s, with shorter times; in full for 25 s with the defaults."""
+    seconds, times = (LONG, ()) if full else (HELD_UP, TIMES)
+    relay = start_relay(
+        *times,
+        *("--connections-per-user", "0", "--ops-listen", "tcp:0"),
+        reactor=reactor,
+    )
+    with ExitStack() as stack, Crowd(relay.port) as crowd:
+        bo = stack.enter_context(relay.client())
+        assert bo.log_in("bo-session") == ADMITTED
+        writer = Bare(opened(crowd, "127.0.0.1"))
+        writer.socket.sendall(auth_request("alice-session"))
+        assert writer.hear() == ADMITTED
+        held = Held(site)
+        visitors = [stack.enter_context(relay.client()) for _ in range(LOGINS)]
+        quiet, silent = Bare(opened(crowd, "127.0.0.1")), Bare(opened(crowd, "127.0.0.1"))
+        half, mute = crowd.connect("127.0.0.1", HANDSHAKE[:40]), crowd.connect("127.0.0.1")
+        asks_ops = http.client.HTTPConnection("127.0.0.1", relay.ops_port, timeout=PATIENCE)
+        asks_ops.connect()
+        message = {"timeStamp": 1, "touID": 2, "content": "hej"}
+        text = json.dumps({"type": "message-send-request", "id": 1, "message": message}).encode()
+        writer.socket.sendall(frame(TEXT, text[:20], final=False))
+        asked = len(site.asked)
+        for number, visitor in enumerate(visitors):
+            visitor.say({"type": "auth-request", "SESSID": f"visitor-{number}"})
+        until = time.monotonic() + PATIENCE
+        while len(site.asked) < asked + LOGINS:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+        begun = time.monotonic()
+        with stopped(relay):
+            held.answers.set()
+            writer.socket.sendall(frame(CONTINUATION, text[20:]))
+            half.sendall(HANDSHAKE[40:])
+            quiet.socket.sendall(auth_request("quiet-session"))
+            asks_ops.request("GET", "/healthz")
+            time.sleep(seconds)
+        evidence.count("seconds held up", round(time.monotonic() - begun), round(seconds))
+
+        evidence.count("logins that go on", sum(visitor.hear() == ADMITTED for visitor in visitors), LOGINS)
+        assert writer.hear() == {"type": "send-request-response", "response": {"id": 1, "value": True}}
+        assert bo.hear()["message"]["content"] == "hej"
+        assert half.recv(4096).startswith(b"HTTP/1.1 101 ")
+        assert quiet.hear() == ADMITTED
+        assert asks_ops.getresponse().status == 200
+        asks_ops.close()
+        # Who has sent nothing has their time, and no more than a little beyond.
+        assert silent.hear() == 4001
+        assert to_the_end(mute) == b""
+        evidence.figure(f"who sent nothing was closed within {time.monotonic() - begun - seconds:.1f} s")
+        # Pings go on, and everybody is there.
+        time.sleep(0 if full else 5)
+        bo.send(7, "are you all there?")
+        assert all(visitor.hear()["message"]["content"] == "are you all there?" for visitor in visitors)
+    assert not [line for line in relay.output if "could not be asked" in line or "in a row" in line]

@@ -1,0 +1,200 @@
+"""A relay that was held up: every deadline is judged after what had arrived has been read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.auth import WebserverAuthenticator
+from chatrelay.breaker import State
+from chatrelay.interfaces import LoggedIn, Unavailable, Verdict
+from tests.unit.test_websocket import CLOSE, CONTINUATION, PING, PONG, YES, Client, WebSocketTestCase, frame, told_by
+
+HELD_UP = 25.0
+"""Seconds."""
+
+LONGEST = 15.0
+"""Seconds: the longest of the times that are tried here."""
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+class Connections(WebSocketTestCase):
+    """What the sweep judges: one client's bytes came while the relay was held up, another's never do."""
+
+    def hold_up(self, begin: Callable[[], Client], arrives: Callable[[Client], None], seconds: float) -> list[Client]:
+        """Have two in that state, with most of their time used, when the relay is held up; return them afterwards.
+
+        :param begin: makes one.
+        :param arrives: what came of the one that is in time.
+        :param seconds: their time.
+        """
+        self.pass_time(1)
+        clients = [begin(), begin()]
+        self.pass_time(seconds - 0.5)
+        self.clock.advance(HELD_UP)
+        arrives(clients[0])
+        self.pass_time(2 * LONGEST)
+        return clients
+
+    def test_a_handshake(self) -> None:
+        def begin() -> Client:
+            client = self.client()
+            client.write(HANDSHAKE[:-9])
+            return client
+
+        self.factory = self.make_factory(login_timeout=0)
+        in_time, silent = self.hold_up(begin, lambda client: client.write(HANDSHAKE[-9:]), 5)
+        self.assertTrue(in_time.read().startswith(b"HTTP/1.1 101 "))
+        self.assertEqual((in_time.transport.aborted, silent.transport.aborted), (False, True))
+
+    def test_a_login(self) -> None:
+        in_time, silent = self.hold_up(
+            lambda: self.client().open(), lambda client: client.say(type="auth-request", SESSID="alice"), 10
+        )
+        self.assertEqual(in_time.hear(), [YES])
+        self.assertEqual(silent.hear(), [(4001, "not logged in in time")])
+
+    def test_a_message(self) -> None:
+        def begin() -> Client:
+            client = self.client().open().log_in()
+            client.write(frame(b'{"type":', fin=False))
+            return client
+
+        in_time, silent = self.hold_up(begin, lambda client: client.write(frame(b'"x"}', CONTINUATION)), 10)
+        self.assertEqual([heard["type"] for heard in in_time.hear()], ["error"])
+        self.assertEqual(silent.hear(), [(1002, "a message took too long")])
+
+    def test_the_answer_to_a_ping(self) -> None:
+        self.factory = self.make_factory(ping_interval=LONGEST, ping_timeout=10)
+
+        def begin() -> Client:
+            client = self.client().open().log_in()
+            client.protocol.ping()
+            return client
+
+        clients = self.hold_up(begin, lambda client: client.write(frame(b"", PONG)), 10)
+        # It is pinged again, and does not answer again; that is its end, and not before.
+        self.assertEqual(
+            [client.hear() for client in clients],
+            [
+                [(PING, b""), (PING, b""), (4004, "no answer to pings")],
+                [(PING, b""), (4004, "no answer to pings")],
+            ],
+        )
+
+    def test_a_slow_reader(self) -> None:
+        self.factory = self.make_factory(unread_time=10)
+
+        def begin() -> Client:
+            client = self.client().open().log_in()
+            client.protocol.outgoing.pauseProducing()
+            return client
+
+        in_time, silent = self.hold_up(begin, lambda client: client.protocol.outgoing.resumeProducing(), 10)
+        self.assertEqual((in_time.hear(), silent.hear()), ([], [(4002, "not reading fast enough")]))
+
+    def test_a_closing_handshake(self) -> None:
+        self.factory = self.make_factory(closing_timeout=2)
+
+        def begin() -> Client:
+            client = self.client().open().log_in()
+            client.protocol.close(4505, "")
+            return client
+
+        def arrives(client: Client) -> None:
+            self.assertFalse(client.transport.aborted)
+            client.write(frame(b"\x11\x99", CLOSE))
+            self.assertTrue(client.transport.aborted)  # Autobahn's way to end what both have closed
+
+        _, silent = self.hold_up(begin, arrives, 2)
+        self.assertTrue(silent.transport.aborted)
+
+    def test_the_operator_is_told_once(self) -> None:
+        told = told_by(self)
+        self.pass_time(1)
+        self.clock.advance(1.25)
+        self.pass_time(5)
+        self.assertEqual(told, [])
+        self.clock.advance(HELD_UP)
+        self.pass_time(5)
+        self.assertEqual(told, ["this process was held up for 25.0 s: that time counts towards no deadline"])
+
+    def test_nobody_is_pinged_more_often_for_it(self) -> None:
+        self.factory = self.make_factory(ping_interval=2, ping_timeout=0)
+        client = self.client().open().log_in()
+        self.pass_time(2.5)
+        client.hear()
+        self.clock.advance(HELD_UP)
+        self.assertEqual(client.hear(), [])
+
+
+class Questions(SynchronousTestCase):
+    """What the authenticator judges."""
+
+    def setUp(self) -> None:
+        self.clock = MemoryReactorClock()
+        self.out: list[Deferred[Verdict]] = []
+
+    def authenticator(self, **options: float) -> WebserverAuthenticator:
+        """One that asks nobody; the test answers."""
+        authenticator = WebserverAuthenticator(self.clock, "http://site.example/", **options)  # type: ignore[arg-type]
+
+        def ask(sessid: str, is_ticket: bool) -> Deferred[Verdict]:
+            self.out.append(Deferred())
+            return self.out[-1]
+
+        self.patch(authenticator._webserver, "ask", ask)
+        return authenticator
+
+    def test_answers_that_came_are_in_time_and_the_breaker_stays_closed(self) -> None:
+        authenticator = self.authenticator(timeout=5.0)
+        verdicts = [authenticator.authenticate(str(number)) for number in range(20)]
+        self.clock.pump([0.25] * 19)
+        self.clock.advance(HELD_UP)
+        self.clock.pump([0.25] * 4)
+        for answer in self.out[:19]:
+            answer.callback(LoggedIn(7))
+        self.assertEqual([self.successResultOf(verdict) for verdict in verdicts[:19]], [LoggedIn(7)] * 19)
+        self.assertNoResult(verdicts[19])
+        self.clock.pump([0.25] * 8)
+        self.assertEqual(self.successResultOf(verdicts[19]), Unavailable("no complete answer within 5 s"))
+        self.assertIs(authenticator._breaker.state, State.CLOSED)
+
+    def test_a_turn_that_comes_is_in_time(self) -> None:
+        authenticator = self.authenticator(timeout=0, checks=1, queue_timeout=10.0)
+        first, second = (authenticator.authenticate(str(number)) for number in range(2))
+        self.clock.pump([0.25] * 39)
+        self.clock.advance(HELD_UP)
+        self.out[0].callback(LoggedIn(1))
+        self.out[1].callback(LoggedIn(2))
+        self.assertEqual([self.successResultOf(verdict) for verdict in (first, second)], [LoggedIn(1), LoggedIn(2)])
+
+    def test_so_is_the_answer_to_the_first_look(self) -> None:
+        told = told_by(self)
+        authenticator = self.authenticator(timeout=5.0)
+        authenticator.look()
+        self.clock.pump([0.25] * 19)
+        self.clock.advance(HELD_UP)
+        self.assertEqual(told, [])
+        self.clock.pump([0.25] * 9)
+        self.assertEqual(len(told), 1)
+        self.assertIn("no complete answer within 5 s", told[0])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_connecting_has_no_time_of_its_own(self) -> None:
+        for timeout in (0.0, 5.0):
+            reactor = MemoryReactorClock()
+            authenticator = WebserverAuthenticator(reactor, "http://127.0.0.1:9/", timeout=timeout)
+            asking = authenticator.authenticate("sid")
+            reactor.advance(1)
+            ((_, _, _, connect_timeout, _),) = reactor.tcpClients
+            self.assertIsNone(connect_timeout)
+            asking.addErrback(lambda _: None)
+            asking.cancel()
