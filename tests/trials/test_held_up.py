@@ -151,6 +151,8 @@ def test_what_came_while_the_relay_was_held_up_is_in_time(
         assert quiet.hear() == ADMITTED
         assert asks_ops.getresponse().status == 200
         asks_ops.close()
+        for nobody in (silent.socket, mute):
+            nobody.settimeout(PATIENCE + LONG)
         # Who has sent nothing has their time, and no more than a little beyond.
         assert silent.hear() == 4001
         assert to_the_end(mute) == b""

@@ -196,6 +196,13 @@ class HandshakeMemory(WebSocketTestCase):
         self.assertEqual((dict(protocol.http_headers), protocol.http_request_path), ({}, ""))
         self.assertEqual(protocol.websocket_protocol_in_use, "chatrelay.v1")
 
+    def test_the_queue_of_what_is_sent_in_pieces_is_made_when_it_is_needed(self) -> None:
+        client = self.client().open()
+        self.assertNotIn("send_queue", vars(client.protocol))
+        self.patch(client.protocol, "_trigger", lambda: None)  # which would go on by a timer of the reactor's
+        client.protocol.sendData(b"pieces", chopsize=2)
+        self.assertEqual([piece for piece, _ in client.protocol.send_queue], [b"pi", b"ec", b"es"])
+
 
 class HandshakeParts(WebSocketTestCase):
     """How many headers, query parameters and offers there may be."""

@@ -108,6 +108,15 @@ class SupervisedTests(SynchronousTestCase):
         self.assertEqual(self.told(), [STOPPING])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_after_a_hold_up_there_is_a_sign_at_once(self) -> None:
+        service = self.service(WATCHDOG_USEC="2000000")
+        service.startService()
+        self.run_reactor()
+        self.told()
+        self.reactor.advance(25)
+        self.assertEqual(self.told(), [ALIVE])
+        self.successResultOf(service.stopService())
+
     def test_no_sign_of_life_of_one_that_can_log_no_more(self) -> None:
         service = self.service(WATCHDOG_USEC="2000000")
         service.startService()
