@@ -73,7 +73,8 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
 def excess(head: bytes) -> str | None:
     """Return why a handshake has too many parts, or None.
 
-    Autobahn makes objects of each part, so that 16 KiB become up to 800 KiB, and take 12 ms instead of 0.4.
+    Autobahn makes objects of each part: 14 KiB of extensions became 800 KiB, and took 80 times as long as an ordinary
+    handshake.
 
     :param head: the request line and the headers, whole.
     """
