@@ -38,6 +38,7 @@ from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.relay import Relay
+from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
 
@@ -140,6 +141,7 @@ class ChatRelayService(MultiService):
         self.message_log = message_log
         self.ops: IService | None = None
         self._certificates: list[EndpointCertificate] = []
+        self._unix_listeners: list[UnixListener] = []
         self._reactor = reactor
         self._relay = relay
         self._authenticator = authenticator
@@ -164,6 +166,9 @@ class ChatRelayService(MultiService):
                 certificate = EndpointCertificate(description)
                 self._certificates.append(certificate)
                 reactor = certificate.listening_on(reactor)
+            elif is_unix(description):
+                reactor = UnixListener(reactor)
+                self._unix_listeners.append(reactor)
             service: IService = strports.service(with_backlog(description), factory, reactor)
         # What each endpoint's parser says is told with the text it was about.
         except UNUSABLE as error:
@@ -173,6 +178,11 @@ class ChatRelayService(MultiService):
                 "tcp:8080:interface=127.0.0.1)",
             ) from error
         return service
+
+    def abandon(self) -> None:
+        """Remove the UNIX sockets of a relay that could not start, as its reactor will not run."""
+        for listener in self._unix_listeners:
+            listener.abandon()
 
     def read_certificates_anew(self) -> None:
         """Read the certificates of all ``ssl:`` endpoints again, for those who connect from now on.

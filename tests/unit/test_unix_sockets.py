@@ -1,0 +1,173 @@
+"""Listening on UNIX sockets: what a killed process has left is removed, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.internet.selectreactor import SelectReactor
+
+from chatrelay import unix_sockets
+from chatrelay.unix_sockets import UnixListener, is_unix
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of the socket."""
+    return tmp_path / "socket"
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    """Of Twisted's lock file."""
+    return tmp_path / "socket.lock"
+
+
+class Listening:
+    """Listens until the end, in a reactor that does not run."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.listener = UnixListener(SelectReactor())
+        self.listener.listenUNIX(path, Factory(), **{"wantPID": True, **options})
+
+    def __enter__(self) -> Listening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.abandon()
+
+
+def dead_socket(path: Path) -> None:
+    """Leave a socket as a process that was killed does."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(socket.AF_UNIX) as test:
+        test.setblocking(False)
+        return test.connect_ex(str(path)) in (0, errno.EAGAIN)
+
+
+LOCKS = {
+    "none": None,
+    "of this very process": os.getpid(),
+    "of another process that lives": 1,
+    "of a process that has ended": 2**22 + 1,
+    "without a number": "garbage",
+}
+
+
+@pytest.mark.parametrize("owner", LOCKS)
+@pytest.mark.parametrize("has_socket", [True, False])
+def test_leftovers_are_removed(path: Path, lock: Path, owner: str, has_socket: bool) -> None:
+    if LOCKS[owner] is not None:
+        lock.symlink_to(str(LOCKS[owner]))
+    if has_socket:
+        dead_socket(path)
+    with Listening(str(path), mode=0o600):
+        assert answers(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert os.readlink(lock) == str(os.getpid())  # for programs that look at Twisted's lock file
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("owner", LOCKS)
+def test_live_socket_is_left_alone(path: Path, lock: Path, owner: str) -> None:
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen(0)
+        if LOCKS[owner] is not None:
+            lock.symlink_to(str(LOCKS[owner]))
+        with pytest.raises(CannotListenError, match="another process listens there"):
+            Listening(str(path))
+        assert answers(path)
+        # Nobody accepts: whoever connects now is told to come again.
+        with pytest.raises(CannotListenError, match="another process listens there"):
+            Listening(str(path))
+        assert path.is_socket()
+        assert os.path.lexists(lock) is (LOCKS[owner] is not None)
+
+
+def test_live_socket_of_another_kind_is_left_alone(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as live:
+        live.bind(str(path))
+        with pytest.raises(CannotListenError, match="wrong type"):
+            Listening(str(path))
+        assert path.is_socket()
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_what_is_not_a_socket_is_left_alone(path: Path, lock: Path, make: Any) -> None:
+    make(path)
+    with pytest.raises(OSError, match="is not a socket"):
+        Listening(str(path))
+    assert os.path.lexists(path)
+    assert not os.path.lexists(lock)
+
+
+def test_what_is_not_a_lock_file_is_left_alone(path: Path, lock: Path) -> None:
+    lock.write_text("dear diary")
+    with pytest.raises(OSError, match="is not a lock file"):
+        Listening(str(path))
+    assert lock.read_text() == "dear diary"
+
+
+def test_without_a_lock_file_a_leftover_stays(path: Path, lock: Path) -> None:
+    with Listening(str(path), wantPID=False):
+        assert not os.path.lexists(lock)
+    dead_socket(path)
+    with pytest.raises(CannotListenError, match="in use"):
+        Listening(str(path), wantPID=False)
+    assert path.is_socket()
+
+
+def test_abstract_socket() -> None:
+    name = f"\0chatrelay-{os.getpid()}"
+    with Listening(name):
+        assert answers(Path(name))
+        with pytest.raises(CannotListenError, match="in use"):
+            Listening(name)
+
+
+def test_of_many_that_start_at_once_one_listens_and_stays(path: Path, lock: Path) -> None:
+    for _ in range(20):
+        dead_socket(path)
+        lock.symlink_to("1")
+        listeners = [UnixListener(SelectReactor()) for _ in range(8)]
+        with ThreadPoolExecutor(len(listeners)) as threads:
+            ends = [threads.submit(one.listenUNIX, str(path), Factory(), wantPID=True) for one in listeners]
+            refused = [end for end in ends if isinstance(end.exception(), CannotListenError)]
+        assert len(refused) == len(ends) - 1
+        assert answers(path)
+        for listener in listeners:
+            listener.abandon()
+
+
+def test_nothing_is_removed_while_another_begins_to_listen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unix_sockets, "OTHERS_START", 0.1)
+    dead_socket(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(CannotListenError, match="in use"):
+            Listening(str(path))
+        assert path.is_socket()
+    finally:
+        os.close(folder)
+
+
+def test_which_endpoints_are_unix_sockets() -> None:
+    assert [is_unix(d) for d in ("unix:a", "haproxy:unix:a", "tcp:1", "ssl:unix", "systemd:domain=UNIX:index=0")] == [
+        *(True, True, False, False, False)
+    ]
