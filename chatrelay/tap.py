@@ -6,6 +6,7 @@ work is told in one sentence, without a traceback.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
 import re
@@ -15,7 +16,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -28,13 +29,14 @@ from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
-    LegacyLogObserverWrapper,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    formatEventAsClassicLogText,
 )
 from twisted.python import usage
 from twisted.python.components import Componentized
-from twisted.scripts._twistd_unix import ServerOptions, UnixAppLogger
+from twisted.scripts._twistd_unix import ServerOptions
 
 import chatrelay
 from chatrelay import systemd
@@ -42,13 +44,12 @@ from chatrelay.config import HEADINGS, Config, ConfigError, option_name, read, v
 from chatrelay.descriptors import raise_limit
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.jsonlog import line_of
+from chatrelay.logqueue import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
 from chatrelay.service import ChatRelayService
+from chatrelay.signals import at_start, let_end, on_terminal
 
-TWISTED_NAMES = ("UnixAppLogger._getLogObserver",)
-"""What we use of twistd that its documentation does not promise; a test looks it up.
-
-So is `twisted.scripts._twistd_unix`, which is imported, and so is that a reactor schedules by its own `seconds`.
-"""
+# Twisted's documentation does not promise `twisted.scripts._twistd_unix`, nor that a reactor schedules by its own
+# `seconds`.
 
 
 ALL_OPTIONS = "(all options: twistd chatrelay --help)"
@@ -175,6 +176,8 @@ class Options(usage.Options):
                 raise ConfigError("listen", "names no endpoint: give at least one, for instance --listen tcp:8080")
         except ConfigError as error:
             raise SystemExit(f"chatrelay: {error} {ALL_OPTIONS}") from error
+        if isinstance(self.parent, ServerOptions):
+            remove_own_pid_file(self.parent["pidfile"])
 
 
 def _repeatable(field: attrs.Attribute[Any]) -> Callable[[Options, str], None]:
@@ -195,14 +198,16 @@ class _PlainlySpoken(MultiService):
     """Runs a relay under twistd: says in one sentence why it can't, and heeds signals.
 
     :param relay: the relay.
-    :param log_observer: what twistd is to log with; None for what it chooses itself.
+    :param log: what twistd is to log with.
     :param reactor: the one that twistd runs.
     """
 
-    def __init__(self, relay: ChatRelayService, log_observer: ILogObserver | None, reactor: Any) -> None:
+    log = Logger()
+
+    def __init__(self, relay: ChatRelayService, log: TwistdLog, reactor: Any) -> None:
         super().__init__()
         self._relay = relay
-        self._log_observer = log_observer
+        self._twistd_log = log
         self._reactor = reactor
         self._has_terminal = False
         self._supervisor: systemd.Supervisor | None = None
@@ -213,22 +218,39 @@ class _PlainlySpoken(MultiService):
     def setServiceParent(self, parent: Any) -> None:
         # Here twistd hands us its Application, which it will ask in a moment what to log with
         # (twisted.application.app.AppLogger.start). What was logged until then is kept, and logged then.
-        if self._log_observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._log_observer)
+        if self._twistd_log.observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._twistd_log.observer)
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        with _said_plainly():
+        if self._twistd_log.queue is not None:
+            self._twistd_log.queue.start()  # twistd forks no more
+        with self._said_plainly():
             super().privilegedStartService()
 
     def startService(self) -> None:
-        self._has_terminal = _on_terminal()
+        self._has_terminal = at_start.has_terminal or on_terminal()
         # Before the relay says that it listens: who reads that may send the signal, which would end it.
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
-        with _said_plainly():
+        if at_start.has_begun and signal.getsignal(signal.SIGUSR1) == at_start.keep:
+            signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._rotate))
+        with self._said_plainly():
             super().startService()
         self._supervisor = systemd.supervisor(os.environ, os.getpid())
         self._reactor.callWhenRunning(self._tell_ready)
+        if self._twistd_log.queue is not None:
+            self._reactor.addSystemEventTrigger("after", "shutdown", self._twistd_log.queue.finish)
+        if at_start.has_begun:
+            self._reactor.callWhenRunning(at_start.release, self._reactor.sigInt)
+
+    @contextmanager
+    def _said_plainly(self) -> Iterator[None]:
+        try:
+            with _said_plainly():
+                yield
+        except CannotStartError:
+            self._relay.abandon()
+            raise
 
     def _tell_ready(self) -> None:
         if self.running and self._supervisor is not None:
@@ -243,17 +265,20 @@ class _PlainlySpoken(MultiService):
 
     def _hung_up(self) -> None:
         """SIGHUP came: from the operator, who has new certificates, or because the terminal was closed."""
-        if not self._has_terminal or _on_terminal():
+        if not self._has_terminal or on_terminal():
             self._relay.read_certificates_anew()
         elif self.running:
             self._reactor.stop()
 
+    def _rotate(self) -> None:
+        """Begin a new log file: SIGUSR1 came."""
+        if not self._twistd_log.rotate():
+            self.log.info("there is no log file to rotate: --logfile of twistd names one")
+
     def stopService(self) -> Deferred[Any]:
         # From here on, another signal ends the process as it ends any other:
         # what was acknowledged is in the log, which needs no goodbye.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
-                signal.signal(number, signal.SIG_DFL)
+        let_end()
         if self._supervisor is not None:
             self._supervisor.tell(systemd.STOPPING)
         stopped: Deferred[Any] = super().stopService()
@@ -265,12 +290,25 @@ class _PlainlySpoken(MultiService):
         return result
 
 
-def _on_terminal() -> bool:
-    """Whether standard input is a terminal; one that was closed is none."""
+def remove_own_pid_file(path: str) -> None:
+    """Remove a pid file with the number of this very process, before twistd takes that for another that runs.
+
+    It was left by one that was killed: in a container the next one has mostly the same number.
+
+    :param path: ``--pidfile``; empty for none.
+    """
     try:
-        return os.isatty(0)
-    except OSError:  # there is no standard input
-        return False
+        with open(path) as file:
+            number = int(file.read(32))
+        if number == os.getpid():
+            os.remove(path)
+    except (OSError, ValueError):  # there is none, or twistd says what is wrong with it
+        pass
+
+
+def in_foreground(twistd: ServerOptions) -> bool:
+    """Whether twistd keeps in the foreground."""
+    return bool(twistd["nodaemon"] or twistd["debug"])
 
 
 class CannotStartError(SystemExit, Exception):
@@ -302,11 +340,21 @@ def makeService(options: Options) -> IService:
 
     assert options.chosen is not None, "postOptions was not called"
     raise_limit()  # of this process, which is the relay's own; an embedding program's limits are its own business
-    if isinstance(options.parent, ServerOptions):  # else another program sees to its reactor
+    # Without twistd another program sees to its reactor, and to its log.
+    twistd = options.parent if isinstance(options.parent, ServerOptions) else None
+    if twistd is not None:
         keep_steady_time(reactor)
     with _said_plainly():
         relay = chatrelay.build(options.chosen, reactor)
-        return _PlainlySpoken(relay, _log_observer(options.chosen, options.parent), reactor)
+        log = TwistdLog() if twistd is None else twistd_log(options.chosen, twistd)
+        service = _PlainlySpoken(relay, log, reactor)
+    if at_start.has_begun:
+        # Before twistd writes its pid file, which in the background another process does.
+        if twistd is None or in_foreground(twistd):
+            at_start.hold()
+        else:
+            at_start.hold_in_child()
+    return service
 
 
 def keep_steady_time(reactor: object) -> None:
@@ -321,31 +369,79 @@ def keep_steady_time(reactor: object) -> None:
         vars(reactor)["seconds"] = time.monotonic
 
 
-def _log_observer(config: Config, twistd: usage.Options | None) -> ILogObserver | None:
-    """What twistd is to log with: its own choice of a place, our format and lowest level.
+@attrs.frozen
+class TwistdLog:
+    """What twistd is to log with.
 
-    :param twistd: the options before ``chatrelay``; where they are not twistd's, another program sees to its log.
-    :returns: None where the log is no business of ours.
+    :ivar observer: None for what it chooses itself.
+    :ivar queue: of the lines that wait to be written; None where the observer writes them itself.
+    :ivar file: the log file; None where there is none of ours.
+    """
+
+    observer: ILogObserver | None = None
+    queue: LogQueue | None = None
+    file: RotatedFile | None = None
+
+    def rotate(self) -> bool:
+        """Begin a new log file, behind what was logged before.
+
+        :returns: whether there is one.
+        """
+        if self.queue is None or self.file is None:
+            return False
+        self.queue.rotate(self.file.rotate)
+        return True
+
+
+def twistd_log(config: Config, twistd: ServerOptions) -> TwistdLog:
+    """Make what twistd is to log with: its own choice of a place, our format and lowest level.
+
     :raises ConfigError: for options of twistd that don't go with ``log-format``, or a file that can't be opened.
     """
     as_json = config.log_format == "json"
-    if not isinstance(twistd, ServerOptions):
-        return None
     if twistd["logger"]:
         if as_json:
             raise ConfigError("log-format", "json does not go with twistd's --logger, which brings a format of its own")
-        return None
-    # Standard output, or which file, and when it is rotated: as twistd itself would have it.
-    try:
-        observer = UnixAppLogger(twistd)._getLogObserver()
-    except OSError as error:
-        raise ConfigError("logfile", f"{error.filename} cannot be opened: {error.strerror}") from error
-    if not isinstance(observer, FileLogObserver):
-        if as_json:
-            raise ConfigError("log-format", "json goes to standard output or to twistd's --logfile, not to --syslog")
-        observer = LegacyLogObserverWrapper(observer)
-    elif as_json:
-        observer.formatEvent = line_of
+        return TwistdLog()
+    if as_json and twistd["syslog"]:
+        raise ConfigError("log-format", "json goes to standard output or to twistd's --logfile, not to --syslog")
+    render = line_of if as_json else formatEventAsClassicLogText
+    file: RotatedFile | None = None
+    if twistd["syslog"]:
+        queue = LogQueue(syslog_render(twistd["prefix"]), take_by_syslog)
+    elif twistd["logfile"] not in (None, "", "-") or not in_foreground(twistd):
+        file = _log_file(twistd["logfile"] or "twistd.log")
+        queue = LogQueue(render, file.take)
+    else:
+        descriptor = _descriptor(sys.stdout)
+        if descriptor is None:  # not a file: another program has put its own in its place
+            return TwistdLog(_leveled(FileLogObserver(sys.stdout, render), config))
+        queue = LogQueue(render, take_by_descriptor(descriptor), sys.stdout.encoding)
+    atexit.register(queue.finish)
+    if in_foreground(twistd):
+        queue.start()
+    return TwistdLog(_leveled(queue, config), queue, file)
+
+
+def _leveled(observer: ILogObserver, config: Config) -> ILogObserver:
     # twistd itself leaves no level out, and a scanner could fill the log with its lines.
     lowest = LogLevel.levelWithName(config.log_level)
     return FilteringLogObserver(observer, [LogLevelFilterPredicate(defaultLogLevel=lowest)])
+
+
+def _log_file(path: str) -> RotatedFile:
+    """Open the file of ``--logfile``."""
+    if path == "-":
+        raise ConfigError(
+            "logfile", "- is standard output, which twistd has only with -n: give that as well, or a file"
+        )
+    try:
+        return RotatedFile.fromFullPath(path)  # type: ignore[no-any-return]
+    except OSError as error:
+        raise ConfigError("logfile", f"{error.filename} cannot be opened: {error.strerror}") from error
+
+
+def _descriptor(stream: Any) -> int | None:
+    with suppress(AttributeError, OSError, ValueError):
+        return int(stream.fileno())
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import signal
 from typing import Any
 
 from hypothesis import given
@@ -13,7 +12,6 @@ from twisted.application.service import Application
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
-from twisted.scripts._twistd_unix import UnixAppLogger
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -167,22 +165,23 @@ class UnderTwistd(SynchronousTestCase):
 
     def service(self, *options: str) -> Any:
         """What makeService makes of twistd's command line."""
-        self.patch(tap, "keep_steady_time", lambda _: None)  # the reactor is not ours here
+        self.patch(tap, "keep_steady_time", lambda _: None)  # the reactor is not ours here, and neither are signals
+        self.patch(tap.at_start, "begin", lambda: None)
         twistd = ServerOptions()
         twistd.parseOptions(["-n", *options, "--auth-url", "http://127.0.0.1/", "--message-log", "none"])
         return tap.makeService(twistd.subOptions)  # type: ignore[arg-type]
 
     def logged(self, *options: str) -> list[str]:
         """What is in the log after an event of each level."""
-        # twistd has this signal rotate the file.
-        self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
         path = self.mktemp()
         application = Application("chatrelay")
-        self.service("--logfile", path, *options).setServiceParent(application)
+        service = self.service("--logfile", path, *options)
+        service.setServiceParent(application)
         observer = application.getComponent(ILogObserver)
         logger = Logger(namespace="here", observer=observer)
         for level in LogLevel.iterconstants():
             logger.emit(level, "an event")
+        service._twistd_log.queue.finish()
         with open(path) as file:
             return file.read().splitlines()
 
@@ -221,11 +220,15 @@ class UnderTwistd(SynchronousTestCase):
         error = self.assertRaises(SystemExit, self.service, "--logger", "twisted.logger.LogPublisher", *json_log)
         self.assertIn("does not go with twistd's --logger", str(error))
 
+    def test_a_process_in_the_background_has_no_standard_output(self) -> None:
+        self.patch(tap, "keep_steady_time", lambda _: None)
+        self.patch(tap.at_start, "begin", lambda: None)
+        twistd = ServerOptions()
+        twistd.parseOptions(["--logfile", "-", "chatrelay", "--auth-url", "http://127.0.0.1/", "--message-log", "none"])
+        error = self.assertRaises(SystemExit, tap.makeService, twistd.subOptions)
+        self.assertIn("logfile: - is standard output, which twistd has only with -n", str(error))
+
     def test_a_file_that_cannot_be_opened_is_one_sentence(self) -> None:
         path = self.mktemp() + "/log"
         error = self.assertRaises(SystemExit, self.service, "--logfile", path, "chatrelay")
         self.assertRegex(str(error), r"^chatrelay: logfile: /\S+/log cannot be opened: No such file or directory$")
-
-    def test_twistd_has_what_is_used_of_it(self) -> None:
-        self.assertEqual(tap.TWISTED_NAMES, ("UnixAppLogger._getLogObserver",))
-        self.assertTrue(hasattr(UnixAppLogger, "_getLogObserver"), "Twisted has moved it; see chatrelay/tap.py")

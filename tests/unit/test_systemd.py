@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
 from chatrelay.systemd import ALIVE, READY, STOPPING, Supervisor, supervisor
-from chatrelay.tap import _PlainlySpoken
+from chatrelay.tap import TwistdLog, _PlainlySpoken
 from chatrelay.testing import HeldMessageLog, KnownSessions
 
 
@@ -67,7 +67,7 @@ class SupervisedTests(SynchronousTestCase):
         os.environ.update({"NOTIFY_SOCKET": self.address, **environment})
         self.reactor = MemoryReactorClock()
         relay = build(Config(), self.reactor, KnownSessions({}), self.log)
-        return _PlainlySpoken(relay, None, self.reactor)
+        return _PlainlySpoken(relay, TwistdLog(), self.reactor)
 
     def run_reactor(self) -> None:
         """What the reactor does first."""

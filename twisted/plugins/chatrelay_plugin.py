@@ -1,9 +1,23 @@
 """Tells twistd that there is a `chatrelay`. Imports nothing of ours until it is asked for."""
 
+from typing import Any
+
 from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
 
-chatrelay = ServiceMaker(
+
+class _RelayMaker(ServiceMaker):
+    """Takes care of signals before anything else of ours, since to import that is most of a start."""
+
+    @property
+    def options(self) -> Any:
+        from chatrelay.signals import at_start
+
+        at_start.begin()
+        return super().options
+
+
+chatrelay = _RelayMaker(
     "chatrelay", "chatrelay.tap", "Direct messages between the users of the website you already have.", "chatrelay"
 )
 

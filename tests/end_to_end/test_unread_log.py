@@ -1,0 +1,249 @@
+"""A log that nobody reads, or that cannot be written, stops neither the relay nor its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import unix_connect
+
+from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, Client, Site
+
+ADMITTED = {"type": "auth-response", "response": True}
+
+REFUSED = 4000
+"""Handshakes, whose lines are more than a pipe and what waits in the relay can hold."""
+
+
+class UnreadRelay:
+    """`twistd -n chatrelay` whose standard output is read only when it is asked for.
+
+    :param folder: where it runs.
+    :param url: of the session page.
+    :param ours: the descriptor that its output is read from.
+    :param theirs: the descriptor of its standard output; it is closed here.
+    :param options: of chatrelay.
+    :ivar output: what was read so far.
+    """
+
+    def __init__(self, folder: Path, url: str, ours: int, theirs: int, *options: str) -> None:
+        self._ours = ours
+        self.output = b""
+        listen = ("--listen", "tcp:0:interface=127.0.0.1", "--message-log", "memory:")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "chatrelay", "--auth-url", url, *listen, *options],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""},
+        )
+        os.close(theirs)
+
+    def read(self, until: bytes | None = None) -> bytes:
+        """Read up to some text, or (None) all that is there until its end; return everything that was read."""
+        patience = time.monotonic() + PATIENCE
+        while until is None or until not in self.output:
+            assert time.monotonic() < patience, self.output[-2000:]
+            if select.select([self._ours], [], [], 0.1)[0]:
+                try:
+                    more = os.read(self._ours, 65536)
+                except OSError:  # Linux: a terminal whose other side was closed
+                    more = b""
+                if not more:
+                    assert until is None, self.output[-2000:]
+                    break
+                self.output += more
+        return self.output
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        found = re.search(rb"starting on (\d+)", self.read(b"listens on"))
+        assert found
+        return int(found[1])
+
+    def events(self) -> list[dict[str, Any]]:
+        """The output as JSON; every line must be whole."""
+        assert self.output.endswith(b"\n")
+        return [json.loads(line) for line in self.output.splitlines()]
+
+
+def pipe() -> tuple[int, int]:
+    """A supervisor's pipe."""
+    return os.pipe()
+
+
+def stream_socket() -> tuple[int, int]:
+    """The journal's socket."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def stopped_terminal() -> tuple[int, int]:
+    """A terminal, as one that was stopped with Ctrl-S takes no more than its buffer."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    return ours, theirs
+
+
+@pytest.fixture
+def start(tmp_path: Path, site: Site) -> Iterator[Callable[..., UnreadRelay]]:
+    """Starts relays whose output is not read, and ends them."""
+    with ExitStack() as running:
+
+        def begin(kind: Callable[[], tuple[int, int]], *options: str) -> UnreadRelay:
+            ours, theirs = kind()
+            running.callback(os.close, ours)
+            relay = UnreadRelay(tmp_path, site.url, ours, theirs, *options)
+            running.callback(relay.process.wait)
+            running.callback(relay.process.kill)
+            return relay
+
+        yield begin
+
+
+@contextmanager
+def talking(port: int) -> Iterator[Callable[[], None]]:
+    """Alice and Bo, logged in; call it to have them exchange a message."""
+    with Client(f"ws://127.0.0.1:{port}/") as alice, Client(f"ws://127.0.0.1:{port}/") as bo:
+        assert alice.log_in("alice-session") == ADMITTED
+        assert bo.log_in("bo-session") == ADMITTED
+
+        def exchange() -> None:
+            alice.send(2, "hej")
+            assert bo.hear()["message"]["content"] == "hej"
+            assert alice.hear()["response"]["value"] is True
+
+        yield exchange
+
+
+def refuse(port: int, times: int) -> None:
+    """Send what is no WebSocket handshake, each time on a connection of its own."""
+    for _ in range(times):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert stranger.recv(65536).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("kind", [pipe, stream_socket, stopped_terminal])
+def test_unread_output_stops_nobody_and_what_was_left_out_is_counted(
+    start: Callable[..., UnreadRelay], kind: Callable[[], tuple[int, int]]
+) -> None:
+    relay = start(kind, "--log-format", "json")
+    port = relay.port
+    with talking(port) as exchange:
+        for _ in range(10):
+            refuse(port, REFUSED // 10)
+            exchange()
+        relay.read(b"lines of this log were left out")
+        exchange()
+        relay.process.send_signal(signal.SIGTERM)
+        relay.read()
+    assert relay.process.wait(PATIENCE) == -signal.SIGTERM
+    events = relay.events()
+    told = sum(event["fields"].get("phase") == "handshake" for event in events)
+    left_out = [event["fields"]["count"] for event in events if "were left out" in event["text"]]
+    assert told + sum(left_out) == REFUSED
+    assert left_out[0] > 0
+    times = [event["time"] for event in events]
+    assert times == sorted(times)
+    lines = relay.output.splitlines()
+    assert len(set(lines)) == len(lines)
+    assert "Server Shut Down" in events[-1]["text"]
+    assert any(event["text"] == "chatrelay has stopped" for event in events)
+
+
+def test_unread_output_does_not_keep_it_from_ending(start: Callable[..., UnreadRelay]) -> None:
+    relay = start(pipe, "--log-format", "json")
+    port = relay.port
+    with talking(port) as exchange:
+        refuse(port, 500)
+        exchange()
+        relay.process.send_signal(signal.SIGTERM)
+        assert relay.process.wait(PATIENCE) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "broken pipe"])
+def test_output_that_cannot_be_written_stops_nothing(
+    start: Callable[..., UnreadRelay], tmp_path: Path, output: str
+) -> None:
+    def broken() -> tuple[int, int]:
+        ours, theirs = os.pipe()
+        if output == "broken pipe":
+            os.close(ours)
+            return os.open(os.devnull, os.O_RDONLY), theirs
+        os.close(theirs)
+        return ours, os.open(output, os.O_WRONLY)
+
+    relay = start(broken, "--listen", "unix:socket")
+    until = time.monotonic() + PATIENCE
+    while not (tmp_path / "socket").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    with unix_connect(str(tmp_path / "socket"), open_timeout=PATIENCE) as visitor:
+        visitor.send('{"type":"auth-request","SESSID":"alice-session"}')
+        assert json.loads(visitor.recv(PATIENCE)) == ADMITTED
+        relay.process.send_signal(signal.SIGTERM)
+        assert relay.process.wait(PATIENCE) == -signal.SIGTERM
+
+
+def test_log_file_in_the_background_is_rotated_by_a_signal(tmp_path: Path, site: Site) -> None:
+    options = ("--auth-url", site.url, "--listen", "tcp:0:interface=127.0.0.1", "--message-log", "memory:")
+    started = subprocess.run(
+        [sys.executable, "-c", TWISTD, "--logfile", "relay.log", "chatrelay", "--log-format", "json", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=PATIENCE,
+    )
+    assert started.returncode == 0
+
+    def said(text: str) -> bytes:
+        until = time.monotonic() + PATIENCE
+        while True:
+            with suppress(FileNotFoundError):
+                output = (tmp_path / "relay.log").read_bytes()
+                if text.encode() in output:
+                    return output
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    first = said("listens on")
+    found = re.search(rb"starting on (\d+)", first)
+    assert found
+    pid = int((tmp_path / "twistd.pid").read_text())
+    try:
+        refuse(int(found[1]), 1)
+        said("handshake")
+        os.kill(pid, signal.SIGUSR1)
+        until = time.monotonic() + PATIENCE
+        while not (tmp_path / "relay.log.1").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        refuse(int(found[1]), 1)
+        said("handshake")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    lines = (tmp_path / "relay.log.1").read_bytes() + said("Server Shut Down")
+    texts = [json.loads(line)["text"] for line in lines.splitlines()]
+    assert "starting up" in texts[0]
+    assert sum("no handshake from" in text for text in texts) == 2
+    assert "Server Shut Down" in texts[-1]
+    assert len(texts) == len(set(lines.splitlines()))  # what was logged before the fork is there once
+    until = time.monotonic() + PATIENCE
+    while (tmp_path / "twistd.pid").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)

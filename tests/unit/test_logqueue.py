@@ -1,0 +1,375 @@
+"""The log's queue: order, bound, count, errors, and an end within a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from twisted.logger import LogEvent, Logger, LogLevel
+from twisted.python.logfile import LogFile
+
+from chatrelay import logqueue
+from chatrelay.logqueue import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 15.0
+
+
+class Reader:
+    """Takes lines when it is let.
+
+    :ivar text: what it took.
+    :ivar goes_on: whether it takes more now, or at once after this was set.
+    :ivar error: raised instead of taking anything.
+    :ivar most: bytes that are taken at once.
+    """
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.goes_on = threading.Event()
+        self.error: OSError | None = None
+        self.most = 1 << 30
+        self.asked = threading.Event()
+
+    def take(self, data: bytes) -> int:
+        self.asked.set()
+        assert self.goes_on.wait(PATIENCE)
+        if self.error is not None:
+            raise self.error
+        taken = data[: self.most]
+        self.text += taken
+        return len(taken)
+
+
+def text_of(event: LogEvent) -> str | None:
+    """What an event is here: its format, and how many lines were left out."""
+    text = event["log_format"]
+    return f"{text}\n".replace("{count}", str(event.get("count"))) if text else None
+
+
+@pytest.fixture
+def reader() -> Reader:
+    """Takes lines when it is let."""
+    return Reader()
+
+
+@pytest.fixture
+def queue(reader: Reader) -> LogQueue:
+    """Whose thread runs."""
+    queue = LogQueue(text_of, reader.take)
+    queue.start()
+    return queue
+
+
+def log(queue: LogQueue, text: str) -> None:
+    """Log an event."""
+    queue({"log_format": text})
+
+
+def test_lines_are_written_in_order(queue: LogQueue, reader: Reader) -> None:
+    reader.goes_on.set()
+    for number in range(1000):
+        log(queue, str(number))
+    log(queue, "")
+    queue.finish()
+    assert reader.text.decode().split() == [str(number) for number in range(1000)]
+
+
+def test_each_write_has_whole_lines_and_no_more_than_a_pipe_takes_at_once() -> None:
+    writes: list[bytes] = []
+    queue = LogQueue(text_of, lambda data: writes.append(data) or len(data))  # type: ignore[func-returns-value]
+    for number in range(300):
+        log(queue, "x" * (1 + number % 99))
+    log(queue, "y" * 10_000)
+    log(queue, "z")
+    queue.start()
+    queue.finish()
+    assert b"".join(writes).count(b"\n") == 302
+    assert all(data.endswith(b"\n") for data in writes)
+    assert sorted(map(len, writes))[-2] <= logqueue.ONE_WRITE < len(max(writes, key=len)) == 10_001
+    assert len(writes) < 30
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_what_has_no_room_is_left_out_and_counted_where_it_is_missing(
+    queue: LogQueue, reader: Reader, size: int
+) -> None:
+    logged = 20_000 if size == 10 else 3000
+    for number in range(logged):
+        log(queue, f"{number:0{size}}")
+    waiting = queue._bytes
+    assert waiting <= logqueue.MAX_BYTES
+    assert queue._events <= logqueue.MAX_EVENTS
+    assert max(waiting / logqueue.MAX_BYTES, queue._events / logqueue.MAX_EVENTS) > 0.99
+    reader.goes_on.set()
+    until = time.monotonic() + PATIENCE
+    while b"left out" not in reader.text and time.monotonic() < until:
+        time.sleep(0.01)
+    log(queue, "after")
+    queue.finish()
+    lines = reader.text.decode().splitlines()
+    told = [int(line) for line in lines if line.isdigit()]
+    (at,) = (number for number, line in enumerate(lines) if "left out" in line)
+    found = re.match(r"(\d+) lines of this log were left out", lines[at])
+    assert found
+    assert len(told) + int(found[1]) == logged
+    assert told == list(range(len(told)))
+    assert lines[at + 1 :] == ["after"]
+
+
+def test_an_event_larger_than_the_queue_is_written_where_it_is_alone(queue: LogQueue, reader: Reader) -> None:
+    log(queue, "x" * (logqueue.MAX_BYTES + 1))
+    log(queue, "left out")
+    reader.goes_on.set()
+    queue.finish()
+    lines = reader.text.decode().splitlines()
+    assert len(lines[0]) == logqueue.MAX_BYTES + 1
+    assert lines[1].startswith("1 lines of this log were left out")
+
+
+def test_logging_does_not_wait_and_the_end_waits_for_its_time(
+    queue: LogQueue, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logqueue, "FINISH_TIME", 0.2)
+    log(queue, "unread")
+    began = time.monotonic()
+    queue.finish()
+    assert 0.2 <= time.monotonic() - began < PATIENCE
+    began = time.monotonic()
+    for _ in range(100):
+        log(queue, "later")
+    queue.finish()
+    assert time.monotonic() - began < 0.2 * 50  # the time is one for all of them, not one for each
+    reader.goes_on.set()
+
+
+def test_after_the_end_each_line_is_waited_for(queue: LogQueue, reader: Reader) -> None:
+    reader.goes_on.set()
+    queue.finish()
+    for text in ("Main loop terminated.", "Server Shut Down."):
+        log(queue, text)
+        assert reader.text.decode().endswith(f"{text}\n")
+
+
+def test_a_part_of_a_line_is_followed_by_its_rest(
+    queue: LogQueue, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logqueue, "FIRST_WAIT", 0.001)
+    reader.most = 3
+    log(queue, "a line cut by an error")
+    reader.error = OSError(errno.ENOSPC, "No space left on device")
+    reader.goes_on.set()
+    time.sleep(0.05)
+    reader.error = None
+    log(queue, "another")
+    queue.finish()
+    assert reader.text == b"a line cut by an error\nanother\n"
+
+
+def test_an_output_that_fails_does_not_keep_the_process_from_ending(queue: LogQueue, reader: Reader) -> None:
+    reader.error = OSError(errno.EPIPE, "Broken pipe")
+    reader.goes_on.set()
+    for _ in range(100):
+        log(queue, "nobody reads this")
+    began = time.monotonic()
+    queue.finish()
+    assert time.monotonic() - began < logqueue.FINISH_TIME
+    assert reader.text == b""
+
+
+def test_a_start_that_failed_writes_what_was_logged(reader: Reader) -> None:
+    reader.goes_on.set()
+    queue = LogQueue(text_of, reader.take)  # twistd in the background, which has not forked yet
+    log(queue, "why it cannot start")
+    assert reader.text == b""
+    queue.finish()
+    assert reader.text == b"why it cannot start\n"
+
+
+def test_a_line_logged_in_the_middle_of_logging(reader: Reader) -> None:
+    def render(event: LogEvent) -> str:
+        if event["log_format"] == "outer":
+            log(queue, "inner")  # as the destructor of a Deferred does, or Twisted's handler of a signal
+        return f"{event['log_format']}\n"
+
+    queue = LogQueue(render, reader.take)
+    queue.start()
+    reader.goes_on.set()
+    log(queue, "outer")
+    queue.finish()
+    assert sorted(reader.text.decode().split()) == ["inner", "outer"]
+
+
+def test_a_character_that_the_output_does_not_have_is_escaped(reader: Reader) -> None:
+    reader.goes_on.set()
+    queue = LogQueue(text_of, reader.take, "ascii")
+    queue.start()
+    log(queue, "Å\ud800")
+    queue.finish()
+    assert reader.text == b"\\xc5\\ud800\n"
+
+
+def test_idle_it_does_not_wake_up(queue: LogQueue, reader: Reader) -> None:
+    reader.goes_on.set()
+    log(queue, "once")
+    queue.finish()
+    assert queue._thread is not None
+
+    def switches() -> list[str]:
+        status = Path(f"/proc/self/task/{queue._thread.native_id}/status").read_text()  # type: ignore[union-attr]
+        return re.findall(r"ctxt_switches:\s*(\d+)", status)
+
+    until = time.monotonic() + PATIENCE
+    while (before := switches()) != (time.sleep(0.2), switches())[1]:
+        assert time.monotonic() < until, before
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    queue = LogQueue(text_of, take_by_descriptor(theirs))
+    queue.start()
+    for _ in range(200):
+        log(queue, "x" * 999)
+    text = b""
+    while len(text) < 200_000:
+        text += os.read(ours, 65536)
+    queue.finish()
+    assert text == (b"x" * 999 + b"\n") * 200
+    assert not os.get_blocking(theirs)
+    os.close(ours)
+    os.close(theirs)
+
+
+# Files ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> RotatedFile:
+    """A log file."""
+    return RotatedFile.fromFullPath(str(tmp_path / "log"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_rotation(file: RotatedFile, tmp_path: Path) -> None:
+    queue = LogQueue(text_of, file.take)
+    queue.start()
+    log(queue, "first")
+    queue.rotate(file.rotate)
+    log(queue, "second")
+    queue.finish()
+    assert files(tmp_path) == {"log.1": b"first\n", "log": b"second\n"}
+    os.rename(tmp_path / "log", tmp_path / "log-20261127")  # as logrotate does
+    queue.rotate(file.rotate)
+    log(queue, "third")
+    queue.finish()
+    assert files(tmp_path) == {"log.1": b"first\n", "log-20261127": b"second\n", "log": b"third\n"}
+    file.close()
+
+
+def test_rotation_by_size(file: RotatedFile, tmp_path: Path) -> None:
+    file.rotateLength = 10
+    for line in (b"123456789\n", b"next\n"):
+        assert file.take(line) == len(line)
+    assert files(tmp_path) == {"log.1": b"123456789\n", "log": b"next\n"}
+    file.close()
+
+
+def test_a_rotation_that_fails_has_a_line_and_the_log_goes_on(
+    file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = LogQueue(text_of, file.take)
+    queue.start()
+    log(queue, "before")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        queue.rotate(file.rotate)
+        log(queue, "after")
+        queue.finish()
+    lines = files(tmp_path)["log"].decode().splitlines()
+    assert lines[0] == "before"
+    assert sorted(lines[1:]) == ["after", "the log file can't be rotated: {error}"]
+    file.close()
+
+
+def test_a_full_disk_cuts_no_line(tmp_path: Path) -> None:
+    # A limit of the process's own does to its files what a full disk does: it takes a part of a line, then nothing.
+    program = """
+import resource, sys, time
+from chatrelay.logqueue import LogQueue, RotatedFile
+file = RotatedFile.fromFullPath(sys.argv[1])
+queue = LogQueue(lambda event: event["log_format"] + "\\n", file.take)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+queue.start()
+for number in range(100):
+    queue({"log_format": f"line {number:04} " + "x" * 90})
+while file.size < 1500:
+    time.sleep(0.01)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+while queue._events:
+    time.sleep(0.01)
+queue.finish()
+"""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    subprocess.run(command, check=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines == [f"line {number:04} " + "x" * 90 for number in range(100)]
+
+
+def test_twisted_has_what_is_used_of_its_log_file(file: RotatedFile) -> None:
+    assert logqueue.TWISTED_NAMES == ("LogFile._file", "LogFile._openFile")
+    assert hasattr(LogFile, "_openFile"), "Twisted has moved it; see chatrelay/logqueue.py"
+    assert file._file.fileno()
+    file.close()
+
+
+# syslog ---------------------------------------------------------------------------
+
+
+def test_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr(logqueue.syslog, "syslog", lambda priority, text: told.append((priority, text)))
+    queue = LogQueue(syslog_render("relay"), take_by_syslog)
+    queue.start()
+    logger = Logger(namespace="here", observer=queue)
+    logger.emit(LogLevel.info, "one\ntwo\0\x85three Å")
+    queue.finish()
+    assert told == [(6, "[-] one"), (6, "[-] \ttwo  three Å")]
+
+
+@pytest.fixture
+def hanging_syslog(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A syslog that takes nothing until it is called."""
+    goes_on = threading.Event()
+    monkeypatch.setattr(logqueue.syslog, "syslog", lambda *_: goes_on.wait(PATIENCE))
+    return goes_on.set
+
+
+def test_a_syslog_that_hangs_keeps_nobody(hanging_syslog: Callable[[], None]) -> None:
+    queue = LogQueue(syslog_render("relay"), take_by_syslog)
+    queue.start()
+    began = time.monotonic()
+    logger = Logger(namespace="here", observer=queue)
+    for _ in range(100):
+        logger.info("a line")
+    assert time.monotonic() - began < PATIENCE / 3
+    assert queue._events == 100
+    hanging_syslog()
