@@ -247,3 +247,37 @@ def test_log_file_in_the_background_is_rotated_by_a_signal(tmp_path: Path, site:
     while (tmp_path / "twistd.pid").exists():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_terminal_that_stops_what_writes_from_the_background_does_not_stop_the_relay(
+    tmp_path: Path, site: Site
+) -> None:
+    ours, theirs = os.openpty()
+    options = ("--auth-url", site.url, "--listen", "tcp:0:interface=127.0.0.1", "--message-log", "memory:")
+    relay = (sys.executable, "-c", TWISTD, "-n", "--pidfile=", "chatrelay", *options)
+    shell = subprocess.Popen(
+        ["setsid", "--ctty", "sh", "-c", 'stty tostop; set -m; "$@" & while :; do sleep 0.1; done', "sh", *relay],
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""},
+    )
+    os.close(theirs)
+    try:
+        output = b""
+        while b"listens on" not in output:
+            assert select.select([ours], [], [], PATIENCE)[0], output
+            output += os.read(ours, 65536)
+        found = re.search(rb"starting on (\d+)", output)
+        assert found
+        with talking(int(found[1])) as exchange:
+            exchange()
+    finally:
+        children = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+        shell.kill()
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        shell.wait(PATIENCE)
+        os.close(ours)
