@@ -286,7 +286,10 @@ def test_first_process_of_a_container_heeds_signals_while_it_starts(
 ) -> None:
     prelude = AT.format(name="build", signal=int(sign))
     relay = RelayProcess(tmp_path, "--auth-url", site.url, prelude=prelude, under=as_first, measured=False)
-    assert relay.wait() == (128 + sign if as_first else -sign)
+    try:
+        assert relay.wait() == (128 + sign if as_first else -sign)
+    finally:
+        relay.process.kill()
     assert relay.output == []
 
 
