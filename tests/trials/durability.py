@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sqlite3
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -104,6 +106,108 @@ def killed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
     # Fewer, and the relay was killed at its ease.
     evidence.count("under way when it was killed", trial.counts["unanswered"], at_least=rounds * 10)
     evidence.figure(f"all kept; busy {busy:.0%} of the time")
+
+
+# Files that are moved ---------------------------------------------------------------------
+
+
+def linked(stage: Stage) -> Path:
+    """Make the message log a symbolic link; return the file that it leads to."""
+    real = stage.folder / "disk" / "messages.sqlite3"
+    real.parent.mkdir()
+    stage.log.symlink_to(real)
+    return real
+
+
+def killed_under_load_behind_a_link(stage: Stage, evidence: Evidence, rounds: int) -> None:
+    """SIGKILL under load, with a message log that is a symbolic link."""
+    real = linked(stage)
+    killed_under_load(stage, evidence, rounds)
+    beside = [path.name for path in stage.folder.glob(f"{LOG}*")]
+    assert beside == [LOG], f"not beside the file that the link leads to: {beside}"
+    assert real.stat().st_size
+
+
+def rotated_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
+    """The log is moved away without its write-ahead log, while messages come and after a SIGKILL, again and again.
+
+    Each line that the relay prints of it ends with a command, which is executed as it stands. Then all that was
+    acknowledged is in one of the files.
+    """
+    real = linked(stage)
+    trial = Trial()
+    remedies: list[str] = []
+    moved: list[Path] = []
+
+    def move() -> None:
+        moved.append(real.with_name(f"{real.name}.{len(moved) + 1}"))
+        real.rename(moved[-1])
+
+    for round in range(rounds):
+        with stage.relay() as relay, Crowd(relay, stage.site, f"{round}.") as crowd:
+            crowd.fill()
+            crowd.begin()
+            for _ in range(2):
+                crowd.press(0.05, answers=500)
+                move()
+                crowd.until(real.exists, "have another log")
+                accepted = crowd.accepted
+                crowd.until(lambda accepted=accepted: crowd.accepted > accepted + 500, "be accepted again")  # type: ignore[misc]
+            relay.process.send_signal(signal.SIGKILL)
+            crowd.hear_to_the_end()
+            relay.wait()
+            trial.add(crowd.accounts(), settled=False)
+        move()
+        remedies += orphans(relay)
+    with stage.relay() as relay:
+        relay.stop()
+    remedies += orphans(relay)
+    print(trial, *remedies, sep="\n")
+    for remedy in remedies:
+        follow(remedy)
+    trial.check_log([row for path in (*moved, real) for row in read_log(path)])
+    evidence.count("files moved away", len(moved), at_least=rounds * 3)
+    evidence.count("commands of lines executed", len(remedies), at_least=rounds)
+    evidence.count("messages acknowledged", trial.counts["acknowledged"], at_least=rounds * 1000)
+    evidence.count("refused", trial.counts["refused"], at_least=rounds * 2)
+    evidence.figure("all kept")
+
+
+def orphans(relay: RelayProcess) -> list[str]:
+    """The commands of what a relay said of write-ahead logs that it set aside."""
+    return [line.partition("To read them: ")[2] for line in relay.output if "was set aside" in line]
+
+
+def follow(command: str) -> str:
+    """Execute a command of a line in a shell, as it stands there; return what it printed."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert ran.returncode == 0, f"{command}: {ran.stderr}"
+    return ran.stdout
+
+
+def a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
+    """The write-ahead log is deleted while messages come, behind a symbolic link; then SIGKILL."""
+    wal = Path(f"{linked(stage)}-wal")
+    trial = Trial()
+    for round in range(rounds):
+        with stage.relay() as relay, Crowd(relay, stage.site, f"{round}.") as crowd:
+            crowd.fill()
+            crowd.begin()
+            crowd.press(0.05, answers=500)
+            wal.unlink()
+            accepted = crowd.accepted
+            crowd.until(lambda accepted=accepted: crowd.accepted > accepted + 2000, "be accepted")  # type: ignore[misc]
+            relay.process.send_signal(signal.SIGKILL)
+            crowd.hear_to_the_end()
+            relay.wait()
+            trial.add(crowd.accounts(), settled=False)
+    print(trial)
+    trial.check_log(read_log(stage.log))
+    evidence.count("write-ahead logs deleted", rounds, at_least=rounds)
+    evidence.count("messages acknowledged", trial.counts["acknowledged"], at_least=rounds * 2000)
+    evidence.count("refused", trial.counts["refused"], at_least=rounds)
+    evidence.figure("all kept")
 
 
 # A machine that ends --------------------------------------------------------------------

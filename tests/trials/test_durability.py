@@ -31,6 +31,21 @@ def test_sigkill_under_load(stage: Stage, evidence: Evidence, full: bool) -> Non
     durability.killed_under_load(stage, evidence, rounds=100 if full else 6)
 
 
+def test_sigkill_under_load_behind_a_link(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """The same with a message log that is a symbolic link: 30 kills; in the short form 3."""
+    durability.killed_under_load_behind_a_link(stage, evidence, rounds=30 if full else 3)
+
+
+def test_a_log_is_rotated_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """C1 and C8 hold over all files together, where the log is moved away 90 times; in the short form 6 times."""
+    durability.rotated_under_load(stage, evidence, rounds=30 if full else 2)
+
+
+def test_a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """30 are deleted; in the short form 2."""
+    durability.a_write_ahead_log_is_removed_under_load(stage, evidence, rounds=30 if full else 2)
+
+
 @strace
 def test_a_sync_precedes_every_answer_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
     """20,000 answers; in the short form 2,000."""
