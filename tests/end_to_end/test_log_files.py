@@ -57,7 +57,12 @@ def readiness(relay: RelayProcess, status: int) -> float:
 
 def refusal(relay: RelayProcess) -> str:
     """Why a relay did not start."""
-    assert relay.wait() == 1
+    try:
+        status = relay.wait()
+    except subprocess.TimeoutExpired:
+        relay.stop()
+        raise AssertionError("it started:\n" + "\n".join(relay.output)) from None
+    assert status == 1, status
     return "\n".join(relay.output)
 
 

@@ -7,6 +7,7 @@ test that wanted the broken build.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from chatrelay.breaker import Breaker
 from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import Sender, TokenBucket
-from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints
+from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
+from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
@@ -133,6 +135,34 @@ def _() -> None:
         return append_later
 
     replace(SqliteStore, "append", make)
+
+
+@named("goes by the name of a link")
+def _() -> None:
+    def make(resolve: Any) -> Any:
+        def named_as_given(self: Any) -> None:
+            resolve(self)
+            self.path = os.path.abspath(self._given)
+            self.wal, self.lock = f"{self.path}-wal", f"{self.path}.lock"
+
+        return named_as_given
+
+    replace(LogFiles, "_resolve", make)
+
+
+@named("lets SQLite throw an orphaned write-ahead log away")
+def _() -> None:
+    replace(recovery, "keep_wal", always(None))
+
+
+@named("locks a file that can be removed, and no other")
+def _() -> None:
+    replace(files, "LOCKS_DATABASE", lambda _: False)
+
+
+@named("reads a write-ahead log at once")
+def _() -> None:
+    replace(wal, "_PIECE", lambda _: 1024**4 // 256)
 
 
 @named("leaves a message out of the log")

@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from chatrelay.interfaces import Message
+from chatrelay.messagelog.sqlite import SqliteStore
 from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import SATURATED, USERS, Crowd, Part, Talker, by_turns, resident
@@ -106,6 +109,44 @@ def killed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
     # Fewer, and the relay was killed at its ease.
     evidence.count("under way when it was killed", trial.counts["unanswered"], at_least=rounds * 10)
     evidence.figure(f"all kept; busy {busy:.0%} of the time")
+
+
+# A long write-ahead log -------------------------------------------------------------------
+
+
+def a_start_with_a_long_write_ahead_log(stage: Stage, evidence: Evidence, size: int) -> None:
+    """The memory of a start beside a write-ahead log of so many bytes, and beside none; then it is short again."""
+    source = stage.folder / "source.sqlite3"
+    store = SqliteStore(str(source))
+    store.open()
+    messages = [Message(1, 2, 1, 1, "x" * 16_000, 0.0)] * 500
+    count = 0
+    with closing(sqlite3.connect(source, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM block").fetchall()
+        while (long := Path(f"{source}-wal").stat().st_size) < size:
+            count = store.append(messages)[-1]
+        # As a SIGKILL leaves them; under other names, for the store to have nothing to copy when it closes.
+        source.rename(stage.log)
+        Path(f"{source}-wal").rename(f"{stage.log}-wal")
+    store.close()
+    grown = most_memory(stage, "--message-log", f"sqlite:{stage.log}") - most_memory(
+        stage, "--message-log", f"sqlite:{stage.folder / 'empty.sqlite3'}"
+    )
+    with closing(sqlite3.connect(stage.log)) as log:
+        assert log.execute("SELECT max(number) FROM message WHERE block > ?", (count - 200,)).fetchone() == (count,)
+    evidence.count("MB of write-ahead log", long // 1_000_000, at_least=size // 1_000_000)
+    evidence.figure(f"a start takes {grown / 1e6:.1f} MB more with it")
+    assert grown < 50e6, f"a start takes {grown / 1e6:.1f} MB more with a write-ahead log of {long / 1e6:.0f} MB"
+
+
+def most_memory(stage: Stage, *options: str) -> int:
+    """The most memory that a relay has held when it listens and has stopped being busy, in bytes."""
+    with stage.relay(*options) as relay:
+        for line in Path(f"/proc/{relay.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError("the kernel does not tell VmHWM")
 
 
 # Files that are moved ---------------------------------------------------------------------
@@ -478,10 +519,77 @@ def a_disk_that_turned_read_only(stage: Stage, evidence: Evidence) -> None:
     evidence.figure(f"recovered after {seconds:.2f} s")
 
 
+REOPENED = "newfstatat:error=EIO:when=1"
+"""Has the relay close the log, and open it again."""
+
+FAULTS = (
+    *((f"newfstatat:error={error}",) for error in ("EACCES", "EIO", "ELOOP", "ENOTDIR", "ENAMETOOLONG", "ESTALE")),
+    *(
+        (REOPENED, f"openat:error={error}")
+        for error in ("EACCES", "EIO", "ELOOP", "ENOSPC", "EROFS", "EMFILE", "ESTALE")
+    ),
+    *((REOPENED, f"flock:error={error}") for error in ("EIO", "ENOLCK", "EACCES")),
+    *((REOPENED, f"fcntl:error={error}") for error in ("EIO", "ENOLCK")),
+    *((REOPENED, f"{call}:error=EIO") for call in ("pread64", "ftruncate", "unlink", "fstat", "mmap")),
+    *((f"fdatasync:error={error}",) for error in ("EIO", "ENOSPC", "ESTALE")),
+    *((f"pwrite64:error={error}",) for error in ("EIO", "ENOSPC", "EROFS", "EDQUOT")),
+)
+"""What system calls on the files of a message log may return."""
+
+
+def errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
+    """Each system call on the files returns each error for a while, one after another, in one relay."""
+    log = linked(stage)
+    accepted: list[str] = []
+    refused: Counter[str] = Counter()
+    files = [log.parent, *(Path(f"{log}{suffix}") for suffix in ("", "-wal", "-shm", ".lock"))]
+    with stage.relay("--ops-listen", "tcp:0", measured=True) as relay, relay.client() as alice:
+        alice.log_in("alice-session")
+
+        def send(content: str) -> bool:
+            alice.send(1, content)
+            while (frame := alice.hear()).get("type") != "send-request-response":
+                assert frame["message"]["content"] == content, frame
+            assert frame["response"]["value"] or frame["response"]["reason"] == "log-unavailable", frame
+            if frame["response"]["value"]:
+                accepted.append(content)
+            return bool(frame["response"]["value"])
+
+        for fault in FAULTS:
+            name = " ".join(fault)
+            with meanwhile(relay, *fault, files=files):
+                # Some are met when the log is opened again, half a second later.
+                for number in range(12):
+                    if not send(f"{name} {number}"):
+                        refused[name] += 1
+                        if refused[name] == 1:
+                            assert relay.ops("GET", "/readyz")[0] == 503, name
+                    time.sleep(0.1)
+            began = time.monotonic()
+            while not send(f"{name} after {time.monotonic()}"):
+                assert time.monotonic() - began < PATIENCE, f"not accepted {PATIENCE} s after {name}"
+                time.sleep(0.05)
+            assert relay.ops("GET", "/readyz")[0] == 200, name
+        relay.stop()
+    print(refused)
+    told = [line for line in relay.output if "please report it" in line or "Traceback" in line]
+    assert not told, told
+    logged = [row.content for row in read_log(stage.log) if row.delivered]
+    assert logged == accepted, sorted(set(logged) ^ set(accepted))
+    evidence.count("faults", len(FAULTS), at_least=len(FAULTS))
+    evidence.count("of them refused messages", len(refused), at_least=len(FAULTS) * 3 // 4)
+    evidence.count("messages refused", refused.total(), at_least=len(FAULTS) * 3)
+    evidence.count("acknowledged", len(accepted), at_least=len(FAULTS))
+
+
 @contextmanager
-def meanwhile(relay: RelayProcess, *inject: str) -> Iterator[None]:
-    """Let a running relay meet faults, as strace's ``-e inject=`` takes them, and then no more."""
+def meanwhile(relay: RelayProcess, *inject: str, files: Sequence[Path] = ()) -> Iterator[None]:
+    """Let a running relay meet faults, as strace's ``-e inject=`` takes them, and then no more.
+
+    :param files: only system calls on these meet them.
+    """
     options = [word for fault in inject for word in ("-e", f"inject={fault}")]
+    options += [word for file in files for word in ("-P", str(file))]
     traced = ",".join(fault.partition(":")[0] for fault in inject)
     command = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={traced}", *options, "-p", str(relay.pid)]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -47,6 +47,17 @@ def test_a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidenc
 
 
 @strace
+def test_errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
+    """In one form."""
+    durability.errors_of_the_file_system(stage, evidence)
+
+
+def test_a_start_with_a_long_write_ahead_log(stage: Stage, evidence: Evidence, full: bool) -> None:
+    """1.5 GB; in the short form 250 MB."""
+    durability.a_start_with_a_long_write_ahead_log(stage, evidence, 1_500_000_000 if full else 250_000_000)
+
+
+@strace
 def test_a_sync_precedes_every_answer_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
     """20,000 answers; in the short form 2,000."""
     durability.a_sync_precedes_every_answer(stage, evidence, answers=20_000 if full else 2_000)

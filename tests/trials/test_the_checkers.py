@@ -18,6 +18,7 @@ from tests.end_to_end import (
     test_denied_logins,
     test_fast_path,
     test_full_load,
+    test_log_files,
     test_send_limits,
     test_tls,
     test_who_gets_in,
@@ -58,6 +59,21 @@ class Trials:
 
     def sigkill_under_load(self) -> None:
         durability.killed_under_load(self.stage, self.evidence, rounds=2)
+
+    def a_log_is_rotated_under_load(self) -> None:
+        durability.rotated_under_load(self.stage, self.evidence, rounds=1)
+
+    def a_write_ahead_log_is_removed_under_load(self) -> None:
+        durability.a_write_ahead_log_is_removed_under_load(self.stage, self.evidence, rounds=1)
+
+    def a_second_relay(self) -> None:
+        (self.stage.folder / "disk").mkdir()
+        test_log_files.test_a_second_relay_is_refused_although_the_lock_was_removed(
+            self._start, self.stage.site, self.stage.folder, self.stage.folder / "disk"
+        )
+
+    def a_start_with_a_long_write_ahead_log(self) -> None:
+        durability.a_start_with_a_long_write_ahead_log(self.stage, self.evidence, 100_000_000)
 
     def a_sync_precedes_every_answer(self) -> None:
         durability.a_sync_precedes_every_answer(self.stage, self.evidence, answers=400)
@@ -179,6 +195,12 @@ CAUGHT: list[Caught] = [
     ("answers before the commit", Trials.a_sync_precedes_every_answer, "C1: .* before it was synced"),
     ("drops the sync", Trials.unsynced_writes_are_lost, "C1"),
     ("writes every thousandth batch", Trials.sigkill_under_load, "C1: .* is not in the log|C8"),
+    (
+        "lets SQLite throw an orphaned write-ahead log away",
+        Trials.a_log_is_rotated_under_load,
+        "C1: .* is not in the log|C8",
+    ),
+    ("goes by the name of a link", Trials.a_write_ahead_log_is_removed_under_load, "C1|C8"),
     ("reorders what it delivers", Trials.full_load, "out of order"),
     ("delivers what it refuses", Trials.one_sync_fails_under_load, "C3: .* was refused and delivered"),
     ("forgets messages-per-second", Trials.bursts, "rate-limited"),
@@ -191,6 +213,8 @@ CAUGHT: list[Caught] = [
 CAUGHT_IN_FULL: list[Caught] = [
     ("answers before the commit", Trials.unsynced_writes_are_lost, "C1: .* is not in the log|C8"),
     ("drops the sync", Trials.a_sync_precedes_every_answer, "C1: .* before it was synced"),
+    ("locks a file that can be removed, and no other", Trials.a_second_relay, "it started"),
+    ("reads a write-ahead log at once", Trials.a_start_with_a_long_write_ahead_log, "MB more with a write-ahead log"),
     ("leaves a message out of the log", Trials.full_load, "C1: .* is not in the log|C8"),
     ("logs a message twice", Trials.full_load, "C1: .* more than once"),
     ("reorders what it logs", Trials.full_load, "C7: .* is out of order in the log"),
