@@ -1,13 +1,17 @@
-"""The `chatrelay` command, as far as it needs no message log."""
+"""The `chatrelay` command: what it says, and where."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from chatrelay.cli import json_line, main
-from chatrelay.messagelog.sqlite import LoggedMessage
+from chatrelay.interfaces import Message
+from chatrelay.messagelog.sqlite import MIGRATIONS, LoggedMessage, SqliteStore
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,6 +19,8 @@ def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr()
     assert said.out == ""  # standard output is for data
     assert "print the message log as JSON Lines" in said.err
+    assert "copy the message log to a file, while the relay runs or not" in said.err
+    assert "put a backup in the place of the message log" in " ".join(said.err.split())
     assert "twistd -n chatrelay --help" in said.err
     assert "error" not in said.err
 
@@ -47,3 +53,78 @@ def test_what_a_terminal_would_act_on_is_escaped(character: str) -> None:
 @pytest.mark.parametrize("content", ["Grüße, Łódź", "مرحبا\u200f!", "👩\u200d🚀", "\xa0"])
 def test_what_people_write_is_printed_as_it_is(content: str) -> None:
     assert content in json_line(LoggedMessage(1, "a", "b", "0", content, 0, delivered=True))
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_the_help_of_a_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"example: chatrelay {command} --message-log sqlite:/" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("command", "done"), [("messages", "read"), ("backup", "backed up"), ("restore", "restored")])
+@pytest.mark.parametrize("url", ["memory:", "none"])
+def test_a_message_log_in_no_file_is_refused(
+    command: str, done: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [command, "--message-log", url, *([] if command == "messages" else ["file"])]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"chatrelay: a {url.rstrip(':')} message log can't be {done} from outside the relay\n"
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_command_without_its_file_is_misused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command])
+    assert end.value.code == 2
+    assert "the following arguments are required" in capsys.readouterr().err
+
+
+def test_what_was_done_is_one_line_or_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, backup = tmp_path / "log", tmp_path / "backup"
+    store = SqliteStore(str(log))
+    store.open()
+    store.append([Message(1, 2, "id", "23", "hej", 1_700_000_000.5)])
+    store.close()
+    url = f"sqlite:{log}"
+    assert main(["backup", "--message-log", url, str(backup)]) == 0
+    size = backup.stat().st_size
+    last = "the last one of 2023-11-14T22:13:20.500000Z"
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"backed up 1 message ({size // 1024} KiB), {last}, to {backup}\n", "")
+    assert main(["restore", "--yes", "--json", "--message-log", url, str(backup)]) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told.pop("kept").startswith(f"{log}.replaced-")
+    assert (told, said.err) == (
+        {
+            "messageLog": str(log),
+            "messages": 1,
+            "lastReceivedAt": "2023-11-14T22:13:20.500000Z",
+            "schema": len(MIGRATIONS),
+            "bytes": size,
+        },
+        "",
+    )
+    assert main(["restore", "--message-log", f"sqlite:{tmp_path / 'new'}", str(backup)]) == 0
+    assert capsys.readouterr().out.startswith(f"restored 1 message ({size // 1024} KiB), {last}, to {tmp_path / 'new'}")
+
+
+def test_a_damaged_log_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log"
+    store = SqliteStore(str(log))
+    store.open()
+    store.append([Message(1, 2, "id", "23", "hej", 1_700_000_000.5)])
+    store.close()
+    with closing(sqlite3.connect(log, isolation_level=None)) as connection:
+        connection.execute("UPDATE block SET first_number = 2")
+    assert main(["backup", "--message-log", f"sqlite:{log}", str(tmp_path / "backup")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        f"chatrelay: what was copied from {log} is damaged: "
+        "message 1 is missing, the next one is 2; no backup was made\n"
+    )

@@ -295,7 +295,7 @@ class Options(SynchronousTestCase):
 
     OF_OTHER_PROGRAMS = frozenset(
         {"config", "deploy-hook", "gid", "header", "help", "json", "logfile", "logger"}
-        | {"peer", "pidfile", "reactor", "rounds", "scenario", "syslog", "uid", "ulimit", "umask", "window"}
+        | {"peer", "pidfile", "reactor", "rounds", "scenario", "syslog", "uid", "ulimit", "umask", "window", "yes"}
     )
 
     def test_no_page_names_an_option_that_is_not_there(self) -> None:

@@ -1,4 +1,4 @@
-"""The message log in an SQLite file: which files it is in, its schema, its store, the thread that writes, and reading.
+"""The message log in an SQLite file: its files, its schema, its store, the thread that writes, reading, and copies.
 
 The names below are what other parts of chatrelay use. Everything else is for the modules of this package.
 """

@@ -1,0 +1,375 @@
+"""`chatrelay backup` and `chatrelay restore`: beside a relay under load, killed at every step, and on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatrelay.interfaces import Message
+from chatrelay.messagelog.sqlite import SqliteStore, read_messages
+from tests.end_to_end.programs import HIGH_RATES, PATIENCE, ROOT, RelayProcess
+from tests.end_to_end.promise import read_log
+from tests.end_to_end.saturation import USERS, Crowd, Part, by_turns
+
+SIDES = ("-wal", "-shm", "-journal")
+
+
+def arguments(words: tuple[object, ...], prelude: str = "") -> tuple[list[str], dict[str, str]]:
+    """`chatrelay COMMAND --message-log sqlite:LOG …` as a process, and its environment.
+
+    :param prelude: Python to run before it begins.
+    """
+    name, log, *rest = map(str, words)
+    program = f"import sys\n{prelude}\nfrom chatrelay.cli import main\nsys.exit(main(sys.argv[1:]))"
+    # Not in the coverage: a process that is killed tells nothing.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+    return [sys.executable, "-c", program, name, "--message-log", f"sqlite:{log}", *rest], environment
+
+
+def command(*words: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Run it without a terminal."""
+    line, environment = arguments(words, prelude)
+    return subprocess.run(
+        line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * PATIENCE
+    )
+
+
+def fill(path: Path, *counts: int) -> SqliteStore:
+    """A message log with so many messages in each batch, still open."""
+    store = SqliteStore(str(path))
+    store.open()
+    number = 0
+    for count in counts:
+        store.append(
+            [Message(n % 7, n % 5, n, str(n), f"content {n}", 1_700_000_000.0) for n in range(number, number + count)]
+        )
+        number += count
+    return store
+
+
+def expected(count: int) -> list[str]:
+    """What so many messages say."""
+    return [f"content {number}" for number in range(count)]
+
+
+def contents(path: Path) -> list[str]:
+    """What the messages in a log say, as `chatrelay messages` prints them; the file is looked at, too."""
+    printed = command("messages", path)
+    assert printed.returncode == 0, printed.stderr
+    found = [json.loads(line)["content"] for line in printed.stdout.splitlines()]
+    assert found == [row.content for row in read_log(path)]
+    return found
+
+
+def said_in(path: Path) -> list[str]:
+    """The same, without a process: where it is looked at often."""
+    return [message.content for message in read_messages(str(path))]
+
+
+# Under load ------------------------------------------------------------------
+
+
+def acknowledged(crowd: Crowd) -> set[str]:
+    """The contents of the messages that were acknowledged so far."""
+    found = set()
+    for talker in crowd.talkers:
+        account = talker.account()
+        contents = {request.id: request.content for request in account.requests}
+        for frame in account.heard:
+            if frame["type"] == "send-request-response" and frame["response"]["value"]:
+                found.add(contents[frame["response"]["id"]])
+    return found
+
+
+def test_a_backup_beside_a_relay_under_load_is_whole_and_refuses_nobody(
+    start_relay: Callable[..., RelayProcess], site: Any, tmp_path: Path
+) -> None:
+    log, destination = tmp_path / "chatrelay.sqlite3", tmp_path / "copy"
+    relay = start_relay(*HIGH_RATES, measured=False)
+    with Crowd(relay, site) as crowd:
+        for seed, uid in enumerate(USERS):
+            crowd.join(uid, Part(by_turns(USERS, seed), window=8, padding=2000))
+        crowd.begin()
+        crowd.press(0.1, answers=3000)
+        before = acknowledged(crowd)
+        answered = crowd.accepted
+        line, environment = arguments(("backup", log, destination, "--json"))
+        # Commits come between any two steps of the copy: one that began again after each would never end.
+        with subprocess.Popen(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            crowd.until(lambda: process.poll() is not None, "make a backup", 4 * PATIENCE)
+            printed, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+        meanwhile = crowd.accepted - answered
+        crowd.press(0.1, answers=10)
+        crowd.settle()
+        assert crowd.refused == 0
+        assert meanwhile > 100
+        after = acknowledged(crowd)
+    copied = contents(destination)
+    assert json.loads(printed)["messages"] == len(copied)
+    assert before <= set(copied)
+    relay.stop()
+    everything = contents(log)
+    assert set(copied) <= set(everything)
+    assert copied == everything[: len(copied)]  # without holes
+    assert after == set(everything)
+    # And back, while no relay runs.
+    restored = command("restore", log, destination, "--yes", "--json")
+    assert restored.returncode == 0, restored.stderr
+    kept = json.loads(restored.stdout)["kept"]
+    assert contents(log) == copied
+    assert contents(Path(kept)) == everything
+    with start_relay().client() as alice:
+        alice.log_in("alice-session")
+        alice.send(1, "afterwards")
+        assert alice.hear()["message"]["content"] == "afterwards"
+    assert contents(log) == [*copied, "afterwards"]
+
+
+def test_a_log_is_not_restored_under_a_relay(start_relay: Callable[..., RelayProcess], tmp_path: Path) -> None:
+    fill(tmp_path / "source", 40).close()
+    assert command("backup", tmp_path / "source", tmp_path / "backup").returncode == 0
+    log = tmp_path / "chatrelay.sqlite3"
+    with start_relay().client() as alice:
+        alice.log_in("alice-session")
+        refused = command("restore", log, tmp_path / "backup", "--yes")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr == f"chatrelay: a relay, or another command, has {log} open: stop it first\n"
+        alice.send(1, "still here")
+        assert alice.hear()["message"]["content"] == "still here"
+    assert contents(log) == ["still here"]
+
+
+# Killed ----------------------------------------------------------------------
+
+CALLS = ("open", "link", "rename", "replace", "unlink", "fsync", "fdatasync", "fchmod", "pwrite")
+
+KILLER = f"""
+import os, signal, sqlite3
+import chatrelay.messagelog.sqlite.backup as backup
+count = 0
+def killing(real):
+    def call(*arguments, **options):
+        global count
+        for _ in "ba":  # before it, and after
+            count += 1
+            if count == AT:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if _ == "b":
+                result = real(*arguments, **options)
+        return result
+    return call
+for name in {CALLS!r}:
+    setattr(os, name, killing(getattr(os, name)))
+# As often as possible, for a small database.
+backup.COPY_PAGES, backup.SYNC_BYTES = 5, 4096
+"""
+"""Kills the process before or after the ``AT``-th system call that changes something."""
+
+
+def killed(path: Path, *counts: int) -> None:
+    """A message log as a killed relay leaves it: what was committed last is in the ``-wal``."""
+    original = path.with_name("original")
+    store = fill(original, *counts)
+    for suffix in ("", "-wal", "-shm"):
+        shutil.copy(f"{original}{suffix}", f"{path}{suffix}")
+    store.close()
+    for suffix in ("", ".lock"):
+        os.unlink(f"{original}{suffix}")
+    assert os.path.getsize(f"{path}-wal") > 4096
+
+
+def killed_everywhere(words: Callable[[], tuple[object, ...]]) -> Iterator[bool]:
+    """Run a command again and again, killed one step later each time, until it ends by itself; whether it was killed."""
+    at = 0
+    while True:
+        at += 1
+        ended = command(*words(), prelude=f"AT = {at}\n{KILLER}")
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+        yield ended.returncode != 0
+        if ended.returncode == 0:
+            assert at > 10
+            return
+
+
+def test_a_backup_killed_at_any_step_leaves_a_good_one_or_none(tmp_path: Path) -> None:
+    log, destination = tmp_path / "log", tmp_path / "copy"
+    fill(log, 3, 247).close()
+    for _ in killed_everywhere(lambda: ("backup", log, destination)):
+        if destination.exists():
+            assert said_in(destination) == expected(250)
+            destination.unlink()
+    assert sorted(os.listdir(tmp_path)) == ["log", "log-shm", "log-wal", "log.lock"]
+
+
+def test_a_restore_killed_at_any_step_leaves_the_old_log_or_the_new(tmp_path: Path) -> None:
+    log, backup = tmp_path / "log", tmp_path / "backup"
+    fill(tmp_path / "source", 40).close()
+    assert command("backup", tmp_path / "source", backup).returncode == 0
+    old, new = expected(63), expected(40)
+    left = set()
+
+    def words() -> tuple[object, ...]:
+        for name in os.listdir(tmp_path):
+            if name != "backup":
+                (tmp_path / name).unlink()
+        killed(log, 3, 60)
+        return ("restore", log, backup, "--yes")
+
+    for was_killed in killed_everywhere(words):
+        # The files are read as a relay would find them.
+        found = said_in(log)
+        assert found in (old, new)
+        left.add((was_killed, found == new))
+        if found == old and was_killed:
+            again = command("restore", log, backup, "--yes", "--json")
+            assert again.returncode == 0, again.stderr
+        assert said_in(log) == new
+        kept = [name for name in os.listdir(tmp_path) if "replaced" in name and not name.endswith(SIDES)]
+        assert [said_in(tmp_path / name) for name in kept] == [old]
+        assert not [name for name in os.listdir(tmp_path) if "unfinished" in name]
+        assert os.stat(log).st_nlink == 1
+    assert left == {(True, False), (True, True), (False, True)}
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("name", ["backup", "restore"])
+def test_an_interrupted_command_leaves_nothing_and_says_so(
+    tmp_path: Path, name: str, sign: signal.Signals, status: int
+) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    fill(log, 250).close()
+    if name == "restore":
+        fill(other, 40).close()
+    before = set(os.listdir(tmp_path))
+    slow = """
+import signal, time, chatrelay.cli as cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell runs the tests in the background
+def report(self, *_):
+    print("begun", flush=True)
+    while True:  # a signal that comes just before a sleep begins does not end it
+        time.sleep(0.1)
+cli.Progress.__call__ = report
+"""
+    line, environment = arguments((name, log, other, "--yes"), slow)
+    with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(sign)
+        _, errors = process.communicate(timeout=PATIENCE)
+    done = {"backup": "no backup was made", "restore": "nothing was restored"}[name]
+    assert (process.returncode, errors) == (status, f"chatrelay: interrupted; {done}\n")
+    left = {file for file in os.listdir(tmp_path) if not file.endswith(SIDES)}
+    assert left - before == set()
+    assert contents(log) == expected(250)
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fill(log, 250).close()
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({8 * 4096}, {8 * 4096}))"
+    ended = command("backup", log, tmp_path / "copy", prelude=limited)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.count("\n") == 1
+    assert f"chatrelay: {tmp_path}/copy.unfinished cannot be written: " in ended.stderr
+    assert not (tmp_path / "copy").exists()
+    assert not (tmp_path / "copy.unfinished").exists()
+
+
+# On a terminal ---------------------------------------------------------------
+
+
+def on_a_terminal(*words: object, answer: str = "") -> tuple[int, str]:
+    """Run it on a terminal; its exit status, and what the terminal was sent.
+
+    :param answer: typed when it asks.
+    """
+    prelude = (
+        "import fcntl, termios, chatrelay.cli as cli; cli.Progress.SECONDS = 0; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    )
+    line, environment = arguments(words, prelude)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        line, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        said = ""
+        until = time.monotonic() + 2 * PATIENCE
+        while time.monotonic() < until:
+            if not select.select([ours], [], [], 0.1)[0]:
+                continue
+            try:
+                said += os.read(ours, 4096).decode()
+            except OSError:  # it has ended
+                break
+            if answer and said.endswith("[y/N] "):
+                os.write(ours, answer.encode())
+                answer = ""
+        os.close(ours)
+    return process.returncode, said.replace("\r\n", "\n")
+
+
+def test_progress_is_shown_on_a_terminal_and_taken_away(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fill(log, *[500] * 10).close()
+    status, said = on_a_terminal("backup", log, tmp_path / "copy")
+    assert status == 0
+    *progress, report = said.split("\r")
+    assert progress[0] == ""
+    assert {re.fullmatch(r"(copying|checking) [ \d]\d % *| *", line) is not None for line in progress} == {True}
+    assert [line for line in progress if "copying" in line]
+    assert [line for line in progress if "checking" in line]
+    assert not progress[-1].strip()
+    assert re.fullmatch(r"backed up 5,000 messages \([\d.]+ [KM]iB\), the last one of .*Z, to .*/copy\n", report)
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1), ("\x03", 130)])
+def test_a_terminal_is_asked_before_anything_is_replaced(tmp_path: Path, answer: str, status: int) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    fill(log, 5).close()
+    fill(other, 3).close()
+    ended, said = on_a_terminal("restore", log, other, answer=answer)
+    assert ended == status, said
+    assert f"{log} exists, and holds 5 messages (" in said
+    assert "Replace it by 3 messages (" in said
+    assert contents(log) == expected(5 if status else 3)
+    (tmp_path / "copy").write_text("precious")
+    ended, said = on_a_terminal("backup", other, tmp_path / "copy", answer=answer)
+    assert ended == status, said
+    assert f"{tmp_path}/copy exists. Replace it? [y/N] " in said
+    if status:
+        assert (tmp_path / "copy").read_text() == "precious"
+    else:
+        assert contents(tmp_path / "copy") == expected(3)
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_replaced(tmp_path: Path) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    fill(log, 5).close()
+    fill(other, 3).close()
+    ended = command("restore", log, other)
+    assert ended.returncode == 1
+    assert re.fullmatch(
+        f"chatrelay: {log} exists, and holds 5 messages .*: replace it with --yes, which keeps it under another name\n",
+        ended.stderr,
+    )
+    ended = command("backup", log, other)
+    assert ended.returncode == 1
+    assert ended.stderr == f"chatrelay: {other} exists: name another destination, or replace it with --yes\n"
+    assert contents(log) == expected(5)
+    assert contents(other) == expected(3)
