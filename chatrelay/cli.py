@@ -96,9 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (head, a pager) has seen enough. Python would complain
-        # when it flushes standard output at exit, so that goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()  # the reader (head, a pager) has seen enough
         return 0
     except KeyboardInterrupt:
         return 130
@@ -126,12 +124,24 @@ def _path(url: str, verb: str) -> str:
     return sqlite_path(url)
 
 
+def _print_no_more() -> None:
+    """Let what is still to be printed go nowhere: Python complains if it can't be at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _messages(options: argparse.Namespace) -> int:
     try:
         for message in read_messages(_path(options.message_log, "read")):
             print(json_line(message))
+        sys.stdout.flush()
     except (BadMessageLogURL, LogUnavailable) as error:
         print(f"chatrelay: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of standard output: reading raises LogUnavailable
+        print(f"chatrelay: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        _print_no_more()
         return 1
     return 0
 

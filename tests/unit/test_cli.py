@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from chatrelay.cli import json_line, main
 from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import MIGRATIONS, LoggedMessage, SqliteStore
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +115,19 @@ def test_what_was_done_is_one_line_or_one_object(tmp_path: Path, capsys: pytest.
     )
     assert main(["restore", "--message-log", f"sqlite:{tmp_path / 'new'}", str(backup)]) == 0
     assert capsys.readouterr().out.startswith(f"restored 1 message ({size // 1024} KiB), {last}, to {tmp_path / 'new'}")
+
+
+def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "log"))
+    store.open()
+    for count in (1, 500):  # found when it ends, and while it prints
+        store.append([Message(1, 2, "id", "23", "hej", 1_700_000_000.5)] * count)
+        command = [sys.executable, "-m", "chatrelay.cli", "messages", "--message-log", f"sqlite:{tmp_path / 'log'}"]
+        with open("/dev/full", "wb") as full:
+            ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert ran.stderr == "chatrelay: standard output cannot be written: No space left on device\n"
+        assert ran.returncode == 1
+    store.close()
 
 
 def test_a_damaged_log_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
