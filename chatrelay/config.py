@@ -392,7 +392,8 @@ class Config:
     )
     unread_size: int = _option(
         1024 * 1024,
-        "How much a client may leave unread; past it the connection is closed with 4002 and counts as gone.",
+        "How much may be unsent or unacknowledged for a client, what the kernel holds included; past it the connection "
+        "is closed with 4002 and counts as gone.",
         unit="bytes",
         zero="no limit: one client that reads slowly can fill the memory",
         kind=int,
@@ -400,7 +401,7 @@ class Config:
     unread_time: float = _option(
         10.0,
         "A client that is behind (more than 64 KiB wait for it here) and takes neither all of that nor 64 KiB in "
-        "this time is closed with 4002.",
+        "this time is closed with 4002; what it takes faster counts ahead.",
         unit="seconds",
         zero="no limit: who takes a byte now and then keeps up to unread-size of memory",
         kind=float,

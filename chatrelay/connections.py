@@ -22,7 +22,8 @@ from chatrelay.config import Config
 from chatrelay.ends import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
 from chatrelay.limits import Deadlines
 from chatrelay.liveness import Pings
-from chatrelay.outgoing import SlowReaders, beneath
+from chatrelay.outgoing import beneath
+from chatrelay.pace import SlowReaders
 from chatrelay.relay import Relay
 from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep

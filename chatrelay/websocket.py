@@ -679,13 +679,15 @@ class ChatProtocol(WebSocketServerProtocol):
         """
         if self.state != self.STATE_OPEN:
             return  # the same look at the deadlines has closed it
+        self.outgoing.before_ping()
         if not self.outgoing.is_left_to_slow_readers and self.outgoing.within_budget(MAX_HEADER):
             self.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
             self.factory.pings.sent(self, self.factory.active.now())
 
     def ping_unanswered(self) -> None:
         """The ping-timeout has passed."""
-        if self.outgoing.is_left_to_slow_readers:
+        outgoing = self.outgoing
+        if outgoing.is_left_to_slow_readers or outgoing.may_not_have_read_the_ping(self.factory.config.ping_timeout):
             self.factory.pings.sent(self, self.factory.active.now())  # the ping is still out when that time is over
         else:
             self.close(CloseCode.NO_PONG, "no answer to pings")

@@ -560,6 +560,10 @@ class Model:
         self._look_at_pings()
         for c in self.connections:
             if c.behind_since is not None and c.behind_since + UNREAD_TIME <= now and c.state is not State.ENDED:
+                if not c.stream.unacknowledged:
+                    self.count("clients behind that had taken all the kernel had")
+                    c.behind_since = now
+                    continue
                 self.count("slow readers closed by their time")
                 self._close(c, 4002)
 

@@ -123,8 +123,29 @@ class Socket:
     def getsockname(self) -> tuple[str, int]:
         return "192.0.2.1", 8080
 
-    def getsockopt(self, *_: Any) -> bytes:
-        return b""  # it knows nothing of what TCP does
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes in the send queue: what the client has not read."""
+        return len(self.written) - self.read_off
+
+
+class Kernel:
+    """What `chatrelay.sendqueue` asks and tells the kernel of a `Socket`; it stands in its place."""
+
+    def bound(self, connection: Socket, budget: int) -> int:
+        return ROOM
+
+    def unacknowledged(self, connection: Socket) -> int:
+        return connection.unacknowledged
+
+    def acknowledged(self, connection: Socket) -> int:
+        return connection.read_off
+
+    def give_up_after(self, connection: Socket, seconds: float) -> bool:
+        return True
+
+    def attempts(self, connection: Socket) -> tuple[int, int, float]:
+        return 0, 0, 0.0
 
 
 class NotDirect(tcp.Server):
@@ -182,6 +203,11 @@ class Stream:
         """Bytes that the transport holds."""
         transport = self._transport
         return len(transport.dataBuffer) - transport.offset + int(transport._tempDataLen)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that the kernel holds."""
+        return self._socket.unacknowledged
 
     @property
     def total(self) -> int:

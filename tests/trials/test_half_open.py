@@ -155,7 +155,7 @@ def links_taken_down(half: Half, evidence: Evidence) -> None:
         alice.log_in("alice-session")
         assert ip("-n", name, "link", "set", f"{name}-b", "down")
         # What is never acknowledged the system notices; who is behind is not pinged before that.
-        for _ in range(15):
+        for _ in range(28):  # more than the kernel holds
             alice.send(unlinked[0], "Are you there? " * 1000)
             assert alice.hear()["response"]["value"] is True
         took = until_all_are_found(relay, "unlinked", half.limit)

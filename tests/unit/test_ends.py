@@ -15,9 +15,10 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
-from chatrelay import ends, outgoing
+from chatrelay import ends, sendqueue
 from chatrelay.jsonlog import line_of
-from chatrelay.outgoing import OutgoingBuffer, SlowReaders, Turn, seconds_unacknowledged
+from chatrelay.outgoing import OutgoingBuffer, Turn, seconds_unacknowledged
+from chatrelay.pace import SlowReaders
 from chatrelay.websocket import MAX_REFUSED
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
 from tests.unit.test_websocket import CLOSE, frame
@@ -102,7 +103,7 @@ class Acknowledged(SynchronousTestCase):
 
     def test_what_linux_tells_of_a_real_one_is_as_long_as_is_read(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()) as near:
-            info = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, outgoing.TCP_INFO_SIZE)
+            info = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, sendqueue.TCP_INFO_SIZE)
             self.assertGreaterEqual(len(info), 60)
             self.assertEqual(info[0], 1)  # established: it is the struct that is meant
             self.assertEqual(seconds_unacknowledged(near), 0.0)

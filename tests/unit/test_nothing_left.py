@@ -26,7 +26,7 @@ from chatrelay.limits import Deadlines, SendLimits
 from chatrelay.liveness import Pings
 from chatrelay.logins import Logins
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.outgoing import SlowReaders
+from chatrelay.pace import SlowReaders
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldAuthenticator

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib  # not its names: trial takes a module's `suppress` for warnings of its own
+import select
 import socket
+import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from chatrelay.outgoing import LEAST_TAKEN, OutgoingBuffer, SlowReaders, Turn
+from chatrelay import sendqueue
+from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.pace import LEAST_TAKEN, MAX_AHEAD, SlowReaders, ahead_of_pace, left_of_pace
 
-ROOM = 64 * 1024
-"""About how much the system takes for a client before it reads, in bytes."""
+MIB = 1024 * 1024
+SMALL = 4096
+"""Bytes of a client's receive buffer that fills at once; the kernel doubles them."""
+
+USUAL = 0
+"""The system's own receive buffer."""
+
+
+class PolledReactor(MemoryReactorClock):
+    """A reactor that writes where the system says that a socket can be written."""
+
+    def turn(self) -> None:
+        """Look once."""
+        _, writable, _ = select.select([], self.getWriters(), [], 0)
+        for transport in writable:
+            transport.doWrite()
 
 
 class Closing:
@@ -31,24 +55,34 @@ class Closing:
         raise AssertionError
 
 
-class OutgoingTests(SynchronousTestCase):
+class OutgoingTestCase(SynchronousTestCase):
     """A buffer over a real transport over a real socket, whose turns are taken by hand."""
 
     def setUp(self) -> None:
         self.soon: list[Callable[[], None]] = []
         self.turn = Turn(self.soon.append)
         self.now = 0.0
+        self.reactor = PolledReactor()
         self.slow_readers = SlowReaders(10, lambda: self.now)
         self.protocol, self.client, self.transport, self.buffer = self.connection()
 
-    def connection(self, budget: int = 1000) -> tuple[Closing, socket.socket, Any, OutgoingBuffer]:
+    def connection(
+        self, budget: int = MIB, room: int = SMALL, unix: bool = False
+    ) -> tuple[Closing, socket.socket, Any, OutgoingBuffer]:
         """A client, and the relay's side of its connection."""
-        client, accepted = socket.socketpair()
+        if unix:
+            client, accepted = socket.socketpair()
+        else:
+            client = socket.socket()
+            if room:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            with socket.create_server(("127.0.0.1", 0)) as port:
+                client.connect(port.getsockname())
+                accepted, _ = port.accept()
         for end in (client, accepted):
             end.setblocking(False)
             self.addCleanup(end.close)
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
-        transport = Server(accepted, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
+        transport = Server(accepted, None, ("192.0.2.1", 4321), None, 0, self.reactor)  # type: ignore[arg-type]
         protocol = Closing()
         buffer = OutgoingBuffer(protocol, transport, self.turn, self.slow_readers, budget, fast=True)
         buffer.open()
@@ -59,6 +93,38 @@ class OutgoingTests(SynchronousTestCase):
         soon, self.soon[:] = list(self.soon), []
         for call in soon:
             call()
+        self.reactor.turn()
+
+    def send(self, buffer: OutgoingBuffer, size: int) -> int:
+        """Send messages, each in a turn of its own; how many bytes of them could be sent."""
+        sent = 0
+        while sent < size and buffer.send(b"x" * 1000):
+            sent += 1004
+            self.end_turn()
+        return sent
+
+    def pull(self, client: socket.socket, count: int) -> int:
+        """Have a client read so much as there is, while the reactor writes; how much it was."""
+        left, patience = count, time.monotonic() + 0.25  # of the kernel's: an ACK may be put off for 40 ms
+        while left > 0 and time.monotonic() < patience:
+            self.reactor.turn()
+            try:
+                left -= len(client.recv(min(left, 4096)))
+            except BlockingIOError:
+                time.sleep(0.001)
+            else:
+                patience = time.monotonic() + 0.25
+        self.reactor.turn()
+        return count - left
+
+    def sweep(self) -> None:
+        """Look at the deadlines."""
+        for slow in self.slow_readers.expired(self.now):
+            slow.unread_for_long()
+
+
+class Writing(OutgoingTestCase):
+    """What goes straight to the socket, and what does not."""
 
     def test_one_turn_is_one_write(self) -> None:
         self.buffer.send(b"one")
@@ -87,85 +153,296 @@ class OutgoingTests(SynchronousTestCase):
         self.end_turn()
         self.assertEqual(self.client.recv(100), b"\x81\x05again")
 
-    def fill(self) -> None:
-        """Send until the client is behind."""
-        while not self.transport.dataBuffer and not self.transport._tempDataBuffer:
-            self.buffer.send(b"x" * 100)
-            self.buffer.flush()
-        self.buffer.pauseProducing()
 
-    def test_who_is_slow_and_keeps_up_stays(self) -> None:
-        self.fill()
-        sent = 0
-        while sent < 100_000:
-            self.assertTrue(self.buffer.send(b"x" * 100))
-            sent += 100
+class Budget(OutgoingTestCase):
+    """What may wait for a client, in the process and in the kernel."""
+
+    def most_unread(self, budget: int, room: int = SMALL, unix: bool = False) -> tuple[int, int]:
+        """Send until the client is closed; return the bytes that it was sent, and those that its kernel has."""
+        protocol, client, _, buffer = self.connection(budget, room, unix)
+        sent = self.send(buffer, 20 * MIB)
+        self.assertEqual(protocol.code, 4002)
+        return sent, 0 if unix else len(client.recv(MIB))
+
+    def test_what_the_kernel_holds_counts(self) -> None:
+        for budget in (MIB, 500_000, 65536):
+            for room in (SMALL, USUAL):
+                sent, had = self.most_unread(budget, room)
+                self.assertLessEqual(sent - had, budget + 1004)
+                self.assertGreater(sent, budget // 2)
+
+    def test_and_what_a_client_on_a_unix_socket_has_not_read(self) -> None:
+        for budget in (MIB, 65536):
+            sent, _ = self.most_unread(budget, unix=True)
+            self.assertLessEqual(sent, budget + 1004)
+
+    def test_where_the_system_does_not_tell_the_kernel_counts_as_full(self) -> None:
+        self.patch(sendqueue, "unacknowledged", lambda connection: None)
+        sent, had = self.most_unread(MIB)
+        self.assertLessEqual(sent - had, MIB)
+        self.assertGreater(sent, MIB // 2)
+
+    def test_what_tls_holds_counts(self) -> None:
+        for budget in (MIB, 65536):
+            protocol, _, transport, _ = self.connection()
+            transport.unregisterProducer()
+            wrapping = TLSMemoryBIOFactory(
+                optionsForClientTLS("relay.example"), True, Factory.forProtocol(Protocol), self.reactor
+            )
+            tls: Any = wrapping.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
+            tls.makeConnection(transport)  # a handshake that is never done: TLS holds everything
+            buffer = OutgoingBuffer(protocol, tls, self.turn, self.slow_readers, budget, fast=True)
+            buffer.open()
+            sent = 0
+            while sent < 2 * MIB and buffer.send(b"x" * 1000):
+                sent += 1004
+                self.end_turn()
+                self.reactor.advance(0)
+            self.assertEqual(protocol.code, 4002)
+            self.assertLessEqual(sent, budget)
+            self.assertGreater(sent, budget // 2)
+
+    def test_zero_is_no_bound_and_leaves_the_kernel_as_it_is(self) -> None:
+        protocol, _, transport, buffer = self.connection(budget=0)
+        usual = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self.assertGreater(self.send(buffer, 8 * MIB), 8 * MIB - 1)
+        self.assertIsNone(protocol.code)
+        _, _, transport, _ = self.connection(budget=MIB)
+        self.assertLess(transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), usual)
+
+    def test_nobody_asks_the_kernel_while_nothing_waits(self) -> None:
+        asked: list[object] = []
+        for name in ("unacknowledged", "acknowledged", "attempts"):
+            self.patch(sendqueue, name, lambda connection: asked.append(connection) or 0)
+        for _ in range(1000):
+            self.buffer.send(b"x" * 200)
             self.end_turn()
-            self.client.recv(1000)
-            self.transport.doWrite()
-            self.buffer.pauseProducing()  # and never all is taken
-        self.assertIsNone(self.protocol.code)
+            self.client.recv(MIB)
+        self.assertEqual(asked, [])
 
-    def test_who_falls_behind_goes(self) -> None:
-        self.fill()
-        taken = 0
-        while self.buffer.send(b"x" * 100):
-            taken += 100
-            self.end_turn()
-        self.assertEqual(self.protocol.code, 4002)
-        self.assertLessEqual(taken, 1000)
 
-    def behind(self, pace: int, inflow: int, wrapped: bool = False) -> int | None:
-        """Whether a client who is behind is closed within a minute, and with which code.
+class Bound(OutgoingTestCase):
+    """How much the kernel holds at most."""
+
+    def test_as_much_as_is_said(self) -> None:
+        for budget in (1, 20_000, 65536, 262144, MIB):
+            for room in (SMALL, USUAL):
+                for size in (100, 2000, 14_000, 65536, 131072):
+                    _, _, transport, _ = self.connection(0, room)
+                    most = sendqueue.bound(transport.socket, budget)
+                    held = 0
+                    for _ in range(3):
+                        with contextlib.suppress(BlockingIOError):
+                            while True:
+                                transport.socket.send(b"x" * size)
+                        held = max(held, sendqueue.unacknowledged(transport.socket) or 0)
+                        time.sleep(0.01)
+                    self.assertLessEqual(held, most, f"{budget} {room} {size}")
+
+    def test_of_a_connection_that_is_gone(self) -> None:
+        gone = socket.socket()
+        gone.close()
+        self.assertEqual(sendqueue.bound(gone, MIB), sendqueue.OVERSHOOT)
+        self.assertIsNone(sendqueue.unacknowledged(gone))
+        self.assertIsNone(sendqueue.acknowledged(gone))
+        self.assertEqual(sendqueue.attempts(gone), (0, 0, 0.0))
+        self.assertFalse(sendqueue.give_up_after(gone, 35))
+
+    def test_what_came_after_a_lost_segment_was_acknowledged(self) -> None:
+        class Lossy:
+            def getsockopt(self, level: int, option: int, size: int) -> bytes:
+                assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+                # tcp(7): snd_mss, rcv_mss, unacked, sacked; bytes_acked.
+                return struct.pack("=16xIIII88xQ", 1448, 536, 40, 14, 48_720)[:size]
+
+        lossy: Any = Lossy()
+        self.assertEqual(sendqueue.acknowledged(lossy), 48_720 + 14 * 1448)
+
+    def test_a_real_one_says_what_was_acknowledged(self) -> None:
+        _, client, transport, _ = self.connection()
+        before = sendqueue.acknowledged(transport.socket)
+        transport.socket.send(b"x" * 1000)
+        until = time.monotonic() + 10
+        while sendqueue.unacknowledged(transport.socket) and time.monotonic() < until:
+            client.recv(1)
+        self.assertEqual((sendqueue.acknowledged(transport.socket) or 0) - (before or 0), 1000)
+
+    def test_a_unix_socket_tells_what_is_unread_and_nothing_of_what_was_acknowledged(self) -> None:
+        near, far = socket.socketpair()
+        for end in (near, far):
+            self.addCleanup(end.close)
+        near.send(b"x" * 1000)
+        self.assertGreaterEqual(sendqueue.unacknowledged(near) or 0, 1000)
+        far.recv(1000)
+        self.assertEqual(sendqueue.unacknowledged(near), 0)
+        self.assertIsNone(sendqueue.acknowledged(near))
+
+
+class Pace(OutgoingTestCase):
+    """Who is behind and stays, and who goes."""
+
+    def behind(
+        self, pace: int, seconds: int = 60, room: int = SMALL, inflow: bool = False, unix: bool = False
+    ) -> tuple[int | None, float]:
+        """Whether a client that is behind is closed, with which code, and when.
 
         :param pace: bytes it takes a second.
-        :param inflow: bytes it is sent a second.
+        :param inflow: whether it is sent as much meanwhile, so that it never has all.
         """
-        protocol, client, transport, buffer = self.connection(budget=10**7)
-        while not transport.dataBuffer and not transport._tempDataBuffer:
-            buffer.send(b"x" * 100)
-            buffer.flush()
-        for _ in range(300):
-            buffer.send(b"x" * 1000)
-        self.end_turn()
-        buffer.pauseProducing()
-        for _ in range(60):
+        protocol, client, _, buffer = self.connection(room=room, unix=unix)
+        self.send(buffer, 700_000)
+        self.assertTrue(buffer.is_left_to_slow_readers)
+        began = self.now
+        for _ in range(seconds):
             self.now += 1
-            self.pull(client, transport, pace)
+            taken = self.pull(client, pace)
             if inflow:
-                buffer.send(b"x" * inflow)
-                self.end_turn()
-            if transport.dataBuffer or transport._tempDataBuffer:
-                buffer.pauseProducing()
-            else:
-                buffer.resumeProducing()
-            for slow in self.slow_readers.expired(self.now):
-                slow.unread_for_long()
-        return protocol.code
+                self.send(buffer, taken)
+            self.sweep()
+            if protocol.code is not None:
+                break
+        return protocol.code, self.now - began
 
-    def pull(self, client: socket.socket, transport: Any, count: int) -> None:
-        """Have a client read so much, and the transport fill up what became free."""
-        while count > 0:
-            try:
-                count -= len(client.recv(min(count, 4096)))
-            except BlockingIOError:
-                return
-            transport.doWrite()
+    def test_a_client_that_takes_nothing_is_closed_after_its_unread_time(self) -> None:
+        self.assertEqual(self.behind(0), (4002, 10))
 
-    def test_who_takes_nothing_is_closed(self) -> None:
-        self.assertEqual(self.behind(0, 0), 4002)
+    def test_or_later_where_its_kernel_had_taken_more_at_once(self) -> None:
+        code, seconds = self.behind(0, room=USUAL)
+        self.assertEqual(code, 4002)
+        self.assertLessEqual(seconds, 10 * (1 + MAX_AHEAD // LEAST_TAKEN))
 
-    def test_who_takes_a_byte_now_and_then_is_closed(self) -> None:
-        self.assertEqual(self.behind(1, 0), 4002)
+    def test_a_client_that_takes_a_byte_now_and_then_is_closed(self) -> None:
+        self.assertEqual(self.behind(1), (4002, 10))
 
-    def test_who_is_slow_and_takes_enough_stays(self) -> None:
-        self.assertIsNone(self.behind(LEAST_TAKEN // 5, 0))
+    def test_a_client_that_takes_half_of_what_it_must_is_closed(self) -> None:
+        for room in (SMALL, USUAL):
+            self.assertEqual(self.behind(LEAST_TAKEN // 20, 120, room)[0], 4002)
 
-    def test_so_does_who_never_has_all_of_it(self) -> None:
-        self.assertIsNone(self.behind(LEAST_TAKEN // 5, LEAST_TAKEN // 5))
+    def test_a_client_may_fall_short_once_and_make_up_for_it(self) -> None:
+        for pace, code in ((5000, None), (2500, 4002)):
+            protocol, client, _, buffer = self.connection()
+            self.send(buffer, 700_000)
+            for paces in (pace, 9000, 9000):
+                for _ in range(10):
+                    self.now += 1
+                    self.pull(client, paces)
+                self.sweep()
+            self.assertEqual(protocol.code, code)
 
-    def test_but_not_who_takes_too_little_of_what_keeps_coming(self) -> None:
-        self.assertEqual(self.behind(LEAST_TAKEN // 20, LEAST_TAKEN // 10), 4002)
+    def test_a_slow_client_that_keeps_its_pace_stays(self) -> None:
+        for room in (SMALL, USUAL):
+            for kib in (7, 40, 100):
+                self.assertEqual(self.behind(kib * 1024, 60, room, inflow=True), (None, 60), f"{kib} KiB/s, {room}")
+
+    def test_so_does_one_on_a_unix_socket(self) -> None:
+        for kib in (7, 100):
+            self.assertEqual(self.behind(kib * 1024, 60, unix=True, inflow=True), (None, 60))
+        self.assertEqual(self.behind(0, unix=True)[0], 4002)
+
+    def test_and_where_the_system_tells_nothing(self) -> None:
+        for name in ("unacknowledged", "acknowledged"):
+            self.patch(sendqueue, name, lambda connection: None)
+        self.assertEqual(self.behind(40 * 1024, inflow=True), (None, 60))
+        self.assertEqual(self.behind(0)[0], 4002)
+
+    def test_a_client_that_has_taken_all_the_kernel_had_stays_while_the_process_is_held_up(self) -> None:
+        protocol, client, transport, buffer = self.connection()
+        self.send(buffer, 700_000)
+        transport.stopWriting()  # as if the reactor did not run
+        while sendqueue.unacknowledged(transport.socket):
+            with contextlib.suppress(BlockingIOError):
+                client.recv(MIB)
+        for _ in range(30):  # more than it may be ahead
+            self.now += 10
+            self.sweep()
+        self.assertIsNone(protocol.code)
+        transport.startWriting()
+        self.send(buffer, 200_000)
+        for _ in range(30):
+            self.now += 10
+            self.sweep()
+        self.assertEqual(protocol.code, 4002)
+
+    def test_a_ping_waits_for_what_lies_before_it(self) -> None:
+        self.send(self.buffer, 200_000)
+        self.assertFalse(self.buffer.is_left_to_slow_readers)
+        self.buffer.before_ping()
+        self.now += 25
+        self.assertTrue(self.buffer.may_not_have_read_the_ping(15))
+        self.now += 10
+        self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
+
+    def test_but_not_where_nothing_does_or_the_kernel_is_silent(self) -> None:
+        self.now += 1
+        self.buffer.before_ping()
+        self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
+        self.send(self.buffer, 200_000)
+        self.buffer.before_ping()
+        self.patch(sendqueue, "attempts", lambda connection: (1, 1, 15.0))
+        self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
+
+    def test_a_silent_kernel_counts_nothing_ahead(self) -> None:
+        self.patch(sendqueue, "attempts", lambda connection: (0, 2, 10.0))
+        self.assertEqual(self.behind(0, room=USUAL), (4002, 10))
+
+    def test_a_slow_reader_is_not_given_up_by_the_system(self) -> None:
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):
+            raise SkipTest("this system has no TCP_USER_TIMEOUT")
+        _, client, transport, buffer = self.connection()
+        buffer.give_up_after(35)
+
+        def user_timeout() -> int:
+            return transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)  # type: ignore[no-any-return]
+
+        buffer.before_ping()
+        self.assertEqual(user_timeout(), 35_000)
+        self.send(buffer, 100_000)
+        buffer.before_ping()
+        self.assertEqual(user_timeout(), 0)
+        self.pull(client, 100_400)
+        until = time.monotonic() + 10
+        while sendqueue.unacknowledged(transport.socket) and time.monotonic() < until:
+            time.sleep(0.01)  # the last ACK is put off
+        buffer.before_ping()
+        self.assertEqual(user_timeout(), 35_000)
+        self.send(buffer, 100_000)
+        for retransmits, probes, expected in ((0, 2, 35_000), (0, 0, 0), (0, 2, 0), (2, 0, 35_000)):
+            # Without an answer it is no slow reader; but Linux would count probes from long before.
+            self.patch(sendqueue, "attempts", lambda connection, said=(retransmits, probes, 1.0): said)
+            buffer.before_ping()
+            self.assertEqual(user_timeout(), expected)
+
+
+class Rule(SynchronousTestCase):
+    """The rule itself, on readers that acknowledge in jumps."""
+
+    def survives(self, pace: float, jump: int, ahead: float, seconds: int = 1000) -> bool:
+        """Whether a client stays that reads all the time and acknowledges after each `jump` bytes."""
+        acked = 0
+        for now in range(10, seconds, 10):
+            taken = int(pace * now) // jump * jump
+            ahead = left_of_pace(ahead, taken - acked)
+            acked = taken
+            if ahead < 0:
+                return False
+        return True
+
+    def test_a_reader_that_keeps_its_pace_stays_whatever_its_jumps(self) -> None:
+        for jump in (1, 65536, 109_568, 590_000):
+            had = ahead_of_pace(0.0, jump + LEAST_TAKEN, 0.0)
+            self.assertTrue(self.survives(7168, jump, had), jump)
+
+    def test_one_that_does_not_goes_whatever_it_had(self) -> None:
+        for jump in (1, 65536, 109_568, 590_000):
+            self.assertFalse(self.survives(5000, jump, MAX_AHEAD), jump)
+
+    def test_what_was_taken_long_ago_does_not_count(self) -> None:
+        self.assertEqual(ahead_of_pace(100_000.0, 5, 300_000.0), 5)
+        self.assertEqual(ahead_of_pace(0.0, 2 * MAX_AHEAD, 0.0), MAX_AHEAD)
+
+
+class Patience(OutgoingTestCase):
+    """For how long the system waits for an acknowledgement."""
 
     def test_what_is_not_acknowledged_has_its_time(self) -> None:
         if not hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -36,6 +36,7 @@ PURE = (
     "ends",
     "verdicts",
     "activetime",
+    "pace",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

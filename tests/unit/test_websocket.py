@@ -25,10 +25,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
@@ -1723,6 +1726,21 @@ class NamesOfOthers(SynchronousTestCase):
             transport = Server(unconnected, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
             for name in outgoing.TCP_SERVER_NAMES:
                 self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see OutgoingBuffer.flush")
+
+    def test_twisteds_tls(self) -> None:
+        clock = Clock()
+        wrapping = TLSMemoryBIOFactory(optionsForClientTLS("relay.example"), True, Factory.forProtocol(Protocol), clock)
+        transport: Any = wrapping.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
+        transport.makeConnection(StringTransport())
+        for name in outgoing.TLS_NAMES:
+            self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see held_by_tls")
+        self.assertEqual(outgoing.held_by_tls(transport), 0)
+        transport.write(b"x" * 1000)
+        self.assertFalse(transport._appSendBuffer)
+        self.assertEqual(outgoing.held_by_tls(transport), 1000)
+        clock.advance(0)  # the handshake is not done
+        self.assertTrue(transport._appSendBuffer)
+        self.assertEqual(outgoing.held_by_tls(transport), 1000)
 
     def test_twisted(self) -> None:
         pool = HTTPConnectionPool(None)

@@ -1,0 +1,93 @@
+"""The kernel's send queue of one connection: bound it, and ask what it holds.
+
+It knows sockets and options of Linux; it must not know what waits in the
+process, what is a frame, or what follows from an answer.
+
+The queue holds what the process has written and the client's kernel has not
+acknowledged. On a UNIX socket it holds what the client has not read.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from contextlib import suppress
+
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+SHARE = 8
+"""Which part of a budget the send buffer gets. Linux doubles that, to have room for its own bookkeeping."""
+
+OVERSHOOT = 128 * 1024
+"""Bytes that Linux takes beyond a send buffer, at most.
+
+It looks at the bound before it fills a segment. 77 KB were seen.
+"""
+
+TCP_INFO_SIZE = 128
+"""Bytes of ``struct tcp_info`` that are read; Linux has had them since 4.1."""
+
+
+def bound(connection: socket.socket, budget: int) -> int:
+    """Bound the send queue by a part of a budget, which ends the kernel's own tuning of it.
+
+    :param budget: bytes, 1 or more.
+    :returns: bytes that the queue holds at most.
+    """
+    with suppress(OSError):  # the connection is lost already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, budget // SHARE)
+        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + OVERSHOOT
+    return OVERSHOOT
+
+
+def unacknowledged(connection: socket.socket) -> int | None:
+    """How many bytes the queue holds (SIOCOUTQ, tcp(7) and unix(7)); None where the system does not tell."""
+    if sys.platform == "linux":
+        with suppress(OSError, ValueError):  # the socket is closed
+            return int.from_bytes(ioctl(connection, TIOCOUTQ, bytes(4)), sys.byteorder)
+    return None
+
+
+def acknowledged(connection: socket.socket) -> int | None:
+    """How many bytes the client's kernel has acknowledged in all; None where the system does not tell.
+
+    From ``tcpi_bytes_acked`` and, for what came after a segment that was lost, about ``tcpi_sacked`` segments of
+    ``tcpi_snd_mss``. A UNIX socket has none.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, struct.error):
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+            size, sacked, acked = struct.unpack_from("=16xI8xI88xQ", info)
+            return int(acked + sacked * size)
+    return None
+
+
+def give_up_after(connection: socket.socket, seconds: float) -> bool:
+    """Have the system end the connection when what was sent stays unacknowledged for so long.
+
+    Linux has that for TCP (RFC 5482).
+
+    :param seconds: 0 for the system's own patience, which is long.
+    :returns: whether the system could be told.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with suppress(OSError):  # a UNIX socket, or a client that has left already
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+            return True
+    return False
+
+
+def attempts(connection: socket.socket) -> tuple[int, int, float]:
+    """How often something was sent again, and a larger window asked for, in vain; and seconds since the last answer.
+
+    From ``tcpi_retransmits``, ``tcpi_probes`` and ``tcpi_last_ack_recv``. A client that reads nothing and whose kernel
+    answers has neither.
+    """
+    with suppress(OSError, struct.error):
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        retransmits, probes, milliseconds = struct.unpack_from("=2xBB52xI", info)
+        return retransmits, probes, milliseconds / 1000
+    return 0, 0, 0.0
