@@ -1,0 +1,192 @@
+"""A client that reads at a pace of its own, and a sender that keeps it behind; both count bytes.
+
+The reader knows each layer: what its kernel holds, what TLS holds, what it
+has read. It answers pings when it comes to them, as a browser does.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import ssl
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable
+
+from tests.end_to_end.programs import PATIENCE, Client
+
+TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TICK = 0.05
+"""Seconds between the reads of a reader with a pace."""
+
+
+class Reader:
+    """One connection, logged in.
+
+    :param connect: makes a TCP connection; `connection` where the receive buffer is to be small.
+    :param tls: how TLS is spoken; None for plain TCP.
+    :ivar read: bytes that it has read of the socket.
+    :ivar messages: how many messages it has read, the answer to the login among them.
+    :ivar payloads: how many bytes of text these had.
+    :ivar pings: how many pings it has answered.
+    :ivar ended: the close code that it has read, -1 where the connection ended without one; None while it is open.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket], sessid: str, tls: ssl.SSLContext | None = None) -> None:
+        self.read = self.messages = self.payloads = self.pings = 0
+        self.ended: int | None = None
+        self._stream = b""
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = None if tls is None else tls.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+        self.socket = connect()
+        self.socket.settimeout(PATIENCE)
+        while self._tls is not None:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._write(b"")
+                self._take(65536)
+        key = base64.b64encode(os.urandom(16))
+        self._write(
+            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: " + key + b"\r\n\r\n"
+        )
+        while b"\r\n\r\n" not in self._stream:
+            self._take(4096)
+        head, _, self._stream = self._stream.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        self._frame(TEXT, json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
+        while not self.messages:
+            self._take(4096)
+            self._look_at_frames()
+
+    @property
+    def in_kernel(self) -> int:
+        """Bytes that its kernel has acknowledged, and it has not read."""
+        return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4)))[0])
+
+    def keep_reading(self, pace: int, at_once: int = 0) -> None:
+        """Read so many bytes a second from now on, until the end; before that, some as fast as they come."""
+
+        def read_on() -> None:
+            while self.ended is None and self.read < at_once and not self._over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    self._take(256 * 1024)
+                    self._look_at_frames()
+            began, before = time.monotonic(), self.read
+            while self.ended is None and not self._over.wait(TICK):
+                due = int((time.monotonic() - began) * pace) - (self.read - before)
+                try:
+                    if due > 0 and self._take(due):
+                        self._look_at_frames()
+                except TimeoutError:
+                    continue
+                except OSError:
+                    self.ended = -1
+
+        self.socket.settimeout(TICK)
+        self._thread = threading.Thread(target=read_on, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading, and cut the connection."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.socket.close()
+
+    def _take(self, size: int) -> int:
+        data = self.socket.recv(size)
+        if not data:
+            self.ended = -1 if self.ended is None else self.ended
+            return 0
+        self.read += len(data)
+        if self._tls is None:
+            self._stream += data
+            return len(data)
+        self._incoming.write(data)
+        while self._tls.version() is not None:
+            try:
+                self._stream += self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                break
+        return len(data)
+
+    def _look_at_frames(self) -> None:
+        stream = self._stream
+        while len(stream) >= 2:
+            length, start = stream[1], 2
+            if length >= 126:
+                start = 4 if length == 126 else 10
+                length = int.from_bytes(stream[2:start], "big")
+            if len(stream) < start + length:
+                break
+            opcode, payload, stream = stream[0] & 15, stream[start : start + length], stream[start + length :]
+            if opcode == TEXT:
+                self.messages += 1
+                self.payloads += len(payload)
+            elif opcode == PING:
+                self.pings += 1
+                self._frame(PONG, payload)
+            elif opcode == CLOSE:
+                self.ended = int.from_bytes(payload[:2], "big")
+        self._stream = stream
+
+    def _frame(self, opcode: int, payload: bytes) -> None:
+        size = len(payload)
+        assert size < 126
+        self._write(struct.pack("!BBI", 0x80 | opcode, 0x80 | size, 0) + payload)
+
+    def _write(self, data: bytes) -> None:
+        if self._tls is not None:
+            if data:
+                self._tls.write(data)
+            data = self._outgoing.read()
+        if data:
+            self.socket.sendall(data)
+
+
+def connection(port: int, host: str = "127.0.0.1", receive_buffer: int = 0) -> socket.socket:
+    """A TCP connection, of a client whose receive buffer is as small as that if a size is given."""
+    made = socket.socket()
+    if receive_buffer:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    made.settimeout(PATIENCE)
+    made.connect((host, port))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
+
+
+class Sender:
+    """Sends messages of one size to one user, and counts.
+
+    :ivar true: how many were acknowledged with true.
+    :ivar reason: the last reason for a false.
+    """
+
+    def __init__(self, client: Client, to: str | int, size: int) -> None:
+        self.true = 0
+        self.reason: str | None = None
+        self._client = client
+        self._to = to
+        self._content = "x" * size
+
+    def send(self, count: int, at_once: int = 1) -> None:
+        """Send so many times so many messages, and hear what became of each; no more after a false."""
+        for _ in range(count):
+            if self.reason is None:
+                for _ in range(at_once):
+                    self._client.send(self._to, self._content)
+                for _ in range(at_once):
+                    response = self._client.hear()["response"]
+                    self.true += response["value"] is True
+                    self.reason = self.reason or response.get("reason")
