@@ -7,16 +7,16 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
+from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
 from tests.end_to_end.readers import Reader, Sender, connection
 from tests.end_to_end.test_tls import Authorities
 from tests.trials.conftest import Evidence
@@ -102,7 +102,8 @@ def slow_link(name: str, number: int, pace: int) -> Iterator[str]:
     if not ip("netns", "add", name):
         pytest.skip("needs the right to make a network namespace (run as root)")
     near, far = f"{name}a", f"{name}b"
-    here, there = f"10.213.78.{number * 4 + 1}", f"10.213.78.{number * 4 + 2}"
+    network = f"10.{100 + os.getpid() % 100}.78"  # another run at the same time has another one
+    here, there = f"{network}.{number * 4 + 1}", f"{network}.{number * 4 + 2}"
     try:
         if not ip("link", "add", near, "type", "veth", "peer", "name", far):
             pytest.skip("needs the right to make a link between network namespaces (run as root, with veth)")
@@ -122,17 +123,14 @@ def slow_link(name: str, number: int, pace: int) -> Iterator[str]:
 
 def connection_from(name: str, port: int, host: str) -> socket.socket:
     """A connection that a thread makes in a network namespace; a socket stays in the one where it was made."""
-    made: list[socket.socket] = []
 
-    def connect() -> None:
+    def connect() -> socket.socket:
         with open(f"/run/netns/{name}") as namespace:
             assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) == 0
-        made.append(connection(port, host))
+        return connection(port, host)
 
-    thread = threading.Thread(target=connect)
-    thread.start()
-    thread.join(PATIENCE)
-    return made[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(connect).result()
 
 
 def test_slow_links(start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence) -> None:
