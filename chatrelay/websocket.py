@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import random
 import secrets
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -111,6 +113,12 @@ MAX_REFUSED = 16
 
 MAX_REASON = 300
 """Characters that are said of why a handshake was refused; some of it may be the client's own."""
+
+DEFECT = "the relay met an error of its own"
+"""Said of a handshake that a defect keeps from being answered."""
+
+UNREADABLE = "the opening handshake, or an extension that it offers, can't be read"
+"""Said of a handshake of which Autobahn says nothing but an exception's text."""
 
 RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
@@ -277,7 +285,12 @@ class ChatProtocol(WebSocketServerProtocol):
         else:
             too_much = excess((before + data)[:size])
         if too_much is None:
-            self._for_autobahn(data)
+            # Autobahn calls what it finds here: a subclass's own method where there is one.
+            vars(self)["onConnect"] = partial(self._try_to_connect, self.onConnect)
+            try:
+                self._for_autobahn(data)
+            finally:
+                vars(self).pop("onConnect", None)
         else:
             self.failHandshake(too_much, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -293,6 +306,23 @@ class ChatProtocol(WebSocketServerProtocol):
         kept = vars(self)
         for name in AUTOBAHN_HANDSHAKE:
             kept.pop(name, None)
+
+    def _try_to_connect(self, connect: Callable[[ConnectionRequest], Any], request: ConnectionRequest) -> Deferred[Any]:
+        """Call `onConnect`; refuse the handshake where it fails, as Autobahn would send the client the text of it."""
+        connecting: Deferred[Any] = maybeDeferred(connect, request)
+        return connecting.addErrback(self._refuse_for_defect)
+
+    def _refuse_for_defect(self, failure: Failure) -> Failure:
+        if failure.check(ConnectionDeny):
+            return failure
+        if self.factory.may_tell("handshakes that met a defect"):
+            # Without the exception's own text: the session cookie may be in it.
+            self.events.critical(
+                "a handshake met a defect, {kind}; please report it. It was met in:\n{frames}",
+                kind=failure.value.__class__.__name__,
+                frames="".join(traceback.format_tb(failure.getTracebackObject())),
+            )
+        return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
@@ -395,6 +425,9 @@ class ChatProtocol(WebSocketServerProtocol):
         # What is no WebSocket handshake at all is mostly a health check or a
         # scanner. Autobahn quotes the request, which may hold a cookie.
         no_handshake = reason.startswith(NO_HANDSHAKE) and not of_origin
+        error = sys.exception()
+        if error is not None:  # Autobahn could not read something, and quotes what it caught
+            reason = reason.removesuffix(str(error)) or UNREADABLE
         reason = reason.partition('"')[0].rstrip(" :")[:MAX_REASON]
         if not self._is_told:  # a client may leave before it is decided
             self._is_told = True

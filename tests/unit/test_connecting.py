@@ -6,6 +6,9 @@ import socket
 import struct
 from typing import Any
 
+from autobahn.websocket import protocol as autobahn
+from autobahn.websocket.compress import PerMessageDeflateOffer
+from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectionDone
@@ -15,7 +18,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from chatrelay import websocket
+from chatrelay import connections, websocket
 from chatrelay.interfaces import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import ChatFactory, ChatProtocol
@@ -75,6 +78,83 @@ class ConnectingTestCase(WebSocketTestCase):
         client = self.come(host)
         client.lost()
         return self.is_refused(client)
+
+
+class Defects(ConnectingTestCase):
+    """A handshake that meets an exception."""
+
+    SECRET = "alice-session"
+
+    def refusal(self) -> tuple[bytes, str]:
+        """Send a handshake; return the answer and the operator's lines."""
+        answer = self.come().shake(f"Cookie: SESSID={self.SECRET}")
+        return answer, "\n".join(self.said())
+
+    def check(self, answer: bytes, said: str, where: str) -> None:
+        """Check that the client was told nothing, and the operator where it was, and neither of them the cookie."""
+        self.assertTrue(answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), answer)
+        self.assertTrue(answer.endswith(f"refused this request: {websocket.DEFECT}\n".encode()), answer)
+        self.assertIn("a handshake met a defect, ValueError; please report it", said)
+        self.assertIn(f", in {where}\n", said)
+        self.assertNotIn(self.SECRET, said)
+
+    def test_an_error_of_our_own_is_not_sent_to_the_client(self) -> None:
+        def check_origin(request: bytes) -> None:
+            raise ValueError(request)
+
+        self.patch(self.factory.handshakes, "check_origin", check_origin)
+        self.check(*self.refusal(), where="check_origin")
+
+    def test_an_error_of_a_subclass_is_not_sent_to_the_client(self) -> None:
+        class Sync(ChatProtocol):
+            def onConnect(self, request: Any) -> Any:
+                raise ValueError(request.headers)
+
+        class Async(ChatProtocol):
+            async def onConnect(self, request: Any) -> Any:  # type: ignore[override]
+                raise ValueError(request.headers)
+
+        for protocol in (Sync, Async):
+            self.events.clear()
+            self.factory.protocol = protocol
+            self.check(*self.refusal(), where="onConnect")
+
+    def test_what_a_subclass_denies_is_sent(self) -> None:
+        class Denying(ChatProtocol):
+            def onConnect(self, request: Any) -> Any:
+                raise ConnectionDeny(403, "members only")
+
+        self.factory.protocol = Denying
+        answer, said = self.refusal()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 403 Forbidden\r\n"))
+        self.assertTrue(answer.endswith(b": members only\n"))
+        self.assertNotIn("defect", said)
+
+    def test_many_defects_are_counted(self) -> None:
+        self.patch(self.factory.handshakes, "check_origin", None)
+        for _ in range(connections.MAX_LINES + 5):
+            self.refusal()
+        self.pass_time(1)
+        lines = [line for line in self.said() if "met a defect" in line]
+        self.assertEqual(len(lines), connections.MAX_LINES + 1)
+        self.assertIn("too many lines at once: 5 more handshakes that met a defect", lines)
+
+    def test_nor_is_the_text_of_what_autobahn_catches(self) -> None:
+        def fail(*_: object) -> None:
+            raise ValueError(f"{self.SECRET} is wrong")
+
+        self.limit(compression=True)
+        for holder, name, header, says in (
+            (PerMessageDeflateOffer, "parse", "Sec-WebSocket-Extensions: permessage-deflate", websocket.UNREADABLE),
+            (autobahn, "_url_to_origin", "Origin: https://example.com", "HTTP Origin header invalid"),
+            (autobahn, "parseHttpHeader", "X: y", "Error during parsing of HTTP status line / request headers"),
+        ):
+            self.events.clear()
+            self.patch(holder, name, fail)
+            answer = self.come().shake(header)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer)
+            self.assertTrue(answer.endswith(f": {says}\n".encode()), answer)
+            self.assertNotIn(self.SECRET, "\n".join(self.said()))
 
 
 class Refusals(ConnectingTestCase):
