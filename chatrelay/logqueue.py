@@ -5,9 +5,12 @@ Format and level of the log are decided elsewhere, and an embedding program's lo
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import select
 import signal
+import stat
 import syslog
 import threading
 import time
@@ -74,25 +77,48 @@ class RotatedFile(LogFile):
     """The log file that twistd's ``--logfile`` names, with its rotation at 1 MB.
 
     Twisted's own class drops the rest of a line that a full disk has cut, and stays closed where a rotation has failed.
-    It goes on writing to a file that was moved away.
+    It goes on writing to a file that was moved away, and writes behind a hole in one that was emptied. It does not say
+    that it may not rotate, and renames devices such as /dev/null.
     """
 
     _is_between_lines = True
+    _rotates_from = 0  # bytes, where a rotation has failed
+
+    def _openFile(self) -> None:
+        super()._openFile()
+        descriptor = self._file.fileno()
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
 
     def take(self, data: bytes) -> int:
         """Write as much as there is room for; begin a new file first where this one has its size."""
         if self._file.closed:  # a rotation failed halfway
             self._openFile()
+        # Another program may have emptied it: logrotate's copytruncate does. A device has no size, and is not rotated.
+        self.size = os.fstat(self._file.fileno()).st_size
         # What remains of a line after an error goes to the file that has its beginning.
-        if self._is_between_lines and self.shouldRotate():
-            super().rotate()
+        if self._is_between_lines and self.shouldRotate() and self.size >= self._rotates_from:
+            self._rotate_by_size()
         written: int = self._file.write(data)
         self._is_between_lines = written == len(data)
         self.size += written
         return written
 
+    def _rotate_by_size(self) -> None:
+        """Begin a new file. Where that fails, go on with the old one until it has grown by as much again."""
+        self._rotates_from = self.size + self.rotateLength
+        try:
+            super().rotate()
+        except OSError:
+            if self._file.closed:
+                self._openFile()
+        else:
+            self._rotates_from = 0
+
     def rotate(self) -> None:
-        """Begin a new file. Where the old one was moved away, by logrotate for one, only its name is used again."""
+        """Begin a new file. Where the old one was moved away, by logrotate for one, only its name is used again.
+
+        :raises OSError: where that can't be done.
+        """
         try:
             named = os.stat(self.path)
         except FileNotFoundError:
@@ -100,8 +126,12 @@ class RotatedFile(LogFile):
         if self._file.closed or named is None or not os.path.samestat(named, os.fstat(self._file.fileno())):
             self._file.close()
             self._openFile()
+        elif not stat.S_ISREG(named.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file", self.path)
         else:
             super().rotate()
+            if os.path.samestat(named, os.fstat(self._file.fileno())):
+                raise PermissionError(errno.EACCES, "The relay may not write in its folder, or not to it", self.path)
 
 
 def take_by_syslog(data: bytes) -> int:

@@ -309,6 +309,67 @@ def test_a_rotation_that_fails_has_a_line_and_the_log_goes_on(
     file.close()
 
 
+def test_rotation_that_is_not_permitted_has_a_line(
+    file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twisted asks first, and returns without a word. (The superuser, as whom tests may run, may write anywhere.)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    file.take(b"before\n")
+    with pytest.raises(PermissionError, match="The relay may not write in its folder"):
+        file.rotate()
+    file.rotateLength = 1
+    file.take(b"after\n")
+    assert files(tmp_path) == {"log": b"before\nafter\n"}
+    file.close()
+
+
+def test_a_rotation_by_size_that_fails_holds_up_no_line(
+    file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def fail(*names: object) -> None:
+        tried.append(names)
+        raise OSError(errno.EIO, "Input/output error")
+
+    file.rotateLength = 20
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        for number in range(5):
+            assert file.take(b"%08d\n" % number) == 9
+        assert len(tried) == 1
+    for number in range(5, 7):
+        file.take(b"%08d\n" % number)
+    assert files(tmp_path) == {
+        "log.1": b"".join(b"%08d\n" % number for number in range(6)),
+        "log": b"00000006\n",
+    }
+    file.close()
+
+
+def test_a_file_that_was_emptied_has_no_hole_and_is_rotated_by_its_new_size(file: RotatedFile, tmp_path: Path) -> None:
+    file.rotateLength = 20
+    for line in (b"first 789\n", b"second 89\n"):
+        file.take(line)
+    os.truncate(tmp_path / "log", 0)  # as logrotate's copytruncate does
+    for line in (b"third 789\n", b"fourth 89\n", b"fifth 789\n"):
+        file.take(line)
+    assert files(tmp_path) == {"log.1": b"third 789\nfourth 89\n", "log": b"fifth 789\n"}
+    file.close()
+
+
+def test_a_device_is_not_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed: list[object] = []
+    monkeypatch.setattr(os, "rename", lambda *names: renamed.append(names))
+    device = RotatedFile.fromFullPath("/dev/null", rotateLength=10)
+    for _ in range(5):
+        device.take(b"123456789\n")
+    with pytest.raises(OSError, match="not a regular file"):
+        device.rotate()
+    assert renamed == []
+    device.close()
+
+
 def test_a_full_disk_cuts_no_line(tmp_path: Path) -> None:
     # A limit of the process's own does to its files what a full disk does: it takes a part of a line, then nothing.
     program = """
