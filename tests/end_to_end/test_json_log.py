@@ -9,7 +9,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess, Site, connected
+from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
 from tests.end_to_end.test_tls import Authorities
 
 StartRelay = Callable[..., RelayProcess]
@@ -133,10 +133,18 @@ class Stranger:
     :param port: of the relay.
     :param address: where it comes from.
     :param trusting: a client's settings for TLS.
+    :param others: the names of connections that were there; the kernel may give the port of one that is gone again.
     """
 
-    def __init__(self, port: int, address: str, trusting: ssl.SSLContext) -> None:
-        self.socket = connected(port, address)
+    def __init__(self, port: int, address: str, trusting: ssl.SSLContext, others: Container[str] = ()) -> None:
+        while True:
+            self.socket = socket.socket()
+            self.socket.bind((address, 0))
+            if "{}:{}".format(*self.socket.getsockname()) not in others:
+                break
+            self.socket.close()
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(("127.0.0.1", port))
         self._trusting = trusting
 
     def send(self, data: bytes, answer: bytes = b"") -> Stranger:
@@ -197,6 +205,9 @@ class Kind:
 
 
 FIN, RST, CUT_OFF = "closed without a close frame", "reset by peer", "TLS: cut off without a goodbye"
+TAKEN_FOR_FIN = "client", FIN
+"""As what Twisted takes one reset in some hundreds, where epoll has it before the kernel is done with the connection."""
+
 GOODBYE = masked(8, struct.pack("!H", 1000))
 
 SILENT = Kind(lambda one: one, ("handshake", "relay", 1006, "no handshake in time"), PLACES)
@@ -251,8 +262,8 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
     authorities = Authorities(tmp_path / "authorities")
     relay = start_relay(
         *("--log-format", "json", "--origin", "https://example.com", "--message-log", "none"),
-        *("--handshake-timeout", "2", "--login-timeout", "2", "--unauthenticated-per-address", str(PLACES)),
-        *("--connections-per-user", "0", "--drain-time", "0.5"),
+        *("--handshake-timeout", "5", "--login-timeout", "5", "--unauthenticated-per-address", str(PLACES)),
+        *("--connections-per-user", "0", "--drain-time", "0.5", "--ping-interval", "0"),
         *("--listen", authorities.endpoint(authorities.issue("127.0.0.1"))),
     )
     found = re.search(r"starting on (\d+)", relay.said(r"ChatFactory.* \(TLS\) starting on "))
@@ -282,13 +293,19 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
     events = [event for event in events_of(relay.output) if "phase" in event["fields"]]
     ends = {event["fields"]["peer"]: event["fields"] for event in events}
     assert len(events) == len(ends) == len(everybody)
+    resets: list[bool] = []
     for peer, kind in everybody.items():
         fields = ends[peer]
         phase, by, code, reason = kind.end
+        if reason == RST:
+            resets.append(fields["by"] == "client")
+            if resets[-1]:
+                by, reason = TAKEN_FOR_FIN
         assert (fields["phase"], fields["by"], fields["code"]) == (phase, by, code), fields
         assert fields["reason"].startswith(reason), fields
         assert fields.get("uid") == ("chen" if phase == "user" else None)
         assert 0 <= fields["seconds"] < 4 * PATIENCE
+    assert resets.count(True) < len(resets) / 10
     assert {event["level"] for event in events} == {"info"}
     assert "too many lines" not in "".join(relay.output)
     assert "chen-session" not in "".join(relay.output)
@@ -298,8 +315,8 @@ def test_in_text_those_that_took_no_login_are_told_at_the_level_debug(start_rela
     relay = start_relay("--log-level", "debug")
     for doing, level, line in (
         (Stranger.leave, "debug", "connection from {} ended by the client in its handshake, after .*: closed without"),
-        (lambda one: one.shake().reset(), "debug", "connection of a visitor from {} ended by the network with 1006 .*"),
-        (lambda one: one.log_in().reset(), "info", "connection of chen from {} ended by the network with 1006 .*"),
+        (lambda one: one.shake().leave(), "debug", "connection of a visitor from {} ended by the client with 1006 .*"),
+        (lambda one: one.log_in().leave(), "info", "connection of chen from {} ended by the client with 1006 .*"),
     ):
         stranger = Stranger(relay.port, "127.0.0.1", ssl.create_default_context())
         peer = "{}:{}".format(*stranger.socket.getsockname())

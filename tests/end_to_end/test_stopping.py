@@ -43,6 +43,7 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
         thread.join(10)
     for frame in frames:
         answers[frame["response"]["id"]] = frame["response"]["value"]
+        assert frame["response"].get("reason") in (None, "receiving-user-not-connected")
     assert code == 4000
     assert relay.wait() == -signal.SIGTERM
     assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
@@ -50,9 +51,11 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
     assert code == 4000
     assert len(answers) > 50
     assert sent > len(answers)
+    # Connections are closed by turns, in random order: where bo's turn came first, the last messages found nobody.
     heard = [frame["message"]["content"] for frame in delivered]
-    assert heard == [f"message {number}" for number, value in answers.items() if value]
-    assert answers == {str(number): True for number in range(len(answers))}
+    assert len(heard) > 50
+    assert heard == [f"message {number}" for number in range(len(heard))]
+    assert answers == {str(number): number < len(heard) for number in range(len(answers))}
     from tests.end_to_end.test_durability import rows
 
     logged = rows(relay.folder / "chatrelay.sqlite3")

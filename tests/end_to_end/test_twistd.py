@@ -145,7 +145,9 @@ REFUSALS = {
         r"the message log \S+/nowhere/x cannot be written: .*make it, or name another file with --message-log",
         ("--message-log", "sqlite:nowhere/x"),
     ),
-    "a folder for a file": Refusal(r"the message log /tmp is not a file", ("--message-log", "sqlite:/tmp")),
+    "a folder for a file": Refusal(
+        r"the message log \S+/folder is not a file", ("--message-log", "sqlite:folder"), {"folder/x": ""}
+    ),
     "no database": Refusal(
         r"the message log \S+/x cannot be written: file is not a database",
         ("--message-log", "sqlite:x"),
@@ -179,6 +181,7 @@ def refusal_of(relay: RelayProcess) -> str:
 def test_what_cannot_work_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
     case = REFUSALS[name]
     for file, text in case.files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
     options = (*(() if case.auth_url is None else ("--auth-url", case.auth_url)), *case.options)
     # Of listen, the file's list counts only where the command line has none.

@@ -184,12 +184,16 @@ def test_it_is_not_ready_while_it_stops(with_ops: RelayProcess) -> None:
 
 
 def test_a_session_that_ends_at_the_site_ends_here(site: Site, start_relay: StartRelay) -> None:
-    relay = start_relay("--recheck-interval", "1")
+    relay = start_relay("--recheck-interval", "1", "--recheck-spread", "0")
+    began = time.monotonic()
     with log_in(relay, "alice-session") as alice, log_in(relay, "bo-session") as bo:
         del site.users["alice-session"]
-        assert alice.closed(5) == (4501, [])
-        assert bo.hears_nothing(3)
-        assert site.asked.count("bo-session") in (3, 4, 5)
+        assert alice.closed() == (4501, [])
+        # Bo was asked about at the login, and then once a second at the most; a busy machine is late, and asks less often.
+        while (asked := site.asked.count("bo-session")) < 4:
+            assert time.monotonic() - began < PATIENCE
+            assert bo.hears_nothing(0.1)
+        assert asked <= 1 + time.monotonic() - began
         bo.send(2, "still here")
         assert bo.hear()["message"]["content"] == "still here"
     relay.stop()
