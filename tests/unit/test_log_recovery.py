@@ -267,7 +267,7 @@ class Recovery(SynchronousTestCase):
                         readers.pop().close()
                     elif what == 3:
                         with closing(sqlite3.connect(source, timeout=0)) as other:
-                            other.execute(f"PRAGMA wal_checkpoint({chance.choice(['PASSIVE', 'RESTART'])})")
+                            other.execute(f"PRAGMA wal_checkpoint({chance.choice(['PASSIVE', 'RESTART', 'TRUNCATE'])})")
                     elif what == 4:
                         with closing(sqlite3.connect(source, timeout=0)) as other:
                             other.execute(
@@ -398,6 +398,19 @@ class Recovery(SynchronousTestCase):
         store.append([message("new")])
         self.crash(store)
         self.assertEqual(contents(self.path)[-1], "new")
+
+    def test_a_write_ahead_log_that_another_program_emptied_after_copying_refuses_nobody(self) -> None:
+        store = self.opened(self.path)
+        for look in (False, True):
+            store.append([message("a"), message("b")])
+            with closing(sqlite3.connect(self.path)) as other:
+                self.assertEqual(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone(), (0, 0, 0))
+            self.assertEqual(self.wal.stat().st_size, 0)
+            if look:
+                store.look()
+            store.append([message("c")])
+        self.assertEqual(contents(self.path), ["a", "b", "c"] * 2)
+        self.assertEqual(self.lines, [])
 
     # Reading ------------------------------------------------------------------
 

@@ -229,16 +229,35 @@ class SqliteStore:
             identity, size, wal_size = self._files.identity()
         except OSError as error:
             raise self._failed(error) from error
-        # SQLite itself cuts the write-ahead log to no less than its limit.
-        if identity != self._identity or size < self._size or wal_size < min(self._wal_size, checkpoints.MAX_WAL_BYTES):
+        if identity != self._identity or size < self._size:
             self._rescue(connection, identity)
-            self.close()
-            raise LogUnavailable(
-                f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
-            )
+            raise self._not_as_it_was()
+        # SQLite itself cuts the write-ahead log to no less than its limit.
+        if wal_size < min(self._wal_size, checkpoints.MAX_WAL_BYTES):
+            return self._open_shortened()
         self._size = size
         self._wal_size = wal_size
         return connection
+
+    def _open_shortened(self) -> sqlite3.Connection:
+        """Open a log again whose write-ahead log is shorter than it was.
+
+        Another program may have copied all of it before (``PRAGMA wal_checkpoint(TRUNCATE)``), and SQLite does not say
+        so; or something cut it, and messages are lost. The open log tells.
+        """
+        last = self._last_number
+        self.close()
+        self.open()
+        if self._last_number < last or self._connection is None:
+            raise self._not_as_it_was()
+        return self._connection
+
+    def _not_as_it_was(self) -> LogUnavailable:
+        """Close the store; return what to raise."""
+        self.close()
+        return LogUnavailable(
+            f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
+        )
 
     def _rescue(self, connection: sqlite3.Connection, identity: Identity) -> None:
         """Copy what a write-ahead log holds that has lost its name into the database, if that is still there."""
