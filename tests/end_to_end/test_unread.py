@@ -56,13 +56,13 @@ def test_no_more_is_acknowledged_than_unread_size_beyond_what_the_clients_kernel
 
 def test_a_slow_reader_has_time_to_come_to_its_ping(start_relay: Callable[..., RelayProcess]) -> None:
     relay = start_relay(
-        *("--message-log", "memory:", "--ping-interval", "0.5", "--ping-timeout", "0.5", *HIGH_RATES),
+        *("--message-log", "memory:", "--ping-interval", "1", "--ping-timeout", "1", *HIGH_RATES),
     )
     with ExitStack() as open_clients:
-        bo = Reader(partial(connection, relay.port), "bo-session")
-        open_clients.callback(bo.close)
         alice = open_clients.enter_context(relay.client())
         alice.log_in("alice-session")
+        bo = Reader(partial(connection, relay.port), "bo-session")  # the last one: it answers no ping before it reads
+        open_clients.callback(bo.close)
         sender = Sender(alice, 2, ONE)
         sender.send(14)  # about 200 KB, which its kernel takes: it is not behind
         bo.keep_reading(40 * KIB)
