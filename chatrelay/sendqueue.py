@@ -27,6 +27,9 @@ OVERSHOOT = 128 * 1024
 It looks at the bound before it fills a segment. 77 KB were seen.
 """
 
+MAX_BUFFER = 2**31 - 1
+"""Bytes: setsockopt(2) takes an int. The system has a lower bound of its own."""
+
 TCP_INFO_SIZE = 128
 """Bytes of ``struct tcp_info`` that are read; Linux has had them since 4.1."""
 
@@ -38,7 +41,7 @@ def bound(connection: socket.socket, budget: int) -> int:
     :returns: bytes that the queue holds at most.
     """
     with suppress(OSError):  # the connection is lost already
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, budget // SHARE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(budget // SHARE, MAX_BUFFER))
         return connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + OVERSHOOT
     return OVERSHOOT
 
@@ -84,10 +87,11 @@ def attempts(connection: socket.socket) -> tuple[int, int, float]:
     """How often something was sent again, and a larger window asked for, in vain; and seconds since the last answer.
 
     From ``tcpi_retransmits``, ``tcpi_probes`` and ``tcpi_last_ack_recv``. A client that reads nothing and whose kernel
-    answers has neither.
+    answers has neither. Systems other than Linux have no such struct, or another one of that name.
     """
-    with suppress(OSError, struct.error):
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
-        retransmits, probes, milliseconds = struct.unpack_from("=2xBB52xI", info)
-        return retransmits, probes, milliseconds / 1000
+    if sys.platform == "linux":
+        with suppress(OSError, struct.error):
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+            retransmits, probes, milliseconds = struct.unpack_from("=2xBB52xI", info)
+            return retransmits, probes, milliseconds / 1000
     return 0, 0, 0.0

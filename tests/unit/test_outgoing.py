@@ -6,6 +6,7 @@ import contextlib  # not its names: trial takes a module's `suppress` for warnin
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -238,6 +239,17 @@ class Bound(OutgoingTestCase):
                         held = max(held, sendqueue.unacknowledged(transport.socket) or 0)
                         time.sleep(0.01)
                     self.assertLessEqual(held, most, f"{budget} {room} {size}")
+
+    def test_a_budget_that_no_buffer_can_have(self) -> None:
+        _, _, transport, _ = self.connection(2**40)
+        self.assertGreater(sendqueue.bound(transport.socket, 2**40), sendqueue.bound(transport.socket, 65536))
+
+    def test_systems_other_than_linux_are_not_asked(self) -> None:
+        self.patch(sys, "platform", "freebsd14")
+        connection: Any = None
+        self.assertIsNone(sendqueue.unacknowledged(connection))
+        self.assertIsNone(sendqueue.acknowledged(connection))
+        self.assertEqual(sendqueue.attempts(connection), (0, 0, 0.0))
 
     def test_of_a_connection_that_is_gone(self) -> None:
         gone = socket.socket()
