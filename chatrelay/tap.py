@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import errno
 import os
 import re
 import shutil
@@ -438,7 +439,10 @@ def _log_file(path: str) -> RotatedFile:
     try:
         return RotatedFile.fromFullPath(path)  # type: ignore[no-any-return]
     except OSError as error:
-        raise ConfigError("logfile", f"{error.filename} cannot be opened: {error.strerror}") from error
+        why = error.strerror
+        if error.errno == errno.ESPIPE:  # a pipe or a terminal, as /dev/stdout often is
+            why = "it is not a file; the log goes to standard output with -n and without --logfile"
+        raise ConfigError("logfile", f"{error.filename or path} cannot be opened: {why}") from error
 
 
 def _descriptor(stream: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from typing import Any
 
 from hypothesis import given
@@ -232,3 +233,10 @@ class UnderTwistd(SynchronousTestCase):
         path = self.mktemp() + "/log"
         error = self.assertRaises(SystemExit, self.service, "--logfile", path, "chatrelay")
         self.assertRegex(str(error), r"^chatrelay: logfile: /\S+/log cannot be opened: No such file or directory$")
+
+    def test_nor_can_a_pipe_be_a_log_file(self) -> None:
+        ours, theirs = os.pipe()
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
+        error = self.assertRaises(SystemExit, self.service, "--logfile", f"/dev/fd/{theirs}", "chatrelay")
+        self.assertRegex(str(error), r"^chatrelay: logfile: /dev/fd/\d+ cannot be opened: it is not a file; .* with -n")
