@@ -42,6 +42,7 @@ class End:
     reason: str
 
 
+DEFECT = End("relay", NO_CLOSE_FRAME, "a defect, told before this")
 DID_NOT_LEAVE = End("relay", NO_CLOSE_FRAME, "it did not leave in time")
 NO_HANDSHAKE_IN_TIME = End("relay", NO_CLOSE_FRAME, "no handshake in time")
 NO_PROXY_HEADER = End("relay", NO_CLOSE_FRAME, "no header of the PROXY protocol came first")
@@ -64,7 +65,7 @@ def of_lost(error: BaseException, over_tls: bool = False, unacknowledged: float 
     if isinstance(error, TLSError):
         return End("network", NO_CLOSE_FRAME, f"TLS: {_of_tls(error)}")
     if not isinstance(error, ConnectionLost):
-        return End("relay", NO_CLOSE_FRAME, "a defect, told before this")
+        return DEFECT
     if unacknowledged:
         return End("network", NO_CLOSE_FRAME, f"timed out: nothing acknowledged for {unacknowledged:.0f} s")
     return End("network", NO_CLOSE_FRAME, "TLS: cut off without a goodbye" if over_tls else "reset by peer")

@@ -77,8 +77,8 @@ class RotatedFile(LogFile):
     """The log file that twistd's ``--logfile`` names, with its rotation at 1 MB.
 
     Twisted's own class drops the rest of a line that a full disk has cut, and stays closed where a rotation has failed.
-    It goes on writing to a file that was moved away, and writes behind a hole in one that was emptied. It does not say
-    that it may not rotate, and renames devices such as /dev/null.
+    It goes on writing to a file that was moved away, and writes behind a hole in one that was emptied. It does not
+    report that it may not rotate, and renames devices such as /dev/null.
     """
 
     _is_between_lines = True

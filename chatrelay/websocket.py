@@ -296,7 +296,12 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _onOpen(self) -> None:
         """Autobahn: the handshake is done; calls `onOpen`, which may read what Autobahn has of the handshake."""
-        super()._onOpen()
+        try:
+            super()._onOpen()
+        except Exception:  # of any kind: Autobahn would keep the connection, and Twisted would log the text
+            self._tell_of_defect(Failure())
+            self._end = ends.DEFECT
+            self.dropConnection(abort=True)
         self._release_handshake()
         if not self.send_queue:
             del vars(self)["send_queue"]
@@ -315,6 +320,10 @@ class ChatProtocol(WebSocketServerProtocol):
     def _refuse_for_defect(self, failure: Failure) -> Failure:
         if failure.check(ConnectionDeny):
             return failure
+        self._tell_of_defect(failure)
+        return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
+
+    def _tell_of_defect(self, failure: Failure) -> None:
         if self.factory.may_tell("handshakes that met a defect"):
             # Without the exception's own text: the session cookie may be in it.
             self.events.critical(
@@ -322,7 +331,6 @@ class ChatProtocol(WebSocketServerProtocol):
                 kind=failure.value.__class__.__name__,
                 frames="".join(traceback.format_tb(failure.getTracebackObject())),
             )
-        return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""

@@ -11,7 +11,7 @@ from autobahn.websocket.compress import PerMessageDeflateOffer
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
@@ -129,6 +129,25 @@ class Defects(ConnectingTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 403 Forbidden\r\n"))
         self.assertTrue(answer.endswith(b": members only\n"))
         self.assertNotIn("defect", said)
+
+    def test_an_error_in_on_open_ends_the_connection(self) -> None:
+        class Failing(ChatProtocol):
+            def onOpen(self) -> None:
+                super().onOpen()
+                raise ValueError(self.http_request_data)
+
+        self.factory.protocol = Failing
+        client = self.come()
+        client.shake(f"Cookie: SESSID={self.SECRET}")
+        self.assertTrue(client.transport.aborted)
+        client.lost(ConnectionAborted())
+        defect, end = self.said(LogLevel.critical), self.said(LogLevel.debug)[-1]
+        self.assertEqual(len(defect), 1)
+        self.assertIn(", in onOpen\n", defect[0])
+        self.assertNotIn(self.SECRET, defect[0])
+        self.assertIn("ended by the relay with 1006", end)
+        self.assertTrue(end.endswith("a defect, told before this"))
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_many_defects_are_counted(self) -> None:
         self.patch(self.factory.handshakes, "check_origin", None)
