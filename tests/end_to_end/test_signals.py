@@ -1,4 +1,4 @@
-"""What SIGHUP does: certificates read anew while people talk, and nothing else."""
+"""What each signal does to a relay that starts, runs or stops, and to one that is the first process of a container."""
 
 from __future__ import annotations
 
