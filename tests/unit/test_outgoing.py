@@ -172,7 +172,7 @@ class Budget(OutgoingTestCase):
                 self.assertLessEqual(sent - had, budget + 1004)
                 self.assertGreater(sent, budget // 2)
 
-    def test_and_what_a_client_on_a_unix_socket_has_not_read(self) -> None:
+    def test_what_a_client_on_a_unix_socket_has_not_read_counts(self) -> None:
         for budget in (MIB, 65536):
             sent, _ = self.most_unread(budget, unix=True)
             self.assertLessEqual(sent, budget + 1004)
@@ -225,7 +225,7 @@ class Budget(OutgoingTestCase):
 class Bound(OutgoingTestCase):
     """How much the kernel holds at most."""
 
-    def test_as_much_as_is_said(self) -> None:
+    def test_the_kernel_holds_no_more_than_the_bound(self) -> None:
         for budget in (1, 20_000, 65536, 262144, MIB):
             for room in (SMALL, USUAL):
                 for size in (100, 2000, 14_000, 65536, 131072):
@@ -240,7 +240,7 @@ class Bound(OutgoingTestCase):
                         time.sleep(0.01)
                     self.assertLessEqual(held, most, f"{budget} {room} {size}")
 
-    def test_a_budget_that_no_buffer_can_have(self) -> None:
+    def test_a_budget_beyond_what_setsockopt_takes_is_no_error(self) -> None:
         _, _, transport, _ = self.connection(2**40)
         self.assertGreater(sendqueue.bound(transport.socket, 2**40), sendqueue.bound(transport.socket, 65536))
 
@@ -251,7 +251,7 @@ class Bound(OutgoingTestCase):
         self.assertIsNone(sendqueue.acknowledged(connection))
         self.assertEqual(sendqueue.attempts(connection), (0, 0, 0.0))
 
-    def test_of_a_connection_that_is_gone(self) -> None:
+    def test_a_connection_that_is_gone_raises_nothing(self) -> None:
         gone = socket.socket()
         gone.close()
         self.assertEqual(sendqueue.bound(gone, MIB), sendqueue.OVERSHOOT)
@@ -318,7 +318,7 @@ class Pace(OutgoingTestCase):
     def test_a_client_that_takes_nothing_is_closed_after_its_unread_time(self) -> None:
         self.assertEqual(self.behind(0), (4002, 10))
 
-    def test_or_later_where_its_kernel_had_taken_more_at_once(self) -> None:
+    def test_a_client_whose_kernel_had_taken_more_at_once_is_closed_later(self) -> None:
         code, seconds = self.behind(0, room=USUAL)
         self.assertEqual(code, 4002)
         self.assertLessEqual(seconds, 10 * (1 + MAX_AHEAD // LEAST_TAKEN))
@@ -346,12 +346,12 @@ class Pace(OutgoingTestCase):
             for kib in (7, 40, 100):
                 self.assertEqual(self.behind(kib * 1024, 60, room, inflow=True), (None, 60), f"{kib} KiB/s, {room}")
 
-    def test_so_does_one_on_a_unix_socket(self) -> None:
+    def test_a_slow_client_on_a_unix_socket_that_keeps_its_pace_stays(self) -> None:
         for kib in (7, 100):
             self.assertEqual(self.behind(kib * 1024, 60, unix=True, inflow=True), (None, 60))
         self.assertEqual(self.behind(0, unix=True)[0], 4002)
 
-    def test_and_where_the_system_tells_nothing(self) -> None:
+    def test_a_slow_client_that_keeps_its_pace_stays_where_the_system_tells_nothing(self) -> None:
         for name in ("unacknowledged", "acknowledged"):
             self.patch(sendqueue, name, lambda connection: None)
         self.assertEqual(self.behind(40 * 1024, inflow=True), (None, 60))
@@ -384,7 +384,7 @@ class Pace(OutgoingTestCase):
         self.now += 10
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
 
-    def test_but_not_where_nothing_does_or_the_kernel_is_silent(self) -> None:
+    def test_a_ping_with_nothing_before_it_or_to_a_silent_kernel_waits_no_longer(self) -> None:
         self.now += 1
         self.buffer.before_ping()
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
@@ -444,7 +444,7 @@ class Rule(SynchronousTestCase):
             had = ahead_of_pace(0.0, jump + LEAST_TAKEN, 0.0)
             self.assertTrue(self.survives(7168, jump, had), jump)
 
-    def test_one_that_does_not_goes_whatever_it_had(self) -> None:
+    def test_a_reader_that_falls_short_is_closed_whatever_counted_ahead(self) -> None:
         for jump in (1, 65536, 109_568, 590_000):
             self.assertFalse(self.survives(5000, jump, MAX_AHEAD), jump)
 

@@ -3,7 +3,7 @@
 Nothing here prints, asks or reads a command line: `chatrelay.cli` does.
 
 A copy is made page by page inside one read transaction. SQLite's shell, which takes no such transaction, starts over at
-each commit of the relay's, and never ends. The transaction keeps SQLite from beginning its write-ahead log anew, which
+each commit of the relay's, and never ends. The transaction keeps SQLite from starting its write-ahead log over, which
 grows by what is written meanwhile.
 
 A copy is written beside its destination as ``DESTINATION.unfinished``, synced, read back, and only then given its name.
