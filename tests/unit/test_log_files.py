@@ -289,6 +289,12 @@ class Faults(SynchronousTestCase):
                 os.rename(kept, f"{path}.1-wal")
                 self.assertEqual([row.content for row in read_messages(f"{path}.1")], ["kept"])
 
+    def test_a_lock_that_fails_is_told_with_its_file(self) -> None:
+        path = os.path.realpath(self.mktemp())
+        with patch.object(fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks available")):
+            error = self.assertRaises(LogUnavailable, SqliteStore(path).open)
+        self.assertIn(f"{path}.lock: No locks available", str(error))
+
     def test_sqlite_warnings_are_no_defect(self) -> None:
         store = SqliteStore(self.mktemp())
         store.open()

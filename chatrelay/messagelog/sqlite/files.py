@@ -93,7 +93,7 @@ class LogFiles:
         if not self._has_database() or self._database_lock is not None or not LOCKS_DATABASE:
             return
         self._database_lock = descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._flock(descriptor)
+        self._flock(descriptor, self.path)
 
     def _has_database(self) -> bool:
         """Whether there is a database.
@@ -147,7 +147,7 @@ class LogFiles:
         while True:
             descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                self._flock(descriptor)
+                self._flock(descriptor, self.lock)
                 if _file_id(self.lock) == _id_of(os.fstat(descriptor)):
                     return descriptor
             except BaseException:
@@ -155,7 +155,11 @@ class LogFiles:
                 raise
             os.close(descriptor)  # it was removed between the two calls, and keeps nobody away
 
-    def _flock(self, descriptor: int) -> None:
+    def _flock(self, descriptor: int, path: str) -> None:
+        """Lock a file.
+
+        :param path: its name, for the error.
+        """
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -163,6 +167,8 @@ class LogFiles:
                 f"the message log {self.path} is in use by another chatrelay: "
                 "stop that one, or give this one a file of its own"
             ) from None
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
 
     @property
     def is_locked_here(self) -> bool:
