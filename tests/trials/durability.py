@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import statistics
@@ -574,12 +575,17 @@ def errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
     print(refused)
     told = [line for line in relay.output if "please report it" in line or "Traceback" in line]
     assert not told, told
+    # A line for each reason: what was met first, and what the attempts to open the log met. None comes twice.
+    reason = re.compile(r" (the message log .*)\. Nothing is delivered until it can be written")
+    outages = [reason.findall(said) for said in "\n".join(relay.output).split("can be written again")]
+    assert not [reasons for reasons in outages if len(set(reasons)) < len(reasons)], outages
     logged = [row.content for row in read_log(stage.log) if row.delivered]
     assert logged == accepted, sorted(set(logged) ^ set(accepted))
     evidence.count("faults", len(FAULTS), at_least=len(FAULTS))
     evidence.count("of them refused messages", len(refused), at_least=len(FAULTS) * 3 // 4)
     evidence.count("messages refused", refused.total(), at_least=len(FAULTS) * 3)
     evidence.count("acknowledged", len(accepted), at_least=len(FAULTS))
+    evidence.count("lines of outages", sum(map(len, outages)), at_least=len(FAULTS))
 
 
 @contextmanager
