@@ -58,7 +58,11 @@ class Alarm(Generic[Key]):
         assert active is not None
         self._is_ringing = True
         try:
-            for key in self._deadlines.expired(active.tick()):
+            now = active.tick()
+            # One by one: what rings may lift another that has passed as well, or fail, and the others ring then.
+            while self._deadlines and self._deadlines.earliest() <= now:
+                key = self._deadlines.first()
+                self._deadlines.stop(key)
                 self._ring(key)
         finally:
             # What rang may have set another deadline, or lifted all that were left.

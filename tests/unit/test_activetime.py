@@ -239,8 +239,8 @@ class Alarms(SynchronousTestCase):
 
         alarm = Alarm[str](self.clock, 1, ring)
         alarm.set("a")
+        alarm.set("b")  # at the same time as the one before
         self.clock.advance(0.25)
-        alarm.set("b")
         alarm.set("c")
         self.clock.pump([0.25] * 20)
         self.assertEqual(self.rung, [("a", 1)])
@@ -256,12 +256,13 @@ class Alarms(SynchronousTestCase):
 
         alarm = Alarm[str](self.clock, 1, ring)
         alarm.set("a")
+        alarm.set("b")  # at the same time as the one before
         self.clock.advance(0.25)
-        alarm.set("b")
+        alarm.set("c")
         for _ in range(8):
             with contextlib.suppress(ZeroDivisionError):
                 self.clock.advance(0.25)
-        self.assertEqual([name for name, _ in self.rung], ["a", "b"])
+        self.assertEqual([name for name, _ in self.rung], ["a", "b", "c"])
 
     def test_zero_is_never(self) -> None:
         alarm = Alarm[str](self.clock, 0, self.ring)
