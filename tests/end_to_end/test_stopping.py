@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.end_to_end.programs import HIGH_RATES, RelayProcess
+from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess
 from tests.end_to_end.saturation import HANDSHAKE
 
 
 def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Callable[..., RelayProcess]) -> None:
-    relay = start_relay(*HIGH_RATES)
+    relay = start_relay(*HIGH_RATES, "--unread-size", "0")  # however slowly this machine reads
     alice, bo = relay.client(), relay.client()
     alice.log_in("alice-session")
     bo.log_in("bo-session")
@@ -32,22 +32,26 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
         except ConnectionClosed:
             pass
 
-    ends: list[tuple[int | None, list[Any]]] = []
-    threads = [threading.Thread(target=talk), threading.Thread(target=lambda: ends.append(bo.closed()))]
+    ends: dict[str, tuple[int | None, list[Any]]] = {}
+    threads = [
+        threading.Thread(target=talk),
+        threading.Thread(target=lambda: ends.update(alice=alice.closed())),
+        threading.Thread(target=lambda: ends.update(bo=bo.closed())),
+    ]
     for thread in threads:
         thread.start()
     time.sleep(0.5)
     relay.process.terminate()
-    code, frames = alice.closed()
     for thread in threads:
-        thread.join(10)
+        thread.join(2 * PATIENCE)
+    code, frames = ends["alice"]
     for frame in frames:
         answers[frame["response"]["id"]] = frame["response"]["value"]
         assert frame["response"].get("reason") in (None, "receiving-user-not-connected")
     assert code == 4000
     assert relay.wait() == -signal.SIGTERM
     assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
-    ((code, delivered),) = ends
+    code, delivered = ends["bo"]
     assert code == 4000
     assert len(answers) > 50
     assert sent > len(answers)
