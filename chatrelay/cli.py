@@ -31,6 +31,7 @@ from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite import LoggedMessage, read_messages
 from chatrelay.messagelog.sqlite.backup import NotDone, back_up, checked_destination
+from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.messagelog.sqlite.restore import restore
 from chatrelay.messagelog.sqlite.verify import Contents, Damaged, NotUsable
 
@@ -170,7 +171,7 @@ def _back_up(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     def work(progress: Progress, commit: Callable[[], None]) -> None:
-        log = os.path.realpath(_path(options.message_log, "restored"))
+        log = LogFiles(_path(options.message_log, "restored")).path
 
         def confirm(new: Contents, old: Contents | NotUsable) -> None:
             if options.yes:

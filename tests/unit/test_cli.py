@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -77,6 +79,26 @@ def test_a_message_log_in_no_file_is_refused(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == f"chatrelay: a {url.rstrip(':')} message log can't be {done} from outside the relay\n"
+
+
+@pytest.mark.parametrize("command", ["messages", "backup", "restore"])
+@pytest.mark.parametrize("url", ["sqlite:log", "sqlite:/nonexistent/log"])
+def test_relative_paths_without_a_working_directory_are_one_sentence(
+    command: str, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> str:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    file = str(tmp_path / "file") if url == "sqlite:log" else "file"
+    arguments = [command, "--message-log", url, *([] if command == "messages" else [file])]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("chatrelay: ")
+    assert said.err.count("\n") == 1
+    assert ("the working directory is gone" in said.err) == (url == "sqlite:log")
+    assert "standard output" not in said.err
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])

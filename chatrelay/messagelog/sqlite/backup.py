@@ -80,7 +80,8 @@ def checked_destination(log: str, destination: str, *, replace: bool) -> str:
 
     :raises NotDone: where none can go there.
     """
-    target = os.path.realpath(destination)
+    with told(destination):  # a relative path where there is no working directory
+        target = os.path.realpath(destination)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise NotDone(f"there is no folder {folder}: make it, or name another destination")

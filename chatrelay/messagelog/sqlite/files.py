@@ -42,15 +42,19 @@ class LogFiles:
     resolves links, too, and all files of a log have to lie beside the same one.
 
     :param path: the database, as it was configured. A relative path counts from the working directory of now.
+    :raises LogUnavailable: where the path is relative and there is no working directory.
     :ivar path: the database, without symbolic links.
     :ivar wal: SQLite's write-ahead log. The newest messages are in it.
     :ivar lock: the file that keeps a second relay away.
     """
 
     def __init__(self, path: str) -> None:
-        with suppress(OSError):  # no working directory: what is opened then says so
-            path = os.path.join("" if os.path.isabs(path) else os.getcwd(), path)
-        self._given = path
+        try:
+            self._given = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+        except OSError as error:
+            raise LogUnavailable(
+                f"the message log {path} cannot be found, because the working directory is gone: name its whole path"
+            ) from error
         self._resolve()
         self._lock: int | None = None
         self._database_lock: int | None = None
