@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from chatrelay.interfaces import Message
-from chatrelay.messagelog.sqlite import SqliteStore
+from chatrelay.messagelog.sqlite import SqliteStore, recovery
+from chatrelay.messagelog.sqlite.files import LogFiles
 from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import SATURATED, USERS, Crowd, Part, Talker, by_turns, resident
@@ -320,6 +321,8 @@ def unsynced_writes_are_lost(stage: Stage, evidence: Evidence, cuts: int, recove
         image = disk.after_a_power_cut(folder, PARTS[number % len(PARTS)], chance)
         unsynced += not disk.is_all_synced
         acknowledged += trial.counts["acknowledged"]
+        orphan = recovery.keep_wal(LogFiles(str(image)), 0.0)
+        assert orphan is None, f"{image} was taken for a write-ahead log without its database"
         if number in with_a_relay:
             went_on += goes_on(Stage(folder, stage.site), trial) >= 40
         trial.check_log(read_log(image), refused_may_stand=bool(inject))
