@@ -60,26 +60,30 @@ class Checkpoints:
         self._told_of_failure = False
 
     def begin(self, connection: sqlite3.Connection, path: str, wal_path: str) -> None:
-        """Copy what the write-ahead log holds, and empty it.
-
-        :param connection: just opened, with no transaction under way.
-        :raises sqlite3.Error: where that fails. A reader that is in the way is no failure.
-        """
+        """Take over a log that has just been opened, and has no transaction under way."""
         self._path, self._wal = path, wal_path
         self._told_of_length = self._told_of_failure = self._is_due = False
         self._written = 0
         self._cookie = None
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
-        self._truncate(connection)
         self._is_first = True
 
-    def begun(self, connection: sqlite3.Connection) -> None:
-        """Let the database differ from every copy that was made of it before; called once it has its present schema.
+    def empty(self, connection: sqlite3.Connection) -> None:
+        """Copy all that the write-ahead log holds, and empty it.
+
+        :raises sqlite3.Error: where that fails. A reader that is in the way is no failure.
+        """
+        self._truncate(connection)
+
+    def differ(self, connection: sqlite3.Connection) -> None:
+        """Let the database differ from every copy that was made of it before.
+
+        Call it when page 1 has just been written.
 
         :raises sqlite3.Error: where that fails.
         """
-        self._marked = wal.generation(self._wal)  # page 1 was written when the log was opened
+        self._marked = wal.generation(self._wal)
         connection.execute("BEGIN IMMEDIATE")
         self._change_cookie(connection)
         connection.execute("COMMIT")

@@ -88,6 +88,7 @@ class SqliteStore:
         self._identity: Identity = (None, None)
         self._size = 0  # of the database, in bytes, when it was last looked at
         self._wal_size = 0
+        self._has_failed = False  # since it was last opened
         self._last_number = 0
         self._saved_through = 0  # the last message whose places are in saved_inbox
         self._places: dict[str, int] = {}  # the last places that messages after that one took
@@ -123,8 +124,13 @@ class SqliteStore:
             wal.write_again(self._files.wal)
             connection.execute("COMMIT")
             self._checkpoints.begin(connection, self.path, self._files.wal)
+            (database, _), _, _ = self._files.identity()
+            # After a failure it is opened with as few syncs as can be: each of them may fail, too.
+            is_again = self._has_failed and self._identity[0] == database
+            if not is_again:
+                self._checkpoints.empty(connection)
             schema.migrate(connection, version, self._migrations)
-            if self._identity[0] not in (None, self._files.identity()[0][0]):
+            if self._identity[0] not in (None, database):
                 # Another file than the one that failed: what was doubtful there is not here.
                 self._doubtful_from = None
                 self._undelivered = []
@@ -141,7 +147,9 @@ class SqliteStore:
             self._saved_through = self._last_number
             self._doubtful_from = None
             self._undelivered = []
-            self._checkpoints.begun(connection)
+            if not is_again:
+                self._checkpoints.differ(connection)
+            self._has_failed = False
             self._identity, self._size, self._wal_size = self._files.identity()
 
     def append(self, messages: Sequence[Message]) -> list[int]:
@@ -255,6 +263,7 @@ class SqliteStore:
     def _not_as_it_was(self) -> LogUnavailable:
         """Close the store; return what to raise."""
         self.close()
+        self._has_failed = True
         return LogUnavailable(
             f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
         )
@@ -313,6 +322,7 @@ class SqliteStore:
     def _failed(self, error: Exception) -> LogUnavailable:
         """Close the store; return what to raise."""
         self.close()
+        self._has_failed = True
         if isinstance(error, LogUnavailable):
             return error
         why = _what_can_be_seen(self.path) or _told(error)
