@@ -278,7 +278,7 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
         def come(kinds: tuple[Kind, ...]) -> Iterator[Stranger]:
             for kind in kinds:
                 for _ in range(kind.count):
-                    one = Stranger(ports[kind.tls], addresses[id(kind)], trusting)
+                    one = Stranger(ports[kind.tls], addresses[id(kind)], trusting, everybody)
                     everybody["{}:{}".format(*one.socket.getsockname())] = kind
                     there.callback(one.leave)
                     kind.doing(one)
