@@ -128,6 +128,7 @@ class Names(SynchronousTestCase):
         for path in (self.real, self.folder / "second"):
             error = self.assertRaises(LogUnavailable, SqliteStore(str(path)).open)
             self.assertIn("more than one name", str(error))
+            self.assertIn("run it again", str(error))
         os.unlink(self.folder / "second")
         self.opened(self.real)
 

@@ -112,7 +112,8 @@ class LogFiles:
         if found.st_nlink > 1:
             raise LogUnavailable(
                 f"the message log {self.path} has more than one name (hard links), and SQLite looks for the newest "
-                "messages beside one of them only: remove the others"
+                "messages beside one of them only: remove the others. After a chatrelay restore that was killed, "
+                "run it again"
             )
         return True
 
