@@ -366,14 +366,35 @@ class Config:
         "How many pings and pongs a connection may send in the long run; more close it with 1002.",
         unit="frames a second",
         metavar="frames",
-        zero="no limit: one client can keep the relay busy for the others",
+        zero="no limit but frames-per-second: a client that sends more is slowed down, and not closed",
         kind=float,
     )
     control_frame_burst: int = _option(
         20,
         "How many pings and pongs a connection may send at once.",
         unit="frames",
-        zero="no limit, as control-frames-per-second of 0: one client can keep the relay busy for the others",
+        zero="no limit, as control-frames-per-second of 0: a client that sends more is slowed down, and not closed",
+        kind=int,
+    )
+    frames_per_second: int | None = _option(
+        None,
+        "How many frames are read of a connection in a second, and twice as many at once, those of whole text messages "
+        "not counted, and pieces in which a frame comes counted as frames. Beyond that, reading pauses, and TCP makes "
+        "the client wait. One that is not logged in has half of that. Without it, nine times messages-per-second "
+        "and control-frames-per-second, and 100 at the least.",
+        unit="frames a second",
+        metavar="frames",
+        zero="no limit: messages in many empty frames can keep the relay busy for the others",
+        kind=int,
+    )
+    bytes_per_second: int | None = _option(
+        None,
+        "How many bytes are read of a connection in a second, and twice as many at once; each read counts as 512 more. "
+        "Beyond that, reading pauses, and TCP makes the client wait. One that is not logged in has a sixteenth of "
+        "that. Without it, 1.6 times messages-per-second times message-size, and 1 MiB at the least.",
+        unit="bytes a second",
+        metavar="bytes",
+        zero="no limit: a client that sends single bytes can keep the relay busy for the others",
         kind=int,
     )
     handshake_size: int = _option(
@@ -614,7 +635,7 @@ HEADINGS = (
         (
             *("message_size", "message_frames", "message_timeout", "messages_per_second", "message_burst"),
             *("user_messages_per_second", "new_recipients_per_minute", "control_frames_per_second"),
-            "control_frame_burst",
+            *("control_frame_burst", "frames_per_second", "bytes_per_second"),
         ),
     ),
     (

@@ -19,12 +19,14 @@ does. Pure: bytes and a callable come in, a count goes out. RFC 6455, section
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 
 _FINAL_TEXT = 0x81
 _MASKED = 0x80
 _IN_TWO_BYTES = 126
 _from_bytes = int.from_bytes
+_Decoder = codecs.getincrementaldecoder("utf-8")
 _SHORTEST = 6
 """Bytes of the shortest masked frame: two of header, four of mask."""
 
@@ -83,6 +85,39 @@ def is_utf8(payload: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+class TextValidator:
+    """Tells of text that comes in pieces whether it is UTF-8 so far, as Autobahn asks, and much faster than its own.
+
+    What is wrong is found in the piece that it is in, as RFC 6455 (section 8.1) allows, and not at the end.
+    """
+
+    __slots__ = ("_decoder", "_size")
+
+    def __init__(self) -> None:
+        self._decoder = _Decoder()
+        self._size = 0
+
+    def reset(self) -> None:
+        """Begin a text."""
+        self._decoder.reset()
+        self._size = 0
+
+    def validate(self, data: bytes) -> tuple[bool, bool, int, int]:
+        """Look at the next piece.
+
+        :returns: whether it is UTF-8 so far, whether it ends with a whole character, and how much of it is: bytes of
+            this piece, bytes of the text.
+        """
+        begun = len(self._decoder.getstate()[0])
+        try:
+            self._decoder.decode(data)
+        except UnicodeDecodeError as error:
+            valid = error.start - begun
+            return False, False, max(0, valid), self._size + valid
+        self._size += len(data)
+        return True, not self._decoder.getstate()[0], len(data), self._size
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -108,57 +108,63 @@ class TokenBucket:
 
     :param rate: tokens that come back a second; 0 for no limit.
     :param burst: tokens it holds when full, at least one; 0 for no limit.
+    :ivar full_at: when it will be full, in tokens that come back.
+    :ivar room: how far ahead that may be for there to be a token.
     """
 
     # All that changes is one number: when it will be full, with time counted in tokens that come back. Beyond 2**53 of
     # them, which takes a rate of millions a second, that is not exact.
-    __slots__ = ("_full_at", "_rate", "_room")
+    __slots__ = ("full_at", "rate", "room")
 
     def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._room = max(1.0, burst) - 1.0 if rate and burst else math.inf
-        self._full_at = 0.0
+        self.rate = rate
+        self.room = max(1.0, burst) - 1.0 if rate and burst else math.inf
+        self.full_at = 0.0
 
     def take(self, now: float) -> bool:
         """Take a token; whether there was one.
 
         :param now: seconds of any clock, the same at each call.
         """
-        at = now * self._rate
-        full_at = self._full_at
+        at = now * self.rate
+        full_at = self.full_at
         if full_at < at:
             full_at = at
-        elif full_at - at > self._room:
-            return self._refuse(at)
-        self._full_at = full_at + 1.0
+        elif full_at - at > self.room:
+            return self.refuse(at)
+        self.full_at = full_at + 1.0
         return True
 
     def left(self, now: float) -> float:
         """How many whole tokens could be taken now; infinitely many where there is no limit."""
-        if self._room == math.inf:
+        if self.room == math.inf:
             return math.inf
-        at = now * self._rate
-        if self._full_at - at > self._room:
-            self._refuse(at)
-        return math.floor(self._room + 1.0 - max(0.0, self._full_at - at))
+        at = now * self.rate
+        if self.full_at - at > self.room:
+            self.refuse(at)
+        return math.floor(self.room + 1.0 - max(0.0, self.full_at - at))
 
     def is_full(self, now: float) -> bool:
         """Whether it is as good as a new one."""
-        return self._room == math.inf or self._full_at <= now * self._rate
+        return self.room == math.inf or self.full_at <= now * self.rate
 
     @property
     def mark(self) -> float:
         """A number that is another one after each token that was taken."""
-        return self._full_at
+        return self.full_at
 
     @property
     def seconds_to_fill(self) -> float:
         """How long an empty one takes until it is full; 0 where there is no limit."""
-        return 0.0 if self._room == math.inf else (self._room + 1.0) / self._rate
+        return 0.0 if self.room == math.inf else (self.room + 1.0) / self.rate
 
-    def _refuse(self, at: float) -> bool:
+    def refuse(self, at: float) -> bool:
+        """Take nothing, as there is no token; False.
+
+        :param at: the time, in tokens that come back.
+        """
         # More than all are missing where the clock was set back: then all are.
-        self._full_at = min(self._full_at, at + self._room + 1.0)
+        self.full_at = min(self.full_at, at + self.room + 1.0)
         return False
 
 
@@ -183,27 +189,17 @@ class Sender:
         self._new_recipients = new_recipients
         self._known: dict[str, None] = {}
 
-    def may_send(self, connection: TokenBucket, recipient: str | int, now: float) -> bool:
-        """Count a message; whether it may be sent.
-
-        :param connection: the bucket of the connection it came on, from which a token is taken first.
-        """
-        # Two times `TokenBucket.take`, without the calls, which would cost as much again for every message.
-        at = now * connection._rate
-        full_at = connection._full_at
-        if full_at < at:
-            full_at = at
-        elif full_at - at > connection._room:
-            return connection._refuse(at)
-        connection._full_at = full_at + 1.0
+    def may_send(self, recipient: str | int, now: float) -> bool:
+        """Count a message; whether it may be sent."""
+        # `TokenBucket.take`, without the call, which would cost as much again for every message.
         user = self._messages
-        at = now * user._rate
-        full_at = user._full_at
+        at = now * user.rate
+        full_at = user.full_at
         if full_at < at:
             full_at = at
-        elif full_at - at > user._room:
-            return user._refuse(at)
-        user._full_at = full_at + 1.0
+        elif full_at - at > user.room:
+            return user.refuse(at)
+        user.full_at = full_at + 1.0
         return recipient in self._known or self._may_write_to(recipient, now)
 
     def is_as_new(self, now: float) -> bool:

@@ -21,10 +21,11 @@ from msgspec import UnsetType
 
 from chatrelay import wire
 from chatrelay.directory import Directory
+from chatrelay.inflow import LARGE_MESSAGE, weight
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import Sender, SendLimits
 from chatrelay.relay import Relay
-from chatrelay.wire import AuthRequest, CloseCode, Reason, SendRequest, UnusableFrame, decode
+from chatrelay.wire import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
 
 
 class State(enum.Enum):
@@ -59,6 +60,10 @@ def _nobody_asks(sessid: str) -> None:
     """What an ended session calls to ask: never."""
 
 
+def _charge_nobody(size: int) -> None:
+    """What counts large messages where nobody wants to know."""
+
+
 class Session:
     """What one connection may do.
 
@@ -73,10 +78,12 @@ class Session:
     :param no_cookie_because: where there is no cookie to use: None when the
         visitor simply has none (a denial), else why an auth-request must
         carry a SESSID on this connection.
+    :param charge: called with the bytes that a message counts as in addition to its own; see `chatrelay.inflow.weight`.
     """
 
     __slots__ = (
         "_ask",
+        "_charge",
         "_connection",
         "_cookie",
         "_denials",
@@ -104,6 +111,7 @@ class Session:
         ask: Callable[[str], None],
         cookie: str | None = None,
         no_cookie_because: str | None = None,
+        charge: Callable[[int], None] = _charge_nobody,
     ) -> None:
         self.state = State.VISITOR
         self._connection = connection
@@ -116,6 +124,7 @@ class Session:
         self._sender: Sender
         self._seconds = seconds
         self._ask = ask
+        self._charge = charge
         # One character beyond ASCII makes a string of Python's up to four times as large, for as long as this lasts.
         self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8")
         self._no_cookie_because = no_cookie_because
@@ -160,26 +169,33 @@ class Session:
         if state is _ENDED:
             return False
         now = self._seconds()
+        if len(payload) > LARGE_MESSAGE:
+            self._charge(weight(payload, now))
+        # `TokenBucket.take`, without the call, which would cost as much again for every message.
+        messages = self._messages
+        at = now * messages.rate
+        full_at = messages.full_at
+        if full_at < at:
+            messages.full_at = at + 1.0
+        elif full_at - at <= messages.room:
+            messages.full_at = full_at + 1.0
+        else:
+            messages.refuse(at)
+            self._refuse(payload)
+            return self._goes_on(now)
         try:
             request = decode(payload)
         except UnusableFrame as problem:
-            within_limits = self._messages.take(now)
             self._unusable(problem)
-        else:
-            if not isinstance(request, SendRequest):
-                within_limits = self._messages.take(now)
-                self._auth_requested(request, within_limits)
-            elif state is not _MEMBER and state is not _ASKING_AGAIN:
-                # Nobody who is not logged in learns anything, not even that: no oracle.
-                within_limits = self._messages.take(now)
-            else:
-                within_limits = self._sender.may_send(self._messages, request.message.to_uid, now)
-                if within_limits:
-                    self._submit(self._connection, self._uid, request)
-                else:
-                    self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
-        if not within_limits and self._keeps_on(now):
-            self._connection.close(CloseCode.RATE_LIMIT, "kept on past the rate limit")
+            return self.state is not _ENDED
+        if not isinstance(request, SendRequest):
+            self._auth_requested(request)
+        elif state is _MEMBER or state is _ASKING_AGAIN:
+            if not self._sender.may_send(request.message.to_uid, now):
+                self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
+                return self._goes_on(now)
+            self._submit(self._connection, self._uid, request)
+        # Else nobody who is not logged in learns anything, not even that: no oracle.
         return self.state is not _ENDED
 
     def received_too_late(self) -> bool:
@@ -236,6 +252,15 @@ class Session:
         # The connection's own; it would keep the connection, which keeps this, until garbage is collected.
         self._ask = _nobody_asks
 
+    def _goes_on(self, now: float) -> bool:
+        """Count a message that is beyond what may be sent, and close the connection for one too many.
+
+        :returns: as `received` does.
+        """
+        if self._keeps_on(now):
+            self._connection.close(CloseCode.RATE_LIMIT, "kept on past the rate limit")
+        return self.state is not _ENDED
+
     def _keeps_on(self, now: float) -> bool:
         """Count a message that is beyond what may be sent; whether it is one too many."""
         if now - self._refused_at > BACKED_OFF:
@@ -244,7 +269,23 @@ class Session:
         self._refusals += 1
         return self._refusals > MAX_REFUSALS
 
-    def _auth_requested(self, request: AuthRequest, within_limits: bool) -> None:
+    def _refuse(self, payload: bytes) -> None:
+        """Answer a message beyond what this connection may send, having read no more of it than the answer needs."""
+        try:
+            header = read_header(payload)
+        except UnusableFrame as problem:
+            self._unusable(problem)
+            return
+        if header.kind is Kind.AUTH_REQUEST:
+            is_pending = self.state in (State.ASKING, State.ASKING_AGAIN)
+            reason = Reason.LOGIN_PENDING if is_pending else Reason.RATE_LIMITED
+            self._connection.send(wire.auth_response(False, reason))
+        elif isinstance(header.request_id, UnsetType):
+            self._unusable(UnusableFrame(Reason.INVALID_MESSAGE, "the id is missing or can't be used", send=True))
+        elif self.logged_in:
+            self._connection.send(wire.not_sent(header.request_id, Reason.RATE_LIMITED))
+
+    def _auth_requested(self, request: AuthRequest) -> None:
         sessid = self._cookie_text if isinstance(request.sessid, UnsetType) else request.sessid
         if sessid is None and self._no_cookie_because is not None:
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
@@ -254,8 +295,6 @@ class Session:
             # A visitor whose browser has no session cookie is not logged in
             # at the site; there is nothing to ask it.
             self._denied()
-        elif not within_limits:
-            self._connection.send(wire.auth_response(False, Reason.RATE_LIMITED))
         else:
             self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
             self._ask(sessid)

@@ -29,7 +29,7 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
@@ -44,7 +44,7 @@ from chatrelay.config import Config
 from chatrelay.connections import Connections
 from chatrelay.directory import Directory
 from chatrelay.ends import NO_CODE, End, EndLines
-from chatrelay.frames import take_messages
+from chatrelay.frames import TextValidator, take_messages
 from chatrelay.handshake import (
     AUTOBAHN_HANDSHAKE,
     END_OF_HEADERS,
@@ -55,6 +55,7 @@ from chatrelay.handshake import (
     http_error,
     printable,
 )
+from chatrelay.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import SendLimits, TokenBucket, address_key
 from chatrelay.logins import ENDED, Logins
@@ -80,6 +81,7 @@ AUTOBAHN_NAMES = (
     "onMessageBegin",
     "onMessageEnd",
     "onMessageFrameBegin",
+    "processData",
     "sendCloseFrame",
     "sendFrame",
     "sendHttpErrorResponse",
@@ -96,8 +98,9 @@ AUTOBAHN_ATTRIBUTES = (
     "remoteCloseCode",
     "send_queue",
     "state",
+    "utf8validator",
 )
-"""What we read of Autobahn's open protocol, likewise, and empty (`data`)."""
+"""What we read of Autobahn's open protocol, likewise, and empty (`data`) or replace."""
 
 AUTOBAHN_FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length")
 """What we read of it in a frame, too."""
@@ -196,9 +199,10 @@ class ChatProtocol(WebSocketServerProtocol):
     _visit: Visit | None  # None for who was turned away
     _refusal: bytes | None = None  # what that one is answered
     _control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
+    _pausing: IDelayedCall | None = None  # while reading pauses: what ends that
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
-    __slots__ = ("_between_messages", "_fast", "_longest", "_receive", "_visit")
+    __slots__ = ("_between_messages", "_fast", "_inflow", "_longest", "_receive", "_visit")
 
     # Opening ---------------------------------------------------------------
 
@@ -206,6 +210,7 @@ class ChatProtocol(WebSocketServerProtocol):
         """Twisted: a TCP connection was accepted."""
         config = self.factory.config
         self._between_messages = False
+        self._inflow = Inflow(self.factory.inflow_rates, self.factory.seconds())
         if self.factory.is_over:
             self._visit = None
             self.state = self.STATE_CLOSED
@@ -227,6 +232,8 @@ class ChatProtocol(WebSocketServerProtocol):
         if config.ping_interval and config.ping_timeout:
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
         super().connectionMade()
+        validator: Any = TextValidator()
+        self.utf8validator = validator
         self.factory.accepted(self)
         if isinstance(self.transport, HAProxyProtocolWrapper):
             self.factory.unlocated[self] = None
@@ -254,21 +261,33 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted: bytes came. What the fast path (`chatrelay.frames`) does not take is Autobahn's."""
+        allowance = self._inflow.bytes
+        left = allowance.left = allowance.left - len(data) - MIN_READ
+        if left < 0:
+            self._pause_reading()
         if self._between_messages:
             taken = take_messages(data, self._longest, self._receive)
             if taken == len(data):
                 return
             if taken:
                 data = data[taken:]
-        if self.state == self.STATE_OPEN:
+        self._received(data)
+
+    def _received(self, data: bytes) -> None:
+        """Bytes that the fast path did not take."""
+        state = self.state
+        if state == self.STATE_CLOSED or self._deaf:
+            # Autobahn would go on buffering for a client that was refused.
+            if self._visit is None:
+                self._answer_refused()
+        elif self._inflow.held is not None or not self._take_piece():
+            self._inflow.hold(data)
+        elif state == self.STATE_OPEN:
             self._open_received(data)
-        elif self.state == self.STATE_CONNECTING:
+        elif state == self.STATE_CONNECTING:
             self._handshake_received(data)
-        elif self.state != self.STATE_CLOSED and not self._deaf:
-            # Once closed, Autobahn would go on buffering for a client that was refused.
+        else:
             super().dataReceived(data)
-        elif self._visit is None:
-            self._answer_refused()
 
     def _handshake_received(self, data: bytes) -> None:
         """Part of an opening handshake, which Autobahn buffers without bound; this bounds it."""
@@ -357,6 +376,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._ask,
             cookie,
             because,
+            self._inflow.charge,
         )
         self._began = factory.seconds()
         if self._perMessageCompress is not None:
@@ -463,9 +483,66 @@ class ChatProtocol(WebSocketServerProtocol):
             rest = begun.length - self.current_frame_masker.pointer()
             if rest < len(data):
                 self._for_autobahn(data[:rest])
+                self._inflow.bytes.left += len(data) - rest + MIN_READ  # counted already
                 self.dataReceived(data[rest:])
                 return
         self._for_autobahn(data)
+
+    def processData(self) -> bool:
+        """Autobahn: take a frame apart, or what has come of it; return whether there may be more to do."""
+        if not self._is_inside_frame and self.data and not self._take_frame():
+            self._inflow.hold(b"")
+            return False
+        more: bool = super().processData()
+        return more
+
+    def _take_piece(self) -> bool:
+        """Count a piece of a handshake or a frame; a frame that begins is counted when Autobahn takes it apart."""
+        return not (self.state == self.STATE_CONNECTING or self._is_inside_frame) or self._take_frame()
+
+    @property
+    def _is_inside_frame(self) -> bool:
+        """Whether Autobahn has the head of a frame, and not yet all of it."""
+        begun: object = self.current_frame
+        return begun is not None
+
+    def _take_frame(self) -> bool:
+        """Count a frame, or a piece of one. Where that is too many, reading pauses, and it has to wait."""
+        if self._inflow.take_frame(self.factory.seconds()):
+            return True
+        self._pause_reading()
+        return False
+
+    def _pause_reading(self) -> None:
+        """Read no more of a client that has sent more than it may, until it may send again; see `chatrelay.inflow`."""
+        factory, inflow = self.factory, self._inflow
+        if not (self._is_pausing or self._deaf) and self.state != self.STATE_CLOSED:
+            seconds = inflow.pause(factory.seconds())
+            if seconds:
+                inflow.pauses += 1
+                self.transport.pauseProducing()
+                # Deadlines are swept, but this is no deadline: those who were swept together would be read together.
+                self._pausing = factory.reactor.callLater(seconds, self._read_on)
+
+    def _read_on(self) -> None:
+        """The pause is over: take what waits, and read again, unless that was too much."""
+        self._pausing = None
+        inflow = self._inflow
+        self._pause_reading()
+        if not self._is_pausing and inflow.held is not None:
+            self._received(inflow.release())
+            self._pause_reading()
+        if not (self._is_pausing or self._deaf):
+            self.transport.resumeProducing()
+
+    def _read_as_a_user(self) -> None:
+        self._inflow.logged_in(self.factory.inflow_rates, self.factory.seconds())
+        if self._pausing is not None:
+            self._pausing.reset(0)
+
+    @property
+    def _is_pausing(self) -> bool:
+        return self._pausing is not None
 
     def _for_autobahn(self, data: bytes) -> None:
         self._dataReceived(data)  # its dataReceived is this with a debug line before it
@@ -542,8 +619,11 @@ class ChatProtocol(WebSocketServerProtocol):
             if not factory.logins.answered(self.outgoing, *said):
                 self.close(CloseCode.ENDED, ENDED)
                 return
+            is_new = not session.logged_in
             session.answered(verdict)
             if session.logged_in:
+                if is_new:
+                    self._read_as_a_user()
                 factory.login_deadlines.stop(self)
                 factory.admission.logged_in(visit)
             if isinstance(verdict, LoggedIn) and session.belongs_to(verdict.uid):
@@ -651,6 +731,9 @@ class ChatProtocol(WebSocketServerProtocol):
         # What it sent and nobody read would otherwise stay until the garbage is collected.
         self.data = b""
         self._leave()
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
         self.factory.unlocated.pop(self, None)
         self.factory.admission.left(self._visit)
         self.factory.lost(self)
@@ -711,7 +794,10 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def message_timed_out(self) -> None:
         """The message-timeout has passed."""
-        self._fail_connection(CloseCode.PROTOCOL_ERROR, "a message took too long")
+        if self._pausing is not None:
+            self.factory.message_deadlines.start(self, self.factory.active.now())  # the rest may be there, unread
+        else:
+            self._fail_connection(CloseCode.PROTOCOL_ERROR, "a message took too long")
 
     def ping(self) -> None:
         """Its turn to be pinged has come.
@@ -728,17 +814,25 @@ class ChatProtocol(WebSocketServerProtocol):
     def ping_unanswered(self) -> None:
         """The ping-timeout has passed."""
         outgoing = self.outgoing
-        if outgoing.is_left_to_slow_readers or outgoing.may_not_have_read_the_ping(self.factory.config.ping_timeout):
+        if (
+            self._is_pausing
+            or outgoing.is_left_to_slow_readers
+            or outgoing.may_not_have_read_the_ping(self.factory.config.ping_timeout)
+        ):
             self.factory.pings.sent(self, self.factory.active.now())  # the ping is still out when that time is over
         else:
             self.close(CloseCode.NO_PONG, "no answer to pings")
 
     def signs_of_life(self) -> object:
-        """Something that compares unequal after each message, ping or pong that came; see `chatrelay.liveness`."""
+        """Something that compares unequal after each message, ping or pong that came; see `chatrelay.liveness`.
+
+        And after each pause, as what it sends comes after what was too much, and may be a pong.
+        """
         session, control_frames = self.session, self._control_frames
         return (
             0.0 if session is None else session.messages_mark,
             0.0 if control_frames is None else control_frames.mark,
+            self._inflow.pauses,
         )
 
     def abort(self, end: End = ends.DID_NOT_LEAVE) -> None:
@@ -834,6 +928,13 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.message_burst,
             config.user_messages_per_second,
             config.new_recipients_per_minute,
+        )
+        self.inflow_rates = InflowRates.beside(
+            config.bytes_per_second,
+            config.frames_per_second,
+            config.messages_per_second,
+            config.message_size,
+            config.control_frames_per_second,
         )
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
         self.end_lines = EndLines(ChatProtocol.events, config.log_format == "json", self.may_tell)

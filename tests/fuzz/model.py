@@ -637,7 +637,15 @@ class Model:
         within = c.bucket.take(self.now)
         c.signs += within
         if isinstance(sent, Unusable):
-            if not sent.send or c.is_member:
+            if not within and sent.reason == "invalid-auth-request":
+                # Beyond the limit, no more is read of a message than its answer needs.
+                self._auth(
+                    c, False, "login-pending" if c.state in (State.ASKING, State.ASKING_AGAIN) else "rate-limited"
+                )
+            elif not within and sent.id is not None:
+                if c.is_member:
+                    self._emit(c, _outcome(sent.id, "rate-limited"))
+            elif not sent.send or c.is_member:
                 self.count("unusable frames")
                 if sent.id is None:
                     self._emit(c, {"type": "error", "reason": sent.reason, "detail": ...})

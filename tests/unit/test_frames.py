@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from autobahn.websocket.utf8validator import Utf8Validator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
 from chatrelay.directory import Directory
-from chatrelay.frames import take_messages, text_frame
+from chatrelay.frames import TextValidator, take_messages, text_frame
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import KnownSessions
@@ -86,6 +87,25 @@ class Taking(SynchronousTestCase):
         masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
         data = bytes((head[0], head[1] | 0x80)) + head[2:] + mask + masked
         self.assertEqual(self.taken(data), (len(data), [payload]))
+
+    @given(
+        st.lists(
+            st.binary(max_size=6)
+            | st.text(max_size=6).map(str.encode)
+            | st.sampled_from([b"\xed", b"\xa0", b"\xf4\x90", b"\xc0", b"\xe2\x82", b"\xac", b"\xf0\x9f", b"\x98\x80"])
+        )
+    )
+    def test_text_in_pieces_is_what_autobahn_takes_for_it(self, pieces: list[bytes]) -> None:
+        ours, theirs = TextValidator(), Utf8Validator()
+        for _ in range(2):
+            ours.reset()
+            theirs.reset()
+            for piece in pieces:
+                found, expected = ours.validate(piece), theirs.validate(piece)
+                self.assertEqual(found[0], expected[0])
+                if not found[0]:
+                    break
+                self.assertEqual(found[1], expected[1])
 
     def test_frames_that_are_sent(self) -> None:
         for size, head in (

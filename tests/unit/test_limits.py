@@ -137,44 +137,40 @@ class SenderTests(SynchronousTestCase):
 
     def test_messages_and_new_recipients(self) -> None:
         sender = self.sender(messages=5, new_recipients=2)
-        told = [sender.may_send(UNLIMITED, recipient, 0) for recipient in ("a", "b", "c", "a", "b", "a")]
+        told = [sender.may_send(recipient, 0) for recipient in ("a", "b", "c", "a", "b", "a")]
         self.assertEqual(told, [True, True, False, True, True, False])
 
     @given(
         st.lists(st.floats(0, 60), max_size=60),
-        st.sampled_from([0, 1, 10]),
         st.sampled_from([0, 3, 30]),
         st.sampled_from([0, 2, 20]),
     )
-    def test_both_buckets_are_taken_from_as_by_take(
-        self, moments: list[float], rate: float, burst: float, user_rate: float
-    ) -> None:
-        connection, same = TokenBucket(rate, burst), TokenBucket(rate, burst)
+    def test_the_bucket_is_taken_from_as_by_take(self, moments: list[float], burst: float, user_rate: float) -> None:
         user, sender = TokenBucket(user_rate, burst), Sender(TokenBucket(user_rate, burst), UNLIMITED)
         for now in moments:  # in any order, as a clock that is set back
-            self.assertEqual(sender.may_send(connection, "bo", now), same.take(now) and user.take(now))
+            self.assertEqual(sender.may_send("bo", now), user.take(now))
 
     def test_a_recipient_who_was_refused_is_still_new(self) -> None:
         sender = self.sender(new_recipients=1)
-        sender.may_send(UNLIMITED, "a", 0)
-        self.assertFalse(sender.may_send(UNLIMITED, "b", 0))
-        self.assertFalse(sender.may_send(UNLIMITED, "b", 0))
+        sender.may_send("a", 0)
+        self.assertFalse(sender.may_send("b", 0))
+        self.assertFalse(sender.may_send("b", 0))
 
     def test_it_knows_so_many_recipients_and_no_more(self) -> None:
         sender = self.sender(new_recipients=MAX_KNOWN_RECIPIENTS + 2)
         for recipient in range(MAX_KNOWN_RECIPIENTS):
-            self.assertTrue(sender.may_send(UNLIMITED, recipient, 0))
-        self.assertTrue(sender.may_send(UNLIMITED, "one more", 0))
-        self.assertTrue(sender.may_send(UNLIMITED, 1, 0))  # known
-        self.assertTrue(sender.may_send(UNLIMITED, 0, 0))  # not any more: this was the last that could be new
-        self.assertTrue(sender.may_send(UNLIMITED, 2, 0))
-        self.assertFalse(sender.may_send(UNLIMITED, 1, 0))
+            self.assertTrue(sender.may_send(recipient, 0))
+        self.assertTrue(sender.may_send("one more", 0))
+        self.assertTrue(sender.may_send(1, 0))  # known
+        self.assertTrue(sender.may_send(0, 0))  # not any more: this was the last that could be new
+        self.assertTrue(sender.may_send(2, 0))
+        self.assertFalse(sender.may_send(1, 0))
         self.assertEqual(len(sender._known), MAX_KNOWN_RECIPIENTS)
 
     def test_it_keeps_nothing_that_is_longer_than_any_uid(self) -> None:
         sender = self.sender()
         for recipient in ("x" * 64, "x" * 65, "x" * 60_000):
-            self.assertTrue(sender.may_send(UNLIMITED, recipient, 0))
+            self.assertTrue(sender.may_send(recipient, 0))
         self.assertEqual(list(sender._known), ["x" * 64])
 
     @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 20))
@@ -183,7 +179,7 @@ class SenderTests(SynchronousTestCase):
         written_to = set()
         for recipient in recipients:
             allowed = recipient in written_to or len(written_to) < most
-            self.assertEqual(sender.may_send(UNLIMITED, recipient, 0), allowed)
+            self.assertEqual(sender.may_send(recipient, 0), allowed)
             if allowed:
                 written_to.add(recipient)
 
@@ -199,7 +195,7 @@ class Remembering(SynchronousTestCase):
 
     def test_who_is_there_is_not_forgotten(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.arrived("a").may_send(UNLIMITED, "b", 0)
+        limits.arrived("a").may_send("b", 0)
         limits.arrived("a")
         limits.left("a", 0)
         limits.forget(1000)
@@ -207,7 +203,7 @@ class Remembering(SynchronousTestCase):
 
     def test_who_has_gone_is_forgotten_after_a_minute_and_not_before(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.arrived("a").may_send(UNLIMITED, "b", 0)
+        limits.arrived("a").may_send("b", 0)
         limits.left("a", 1)
         limits.forget(60.9)
         self.assertEqual(len(limits), 1)
@@ -217,7 +213,7 @@ class Remembering(SynchronousTestCase):
     def test_who_comes_back_is_who_went(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         sender = limits.arrived("a")
-        sender.may_send(UNLIMITED, "b", 0)
+        sender.may_send("b", 0)
         limits.left("a", 1)
         self.assertIs(limits.arrived("a"), sender)
         limits.forget(100)
@@ -227,7 +223,7 @@ class Remembering(SynchronousTestCase):
 
     def test_slow_limits_are_remembered_longer(self) -> None:
         limits = SendLimits(0.1, 30, 0.1, 30)
-        limits.arrived("a").may_send(UNLIMITED, "b", 0)
+        limits.arrived("a").may_send("b", 0)
         limits.left("a", 0)
         limits.forget(299)
         self.assertEqual(len(limits), 1)
@@ -236,7 +232,7 @@ class Remembering(SynchronousTestCase):
 
     def test_without_limits_nobody_is_remembered(self) -> None:
         limits = SendLimits(0, 0, 0, 0)
-        limits.arrived("a").may_send(UNLIMITED, "b", 0)
+        limits.arrived("a").may_send("b", 0)
         limits.left("a", 0)
         self.assertEqual(len(limits), 0)
 
@@ -258,10 +254,8 @@ class Remembering(SynchronousTestCase):
                 connections.pop()
                 limits.left("a", now)
             elif connections:
-                sent += sum(connections[-1].may_send(UNLIMITED, "the same", now) for _ in range(count))
-                written_to += sum(
-                    connections[-1].may_send(UNLIMITED, f"{now}-{number}", now) for number in range(count)
-                )
+                sent += sum(connections[-1].may_send("the same", now) for _ in range(count))
+                written_to += sum(connections[-1].may_send(f"{now}-{number}", now) for number in range(count))
             self.assertLessEqual(written_to, 30 + now / 2)
             self.assertLessEqual(sent + written_to, 30 + 20 * now)
             self.assertLessEqual(len(limits), 1)

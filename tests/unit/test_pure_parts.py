@@ -18,6 +18,7 @@ from chatrelay.testing import RecordedConnection
 PURE = (
     "wire",
     "limits",
+    "inflow",
     "admission",
     "proxies",
     "liveness",

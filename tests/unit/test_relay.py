@@ -31,7 +31,7 @@ class RelayTests(SynchronousTestCase):
 
     def send(self, content: str = "hej", to: str | int = 2, id: str | int = 1, turn: bool = True) -> None:
         """Alice sends a message; the reactor's turn ends, unless told otherwise."""
-        self.relay.submit(self.alice, 1, SendRequest(id, Outgoing(9, to, content)))
+        self.relay.submit(self.alice, 1, SendRequest(id, Outgoing(9, to, content), "message-send-request"))
         if turn:
             self.clock.advance(0)
 

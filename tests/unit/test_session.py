@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay import session
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.limits import SendLimits
@@ -23,6 +24,11 @@ YES = {"type": "auth-response", "response": True}
 NO = {"type": "auth-response", "response": False}
 RATE_LIMITED = {**NO, "reason": "rate-limited"}
 NOT_CONNECTED = "receiving-user-not-connected"
+
+
+def not_sent(id: object, reason: str) -> object:
+    """The answer to a message that was not sent."""
+    return {"type": "send-request-response", "response": {"id": id, "value": False, "reason": reason}}
 
 
 class SessionTestCase(SynchronousTestCase):
@@ -370,6 +376,43 @@ class Limited(SessionTestCase):
         self.session.received(b"nonsense")
         self.connection.take()
         self.assertEqual(self.outcomes(25), ["sent"] * 24 + ["rate-limited"])
+
+    def test_beyond_the_limit_nothing_is_decoded(self) -> None:
+        self.log_in()
+        self.outcomes(30)
+        self.patch(session, "decode", lambda payload: self.fail("decoded"))
+        self.assertEqual(self.send(id=1), [not_sent(1, "rate-limited")])
+        self.assertEqual(self.say(type="auth-request", SESSID="again"), [RATE_LIMITED])
+        self.assertEqual(self.asked, ["good"])
+
+    def test_beyond_the_limit_what_is_wrong_with_a_request_makes_no_difference(self) -> None:
+        self.log_in()
+        self.outcomes(30)
+        limited = [not_sent("i", "rate-limited")]
+        for _ in range(10):
+            self.assertEqual(self.send(content=1), limited)
+            self.assertEqual(self.send(content="half an emoji \ud83d"), limited)
+            self.assertEqual(self.say(type="auth-request", SESSID=5), [RATE_LIMITED])
+        self.assertIsNone(self.connection.closed)
+
+    def test_beyond_the_limit_what_is_no_request_is_unusable(self) -> None:
+        self.log_in()
+        self.outcomes(30)
+        frames = (b"nonsense", b'{"type":"wave"}', b'{"type":"message-send-request","id":[]}')
+        for number, frame in enumerate([*frames, *frames, *frames]):
+            self.session.received(frame)
+            (error,) = self.connection.take()
+            reason = ("invalid-json", "unknown-type", "invalid-message")[number % 3]
+            self.assertEqual((error["type"], error["reason"]), ("error", reason))
+        self.session.received(b"nonsense")
+        self.assertEqual(self.connection.closed, (4502, "ten frames could not be used"))
+
+    def test_beyond_the_limit_visitors_learn_nothing_of_messages(self) -> None:
+        for _ in range(31):
+            self.send()
+        self.assertEqual(self.send() + self.send(id=[]) + self.send(content=1), [])
+        self.assertEqual(self.say(type="auth-request", SESSID="good"), [RATE_LIMITED])
+        self.assertEqual(self.asked, [])
 
     def test_a_visitor_who_floods_is_closed_and_told_nothing_before(self) -> None:
         for _ in range(90):

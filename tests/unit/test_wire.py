@@ -6,8 +6,9 @@ import itertools
 import json
 import timeit
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UnsetType
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import wire
@@ -27,7 +28,7 @@ class Requests(SynchronousTestCase):
 
     def test_auth_request(self) -> None:
         request = decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')
-        self.assertEqual(request, AuthRequest("aoeuaoeu"))
+        self.assertEqual(request, AuthRequest("auth-request", "aoeuaoeu"))
 
     def test_auth_request_without_sessid(self) -> None:
         request = decode(b'{"type":"auth-request"}')
@@ -40,10 +41,10 @@ class Requests(SynchronousTestCase):
 
     def test_keys_a_client_adds_are_ignored(self) -> None:
         frame = b'{"x":[1,{"y":null}],"type":"auth-request","SESSID":"a","type2":1}'
-        self.assertEqual(decode(frame), AuthRequest("a"))
+        self.assertEqual(decode(frame), AuthRequest("auth-request", "a"))
 
     def test_the_last_of_doubled_keys_wins(self) -> None:
-        self.assertEqual(decode(b'{"type":"auth-request","SESSID":"a","SESSID":"b"}'), AuthRequest("b"))
+        self.assertEqual(decode(b'{"type":"auth-request","SESSID":"a","SESSID":"b"}'), AuthRequest("auth-request", "b"))
 
     def test_ids_and_timestamps_keep_their_type_and_value(self) -> None:
         for value in ("", "21", 21, 0, -5, MAX, -MAX, "x" * 64, "😀" * 64):
@@ -54,7 +55,8 @@ class Requests(SynchronousTestCase):
 
     def test_the_longest_of_everything(self) -> None:
         self.assertEqual(
-            decode(json.dumps({"type": "auth-request", "SESSID": "s" * 4096}).encode()), AuthRequest("s" * 4096)
+            decode(json.dumps({"type": "auth-request", "SESSID": "s" * 4096}).encode()),
+            AuthRequest("auth-request", "s" * 4096),
         )
         for content in ("", "x" * 16384, "å" * 8192, "😀" * 4096):
             request = decode(send_request(content=content))
@@ -63,10 +65,10 @@ class Requests(SynchronousTestCase):
 
     def test_an_escaped_backslash_before_u0000_is_text(self) -> None:
         request = decode(rb'{"type":"auth-request","SESSID":"a\\u0000"}')
-        self.assertEqual(request, AuthRequest("a\\u0000"))
+        self.assertEqual(request, AuthRequest("auth-request", "a\\u0000"))
 
     def test_a_pair_of_surrogates_is_one_character(self) -> None:
-        self.assertEqual(decode(rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}'), AuthRequest("😀"))
+        self.assertEqual(decode(rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}'), AuthRequest("auth-request", "😀"))
 
     def test_users_are_the_same_however_written(self) -> None:
         self.assertEqual(wire.user_key(7), wire.user_key("7"))
@@ -173,7 +175,7 @@ class UnusableFrames(SynchronousTestCase):
                 if holds:
                     self.refused(frame)
                 else:
-                    self.assertEqual(decode(frame), AuthRequest("a"), inside)
+                    self.assertEqual(decode(frame), AuthRequest("auth-request", "a"), inside)
 
     def test_escapes_cost_next_to_nothing(self) -> None:
         # What follows one escaped character was once gone through byte by byte: a hundred times the rest of the work.
@@ -265,6 +267,156 @@ class Properties(SynchronousTestCase):
             {"type": "message", "message": {"timeStamp": time_stamp, "fromuID": 1, "touID": to, "content": content}},
         )
         self.assertEqual(json.loads(wire.sent(request.id))["response"]["id"], id)
+
+
+class Meant:
+    """What Python's own JSON decoder, which is slow and reads lone surrogates, finds a frame to be meant as."""
+
+    def __init__(self, frame: bytes) -> None:
+        self.reason = Reason.INVALID_JSON
+        self.id: object = None
+        try:
+            value = json.loads(frame.decode(), parse_int=self._integer, parse_constant=self._refuse)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(value, dict):
+            reasons = {
+                "auth-request": Reason.INVALID_AUTH_REQUEST,
+                "message-send-request": Reason.INVALID_MESSAGE,
+            }
+            kind = value.get("type")
+            self.reason = reasons.get(kind, Reason.UNKNOWN_TYPE) if isinstance(kind, str) else Reason.UNKNOWN_TYPE
+            if self.reason is Reason.INVALID_MESSAGE and self._is_token(value.get("id")):
+                self.id = value["id"]
+
+    @staticmethod
+    def _integer(digits: str) -> int:
+        return int(digits) if len(digits) < 20 else MAX + 1
+
+    @staticmethod
+    def _refuse(name: str) -> None:
+        raise ValueError(name)
+
+    @staticmethod
+    def _is_token(value: object) -> bool:
+        if isinstance(value, str):
+            return len(value) <= 64 and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+        return type(value) is int and abs(value) <= MAX
+
+
+FRAGMENTS = (
+    *(
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b'"',
+        b'"type":',
+        b'"id":',
+        b'"ic":',
+        b'"message":',
+        b'"content":',
+        b'"SESSID":',
+    ),
+    *(
+        b'"auth-request"',
+        b'"message-send-request"',
+        b'"wave"',
+        b'"x":1,',
+        b'"id":2,',
+        b'"type":"wave",',
+        b'"\\u0069d":3,',
+    ),
+    *(
+        b"\\ud83d",
+        b"\\ude00",
+        b"\\uD83D\\uDE00",
+        b"\\\\",
+        b'\\"',
+        b"\\u0000",
+        b"\\ucafe",
+        b"\\uDEAD",
+        b"\\u12",
+        b"\\n",
+        b"\\",
+    ),
+    *(b"1", b"-0", b"1e3", b"1.0", b"9007199254740993", b"9" * 30, b"null", b"true", b"NaN", b"u", b"ud", b"\\\\ud83d"),
+    *(b" ", b"\n", b"\x01", "å".encode(), "😀".encode(), b'"\\ud83d":0,', b"[[[{}]]]", b"\xef\xbb\xbf"),
+)
+REQUESTS = (
+    b'{"type":"auth-request","SESSID":"a","x":"\\ud83d"}',
+    b'{"type":"message-send-request","id":"21","message":{"timeStamp":"23","touID":"7","content":"Hej\\ud83d"}}',
+    b'{"type":"message-send-request","id":"\\ud83d\\ude00\\\\ud83D","message":null,"x":"\\uDEAD"}',
+    b'{"id":5,"x":[1,{"id":6}],"type":"message-send-request"}',
+    b'{"type":"wave","x":"\\udead"}',
+)
+
+
+class Diagnosis(SynchronousTestCase):
+    """What a frame that can't be used was meant to be: the same as Python's own decoder says, for less."""
+
+    def compare(self, frame: bytes) -> None:
+        """Both must say the same of a frame that can't be used."""
+        meant = Meant(frame)
+        try:
+            decode(frame)
+        except UnusableFrame as refusal:
+            request_id = None if isinstance(refusal.request_id, UnsetType) else refusal.request_id
+            self.assertEqual(
+                (refusal.reason, type(request_id), request_id), (meant.reason, type(meant.id), meant.id), frame
+            )
+            self.assertEqual(refusal.send, refusal.reason is Reason.INVALID_MESSAGE)
+        try:
+            header = wire.read_header(frame)
+        except UnusableFrame as refusal:
+            self.assertEqual(refusal.reason, meant.reason, frame)
+        else:
+            reasons = {
+                wire.Kind.AUTH_REQUEST: Reason.INVALID_AUTH_REQUEST,
+                wire.Kind.SEND_REQUEST: Reason.INVALID_MESSAGE,
+            }
+            self.assertEqual(reasons[header.kind], meant.reason, frame)
+            if header.kind is wire.Kind.SEND_REQUEST:
+                request_id = None if isinstance(header.request_id, UnsetType) else header.request_id
+                self.assertEqual((type(request_id), request_id), (type(meant.id), meant.id), frame)
+
+    @settings(max_examples=1000, deadline=None)
+    @given(
+        st.sampled_from(REQUESTS),
+        st.lists(st.tuples(st.integers(0, 120), st.integers(0, 4), st.sampled_from(FRAGMENTS))),
+    )
+    def test_requests_that_were_changed(self, frame: bytes, changes: list[tuple[int, int, bytes]]) -> None:
+        for at, size, fragment in changes[:4]:
+            frame = frame[:at] + fragment + frame[at + size :]
+        try:
+            frame.decode("utf-8")
+        except UnicodeDecodeError:
+            return  # no text message
+        self.compare(frame)
+
+    @given(LIKE_A_REQUEST)
+    def test_anything_like_a_request(self, value: object) -> None:
+        self.compare(json.dumps(value).encode())
+
+    def test_an_id_beside_half_an_emoji_is_what_was_sent(self) -> None:
+        for id in (
+            b'"\\ud83d\\ude00"',
+            b'"\\\\ud83d"',
+            b'"\\\\uD83D"',
+            b'"\\ucafe\\uCAFE"',
+            b'"\\uD55C"',
+            b"-5",
+            b'"ud83d"',
+        ):
+            frame = b'{"type":"message-send-request","id":%b,"message":"\\ud83d"}' % id
+            self.assertEqual(self.assertRaises(UnusableFrame, decode, frame).request_id, json.loads(id))
+
+    def test_beyond_the_limit_two_values_are_all_that_is_read(self) -> None:
+        header = wire.read_header(b'{"type":"message-send-request","message":5,"id":1,"id":"2","x":{"id":3}}')
+        self.assertEqual(header, (wire.Kind.SEND_REQUEST, "2"))
+        self.assertEqual(wire.read_header(b'{"type":"auth-request","SESSID":5}').kind, wire.Kind.AUTH_REQUEST)
 
 
 class Answers(SynchronousTestCase):

@@ -1,0 +1,440 @@
+"""How fast a client is read: what is counted, when reading pauses, and that nothing is lost or closed by it."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.inflow import BRACKET_BYTES, BURST_SECONDS, MIN_PAUSE, MIN_READ, Allowance, Inflow, InflowRates, weight
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.relay import Relay
+from chatrelay.testing import KnownSessions
+from chatrelay.websocket import ChatFactory
+from tests.unit.test_websocket import CLOSE, PING, PONG, Client, frame
+
+FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
+LOG_IN = b'{"type":"auth-request","SESSID":"alice"}'
+UNLIMITED: dict[str, Any] = {
+    "messages_per_second": 0.0,
+    "user_messages_per_second": 0.0,
+    "new_recipients_per_minute": 0,
+    "control_frames_per_second": 0.0,
+}
+
+
+def request(id: int, content: str = "hej") -> bytes:
+    """A message of Alice's to herself."""
+    return b'{"type":"message-send-request","id":%d,"message":{"timeStamp":1,"touID":1,"content":"%b"}}' % (
+        id,
+        content.encode(),
+    )
+
+
+def fragments(payload: bytes, count: int) -> bytes:
+    """A message in so many frames, the last ones empty where it is too short."""
+    step = -(-len(payload) // count)
+    return b"".join(
+        frame(payload[number * step : (number + 1) * step], 0 if number else 1, number == count - 1)
+        for number in range(count)
+    )
+
+
+class Allowances(SynchronousTestCase):
+    """Counting down, and what comes back."""
+
+    def test_what_is_left_is_not_looked_up(self) -> None:
+        allowance = Allowance(10, 20, 0)
+        self.assertEqual(allowance.left, 20)
+        allowance.left -= 21
+        self.assertEqual(allowance.refill(0), 0.1)
+        self.assertEqual(allowance.refill(0.1), 0)
+
+    def test_no_more_comes_back_than_the_burst(self) -> None:
+        allowance = Allowance(10, 20, 0)
+        allowance.left = -5
+        allowance.refill(1000)
+        self.assertEqual(allowance.left, 20)
+
+    def test_a_clock_that_is_set_back_brings_nothing(self) -> None:
+        allowance = Allowance(10, 20, 100)
+        allowance.left = -1
+        self.assertEqual(allowance.refill(50), 0.1)
+        self.assertEqual(allowance.refill(50.1), 0)
+
+    def test_zero_is_no_limit(self) -> None:
+        allowance = Allowance(0, 0, 0)
+        allowance.left -= 1e9
+        self.assertEqual(allowance.left, math.inf)
+        self.assertEqual(allowance.refill(1), 0)
+
+    @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50)), max_size=50))
+    def test_over_any_time_no_more_than_twice_the_burst_and_what_comes_back(
+        self, steps: list[tuple[float, int]]
+    ) -> None:
+        allowance, now, taken = Allowance(10, 20, 0), 0.0, [(0.0, 0)]
+        for seconds, size in steps:
+            now += seconds
+            if allowance.left >= 0 or not allowance.refill(now):
+                allowance.left -= size
+                taken.append((now, size))
+        for first in range(len(taken)):
+            since = taken[first][0]
+            self.assertLessEqual(
+                sum(size for _, size in taken[first:]), 2 * 20 + 10 * (now - since) + 2 * 50 + 1e-6, (since, now)
+            )
+
+
+class Rates(SynchronousTestCase):
+    """What is read where the options do not say."""
+
+    def rates(self, **options: Any) -> InflowRates:
+        """Those of a relay with these options."""
+        config = Config(**options)
+        return InflowRates.beside(
+            config.bytes_per_second,
+            config.frames_per_second,
+            config.messages_per_second,
+            config.message_size,
+            config.control_frames_per_second,
+        )
+
+    def test_defaults(self) -> None:
+        self.assertEqual(self.rates(), (1024 * 1024, 100))
+
+    def test_they_grow_with_the_messages(self) -> None:
+        self.assertEqual(self.rates(messages_per_second=100.0), (10 * 1024 * 1024, 910))
+        self.assertEqual(self.rates(message_size=1024 * 1024), (16 * 1024 * 1024, 100))
+
+    def test_they_are_no_less_than_so_much(self) -> None:
+        self.assertEqual(self.rates(messages_per_second=0.1), (1024 * 1024, 100))
+
+    def test_without_a_limit_of_messages_there_is_none(self) -> None:
+        self.assertEqual(self.rates(messages_per_second=0.0), (0, 0))
+        self.assertEqual(self.rates(message_size=0), (0, 100))
+
+    def test_what_was_said_holds(self) -> None:
+        said = {"bytes_per_second": 5, "frames_per_second": 7}
+        self.assertEqual(self.rates(messages_per_second=0.0, **said), (5, 7))
+        self.assertEqual(self.rates(bytes_per_second=0, frames_per_second=0), (0, 0))
+
+    def test_a_client_at_its_limits_of_messages_is_within_them(self) -> None:
+        config = Config()
+        inflow = Inflow(self.rates(), 0)
+        inflow.logged_in(self.rates(), 0)
+        # Each of the largest messages in segments of a network with a small MTU, each segment in a read of its own.
+        size = config.message_size + 14
+        each = size + -(-size // 1300) * MIN_READ
+        inflow.bytes.left -= config.message_burst * size
+        self.assertGreater(inflow.bytes.left, 0)
+        self.assertLess(config.messages_per_second * each, 1024 * 1024)
+
+
+class Weights(SynchronousTestCase):
+    """Arrays and objects count more than text."""
+
+    def test_text_counts_as_it_is(self) -> None:
+        for text in (b"x" * 65_000, b"hej, hej! " * 6500, b"[{x " * 1000 + b"x" * 61_000):
+            self.assertEqual(weight(text, 1.0), 0)
+
+    def test_arrays_and_objects_count_more(self) -> None:
+        for text in (b"[" * 500 + b"]" * 500, b"{},", b"[]", b'{"a":['):
+            text *= 65_000 // len(text)
+            brackets = text.count(b"[") + text.count(b"{")
+            found = weight(text, 1.0) / BRACKET_BYTES
+            self.assertLess(abs(found - (brackets - len(text) // 16)), brackets * 0.1)
+
+    def test_what_stands_where_nobody_looks_cannot_be_chosen(self) -> None:
+        text = (b"[" * 16 + b"x") * 3800
+        found = sorted(weight(text, now / 1e6) for now in range(1000, 1017))
+        self.assertEqual(found[0], 0)
+        self.assertGreater(found[2], 1_000_000)
+
+    def test_a_client_that_sends_them_is_slowed_down(self) -> None:
+        case = Paused("test_a_pause_is_a_sign_of_life")
+        case.setUp()
+        client = case.member(bytes_per_second=1024 * 1024)
+        nested = b'{"type":"message-send-request","id":1,"x":[%b]}' % (b"[]," * 20_000 + b"1")
+        for number in range(5):
+            self.assertFalse(case.is_paused(client), number)
+            client.write(frame(nested))
+            if case.is_paused(client):
+                break
+        self.assertTrue(case.is_paused(client))
+
+
+class Paused(SynchronousTestCase):
+    """A client that sends too much is read no further for a while; everything is answered all the same."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.log = MemoryMessageLog()
+
+    def client(self, **options: Any) -> Client:
+        """A client of a relay with these options."""
+        clock, directory = self.clock, Directory()
+        relay = Relay(directory, self.log, clock.seconds, lambda call: clock.callLater(0, call))
+        config = Config(**{"fast_path": FAST_PATH, **UNLIMITED, **options})
+        self.factory = ChatFactory(config, relay, directory, KnownSessions({"alice": 1}), clock)
+        return Client(self.factory).open()
+
+    def pass_time(self, seconds: float) -> None:
+        """In small steps, each with a look at the deadlines."""
+        for _ in range(round(seconds / 0.05)):
+            self.clock.advance(0.05)
+            self.factory.sweep()
+
+    def member(self, **options: Any) -> Client:
+        """A client that is logged in."""
+        return self.client(**options).log_in()
+
+    def is_paused(self, client: Client) -> bool:
+        """Whether the relay reads no more of it."""
+        return client.transport.producerState == "paused"
+
+    def pongs(self, client: Client) -> int:
+        """How many have come since the last look."""
+        return sum(what == PONG for what, _ in client.hear())
+
+    def test_frames_of_one_read_are_taken_up_to_the_limit(self) -> None:
+        client = self.member(frames_per_second=10)
+        client.write(frame(b"p", PING) * 100)
+        self.assertEqual(self.pongs(client), 20)
+        self.assertTrue(self.is_paused(client))
+        self.clock.advance(MIN_PAUSE)
+        self.assertEqual(self.pongs(client), 1)
+        self.assertTrue(self.is_paused(client))
+        self.pass_time(1)
+        answered = 21 + (more := self.pongs(client))
+        self.assertIn(more, range(8, 12))
+        self.pass_time(10)
+        self.assertEqual(self.pongs(client) + answered, 100)
+        self.assertFalse(self.is_paused(client))
+
+    def test_whole_text_messages_are_not_counted(self) -> None:
+        if not FAST_PATH:
+            return
+        client = self.client(frames_per_second=10).log_in()
+        client.write(b"".join(frame(request(number)) for number in range(500)))
+        self.clock.advance(0)
+        self.assertEqual(len(self.log.rows), 500)
+        self.assertFalse(self.is_paused(client))
+
+    def test_empty_fragments_are_counted(self) -> None:
+        client = self.client(frames_per_second=100).log_in()
+        client.write(b"".join(fragments(request(number), 64) for number in range(10)))
+        self.clock.advance(0)
+        self.assertLessEqual(len(self.log.rows), 200 // 64)
+        self.assertTrue(self.is_paused(client))
+        self.pass_time(5)
+        self.assertEqual([row.message.client_id for row in self.log.rows], list(range(10)))
+        self.assertFalse(self.is_paused(client))
+
+    def test_pieces_of_a_frame_are_counted(self) -> None:
+        client = self.client(frames_per_second=10).log_in()
+        data = frame(request(1))
+        for byte in data:
+            client.write(bytes([byte]))
+        self.clock.advance(0)
+        self.assertEqual(len(self.log.rows), 0)
+        self.assertTrue(self.is_paused(client))
+        self.pass_time(0.5)
+        self.assertEqual(len(self.log.rows), 1)  # what came meanwhile was one piece
+        self.assertFalse(self.is_paused(client))
+
+    def test_pieces_of_a_handshake_are_counted(self) -> None:
+        self.client(frames_per_second=10)
+        client = Client(self.factory)
+        head = b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        head += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        for byte in head:
+            client.write(bytes([byte]))
+        self.assertTrue(self.is_paused(client))
+        self.pass_time(0.5)
+        self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
+
+    def test_bytes_are_counted_and_what_was_read_is_answered(self) -> None:
+        client = self.client(bytes_per_second=10_000).log_in()
+        for number in range(10):
+            client.write(frame(request(number, "x" * 5000)))
+        self.assertTrue(self.is_paused(client))
+        self.clock.advance(0)
+        self.assertEqual(len(self.log.rows), 10)
+        size = 10 * (len(frame(request(0, "x" * 5000))) + MIN_READ)
+        self.pass_time((size - BURST_SECONDS * 10_000) / 10_000 - 0.5)
+        self.assertTrue(self.is_paused(client))
+        self.pass_time(1)
+        self.assertFalse(self.is_paused(client))
+
+    def test_each_read_counts_as_so_many_bytes(self) -> None:
+        client = self.member(bytes_per_second=10 * MIN_READ, frames_per_second=0)
+        data = frame(request(1))
+        for byte in data[: 2 * 10]:
+            client.write(bytes([byte]))
+        self.assertTrue(self.is_paused(client))
+
+    def test_with_the_defaults_a_client_at_its_limits_is_never_paused(self) -> None:
+        defaults = {name: getattr(Config(), name) for name in UNLIMITED}
+        client = self.client(**{**defaults, "user_messages_per_second": 0.0}).log_in()
+        data = frame(request(1, "x" * 16_000)[:-1] + b',"x":"%b"}' % (b"x" * 49_000))
+        self.assertGreater(len(data), 65_000)
+        burst = data * 30
+        for start in range(0, len(burst), 65_536):  # as Twisted reads
+            client.write(burst[start : start + 65_536])
+            self.assertFalse(self.is_paused(client))
+        for number in range(300):
+            self.clock.advance(0.125)  # exact in binary
+            client.write(data)
+            client.read()
+            self.assertFalse(self.is_paused(client), number)
+        self.clock.advance(0)
+        self.assertEqual(len(self.log.rows), 330)
+
+    def test_however_few_frames_there_is_a_handshake(self) -> None:
+        client = self.client(frames_per_second=1)
+        self.pass_time(5)
+        client.write(frame(b"p", PING))
+        self.assertEqual(self.pongs(client), 1)
+
+    def test_a_visitor_has_a_part_of_it(self) -> None:
+        client = self.client(frames_per_second=20)
+        client.write(frame(b"p", PING) * 100)
+        self.assertEqual(self.pongs(client), 19)  # the handshake was one
+        client = self.client(bytes_per_second=16 * 10_000)
+        self.assertFalse(self.is_paused(client))
+        client.write(frame(b" " * 20_000))
+        self.assertTrue(self.is_paused(client))
+
+    def test_what_was_sent_as_a_visitor_is_not_held_against_the_user(self) -> None:
+        client = self.client(frames_per_second=20, bytes_per_second=16 * 1000)
+        client.write(frame(LOG_IN) + frame(request(1, "x" * 10_000)))
+        self.assertTrue(self.is_paused(client))
+        self.clock.advance(0)
+        self.assertFalse(self.is_paused(client))
+        self.assertEqual([row.message.client_id for row in self.log.rows], [1])
+
+    def test_logging_in_again_brings_no_more(self) -> None:
+        client = self.member(frames_per_second=10)
+        for _ in range(15):
+            client.write(frame(LOG_IN, fin=False) + frame(b"", 0))
+        self.assertTrue(self.is_paused(client))
+
+    # What the relay itself does is not held against a client
+
+    def test_a_message_whose_rest_is_not_read_has_its_time(self) -> None:
+        client = self.client(frames_per_second=4, message_timeout=2.0).log_in()
+        self.pass_time(5)
+        client.write(fragments(request(1), 20))
+        self.pass_time(15)
+        self.assertEqual(self.factory.message_deadlines.seconds, 2)
+        self.pass_time(10)
+        self.assertEqual([row.message.client_id for row in self.log.rows], [1])
+
+    def test_a_message_that_is_not_finished_is_closed_in_its_time(self) -> None:
+        client = self.client(frames_per_second=4, message_timeout=2.0).log_in()
+        client.write(fragments(request(1), 20)[:-30])
+        self.pass_time(60)
+        self.assertEqual(client.hear()[-1], (1002, "a message took too long"))
+
+    def test_a_pong_that_is_not_read_is_not_missed(self) -> None:
+        client = self.client(frames_per_second=4, ping_interval=20.0, ping_timeout=5.0, message_frames=0).log_in()
+        client.write(fragments(request(1), 300) + frame(b"", PONG))
+        heard: list[Any] = []
+        while PING not in [what for what, _ in heard if not isinstance(what, str)]:
+            self.pass_time(0.25)
+            heard = client.hear()
+        self.pass_time(15)
+        self.assertTrue(self.is_paused(client))
+        self.assertEqual(client.hear(), [])
+        while not self.log.rows:
+            self.pass_time(1)
+            self.assertNotIn(4004, [what for what, *_ in client.hear()])
+
+    def test_a_client_that_is_gone_is_noticed(self) -> None:
+        client = self.client(frames_per_second=10, ping_interval=20.0, ping_timeout=5.0).log_in()
+        client.write(frame(b"", PONG) * 50)
+        self.pass_time(40)
+        self.assertEqual(client.hear()[-1], (4004, "no answer to pings"))
+
+    def test_a_close_frame_is_read_when_its_turn_comes(self) -> None:
+        client = self.client(frames_per_second=10).log_in()
+        client.write(frame(b"p", PING) * 30 + frame((1000).to_bytes(2, "big"), CLOSE))
+        self.pass_time(0.5)
+        self.assertNotIn(1000, [what for what, _ in client.hear()])
+        self.pass_time(2)
+        self.assertEqual(client.hear()[-1][0], 1000)
+
+    def test_a_pause_is_a_sign_of_life(self) -> None:
+        client = self.client(frames_per_second=10).log_in()
+        before = client.protocol.signs_of_life()
+        client.write(fragments(request(1), 64))
+        self.assertTrue(self.is_paused(client))
+        self.assertEqual(self.log.rows, [])
+        self.assertNotEqual(client.protocol.signs_of_life(), before)
+
+    def test_who_is_heard_no_more_stays_so(self) -> None:
+        client = self.client(frames_per_second=10).log_in()
+        client.write(frame(b"p", PING) * 30)
+        client.protocol._hear_no_more()
+        self.pass_time(1)
+        self.assertTrue(self.is_paused(client))
+
+    def test_who_leaves_in_a_pause_leaves_nothing(self) -> None:
+        client = self.client(frames_per_second=10).log_in()
+        client.write(frame(b"p", PING) * 30)
+        client.lost()
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_is_closed_in_a_pause_is_not_taken_after_it(self) -> None:
+        client = self.client(frames_per_second=10).log_in()
+        client.write(frame(b"p", PING) * 20 + fragments(request(1), 2))
+        client.protocol.close(4505, "ended")
+        self.pass_time(1)
+        self.assertEqual(self.log.rows, [])
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.one_of(
+                st.builds(fragments, st.builds(request, st.integers(0, 9)), st.integers(1, 5)),
+                st.just(frame(b"p", PING)),
+                st.just(frame(b"{}")),
+            ),
+            max_size=12,
+        ),
+        st.lists(st.integers(1, 200), min_size=1, max_size=10),
+    )
+    def test_slower_is_all_it_is(self, parts: list[bytes], steps: list[int]) -> None:
+        stream = frame(LOG_IN) + b"".join(parts)
+        found = []
+        for limits in (
+            {"frames_per_second": 0, "bytes_per_second": 0},
+            {"frames_per_second": 4, "bytes_per_second": 4800},
+        ):
+            self.log = MemoryMessageLog()
+            client = self.client(
+                message_timeout=0.0, login_timeout=0.0, ping_interval=0.0, closing_timeout=900.0, **limits
+            )
+            heard, at, number = [], 0, 0
+            while at < len(stream) and not client.transport.disconnecting:
+                if not self.is_paused(client):
+                    size = steps[number % len(steps)]
+                    client.write(stream[at : at + size])
+                    at, number = at + size, number + 1
+                self.clock.advance(1)
+                heard += client.hear()
+            for _ in range(200):
+                self.clock.advance(1)
+                heard += client.hear()
+            # A message is answered a turn later than what came after it and needs no log.
+            heard.sort(key=lambda what: what[0] if isinstance(what, tuple) else len(what["type"]))
+            found.append((heard, [row.message.client_id for row in self.log.rows], client.protocol.state))
+        self.assertEqual(found[0], found[1])
