@@ -29,7 +29,7 @@ help:
 	@echo 'make test     everything that passes or fails; says what it skipped and why'
 	@echo 'make coverage the same, and which lines it reached; half as long again'
 	@echo 'make trials   what attacks, broken parts and power cuts do to it, and fuzzing, in full; over an hour'
-	@echo 'make fuzz     random bytes, guided by coverage, for the wire or, with WHAT=frames, for the frame fast path'
+	@echo 'make fuzz     random bytes, guided by coverage, for the wire or, with WHAT=frames, for the frame fast path; WHAT=cost: the most expensive bytes'
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
 	@echo 'make lint     ruff, mypy, bandit and the news fragments'
@@ -51,8 +51,12 @@ trials: $(VENV)/.has-test
 
 # A crash is written beside the corpus; to repeat it: .venv/bin/python -m tests.fuzz WHAT FILE
 fuzz: $(VENV)/.has-test
+ifeq ($(WHAT),cost)
+	$(VENV_PYTHON) -m tests.fuzz cost --seconds $(SECONDS)
+else
 	@mkdir -p $(CORPUS)
 	$(VENV_PYTHON) -m tests.fuzz $(WHAT) -max_total_time=$(SECONDS) -print_final_stats=1 -artifact_prefix=$(CORPUS)- $(CORPUS)
+endif
 
 # make bench ARGS="--scenario 64x8 --rounds 1"
 bench: $(VENV)/.has-bench

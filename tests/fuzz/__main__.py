@@ -1,6 +1,7 @@
 """Run a harness of atheris: ``python -m tests.fuzz wire -max_total_time=60``; see `tests.fuzz.harness`.
 
-With ``--planted`` something is wrong, and it must be found.
+With ``--planted`` something is wrong, and it must be found. ``python -m tests.fuzz cost`` needs no atheris: it is
+`tests.fuzz.cost`, which looks for expensive bytes.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import sys
 from importlib import import_module
 from unittest.mock import patch
 
-import atheris
-
 name, *arguments = sys.argv[1:]
+if name == "cost":
+    sys.exit(import_module("tests.fuzz.cost").main(arguments))
+
+import atheris  # noqa: E402  # where it is needed
+
 # What is fuzzed must be imported here for the first time, or which way it takes is not seen.
 with atheris.instrument_imports(include=[f"chatrelay.{name}"]):
     fuzzed = import_module(f"tests.fuzz.{name}").FUZZED

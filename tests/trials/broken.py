@@ -7,6 +7,7 @@ test that wanted the broken build.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
-from chatrelay import descriptors, relay, tap, wire
+from chatrelay import descriptors, inflow, relay, tap, wire
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import Breaker
 from chatrelay.connections import Connections
+from chatrelay.inflow import Inflow
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import Sender, TokenBucket
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
@@ -26,6 +28,7 @@ from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
+from chatrelay.session import Session
 from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
 
@@ -280,7 +283,7 @@ def _() -> None:
 
 @named("forgets messages-per-second")
 def _() -> None:
-    replace(TokenBucket, "_refuse", always(True))
+    replace(TokenBucket, "refuse", always(True))
 
 
 @named("forgets new-recipients-per-minute")
@@ -370,6 +373,26 @@ def _() -> None:
         return all_of_it
 
     replace(PerMessageDeflate, "decompress_message_data", make)
+
+
+@named("forgets frames-per-second")
+def _() -> None:
+    replace(Inflow, "take_frame", always(True))
+
+
+@named("diagnoses before the limit")
+def _() -> None:
+    def make(received: Any) -> Any:
+        def diagnosed(self: Any, payload: bytes) -> Any:
+            if b"\\ud" in payload:
+                json.loads(payload, parse_int=lambda digits: int(digits))
+            return received(self, payload)
+
+        return diagnosed
+
+    replace(Session, "received", make)
+    # As a user's, or there would be few.
+    replace(inflow, "VISITORS_BYTES", lambda _: 1)
 
 
 @named("forgets webserver-checks")

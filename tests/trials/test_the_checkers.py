@@ -28,6 +28,7 @@ from tests.trials import (
     durability,
     test_churn,
     test_clock,
+    test_costly_bytes,
     test_descriptors,
     test_half_open,
     test_hostile_clients,
@@ -132,6 +133,12 @@ class Trials:
 
     def a_million_empty_fragments(self) -> None:
         test_hostile_clients.test_a_million_empty_fragments(self._siege, self.evidence)
+
+    def unusable_messages(self) -> None:
+        test_costly_bytes.test_unusable_messages_of_visitors(self._start(), self.stage.folder, self.evidence, False)
+
+    def messages_in_empty_fragments(self) -> None:
+        test_costly_bytes.test_messages_in_empty_fragments(self._start(), self.stage.folder, self.evidence, False)
 
     def unread_pings(self) -> None:
         test_hostile_clients.test_100_000_unread_pings(self._siege, self.evidence)
@@ -251,6 +258,8 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets handshake-size", Trials.a_header_of_20_mb, r"assert \d+ < \(16384 \+"),
     ("forgets handshake-timeout", Trials.silent_connections, "attackers are still there"),
     ("forgets message-frames", Trials.a_million_empty_fragments, r"== \(1002, "),
+    ("diagnoses before the limit", Trials.unusable_messages, r"assert \d+\.\d+ <= \("),
+    ("forgets frames-per-second", Trials.messages_in_empty_fragments, r"assert \d+\.\d+ <= \("),
     ("forgets the bound on control frames", Trials.unread_pings, r"assert \d+ <= \(10 \*"),
     ("forgets the bound on what is unpacked", Trials.deflate_bombs, r"assert \d+\.\d+ < 16\b"),
 ]

@@ -1,0 +1,339 @@
+"""The most expensive bytes that a client may send: a search with the relay's CPU time as its goal.
+
+    python -m tests.fuzz cost --seconds 600 [--seed 1]
+
+A candidate is one text message, cut into frames, and those cut into what is read at once. A client at its limits sends
+it ten times a second; the real factory, protocol, session and relay take it, with all limits in force, on a clock that
+is moved by hand. What that costs in CPU is compared with the largest messages of harmless text. A candidate that has the
+connection closed costs nothing: it is over in a moment.
+
+The search keeps the most expensive, changes one of them at random, and keeps what is more expensive still. A figure is
+the least of several, so that a busy machine does not look like expensive bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import sys
+import time
+from collections.abc import Sequence
+from random import Random
+
+import attrs
+from twisted.internet.task import Clock
+
+from chatrelay.config import Config
+from chatrelay.directory import Directory
+from chatrelay.messagelog.memory import NoMessageLog
+from chatrelay.relay import Relay
+from chatrelay.testing import KnownSessions
+from chatrelay.websocket import ChatFactory
+from tests.fuzz.network import TEXT, frame
+from tests.unit.test_websocket import Client
+
+MESSAGE_SIZE = 65_536
+MESSAGES_PER_SECOND = 10
+MESSAGES = 20
+"""Of one measurement."""
+
+READ = 65_536
+"""Bytes that Twisted reads at once."""
+
+STEP = 0.05
+"""Seconds by which the clock is moved at once."""
+
+VISITOR, USER = "visitor", "user"
+
+REQUEST = b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":2,"content":"hej"},"x":%b}'
+TEMPLATES = (
+    REQUEST,
+    b'{"x":%b,"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":2,"content":"hej"}}',
+    b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":2,"content":"hej","x":%b}}',
+    b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":2,"content":%b}}',
+    b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":%b,"content":"hej"}}',
+    b'{"type":"message-send-request","id":1,"message":{"timeStamp":%b,"touID":2,"content":"hej"}}',
+    b'{"type":"message-send-request","id":%b,"message":{"timeStamp":1,"touID":2,"content":"hej"}}',
+    b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":2,"content":"\\ud83d"},"x":%b}',
+    b'{"type":"message-send-request","id":1,"message":{"timeStamp":1,"touID":2,"content":"hej\\u0000"},"x":%b}',
+    b'{"type":"message-send-request","id":1,"message":null,"x":%b}',
+    b'{"type":"message-send-request","id":1,"message":%b}',
+    b'{"type":"message-send-request",%b,"id":1,"message":{"timeStamp":1,"touID":2,"content":"hej"}}',
+    b'{"type":"message-send-request","id":1,"message":{%b,"timeStamp":1,"touID":2,"content":"hej"}}',
+    b'{"type":%b,"type":"message-send-request","id":1}',
+    b'{"type":"auth-request","SESSID":%b}',
+    b'{"type":"auth-request","SESSID":"alice","x":%b}',
+)
+WRAPPERS = ((b"", b"", b""), (b'"', b"", b'"'), (b"[", b",", b"]"), (b"{", b",", b"}"), (b'["', b'","', b'"]'))
+"""What stands before, between and after the units that a candidate repeats."""
+
+PIECES = (
+    *(
+        b"x",
+        b"u",
+        b"d",
+        b"0",
+        b"9",
+        b"1",
+        b" ",
+        b"\n",
+        b"\\",
+        b"\\\\",
+        b'\\"',
+        b"\\n",
+        b"\\u0000",
+        b"\\u000a",
+        b"\\ud83d",
+    ),
+    *(b"\\ude00", b"\\uD83D\\uDE00", b"\\u00e5", b"\xc3\xa5", b"\xe2\x82\xac", b"\xf0\x9f\x98\x80", b"\x7f", b"\\/"),
+    *(
+        b"1",
+        b"-1",
+        b"0",
+        b"1.5",
+        b"1e5",
+        b"1.2345678901234567e-200",
+        b"9007199254740992",
+        b"9" * 30,
+        b"9" * 4000,
+        b"1e999",
+    ),
+    *(b"{}", b"[]", b"[[]]", b"null", b"true", b"false", b'""', b'"x"', b'{"a":1}', b'"a":1', b'"id":1', b'"":""'),
+    *(b'"type":"message-send-request"', b'"message":{"timeStamp":1,"touID":2,"content":"hej"}', b'"id":"\\ud83d"'),
+    *(
+        b'"content":"x"',
+        b'"touID":1',
+        b'"SESSID":"x"',
+        b"[" * 100 + b"]" * 100,
+        b"[" * 500 + b"]" * 500,
+        b'{"a":' * 300,
+    ),
+    *(b"}" * 300, b"[", b"]", b",", b":", b'"'),
+)
+SIZES = (60, 130, 1000, 4000, 16_000, 30_000, 65_000)
+
+
+@attrs.frozen
+class Candidate:
+    """A message and how it comes.
+
+    :ivar role: who sends it.
+    :ivar template: where in which message the units go.
+    :ivar wrapper: what stands before, between and after the units.
+    :ivar unit: what is repeated.
+    :ivar size: bytes that it may have, at the most.
+    :ivar frames: into how many frames it is cut.
+    :ivar reads: into how many reads those are cut.
+    """
+
+    role: str
+    template: bytes = REQUEST
+    wrapper: tuple[bytes, bytes, bytes] = WRAPPERS[1]
+    unit: bytes = b"x"
+    size: int = 65_000
+    frames: int = 1
+    reads: int = 1
+
+    @property
+    def payload(self) -> bytes:
+        """The whole message."""
+        before, between, after = self.wrapper
+        room = self.size - len(self.template) - len(before) - len(after)
+        count = max(1, room // (len(self.unit) + len(between)))
+        return (self.template % (before + between.join([self.unit] * count) + after))[:MESSAGE_SIZE]
+
+    def pieces(self) -> list[bytes]:
+        """What comes in one read after the other."""
+        payload = self.payload
+        step = -(-len(payload) // self.frames) or 1
+        parts = [payload[start : start + step] for start in range(0, len(payload), step)]
+        # Those that are left over are empty, and come last.
+        parts += [b""] * (self.frames - len(parts))
+        framed = []
+        for number, part in enumerate(parts):
+            whole = bytearray(frame(part, TEXT if number == 0 else 0))
+            whole[0] &= 0xFF if number == len(parts) - 1 else 0x7F
+            framed.append(bytes(whole))
+        data = b"".join(framed)
+        step = -(-len(data) // self.reads)
+        return [data[start : start + step] for start in range(0, len(data), step)]
+
+    @property
+    def harmless(self) -> Candidate:
+        """Text of as many bytes, from the same client, in one frame and one read."""
+        return Candidate(self.role, size=max(len(self.payload), 150))
+
+    def __str__(self) -> str:
+        shown = self.template % (b"%b...%b" % (self.wrapper[0] + self.unit[:60] + self.wrapper[1], self.wrapper[2]))
+        return f"{self.role}, {len(self.payload)} bytes in {self.frames} frames and {self.reads} reads: {shown!r}"
+
+
+HARMLESS = Candidate(USER)
+"""The largest messages of harmless text: what a client without ill will may cost at the most."""
+
+
+class Meter:
+    """A relay in memory, and how much CPU a client takes of it."""
+
+    def __init__(self) -> None:
+        self._clock = Clock()
+        directory, clock = Directory(), self._clock
+        relay = Relay(directory, NoMessageLog(), clock.seconds, lambda call: clock.callLater(0, call))
+        # That a recipient reads is not measured, and to how many one may write is another limit.
+        config = Config(new_recipients_per_minute=0, unread_size=0, connections_per_user=0)
+        self._factory = ChatFactory(config, relay, directory, KnownSessions({"alice": 1, "bo": 2}), clock)
+        self._recipient = Client(self._factory).open().log_in("bo")
+
+    def once(self, candidate: Candidate) -> float:
+        """CPU seconds that a client takes in a second, in the long run; 0 for one that is closed."""
+        clock = self._clock
+        pieces = candidate.pieces()
+        client = Client(self._factory).open()
+        if candidate.role == USER:
+            client.log_in()
+        protocol, transport = client.protocol, client.transport
+        # What may come at once has come.
+        protocol._inflow.bytes.left = protocol._inflow.frames.left = 0.0
+        clock.advance(0.2)
+        waiting: list[bytes] = []
+        spent = 0.0
+        gc.disable()
+        for _ in range(MESSAGES):
+            begun = time.process_time()
+            for piece in pieces:
+                if waiting or transport.producerState == "paused":
+                    waiting.append(piece)
+                else:
+                    protocol.dataReceived(piece)
+            for _ in range(round(1 / MESSAGES_PER_SECOND / STEP)):
+                clock.advance(STEP)
+                if waiting and transport.producerState != "paused":
+                    # As from the kernel, where small pieces have come together.
+                    data, waiting = b"".join(waiting), []
+                    protocol.dataReceived(data[:READ])
+                    waiting += [data[READ:]] if len(data) > READ else []
+            spent += time.process_time() - begun
+            client.read()
+            self._recipient.read()
+        gc.enable()
+        is_open = protocol.state == protocol.STATE_OPEN
+        client.lost()
+        return spent * MESSAGES_PER_SECOND / MESSAGES if is_open else 0.0
+
+    def taking(self, candidate: Candidate, times: int = 3) -> float:
+        """CPU seconds to take one message that comes whole, whatever its sender may send a second: the least of several."""
+        (data,) = attrs.evolve(candidate, frames=1, reads=1).pieces()
+        client = Client(self._factory).open()
+        if candidate.role == USER:
+            client.log_in()
+        least = math.inf
+        for _ in range(times):
+            begun = time.process_time()
+            client.protocol.dataReceived(data)
+            least = min(least, time.process_time() - begun)
+            self._clock.advance(2)
+            client.read()
+            self._recipient.read()
+        client.lost()
+        return least
+
+    def cost(self, candidate: Candidate, times: int = 3) -> float:
+        """The least of several measurements."""
+        return min(self.once(candidate) for _ in range(times))
+
+    def ratio(self, candidate: Candidate, times: int = 5) -> float:
+        """How many times as expensive as a user's largest messages of harmless text; measured in turns."""
+        pairs = [(self.once(candidate), self.once(HARMLESS)) for _ in range(times)]
+        return min(cost for cost, _ in pairs) / min(cost for _, cost in pairs)
+
+
+KNOWN = (
+    Candidate(VISITOR),
+    Candidate(USER),
+    Candidate(USER, TEMPLATES[3], WRAPPERS[1], b"x", 16_000),
+    Candidate(USER, TEMPLATES[3], WRAPPERS[1], b"\xc3\xa5", 16_000),
+    Candidate(VISITOR, REQUEST, WRAPPERS[2], b"1"),
+    Candidate(VISITOR, REQUEST, WRAPPERS[2], b"[" * 500 + b"]" * 500),
+    Candidate(VISITOR, TEMPLATES[7], WRAPPERS[2], b"1"),
+    Candidate(VISITOR, TEMPLATES[7], WRAPPERS[1], b"u"),
+    Candidate(VISITOR, TEMPLATES[9], WRAPPERS[2], b"{}"),
+    Candidate(VISITOR, REQUEST, WRAPPERS[1], b"\\\\u0000"),
+    Candidate(USER, TEMPLATES[15], WRAPPERS[4], b"\\/", frames=10, reads=300),
+    Candidate(USER, TEMPLATES[15], WRAPPERS[1], b"\\\\u0000a\\/\xe2\x82\xac", frames=10, reads=45),
+    Candidate(VISITOR, size=100, frames=64),
+    Candidate(VISITOR, frames=64),
+    Candidate(VISITOR, size=1000, reads=1000),
+    Candidate(VISITOR, reads=45),
+)
+"""Where the search begins."""
+
+
+def changed(candidate: Candidate, random: Random) -> Candidate:
+    """A candidate that differs in one thing."""
+    unit = candidate.unit
+    what = random.randrange(9)
+    if what == 0:
+        return attrs.evolve(candidate, role=random.choice((VISITOR, USER)))
+    if what == 1:
+        return attrs.evolve(candidate, template=random.choice(TEMPLATES))
+    if what == 2:
+        return attrs.evolve(candidate, wrapper=random.choice(WRAPPERS))
+    if what == 3:
+        return attrs.evolve(candidate, size=random.choice(SIZES))
+    if what == 4:
+        return attrs.evolve(candidate, frames=random.choice((1, 1, 2, 3, 10, 64)))
+    if what == 5:
+        return attrs.evolve(candidate, reads=random.choice((1, 1, 2, 10, 45, 300)))
+    if what == 6:
+        return attrs.evolve(candidate, unit=random.choice(PIECES))
+    at = random.randint(0, len(unit))
+    if what == 7:
+        return attrs.evolve(candidate, unit=unit[:at] + random.choice(PIECES) + unit[at:])
+    return attrs.evolve(candidate, unit=unit[:at] + unit[at + random.randint(1, 3) :] or b"x")
+
+
+def is_text(candidate: Candidate) -> bool:
+    """Whether it is UTF-8; else the connection is closed."""
+    try:
+        candidate.payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def search(meter: Meter, seconds: float, random: Random, keep: int = 16) -> tuple[list[tuple[float, Candidate]], int]:
+    """The most expensive that were found, the most expensive first, and how many were tried."""
+    best = sorted(((meter.cost(each), each) for each in KNOWN), key=lambda found: -found[0])[:keep]
+    tried = len(KNOWN)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        candidate = changed(random.choice(best)[1], random)
+        while random.random() < 0.5:
+            candidate = changed(candidate, random)
+        if not is_text(candidate) or any(candidate == each for _, each in best):
+            continue
+        tried += 1
+        if meter.once(candidate) > best[-1][0] and (cost := meter.cost(candidate)) > best[-1][0]:
+            best = sorted([*best, (cost, candidate)], key=lambda found: -found[0])[:keep]
+    return best, tried
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Search, and print what was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz cost")
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    meter = Meter()
+    best, tried = search(meter, options.seconds, Random(options.seed))  # nothing secret
+    harmless = meter.cost(HARMLESS, 15)
+    print(f"{tried} candidates; harmless text costs {harmless * 1000:.2f} ms of CPU a second, and these:")
+    for _, candidate in best:
+        cost = meter.cost(candidate, 7)
+        print(f"{cost * 1000:6.2f} ms, {cost / harmless:4.1f} x: {candidate}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

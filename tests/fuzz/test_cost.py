@@ -1,0 +1,79 @@
+"""What the most expensive bytes cost beside harmless text, and that the search for them would find worse."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from unittest.mock import patch
+
+import attrs
+import pytest
+
+from chatrelay import wire
+from tests.fuzz.cost import KNOWN, PIECES, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate, Meter, is_text, search
+
+MOST = 4.0
+"""Times what the largest messages of harmless text cost: the most of what is known. See docs/security.rst."""
+
+UNUSABLE = 3.5
+"""Times what harmless text or the same bytes in a valid message cost: a message that can't be used."""
+
+pytestmark = pytest.mark.alone
+
+
+@pytest.fixture(scope="module")
+def meter() -> Meter:
+    return Meter()
+
+
+@pytest.mark.parametrize("candidate", KNOWN, ids=str)
+def test_what_is_known_costs_no_more_than_so_much(meter: Meter, candidate: Candidate) -> None:
+    assert meter.ratio(candidate) < MOST
+
+
+def fillings() -> list[tuple[tuple[bytes, bytes, bytes], bytes]]:
+    """Whatever may stand in a message, valid or not: each piece inside a string and between others."""
+    return [(wrapper, piece) for wrapper in WRAPPERS for piece in PIECES]
+
+
+def test_what_cannot_be_used_costs_little_more_than_what_can(meter: Meter, full: bool) -> None:
+    """A visitor's message, answered by nothing, or a user's beyond the limit: the messages whose reason is looked for."""
+    unusable = [TEMPLATES[7], TEMPLATES[8], TEMPLATES[9], TEMPLATES[6]]
+    chosen = fillings() if full else Random(7).sample(fillings(), 30)
+    for wrapper, piece in chosen:
+        valid = Candidate(USER, TEMPLATES[0], wrapper, piece)
+        if not is_text(valid):
+            continue
+        for template in unusable:
+            candidate = attrs.evolve(valid, template=template, role=VISITOR)
+            ratio = decoding(meter, candidate, valid)
+            assert ratio < UNUSABLE or decoding(meter, candidate, valid, 15) < UNUSABLE, candidate
+
+
+def decoding(meter: Meter, candidate: Candidate, valid: Candidate, times: int = 3) -> float:
+    """What taking a message costs, in times of what the dearer of a valid and a harmless one costs."""
+    dearest = max(meter.taking(valid, times), meter.taking(candidate.harmless, times))
+    return meter.taking(candidate, times) / dearest
+
+
+def by_python(payload: bytes, error: Exception) -> wire.Header:
+    """As it was: Python's own decoder, with a call for each integer."""
+    try:
+        value = json.loads(payload, parse_int=lambda digits: int(digits) if len(digits) < 20 else 2**60)
+    except ValueError:
+        raise wire.UnusableFrame(wire.Reason.INVALID_JSON, "not JSON") from None
+    return wire.Header(wire.Kind(value["type"]), value["id"])
+
+
+def test_a_costly_diagnosis_is_found(meter: Meter) -> None:
+    numbers = Candidate(VISITOR, TEMPLATES[7], WRAPPERS[2], b"1")
+    with patch.object(wire, "_header_despite", by_python):
+        assert decoding(meter, numbers, attrs.evolve(numbers, template=TEMPLATES[0])) > 2 * UNUSABLE
+    assert decoding(meter, numbers, attrs.evolve(numbers, template=TEMPLATES[0])) < UNUSABLE
+
+
+def test_the_search_finds_what_costs_more(meter: Meter) -> None:
+    found, tried = search(meter, 3, Random(1))
+    assert tried > len(KNOWN)
+    assert [cost for cost, _ in found] == sorted((cost for cost, _ in found), reverse=True)
+    assert found[0][0] >= meter.cost(KNOWN[0]) * 0.9
