@@ -1,0 +1,235 @@
+"""How many instructions a message and a login take, as Valgrind counts them, whatever else the machine does.
+
+    python -m bench.instructions             both
+    python -m bench.instructions message     or login
+    python -m bench.instructions --tree DIR  those of another checkout of chatrelay, with this one's load
+
+The relay runs under Valgrind's callgrind with as few options as possible: message log off, rates that are not reached.
+The clients are plain sockets in this process, and the site is a thread of it. Messages go in lockstep: each of 64
+connections sends eight to its partner, and the next eight when all answers and deliveries of all have come; the relay
+is stopped (SIGSTOP) while they send, so that it always finds all of them at once. Two runs that differ only in how many
+there are give the instructions of one: what starts and stops is in both. Only the relay's own instructions are counted,
+Python and C; those of the kernel are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from bench.servers import ROOT, SERVERS, Place, free_port
+
+CONNECTIONS, IN_FLIGHT = 64, 8
+ROUNDS = (4, 44)
+"""Of messages, in the shorter run and the longer."""
+
+LOGINS = (50, 350)
+"""Likewise."""
+
+CONTENT = "x" * 40
+PATIENCE = 120.0
+"""Seconds that a relay may take to start: Valgrind makes it fifty times as slow."""
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+Load = Callable[[subprocess.Popen[bytes], int, int], None]
+COLLECTED = re.compile(r"Collected : (\d+)")
+
+
+def frame(value: object) -> bytes:
+    """A client's text frame (RFC 6455, section 5.2), masked with one byte four times."""
+    payload = json.dumps(value, separators=(",", ":")).encode()
+    length = len(payload)
+    head = struct.pack("!BB", 0x81, 0x80 | length) if length < 126 else struct.pack("!BBH", 0x81, 0xFE, length)
+    return head + b"\x55" * 4 + bytes(byte ^ 0x55 for byte in payload)
+
+
+def received(connection: socket.socket, size: int) -> bytes:
+    """So many bytes.
+
+    :raises ConnectionError: where there are not as many.
+    """
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            raise ConnectionError(f"the relay ended the connection after {data!r}")
+        data += more
+    return data
+
+
+@contextmanager
+def site() -> Iterator[str]:
+    """A site that calls each SESSID's user by the SESSID, and keeps its connections; its URL."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+
+    def answer(connection: socket.socket) -> None:
+        data = b""
+        with connection:
+            while True:
+                head, end, body = data.partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: *(\d+)", head)
+                size = int(length[1]) if length else 0
+                if end and len(body) >= size:
+                    data = body[size:]
+                    uid = parse_qs(body[:size].decode())["SESSID"][0]
+                    verdict = json.dumps({"loggedin": True, "uID": uid}).encode()
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                        % (len(verdict), verdict)
+                    )
+                    continue
+                try:
+                    more = connection.recv(65536)
+                except ConnectionResetError:
+                    return
+                if not more:
+                    return
+                data += more
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/session"
+
+
+def logged_in(port: int, uid: str) -> socket.socket:
+    """A connection that is a user's."""
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(HANDSHAKE)
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += received(connection, 1)
+    connection.sendall(frame({"type": "auth-request", "SESSID": uid}))
+    yes = b'{"type":"auth-response","response":true}'
+    if received(connection, 2 + len(yes))[2:] != yes:
+        raise ConnectionError("not logged in")
+    return connection
+
+
+@contextmanager
+def stopped(relay: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let the relay do nothing while the block runs."""
+    relay.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        relay.send_signal(signal.SIGCONT)
+
+
+def messages(relay: subprocess.Popen[bytes], port: int, rounds: int) -> None:
+    """Send messages in lockstep."""
+    connections = [logged_in(port, f"user-{number:03}") for number in range(CONNECTIONS)]
+
+    def request(number: int, slot: int) -> bytes:
+        message = {"timeStamp": f"{slot}", "touID": f"user-{number ^ 1:03}", "content": CONTENT}
+        return frame({"type": "message-send-request", "id": f"{slot}", "message": message})
+
+    requests = [b"".join(request(number, slot) for slot in range(IN_FLIGHT)) for number in range(CONNECTIONS)]
+    answer = b'{"type":"send-request-response","response":{"id":"0","value":true}}'
+    delivery = (
+        b'{"type":"message","message":{"timeStamp":"0","fromuID":"user-000","touID":"user-000","content":"%b"}}'
+        % CONTENT.encode()
+    )
+    expected = IN_FLIGHT * (2 + len(answer) + 4 + len(delivery))
+    for _ in range(rounds):
+        with stopped(relay):
+            for connection, data in zip(connections, requests, strict=True):
+                connection.sendall(data)
+        for connection in connections:
+            received(connection, expected)
+    for connection in connections:
+        connection.close()
+
+
+def logins(relay: subprocess.Popen[bytes], port: int, count: int) -> None:
+    """Log in and leave, one after the other."""
+    for number in range(count):
+        logged_in(port, f"user-{number:03}").close()
+
+
+def instructions(tree: Path, load: Load, count: int) -> int:
+    """All instructions of a relay from its start to its end, with so much of a load in between."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as name, site() as url:
+        folder = Path(name)
+        nothing = folder / "none"
+        command = SERVERS["chatrelay"].command(Place(port, folder, url, nothing, nothing))
+        counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0", "HOME": name}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # or the first run alone would compile what is new
+        output = folder / "output"  # a pipe that nobody reads would stop the relay
+        with (
+            output.open("wb") as file,
+            subprocess.Popen(
+                [*counter, *command], cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+            ) as running,
+        ):
+            try:
+                until = time.monotonic() + PATIENCE
+                while running.poll() is None and time.monotonic() < until:
+                    with socket.socket() as probe:
+                        if probe.connect_ex(("127.0.0.1", port)) == 0:
+                            break
+                    time.sleep(0.1)
+                load(running, port, count)
+            finally:
+                running.terminate()
+                running.wait(PATIENCE)
+        said = output.read_text(errors="replace")
+    found = COLLECTED.search(said)
+    if found is None:
+        raise RuntimeError(f"Valgrind has counted nothing:\n{said[-2000:]}")
+    return int(found[1])
+
+
+def main(command_line: list[str]) -> int:
+    """Count, and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("what", nargs="*", metavar="message|login")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="a checkout of chatrelay, instead of this one")
+    arguments = parser.parse_args(command_line)
+    if shutil.which("valgrind") is None:
+        parser.error("valgrind is not installed: apt-get install valgrind")
+    per_round = CONNECTIONS * IN_FLIGHT
+    chosen = arguments.what or ["message", "login"]
+    if not {"message", "login"} >= set(chosen):
+        parser.error("there are: message, login")
+    loads: dict[str, tuple[Load, tuple[int, int], int]] = {
+        "message": (messages, ROUNDS, per_round),
+        "login": (logins, LOGINS, 1),
+    }
+    for what in dict.fromkeys(chosen):
+        load, (few, many), units = loads[what]
+        counts = [instructions(arguments.tree.resolve(), load, count) for count in (few, many)]
+        each = (counts[1] - counts[0]) / ((many - few) * units)
+        print(f"{each:,.0f} instructions per {what}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
