@@ -144,7 +144,8 @@ def test_who_does_not_read_is_cut_and_slows_nobody(start_relay: StartRelay, site
     )
     print(f"grew by {(most - before) / MIB:.1f} MiB; others, one at a time: {quantiles_of(waits)}")
     assert account.code == 4002
-    assert size > MIB  # what the kernel's buffers take comes on top of the budget
+    # The budget counts frames, of which these are the contents. What the client's kernel acknowledges comes on top.
+    assert size > 0.9 * MIB
     assert len(heard) == len(accepted)
     assert {response["reason"] for response in told if not response["value"]} == {"receiving-user-not-connected"}
     assert most - before < 20 * MIB
