@@ -22,7 +22,7 @@ from chatrelay.breaker import Breaker
 from chatrelay.connections import Connections
 from chatrelay.inflow import Inflow
 from chatrelay.interfaces import LogUnavailable
-from chatrelay.limits import Sender, TokenBucket
+from chatrelay.limits import Sender, SendLimits, TokenBucket
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.outgoing import OutgoingBuffer
@@ -283,7 +283,9 @@ def _() -> None:
 
 @named("forgets messages-per-second")
 def _() -> None:
-    replace(TokenBucket, "refuse", always(True))
+    # The buckets themselves: where a message comes in, the session takes from them without a call.
+    for name in ("messages", "_user_messages"):
+        replace(SendLimits, name, lambda _: lambda *_: TokenBucket(rate=0, burst=0))
 
 
 @named("forgets new-recipients-per-minute")
