@@ -348,6 +348,12 @@ def _() -> None:
     replace(Farewells, "due", lambda due: lambda self, now: due(self, now + 3600))
 
 
+def _read_at_any_rate() -> None:
+    """Pause for no client: a pause slows an attack down, and the bound that a build forgets would not be missed."""
+    replace(Inflow, "take_frame", always(True))
+    replace(Inflow, "pause", always(0.0))
+
+
 @named("forgets message-frames")
 def _() -> None:
     def make(begin: Any) -> Any:
@@ -358,11 +364,13 @@ def _() -> None:
         return first_again
 
     replace(ChatProtocol, "onMessageFrameBegin", make)
+    _read_at_any_rate()
 
 
 @named("forgets the bound on control frames")
 def _() -> None:
     replace(ChatProtocol, "_within_control_frame_limit", always(True))
+    _read_at_any_rate()
 
 
 @named("forgets the bound on what is unpacked")
