@@ -1,7 +1,7 @@
 """Alarms: deadlines that are judged by a timer of their own, in active time.
 
 For what the sweep of connections does not look at: questions to the webserver, requests to the ops endpoint, steps of
-stopping. What a deadline is for is not known here.
+stopping. It does not know what a deadline is for.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Alarm(Generic[Key]):
                 self._deadlines.stop(key)
                 self._ring(key)
         finally:
-            # What rang may have set another deadline, or lifted all that were left.
+            # The calls above may have set another deadline, or lifted all the others.
             self._is_ringing = False
             if self._deadlines:
                 self._wait(active)

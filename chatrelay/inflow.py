@@ -18,7 +18,7 @@ BURST_SECONDS = 2
 """Seconds' worth of bytes and of frames that may come at once."""
 
 MIN_PAUSE = 0.1
-"""Seconds for which reading pauses at least. What comes meanwhile in small pieces is read in one."""
+"""Seconds for which reading pauses at least. Small pieces that come meanwhile are read in one."""
 
 MIN_BYTES, MIN_FRAMES = 1024 * 1024, 100
 """Bytes and frames a second, at the least, where the options do not say how many."""

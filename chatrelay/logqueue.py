@@ -95,7 +95,7 @@ class RotatedFile(LogFile):
             self._openFile()
         # Another program may have emptied it: logrotate's copytruncate does. A device has no size, and is not rotated.
         self.size = os.fstat(self._file.fileno()).st_size
-        # What remains of a line after an error goes to the file that has its beginning.
+        # The rest of a line after an error goes to the file that has its beginning.
         if self._is_between_lines and self.shouldRotate() and self.size >= self._rotates_from:
             self._rotate_by_size()
         written: int = self._file.write(data)

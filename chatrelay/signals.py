@@ -1,6 +1,6 @@
 """Signals of a relay under twistd from its first line of code on, and at its stop.
 
-What a signal does to a relay that runs is decided in `chatrelay.tap` and by Twisted's reactor.
+`chatrelay.tap` and Twisted's reactor decide what a signal does to a relay that runs.
 """
 
 from __future__ import annotations

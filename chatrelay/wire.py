@@ -185,7 +185,7 @@ def _decode_other(payload: bytes, error: Exception) -> AuthRequest:
         try:
             return _auth_request_decoder.decode(payload)
         except _JSON_ERRORS as of_auth_request:
-            # What follows the value that is wrong has not been looked at.
+            # msgspec has not looked at anything behind the value that is wrong.
             header = read_header(payload)
             error = error if header.kind is Kind.SEND_REQUEST else of_auth_request
     else:

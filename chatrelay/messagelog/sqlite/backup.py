@@ -59,7 +59,7 @@ def back_up(log: str, destination: str, *, replace: bool, report: Report, commit
     :param destination: the file to make.
     :param replace: whether a file of that name is replaced.
     :param commit: called when the copy is whole; nothing may interrupt what comes then.
-    :raises NotDone: where there is no such copy now. What was there before stays.
+    :raises NotDone: where there is no such copy now. The file that was there before stays.
     :raises NotUsable: where the log is not a whole message log.
     """
     target = checked_destination(log, destination, replace=replace)

@@ -72,7 +72,7 @@ def restore(
     :param confirm: called where there is a message log, with what the backup holds and what the log does, or why that
         can't be read; raises `NotDone` where the log must not be replaced.
     :param commit: called when the copy is whole; nothing may interrupt what comes then.
-    :raises NotDone: where it is not restored. What was there before stays.
+    :raises NotDone: where it is not restored. The log that was there before stays.
     :raises NotUsable: where the backup is not a whole message log.
     """
     files = LogFiles(log)
@@ -253,7 +253,7 @@ def _owner(log: str) -> os.stat_result:
 
 
 def _give(file: int | str, owner: os.stat_result) -> None:
-    """Let root give a file to a user and group. What other users make is theirs.
+    """Let root give a file to a user and group. Files that other users make are theirs.
 
     :param file: its descriptor or path.
     """

@@ -1,6 +1,6 @@
 """The thread that writes a message log in SQLite, with one call back into the reactor a batch.
 
-It decides when the store works and tells the operator about it. What is in the files is the store's business.
+It decides when the store works and tells the operator about it. It does not know what is in the files.
 """
 
 from __future__ import annotations
