@@ -8,7 +8,7 @@ import timeit
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import wire
@@ -412,6 +412,22 @@ class Diagnosis(SynchronousTestCase):
         ):
             frame = b'{"type":"message-send-request","id":%b,"message":"\\ud83d"}' % id
             self.assertEqual(self.assertRaises(UnusableFrame, decode, frame).request_id, json.loads(id))
+
+    def test_no_other_key_is_taken_for_the_id_beside_half_an_emoji(self) -> None:
+        others = rb'"ic":7,"iC":7,"i\u0063":7,"i\u0043":7,"iD":7,"i\u00dd":7,"i\u00DD":7,"i3":7,"i2":7'
+        end = rb',"type":"message-send-request","message":"\ud83d"}'
+        self.assertIs(self.refused_id(b"{" + others + end), UNSET)
+        for key in (b'"id":5', rb'"\u0069d":5', rb'"i\u0064":5'):
+            for members in (key + b"," + others, others + b"," + key):
+                self.compare(b"{" + members + end)
+                self.assertEqual(self.refused_id(b"{" + members + end), 5)
+
+    def test_an_id_written_twice_in_two_ways_beside_half_an_emoji_is_not_read(self) -> None:
+        frame = rb'{"type":"message-send-request","id":1,"i\u0064":2,"message":"\ud83d"}'
+        self.assertIs(self.refused_id(frame), UNSET)
+
+    def refused_id(self, frame: bytes) -> object:
+        return self.assertRaises(UnusableFrame, decode, frame).request_id
 
     def test_beyond_the_limit_two_values_are_all_that_is_read(self) -> None:
         header = wire.read_header(b'{"type":"message-send-request","message":5,"id":1,"id":"2","x":{"id":3}}')
