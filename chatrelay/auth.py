@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,8 +24,9 @@ from twisted.web.iweb import IPolicyForHTTPS
 from chatrelay.alarm import Alarm
 from chatrelay.breaker import Breaker, State
 from chatrelay.config import Config
-from chatrelay.interfaces import LoggedIn, Unavailable, Verdict
-from chatrelay.verdicts import NotReached, NoVerdict, told
+from chatrelay.diagnosis import MAX_DENIED, DeniedSoFar, likely_cause, remedy
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
 from chatrelay.webserver import Webserver
 
 MAX_QUEUE = 5000
@@ -58,6 +59,9 @@ class WebserverAuthenticator:
     :param breaker_wait: seconds until one of them may go out as a probe; 0 for none.
     :param breaker_longest_wait: seconds up to which that doubles with each probe that fails; 0 for no limit.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
+    :param host: by which name it is asked, ``Host``, and over https the name that its certificate has to be for; by
+        default the host of `url`.
+    :param headers: further headers of each question, such as ``X-Forwarded-Proto: https``.
     """
 
     log = Logger()
@@ -77,11 +81,16 @@ class WebserverAuthenticator:
         breaker_wait: float = DEFAULTS.breaker_wait,
         breaker_longest_wait: float = DEFAULTS.breaker_longest_wait,
         tls_policy: IPolicyForHTTPS | None = None,
+        host: str | None = None,
+        headers: Iterable[str] = (),
     ) -> None:
         self._site = urlsplit(url)._replace(query="", fragment="").geturl()
         self._webserver = Webserver(
-            reactor, url, format, secret, checks or MOST_KEPT, answer_size or sys.maxsize, tls_policy
+            reactor, url, format, secret, checks or MOST_KEPT, answer_size or sys.maxsize, tls_policy, host, headers
         )
+        self._url = url
+        self._format = format
+        self._denied_so_far = DeniedSoFar(secrets.token_bytes())
         self._checks = checks
         self._queue_size = queue
         self._breaker: Breaker[_Question] = Breaker(breaker_failures, breaker_wait, breaker_longest_wait)
@@ -163,17 +172,18 @@ class WebserverAuthenticator:
 
     async def _look_once(self) -> None:
         made_up = AT_START + secrets.token_hex(8)
-        # Like a ticket's, its connection is its own and is not kept: that would be one more for the webserver.
-        asking = self._webserver.ask(made_up, is_ticket=True)
+        asking = self._webserver.look(made_up)
         self._look_alarm.set(asking)
         self._look_timed_out = False
         try:
             found = await asking
         except (CancelledError, NoVerdict) as error:
             if self._look_timed_out:
-                self._tell_of_look(f"no complete answer within {self._look_alarm.seconds:g} s")
+                self._tell_of_look(NoVerdict(f"no complete answer within {self._look_alarm.seconds:g} s"), made_up)
+            elif isinstance(error, Suspect) and not self._is_closed:
+                self._tell_of_suspicion(error, made_up)
             elif isinstance(error, NoVerdict) and not self._is_closed:
-                self._tell_of_look(told(error, made_up))
+                self._tell_of_look(error, made_up)
         else:
             if isinstance(found, LoggedIn):
                 self.log.warn(
@@ -188,12 +198,26 @@ class WebserverAuthenticator:
         self._look_timed_out = True
         asking.cancel()
 
-    def _tell_of_look(self, what: str) -> None:
+    def _tell_of_look(self, error: NoVerdict, made_up: str) -> None:
         self.log.warn(
-            "a first look at the webserver at {url} found that nobody can log in as it is: {what}. See that auth-url "
-            "is right and the site is up; the relay goes on, and asks it at each login",
+            "a first look at the webserver at {url} found that nobody can log in as it is: {what}. {remedy}. The relay "
+            "goes on, and asks it at each login",
             url=self._site,
-            what=what,
+            what=told(error, made_up),
+            remedy=remedy(self._url, self._format, error.status, error.location, error.said),
+        )
+
+    def _tell_of_suspicion(self, error: Suspect, made_up: str) -> None:
+        assert error.status is not None
+        words = told(error, made_up)
+        self.log.warn(
+            "a first look at the webserver at {url} got status {status} {words} for a session id that the relay made "
+            "up. That is a denial, but if the page answers so to everybody, nobody can log in. {cause}. {silence}",
+            url=self._site,
+            status=error.status,
+            words="without a word" if words == EMPTY else f"({words})",
+            cause=likely_cause(error.status, error.said),
+            silence='A page that denies with {"loggedin": false} is not suspected',
         )
 
     def close(self) -> Deferred[None]:
@@ -232,6 +256,7 @@ class WebserverAuthenticator:
         elif not isinstance(verdict, Failure):
             if self._breaker.answered():
                 self.log.warn("the webserver at {url} answers again", url=self._site)
+            self._count(question, verdict)
         elif isinstance(verdict.value, NoVerdict) and question.is_awaited and not self._is_closed:
             is_nonsense = not isinstance(verdict.value, NotReached)
             verdict = self._failed(question, verdict.value, is_nonsense)
@@ -244,6 +269,22 @@ class WebserverAuthenticator:
         elif not self._queue:
             self._told_of_queue = False
         question.answer(verdict)
+
+    def _count(self, question: _Question, verdict: Verdict) -> None:
+        """Tell the operator where the site denies everybody."""
+        if isinstance(verdict, LoggedIn):
+            self._denied_so_far.let_in()
+        elif isinstance(verdict, Denied) and not question.is_own:
+            so_far = self._denied_so_far
+            if so_far.denied(question.sessid, verdict.status):
+                self.log.warn(
+                    "the first {count} sessions that the webserver at {url} was asked about were all denied, {how}; "
+                    "nobody has been let in since the relay started. {cause}",
+                    count=MAX_DENIED,
+                    url=self._site,
+                    how=so_far.how(),
+                    cause=so_far.likely_cause(self._format),
+                )
 
     def _next(self) -> _Question:
         """Take the question out of the queue that has waited longest."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from chatrelay.authheaders import HOST_NAME, read_headers, read_host
 from chatrelay.messagelog import BadMessageLogURL, check_url
 from chatrelay.proxies import TrustedProxies
 
@@ -41,9 +41,13 @@ def _option(
     zero: str = "",
     metavar: str = "",
     repeatable: bool = False,
+    split: str | None = None,
     kind: type = str,
 ) -> Any:
-    """An option. `unit` and `zero` (what 0 means) are given for numbers."""
+    """An option. `unit` and `zero` (what 0 means) are given for numbers.
+
+    :param split: what stands between the values of a repeatable one in the environment; None: white space.
+    """
     checks = {float: _at_least_zero, int: _at_least_zero, bool: _yes_or_no}
     return attrs.field(
         default=default,
@@ -54,6 +58,7 @@ def _option(
             "zero": zero,
             "metavar": metavar or unit,
             "repeatable": repeatable,
+            "split": split,
             "kind": kind,
         },
     )
@@ -102,6 +107,21 @@ class Config:
         "How to post it: 'form' sends SESSID=... as an HTML form does, which PHP reads in $_POST; "
         "'json' sends {\"SESSID\": ...}.",
         metavar="form|json",
+    )
+    auth_host: str | None = _option(
+        None,
+        "By which name to ask the site, where auth-url says by which address it is reached: sent as Host, and over "
+        "https the name that its certificate has to be for. For servers with several sites and for Django's "
+        "ALLOWED_HOSTS. Without it, the host of auth-url.",
+        metavar="NAME",
+    )
+    auth_header: tuple[str, ...] = _option(
+        (),
+        "A header to send with each question to the site, such as 'X-Forwarded-Proto: https' for a site that forces "
+        "https and is asked behind its proxy; may be repeated (in the environment: one a line).",
+        metavar="HEADER",
+        repeatable=True,
+        split="\n",
     )
     auth_secret_file: str | None = _option(
         None,
@@ -518,7 +538,7 @@ class Config:
         if not usable or not text.isascii() or not text.isprintable() or " " in text or parts.netloc.endswith(":"):
             raise ConfigError("auth-url", f"{url!r} is no http or https URL, such as http://127.0.0.1/session.php")
         host = parts.hostname or ""
-        if ":" not in host and not _HOST_NAME.fullmatch(host):
+        if ":" not in host and not HOST_NAME.fullmatch(host):
             raise ConfigError(
                 "auth-url",
                 f"{host!r} is no host name: it takes letters, digits, dots and inner hyphens, no underscore "
@@ -543,6 +563,21 @@ class Config:
     def _check_log_level(self, _: object, value: object) -> None:
         if value not in LOG_LEVELS:
             raise ConfigError("log-level", f"{value!r} is none of {', '.join(LOG_LEVELS)}")
+
+    @auth_host.validator
+    def _check_auth_host(self, _: object, host: object) -> None:
+        if host is not None:
+            try:
+                read_host(_text("auth-host", host))
+            except ValueError as error:
+                raise error if isinstance(error, ConfigError) else ConfigError("auth-host", str(error)) from None
+
+    @auth_header.validator
+    def _check_auth_header(self, _: object, headers: tuple[str, ...]) -> None:
+        try:
+            read_headers(_text("auth-header", header) for header in headers)
+        except ValueError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError("auth-header", str(error)) from None
 
     @auth_secret_file.validator
     @auth_ca_file.validator
@@ -611,7 +646,10 @@ MAX_SPREAD = 90
 HEADINGS = (
     (
         "Who a visitor is",
-        ("auth_url", "auth_format", "auth_secret_file", "auth_ca_file", "auth_tickets", "session_cookie", "origin"),
+        (
+            *("auth_url", "auth_format", "auth_host", "auth_header", "auth_secret_file", "auth_ca_file"),
+            *("auth_tickets", "session_cookie", "origin"),
+        ),
     ),
     ("Where it listens", ("listen", "trusted_proxy", "ops_listen", "ops_token_file")),
     ("What it writes down", ("message_log", "log_format", "log_level")),
@@ -653,9 +691,6 @@ _WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0"
 
 _NOT_IN_TOKENS = frozenset('()<>@,;:\\"/[]?={} \t' + "".join(map(chr, range(32))) + "\x7f")
 """What a cookie's name may not hold (RFC 2616, section 2.2)."""
-
-_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.IGNORECASE)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -703,7 +738,8 @@ def read(
     """Join the sources; the command line wins over the environment, that over the file, that over the defaults.
 
     :param command_line: attributes of `Config` that were given, as text (tuples of text where repeatable).
-    :param environment: ``CHATRELAY_AUTH_URL`` and the like; repeatable options are split at white space.
+    :param environment: ``CHATRELAY_AUTH_URL`` and the like; repeatable options are split at white space, headers at
+        the ends of lines.
     :param config_file: a TOML file's path, or None.
     :raises ConfigError: for anything that can't be used, naming the option, the variable or the file.
     """
@@ -723,13 +759,18 @@ def read(
         if variable in environment:
             text = environment[variable]
             try:
-                values[field.name] = tuple(text.split()) if field.metadata["repeatable"] else from_text(field, text)
+                values[field.name] = _several(field, text) if field.metadata["repeatable"] else from_text(field, text)
             except ConfigError as error:
                 raise ConfigError(variable, str(error)) from None
         if field.name in command_line:
             given = command_line[field.name]
             values[field.name] = given if field.metadata["repeatable"] else from_text(field, given)
     return Config(**values)
+
+
+def _several(field: attrs.Attribute[Any], text: str) -> tuple[str, ...]:
+    """The values of a repeatable option from its variable's text."""
+    return tuple(value.strip() for value in text.split(field.metadata["split"]) if value.strip())
 
 
 def from_text(field: attrs.Attribute[Any], text: str) -> Any:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from chatrelay import wire
 from chatrelay.admission import RETRY_AFTER
 from chatrelay.config import Config, ConfigError, normal_origin
+from chatrelay.diagnosis import MissingCookie
 from chatrelay.limits import MINUTE
 from chatrelay.origins import RefusedOrigins
 from chatrelay.proxies import UNIX, TrustedProxies
@@ -134,6 +135,7 @@ class Handshakes:
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
         self._told_of_forwarding = self._told_of_nobody = False
+        self._missing_cookie = MissingCookie()
 
     def forwarded_for(self, request: bytes, host: str | None, peer: str) -> list[str]:
         """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty.
@@ -232,3 +234,27 @@ class Handshakes:
             if key == name and 1 <= len(value.encode("utf-8")) <= wire.MAX_SESSID:
                 return value, None
         return None, None
+
+    # Logins by the session cookie -----------------------------------------------
+
+    def came_without_cookie(self, request: bytes) -> None:
+        """A handshake was accepted that has no session cookie, though it might have one."""
+        host, origin = header_value(request, "host"), header_value(request, "origin")
+        cookies = ";".join(header_values(request, "cookie"))
+        self._missing_cookie.handshake(cookies, (host or "")[:200], (origin or "")[:200])
+
+    def login_by_cookie(self) -> None:
+        """Somebody logs in by the session cookie."""
+        self._missing_cookie.came()
+
+    def login_without_cookie(self) -> None:
+        """Somebody wanted to log in by the session cookie, and was denied for having none."""
+        missing = self._missing_cookie
+        if missing.login():
+            self.events.warn(
+                "{logins} logins in a row came without the session cookie {cookie}, and were denied. {cause}. Nothing "
+                "is wrong if those visitors were not logged in at the site",
+                logins=missing.logins,
+                cookie=self._session_cookie,
+                cause=printable(missing.likely_cause(self._session_cookie or "")),
+            )

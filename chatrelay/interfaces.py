@@ -57,7 +57,12 @@ class LoggedIn:
 
 @attrs.frozen
 class Denied:
-    """The webserver does not know this session, or nobody is logged in to it."""
+    """The webserver does not know this session, or nobody is logged in to it.
+
+    :ivar status: the status of the answer that says so (RFC 9110, section 15); no part of what it means.
+    """
+
+    status: int = attrs.field(default=200, eq=False)
 
 
 @attrs.frozen

@@ -303,6 +303,8 @@ def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthentic
         breaker_wait=config.breaker_wait,
         breaker_longest_wait=config.breaker_longest_wait,
         tls_policy=None if config.auth_ca_file is None else _policy(config.auth_ca_file),
+        host=config.auth_host,
+        headers=config.auth_header,
     )
 
 

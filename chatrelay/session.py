@@ -60,6 +60,10 @@ def _nobody_asks(sessid: str) -> None:
     """What an ended session calls to ask: never."""
 
 
+def _nobody_counts() -> None:
+    """What is called of a login without a cookie where nobody wants to know."""
+
+
 def _charge_nobody(size: int) -> None:
     """What counts large messages where nobody wants to know."""
 
@@ -79,6 +83,7 @@ class Session:
         visitor simply has none (a denial), else why an auth-request must
         carry a SESSID on this connection.
     :param charge: called with the bytes that a message counts as in addition to its own; see `chatrelay.inflow.weight`.
+    :param without_cookie: called when a login is denied because there is no cookie.
     """
 
     __slots__ = (
@@ -98,6 +103,7 @@ class Session:
         "_submit",
         "_uid",
         "_unusable_frames",
+        "_without_cookie",
         "state",
     )
 
@@ -112,6 +118,7 @@ class Session:
         cookie: str | None = None,
         no_cookie_because: str | None = None,
         charge: Callable[[int], None] = _charge_nobody,
+        without_cookie: Callable[[], None] = _nobody_counts,
     ) -> None:
         self.state = State.VISITOR
         self._connection = connection
@@ -125,6 +132,7 @@ class Session:
         self._seconds = seconds
         self._ask = ask
         self._charge = charge
+        self._without_cookie = without_cookie
         # One character beyond ASCII makes a string of Python's up to four times as large, for as long as this lasts.
         self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8")
         self._no_cookie_because = no_cookie_because
@@ -294,6 +302,7 @@ class Session:
         elif sessid is None:
             # A visitor whose browser has no session cookie is not logged in
             # at the site; there is nothing to ask it.
+            self._without_cookie()
             self._denied()
         else:
             self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING

@@ -11,11 +11,13 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import quote, quote_plus
 
 import msgspec
 
 from chatrelay import wire
+from chatrelay.diagnosis import words_of
 from chatrelay.interfaces import Denied, LoggedIn, Verdict, is_expiry
 
 DENIALS = (401, 403)
@@ -39,19 +41,33 @@ A stranger chooses it, and the search takes as long as it is.
 NOT_TOLD = "<not told, as it may contain the session id, which is too long to look for>"
 
 
+EMPTY = "''"
+"""How a body without words is told."""
+
+
 class NoVerdict(ValueError):
     """The webserver's answer, or the lack of one, decides nothing.
 
     :param why: our own words, which say what is the matter.
     :param said: what of the webserver's words follows them, which may contain the session id.
     :param after: our own words again.
+    :param status: of the answer; None where there was none.
+    :param location: where it leads, if it is a redirect.
     """
 
-    def __init__(self, why: str, said: str = "", after: str = "") -> None:
+    def __init__(
+        self, why: str, said: str = "", after: str = "", status: int | None = None, location: str = ""
+    ) -> None:
         super().__init__(why + said + after)
         self.why = why
         self.said = said
         self.after = after
+        self.status = status
+        self.location = location
+
+
+class Suspect(NoVerdict):
+    """A denial by its status alone, which the page may answer everybody with."""
 
 
 class NotReached(NoVerdict):
@@ -65,13 +81,36 @@ def of_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
     :raises NoVerdict: where it means nothing; the text says what came.
     """
     if status in DENIALS:
-        return Denied()
+        return Denied(status)
     if 300 <= status < 400:
         where = ", ".join(location.partition(b"?")[0].decode("latin-1") for location in locations)
-        raise NoVerdict(f"it answered {status}, a redirect to ", ascii(where), ", which is not followed")
+        why, after = f"it answered {status}, a redirect to ", ", which is not followed"
+        raise NoVerdict(why, ascii(where), after, status, where)
     if status != 200:
-        raise NoVerdict(f"it answered with status {status}")
+        raise NoVerdict(f"it answered with status {status}", status=status)
     return None
+
+
+def of_first_look(status: int, locations: Iterable[bytes], body: bytes) -> Verdict:
+    """What an answer other than 200 means where the relay asks about a session that nobody has.
+
+    :param body: as much of it as is looked at.
+    :raises Suspect: where it denies that by its status alone.
+    :raises NoVerdict: where it means nothing. Both say what came, the first words of the body included.
+    """
+    said = ascii(words_of(body))
+    try:
+        verdict = of_status(status, locations)
+    except NoVerdict as error:
+        if error.location or said == EMPTY:
+            raise
+        raise NoVerdict(f"{error.why}: ", said, status=status) from None
+    if verdict is None:
+        return of_body(body)
+    with suppress(NoVerdict):
+        if isinstance(of_body(body), Denied):
+            return verdict  # the body says so, too, as it would to a session that it knows to be over
+    raise Suspect("", said, status=status)
 
 
 def of_body(body: bytes) -> Verdict:
@@ -82,7 +121,7 @@ def of_body(body: bytes) -> Verdict:
     try:
         answer = msgspec.json.decode(body.decode("utf-8"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise NoVerdict("its answer is not JSON: ", _start(body)) from None
+        raise NoVerdict("its answer is not JSON: ", _start(body), status=200) from None
     loggedin = answer.get("loggedin") if isinstance(answer, dict) else None
     if loggedin is False:
         return Denied()

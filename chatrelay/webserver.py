@@ -10,6 +10,7 @@ body of the request and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from http.cookiejar import CookieJar
 from typing import Any, cast
 from urllib.parse import quote_plus
@@ -18,6 +19,7 @@ from weakref import WeakSet
 import attrs
 import msgspec
 from hyperlink import EncodedURL
+from service_identity import VerificationError
 from treq import collect
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -42,6 +44,8 @@ from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from chatrelay import verdicts
+from chatrelay.authheaders import host_name, read_headers
+from chatrelay.diagnosis import MAX_BODY
 from chatrelay.interfaces import Verdict
 from chatrelay.verdicts import NotReached, NoVerdict
 
@@ -92,6 +96,9 @@ class Webserver:
     :param connections: how many are kept open between questions at the most.
     :param answer_size: bytes that the body of an answer may have, decoded.
     :param tls_policy: how its certificate is verified; by default against the system's authorities.
+    :param host: what is sent as ``Host``, and over https the name that its certificate has to be for; by default the
+        host of `url`.
+    :param headers: further headers, such as ``X-Forwarded-Proto: https``.
     :ivar endpoint: how to connect.
     :ivar path: the request's target (RFC 9112, section 3.2.1).
     :ivar answer_sent: bytes that an answer may have as it is sent.
@@ -107,22 +114,35 @@ class Webserver:
         connections: int,
         answer_size: int,
         tls_policy: IPolicyForHTTPS | None,
+        host: str | None = None,
+        headers: Iterable[str] = (),
     ) -> None:
         uri = URI.fromBytes(url.encode("ascii"))
         # Without a time limit of its own: the caller has one for question and answer, which leaves out hold-ups.
         self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, timeout=cast(float, None))
+        self._other_name = ""
         if uri.scheme == b"https":
             policy = tls_policy or BrowserLikePolicyForHTTPS()
-            self.endpoint = wrapClientTLS(policy.creatorForNetloc(uri.host, uri.port), self.endpoint)
+            # An address has no name, and a server with several sites shows each one's certificate to who names it.
+            name = uri.host if host is None else host_name(host).encode("ascii")
+            self.endpoint = wrapClientTLS(policy.creatorForNetloc(name, uri.port), self.endpoint)
+            self._other_name = f"its certificate is not for {name.decode('ascii')}" + (
+                ": if it is for the name that visitors use, give that with --auth-host"
+                if host is None
+                else " (auth-host)"
+            )
         self.path: bytes = uri.originForm
         self.answer_size = answer_size
         self.answer_sent = answer_size + MAX_AROUND
         self.too_much_sent = f"its answer is larger than {self.answer_sent} bytes, headers and all"
         self._body, content_type = FORMATS[format]
         self._headers = Headers({b"accept": [b"application/json"], b"content-type": [content_type]})
-        self._headers.addRawHeader(b"host", uri.netloc.removesuffix(b":443" if uri.scheme == b"https" else b":80"))
+        default_port = b":443" if uri.scheme == b"https" else b":80"
+        self._headers.addRawHeader(b"host", uri.netloc.removesuffix(default_port) if host is None else host.encode())
         if secret is not None:
             self._headers.addRawHeader(b"authorization", b"Bearer " + secret.encode("ascii"))
+        for header, value in read_headers(headers):
+            self._headers.addRawHeader(header, value)
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = connections
@@ -140,18 +160,33 @@ class Webserver:
         """
         return Deferred.fromCoroutine(self._verdict_on(sessid, is_ticket)).addErrback(_without_frames)
 
+    def look(self, sessid: str) -> Deferred[Verdict]:
+        """Ask as `ask` does about a SESSID that nobody has; what comes of it also tells the words of the answer.
+
+        Like a ticket's, its connection is its own and is not kept.
+
+        :raises Suspect: in the Deferred, where the answer denies by its status alone.
+        :raises NoVerdict: in the Deferred, as `ask` does.
+        """
+        return Deferred.fromCoroutine(self._verdict_on(sessid, True, is_look=True)).addErrback(_without_frames)
+
     def close(self) -> Deferred[None]:
         """Close the connections that are kept."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
-    async def _verdict_on(self, sessid: str, is_ticket: bool) -> Verdict:
+    async def _verdict_on(self, sessid: str, is_ticket: bool, is_look: bool = False) -> Verdict:
         # A ticket must not go out on a connection that may have died, where it would have to be asked about again.
         pool = _QuietPool(self._reactor, persistent=False) if is_ticket else self._pool
         lease = _Lease(self, pool, self._kept)
         try:
             response = await self._post(lease, sessid)
-            verdict = verdicts.of_status(response.code, response.headers.getRawHeaders(b"location", []))
+            locations = response.headers.getRawHeaders(b"location", [])
+            if is_look and response.code != 200:
+                start = await _start(response)
+                lease.abandon()
+                return verdicts.of_first_look(response.code, locations, start)
+            verdict = verdicts.of_status(response.code, locations)
             if verdict is not None:
                 lease.abandon()  # whatever the body says
                 return verdict
@@ -165,6 +200,8 @@ class Webserver:
                 raise CancelledError from error
             if isinstance(error, ConnectError | DNSLookupError):
                 raise NotReached(_describe(error)) from error
+            if any(isinstance(cause, VerificationError) for cause in _causes(error)):
+                raise NoVerdict(self._other_name) from error
             raise (NoVerdict(self.too_much_sent) if lease.is_over_limit else _failure(error)) from error
         except (CancelledError, NoVerdict):
             lease.abandon()
@@ -284,6 +321,24 @@ async def _read(response: Any, most: int) -> bytes:
 
     await collect(response, take)
     return b"".join(chunks)
+
+
+class _Enough(Exception):
+    """As much of a body has come as is looked at."""
+
+
+async def _start(response: Any) -> bytes:
+    """The start of a body, decoded: `MAX_BODY` bytes, or what there is."""
+    start = bytearray()
+
+    def take(chunk: bytes) -> None:
+        start.extend(chunk)
+        if len(start) >= MAX_BODY:
+            raise _Enough  # treq closes the connection
+
+    with suppress(_Enough):
+        await collect(response, take)
+    return bytes(start[:MAX_BODY])
 
 
 # Between treq and Twisted's connections --------------------------------------

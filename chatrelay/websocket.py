@@ -367,6 +367,8 @@ class ChatProtocol(WebSocketServerProtocol):
         """Autobahn: the handshake is done."""
         factory = self.factory
         cookie, because = factory.handshakes.session_cookie_of(self.http_request_data)
+        if cookie is None and because is None:
+            factory.handshakes.came_without_cookie(self.http_request_data)
         self.session = Session(
             self.outgoing,
             factory.relay,
@@ -377,6 +379,7 @@ class ChatProtocol(WebSocketServerProtocol):
             cookie,
             because,
             self._inflow.charge,
+            factory.login_without_cookie,
         )
         self._began = factory.seconds()
         if self._perMessageCompress is not None:
@@ -630,7 +633,10 @@ class ChatProtocol(WebSocketServerProtocol):
                 factory.entered(self.outgoing, sessid, verdict, is_cookie=session.is_cookie(sessid))
 
         factory.logins.asked(self.outgoing, sessid)
-        is_ticket = factory.is_ticket(session.is_cookie(sessid))
+        is_cookie = session.is_cookie(sessid)
+        if is_cookie:
+            factory.handshakes.login_by_cookie()
+        is_ticket = factory.is_ticket(is_cookie)
         self._asking = factory.attempts.ask(self.client_address, sessid, is_ticket)
         self._asking.addCallback(answered)
 
@@ -923,6 +929,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
         self.unlocated: dict[ChatProtocol, None] = {}
         self.handshakes = Handshakes(config, seconds)
+        self.login_without_cookie = self.handshakes.login_without_cookie  # one bound method for all connections
         self.send_limits = SendLimits(
             config.messages_per_second,
             config.message_burst,

@@ -186,7 +186,7 @@ class FirstLook(WebserverTestCase):
             self.assertIn("a first look at the webserver at http://127.0.0.1:", line)
             self.assertIn("nobody can log in as it is", line)
             self.assertIn(said, line)
-            self.assertIn("auth-url", line)
+            self.assertRegex(line, "auth-(url|host)")
             self.assertNotIn("chatrelay-at-start", line)
 
     async def test_a_site_that_is_not_there(self) -> None:

@@ -38,6 +38,8 @@ PURE = (
     "verdicts",
     "activetime",
     "pace",
+    "authheaders",
+    "diagnosis",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

@@ -1,0 +1,249 @@
+"""What a site that is set up wrongly looks like, and what its operator is told to do about it.
+
+Pure. Several mistakes look alike to visitors, who can't log in, and to the
+relay, to which a denial is an answer like any other. This keeps count, and
+finds words: what was seen, what is likely wrong, and the option that helps.
+What the site answered, and what a browser sent, is a stranger's text: the
+caller hides the session id in it and makes it a field of a log event.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from chatrelay.logins import digest
+
+MAX_DENIED = 10
+"""Different sessions, all of them denied since the start, after which the operator is told."""
+
+MAX_MISSING = 10
+"""Logins in a row without the session cookie after which the operator is told; next after ten times as many."""
+
+MAX_NAMES = 20
+"""Names of cookies that are told."""
+
+MAX_NAME = 64
+"""Characters of each."""
+
+EXEMPT = (
+    "exempt the session page from it, as the relay's POST can't bring a token (Django: csrf_exempt, Flask-WTF: "
+    "csrf.exempt, Laravel: validateCsrfTokens(except:)), and let only the relay ask it (--auth-secret-file)"
+)
+"""What to do about protection against forged requests."""
+
+_CSRF = re.compile(r"csrf|xsrf|cross.site request forgery|authenticity.?token|forgery", re.IGNORECASE)
+_UNSEEN = re.compile(r"<(style|script|title)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+_TAG = re.compile(r"<[^>]*>")
+
+MAX_BODY = 8192
+"""Bytes of an answer in which words are looked for."""
+
+
+def words_of(body: bytes) -> str:
+    """What a person would read in the start of an answer, on one line: of a page in HTML its title and its text.
+
+    :param body: as much as there is; no more than `MAX_BODY` bytes are looked at.
+    """
+    # Without what UTF-16 has between letters.
+    text = body[:MAX_BODY].replace(b"\0", b"").decode("utf-8", "replace")
+    if "<" in text:
+        title = _TITLE.search(text)
+        seen = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
+        text = " ".join(seen.split())
+        titled = " ".join(html.unescape(title[1]).split()) if title else ""
+        return text if text.startswith(titled) else f"{titled}: {text}"
+    return " ".join(text.split())
+
+
+def likely_cause(status: int, words: str) -> str:
+    """Why a page might deny everybody with this status, and what to do about it."""
+    if _CSRF.search(words):
+        return f"The cause is likely the site's CSRF protection: {EXEMPT}"
+    other = "a login in front of the site" if status == 401 else "a firewall, or rules on who may ask,"
+    return (
+        f"The usual cause is the site's CSRF protection: {EXEMPT}. Others are {other} and a secret that the page does "
+        "not expect (--auth-secret-file)"
+    )
+
+
+def remedy(url: str, format: str, status: int | None, location: str, words: str) -> str:
+    """What to do where a first look found that the page gives no answer that decides anything.
+
+    :param url: where it asked.
+    :param format: ``form`` or ``json``.
+    :param status: of the answer; None where there was none.
+    :param location: where a redirect leads; else empty.
+    :param words: what the answer says.
+    """
+    other_format = "form" if format == "json" else "json"
+    if status is None:
+        return "See that --auth-url is right and the site is up"
+    if status == 419 or _CSRF.search(words):
+        return f"The cause is likely the site's CSRF protection: {EXEMPT}"
+    if 300 <= status < 400:
+        return _of_redirect(url, location)
+    if status in (400, 421):
+        return (
+            "The site may not know the name that it was asked by: give the one that visitors use with --auth-host "
+            "(Django: one of ALLOWED_HOSTS). Or the page reads the question in another form: try --auth-format "
+            f"{other_format}"
+        )
+    if status == 404:
+        return (
+            "See that the path of --auth-url is right; where one server has several sites, name this one with "
+            "--auth-host"
+        )
+    if status == 405:
+        return "The page of --auth-url takes no POST: have it take one"
+    if status in (415, 422):
+        return f"The page reads the question in another form: try --auth-format {other_format}"
+    if status == 200:
+        return (
+            "The page of --auth-url is one for people, perhaps a page to log in: give the address of the session page"
+        )
+    return "See that --auth-url is right, and what the site's own log says of this question"
+
+
+def _of_redirect(url: str, location: str) -> str:
+    asked, leads = urlsplit(url), _split(location)
+    if leads is not None and asked.scheme == "http" and leads.scheme == "https" and leads.path == asked.path:
+        return (
+            "The site forces https. Where a proxy does TLS for it, and the relay asks it behind that, say so with "
+            "--auth-header 'X-Forwarded-Proto: https' (Django: SECURE_PROXY_SSL_HEADER); else give an https --auth-url"
+        )
+    if leads is not None and leads.path == f"{asked.path}/":
+        return "--auth-url lacks the slash at its end"
+    return (
+        "If that is a page to log in, exempt the session page from the login that the site wants; if the page is "
+        "there, give that address as --auth-url; if it is only another name of the site, give that with --auth-host"
+    )
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:  # half an IPv6 address
+        return None
+
+
+class DeniedSoFar:
+    """Whether every session that the site was asked about since the start was denied.
+
+    :param key: of the hashes by which sessions are known, at most 64 random bytes.
+    :ivar statuses: those of the denials, 200 for what the body said.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._denied: set[bytes] | None = set()
+        self.statuses: set[int] = set()
+
+    def let_in(self) -> None:
+        """The site has let somebody in: it can, so nothing is told any more."""
+        self._denied = None
+
+    def denied(self, sessid: str, status: int) -> bool:
+        """The site has denied a session.
+
+        :returns: whether the operator should be told now, which is once.
+        """
+        if self._denied is None:
+            return False
+        self._denied.add(digest(sessid, self._key))
+        self.statuses.add(status)
+        if len(self._denied) < MAX_DENIED:
+            return False
+        self._denied = None
+        return True
+
+    def how(self) -> str:
+        """In which way the site denied them."""
+        if self.statuses == {200}:
+            return 'by "loggedin": false'
+        return f"with status {' and '.join(map(str, sorted(self.statuses)))}"
+
+    def likely_cause(self, format: str) -> str:
+        """Why, and what to do about it.
+
+        :param format: ``form`` or ``json``.
+        """
+        if self.statuses != {200}:
+            return likely_cause(max(self.statuses), "")
+        posted = "from a form, as a browser posts it" if format == "form" else "from a JSON object"
+        other_format = "form" if format == "json" else "json"
+        return (
+            f"If they were logged in, the page does not find their sessions. See that it reads SESSID {posted} (else: "
+            f"--auth-format {other_format}), that --session-cookie names the cookie with the site's session id, that "
+            "the page undoes what the site does to that cookie's value (sign it, encode it), and that visitors log in at "
+            "the same site that --auth-url names"
+        )
+
+
+class MissingCookie:
+    """Logins in a row without the session cookie, and what those who made them sent instead.
+
+    A visitor who is not logged in at the site may have no such cookie. So few
+    of them say nothing, and of many in a row the operator is told seldom: at
+    the tenth, the hundredth, the thousandth.
+
+    :ivar logins: how many there were in a row.
+    :ivar names: of the cookies that came, and that `MAX_NAMES` are the most of.
+    :ivar host: which the last of them named in its handshake.
+    :ivar origin: of whose page it was.
+    """
+
+    def __init__(self) -> None:
+        self.logins = 0
+        self.names: dict[str, None] = {}
+        self.host = self.origin = ""
+        self._next = MAX_MISSING
+
+    def handshake(self, cookies: str, host: str, origin: str) -> None:
+        """A handshake came without the cookie.
+
+        :param cookies: those that it has, as they came.
+        """
+        self.host, self.origin = host, origin
+        for pair in cookies.split(";"):
+            name, equals, _ = pair.partition("=")
+            name = name.strip()
+            # Without an equals sign all of it is a value, which is not told.
+            if equals and name and len(self.names) < MAX_NAMES:
+                self.names[name if len(name) <= MAX_NAME else name[:MAX_NAME] + "…"] = None
+
+    def login(self) -> bool:
+        """Somebody wanted to log in by the cookie, and had none; whether the operator should be told now."""
+        self.logins += 1
+        if self.logins < self._next:
+            return False
+        self._next *= 10
+        return True
+
+    def came(self) -> None:
+        """Somebody logs in by the cookie."""
+        if self.logins:
+            self.logins = 0
+            self.names.clear()
+
+    def likely_cause(self, name: str) -> str:
+        """Why, and what to do about it. It quotes strangers.
+
+        :param name: of the session cookie.
+        """
+        where = f"cookies of {self.origin} are not sent to {self.host}"
+        under = (
+            "put the relay under the site's own host, as a path of it in its proxy, or have the site set the cookie's "
+            "Domain and Path so that both have it"
+        )
+        if not self.names:
+            return f"As no cookie came at all, {where}: {under}"
+        names = ", ".join(self.names)
+        if name in self.names:
+            return f"A cookie of that name did come, but with a value that is empty, too long or not UTF-8 ({names})"
+        return (
+            f"The cookies that did come are named: {names}. If one of them holds the site's session id, give its name "
+            f"as --session-cookie; else the {where}: {under}"
+        )

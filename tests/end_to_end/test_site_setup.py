@@ -1,0 +1,350 @@
+"""Sites of real frameworks that are set up so that nobody can log in, and what the relay says of them.
+
+Django, Flask, PHP and nginx run as themselves. What is looked at is the line that a developer finds in the relay's log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.end_to_end.programs import PATIENCE, RelayProcess, Site, connected
+from tests.end_to_end.test_deploy import NGINX, free_port, needs_nginx
+from tests.end_to_end.test_php_site import PHP, PhpSite
+
+ADMITTED = {"type": "auth-response", "response": True}
+DENIED = {"type": "auth-response", "response": False}
+UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
+
+NAME = "www.example.com"
+
+SERVED = """
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, format, *arguments):
+        pass
+
+server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
+print("listening on", server.server_port, flush=True)
+server.serve_forever()
+"""
+
+DJANGO = """
+import json, sys
+import django
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse, JsonResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+
+given = json.loads(sys.argv[1])
+exempt = given.pop("exempt", False)
+settings.configure(SECRET_KEY="x" * 50, ROOT_URLCONF=__name__, **given)
+
+def session(request):
+    user = {"alice-session": 1}.get(request.POST.get("SESSID"))
+    return JsonResponse({"loggedin": True, "uID": user} if user else {"loggedin": False})
+
+urlpatterns = [path("session", csrf_exempt(session) if exempt else session)]
+application = get_wsgi_application()
+"""
+
+FLASK = """
+from flask import Flask, request
+from flask_wtf.csrf import CSRFProtect
+
+application = Flask(__name__)
+application.secret_key = "x" * 50
+CSRFProtect(application)
+
+@application.post("/session")
+def session():
+    return {"loggedin": request.form.get("SESSID") == "alice-session", "uID": 1}
+"""
+
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
+COMMON = "django.middleware.common.CommonMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
+
+StartSite = Callable[..., int]
+StartRelay = Callable[..., RelayProcess]
+
+
+@pytest.fixture
+def start_site() -> Iterator[StartSite]:
+    """Starts programs that serve a site; the port of one."""
+    with ExitStack() as running:
+
+        def start(program: str, **settings: object) -> int:
+            process = running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", program + SERVED, json.dumps(settings)], stdout=subprocess.PIPE, text=True
+                )
+            )
+            running.callback(process.kill)
+            assert process.stdout is not None
+            found = re.fullmatch(r"listening on (\d+)\n", process.stdout.readline())
+            assert found, "the site has not started: see its traceback"
+            return int(found[1])
+
+        yield start
+
+
+@pytest.fixture
+def asking(tmp_path: Path) -> Iterator[StartRelay]:
+    """Starts relays that ask a site."""
+    with ExitStack() as running:
+
+        def start(url: str, *options: str, **environment: str) -> RelayProcess:
+            relay = RelayProcess(
+                tmp_path,
+                "--auth-url",
+                url,
+                "--message-log",
+                "memory:",
+                "--logins-per-minute",
+                "0",
+                *options,
+                **environment,
+            )
+            return running.enter_context(relay)
+
+        yield start
+
+
+def log_in(relay: RelayProcess, sessid: str | None = "alice-session", **options: object) -> object:
+    """What becomes of a login."""
+    with relay.client(**options) as visitor:
+        return visitor.log_in(sessid)
+
+
+def first_look(relay: RelayProcess) -> str:
+    """What the relay says of its first look."""
+    return relay.said("a first look")
+
+
+def said_nothing(relay: RelayProcess) -> bool:
+    """Whether the first look is over and nothing was said of it, nor of a login."""
+    assert log_in(relay) == ADMITTED
+    relay.stop()
+    return not any("webserver" in line for line in relay.output)
+
+
+# A page that denies everybody --------------------------------------------------------------
+
+
+def test_a_django_page_behind_csrf_protection_is_named_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
+    port = start_site(DJANGO, MIDDLEWARE=[CSRF])
+    relay = asking(f"http://127.0.0.1:{port}/session")
+    line = first_look(relay)
+    assert "got status 403" in line
+    assert "CSRF verification failed. Request aborted." in line
+    assert "likely the site's CSRF protection" in line
+    assert "csrf_exempt" in line
+    assert "<" not in line
+    assert "chatrelay-at-start" not in line
+    assert log_in(relay) == DENIED
+    exempt = asking(f"http://127.0.0.1:{start_site(DJANGO, MIDDLEWARE=[CSRF], exempt=True)}/session")
+    assert said_nothing(exempt)
+
+
+def test_a_flask_page_behind_csrf_protection_is_named_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
+    relay = asking(f"http://127.0.0.1:{start_site(FLASK)}/session")
+    line = first_look(relay)
+    assert "it answered with status 400: '400 Bad Request: Bad Request The CSRF token is missing.'" in line
+    assert "likely the site's CSRF protection" in line
+    assert "csrf.exempt" in line
+
+
+def test_a_page_that_refuses_everybody_is_told_after_ten_sessions(site: Site, asking: StartRelay) -> None:
+    site.answer = lambda request: request.reply(403, b"<h1>Forbidden</h1>")
+    relay = asking(site.url)
+    for number in range(9):
+        assert log_in(relay, f"session-{number}") == DENIED
+    assert log_in(relay, "session-0") == DENIED  # no further session
+    assert not [line for line in relay.output if "were all denied" in line]
+    assert log_in(relay, "session-9") == DENIED
+    line = relay.said("were all denied")
+    assert "the first 10 sessions" in line
+    assert "with status 403" in line
+    assert "CSRF" in line
+    assert "session-" not in line
+    for number in range(20):
+        log_in(relay, f"more-{number}")
+    relay.stop()
+    assert len([line for line in relay.output if "were all denied" in line]) == 1
+
+
+@pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
+def test_json_against_a_php_form_page_is_told_after_ten_sessions(tmp_path: Path, asking: StartRelay) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "session.php").write_text(
+        "<?php header('Content-Type: application/json');\n"
+        "$in = ($_POST['SESSID'] ?? '') === 'alice-session';\n"
+        "echo json_encode($in ? ['loggedin' => true, 'uID' => 1] : ['loggedin' => false]);\n"
+    )
+    with PhpSite(tmp_path, pages) as site:
+        relay = asking(f"{site.origin}/session.php", "--auth-format", "json")
+        for number in range(10):
+            assert log_in(relay, f"session-{number}") == DENIED
+        line = relay.said("were all denied")
+        assert 'by "loggedin": false' in line
+        assert "SESSID from a JSON object (else: --auth-format form)" in line
+        for option in ("session-cookie", "auth-url"):
+            assert option in line
+        assert said_nothing(asking(f"{site.origin}/session.php"))
+
+
+def test_one_login_that_succeeds_and_nothing_is_said(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url)
+    assert log_in(relay) == ADMITTED
+    for number in range(12):
+        assert log_in(relay, f"session-{number}") == DENIED
+    relay.stop()
+    assert not [line for line in relay.output if "were all denied" in line]
+
+
+# A cookie that does not come ----------------------------------------------------------------
+
+
+def visit(relay: RelayProcess, *cookies: str) -> object:
+    """A page's connection, with the cookies of a browser, and what becomes of its login by the cookie."""
+    headers = {"Cookie": "; ".join(cookies)} if cookies else {}
+    return log_in(relay, None, origin="https://www.example.com", additional_headers=headers)
+
+
+def test_a_wrong_name_of_the_session_cookie_is_told_with_the_names_that_came(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url, "--session-cookie", "PHPSESSID", "--origin", "https://www.example.com")
+    for _ in range(9):
+        assert visit(relay, "sessionid=alice-session", "csrftoken=s3cret", "lonely-s3cret") == DENIED
+    assert not [line for line in relay.output if "without the session cookie" in line]
+    assert visit(relay, "sessionid=alice-session", "th\u00e9me=dark") == DENIED
+    line = relay.said("without the session cookie")
+    assert "10 logins in a row came without the session cookie PHPSESSID" in line
+    assert "sessionid, csrftoken, th" in line
+    assert "session-cookie" in line
+    for value in ("alice", "s3cret", "ark"):
+        assert value not in line
+    for _ in range(15):
+        visit(relay, "sessionid=alice-session")
+    relay.stop()
+    assert len([line for line in relay.output if "without the session cookie" in line]) == 1
+    assert site.asked == []
+
+
+def test_a_host_to_which_no_cookie_is_sent_is_told_with_both_names(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
+    for _ in range(10):
+        assert visit(relay) == DENIED
+    line = relay.said("without the session cookie")
+    assert "no cookie came at all" in line
+    assert f"of https://www.example.com are not sent to 127.0.0.1:{relay.port}" in line
+    assert "Domain" in line
+
+
+def test_a_login_by_the_cookie_in_between_and_nothing_is_said(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
+    for _ in range(2):
+        for _ in range(6):
+            assert visit(relay, "theme=dark") == DENIED
+        assert visit(relay, "sessionid=alice-session") == ADMITTED
+    relay.stop()
+    assert not [line for line in relay.output if "without the session cookie" in line]
+
+
+# A site that wants to be asked by its name, and over https ------------------------------------
+
+
+def test_djangos_allowed_hosts_want_auth_host(start_site: StartSite, asking: StartRelay) -> None:
+    port = start_site(DJANGO, MIDDLEWARE=[COMMON], ALLOWED_HOSTS=[NAME])
+    url = f"http://127.0.0.1:{port}/session"
+    line = first_look(asking(url))
+    assert "it answered with status 400" in line
+    assert "auth-host" in line and "ALLOWED_HOSTS" in line
+    assert said_nothing(asking(url, "--auth-host", NAME))
+
+
+def test_django_that_forces_https_wants_auth_header(start_site: StartSite, asking: StartRelay) -> None:
+    port = start_site(
+        DJANGO,
+        MIDDLEWARE=[SECURITY, COMMON],
+        ALLOWED_HOSTS=[NAME],
+        SECURE_SSL_REDIRECT=True,
+        SECURE_PROXY_SSL_HEADER=["HTTP_X_FORWARDED_PROTO", "https"],
+    )
+    url = f"http://127.0.0.1:{port}/session"
+    relay = asking(url, "--auth-host", NAME)
+    line = first_look(relay)
+    assert f"it answered 301, a redirect to 'https://{NAME}/session'" in line
+    assert "--auth-header 'X-Forwarded-Proto: https'" in line
+    assert log_in(relay) == UNAVAILABLE
+    assert said_nothing(asking(url, "--auth-host", NAME, "--auth-header", "X-Forwarded-Proto: https"))
+    environment = {"CHATRELAY_AUTH_HOST": NAME, "CHATRELAY_AUTH_HEADER": "X-Forwarded-Proto: https"}
+    assert said_nothing(asking(url, **environment))
+
+
+@needs_nginx
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nginx_with_several_sites_wants_auth_host(site: Site, tmp_path: Path, asking: StartRelay, scheme: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for name in (NAME, "other.example.com"):
+        authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(tmp_path / f"{name}.pem"))
+    port = free_port()
+    ending = " ssl" if scheme == "https" else ""
+
+    def server(name: str, default: str, location: str) -> str:
+        tls = f"ssl_certificate {tmp_path}/{name}.pem; ssl_certificate_key {tmp_path}/{name}.pem;" if ending else ""
+        return (
+            f"    server {{ listen 127.0.0.1:{port}{ending}{default}; server_name {name}; {tls}\n"
+            f"        location / {{ {location} }} }}\n"
+        )
+
+    temporary = "".join(
+        f"    {kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off;\nmaster_process off;\npid {tmp_path}/nginx.pid;\nerror_log {tmp_path}/error.log;\n"
+        f"events {{ worker_connections 64; }}\nhttp {{\n{temporary}    access_log off;\n"
+        + server("other.example.com", " default_server", "return 404;")
+        + server(NAME, "", f"proxy_pass http://127.0.0.1:{site.port};")
+        + "}\n"
+    )
+    assert NGINX is not None
+    with subprocess.Popen([NGINX, "-e", str(tmp_path / "error.log"), "-c", str(tmp_path / "nginx.conf")]) as nginx:
+        try:
+            wait_for(port, nginx)
+            url = f"{scheme}://127.0.0.1:{port}/session"
+            options = ("--auth-ca-file", str(tmp_path / "ca.pem")) if scheme == "https" else ()
+            line = first_look(asking(url, *options))
+            assert (
+                "it answered with status 404" if scheme == "http" else "its certificate is not for 127.0.0.1"
+            ) in line
+            assert "auth-host" in line
+            assert said_nothing(asking(url, *options, "--auth-host", NAME))
+        finally:
+            nginx.terminate()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a program listens."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with connected(port):
+                return
+        except ConnectionRefusedError:
+            assert process.poll() is None and time.monotonic() < until, "it has not started"
+            time.sleep(0.02)

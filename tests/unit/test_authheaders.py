@@ -1,0 +1,210 @@
+"""The Host and the further headers of the questions to the webserver: what is sent, and what can't be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trustme
+from twisted.internet import reactor as untyped_reactor
+from twisted.internet.defer import gatherResults
+from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import BrowserLikePolicyForHTTPS
+
+from chatrelay.authheaders import host_name, read_header
+from chatrelay.breaker import State
+from chatrelay.config import Config, ConfigError, read
+from chatrelay.interfaces import LoggedIn
+from tests.unit.test_auth import IN, WebserverTestCase, answer
+
+reactor: Any = untyped_reactor
+
+FORWARDED = ("X-Forwarded-Proto: https", "X-Real-IP:127.0.0.1")
+
+
+class Options(SynchronousTestCase):
+    """What the options take, from each source, and what is said of what they don't."""
+
+    def refused(self, **options: Any) -> str:
+        """The text of a refusal."""
+        return str(self.assertRaises(ConfigError, Config, **options))
+
+    def test_hosts(self) -> None:
+        for host in ("www.example.com", "localhost", "example.com:8443", "127.0.0.1:80", "[::1]", "[2001:db8::1]:8000"):
+            self.assertEqual(Config(auth_host=host).auth_host, host)
+        for host in (
+            "",
+            "a b",
+            "a..b",
+            "my_site",
+            "exämple.com",
+            "a:b",
+            "a:0",
+            "a:99999",
+            "a:",
+            "::1",
+            "[::1",
+            "a\r\nb",
+        ):
+            said = self.refused(auth_host=host)
+            self.assertIn("auth-host: ", said)
+            self.assertIn("such as www.example.com", said)
+        for host in ("https://www.example.com", "www.example.com/"):
+            self.assertIn("leave out", self.refused(auth_host=host))
+
+    def test_host_names_are_those_without_the_port(self) -> None:
+        for host, name in (
+            ("a.example:8443", "a.example"),
+            ("a.example", "a.example"),
+            ("[::1]:80", "::1"),
+            ("[::1]", "::1"),
+        ):
+            self.assertEqual(host_name(host), name)
+
+    def test_headers(self) -> None:
+        self.assertEqual(read_header("X-Forwarded-Proto: https"), (b"X-Forwarded-Proto", b"https"))
+        self.assertEqual(read_header("X-Real-IP:127.0.0.1 "), (b"X-Real-IP", b"127.0.0.1"))
+        self.assertEqual(read_header("A: b: c"), (b"A", b"b: c"))
+
+    def test_what_is_no_header_is_refused_without_its_value(self) -> None:
+        for header, said in (
+            ("X-Forwarded-Proto", "has no colon"),
+            ("X-Forwarded-Proto https", "has no colon"),
+            (": https", "is no name of a header"),
+            ("X Forwarded: s3cret", "is no name of a header"),
+            ("X-Forwarded-Proto : s3cret", "is no name of a header"),
+            ("X-A:", "has no value"),
+            ("X-A: s3cret\r\nX-B: c", "one line"),
+            ("X-A: s3cret\nX-B: c", "one line"),
+            ("X-A: s3cret\x00", "printable ASCII"),
+            ("X-A: s3crét", "printable ASCII"),
+        ):
+            refusal = self.refused(auth_header=(header,))
+            self.assertIn("auth-header: ", refusal)
+            self.assertIn(said, refusal)
+            self.assertIn("X-Forwarded-Proto: https", refusal)  # how one looks
+            self.assertNotIn("s3cr", refusal)
+
+    def test_what_the_relay_sends_itself_is_refused_with_the_remedy(self) -> None:
+        for name, remedy in (
+            ("Host", "auth-host"),
+            ("CONTENT-TYPE", "auth-format"),
+            ("Authorization", "auth-secret-file"),
+            ("Cookie", "no cookie is ever sent"),
+            ("Content-Length", "leave it out"),
+            ("Transfer-Encoding", "leave it out"),
+            ("Accept", "leave it out"),
+            ("Accept-Encoding", "leave it out"),
+            ("Connection", "leave it out"),
+            ("Expect", "leave it out"),
+            ("Upgrade", "leave it out"),
+        ):
+            refusal = self.refused(auth_header=(f"{name}: x",))
+            self.assertIn(f"the relay sets {name} itself", refusal)
+            self.assertIn(remedy, refusal)
+
+    def test_a_header_that_is_there_twice_is_refused(self) -> None:
+        refusal = self.refused(auth_header=("X-A: b", "x-a: c"))
+        self.assertIn("x-a is given twice", refusal)
+
+    def test_they_come_from_each_source(self) -> None:
+        with open("options.toml", "w") as file:
+            file.write(
+                'auth_host = "www.example.com"\nauth_header = ["X-Forwarded-Proto: https", "X-Real-IP:127.0.0.1"]\n'
+            )
+        for config in (
+            read({"auth_host": "www.example.com", "auth_header": FORWARDED}, {}),
+            read({}, {"CHATRELAY_AUTH_HOST": "www.example.com", "CHATRELAY_AUTH_HEADER": "\n".join(FORWARDED)}),
+            read({}, {}, "options.toml"),
+        ):
+            self.assertEqual(config.auth_host, "www.example.com")
+            self.assertEqual([read_header(header) for header in config.auth_header], [*map(read_header, FORWARDED)])
+
+    def test_one_header_in_the_environment_keeps_its_blank(self) -> None:
+        self.assertEqual(read({}, {"CHATRELAY_AUTH_HEADER": FORWARDED[0]}).auth_header, FORWARDED[:1])
+
+
+class Sent(WebserverTestCase):
+    """Every request to the webserver has them."""
+
+    async def test_all_kinds_of_question_have_them(self) -> None:
+        asker = self.authenticator(host="www.example.com", headers=FORWARDED, secret="s3cret", breaker_failures=2)
+        self.answering(answer(b'{"loggedin":false}'), answer(IN), answer(IN), answer(b"", "500 Oops"), answer(IN))
+        asker.look()
+        await asker._look
+        self.assertEqual(await asker.authenticate("login-or-recheck"), LoggedIn(7))
+        self.assertEqual(await asker.authenticate_ticket("ticket"), LoggedIn(7))
+        await asker.authenticate("a")
+        while len(self.requests) < 5:  # the relay's own question, as nonsense came
+            await asker.authenticate("b")
+        self.assertIs(asker._breaker.state, State.CLOSED)
+        for line, headers, _ in self.requests:
+            self.assertEqual(line, "POST /session?x=1 HTTP/1.1")
+            self.assertEqual(headers["host"], "www.example.com")
+            self.assertEqual(headers["x-forwarded-proto"], "https")
+            self.assertEqual(headers["x-real-ip"], "127.0.0.1")
+            self.assertEqual(headers["authorization"], "Bearer s3cret")
+            self.assertEqual(headers["content-type"], "application/x-www-form-urlencoded")
+
+    async def test_a_question_that_is_repeated_has_them(self) -> None:
+        asker = self.authenticator(host="www.example.com", headers=FORWARDED)
+        self.reply = lambda conversation: conversation.write(answer(IN))
+        await asker.authenticate("a")
+
+        def hang_up_once(conversation: Any) -> None:
+            self.reply = lambda conversation: conversation.write(answer(IN))
+            conversation.hang_up()
+
+        self.reply = hang_up_once
+        self.assertEqual(await asker.authenticate("b"), LoggedIn(7))
+        self.assertEqual(len(self.requests), 3)
+        for _, headers, _ in self.requests:
+            self.assertEqual((headers["host"], headers["x-forwarded-proto"]), ("www.example.com", "https"))
+
+    async def test_without_them_the_host_is_that_of_the_url(self) -> None:
+        await self.authenticator().authenticate("a")
+        self.assertEqual(self.requests[0][1]["host"], f"127.0.0.1:{self.port.getHost().port}")
+
+
+class Certificates(WebserverTestCase):
+    """Over https the certificate is verified for auth-host, and the webserver is told that name in TLS (SNI)."""
+
+    async def asked(self, certificate_name: str, host: str | None) -> tuple[Any, list[bytes | None]]:
+        """What comes of a question to https://127.0.0.1, whose certificate is for a name; and the names it was told."""
+        authority = trustme.CA()
+        leaf = authority.issue_cert(certificate_name)
+        private = PrivateCertificate.loadPEM(leaf.private_key_and_cert_chain_pem.bytes())
+        told: list[bytes | None] = []
+        options = private.options()
+        options.getContext().set_tlsext_servername_callback(lambda asked: told.append(asked.get_servername()))
+        port = reactor.listenSSL(0, self.factory, options, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        root = Certificate.loadPEM(authority.cert_pem.bytes())
+        policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([root]))
+        url = f"https://127.0.0.1:{port.getHost().port}/session"
+        asker = self.authenticator(url=url, host=host, tls_policy=policy)
+        got = await asker.authenticate("sid")
+        await asker.close()
+        await gatherResults([conversation.gone for conversation in self.conversations])
+        self.conversations.clear()  # there is nothing left to cut
+        return got, told
+
+    async def test_the_name_is_that_of_auth_host(self) -> None:
+        got, told = await self.asked("www.example.com", "www.example.com:8443")
+        self.assertEqual(got, LoggedIn(7))
+        self.assertEqual(told, [b"www.example.com"])
+        self.assertEqual(self.requests[0][1]["host"], "www.example.com:8443")
+
+    async def test_a_certificate_of_the_url_s_host_is_not_enough(self) -> None:
+        got, _ = await self.asked("127.0.0.1", "www.example.com")
+        self.assertEqual(got.why, "its certificate is not for www.example.com (auth-host)")
+        self.assertEqual(self.requests, [])
+
+    async def test_without_auth_host_the_name_is_that_of_the_url(self) -> None:
+        got, _ = await self.asked("127.0.0.1", None)
+        self.assertEqual(got, LoggedIn(7))
+        got, _ = await self.asked("www.example.com", None)
+        self.assertEqual(
+            got.why,
+            "its certificate is not for 127.0.0.1: if it is for the name that visitors use, give that with --auth-host",
+        )

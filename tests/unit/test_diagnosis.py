@@ -1,0 +1,177 @@
+"""What the operator is told of a site that is set up wrongly."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.diagnosis import (
+    MAX_BODY,
+    MAX_DENIED,
+    MAX_NAME,
+    MAX_NAMES,
+    DeniedSoFar,
+    MissingCookie,
+    likely_cause,
+    remedy,
+    words_of,
+)
+from chatrelay.interfaces import Denied
+from chatrelay.verdicts import NoVerdict, Suspect, of_first_look, told
+
+URL = "http://127.0.0.1:8000/session"
+
+
+class Words(SynchronousTestCase):
+    """The words of an answer are those that a person would read."""
+
+    def test_of_a_page(self) -> None:
+        page = b"<!DOCTYPE html><title>Log  in</title><style>a{}</style><h1>Hej &amp; hej</h1><!-- <b> --><script>b</script>\n!"
+        self.assertEqual(words_of(page), "Log in: Hej & hej !")
+        self.assertEqual(words_of(b"<title>403</title><h1>403 Forbidden</h1>"), "403 Forbidden")
+        self.assertEqual(words_of("<p>å</p>".encode("utf-16-le")), "\ufffd")
+
+    def test_of_other_text(self) -> None:
+        self.assertEqual(words_of(b' {"detail":\n "no"} '), '{"detail": "no"}')
+        self.assertEqual(words_of(b""), "")
+
+    @given(st.binary(max_size=200))
+    def test_of_anything(self, body: bytes) -> None:
+        self.assertNotIn("\n", words_of(body))
+
+    def test_of_a_start_and_no_more(self) -> None:
+        self.assertEqual(len(words_of(b"x" * 2 * MAX_BODY)), MAX_BODY)
+
+
+class FirstLook(SynchronousTestCase):
+    """What a first look finds in an answer."""
+
+    def found(self, status: int, body: bytes, *locations: bytes) -> NoVerdict:
+        """What there is to tell."""
+        return self.assertRaises(NoVerdict, of_first_look, status, locations, body)
+
+    def test_a_status_that_denies_is_suspect(self) -> None:
+        for status in (401, 403):
+            error = self.found(status, b"<h1>Forbidden</h1>")
+            self.assertIsInstance(error, Suspect)
+            self.assertEqual((error.status, told(error, "x" * 20)), (status, "'Forbidden'"))
+
+    def test_not_where_the_body_denies_as_well(self) -> None:
+        self.assertEqual(of_first_look(403, (), b'{"loggedin": false}'), Denied())
+
+    def test_a_body_lets_nobody_in_with_a_status_that_denies(self) -> None:
+        # The status decides; and this page deserves a second look, too.
+        for body in (b"not json", b'{"loggedin": true, "uID": 7}'):
+            self.assertIsInstance(self.found(403, body), Suspect)
+
+    def test_the_words_are_told_without_the_session_id(self) -> None:
+        made_up = "chatrelay-at-start-0123456789abcdef"
+        for status in (400, 403, 500):
+            error = self.found(status, f"<p>who is {made_up}?</p>".encode())
+            self.assertIn("'who is <SESSID>?'", told(error, made_up))
+
+    def test_words_from_afar_are_safe_to_print_and_not_many(self) -> None:
+        line = told(self.found(500, "\x1b[31m\u202e".encode() + b"x" * 5000), "x" * 20)
+        self.assertTrue(line.isprintable())
+        self.assertNotIn("\x1b", line)
+        self.assertLess(len(line), 300)
+
+    def test_each_finding_has_its_remedy(self) -> None:
+        for status, location, words, said in (
+            (None, "", "", "--auth-url is right and the site is up"),
+            (400, "", "Bad Request", "--auth-host"),
+            (421, "", "", "--auth-host"),
+            (404, "", "Not Found", "the path of --auth-url"),
+            (404, "", "Not Found", "--auth-host"),
+            (405, "", "", "takes no POST"),
+            (415, "", "", "--auth-format json"),
+            (422, "", '{"detail":[{"type":"model_attributes_type"}]}', "--auth-format json"),
+            (419, "", "Page Expired", "CSRF protection"),
+            (400, "", "The CSRF token is missing.", "CSRF protection"),
+            (200, "", "<html>", "a page to log in"),
+            (500, "", "", "the site's own log"),
+            (301, "https://127.0.0.1:8000/session", "", "--auth-header 'X-Forwarded-Proto: https'"),
+            (301, "/session/", "", "lacks the slash at its end"),
+            (302, "/login", "", "a page to log in"),
+            (302, "http://[::1/x", "", "a page to log in"),
+        ):
+            self.assertIn(said, remedy(URL, "form", status, location, words))
+        self.assertIn("--auth-format form", remedy(URL, "json", 415, "", ""))
+
+    def test_causes_of_a_denial_of_everybody(self) -> None:
+        self.assertIn("likely the site's CSRF protection", likely_cause(403, "CSRF verification failed"))
+        self.assertIn("usual cause", likely_cause(403, "Forbidden"))
+        self.assertIn("a login in front of the site", likely_cause(401, ""))
+
+
+class AllDenied(SynchronousTestCase):
+    """Whether everybody was denied since the start."""
+
+    def test_told_at_the_tenth_session_and_once(self) -> None:
+        so_far = DeniedSoFar(b"key")
+        told = [so_far.denied(f"session {number}", 200) for number in range(MAX_DENIED + 5)]
+        self.assertEqual([number for number, is_told in enumerate(told) if is_told], [MAX_DENIED - 1])
+
+    def test_one_session_is_one_however_often(self) -> None:
+        so_far = DeniedSoFar(b"key")
+        self.assertFalse(any(so_far.denied("session", 200) for _ in range(3 * MAX_DENIED)))
+
+    def test_not_where_somebody_was_let_in(self) -> None:
+        so_far = DeniedSoFar(b"key")
+        so_far.let_in()
+        self.assertFalse(any(so_far.denied(str(number), 200) for number in range(3 * MAX_DENIED)))
+
+    def test_what_is_said_depends_on_how(self) -> None:
+        for statuses, how, cause in (
+            ({200}, 'by "loggedin": false', "--auth-format json"),
+            ({403}, "with status 403", "CSRF"),
+            ({401, 403}, "with status 401 and 403", "CSRF"),
+        ):
+            so_far = DeniedSoFar(b"key")
+            for number, status in enumerate(statuses):
+                so_far.denied(str(number), status)
+            self.assertEqual(so_far.how(), how)
+            self.assertIn(cause, so_far.likely_cause("form"))
+
+
+class WithoutCookie(SynchronousTestCase):
+    """Logins in a row without the session cookie."""
+
+    def test_told_at_the_tenth_the_hundredth_and_the_thousandth(self) -> None:
+        missing = MissingCookie()
+        told = [number for number in range(1, 2001) if missing.login()]
+        self.assertEqual(told, [10, 100, 1000])
+
+    def test_a_login_by_the_cookie_begins_anew(self) -> None:
+        missing = MissingCookie()
+        for _ in range(5):
+            missing.handshake("theme=dark", "h", "o")
+            self.assertFalse(any(missing.login() for _ in range(9)))
+            missing.came()
+        self.assertEqual(missing.names, {})
+
+    def test_who_alternates_makes_no_more_lines(self) -> None:
+        missing = MissingCookie()
+        lines = 0
+        for _ in range(500):
+            lines += sum(missing.login() for _ in range(12))
+            missing.came()
+        self.assertEqual(lines, 1)
+
+    def test_names_are_bounded_in_number_and_length(self) -> None:
+        missing = MissingCookie()
+        for round in range(50):
+            missing.handshake("; ".join(f"{'x' * 500 if round else 'y'}{n}=v" for n in range(1000)), "h", "o")
+        self.assertEqual(len(missing.names), MAX_NAMES)
+        self.assertLessEqual(max(map(len, missing.names)), MAX_NAME + 1)
+
+    def test_no_value_is_told(self) -> None:
+        missing = MissingCookie()
+        missing.handshake("s3cret; =s3cret; a=s3cret; b = s3cret;;", "h", "o")
+        self.assertEqual(list(missing.names), ["a", "b"])
+
+    def test_a_cookie_of_that_name_that_cannot_be_used(self) -> None:
+        missing = MissingCookie()
+        missing.handshake("sid=", "h", "o")
+        self.assertIn("a value that is empty, too long or not UTF-8", missing.likely_cause("sid"))
