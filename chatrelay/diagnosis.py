@@ -177,8 +177,8 @@ class DeniedSoFar:
         return (
             f"If they were logged in, the page does not find their sessions. See that it reads SESSID {posted} (else: "
             f"--auth-format {other_format}), that --session-cookie names the cookie with the site's session id, that "
-            "the page undoes what the site does to that cookie's value (sign it, encode it), and that visitors log in at "
-            "the same site that --auth-url names"
+            "the page undoes what the site does to that cookie's value (sign it, encode it), and that visitors log in "
+            "at the same site that --auth-url names"
         )
 
 
