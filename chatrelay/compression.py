@@ -11,11 +11,13 @@ from typing import Any
 
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 
+from chatrelay.extensions import WINDOW_BITS
+
 LEAST_COMPRESSED = 256
 """Bytes of a message below which compressing it gains next to nothing."""
 
-WINDOW_BITS, MEMORY_LEVEL = 12, 5
-"""How far back compression looks (4 KiB), and how much it remembers: 32 KiB a connection, where zlib's own take 256."""
+MEMORY_LEVEL = 5
+"""How much compression remembers, as zlib counts; with `WINDOW_BITS` 32 KiB a connection, where zlib's own take 256."""
 
 MOST_ADDED = 1024
 """Bytes by which compression may make a message larger: zlib adds some 5 to each frame and to each 16 KiB."""

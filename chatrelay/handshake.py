@@ -21,14 +21,22 @@ from chatrelay.diagnosis import MissingCookie
 from chatrelay.limits import MINUTE
 from chatrelay.origins import RefusedOrigins
 from chatrelay.proxies import UNIX, TrustedProxies
+from chatrelay.request_head import END_OF_HEADERS, header_value, header_values
 
 NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
 """How Autobahn's reasons begin where a request is no WebSocket handshake."""
 
-END_OF_HEADERS = b"\r\n\r\n"
+NEEDS_WEBSOCKET = ("Unsupported HTTP version", "HTTP Upgrade", "HTTP Connection", "HTTP method", "Bad HTTP request")
+"""How Autobahn's reasons begin where a client speaks no WebSocket, or a proxy has taken it out of the request."""
 
-MAX_PARTS = 100
-"""Headers of a handshake; query parameters; and subprotocols and extensions with their parameters. Each by itself."""
+FOR_PROXIES = (
+    "WebSocket begins with a GET over HTTP/1.1 and the headers Upgrade: websocket and Connection: Upgrade. If a proxy\n"
+    "is between, have it speak HTTP/1.1 to the relay and pass on both headers. For nginx that is:\n"
+    "    proxy_http_version 1.1;\n"
+    "    proxy_set_header Upgrade $http_upgrade;\n"
+    '    proxy_set_header Connection "upgrade";\n'
+)
+"""What such a request is answered, beside the reason."""
 
 AUTOBAHN_HANDSHAKE: dict[str, object] = {
     "_wskey": "",
@@ -55,7 +63,8 @@ def printable(text: str) -> str:
 def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """An answer to a handshake that is refused, with the reason in a body that a browser shows."""
     status = HTTPStatus(code)
-    body = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n".encode()
+    text = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n"
+    body = (text + FOR_PROXIES if reason.startswith(NEEDS_WEBSOCKET) else text).encode()
     fields = [
         *headers,
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -69,53 +78,6 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
         fields.append(("Retry-After", str(RETRY_AFTER)))
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
     return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
-
-
-def excess(head: bytes) -> str | None:
-    """Return why a handshake has too many parts, or None.
-
-    Autobahn makes objects of each part: 14 KiB of extensions became 800 KiB, and took 80 times as long as an ordinary
-    handshake.
-
-    :param head: the request line and the headers, whole.
-    """
-    # Lines end where Autobahn's own parser has them end, which is after more than CR LF.
-    request, *lines = head.decode("latin-1").splitlines()
-    if request.count("&") >= MAX_PARTS:
-        return f"the URL has more than {MAX_PARTS} query parameters"
-    headers = offers = 0
-    for line in lines:
-        name, colon, value = line.partition(":")
-        headers += bool(colon)
-        if name.strip().lower().startswith("sec-websocket-"):
-            offers += value.count(",") + value.count(";")
-    if headers > MAX_PARTS:
-        return f"the opening handshake has more than {MAX_PARTS} headers"
-    if offers >= MAX_PARTS:
-        return f"the opening handshake offers more than {MAX_PARTS} subprotocols, extensions and parameters of these"
-    return None
-
-
-def header_value(request: bytes, name: str) -> str | None:
-    """A header of a handshake as it was sent, its first value; None where there is none.
-
-    Autobahn's own parser takes more for a line's end than CR LF does: a
-    cookie with U+0085 in its UTF-8 would end there, and the rest would
-    count as headers.
-    """
-    values = header_values(request, name)
-    return values[0] if values else None
-
-
-def header_values(request: bytes, name: str) -> list[str]:
-    """All values of a header of a handshake.
-
-    A line that begins with a blank goes on with the one before, and a name with a blank after it is none (RFC 9112,
-    section 5): a proxy may pass on either, and not see in it the header that it adds itself.
-    """
-    wanted = name.encode("ascii")
-    fields = (line.partition(b":") for line in request.split(b"\r\n")[1:])
-    return [str(value.strip(), "latin-1") for key, colon, value in fields if colon and key.lower() == wanted]
 
 
 class Handshakes:
@@ -132,6 +94,9 @@ class Handshakes:
         self.trusted_proxies = TrustedProxies(config.trusted_proxy)
         self._seconds = seconds
         self._session_cookie = config.session_cookie
+        # A form carries any bytes. JSON does not, and what an embedding program's own authenticator makes of them is
+        # not known.
+        self._posts_any_bytes = config.auth_url is not None and config.auth_format == "form"
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
         self._told_of_forwarding = self._told_of_nobody = False
@@ -225,15 +190,23 @@ class Handshakes:
             return None, "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
         if header_value(request, "origin") is None:
             return None, "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
-        try:
-            cookies = "; ".join(header_values(request, "cookie")).encode("latin-1").decode("utf-8")
-        except UnicodeDecodeError:
-            return None, None  # no session id could be posted of it
-        for pair in cookies.split(";"):
-            key, _, value = pair.strip().partition("=")
-            if key == name and 1 <= len(value.encode("utf-8")) <= wire.MAX_SESSID:
-                return value, None
+        wanted = name.encode("ascii")
+        for header in header_values(request, "cookie"):
+            for pair in header.encode("latin-1").split(b";"):
+                key, _, value = pair.strip(b" \t").partition(b"=")
+                if key == wanted and 1 <= len(value) <= wire.MAX_SESSID:
+                    return self._sessid_of(value), None
         return None, None
+
+    def _sessid_of(self, value: bytes) -> str | None:
+        """The SESSID that a cookie is; None where its bytes can't be posted.
+
+        Bytes that are no UTF-8 become lone surrogates, which no message contains, and are posted as they came.
+        """
+        try:
+            return value.decode("utf-8", "surrogateescape" if self._posts_any_bytes else "strict")
+        except UnicodeDecodeError:
+            return None
 
     # Logins by the session cookie -----------------------------------------------
 

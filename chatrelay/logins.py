@@ -26,7 +26,7 @@ def digest(sessid: str, key: bytes) -> bytes:
 
     :param key: at most 64 random bytes.
     """
-    return hashlib.blake2b(sessid.encode("utf-8"), key=key, digest_size=DIGEST_SIZE).digest()
+    return hashlib.blake2b(sessid.encode("utf-8", "surrogateescape"), key=key, digest_size=DIGEST_SIZE).digest()
 
 
 class _Question:

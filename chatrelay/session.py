@@ -134,7 +134,7 @@ class Session:
         self._charge = charge
         self._without_cookie = without_cookie
         # One character beyond ASCII makes a string of Python's up to four times as large, for as long as this lasts.
-        self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8")
+        self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8", "surrogateescape")
         self._no_cookie_because = no_cookie_because
         self._uid: str | int = ""
         self._denials = 0
@@ -151,7 +151,7 @@ class Session:
 
     @property
     def _cookie_text(self) -> str | None:
-        return self._cookie.decode("utf-8") if isinstance(self._cookie, bytes) else self._cookie
+        return self._cookie.decode("utf-8", "surrogateescape") if isinstance(self._cookie, bytes) else self._cookie
 
     def is_cookie(self, sessid: str) -> bool:
         """Whether this is the SESSID of the handshake's session cookie."""

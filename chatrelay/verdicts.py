@@ -157,16 +157,16 @@ def told(error: NoVerdict, sessid: str) -> str:
     """What the operator is told of it: the webserver's words without the session id, and not too many of them."""
     said = error.said[: 3 * MAX_TOLD]  # looked through in a moment, however large the answer
     if said:
-        said = without(sessid, said) if len(sessid.encode("utf-8")) <= MAX_SOUGHT else NOT_TOLD
+        said = without(sessid, said) if len(sessid.encode("utf-8", "surrogateescape")) <= MAX_SOUGHT else NOT_TOLD
         said = said if len(said) <= MAX_TOLD else said[:MAX_TOLD] + "…"
     return error.why + said + error.after
 
 
 def without(sessid: str, text: str) -> str:
     """A text with the session id taken out, in every form it may have come back in, and every longer piece of it."""
-    raw = sessid.encode("utf-8")
+    raw = sessid.encode("utf-8", "surrogateescape")
     mangled = raw.decode("latin-1")  # as headers are read
-    forms = {sessid, quote(sessid), quote(sessid, safe=""), quote_plus(sessid), mangled, repr(raw)[2:-1]}
+    forms = {sessid, quote(raw), quote(raw, safe=""), quote_plus(raw), mangled, repr(raw)[2:-1]}
     forms |= {json.dumps(sessid)[1:-1], html.escape(sessid)}
     forms |= {ascii(form)[1:-1] for form in forms}
     for form in sorted(forms, key=len, reverse=True):

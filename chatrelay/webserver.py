@@ -72,7 +72,7 @@ SLICE = 512
 
 
 def _form(sessid: str) -> bytes:
-    return b"SESSID=" + quote_plus(sessid).encode("ascii")
+    return b"SESSID=" + quote_plus(sessid, errors="surrogateescape").encode("ascii")
 
 
 def _json(sessid: str) -> bytes:

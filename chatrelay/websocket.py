@@ -44,14 +44,12 @@ from chatrelay.config import Config
 from chatrelay.connections import Connections
 from chatrelay.directory import Directory
 from chatrelay.ends import NO_CODE, End, EndLines
+from chatrelay.extensions import BrokenOffers, acceptable
 from chatrelay.frames import TextValidator, take_messages
 from chatrelay.handshake import (
     AUTOBAHN_HANDSHAKE,
-    END_OF_HEADERS,
     NO_HANDSHAKE,
     Handshakes,
-    excess,
-    header_values,
     http_error,
     printable,
 )
@@ -63,6 +61,7 @@ from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.proxies import address_in
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
+from chatrelay.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
 from chatrelay.session import Session
 from chatrelay.sweep import Ends
 from chatrelay.wire import CloseCode
@@ -297,21 +296,41 @@ class ChatProtocol(WebSocketServerProtocol):
         end = (tail + data).find(END_OF_HEADERS)
         size = len(before) + len(data) if end < 0 else len(before) - len(tail) + end + len(END_OF_HEADERS)
         if limit and size > limit:
-            too_much: str | None = f"the opening handshake is larger than {limit} bytes"
+            self._refuse_excess(f"the opening handshake is larger than {limit} bytes")
         elif end < 0:
             self.data = before + data
-            return
         else:
-            too_much = excess((before + data)[:size])
-        if too_much is None:
+            whole = before + data
+            self.data = b""
+            self._handshake_complete(whole[:size], whole[size:])
+
+    def _handshake_complete(self, raw: bytes, rest: bytes) -> None:
+        """Have Autobahn read a handshake.
+
+        :param raw: the handshake.
+        :param rest: what came behind it.
+        """
+        try:
+            head = RequestHead.of(raw)
+            too_much = head.excess()
+            if too_much is not None:
+                self._refuse_excess(too_much)
+                return
+            offers = acceptable(str(value, "latin-1") for value in head.values(EXTENSIONS))
+        except (BrokenHead, BrokenOffers) as broken:
+            why = str(broken)
+        else:
             # Autobahn calls what it finds here: a subclass's own method where there is one.
-            vars(self)["onConnect"] = partial(self._try_to_connect, self.onConnect)
+            vars(self)["onConnect"] = partial(self._try_to_connect, self.onConnect, head)
             try:
-                self._for_autobahn(data)
+                self._for_autobahn(head.for_autobahn(offers if self.factory.config.compression else None) + rest)
             finally:
                 vars(self).pop("onConnect", None)
-        else:
-            self.failHandshake(too_much, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        self.failHandshake(why)
+
+    def _refuse_excess(self, why: str) -> None:
+        self.failHandshake(why, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _onOpen(self) -> None:
         """Autobahn: the handshake is done; calls `onOpen`, which may read what Autobahn has of the handshake."""
@@ -331,8 +350,15 @@ class ChatProtocol(WebSocketServerProtocol):
         for name in AUTOBAHN_HANDSHAKE:
             kept.pop(name, None)
 
-    def _try_to_connect(self, connect: Callable[[ConnectionRequest], Any], request: ConnectionRequest) -> Deferred[Any]:
-        """Call `onConnect`; refuse the handshake where it fails, as Autobahn would send the client the text of it."""
+    def _try_to_connect(
+        self, connect: Callable[[ConnectionRequest], Any], head: RequestHead, request: ConnectionRequest
+    ) -> Deferred[Any]:
+        """Call `onConnect`; refuse the handshake where it fails, as Autobahn would send the client the text of it.
+
+        :param head: the handshake as it came, which is what a subclass is to read.
+        """
+        self.http_request_data = head.raw
+        request.headers.update(head.altered())
         connecting: Deferred[Any] = maybeDeferred(connect, request)
         return connecting.addErrback(self._refuse_for_defect)
 
@@ -355,7 +381,7 @@ class ChatProtocol(WebSocketServerProtocol):
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
         self._find_client()
         self.factory.handshakes.check_origin(self.http_request_data)
-        if not request.protocols:
+        if not any(request.protocols):
             return None
         if wire.SUBPROTOCOL in request.protocols:
             return wire.SUBPROTOCOL

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from tests.end_to_end.programs import Client, RelayProcess
 
@@ -79,3 +80,25 @@ def test_a_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: s
         assert memory(relay) - before < 5
         warm.send(1, "still here")
         assert warm.hear()["message"]["content"] == "still here"
+
+
+@pytest.mark.parametrize("bits", [None, 9, 10, 12, 15])
+def test_client_that_looks_back_less_far_is_compressed_for(start_relay: StartRelay, bits: int | None) -> None:
+    offer = ClientPerMessageDeflateFactory(client_max_window_bits=True if bits is None else bits)
+    relay = start_relay("--compression", "yes")
+    with relay.client(extensions=[offer]) as alice:
+        assert extensions(alice)
+        alice.log_in("alice-session")
+        alice.send(1, "räksmörgås " * 1000)
+        assert alice.hear()["message"]["content"] == "räksmörgås " * 1000
+
+
+@pytest.mark.parametrize("compression", ["yes", "no"])
+def test_offers_that_cannot_be_taken_up_are_declined(start_relay: StartRelay, compression: str) -> None:
+    # zlib makes no window of 8 bits, and websockets offers them one after the other.
+    relay = start_relay("--compression", compression)
+    offers = [ClientPerMessageDeflateFactory(server_max_window_bits=8), ClientPerMessageDeflateFactory()]
+    for offered, taken in ((offers[:1], False), (offers, compression == "yes")):
+        with relay.client(extensions=offered) as alice:
+            assert bool(extensions(alice)) == taken
+            assert alice.log_in("alice-session")["response"] is True

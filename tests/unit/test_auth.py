@@ -241,6 +241,9 @@ class Questions(WebserverTestCase):
         self.assertEqual(line, "POST /session?x=1 HTTP/1.1")
         self.assertEqual(headers["content-type"], "application/x-www-form-urlencoded")
         self.assertEqual(body, b"SESSID=a+b%26c%3D%C3%A5%2B%2F%25")
+        # Of bytes that are no UTF-8, as a cookie may have them, each as it came.
+        await self.authenticator().authenticate("\udce5\u00e5\udc85")
+        self.assertEqual(self.requests[-1][2], b"SESSID=%E5%C3%A5%85")
         self.assertNotIn("authorization", headers)
 
     async def test_as_json_with_a_secret(self) -> None:

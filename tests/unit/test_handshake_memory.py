@@ -8,7 +8,8 @@ from typing import Any
 
 from autobahn.websocket.types import ConnectionRequest
 
-from chatrelay.handshake import AUTOBAHN_HANDSHAKE, MAX_PARTS
+from chatrelay.handshake import AUTOBAHN_HANDSHAKE
+from chatrelay.request_head import MAX_PARTS
 from chatrelay.session import Session
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from chatrelay.wire import MAX_SESSID
@@ -146,7 +147,7 @@ class HandshakeMemory(WebSocketTestCase):
             handshake("/", PAGE, *(["x:"] * 2000)),
             handshake("/" + "x" * FILL).replace(b"GET", b"x" * 500),
             handshake("/", PAGE) + b"x" * 60_000,
-            handshake("/", f"{DEFLATE}; {'x' * FILL}"),  # which Autobahn quotes
+            handshake("/", f"{DEFLATE}; ={'x' * FILL}"),
             handshake("/", "Origin: " + "x" * FILL),
         )
         least = self.kept(self.client, refused[0])
@@ -226,9 +227,10 @@ class HandshakeParts(WebSocketTestCase):
 
     def test_so_many_headers_and_no_more(self) -> None:
         room = MAX_PARTS - len(LINES)
-        for end in ("\r\n", "\n", "\x0b", "\u0085"):  # what Autobahn takes for the end of a line
-            headers = [end.join(f"x{number}:" for number in range(count)) for count in (room, room + 1)]
-            fits, does_not = (handshake("/", each) for each in headers)
+        for value in ("", "1", "\u0085x:" * 30, "\x0bx:" * 30):
+            fits, does_not = (
+                handshake("/", *(f"x{number}:{value}" for number in range(count))) for count in (room, room + 1)
+            )
             self.assert_bounded(fits, does_not, "more than 100 headers")
         self.assert_bounded(handshake("/", *["x: 1"] * room), handshake("/", *["x: 1"] * (room + 1)), "100 headers")
 
@@ -241,7 +243,7 @@ class HandshakeParts(WebSocketTestCase):
             ("Sec-WebSocket-Protocol: chatrelay.v1", ","),
             ("Sec-WebSocket-Extensions: x", ","),
             ("Sec-WebSocket-Extensions: x", ";"),
-            ("SEC-WEBSOCKET-EXTENSIONS : x", ";"),
+            ("SEC-WEBSOCKET-EXTENSIONS: x", ";"),
         ):
             fits, does_not = (
                 handshake("/", line + "".join(f"{separator}a{number}" for number in range(count)))

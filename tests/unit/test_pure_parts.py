@@ -40,6 +40,8 @@ PURE = (
     "pace",
     "authheaders",
     "diagnosis",
+    "request_head",
+    "extensions",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 

@@ -111,6 +111,19 @@ class Transport(StringTransport):
             super().unregisterProducer()  # type: ignore[no-untyped-call]
 
 
+def handshake_of(line: str) -> bytes:
+    """An opening handshake with this request line."""
+    lines = [
+        line,
+        "Host: relay.example",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ]
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n"
+
+
 class Client:
     """The client's end of one connection."""
 
@@ -121,16 +134,9 @@ class Client:
 
     def shake(self, *headers: str) -> bytes:
         """Send an opening handshake; return the answer."""
-        lines = [
-            "GET / HTTP/1.1",
-            "Host: relay.example",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-            "Sec-WebSocket-Version: 13",
-            *headers,
-        ]
-        self.write("\r\n".join(lines).encode("utf-8") + b"\r\n\r\n")
+        # Lone surrogates stand for bytes that are no UTF-8.
+        more = "".join(f"{header}\r\n" for header in headers).encode("utf-8", "surrogateescape")
+        self.write(handshake_of("GET / HTTP/1.1").removesuffix(b"\r\n") + more + b"\r\n")
         return self.read()
 
     def open(self, *headers: str) -> Client:
@@ -312,6 +318,29 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n"))
         self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
         self.assertIn(b"chatrelay speaks WebSocket here", answer)
+
+    def test_a_proxy_that_takes_websocket_out_is_told_what_to_pass_on(self) -> None:
+        upgrade, connection = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
+        for line, headers, status in (
+            ("GET / HTTP/1.0", "", 505),
+            ("GET / HTTP/1.0", "Connection: close\r\n", 505),  # nginx, unless it is told
+            ("GET / HTTP/1.0", upgrade + connection, 505),
+            ("GET / HTTP/1.1", "", 426),
+            ("GET / HTTP/1.1", connection, 426),
+            ("GET / HTTP/1.1", upgrade, 400),
+            ("GET / HTTP/1.1", upgrade + "Connection: close\r\n", 400),
+            ("GET / HTTP/1.1", "Upgrade: h2c\r\n" + connection, 400),
+            ("OPTIONS / HTTP/1.0", "", 405),  # haproxy, with option httpchk
+        ):
+            client = self.client()
+            client.write(f"{line}\r\nHost: h\r\n{headers}\r\n".encode())
+            head, _, body = client.read().partition(b"\r\n\r\n")
+            self.assertTrue(head.startswith(b"HTTP/1.1 %d " % status), (line, headers, head))
+            self.assertIn(f"\r\nContent-Length: {len(body)}\r\n".encode(), head)
+            for needed in (b"HTTP/1.1", b"Upgrade: websocket", b"Connection: Upgrade", b"proxy"):
+                self.assertIn(needed, body, (line, headers))
+        self.factory = self.make_factory(origin=("https://example.com",))
+        self.assertNotIn(b"proxy", self.client().shake("Origin: https://evil.test"))
 
     def test_compression_is_not_taken_up(self) -> None:
         self.assertNotIn(b"deflate", self.client().shake("Sec-WebSocket-Extensions: permessage-deflate"))
@@ -505,6 +534,100 @@ class Cookies(WebSocketTestCase):
         )
         self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=été"), YES)
         self.assertEqual(self.answer("Origin: https://example.com", "Cookie: a=b", "Cookie: sid=été"), YES)
+
+    def test_other_cookies_in_any_encoding_lock_nobody_out(self) -> None:
+        page, session = "Origin: https://example.com", "sid=alice"
+        bytes_of = [bytes([byte]).decode("ascii", "surrogateescape") for byte in range(1, 256) if byte not in b"\r\n;"]
+        # Each as if it began a header that there must be once, and with its own line in between.
+        others = [f"city={one}bo" for one in bytes_of] + [f"city={one}Host: evil" for one in bytes_of]
+        others += [f"city={one}Origin:x{one}Sec-WebSocket-Key:1" for one in bytes_of]
+        for other in others:
+            for headers in (
+                (f"Cookie: {other}; {session}",),
+                (f"Cookie: {session}; {other}",),
+                (f"Cookie: {other}", f"Cookie: {session}"),
+                (f"Cookie: {session}", f"cookie:{other}"),
+            ):
+                self.assertEqual(self.answer(page, *headers), YES, headers)
+
+    def test_other_headers_in_any_encoding_lock_nobody_out(self) -> None:
+        for name in ("User-Agent", "X-Forwarded-For", "Referer", "Accept-Language", "X-Name"):
+            for ending in (*"\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", "\udc85"):
+                value = f"Zo{ending}Host: evil{ending}Upgrade: h2c{ending}Cookie: sid=bo"
+                self.assertEqual(
+                    self.answer("Origin: https://example.com", f"{name}: {value}", "Cookie: sid=alice"), YES
+                )
+
+    def test_a_line_that_goes_on_or_has_no_name_is_no_header(self) -> None:
+        for line in (" Host: evil", "\tHost: evil", " Host : evil", "Sec-WebSocket-Key\xa0: 1", ": evil", "evil", " "):
+            self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=alice", f"X: 1\r\n{line}"), YES)
+
+    def test_a_line_with_a_line_break_of_its_own_is_refused(self) -> None:
+        for broken in ("\r", "\n", "\0", "\nOrigin: https://example.com", "\rCookie: sid=alice"):
+            answer = self.client().shake(f"X: a{broken}")
+            self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer)
+            self.assertIn(b"contains a line break or a NUL", answer)
+
+    def test_a_name_with_a_blank_after_it_is_refused(self) -> None:
+        for line in ("Origin : https://example.com", "X\t: 1", "X  : 1"):
+            answer = self.client().shake(line)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer)
+
+    def test_a_target_that_is_not_encoded_is_read_as_if_it_were(self) -> None:
+        # websocket-client sends its URL so.
+        for target in ("/chat?name=Åbo", "/ch\u0085at", "/?a=\udc85\udca0", "/\x0b\x1c"):
+            client = self.client()
+            request = handshake_of(f"GET {target} HTTP/1.1")
+            client.write(request)
+            self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "), target)
+        for line in (
+            "GET / HTTP/1.1\x85Origin: https://x",
+            "GET /\x85Origin: https://x HTTP/1.1",
+            "GET\xa0/\xa0HTTP/1.1",
+        ):
+            client = self.client()
+            client.write(handshake_of(line.encode("latin-1").decode("ascii", "surrogateescape")))
+            self.assertTrue(client.read().startswith(b"HTTP/1.1 400 "), line)
+
+    def test_the_bytes_of_the_cookie_are_the_session_id(self) -> None:
+        sessids = []
+
+        class Noting(KnownSessions):
+            def authenticate(self, sessid: str) -> Deferred[Verdict]:
+                sessids.append(sessid)
+                return super().authenticate(sessid)
+
+        self.factory = self.make_factory(
+            Noting({}), session_cookie="sid", origin=("https://example.com",), auth_url="http://site.example/session"
+        )
+        values = [
+            b"\xe5",
+            b"a\xc3\x85b",
+            b"\xc3\xa0",
+            b"\xa0\xe2\x80\x83",
+            b'"quoted"',
+            b"a=b==",
+            b"%C3%85",
+            b"\x85\x1c\x0b",
+        ]
+        for value in values:
+            self.answer("Origin: https://example.com", f"Cookie: sid= {value.decode('utf-8', 'surrogateescape')} ; a=b")
+        self.assertEqual([sessid.encode("utf-8", "surrogateescape") for sessid in sessids], [b" " + v for v in values])
+
+    def test_bytes_that_cannot_be_posted_are_no_session(self) -> None:
+        denied = {"type": "auth-response", "response": False}
+        for options in ({"auth_url": "http://site.example/session", "auth_format": "json"}, {}):
+            known = KnownSessions({"\udce5": 1})
+            self.factory = self.make_factory(known, session_cookie="sid", origin=("https://example.com",), **options)
+            self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=\udce5"), denied)
+
+    def test_of_two_cookies_of_the_name_the_first_counts(self) -> None:
+        for headers in (
+            ("Cookie: sid=alice; sid=bo",),
+            ("Cookie: a=b; sid=alice", "Cookie: sid=bo"),
+            ("Cookie: sid=; sid=alice",),
+        ):
+            self.assertEqual(self.answer("Origin: https://example.com", *headers), YES)
 
     def test_a_cookie_longer_than_a_sessid_is_none(self) -> None:
         known = KnownSessions({"x" * 4096: 1, "x" * 4097: 2})
