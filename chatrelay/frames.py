@@ -116,8 +116,14 @@ class TextValidator:
         except UnicodeDecodeError as error:
             valid = error.start - begun
             return False, False, max(0, valid), self._size + valid
+        pending = self._decoder.getstate()[0]
+        if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
+            # Two bytes of a surrogate, which is not UTF-8 whatever follows. Python's decoder waits for the third, so that
+            # its handler "surrogatepass" may have all of it.
+            valid = len(data) - len(pending)
+            return False, False, max(0, valid), self._size + valid
         self._size += len(data)
-        return True, not self._decoder.getstate()[0], len(data), self._size
+        return True, not pending, len(data), self._size
 
 
 def text_frame(payload: bytes) -> bytes:

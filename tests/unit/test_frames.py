@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from autobahn.websocket.utf8validator import Utf8Validator
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -88,6 +88,8 @@ class Taking(SynchronousTestCase):
         data = bytes((head[0], head[1] | 0x80)) + head[2:] + mask + masked
         self.assertEqual(self.taken(data), (len(data), [payload]))
 
+    @example([b"\xed", b"\xa0"])
+    @example([b"a\xed\xbf"])
     @given(
         st.lists(
             st.binary(max_size=6)
