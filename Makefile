@@ -39,11 +39,11 @@ help:
 run: $(VENV)/.has-run
 	@exec $(VENV_PYTHON) -m chatrelay.demo --port $(PORT) --relay-port $(RELAY_PORT)
 
-# Without ARGS in two parts: what measures time runs by itself, and two processes share the rest.
+# Without ARGS in two parts: three processes share most tests, and those that compare times run by themselves afterwards.
 test: $(VENV)/.has-test
 ifeq ($(strip $(ARGS)),)
 	@shared=0; alone=0; \
-	$(VENV_PYTHON) -m pytest -m 'not alone' -n 2 || shared=$$?; \
+	$(VENV_PYTHON) -m pytest -m 'not alone' -n 3 || shared=$$?; \
 	$(VENV_PYTHON) -m pytest -m alone || alone=$$?; \
 	if [ $$shared -ne 0 ]; then echo 'The first part of the tests failed: its summary is above.'; fi; \
 	exit $$((shared > alone ? shared : alone))

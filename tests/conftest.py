@@ -13,7 +13,6 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 BROWSER_TESTS = Path(__file__).parent / "browser"
-TRIALS = Path(__file__).parent / "trials"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,9 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.path.is_relative_to(BROWSER_TESTS) else 1
 
     items.sort(key=turn)
-    for item in items:
-        if item.path.is_relative_to(TRIALS):
-            item.add_marker("alone")
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.end_to_end.tls_tunnel import TLSTunnel
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds after which something that should have happened counts as not happening."""
 
 HIGH_RATES = (

@@ -23,6 +23,8 @@ from tests.trials.conftest import Evidence
 from tests.trials.crowd import address
 from tests.trials.test_hostile_clients import Member
 
+pytestmark = pytest.mark.alone
+
 SECONDS, FULL_SECONDS = 5, 9
 """Of each turn. After ten a visitor who has not logged in is closed."""
 

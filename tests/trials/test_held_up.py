@@ -32,6 +32,8 @@ from tests.trials.crowd import (
     to_the_end,
 )
 
+pytestmark = pytest.mark.alone
+
 LOGINS = 20
 ADMITTED = {"type": "auth-response", "response": True}
 

@@ -37,6 +37,8 @@ from tests.trials.crowd import (
     to_the_end,
 )
 
+pytestmark = pytest.mark.alone
+
 ADMITTED = {"type": "auth-response", "response": True}
 
 LOGINS = 100

@@ -27,6 +27,8 @@ from tests.trials.caller import cpu_seconds
 from tests.trials.conftest import Evidence
 from tests.trials.webserver import WebserverApart
 
+pytestmark = pytest.mark.alone
+
 ANSWER_SECONDS = 0.05
 """How long the webserver takes for an answer."""
 

@@ -7,9 +7,13 @@ import resource
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess, Site
 from tests.end_to_end.saturation import Crowd, Part, resident
 from tests.trials.conftest import Evidence
+
+pytestmark = pytest.mark.alone
 
 MIB = 1024 * 1024
 BUDGET = MIB

@@ -17,6 +17,8 @@ from tests.end_to_end.promise import Account, Trial, read_log
 from tests.end_to_end.saturation import SATURATED, Crowd, Part
 from tests.trials.conftest import Evidence
 
+pytestmark = pytest.mark.alone
+
 JOINING = 50
 """How many of the idle ones connect at once: a few of those who may be without a login."""
 
