@@ -118,8 +118,8 @@ class TextValidator:
             return False, False, max(0, valid), self._size + valid
         pending = self._decoder.getstate()[0]
         if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
-            # Two bytes of a surrogate, which is not UTF-8 whatever follows. Python's decoder waits for the third, for its
-            # handler "surrogatepass" to have all of it.
+            # Two bytes of a surrogate, which is not UTF-8 whatever follows. Python's decoder waits for the third: its
+            # handler "surrogatepass" needs all of it.
             valid = len(data) - len(pending)
             return False, False, max(0, valid), self._size + valid
         self._size += len(data)
