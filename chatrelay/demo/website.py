@@ -215,10 +215,12 @@ class _WhoAmI(_Page):
     def render_GET(self, request: Request) -> bytes:
         person = self.website.sessions.person(_token(request))
         if person is None:
-            return _json(request, {"me": None})
+            return _json(request, {"loggedin": False, "me": None})
         return _json(
             request,
             {
+                "loggedin": True,
+                "uID": person.uid,
                 "me": _card(person),
                 "people": [_card(someone) for someone in PEOPLE],
                 "relayPort": self.website.relay_port,

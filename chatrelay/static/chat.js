@@ -61,7 +61,10 @@ try {
 /** @param {Person} me @param {Person[]} people @param {number} relayPort */
 function start(me, people, relayPort) {
   const conversations = new Conversations(me, people, sessionStorage);
-  const client = new ChatClient(`ws://${location.hostname}:${relayPort}/`, { mayConnect: stillMe });
+  const client = new ChatClient(`ws://${location.hostname}:${relayPort}/`, {
+    user: me.uID,
+    whoami: "/whoami",
+  });
   const peopleList = new PeopleList(element("people"), conversations);
   const messageList = new MessageList(
     { scroll: element("scroll"), list: element("lines"), newer: element("newer") },
@@ -71,29 +74,16 @@ function start(me, people, relayPort) {
 
   /** @type {Conversation | null} */
   let open = null;
-  /** Who this browser is logged in as by now, if not me. @type {string | null} */
-  let somebodyElse = null;
 
   /** When to send on, after the relay has said that it is too fast. @type {number | undefined} */
   let slower;
 
-  // ---- Who I am ---------------------------------------------------------------------------------
-
-  /** In another tab I may have logged out, or in as somebody else: this page must not go on under the wrong name. */
-  async function stillMe() {
-    const { me: now } = await whoAmI();
-    somebodyElse = now && keyOf(now.uID) !== keyOf(me.uID) ? now.name : null;
-    return now !== null && somebodyElse === null;
-  }
-
-  async function lookWhoIAm() {
-    try {
-      const still = await stillMe();
-      if (!still && client.state.name === "connected") client.login(); // which ends as logged-out, for the same reason
-      if (still && client.state.name === "logged-out") client.connect();
-    } catch {
-      // The website can't be asked just now. It will be, before the next log-in.
-    }
+  /** What is wrong with the connection, in words. */
+  function problemNow() {
+    const { state } = client;
+    const uID = state.name === "logged-out" ? state.somebodyElse : undefined;
+    const name = people.find((person) => uID !== undefined && keyOf(person.uID) === keyOf(uID))?.name;
+    return trouble(state, name ?? uID ?? null, performance.now());
   }
 
   // ---- Sending ----------------------------------------------------------------------------------
@@ -299,7 +289,7 @@ function start(me, people, relayPort) {
     sayWhyWaiting();
     showUnsent();
     // Attempt after attempt fails for the same reason; it is read out once, and then that it is over.
-    const text = trouble(client.state, somebodyElse, Date.now())?.text ?? "";
+    const text = problemNow()?.text ?? "";
     if (text !== known) announce(text || "Connected again.");
     known = text;
     void sendWaiting();
@@ -313,7 +303,7 @@ function start(me, people, relayPort) {
       page.troubleText.textContent = `${known} Trying now…`;
       return;
     }
-    const problem = trouble(client.state, somebodyElse, Date.now());
+    const problem = problemNow();
     const hadFocus = document.activeElement === page.remedy;
     page.trouble.hidden = !problem;
     if (!problem) {
@@ -341,8 +331,7 @@ function start(me, people, relayPort) {
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState !== "visible") return;
     if (open) conversations.count(open, 0);
-    if (client.state.name === "waiting") client.connect();
-    else void lookWhoIAm();
+    void client.check();
   });
 
   addEventListener("hashchange", () => {

@@ -1,7 +1,7 @@
 /**
- * A client for the chatrelay relay: one connection that keeps itself up.
+ * A client for the chatrelay relay: one connection that keeps itself up, for one user.
  *
- *     const client = new ChatClient("wss://example.org/chat");
+ *     const client = new ChatClient("wss://example.org/chat", { user: 42, whoami: "/whoami" });
  *     client.addEventListener("message", (event) => show(event.message));
  *     client.addEventListener("state", (event) => tell(event.state));
  *     client.connect();
@@ -39,16 +39,20 @@
 /**
  * What the connection is doing.
  *
- * - `idle`: nothing, as asked (`connect` was not called yet, or `close` was)
- * - `connecting`: the connection is being opened, or the relay is asking the website who this is
- * - `connected`: logged in; messages come and go
- * - `waiting`: there is no connection; the next attempt is at `retryAt` (milliseconds, as `Date.now()`). `reason` says
- *   what the relay said ("webserver-unavailable"), `code` how the last connection was closed
- * - `logged-out`: the website says that nobody is logged in here. Log in there, then `connect` or `login`
- * - `ended`: the relay closed the connection for good, with the close `code` 4500-4999. `connect` tries all the same
+ * - `idle`: nothing. `connect` was not called yet, `close` was, or the page is in the browser's back/forward cache
+ * - `connecting`: the connection is being opened, and the website is asked who this is
+ * - `connected`: logged in as `user`; messages come and go
+ * - `waiting`: there is no connection; the next attempt is at `retryAt` (ms, as `performance.now()`). `code` says how
+ *   the last connection was closed. `reason` is the relay's (such as "webserver-unavailable"), or the client's own:
+ *   "insecure-url" (ws:// on a page of https://), "blocked-by-policy" (the page's Content-Security-Policy does not
+ *   allow it in `connect-src`). `error` is what `whoami`, `login` or the browser threw
+ * - `logged-out`: the website says that `user` is not logged in here. Where somebody else is, `somebodyElse` is their
+ *   uID. Have the user log in at the website, then call `connect`
+ * - `ended`: the relay closed the connection for good, with the close `code` 4502-4999. `connect` tries all the same
  *
- * @typedef {{ name: "idle" | "connecting" | "connected" | "logged-out" }
- *   | { name: "waiting", retryAt: number, code?: number, reason?: string }
+ * @typedef {{ name: "idle" | "connecting" | "connected" }
+ *   | { name: "waiting", retryAt: number, code?: number, reason?: string, error?: unknown }
+ *   | { name: "logged-out", somebodyElse?: UserID }
  *   | { name: "ended", code: number }} State
  */
 
@@ -95,27 +99,39 @@ export class ProtocolErrorEvent extends Event {
 
 /**
  * @typedef {object} Options
- * @property {() => boolean | Promise<boolean>} [mayConnect]  asked before every attempt, so that the page can look
- *   whether the visitor is still logged in, and as whom. False stops as "logged-out"; an exception counts as a failed
- *   attempt
+ * @property {UserID} user  the user for whom the page was made. The client never connects as another: where another
+ *   user, or nobody, is logged in by now, it stops as "logged-out". Another tab of this browser may have changed that
+ * @property {string | URL | (() => UserID | null | Promise<UserID | null>)} [whoami]  who is logged in at the website
+ *   in this browser now: the address of a page that answers `{"loggedin": true, "uID": 42}` or `{"loggedin": false}`, or a
+ *   function that gives the uID, or null for nobody. Asked before each login and again after it, before anything is
+ *   sent. Required unless `login` is given
+ * @property {() => string | null | Promise<string | null>} [login]  gives the SESSID to log in with: a one-time ticket
+ *   or a session id, of `user` and of nobody else; null where `user` is not logged in any more. Called before each
+ *   login, so a ticket is sent once. Without it, the browser's cookie logs in
  * @property {number} [firstDelay]  ms before the first new attempt; doubles with each that fails. Default 1000
- * @property {number} [longestDelay]  ms. Default 30,000
+ * @property {number} [longestDelay]  ms, while the page can be seen. Default 30,000; five minutes while it is hidden
  * @property {number} [connectTimeout]  ms for opening and logging in. Default 15,000
- * @property {number} [answerTimeout]  ms to wait for the answer to a message before the connection counts as dead.
- *   Default 20,000
+ * @property {number} [answerTimeout]  ms to wait for an answer before the connection counts as dead. Default 20,000
  */
 
-/** @type {Required<Options>} */
 const DEFAULTS = {
-  mayConnect: () => true,
   firstDelay: 1_000,
   longestDelay: 30_000,
   connectTimeout: 15_000,
   answerTimeout: 20_000,
 };
 
+/** The longest wait (ms) between two attempts while nobody sees the page. */
+const LONGEST_DELAY_HIDDEN = 5 * 60_000;
+
 /** A connection has to last this long (ms) before the next loss counts as a first one. */
 const STEADY = 10_000;
+
+/** A page that was hidden for this long (ms) checks its connection when it is seen again. */
+const LONG_HIDDEN = 60_000;
+
+/** A connection on which nothing has come for this long (ms), and up to a fifth more at random, is checked. */
+const SILENCE = 5 * 60_000;
 
 /** "The relay is full; come back later": the wait starts this many doublings up. */
 const RELAY_FULL = 4003;
@@ -132,11 +148,11 @@ export class ChatClient extends EventTarget {
   /** The socket in use. What an abandoned one still says is not heard. @type {WebSocket | null} */
   #socket = null;
 
-  /**
-   * What to log in with; undefined: the session cookie that the browser sends in the handshake.
-   * @type {string | undefined}
-   */
-  #sessid;
+  /** Ends the requests to the website that belong to this attempt or connection. */
+  #requests = new AbortController();
+
+  /** Removes the listeners on the page. They are there from `connect` until there is nothing to reconnect. */
+  #listeners = new AbortController();
 
   /**
    * Requests without an answer yet, by id.
@@ -144,9 +160,22 @@ export class ChatClient extends EventTarget {
    */
   #pending = new Map();
 
-  #attempts = 0;
-  #connectedAt = 0;
+  /** For what comes next in this state: give up the attempt, try again, check the connection, take it for dead. */
   #timer = 0;
+
+  #attempts = 0;
+
+  /** Whether the login was denied, and a new handshake was begun that may carry a newer cookie. */
+  #isSecondHandshake = false;
+
+  /** Whether an auth-request was sent on the connection only to see whether an answer comes. */
+  #isChecking = false;
+
+  // On the clock of performance.now(), which nobody sets.
+  #connectedAt = 0;
+  #heardAt = 0;
+  #hiddenAt = 0;
+
   #lastID = 0;
   #lastTimeStamp = 0;
 
@@ -154,17 +183,17 @@ export class ChatClient extends EventTarget {
   #idPrefix = crypto.getRandomValues(new Uint32Array(3)).join("-");
 
   /**
-   * @param {string | URL} url  where the relay listens: ws://… or wss://…
-   * @param {Options} [options]
+   * @param {string | URL} url  where the relay listens: ws://… or wss://…, or relative to the page
+   * @param {Options} options
+   * @throws {TypeError} if the address can't be read, or `user`, or both `whoami` and `login`, are missing
    */
-  constructor(url, options = {}) {
+  constructor(url, options) {
     super();
-    this.#url = String(url);
+    this.#url = new URL(url, globalThis.location?.href);
+    this.#url.protocol = this.#url.protocol.replace("http", "ws");
+    if ((options?.user ?? null) === null) throw new TypeError("ChatClient needs `user`: for whom the page was made");
+    if (!options.whoami && !options.login) throw new TypeError("ChatClient needs `whoami` or `login`");
     this.#options = { ...DEFAULTS, ...options };
-    // The network is back: no reason to sit out the wait.
-    globalThis.addEventListener?.("online", () => {
-      if (this.#state.name === "waiting") this.connect();
-    });
   }
 
   /** @returns {State} */
@@ -175,18 +204,29 @@ export class ChatClient extends EventTarget {
   /** Connect and log in now, whatever the state; a connection that is up or coming up is left alone. */
   connect() {
     if (this.#state.name === "connecting" || this.#state.name === "connected") return;
+    this.#listen();
     void this.#attempt();
   }
 
   /**
-   * Log in with a session id that the page knows, and keep using it when reconnecting. A page whose session cookie is
-   * HttpOnly doesn't need this: `connect` logs in with the cookie.
-   * @param {string} [sessid]  undefined: with the cookie
+   * Ask the website now who is logged in. For a page that learns of a login or a logout in another tab: a client that
+   * is up, or waits, stops as "logged-out" if it isn't `user`; one that was logged out connects if it is.
    */
-  login(sessid) {
-    this.#sessid = sessid;
-    this.#abandon();
-    void this.#attempt();
+  async check() {
+    if (this.#state.name === "idle") return;
+    let who;
+    try {
+      who = await this.#whoIsLoggedIn();
+    } catch {
+      return; // The website can't be asked just now. It will be, before the next login.
+    }
+    const { name } = this.#state;
+    if (name === "idle" || name === "ended") return;
+    if (!this.#isUser(who)) {
+      this.#end(this.#loggedOut(who));
+    } else if (name === "logged-out") {
+      this.connect();
+    }
   }
 
   /**
@@ -223,59 +263,165 @@ export class ChatClient extends EventTarget {
     this.#end({ name: "idle" });
   }
 
-  async #attempt() {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#lost({}), this.#options.connectTimeout);
-    const state = this.#enter({ name: "connecting" });
-    let goOn = () => this.#open();
-    try {
-      if (!(await this.#options.mayConnect())) goOn = () => this.#end({ name: "logged-out" });
-    } catch {
-      goOn = () => this.#lost({});
-    }
-    // Meanwhile it may have been closed, begun anew, or given up.
-    if (this.#state === state) goOn();
+  // ---- The page -------------------------------------------------------------------------------
+
+  #listen() {
+    this.#listeners.abort();
+    this.#listeners = new AbortController();
+    this.#hiddenAt = performance.now();
+    const { signal } = this.#listeners;
+    const page = globalThis.document;
+    // The network is back. The connection may not have outlived the gap, and nothing else would say so.
+    globalThis.addEventListener?.("online", () => this.#wake(true), { signal });
+    globalThis.addEventListener?.("focus", () => this.#wake(false), { signal });
+    page?.addEventListener("visibilitychange", () => {
+      if (page.hidden) this.#hiddenAt = performance.now();
+      else this.#wake(performance.now() - this.#hiddenAt >= LONG_HIDDEN);
+    }, { signal });
+    // In the back/forward cache a page stands still, but the browser would go on to answer for its connection: senders
+    // would be told that messages are delivered which nobody sees.
+    globalThis.addEventListener?.("pagehide", () => {
+      this.#abandon();
+      this.#enter({ name: "idle" });
+    }, { signal });
+    globalThis.addEventListener?.("pageshow", (event) => {
+      if (event.persisted) void this.#attempt();
+    }, { signal });
+    page?.addEventListener("securitypolicyviolation", (event) => this.#violated(event), { signal });
   }
 
-  #open() {
-    const socket = new WebSocket(this.#url, SUBPROTOCOL);
+  /** Somebody is here, or the network is: do not wait. @param {boolean} check  whether to doubt a connection */
+  #wake(check) {
+    if (this.#state.name === "waiting") void this.#attempt();
+    else if (this.#state.name === "connected" && check) void this.#checkConnection();
+  }
+
+  // ---- The connection -------------------------------------------------------------------------
+
+  async #attempt() {
+    this.#abandon();
+    this.#timer = setTimeout(() => this.#lost({}), this.#options.connectTimeout);
+    const state = this.#enter({ name: "connecting" });
+    // Meanwhile it may have been closed, begun anew, or given up.
+    const isOver = () => this.#state !== state;
+    try {
+      // As nobody else for a moment, either: messages for them would come here, and be told as delivered.
+      const who = await this.#whoIsLoggedIn();
+      if (isOver()) return;
+      if (!this.#isUser(who)) return this.#end(this.#loggedOut(who));
+      const sessid = await this.#options.login?.();
+      if (isOver()) return;
+      if (sessid === null) return this.#end({ name: "logged-out" });
+      this.#open(sessid);
+    } catch (error) {
+      if (!isOver()) this.#lost({ reason: "webserver-unavailable", error });
+    }
+  }
+
+  /** @param {string | undefined} sessid  undefined: log in with the cookie that the handshake carries */
+  #open(sessid) {
+    let socket;
+    try {
+      socket = new WebSocket(this.#url, SUBPROTOCOL);
+    } catch (error) {
+      const isInsecure = this.#url.protocol === "ws:" && globalThis.location?.protocol === "https:";
+      return this.#lost({ reason: isInsecure ? "insecure-url" : "blocked-by-policy", error });
+    }
     this.#socket = socket;
-    socket.onopen = () => socket.send(JSON.stringify({ type: "auth-request", SESSID: this.#sessid }));
-    socket.onmessage = ({ data }) => {
-      if (socket === this.#socket) this.#receive(data);
-    };
-    socket.onclose = ({ code }) => {
-      if (socket === this.#socket) this.#lost({ code });
-    };
+    socket.onopen = () => this.#requestLogin(sessid);
+    socket.onmessage = ({ data }) => this.#receive(data);
+    socket.onclose = ({ code }) => this.#lost({ code });
+  }
+
+  /** @param {string | undefined} SESSID */
+  #requestLogin(SESSID) {
+    this.#socket?.send(JSON.stringify({ type: "auth-request", SESSID }));
   }
 
   /** @param {unknown} data */
   #receive(data) {
+    this.#heardAt = performance.now();
+    if (this.#isChecking) this.#watch();
     const frame = JSON.parse(String(data));
     switch (frame.type) {
       case "auth-response":
-        return this.#loggedIn(frame.response, frame.reason);
+        return this.#answeredLogin(frame.response, frame.reason);
       case "message":
+        // The relay takes this connection for another user's.
+        if (!this.#isUser(frame.message.touID)) return this.#end(this.#loggedOut(frame.message.touID));
         return this.dispatchEvent(new ChatMessageEvent(frame.message));
       case "send-request-response":
         return this.#answered(frame.response);
       case "error":
-        return this.dispatchEvent(new ProtocolErrorEvent(frame.reason, frame.detail));
+        this.dispatchEvent(new ProtocolErrorEvent(frame.reason, frame.detail));
+        if (this.#state.name === "connecting") this.#lost({ reason: frame.reason }); // no login will come of it
+        return;
       default: // a later relay may say more than we know
     }
   }
 
   /** @param {boolean} response @param {string} [reason] */
-  #loggedIn(response, reason) {
-    if (response) {
-      clearTimeout(this.#timer);
-      this.#connectedAt = Date.now();
-      this.#enter({ name: "connected" });
-    } else if (reason) {
-      this.#lost({ reason });
-    } else {
-      // The handshake carried the cookie, so another try needs another handshake.
-      this.#end({ name: "logged-out" });
+  #answeredLogin(response, reason) {
+    if (!response && (!reason || reason === "already-logged-in")) {
+      this.#denied();
+    } else if (this.#state.name !== "connected") {
+      if (response) void this.#confirm();
+      else this.#lost({ reason });
+    }
+  }
+
+  /** Logged in, by a cookie that may have changed since the website was asked: become `connected` only as `user`. */
+  async #confirm() {
+    const socket = this.#socket;
+    try {
+      const who = await this.#whoIsLoggedIn();
+      if (socket !== this.#socket) return;
+      if (!this.#isUser(who)) return this.#end(this.#loggedOut(who));
+    } catch (error) {
+      if (socket === this.#socket) this.#lost({ reason: "webserver-unavailable", error });
+      return;
+    }
+    this.#connectedAt = performance.now();
+    this.#watch();
+    this.#enter({ name: "connected" });
+  }
+
+  /**
+   * The session is not good, or no longer. The website may have renewed the cookie, and only a new handshake carries
+   * the new one: one is tried.
+   */
+  #denied() {
+    this.#forgiveIfSteady();
+    if (this.#isSecondHandshake) return this.#end({ name: "logged-out" });
+    this.#isSecondHandshake = true;
+    void this.#attempt();
+  }
+
+  /** Check the connection when nothing has come for long. */
+  #watch() {
+    this.#isChecking = false;
+    clearTimeout(this.#timer);
+    const silence = SILENCE * (1 + Math.random() / 5);
+    this.#timer = setTimeout(() => {
+      if (performance.now() - this.#heardAt < SILENCE) this.#watch();
+      else void this.#checkConnection();
+    }, this.#heardAt + silence - performance.now());
+  }
+
+  /** Ask something on the connection that is always answered. It costs the website one request. */
+  async #checkConnection() {
+    if (this.#isChecking) return;
+    this.#isChecking = true;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#lost({}), this.#options.answerTimeout);
+    const socket = this.#socket;
+    try {
+      const sessid = await this.#options.login?.();
+      if (socket !== this.#socket) return;
+      if (sessid === null) this.#end({ name: "logged-out" });
+      else this.#requestLogin(sessid);
+    } catch {
+      if (socket === this.#socket) this.#watch(); // The website can't be asked; that says nothing of the relay.
     }
   }
 
@@ -288,37 +434,64 @@ export class ChatClient extends EventTarget {
     request.answer(value ? { result: "delivered" } : { result: "refused", reason: String(reason) });
   }
 
+  /** @param {SecurityPolicyViolationEvent} event */
+  #violated({ blockedURI, disposition }) {
+    if (disposition !== "enforce" || !blockedURI.startsWith(this.#url.origin)) return;
+    const reason = "blocked-by-policy";
+    if (this.#state.name === "connecting") this.#lost({ reason });
+    else if (this.#state.name === "waiting") this.#enter({ ...this.#state, reason });
+  }
+
   /**
    * The connection is gone, or as good as gone: go on without it.
-   * @param {{ code?: number, reason?: string }} why
+   * @param {{ code?: number, reason?: string, error?: unknown }} why
    */
-  #lost({ code, reason }) {
-    if (code === 4500 || code === 4501) return this.#end({ name: "logged-out" });
+  #lost({ code, reason, error }) {
+    if (code === 4500 || code === 4501) return this.#denied();
     if (code !== undefined && code > 4501 && code <= 4999) return this.#end({ name: "ended", code });
+    this.#forgiveIfSteady();
     this.#abandon();
-    if (this.#connectedAt && Date.now() - this.#connectedAt > STEADY) this.#attempts = 0;
-    this.#connectedAt = 0;
     if (code === RELAY_FULL) this.#attempts = Math.max(this.#attempts, RELAY_FULL_DOUBLINGS);
     // Between half and the whole of it, at random: everybody lost the relay at the same moment and must not come back
     // at the same moment.
-    const longest = Math.min(this.#options.firstDelay * 2 ** this.#attempts++, this.#options.longestDelay);
-    const delay = longest * (0.5 + Math.random() / 2);
+    const { firstDelay, longestDelay } = this.#options;
+    const longest = globalThis.document?.hidden ? LONGEST_DELAY_HIDDEN : longestDelay;
+    const delay = Math.min(firstDelay * 2 ** this.#attempts++, longest) * (0.5 + Math.random() / 2);
     this.#timer = setTimeout(() => void this.#attempt(), delay);
-    this.#enter({ name: "waiting", retryAt: Date.now() + delay, code, reason });
+    this.#enter({ name: "waiting", retryAt: performance.now() + delay, code, reason, error });
+  }
+
+  /** After a connection that has lasted, what went wrong before it does not count. */
+  #forgiveIfSteady() {
+    if (this.#connectedAt && performance.now() - this.#connectedAt > STEADY) {
+      this.#attempts = 0;
+      this.#isSecondHandshake = false;
+    }
+    this.#connectedAt = 0;
   }
 
   /** Without a connection, and no new attempt by itself. @param {State} state */
   #end(state) {
     this.#abandon();
+    this.#listeners.abort();
+    this.#attempts = 0;
+    this.#isSecondHandshake = false;
+    this.#connectedAt = 0;
     this.#enter(state);
   }
 
   /** Let go of the socket and of the questions that were on it. */
   #abandon() {
     clearTimeout(this.#timer);
+    this.#isChecking = false;
+    this.#requests.abort();
+    this.#requests = new AbortController();
     const socket = this.#socket;
     this.#socket = null;
-    socket?.close();
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close();
+    }
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const { answer, timer } of pending) {
@@ -332,5 +505,31 @@ export class ChatClient extends EventTarget {
     this.#state = state;
     this.dispatchEvent(new StateEvent(state));
     return state;
+  }
+
+  // ---- The user -------------------------------------------------------------------------------
+
+  /** @returns {Promise<UserID | null>} whom the website knows this browser as; `user` where it is not to be asked */
+  async #whoIsLoggedIn() {
+    const { user, whoami } = this.#options;
+    if (!whoami) return user;
+    if (typeof whoami === "function") return whoami();
+    const answer = await fetch(whoami, { cache: "no-store", signal: this.#requests.signal });
+    // A page for members answers others with a status, or leads them to where they log in.
+    const isLoginPage = answer.redirected && !answer.headers.get("Content-Type")?.includes("json");
+    if (answer.status === 401 || answer.status === 403 || isLoginPage) return null;
+    if (!answer.ok) throw new Error(`${answer.url} answered ${answer.status}`);
+    const { loggedin, uID } = await answer.json();
+    return loggedin === true ? uID : null;
+  }
+
+  /** @param {UserID | null | undefined} who @returns {boolean} */
+  #isUser(who) {
+    return (who ?? null) !== null && String(who) === String(this.#options.user);
+  }
+
+  /** @param {UserID | null | undefined} who  who is logged in instead @returns {State} */
+  #loggedOut(who) {
+    return { name: "logged-out", somebodyElse: who ?? undefined };
   }
 }

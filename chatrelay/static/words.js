@@ -118,8 +118,8 @@ function whyEnded(code) {
 /**
  * What is wrong with the connection, and the remedy. Null: nothing.
  * @param {State} state
- * @param {string | null} somebodyElse  who else this browser has been logged in as meanwhile
- * @param {number} now  ms
+ * @param {string | number | null} somebodyElse  who else this browser has been logged in as meanwhile
+ * @param {number} now  ms, as `performance.now()`
  * @returns {{ text: string, countdown?: string, remedy: string, action: "connect" | "load" } | null}
  */
 export function trouble(state, somebodyElse, now) {

@@ -263,7 +263,12 @@ def browser(ports: dict[str, int]) -> Iterator[Browser]:
         pytest.skip(f"no browser was found ({', '.join(names)}): apt install chromium")
     detour = f"--host-resolver-rules=MAP 127.0.0.1:{ports['relay']} 127.0.0.1:{ports['line']}"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[*CHROMIUM_FLAGS, detour])
+        browser = playwright.chromium.launch(
+            executable_path=executable,
+            args=[*CHROMIUM_FLAGS, detour],
+            # Playwright switches the cache off, which everybody's browser has on.
+            ignore_default_args=["--disable-back-forward-cache"],
+        )
         yield browser
         browser.close()
 

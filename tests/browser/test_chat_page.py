@@ -494,7 +494,9 @@ def test_each_close_code_has_its_words_and_its_consequence(people: People, code:
 
     def relay(connection: Any) -> None:
         connections.append(connection)
-        connection.on_message(lambda _: connection.send('{"type":"auth-response","response":true}'))
+        ended = code == 4501 and len(connections) > 1
+        response = {"type": "auth-response", "response": not ended}
+        connection.on_message(lambda _: connection.send(json.dumps(response)))
 
     anna.page.route_web_socket(re.compile("^ws:"), relay)
     anna.log_in("Anna")
