@@ -1,0 +1,37 @@
+"""End a user's chat from a site in Python: copy this file, and call `end_chat` where the site logs a user out.
+
+The relay is started with ``--ops-listen tcp:8081 --ops-token-file /etc/chatrelay/ops-token``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+OPS = ("127.0.0.1", 8081)
+"""Host and port of the relay's ops endpoint."""
+
+TOKEN_FILE = "/etc/chatrelay/ops-token"
+"""The file of ``--ops-token-file``; the site needs to read it."""
+
+
+def end_chat(uid: str | int) -> None:
+    """Close all connections of a user, in every browser.
+
+    The logout goes on where the relay can't be reached; the failure is logged.
+    """
+    connection = HTTPConnection(*OPS, timeout=2)
+    try:
+        token = Path(TOKEN_FILE).read_text("ascii").strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection.request("POST", "/v1/revoke", json.dumps({"uID": uid}), headers)
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        logging.getLogger(__name__).error("the chat of user %s goes on: %s", uid, error)
+    else:
+        if status != 200:
+            logging.getLogger(__name__).error("the chat of user %s goes on: the relay answered %d", uid, status)
+    finally:
+        connection.close()
