@@ -1,6 +1,7 @@
 <?php
 declare(strict_types=1);
 require __DIR__ . '/site.php';
+require __DIR__ . '/end_chat.php';
 
 open_session();
 $failed = false;
@@ -12,9 +13,13 @@ if ($_SERVER['REQUEST_METHOD'] === 'POST') {
     $user = is_string($name) ? USERS[$name] ?? null : null;
     if ($user !== null && is_string($password) && password_verify($password, $user['password'])) {
         open_session();
+        $before = $_SESSION['uID'] ?? null;
         session_regenerate_id(true); // or who planted an id before the login would be logged in with it
         $_SESSION = ['uID' => $user['uID'], 'name' => $name, 'token' => bin2hex(random_bytes(16))];
         session_write_close();
+        if ($before !== null && $before !== $user['uID']) {
+            end_chat($before); // pages of this browser that are open must not go on as somebody else
+        }
         go_to('index.php');
     }
     $failed = true;

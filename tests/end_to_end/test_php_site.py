@@ -27,6 +27,7 @@ PHP = shutil.which("php")
 EXAMPLE = ROOT / "examples" / "php"
 REFUSED = {"type": "auth-response", "response": False}
 ADMITTED = {"type": "auth-response", "response": True}
+OPS_TOKEN = "0123456789abcdef0123456789abcdef"
 UNKNOWN = "abcdefghijklmnopqrstuvwxyz"
 
 pytestmark = pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
@@ -273,6 +274,69 @@ def test_who_logged_out_at_the_site_or_never_logged_in_is_refused(php: PhpSite, 
         assert client.log_in(sessid) == REFUSED
         assert client.log_in(visitor.session_cookie) == REFUSED
     assert f"sess_{sessid}" not in php.session_files()
+
+
+def ends_chats(start_php: StartSite, start: StartRelay, tmp_path: Path) -> tuple[PhpSite, RelayProcess]:
+    """The example with its two settings for the ops endpoint, and a relay that asks it once in five minutes."""
+    (tmp_path / "ops-token").write_text(f"{OPS_TOKEN}\n")
+    settings = tmp_path / "settings.php"
+    settings.write_text("<?php ")  # the port is known when the relay runs, which asks the site
+    php = start_php(f"auto_prepend_file={settings}", "opcache.enable=0")  # which would not see the change for 2 s
+    relay = start(
+        php,
+        *("--session-cookie", "PHPSESSID", "--origin", php.origin),
+        *("--ops-listen", "tcp:0", "--ops-token-file", "ops-token"),
+    )
+    settings.write_text(
+        f"<?php putenv('CHATRELAY_OPS=http://127.0.0.1:{relay.ops_port}');"
+        f"putenv('CHATRELAY_OPS_TOKEN_FILE={tmp_path / 'ops-token'}');"
+    )
+    return php, relay
+
+
+def test_a_logout_ends_the_chat_at_once(start_php: StartSite, start: StartRelay, tmp_path: Path) -> None:
+    php, relay = ends_chats(start_php, start, tmp_path)
+    browser = Browser(php)
+    with (
+        with_cookie(relay, php, browser.log_in("alice")) as alice,
+        with_cookie(relay, php, Browser(php).log_in("bo")) as bo,
+    ):
+        assert alice.log_in(None) == bo.log_in(None) == ADMITTED
+        browser.log_out()
+        assert alice.closed()[0] == 4505
+        bo.send(1, "Are you there?")
+        assert bo.hear()["response"]["reason"] == "receiving-user-not-connected"
+
+
+def test_a_login_as_somebody_else_ends_the_chat_of_the_user_before(
+    start_php: StartSite, start: StartRelay, tmp_path: Path
+) -> None:
+    php, relay = ends_chats(start_php, start, tmp_path)
+    browser = Browser(php)
+    with with_cookie(relay, php, browser.log_in("alice")) as alice:
+        assert alice.log_in(None) == ADMITTED
+        cookie = browser.log_in("bo")
+        assert alice.closed()[0] == 4505
+        with with_cookie(relay, php, cookie) as bo:
+            assert bo.log_in(None) == ADMITTED
+
+
+@pytest.mark.parametrize("token", ["f" * 32, None])
+def test_a_logout_succeeds_where_the_chat_cannot_be_ended_and_the_log_says_so(
+    start_php: StartSite, start: StartRelay, tmp_path: Path, token: str | None
+) -> None:
+    php, _ = ends_chats(start_php, start, tmp_path)
+    (tmp_path / "ops-token").unlink()
+    if token is not None:
+        (tmp_path / "ops-token").write_text(token)
+    browser = Browser(php)
+    browser.log_in("alice")
+    browser.log_out()
+    assert "<title>Log in</title>" in browser.get("index.php")
+    until = time.monotonic() + PATIENCE
+    while not any("the chat of user 1 goes on" in line for line in php.output):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_several_logins_in_a_row_although_php_closes_every_connection(php: PhpSite, start: StartRelay) -> None:
