@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import secrets
 import shlex
 import signal
 import socket
 import sys
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import FrameType
 
 from twisted.application.internet import StreamServerEndpointService
@@ -29,6 +31,7 @@ from twisted.logger import (
 )
 
 import chatrelay
+from chatrelay.demo.ops import RelayOps
 from chatrelay.demo.website import SESSION_COOKIE, Website
 from chatrelay.interfaces import LogUnavailable
 
@@ -50,6 +53,7 @@ def main(arguments: list[str]) -> int:
     try:
         _check_free(options.port, "the website")
         _check_free(options.relay_port, "the relay")
+        ops_port = _free_port()
         directory = _made(options.directory)
     except CannotStartError as error:
         print(error, file=sys.stderr)
@@ -60,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
     assert isinstance(reactor, ReactorBase)
     _report_warnings()
-    return _run(reactor, options, directory / MESSAGE_LOG)
+    return _run(reactor, options, ops_port, directory / MESSAGE_LOG)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -107,6 +111,14 @@ def _check_free(port: int, whose: str) -> None:
             raise CannotStartError(f"{problem}\nChoose other ports:  make run PORT=8001 RELAY_PORT=8081") from None
 
 
+def _free_port() -> int:
+    """A port for the relay's ops endpoint, which nobody has to know and so nobody has to choose."""
+    with socket.socket() as trial:
+        trial.bind((ADDRESS, 0))
+        port: int = trial.getsockname()[1]
+        return port
+
+
 def _made(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -124,27 +136,33 @@ def _report_warnings() -> None:
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
 
 
-def _services(reactor: ReactorBase, website: Website, message_log: Path) -> MultiService:
+def _services(reactor: ReactorBase, website: Website, ops: RelayOps, message_log: Path) -> MultiService:
     services = MultiService()
     endpoint = TCP4ServerEndpoint(reactor, website.port, interface=ADDRESS)
     StreamServerEndpointService(endpoint, website.site()).setServiceParent(services)
-    relay = chatrelay.build(
-        chatrelay.Config(
-            auth_url=f"http://{ADDRESS}:{website.port}/session",
-            listen=(f"tcp:{website.relay_port}:interface={ADDRESS}",),
-            message_log=f"sqlite:{message_log}",
-            origin=website.origins,
-            session_cookie=SESSION_COOKIE,
-        ),
-        reactor,
-    )
+    with NamedTemporaryFile("w") as token_file:  # which only this user can read, and the relay reads once
+        token_file.write(ops.token)
+        token_file.flush()
+        relay = chatrelay.build(
+            chatrelay.Config(
+                auth_url=f"http://{ADDRESS}:{website.port}/session",
+                listen=(f"tcp:{website.relay_port}:interface={ADDRESS}",),
+                message_log=f"sqlite:{message_log}",
+                ops_listen=f"tcp:{ops.port}:interface={ADDRESS}",
+                ops_token_file=token_file.name,
+                origin=website.origins,
+                session_cookie=SESSION_COOKIE,
+            ),
+            reactor,
+        )
     relay.setServiceParent(services)
     return services
 
 
-def _run(reactor: ReactorBase, options: argparse.Namespace, message_log: Path) -> int:
-    website = Website(options.port, options.relay_port)
-    services = _services(reactor, website, message_log)
+def _run(reactor: ReactorBase, options: argparse.Namespace, ops_port: int, message_log: Path) -> int:
+    ops = RelayOps(reactor, ops_port, secrets.token_hex(32))
+    website = Website(options.port, options.relay_port, ops.end_session)
+    services = _services(reactor, website, ops, message_log)
 
     code = 0
 

@@ -71,6 +71,9 @@ class Sessions:
         """Whose session it is, or ``None`` when there is no such session."""
         return self._people.get(token)
 
-    def close(self, token: str) -> None:
-        """Log the session's person out. A token of no session is nothing to close."""
-        self._people.pop(token, None)
+    def close(self, token: str) -> bool:
+        """Log the session's person out.
+
+        :return: whether there was such a session.
+        """
+        return self._people.pop(token, None) is not None

@@ -1,13 +1,13 @@
 """The demo website: five pages' worth of ``twisted.web``.
 
 It has what chatrelay expects of any site: accounts, sessions in an HttpOnly cookie, and an answer to "whose session is
-this?". It does not know how messages travel; all it knows of the relay is the port, so that the page may connect there
-and nowhere else.
+this?". It does not know how messages travel. It knows the relay's port, so that the page may connect there and nowhere
+else, and tells the relay of each session that ends.
 
 =====================  ==========================================================================
 ``GET /``              the chat page, or the log-in page for those who are not logged in
-``POST /login``        form field ``name``: opens a session
-``POST /logout``       closes it
+``POST /login``        form field ``name``: opens a session, and ends the one before
+``POST /logout``       ends it
 ``GET /whoami``        JSON for the chat page: who is logged in here, who else there is
 ``POST /session``      form field ``SESSID``: what the relay asks (an own site keeps this one internal)
 ``GET /static/…``      the page's script, style and icon
@@ -48,11 +48,13 @@ class Website:
 
     :ivar port: the TCP port the website is reached at
     :ivar relay_port: the TCP port the chat page finds the relay at, on the host name it was itself loaded from
+    :ivar end_chat: called with the token of a session that has ended, to close the relay's connections of that session
     :ivar sessions: who is logged in
     """
 
     port: int
     relay_port: int
+    end_chat: Callable[[str], None]
     sessions: Sessions = attrs.field(factory=Sessions)
 
     @property
@@ -73,6 +75,12 @@ class Website:
             f"connect-src 'self' {relay}; "
             "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
+
+    def end_session(self, token: str) -> None:
+        """Log out the session's person, here and in the chat. A token of no session is nothing to end."""
+        if self.sessions.close(token):
+            # After it has ended here: the relay could be asked about it again meanwhile.
+            self.end_chat(token)
 
     def site(self) -> Site:
         """The website as a factory that an endpoint can listen with."""
@@ -180,9 +188,9 @@ class _Login(_Page):
         person = person_called(_form_field(request, "name"))
         if person is None or not self.from_here(request):
             return _notice(request, HTTPStatus.FORBIDDEN, "Nobody was logged in", "Choose somebody on the log-in page.")
-        sessions = self.website.sessions
-        sessions.close(_token(request))
-        return _to_home(request, sessions.open(person))
+        # The pages that this browser has open must not go on as whoever was logged in before.
+        self.website.end_session(_token(request))
+        return _to_home(request, self.website.sessions.open(person))
 
 
 class _Logout(_Page):
@@ -192,7 +200,7 @@ class _Logout(_Page):
     def render_POST(self, request: Request) -> bytes:
         if not self.from_here(request):
             return _notice(request, HTTPStatus.FORBIDDEN, "Nobody was logged out", "Another site asked for it.")
-        self.website.sessions.close(_token(request))
+        self.website.end_session(_token(request))
         return _to_home(request, None)
 
 

@@ -8,6 +8,7 @@
 /** @import { ChatMessageEvent } from "./chatrelay.js" */
 /** @import { Conversation, Line, Person } from "./conversations.js" */
 
+import { whenAnotherPageLoads } from "./another-page.js";
 import { ChatClient, MAX_CONTENT_BYTES, bytesOf } from "./chatrelay.js";
 import { Conversations, keyOf } from "./conversations.js";
 import { MessageList } from "./message-list.js";
@@ -85,6 +86,9 @@ function start(me, people, relayPort) {
     const name = people.find((person) => uID !== undefined && keyOf(person.uID) === keyOf(uID))?.name;
     return trouble(state, name ?? uID ?? null, performance.now());
   }
+
+  // After a logout, or a login as somebody else, another tab has a page of the site that has just been loaded.
+  whenAnotherPageLoads(() => void client.check());
 
   // ---- Sending ----------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@
  *   allow it in `connect-src`). `error` is what `whoami`, `login` or the browser threw
  * - `logged-out`: the website says that `user` is not logged in here. Where somebody else is, `somebodyElse` is their
  *   uID. Have the user log in at the website, then call `connect`
- * - `ended`: the relay closed the connection for good, with the close `code` 4502-4999. `connect` tries all the same
+ * - `ended`: the relay closed the connection for good, with the close `code` 4502-4999. `connect` tries all the same.
+ *   After 4505, which a logout may have caused, the website is asked, and this becomes `logged-out` if it isn't `user`
  *
  * @typedef {{ name: "idle" | "connecting" | "connected" }
  *   | { name: "waiting", retryAt: number, code?: number, reason?: string, error?: unknown }
@@ -137,6 +138,9 @@ const SILENCE = 5 * 60_000;
 const RELAY_FULL = 4003;
 const RELAY_FULL_DOUBLINGS = 4;
 
+/** Ended by the operator or by the site: most often because the user has logged out there. */
+const ENDED_BY_SITE = 4505;
+
 /** Fires `message` (ChatMessageEvent), `state` (StateEvent) and `protocol-error` (ProtocolErrorEvent). */
 export class ChatClient extends EventTarget {
   #url;
@@ -209,8 +213,8 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * Ask the website now who is logged in. For a page that learns of a login or a logout in another tab: a client that
-   * is up, or waits, stops as "logged-out" if it isn't `user`; one that was logged out connects if it is.
+   * Ask the website now who is logged in. For a page that learns of a login or a logout in another tab: the client
+   * stops as "logged-out" if it isn't `user`; one that was logged out connects if it is.
    */
   async check() {
     if (this.#state.name === "idle") return;
@@ -221,7 +225,7 @@ export class ChatClient extends EventTarget {
       return; // The website can't be asked just now. It will be, before the next login.
     }
     const { name } = this.#state;
-    if (name === "idle" || name === "ended") return;
+    if (name === "idle") return;
     if (!this.#isUser(who)) {
       this.#end(this.#loggedOut(who));
     } else if (name === "logged-out") {
@@ -448,7 +452,11 @@ export class ChatClient extends EventTarget {
    */
   #lost({ code, reason, error }) {
     if (code === 4500 || code === 4501) return this.#denied();
-    if (code !== undefined && code > 4501 && code <= 4999) return this.#end({ name: "ended", code });
+    if (code !== undefined && code > 4501 && code <= 4999) {
+      this.#end({ name: "ended", code });
+      if (code === ENDED_BY_SITE) void this.check();
+      return;
+    }
     this.#forgiveIfSteady();
     this.#abandon();
     if (code === RELAY_FULL) this.#attempts = Math.max(this.#attempts, RELAY_FULL_DOUBLINGS);

@@ -218,6 +218,13 @@ class Person:
         self.page.get_by_role("button", name=name, exact=True).click()
         self.state("connected").wait_for()
 
+    def another_tab(self) -> Person:
+        """A second tab of the browser, at the address of the first."""
+        other = Person(self.page.context.new_page())
+        other.page.set_default_timeout(15_000)
+        other.page.goto(self.page.url)
+        return other
+
     def state(self, name: str) -> Locator:
         """The corner of the page that tells the connection's state, once it is this one."""
         return self.page.locator(f"#connection[data-state={name}]")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import Demo, Line, People, Person, start_demo
+from tests.end_to_end.programs import Client
 
 PHONE: dict[str, Any] = {
     "viewport": {"width": 360, "height": 740},
@@ -460,19 +461,65 @@ def test_who_logs_out_is_asked_about_what_was_left_unsent(people: People, line: 
     assert ["1 of your messages" in message for message in asked] == [True]
 
 
-def test_logged_in_as_somebody_else_in_another_tab(people: People) -> None:
+# ---- Several tabs of one browser, which have one session -----------------------------------------------
+
+# Nothing tells a tab to look here: headless Chromium counts every tab as visible.
+
+
+def test_a_logout_in_one_tab_is_followed_in_the_other(people: People) -> None:
     anna = people.log_in("Anna")
-    other = Person(anna.page.context.new_page())
-    other.page.goto(anna.page.url)
+    other = anna.another_tab()
+    other.state("connected").wait_for()
     other.page.get_by_role("button", name="Log out").click()
-    other.log_in("Emil")
-    # What a browser does on coming back to a tab; headless Chromium counts every tab as visible.
-    anna.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     anna.state("logged-out").wait_for()
-    anna.page.get_by_text("This browser is now logged in as Emil.").first.wait_for()
+    anna.page.locator("#trouble").get_by_text("You are logged out.").wait_for()
+
+    other.log_in("Anna")
+    anna.state("connected").wait_for()
+    anna.page.locator("#trouble").wait_for(state="hidden")
+
+
+def test_a_login_as_somebody_else_in_one_tab_is_followed_in_the_other(people: People) -> None:
+    anna = people.arrive()
+    other = anna.another_tab()
+    anna.log_in("Anna")
+    other.log_in("Emil")  # without a logout, on a page that was loaded when nobody was logged in
+    anna.state("logged-out").wait_for()
+    anna.page.locator("#trouble").get_by_text("This browser is now logged in as Emil.").wait_for()
     anna.page.get_by_role("button", name="Go on as Emil").click()
     anna.state("connected").wait_for()
     anna.in_list("Emil (you)").wait_for()
+
+
+def test_a_page_without_the_relay_follows_a_logout_in_another_tab(people: People, line: Line) -> None:
+    anna = people.log_in("Anna")
+    other = anna.another_tab()
+    other.state("connected").wait_for()
+    anna.page.clock.install()
+    anna.page.clock.pause_at(time.time() + 1)  # it makes no attempt by itself
+    line.cut()
+    anna.state("waiting").wait_for()
+    other.page.get_by_role("button", name="Log out").click()
+    anna.state("logged-out").wait_for()
+
+
+@pytest.mark.parametrize("page", ["logout", "login"])
+def test_the_relay_is_told_when_a_session_ends(demo: Demo, people: People, page: str) -> None:
+    anna = people.log_in("Anna")
+    elsewhere = people.log_in("Anna")
+    (cookie,) = anna.page.context.cookies()
+    session = {"Cookie": f"demo_session={cookie['value']}"}
+    with Client(
+        f"ws://127.0.0.1:{demo.relay_port}/", origin=demo.url.rstrip("/"), additional_headers=session
+    ) as client:
+        assert client.log_in(None)["response"] is True
+        ask(demo.url + page, data=b"name=Bo", headers=session)
+        assert client.closed() == (4505, [])
+    anna.state("logged-out").wait_for()
+    # Another browser has a session of its own.
+    elsewhere.open("Anna")
+    elsewhere.write("Still here")
+    elsewhere.line("Still here", "delivered").wait_for()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""The demo website's line to the relay: ends the chat of a session that has ended.
+
+A site says so by ``POST /v1/revoke`` of the relay's ops endpoint. The website tells the relay nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+import attrs
+from treq.client import HTTPClient
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+
+TIMEOUT = 5.0
+"""Seconds for one request."""
+
+
+@attrs.frozen
+class RelayOps:
+    """The relay's ops endpoint, as the website knows it.
+
+    :ivar reactor: makes the requests.
+    :ivar port: the TCP port of the ops endpoint, on 127.0.0.1.
+    :ivar token: what the relay's ``ops_token_file`` holds.
+    """
+
+    log = Logger()
+
+    reactor: ReactorBase
+    port: int
+    token: str = attrs.field(repr=False)
+
+    def end_session(self, session: str) -> None:
+        """Close the connections that logged in by a session. Returns at once; a failure is logged.
+
+        :param session: its token, as in the browser's cookie. One that the relay does not know ends nothing.
+        """
+        Deferred.fromCoroutine(self._revoke(session)).addErrback(self._failed)
+
+    async def _revoke(self, session: str) -> None:
+        answer = await HTTPClient(Agent(self.reactor, connectTimeout=TIMEOUT)).post(
+            f"http://127.0.0.1:{self.port}/v1/revoke",
+            data=json.dumps({"SESSID": session}).encode("ascii"),
+            headers=Headers({"Authorization": [f"Bearer {self.token}"], "Content-Type": ["application/json"]}),
+            timeout=TIMEOUT,
+        )
+        await answer.content()  # or the connection would stay open
+        if answer.code != HTTPStatus.OK:
+            self.log.error("the chat of a session that has ended goes on: the relay answered {code}", code=answer.code)
+
+    def _failed(self, failure: Failure) -> None:
+        # The exception's type alone: its text may have the session in it.
+        kind = failure.value.__class__.__name__
+        self.log.error("the chat of a session that has ended goes on: {kind}", kind=kind)
