@@ -416,6 +416,31 @@ def test_a_login_needs_the_forms_token_and_the_right_password_and_gets_a_new_id(
     assert cookie.get_nonstandard_attr("SameSite") == "Lax"
 
 
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_recheck_counts_as_activity_only_where_session_php_says_so(
+    start_php: StartSite, tmp_path: Path, counts: bool
+) -> None:
+    """What docs/webserver.rst says of PHP: files that are not touched for 24 minutes are collected."""
+    pages = tmp_path / "pages"
+    shutil.copytree(EXAMPLE, pages)
+    if counts:
+        code = (pages / "session.php").read_text()
+        for old, new in (
+            ("'read_and_close' => true, ", ""),
+            ("?? null : null;", "?? null : null;\n session_write_close();"),
+        ):
+            assert old in code
+            code = code.replace(old, new)
+        (pages / "session.php").write_text(code)
+    php = start_php(pages=pages)
+    sessid = Browser(php).log_in("alice")
+    file = php.sessions / f"sess_{sessid}"
+    long_ago = time.time() - 23 * 60
+    os.utime(file, (long_ago, long_ago))
+    assert json.loads(php.ask(f"SESSID={sessid}".encode())[2]) == {"loggedin": True, "uID": 1}
+    assert (file.stat().st_mtime > long_ago + 60) is counts
+
+
 @pytest.mark.parametrize("closes_early", [False, True])
 def test_a_page_holds_up_the_login_only_while_it_has_the_session_open(
     start_php: StartSite, start: StartRelay, tmp_path: Path, closes_early: bool

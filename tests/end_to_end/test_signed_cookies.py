@@ -2,140 +2,16 @@
 
 from __future__ import annotations
 
-import http.cookiejar
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
+from tests.end_to_end.framework_visitors import Browser, Site
+from tests.end_to_end.programs import PATIENCE, Client
 
-ADMITTED = {"type": "auth-response", "response": True}
-TOKEN = "0123456789abcdef0123456789abcdef"
 MODULES = {"flask": "flask", "starlette": "starlette", "django": "django", "jwt": "jwt"}
-
-
-class Site:
-    """One of `tests.end_to_end.signed_cookie_sites` as a process, and the relay that asks it.
-
-    :ivar relay: looks for ended sessions three times a second.
-    """
-
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.signed_cookie_sites", kind],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.origin = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
-        (folder / "ops-token").write_text(TOKEN)
-        self.relay = RelayProcess(
-            folder,
-            *("--auth-url", f"{self.origin}/session", "--session-cookie", "session", "--origin", self.origin),
-            *("--message-log", "memory:", "--recheck-interval", "0.3"),
-            *("--ops-listen", "tcp:0", "--ops-token-file", "ops-token"),
-        )
-
-    def page(self, cookie: str) -> Client:
-        """A connection that a page of the site opens and logs in."""
-        client = self.relay.client(origin=self.origin, additional_headers={"Cookie": f"session={cookie}"})
-        assert client.log_in(None) == ADMITTED
-        return client
-
-    def revoke(self, **whose: object) -> Any:
-        """``POST /v1/revoke``."""
-        status, answer = self.relay.ops("POST", "/v1/revoke", whose, TOKEN)
-        assert status == 200
-        return answer
-
-    def whose(self, cookie: str) -> Any:
-        """Ask the session page as the relay does."""
-        return json.loads(Browser(self).post("session", SESSID=cookie))
-
-    def times_asked(self) -> int:
-        """How often the session page was asked about a valid cookie."""
-        return int(Browser(self).get("asked"))
-
-    @contextmanager
-    def file(self, name: str, content: object = "") -> Iterator[None]:
-        """With a file in the site's folder, by which it does something else."""
-        path = self.folder / name
-        path.write_text(str(content))
-        yield
-        path.unlink()
-
-    def __enter__(self) -> Self:
-        self.relay.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.relay.__exit__(None, None, None)
-        self.process.terminate()
-        self.process.communicate(timeout=PATIENCE)
-
-
-class Browser:
-    """What a visitor's browser keeps of a site: its cookies."""
-
-    def __init__(self, site: Site) -> None:
-        self._origin = site.origin
-        self._cookies = http.cookiejar.CookieJar()
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
-        )
-
-    def get(self, page: str) -> str:
-        """Load a page."""
-        return self._load(page, None)
-
-    def post(self, page: str, **fields: str) -> str:
-        """Send a form."""
-        return self._load(page, urllib.parse.urlencode(fields).encode())
-
-    def log_in(self, uid: int) -> str:
-        """Log in at the site; return the session cookie."""
-        assert self.post("login", uid=str(uid)) == "in"
-        assert self.get("page") == str(uid)
-        return self.cookie
-
-    def log_out(self) -> None:
-        """Log out at the site, which takes the cookie away."""
-        assert self.post("logout") == "out"
-        assert self.get("page") == "None"
-
-    def cookie_signed_again(self) -> str:
-        """Load pages until the site has replaced the cookie; the signatures name seconds."""
-        before, until = self.cookie, time.monotonic() + PATIENCE
-        while self.cookie == before:
-            assert time.monotonic() < until, "the site does not sign the cookie again"
-            time.sleep(0.05)
-            self.get("page")
-        return self.cookie
-
-    @property
-    def cookie(self) -> str:
-        """The value of the session cookie."""
-        (cookie,) = [cookie for cookie in self._cookies if cookie.name == "session"]
-        assert cookie.value is not None
-        return cookie.value
-
-    def _load(self, page: str, body: bytes | None) -> str:
-        with self._opener.open(f"{self._origin}/{page}", body, timeout=PATIENCE) as answer:
-            return str(answer.read(), "utf-8")
 
 
 @pytest.fixture(scope="module", params=MODULES)

@@ -1,7 +1,8 @@
-"""Websites that keep the whole session in a signed cookie: Flask, Starlette, Django, and a JSON Web Token.
+"""Websites by frameworks, with the sessions that those have.
 
-``python -m tests.end_to_end.signed_cookie_sites KIND`` serves one of them on 127.0.0.1 and prints its port. They have
-these pages:
+The whole session is in a signed cookie with Flask, Starlette, Django's ``signed_cookies`` and a JSON Web Token; Django has
+it in its database, too. ``python -m tests.end_to_end.framework_sites KIND`` serves one of them on 127.0.0.1 and prints its
+port. They have these pages:
 
 - ``POST /login`` with ``uid``, ``POST /logout``;
 - ``GET /page``, any page of the site; the framework signs the session again there;
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 import socket
 import sys
@@ -142,6 +144,68 @@ def django_site() -> Any:
         return HttpResponse(str(asked))
 
     pages = {"login": login, "page": page, "logout": logout, "session": session_page, "asked": how_often}
+    globals()["urlpatterns"] = [path(name, view) for name, view in pages.items()]
+    return get_wsgi_application()
+
+
+def django_database_site() -> Any:
+    """Django's own users, and sessions in its database. ``POST /password`` changes the user's password.
+
+    With ``SAVE_EVERY_REQUEST`` in the environment, that setting of Django's is on.
+    """
+    import django
+    from django.conf import settings
+    from django.http import HttpRequest, HttpResponse, JsonResponse
+    from django.urls import path
+
+    settings.configure(
+        ALLOWED_HOSTS=["127.0.0.1"],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.sqlite3"}},
+        DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ],
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # as the others take their time
+        ROOT_URLCONF=__name__,
+        SECRET_KEY=KEY,
+        SESSION_COOKIE_NAME=COOKIE,
+        SESSION_SAVE_EVERY_REQUEST="SAVE_EVERY_REQUEST" in os.environ,
+        USE_TZ=True,
+    )
+    django.setup()
+    from django.contrib.auth import get_user, login, update_session_auth_hash
+    from django.contrib.auth.models import User
+    from django.contrib.sessions.backends.db import SessionStore
+    from django.core.management import call_command
+    from django.core.wsgi import get_wsgi_application
+
+    call_command("migrate", verbosity=0)
+    for name in ("alice", "bo"):
+        User.objects.create_user(name, password=name)
+
+    def log_in(request: HttpRequest) -> HttpResponse:
+        login(request, User.objects.get(pk=request.POST["uid"]))
+        return HttpResponse("in")
+
+    def password(request: HttpRequest) -> HttpResponse:
+        user = User.objects.get(pk=request.user.pk)
+        user.set_password(secrets.token_hex())
+        user.save()
+        update_session_auth_hash(request, user)
+        return HttpResponse("changed")
+
+    def page(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(f"{request.user.pk}")
+
+    # As docs/webserver.rst has it.
+    def session(request: HttpRequest) -> HttpResponse:
+        request.session = SessionStore(request.POST["SESSID"])
+        user = get_user(request)
+        return JsonResponse({"loggedin": user.is_authenticated, "uID": user.pk})
+
+    pages = {"login": log_in, "password": password, "page": page, "session": session}
     globals()["urlpatterns"] = [path(name, view) for name, view in pages.items()]
     return get_wsgi_application()
 
@@ -273,6 +337,7 @@ SITES: dict[str, Callable[[], None]] = {
     "flask": lambda: serve_wsgi(flask_site),
     "starlette": lambda: serve_asgi(starlette_site),
     "django": lambda: serve_wsgi(django_site),
+    "django-database": lambda: serve_wsgi(django_database_site),
     "jwt": lambda: serve_wsgi(jwt_site),
 }
 
