@@ -28,22 +28,65 @@ class _Name:
     user: str
 
 
+@attrs.frozen
+class Behind:
+    """Sessions are asked about later than they are due.
+
+    :ivar late: seconds that the session which is next was due ago.
+    :ivar waiting: how many are due.
+    :ivar sessions: how many there are.
+    :ivar at_once: how many are asked about at once.
+    :ivar answer_seconds: how long an answer takes of late, with the wait for its turn.
+    :ivar interval: seconds from one answer to the next question, as things are: what the site says counts.
+    """
+
+    late: float
+    waiting: int
+    sessions: int
+    at_once: int
+    answer_seconds: float
+    interval: float
+
+    @property
+    def capacity(self) -> float:
+        """How many sessions can be asked about in time."""
+        return self.at_once * self.interval / max(self.answer_seconds, LEAST_ANSWER_SECONDS)
+
+
+LATE = 0.2
+"""Of the interval: a session that is asked about later than that is late."""
+
+LEAST_LATE = 2.0
+"""Seconds that are no delay however short the interval is: due times are in whole seconds, and looked at by a sweep."""
+
+LEAST_ANSWER_SECONDS = 0.001
+
+WEIGHT = 1 / 16
+"""Of the newest answer in how long answers take, and in how long they hold."""
+
+
+def _nobody(_: object = None) -> None:
+    """What is told where nobody wants to know."""
+
+
 class _Check:
     """One session that is asked about from time to time.
 
     :ivar name: which.
     :ivar connections: who is logged in by it.
     :ivar slot: the second in which it is due.
+    :ivar due_since: active seconds, when it was found to be due.
     :ivar asking: the question that is out, or None.
     :ivar unreachable_since: active seconds, when it first could not be asked about, since it last could; or None.
     """
 
-    __slots__ = ("asking", "connections", "name", "slot", "unreachable_since")
+    __slots__ = ("asking", "connections", "due_since", "name", "slot", "unreachable_since")
 
     def __init__(self, name: _Name) -> None:
         self.name = name
         self.connections: dict[Connection, None] = {}
         self.slot = 0
+        self.due_since = 0.0
         self.asking: Deferred[Verdict] | None = None
         self.unreachable_since: float | None = None
 
@@ -63,6 +106,8 @@ class Rechecks:
     :param active: the time by which `grace` is counted, which a hold-up of the process does not move.
     :param give_up: called with a question that is out when nobody is there any more whom it was about. Until the
         verdict comes all the same, the question counts as one that is out.
+    :param tell_behind: called when sessions are asked about too late, once until they have not been for an interval.
+    :param tell_on_time: called then.
     """
 
     def __init__(
@@ -76,7 +121,10 @@ class Rechecks:
         chance: Callable[[], float],
         active: Callable[[], float],
         give_up: Callable[[Deferred[Verdict]], None] = Deferred.cancel,
+        tell_behind: Callable[[Behind], None] = _nobody,
+        tell_on_time: Callable[[], None] = _nobody,
     ) -> None:
+        self._interval = interval
         self._shortest = interval * (1 - spread / 100)
         self._longest = interval * (1 + spread / 100)
         self._grace = grace
@@ -86,6 +134,12 @@ class Rechecks:
         self._chance = chance
         self._active = active
         self._give_up = give_up
+        self._tell_behind = tell_behind
+        self._tell_on_time = tell_on_time
+        self._late_at: float | None = None  # active seconds, when sessions were last late; None: they are on time
+        self._answer_seconds: float | None = None
+        self._wait = interval  # how long an answer holds of late
+        self._is_asking = False
         self._checks: dict[_Name, _Check] = {}
         self._check_of: dict[Connection, _Check] = {}
         # What is due in each second that something is due in; and those seconds as a heap, with some now empty.
@@ -123,25 +177,62 @@ class Rechecks:
 
     def sweep(self) -> None:
         """Ask about what is due, no more at once than may be."""
-        now = self._seconds()
+        now, active = self._seconds(), self._active()
         while self._times and self._times[0] <= now:
-            self._due.update(self._slots.pop(heapq.heappop(self._times), {}))
-        while self._due and self._out < self._at_once:
-            check = next(iter(self._due))
-            del self._due[check]
-            self._out += 1
-            check.asking = self._ask(check.name.sessid)
-            check.asking.addCallback(self._answered, check)
+            due = self._slots.pop(heapq.heappop(self._times), {})
+            for check in due:
+                check.due_since = active
+            self._due.update(due)
+        self._ask_next()
+        self._see_how_late(active)
 
     def __len__(self) -> int:
         """How many sessions are asked about."""
         return len(self._checks)
 
-    def _answered(self, verdict: Verdict, check: _Check) -> None:
+    def _ask_next(self) -> None:
+        """Ask about those who have been due for longest, no more at once than may be."""
+        # What is answered at once comes by here again: a thousand of them must not be a thousand calls deep.
+        if self._is_asking:
+            return
+        self._is_asking = True
+        while self._due and self._out < self._at_once:
+            check = next(iter(self._due))
+            del self._due[check]
+            self._out += 1
+            asked_at = self._active()
+            asking = check.asking = self._ask(check.name.sessid)
+            # What is answered at once nobody was asked about: the breaker is open.
+            asking.addCallback(self._answered, check, None if asking.called else asked_at)
+        self._is_asking = False
+
+    def _see_how_late(self, active: float) -> None:
+        late = active - next(iter(self._due)).due_since if self._due else 0.0
+        took, wait = self._answer_seconds or 0.0, self._wait
+        behind = Behind(late, len(self._due), len(self._checks), self._at_once, took, wait)
+        # Of many who came at once the last are late for a round or two, and on time when they are spread.
+        is_too_many = behind.sessions > behind.capacity or late > wait
+        if late > max(wait * LATE, LEAST_LATE) and is_too_many:
+            was_on_time, self._late_at = self._late_at is None, active
+            if was_on_time:
+                self._tell_behind(behind)
+        elif self._late_at is not None and active - self._late_at > max(wait, LEAST_LATE):
+            self._late_at = None
+            self._tell_on_time()
+
+    def _answered(self, verdict: Verdict, check: _Check, asked_at: float | None) -> None:
         check.asking = None
         self._out -= 1
-        if not check.connections:
-            return  # all have left, and so gave the question up
+        if asked_at is not None:
+            took = self._active() - asked_at
+            before = took if self._answer_seconds is None else self._answer_seconds
+            self._answer_seconds = before + (took - before) * WEIGHT
+        if check.connections:  # else all have left, and so gave the question up
+            self._decide(check, verdict)
+        # A site that answers sooner than the next sweep comes need not wait for it.
+        self._ask_next()
+
+    def _decide(self, check: _Check, verdict: Verdict) -> None:
         if isinstance(verdict, LoggedIn) and user_key(verdict.uid) == check.name.user:
             self._confirmed(check, verdict)
         elif isinstance(verdict, Unavailable):
@@ -151,7 +242,9 @@ class Rechecks:
 
     def _confirmed(self, check: _Check, verdict: LoggedIn) -> None:
         check.unreachable_since = None
-        wait = self._some_time() if verdict.expires_in is None else verdict.expires_in
+        said = verdict.expires_in
+        self._wait += ((self._interval if said is None else said) - self._wait) * WEIGHT
+        wait = self._some_time() if said is None else said
         self._schedule(check, self._seconds() + wait)
 
     def _unreachable(self, check: _Check) -> None:

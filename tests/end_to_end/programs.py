@@ -55,6 +55,7 @@ class Site:
     :ivar answer: when set, called with the request to answer in its own way.
     :ivar counts_first_look: whether what a relay asks at its start is a question like any other; else it is denied, and
         that is all.
+    :ivar seconds: how long it takes for each answer.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class Site:
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.answer: Any = None
         self.counts_first_look = False
+        self.seconds = 0.0
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -80,6 +82,7 @@ class Site:
                     return
                 site.requests.append((dict(self.headers.items()), body))
                 site.asked.append(sessid)
+                time.sleep(site.seconds)
                 if site.answer is not None:
                     site.answer(self)
                 elif sessid in site.users:

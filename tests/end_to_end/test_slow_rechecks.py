@@ -1,0 +1,44 @@
+"""A real site that is too slow for the sessions that it is to be asked about again."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.end_to_end.programs import RelayProcess, Site
+
+ADMITTED = {"type": "auth-response", "response": True}
+SESSIONS = 30
+
+
+def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it(tmp_path: Path, site: Site) -> None:
+    for number in range(SESSIONS):
+        site.users[f"session-{number}"] = number
+    options = ("--auth-url", site.url, "--message-log", "memory:", "--ops-listen", "tcp:0")
+    with (
+        RelayProcess(tmp_path, *options, "--recheck-interval", "2", "--webserver-checks", "4") as relay,
+        ExitStack() as open_clients,
+    ):
+        for number in range(SESSIONS):
+            client = open_clients.enter_context(relay.client())
+            assert client.log_in(f"session-{number}") == ADMITTED
+        site.seconds = 0.15
+        line = relay.said("re-checks are behind")
+        found = re.search(
+            r"1 are asked about at once, .* enough for (\d+) sessions every 2 s, and there are (\d+)\.", line
+        )
+        assert found, line
+        assert int(found[1]) < int(found[2]) == SESSIONS
+        assert "--webserver-checks" in line and "--recheck-interval" in line
+        assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
+        # Nobody is left out for those who come again sooner.
+        site.asked.clear()
+        until = time.monotonic() + 60
+        while len(site.asked) < SESSIONS * 3 // 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(set(site.asked)) == SESSIONS
+        site.seconds = 0.0
+        relay.said("re-checks are on time again")
+        assert len([line for line in relay.output if "re-checks are behind" in line]) == 1

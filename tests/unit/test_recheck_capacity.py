@@ -1,0 +1,208 @@
+"""How many sessions can be asked about again, and what the operator is told when that is not enough."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.rechecks import Behind, Rechecks
+from chatrelay.testing import RecordedConnection
+
+LOOK = 0.25
+
+
+class Member(RecordedConnection):
+    """A logged-in connection, which leaves when it is closed; `out_at` is when."""
+
+    out_at: float | None = None
+
+    def __init__(self, rechecks: Rechecks, clock: Clock) -> None:
+        super().__init__()
+        self.rechecks = rechecks
+        self.clock = clock
+
+    def close(self, code: int, reason: str) -> None:
+        super().close(code, reason)
+        self.out_at = self.clock.seconds()
+        self.rechecks.left(self)
+
+
+class Capacity(SynchronousTestCase):
+    """A site that takes its time for each answer, and a relay that looks four times a second."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.held_up = 0.0
+        self.answer_seconds = 0.5
+        self.ended: set[str] = set()
+        self.away = False
+        self.asked: list[str] = []
+        self.out = self.most_out = 0
+        self.told: list[Behind | str] = []
+        self.members: dict[str, Member] = {}
+        self.chances = count()
+        self.expires_in: float | None = None
+
+    def make(self, interval: float, at_once: int = 8, sessions: int = 240) -> None:
+        """A relay with so many sessions, which came at once."""
+        self.rechecks = Rechecks(
+            interval,
+            20.0,
+            1800.0,
+            at_once,
+            self.ask,
+            self.clock.seconds,
+            self.chance,
+            lambda: self.clock.seconds() - self.held_up,
+            lambda asking: None,  # the site works on it all the same
+            self.told.append,
+            lambda: self.told.append("on time"),
+        )
+        for number in range(sessions):
+            sessid = str(number)
+            self.members[sessid] = Member(self.rechecks, self.clock)
+            self.rechecks.entered(self.members[sessid], sessid, LoggedIn(number, self.expires_in))
+
+    def chance(self) -> float:
+        """Evenly spread."""
+        return (next(self.chances) * 0.618) % 1
+
+    def ask(self, sessid: str) -> Deferred[Verdict]:
+        """Answer after so many seconds; while the site is away, at once."""
+        self.asked.append(sessid)
+        self.out += 1
+        self.most_out = max(self.most_out, self.out)
+        answered: Deferred[Verdict] = Deferred()
+
+        def answer() -> None:
+            self.out -= 1
+            verdict: Verdict = Denied() if sessid in self.ended else LoggedIn(int(sessid), self.expires_in)
+            answered.callback(Unavailable("it is away") if self.away else verdict)
+
+        if self.away:
+            answer()
+        else:
+            self.clock.callLater(self.answer_seconds, answer)
+        return answered
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass."""
+        for tick in range(int(seconds * 100)):
+            self.clock.advance(0.01)
+            if tick % 25 == 0:
+                self.rechecks.sweep()
+
+    def test_the_last_of_many_is_out_as_soon_as_the_site_can_answer(self) -> None:
+        # As it was seen: 240 sessions, 3 s, a site that takes half a second; the last was out after 21.8 s.
+        self.answer_seconds = 0.51
+        self.make(interval=3)
+        self.ended = set(self.members)
+        self.run_for(30)
+        out = [member.out_at for member in self.members.values()]
+        assert all(out)
+        longest = max(at for at in out if at is not None)
+        self.assertLess(longest, 240 / 8 * 0.51 + 3 * 1.2 + 1 + LOOK)
+        self.assertEqual(self.most_out, 8)
+
+    def test_a_site_that_is_fast_is_not_waited_for_until_the_next_look(self) -> None:
+        self.answer_seconds = 0.01
+        self.make(interval=3, sessions=1000)  # which 8 at each look would take half a minute for
+        self.run_for(20)
+        self.assertEqual(self.told, [])
+        self.assertGreater(len(self.asked), 4 * 1000)
+        self.assertEqual(self.most_out, 8)
+
+    def test_who_has_waited_longest_is_asked_about_first(self) -> None:
+        self.make(interval=3)
+        self.run_for(60)
+        asked = [self.asked.count(sessid) for sessid in self.members]
+        self.assertLessEqual(max(asked) - min(asked), 1)
+        self.assertGreater(min(asked), 2)
+
+    def test_it_is_told_once_with_the_capacity_and_again_when_it_is_over(self) -> None:
+        self.make(interval=3)
+        self.run_for(30)
+        (behind,) = self.told
+        assert isinstance(behind, Behind)
+        self.assertEqual((behind.sessions, behind.at_once, behind.interval), (240, 8, 3))
+        self.assertAlmostEqual(behind.answer_seconds, 0.5, 1)
+        self.assertAlmostEqual(behind.capacity, 8 * 3 / 0.5, -1)  # checks at once × interval / answer time
+        self.assertGreater(behind.late, 2)
+        self.assertGreater(behind.waiting, 100)
+        self.answer_seconds = 0.05
+        self.run_for(30)
+        self.assertEqual(self.told, [behind, "on time"])
+        self.answer_seconds = 0.5
+        self.run_for(30)
+        self.assertEqual(len(self.told), 3)
+
+    def test_a_site_that_is_fast_enough_is_not_told_of(self) -> None:
+        # 8 × 20 / 0.5 = 320. They came at once, and so the first round is late; then they are spread.
+        self.make(interval=20)
+        self.run_for(200)
+        self.assertEqual(self.told, [])
+        self.assertGreater(len(self.asked), 8 * 240)
+
+    def test_what_the_site_says_of_its_sessions_is_what_counts(self) -> None:
+        self.expires_in = 3
+        self.make(interval=300)
+        self.run_for(30)
+        (behind,) = self.told
+        assert isinstance(behind, Behind)
+        self.assertAlmostEqual(behind.interval, 3, 0)
+        self.assertAlmostEqual(behind.capacity, 48, -1)
+
+    def test_a_site_that_says_longer_has_more_room(self) -> None:
+        self.expires_in = 30
+        self.make(interval=3)
+        self.run_for(200)
+        self.assertEqual(self.told, [])
+
+    def test_one_that_is_behind_now_and_then_is_told_of_once(self) -> None:
+        self.make(interval=3)
+        for _ in range(20):
+            self.answer_seconds = 0.5
+            self.run_for(2)
+            self.answer_seconds = 0.05
+            self.run_for(1)
+        self.assertLessEqual(len(self.told), 1)
+
+    def test_when_the_crowd_has_gone_it_is_over(self) -> None:
+        self.make(interval=3)
+        self.run_for(20)
+        for member in list(self.members.values())[10:]:
+            self.rechecks.left(member)
+        self.run_for(20)
+        self.assertEqual(self.told[1:], ["on time"])
+
+    def test_a_hold_up_of_the_process_is_not_the_site_s_fault(self) -> None:
+        self.make(interval=20)
+        self.run_for(10)
+        self.held_up = 1000.0
+        self.clock.rightNow += 1000.0
+        self.run_for(0.25)
+        self.assertEqual(self.told, [])
+
+    def test_a_site_that_is_away_is_not_slow(self) -> None:
+        self.make(interval=20)
+        self.run_for(60)
+        self.away = True
+        self.run_for(60)
+        self.assertEqual(self.told, [])
+        # Answers that came at once, as nobody was asked, are no measure of the site.
+        self.away = False
+        self.answer_seconds = 5.0
+        self.run_for(60)
+        (behind,) = self.told
+        assert isinstance(behind, Behind)
+        self.assertGreater(behind.answer_seconds, 0.4)
+
+    def test_a_site_that_answers_a_thousand_at_once_is_not_a_thousand_calls_deep(self) -> None:
+        self.away = True
+        self.make(interval=3, sessions=3000)
+        self.run_for(5)
+        self.assertGreaterEqual(len(self.asked), 3000)
