@@ -212,7 +212,9 @@ class Rechecks:
         behind = Behind(late, len(self._due), len(self._checks), self._at_once, took, wait)
         # Of many who came at once the last are late for a round or two, and on time when they are spread.
         is_too_many = behind.sessions > behind.capacity or late > wait
-        if late > max(wait * LATE, LEAST_LATE) and is_too_many:
+        limit = max(wait * LATE, LEAST_LATE)
+        # What is about as late as may be is told of once, not again and again.
+        if late > (limit if self._late_at is None else limit / 2) and is_too_many:
             was_on_time, self._late_at = self._late_at is None, active
             if was_on_time:
                 self._tell_behind(behind)

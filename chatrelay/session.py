@@ -23,7 +23,7 @@ from chatrelay import wire
 from chatrelay.directory import Directory
 from chatrelay.inflow import LARGE_MESSAGE, weight
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import Sender, SendLimits
+from chatrelay.limits import MINUTE, Sender, SendLimits, TokenBucket
 from chatrelay.relay import Relay
 from chatrelay.wire import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
 
@@ -45,6 +45,9 @@ _ENDED: Final = State.ENDED
 
 MAX_DENIALS = 3
 """Denials of login over a connection's life; the third closes it."""
+
+MAX_QUESTIONS = 10
+"""Auth-requests of a connection that is logged in about which the webserver is asked: at once, and a minute."""
 
 MAX_UNUSABLE_FRAMES = 10
 """Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
@@ -96,6 +99,7 @@ class Session:
         "_limits",
         "_messages",
         "_no_cookie_because",
+        "_questions",
         "_refusals",
         "_refused_at",
         "_seconds",
@@ -138,6 +142,7 @@ class Session:
         self._no_cookie_because = no_cookie_because
         self._uid: str | int = ""
         self._denials = 0
+        self._questions: TokenBucket | None = None  # made when somebody asks again, as most do not
         self._unusable_frames = 0
 
     @property
@@ -197,7 +202,7 @@ class Session:
             self._unusable(problem)
             return self.state is not _ENDED
         if not isinstance(request, SendRequest):
-            self._auth_requested(request)
+            self._auth_requested(request, now)
         elif state is _MEMBER or state is _ASKING_AGAIN:
             if not self._sender.may_send(request.message.to_uid, now):
                 self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
@@ -293,7 +298,7 @@ class Session:
         elif self.logged_in:
             self._connection.send(wire.not_sent(header.request_id, Reason.RATE_LIMITED))
 
-    def _auth_requested(self, request: AuthRequest) -> None:
+    def _auth_requested(self, request: AuthRequest, now: float) -> None:
         sessid = self._cookie_text if isinstance(request.sessid, UnsetType) else request.sessid
         if sessid is None and self._no_cookie_because is not None:
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
@@ -304,9 +309,18 @@ class Session:
             # at the site; there is nothing to ask it.
             self._without_cookie()
             self._denied()
+        elif self.logged_in and not self._may_ask_again(now):
+            self._connection.send(wire.auth_response(False, Reason.RATE_LIMITED))
+            self._goes_on(now)
         else:
             self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
             self._ask(sessid)
+
+    def _may_ask_again(self, now: float) -> bool:
+        """Count a question about who is logged in already; whether the webserver may be asked."""
+        if self._questions is None:
+            self._questions = TokenBucket(MAX_QUESTIONS / MINUTE, MAX_QUESTIONS)
+        return self._questions.take(now)
 
     def _denied(self) -> None:
         self._connection.send(wire.auth_response(False))

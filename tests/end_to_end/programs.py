@@ -82,7 +82,8 @@ class Site:
                     return
                 site.requests.append((dict(self.headers.items()), body))
                 site.asked.append(sessid)
-                time.sleep(site.seconds)
+                if site.seconds:
+                    time.sleep(site.seconds)
                 if site.answer is not None:
                     site.answer(self)
                 elif sessid in site.users:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.end_to_end.programs import RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
-SESSIONS = 30
+SESSIONS = 45
 
 
 def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it(tmp_path: Path, site: Site) -> None:

@@ -46,7 +46,8 @@ TURNS_AT_ONCE = 2
 LEAST_TURNS = 0.5  # a second
 CONNECTIONS_PER_USER = 3
 LOGINS_PER_MINUTE = 4
-MINUTE = 16  # for denials, or no scenario would meet their end
+QUESTIONS_PER_MINUTE = 2
+MINUTE = 16  # for denials and questions, or no scenario would meet their end
 DENIAL_MEMORY = 5
 PING_INTERVAL = 20
 PING_TIMEOUT = 10
@@ -222,6 +223,7 @@ class Connection:
     cursor: int = 0
     bucket: Bucket = field(default_factory=lambda: Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST))
     pings: Bucket = field(default_factory=lambda: Bucket(CONTROL_FRAMES_PER_SECOND, CONTROL_FRAME_BURST))
+    questions: Bucket = field(default_factory=lambda: Bucket(QUESTIONS_PER_MINUTE / MINUTE, QUESTIONS_PER_MINUTE))
     refusals: int = 0
     refused_at: float = 0.0
     denials: int = 0
@@ -669,6 +671,10 @@ class Model:
                 self._auth(c, False, "login-pending")
             elif not within:
                 self._auth(c, False, "rate-limited")
+            elif c.is_member and not c.questions.take(self.now):
+                self.count("members who asked too often")
+                self._auth(c, False, "rate-limited")
+                within = False
             else:
                 c.state = State.ASKING_AGAIN if c.is_member else State.ASKING
                 self._wants_in(c, sent.sessid)

@@ -22,7 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import attempts, interfaces, outgoing, stopping
+from chatrelay import attempts, interfaces, outgoing, session, stopping
 from chatrelay import relay as relay_module
 from chatrelay.activetime import TICK_SECONDS
 from chatrelay.attempts import RecentDenials
@@ -344,6 +344,8 @@ class World:
         denials = RecentDenials(b"of this world", config.denial_memory) if guarded else None
         self._stack = ExitStack()
         self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
+        self._stack.enter_context(patch.object(session, "MINUTE", float(model.MINUTE)))
+        self._stack.enter_context(patch.object(session, "MAX_QUESTIONS", model.QUESTIONS_PER_MINUTE))
         self._stack.enter_context(patch.object(outgoing, "sendqueue", Kernel()))
         self.factory = WatchedFactory(
             config, self.relay, directory, self, self.reactor, turn, denials=denials, chance=chance
@@ -624,14 +626,14 @@ class World:
         watch("caught_up", "caught_up")
 
     def _watch_rechecks(self) -> None:
-        sweep = self.factory.rechecks.sweep
+        ask_next = self.factory.rechecks._ask_next
 
         def watched() -> None:
-            self._is_rechecking = True
-            sweep()
-            self._is_rechecking = False
+            before, self._is_rechecking = self._is_rechecking, True
+            ask_next()
+            self._is_rechecking = before
 
-        self.factory.rechecks.sweep = watched  # type: ignore[method-assign]
+        self.factory.rechecks._ask_next = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
         """The site answers one of the questions that are out."""

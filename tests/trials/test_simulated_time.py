@@ -58,6 +58,7 @@ SEEN = {
     "logins that were revoked while the site was asked": 83,
     "slow readers closed": 113,
     "unusable frames": 1266,
+    "members who asked too often": 145,
     "logins denied without asking": 35,
     "logins denied from memory": 53,
     "logins that waited for others of their address": 14,

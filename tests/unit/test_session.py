@@ -437,18 +437,77 @@ class Limited(SessionTestCase):
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
         self.assertEqual(self.asked, ["good"])
 
-    def test_the_webserver_is_not_asked_for_who_asks_too_often(self) -> None:
-        self.log_in()
-        for _ in range(30):
-            self.say(type="auth-request", SESSID="again")
+    def ask_again(self) -> object:
+        """Log in once more, as the same; what came of it."""
+        before = len(self.asked)
+        got = self.say(type="auth-request", SESSID="again")
+        if len(self.asked) > before:
             self.session.answered(LoggedIn(1))
-        self.connection.take()
-        self.assertEqual(self.say(type="auth-request", SESSID="again"), [RATE_LIMITED])
-        self.assertEqual(self.asked, ["good", *["again"] * 30])
+            got = self.connection.take()
+        return got
+
+    def test_the_webserver_is_asked_ten_times_a_minute_for_who_is_logged_in(self) -> None:
+        self.log_in()
+        for _ in range(10):
+            self.assertEqual(self.ask_again(), [YES])
+        for _ in range(10):
+            self.assertEqual(self.ask_again(), [RATE_LIMITED])
+        self.assertEqual(self.asked, ["good", *["again"] * 10])
         self.assertTrue(self.session.logged_in)
-        self.clock.advance(0.125)
-        self.assertEqual(self.say(type="auth-request", SESSID="again"), [])
-        self.assertEqual(len(self.asked), 32)
+        self.assertEqual(self.outcomes(1), ["sent"])
+        self.clock.advance(5.9)
+        self.assertEqual(self.ask_again(), [RATE_LIMITED])
+        self.clock.advance(0.2)
+        self.assertEqual(self.ask_again(), [YES])
+        self.assertEqual(self.ask_again(), [RATE_LIMITED])
+
+    def test_who_asks_sparingly_is_always_asked_about(self) -> None:
+        self.log_in()
+        for _ in range(60):
+            self.clock.advance(6.01)
+            self.assertEqual(self.ask_again(), [YES])
+
+    def test_it_is_a_connection_s_own(self) -> None:
+        self.log_in()
+        for _ in range(11):
+            self.ask_again()
+        connection = RecordedConnection()
+        other = self.session_of(connection)
+        other.received(b'{"type":"auth-request","SESSID":"good"}')
+        other.answered(LoggedIn(1))
+        other.received(b'{"type":"auth-request","SESSID":"good"}')
+        other.answered(LoggedIn(1))
+        self.assertEqual(connection.take(), [YES, YES])
+
+    def test_who_keeps_on_asking_is_closed(self) -> None:
+        self.log_in()
+        for _ in range(10):
+            self.ask_again()
+        for _ in range(60):
+            self.clock.advance(0.2)  # within the limit on messages
+            self.ask_again()
+        self.assertIsNone(self.connection.closed)
+        for _ in range(6):
+            self.clock.advance(0.2)
+            self.ask_again()
+        self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
+
+    def test_what_asks_nobody_is_not_counted(self) -> None:
+        self.log_in()
+        self.say(type="auth-request", SESSID="again")
+        for _ in range(12):
+            self.assertEqual(self.say(type="auth-request", SESSID="again"), [{**NO, "reason": "login-pending"}])
+        self.session.answered(LoggedIn(1))
+        self.connection.take()
+        for _ in range(9):
+            self.assertEqual(self.ask_again(), [YES])
+
+    def test_a_visitor_is_bounded_by_denials_and_by_time(self) -> None:
+        for _ in range(20):
+            self.assertEqual(self.say(type="auth-request", SESSID="good"), [])
+            self.session.answered(Unavailable("it is away"))
+            self.connection.take()
+        self.assertEqual(self.asked, ["good"] * 20)
 
     def test_what_comes_after_the_end_counts_as_well(self) -> None:
         self.log_in()

@@ -1914,7 +1914,6 @@ class Compression(WebSocketTestCase):
             self.assertEqual(found, [] if answer is None else [f"Sec-WebSocket-Extensions: {answer}"])
 
     def test_messages_compressed_or_not_in_any_mixture(self) -> None:
-        client = self.client().open(self.OFFER)
         request = json.dumps({"type": "auth-request", "SESSID": "alice"}).encode()
         (whole,) = self.deflated(request)
         first, second = self.deflated(request[:10], request[10:])
@@ -1927,6 +1926,7 @@ class Compression(WebSocketTestCase):
             + frame(request)
         )
         for size in (1, 7, len(stream)):
+            client = self.client().open(self.OFFER)
             for start in range(0, len(stream), size):
                 client.write(stream[start : start + size])
             self.assertEqual(client.hear(), [YES, YES, (PONG, b"p"), YES, YES])
