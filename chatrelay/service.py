@@ -153,6 +153,22 @@ class ChatRelayService(MultiService):
         resource: IResource = WebSocketResource(self.factory)
         return resource
 
+    def end_user(self, uid: str | int) -> int:
+        """Close every connection of a user, with 4505. For a site that logs somebody out: end the session there first.
+
+        :param uid: ``7`` and ``"7"`` are the same user.
+        :returns: how many were closed. A login that is being asked about is refused when the answer comes.
+        """
+        return self.factory.logins.end_user(uid)
+
+    def end_session(self, sessid: str) -> int:
+        """Close every connection that logged in by a SESSID, or is about to, with 4505.
+
+        :param sessid: as the client sent it, or as the session cookie has it.
+        :returns: how many were closed.
+        """
+        return self.factory.logins.end_session(sessid)
+
     def serve(self, option: str, description: str, factory: Any) -> IService:
         """Make a service that listens.
 

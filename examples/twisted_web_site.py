@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from twisted.web.util import redirectTo
 
-from chatrelay import Config, Denied, LoggedIn, Unavailable, build
+from chatrelay import ChatRelayService, Config, Denied, LoggedIn, Unavailable, build
 
 COOKIE = "session"
 
@@ -29,6 +29,16 @@ class Sessions(dict[str, str]):
     def authenticate(self, sessid: str) -> Deferred[LoggedIn | Denied | Unavailable]:
         """Say whose session it is."""
         return succeed(LoggedIn(self[sessid]) if sessid in self else Denied())
+
+
+def session_id(request: Request) -> str:
+    """The id in the visitor's cookie."""
+    return (request.getCookie(COOKIE.encode()) or b"").decode("latin-1")
+
+
+def is_foreign(request: Request) -> bool:
+    """Whether another site's page has sent this form; it must log nobody in or out here."""
+    return request.getHeader("origin") not in (None, f"http://{request.getHeader('host')}")
 
 
 class FrontPage(Resource):
@@ -42,27 +52,51 @@ class FrontPage(Resource):
         """Show the page."""
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
         request.setHeader(b"content-security-policy", b"default-src 'none'; script-src 'self'; connect-src 'self'")
-        user = self._sessions.get((request.getCookie(COOKIE.encode()) or b"").decode("latin-1"))
+        user = self._sessions.get(session_id(request))
         return LOG_IN_PAGE if user is None else CHAT_PAGE % user.encode()
+
+
+class LogOut(Resource):
+    """Ends a session, and the chat with it."""
+
+    def __init__(self, sessions: Sessions, relay: ChatRelayService) -> None:
+        super().__init__()
+        self._sessions = sessions
+        self._relay = relay
+
+    def render_POST(self, request: Request) -> bytes:
+        """Take the form."""
+        if is_foreign(request):
+            request.setResponseCode(403)
+            return b"that form is not ours"
+        self.end(session_id(request))
+        return bytes(redirectTo(b"/", request))
+
+    def end(self, sessid: str) -> None:
+        """End a session, if it is one: first here, then in the chat, or the chat could come back by it."""
+        self._sessions.pop(sessid, None)
+        self._relay.end_session(sessid)
 
 
 class LogIn(Resource):
     """Opens a session. An existing site asks for a password here."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, log_out: LogOut) -> None:
         super().__init__()
         self._sessions = sessions
+        self._log_out = log_out
 
     def render_POST(self, request: Request) -> bytes:
         """Take the form."""
-        # Another site's page must not log a visitor in here as somebody else.
-        if request.getHeader("origin") not in (None, f"http://{request.getHeader('host')}"):
+        if is_foreign(request):
             request.setResponseCode(403)
             return b"that form is not ours"
         (name,) = request.args.get(b"name", [b""])[:1]
         if name not in (b"alice", b"bo"):
             request.setResponseCode(403)
             return b"there are alice and bo"
+        # Pages that this browser has open must not go on as whoever was logged in before.
+        self._log_out.end(session_id(request))
         sessid = secrets.token_urlsafe()
         self._sessions[sessid] = name.decode()
         request.addCookie(COOKIE, sessid, path="/", httpOnly=True, sameSite="lax")
@@ -88,7 +122,9 @@ def main(reactor: Any, port: str = "8000") -> Deferred[None]:
 
     root = Resource()
     root.putChild(b"", FrontPage(sessions))
-    root.putChild(b"login", LogIn(sessions))
+    log_out = LogOut(sessions, relay)
+    root.putChild(b"login", LogIn(sessions, log_out))
+    root.putChild(b"logout", log_out)
     root.putChild(b"chat.js", Script())
     root.putChild(b"chat", relay.websocket_resource())  # the one line that a site needs
 
@@ -109,6 +145,7 @@ CHAT_PAGE = b"""<!DOCTYPE html><title>Chat</title><script src="/chat.js" defer><
 <form><input name="to" placeholder="To: alice or bo" required> <input name="content" placeholder="Message" required>
 <button>Send</button></form>
 <pre></pre>
+<form method="post" action="/logout"><button>Log out</button></form>
 """
 
 SCRIPT = b"""const socket = new WebSocket(`ws://${location.host}/chat`);

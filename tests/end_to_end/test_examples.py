@@ -181,6 +181,28 @@ def test_a_twisted_web_site_carries_messages_at_one_of_its_pages(
     assert alice.hear()["response"] == {"id": 22, "value": False, "reason": "receiving-user-not-connected"}
 
 
+def test_a_logout_at_the_twisted_web_site_ends_the_chat_of_that_browser_alone(web_site: SiteExample) -> None:
+    here, elsewhere = web_site.cookie("alice"), web_site.cookie("alice")
+    with web_site.client(here) as alice, web_site.client(elsewhere) as phone:
+        assert alice.log_in(None) == phone.log_in(None) == ADMITTED
+        assert web_site.request("POST", "/logout", "", Cookie=here, Origin="https://elsewhere.example").status == 403
+        assert web_site.request("POST", "/logout", "", Cookie=here).status == 302
+        assert alice.closed() == (4505, [])
+        assert b"I am alice" in web_site.request("GET", "/", Cookie=here).read()
+        phone.send("alice", "still here")
+        assert phone.hear()["message"]["content"] == "still here"
+
+
+def test_a_login_as_somebody_else_at_the_twisted_web_site_ends_the_chat_of_the_user_before(
+    web_site: SiteExample,
+) -> None:
+    cookie = web_site.cookie("alice")
+    with web_site.client(cookie) as alice:
+        assert alice.log_in(None) == ADMITTED
+        assert web_site.request("POST", "/login", "name=bo", Cookie=cookie).status == 302
+        assert alice.closed() == (4505, [])
+
+
 def test_who_has_no_session_at_the_site_is_refused(web_site: SiteExample) -> None:
     for cookie in (None, "session=stolen", "other=" + web_site.cookie("bo").partition("=")[2]):
         with web_site.client(cookie) as stranger:

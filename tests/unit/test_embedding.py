@@ -224,6 +224,23 @@ async def test_two_relays_in_one_application_know_nothing_of_each_other() -> Non
 
 
 @async_test
+async def test_an_application_ends_a_session_or_all_of_a_user() -> None:
+    sessions = KnownSessions({"first": 1, "second": 1, "bo-session": 2})
+    relay = build(Config(listen=(LOOPBACK,), message_log="memory:"), reactor, authenticator=sessions)
+    async with nothing_left_behind(), running(relay) as port:
+        first, second, bo = [await connect(port) for _ in range(3)]
+        for client, sessid in ((first, "first"), (second, "second"), (bo, "bo-session")):
+            assert (await client.log_in(sessid))["response"] is True
+        assert relay.end_session("first") == 1
+        assert await first.closed.addTimeout(PATIENCE, reactor) == 4505
+        assert relay.end_session("first") == 0
+        assert relay.end_user("1") == 1
+        assert await second.closed.addTimeout(PATIENCE, reactor) == 4505
+        bo.send(2, "still here")
+        assert (await bo.hear())["message"]["content"] == "still here"
+
+
+@async_test
 async def test_an_authenticator_of_ones_own_may_take_its_time() -> None:
     authenticator = HeldAuthenticator()
     async with nothing_left_behind():
