@@ -42,6 +42,9 @@ WINDOW = 64
 SATURATED = 0.8
 """The share of the time in which the relay has something to do, for a load to count as a full one."""
 
+ATTEMPTS = 10
+"""How often a full load is tried for."""
+
 MASK = b"\x37\xfa\x21\x3d"
 NORMAL_CLOSURE = struct.pack("!H", 1000)
 HANDSHAKE = (
@@ -383,6 +386,17 @@ class Crowd:
         self._pressing = False
         cpu_then, wanted_then = work_of(self.relay.pid)
         return Pressure(time.perf_counter() - began, cpu_then - cpu, wanted_then - wanted, self._answered() - answered)
+
+    def saturate(self, seconds: float) -> Pressure:
+        """Let everybody talk until the relay was busy for a while of so many seconds.
+
+        Where the machine has other things to do, those who talk may not come to it the first time.
+        """
+        for _ in range(ATTEMPTS):
+            pressure = self.press(seconds)
+            if pressure.busy > SATURATED:
+                return pressure
+        raise AssertionError(f"not saturated in {ATTEMPTS} times {seconds:g} s: {pressure}")
 
     def settle(self) -> None:
         """Send no more, wait for every answer, then close and hear each connection to its end."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
-from tests.end_to_end.saturation import NOBODY, SATURATED, USERS, Crowd, Part, by_turns, resident
+from tests.end_to_end.saturation import NOBODY, USERS, Crowd, Part, by_turns, resident
 from tests.end_to_end.test_tls import Authorities
 from tests.trials.conftest import Evidence, evidence
 
@@ -71,7 +71,7 @@ def test_every_request_meets_its_promised_fate(
         crowd.fill()
         polite = crowd.join("polite", Part(by_turns(USERS, 1), window=1), connections=4)
         crowd.begin()
-        pressure = crowd.press(seconds)
+        pressure = crowd.saturate(seconds)
         crowd.settle()
         waits = sorted(wait for talker in polite for wait in talker.waits)
         trial.add(crowd.accounts(), settled=True)
@@ -86,7 +86,6 @@ def test_every_request_meets_its_promised_fate(
         evidence.count("rows in the message log", len(log), at_least=least)
     evidence.figure(f"{trial.counts['nobody']} lost, {trial.counts['unanswered']} unanswered")
     evidence.figure(f"{pressure}; one at a time: {quantiles_of(waits)}")
-    assert pressure.busy > SATURATED
     assert trial.counts["nobody"] == 0
 
 

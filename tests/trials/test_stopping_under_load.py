@@ -14,7 +14,7 @@ import pytest
 
 from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
 from tests.end_to_end.promise import Account, Trial, read_log
-from tests.end_to_end.saturation import SATURATED, Crowd, Part
+from tests.end_to_end.saturation import Crowd, Part
 from tests.trials.conftest import Evidence
 
 pytestmark = pytest.mark.alone
@@ -78,7 +78,7 @@ def test_sigterm_under_load(
             while not all(talker.logged_in for talker in crowd.talkers[-JOINING:]):
                 crowd.press(0.01)
         crowd.begin()
-        pressure = crowd.press(0.5)
+        pressure = crowd.saturate(0.5)
         answered = sum(talker.answered for talker in crowd.talkers)
         readiness = Readiness(relay)
         relay.process.terminate()
@@ -107,7 +107,6 @@ def test_sigterm_under_load(
         f"told 4000 over {spread:.1f} s of {drain_time:.0f} s, at most {max(tenths.values()) / len(told):.0%} of them in "
         f"a tenth of it; all gone after {took:.1f} s"
     )
-    assert pressure.busy > SATURATED
     assert [account.code for account in accounts] == [4000] * len(accounts)
     # A busy machine tells some late, and so many at once; without turns all are told in one tenth.
     assert spread > drain_time * 0.5
