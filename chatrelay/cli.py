@@ -11,29 +11,32 @@ is data; what it has to say about it goes to standard error.
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import json
 import os
-import pwd
 import re
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import chatrelay
+from chatrelay import output
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite import LoggedMessage, read_messages
 from chatrelay.messagelog.sqlite.backup import NotDone, back_up, checked_destination
 from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
 from chatrelay.messagelog.sqlite.restore import restore
-from chatrelay.messagelog.sqlite.verify import Contents, Damaged, NotUsable
+from chatrelay.messagelog.sqlite.verify import Contents
+from chatrelay.permissions import user_name
 
 # What JSON lets stand, and a terminal or a reader of lines would act on: C1 controls, line separators, and what
 # overrides, embeds or isolates the direction of the text after it (UAX #9, sections 2.1 to 2.5), which would have one
@@ -43,13 +46,82 @@ _CONTROLS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+VARIABLE = "CHATRELAY_MESSAGE_LOG"
+
 MESSAGE_LOG = "sqlite:chatrelay.sqlite3"
 """The message log, where neither the command line nor the environment names one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0 done, 1 not done, 2 misused, 128 and more ended by a signal."""
-    parser = argparse.ArgumentParser(
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # JSON Lines are UTF-8, whatever the terminal's locale
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        if options is None:
+            return 2
+        with _signals_raise() as ignore_signals:
+            status: int = options.run(options, ignore_signals)
+        return status
+    except BrokenPipeError:
+        output.discard()  # the reader (head, a pager) has seen enough
+        return 0
+    except output.NotWrittenError as error:
+        print(f"chatrelay: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interrupted:
+        return 128 + interrupted.signal
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Parse the command line.
+
+    :returns: None where there is no command, and its help was printed.
+    :raises SystemExit: where help was asked for, or what was given is no command.
+    """
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as end:
+        if not end.code and sys.stdout is not None:
+            with output.checked():  # the help
+                pass
+        raise
+    if "run" not in options:  # whoever types that wants to know what there is
+        parser.print_help(sys.stderr)
+        return None
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what was meant, where that can be told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake, and end."""
+        super().error(message + self._hint(message))
+
+    def _hint(self, message: str) -> str:
+        if (command := re.search(r"invalid choice: '(\S+)' \(choose from (.*)\)$", message)) is not None:
+            if command[1] in ("serve", "run", "start"):
+                return ": the relay itself is run by: twistd -n chatrelay"
+            return _did_you_mean(command[1], re.findall(r"\w+", command[2]))
+        if (unknown := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
+            if unknown[1].startswith(SQLITE):
+                return f"; did you mean --message-log {unknown[1]}?"
+            return _did_you_mean(unknown[1].partition("=")[0], _OPTIONS)
+        return ""
+
+
+_OPTIONS = ("--message-log", "--yes", "--json", "--help")
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    meant = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {meant[0]}?" if meant else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
         prog="chatrelay", description="Look after a chatrelay. The relay itself is run by: twistd -n chatrelay --help"
     )
     parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
@@ -87,62 +159,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     restore.set_defaults(run=_restore)
     for command in (backup, restore):
         command.add_argument("--json", action="store_true", help="print what was done as a JSON object")
-    options = parser.parse_args(arguments)
-    if "run" not in options:  # no command: whoever types that wants to know what there is
-        parser.print_help(sys.stderr)
-        return 2
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # JSON Lines are UTF-8, whatever the terminal's locale
-    try:
-        status: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _print_no_more()  # the reader (head, a pager) has seen enough
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return status
+    return parser
 
 
 def _add_message_log(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--message-log",
         metavar="URL",
-        default=os.environ.get("CHATRELAY_MESSAGE_LOG", MESSAGE_LOG),
-        help=f"the relay's message log, sqlite:PATH [default: $CHATRELAY_MESSAGE_LOG, else {MESSAGE_LOG}]",
+        help=f"the relay's message log, sqlite:PATH [default: ${VARIABLE}, else {MESSAGE_LOG}]",
     )
 
 
-def _path(url: str, verb: str) -> str:
+def _path(url: str | None, verb: str) -> str:
     """The path of a message log's file.
 
+    :param url: of the command line; None for the one in the environment, or else the default.
     :param verb: what is to be done with it.
-    :raises BadMessageLogURL: where it is in no file.
+    :raises BadMessageLogURL: where it is in no file. The text names where it was set.
     """
-    check_url(url)
-    if not url.startswith(SQLITE):
-        raise BadMessageLogURL(f"a {url.rstrip(':')} message log can't be {verb} from outside the relay")
-    return sqlite_path(url)
-
-
-def _print_no_more() -> None:
-    """Let what is still to be printed go nowhere: Python complains if it can't be at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _messages(options: argparse.Namespace) -> int:
+    place = VARIABLE if url is None else "--message-log"
+    chosen = os.environ.get(VARIABLE, MESSAGE_LOG) if url is None else url
     try:
-        for message in read_messages(_path(options.message_log, "read")):
-            print(json_line(message))
-        sys.stdout.flush()
+        check_url(chosen)
+        if not chosen.startswith(SQLITE):
+            raise BadMessageLogURL(f"a {chosen.rstrip(':')} message log can't be {verb} from outside the relay")
+    except BadMessageLogURL as error:
+        raise BadMessageLogURL(f"{place}: {error}") from None
+    return sqlite_path(chosen)
+
+
+def _messages(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
+    try:
+        with output.checked(), closing(read_messages(_path(options.message_log, "read"))) as messages:
+            for message in messages:
+                print(json_line(message))
     except (BadMessageLogURL, LogUnavailable) as error:
         print(f"chatrelay: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # of standard output: reading raises LogUnavailable
-        print(f"chatrelay: standard output cannot be written: {error.strerror}", file=sys.stderr)
-        _print_no_more()
         return 1
     return 0
 
@@ -150,8 +202,8 @@ def _messages(options: argparse.Namespace) -> int:
 # Backing up and restoring ----------------------------------------------------
 
 
-def _back_up(options: argparse.Namespace) -> int:
-    def work(progress: Progress, commit: Callable[[], None]) -> None:
+def _back_up(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
+    def work(progress: Progress) -> None:
         log = _path(options.message_log, "backed up")
         destination: str = options.destination
         replace: bool = options.yes
@@ -159,7 +211,7 @@ def _back_up(options: argparse.Namespace) -> int:
         if not replace and os.path.exists(target):
             _ask(f"{destination} exists. Replace it?")
             replace = True
-        contents = back_up(log, destination, replace=replace, report=progress, commit=commit)
+        contents = back_up(log, destination, replace=replace, report=progress, commit=ignore_signals)
         progress.end()
         if options.json:
             _print_json({"destination": target, **_as_json(contents)})
@@ -169,8 +221,8 @@ def _back_up(options: argparse.Namespace) -> int:
     return _run(work, "no backup was made")
 
 
-def _restore(options: argparse.Namespace) -> int:
-    def work(progress: Progress, commit: Callable[[], None]) -> None:
+def _restore(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
+    def work(progress: Progress) -> None:
         log = LogFiles(_path(options.message_log, "restored")).path
 
         def confirm(new: Contents, old: Contents | NotUsable) -> None:
@@ -185,36 +237,37 @@ def _restore(options: argparse.Namespace) -> int:
                 raise NotDone(f"{exists}: replace it with --yes, which keeps it under another name")
             _ask(f"{exists}.\nReplace it by {_described(new)}? What is there is kept under another name.")
 
-        restored = restore(log, options.backup, now=time.time(), confirm=confirm, report=progress, commit=commit)
+        restored = restore(
+            log, options.backup, now=time.time(), confirm=confirm, report=progress, commit=ignore_signals
+        )
         progress.end()
         if options.json:
             _print_json({"messageLog": log, **_as_json(restored.contents), "kept": restored.kept})
         else:
             kept = f"; what was there is kept as {restored.kept}" if restored.kept else ""
-            owner = f"; it belongs to {_owner(log)}" if os.geteuid() == 0 else ""
+            owner = f"; it belongs to {user_name(os.stat(log).st_uid)}" if os.geteuid() == 0 else ""
             _print(f"restored {_described(restored.contents)}, to {log}{kept}{owner}")
 
     return _run(work, "nothing was restored")
 
 
-def _run(work: Callable[[Progress, Callable[[], None]], None], outcome: str) -> int:
+def _run(work: Callable[[Progress], None], outcome: str) -> int:
     """Run a command that can be interrupted until it commits; return its exit status.
 
     :param outcome: what an interruption comes to.
     """
     progress = Progress(sys.stderr, time.monotonic)
-    with _signals_raise() as ignore_signals:
-        try:
-            work(progress, ignore_signals)
-        except (BadMessageLogURL, LogUnavailable, NotDone, NotUsable) as error:
-            progress.end()
-            end = f"; {outcome}" if isinstance(error, Damaged) else ""
-            print(f"chatrelay: {error}{end}", file=sys.stderr)
-            return 1
-        except Interrupted as interrupted:
-            progress.end()
-            print(f"chatrelay: interrupted; {outcome}", file=sys.stderr)
-            return 128 + interrupted.signal
+    try:
+        work(progress)
+    except (BadMessageLogURL, LogUnavailable, NotDone, NotUsable) as error:
+        progress.end()
+        end = f"; {outcome}" if isinstance(error, Damaged) else ""
+        print(f"chatrelay: {error}{end}", file=sys.stderr)
+        return 1
+    except Interrupted:
+        progress.end()
+        print(f"chatrelay: interrupted; {outcome}", file=sys.stderr)
+        raise
     return 0
 
 
@@ -310,11 +363,14 @@ def _ask(question: str) -> None:
 
 
 def _print(line: str) -> None:
-    print(line.encode("utf-8", "backslashreplace").decode())
+    """Print what was done. Where nobody listens, it was done all the same."""
+    if sys.stdout is not None:
+        with output.checked():
+            print(line.encode("utf-8", "backslashreplace").decode())
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value))
+    _print(json.dumps(value))
 
 
 def _as_json(contents: Contents) -> dict[str, object]:
@@ -333,15 +389,6 @@ def _described(contents: Contents) -> str:
     mib = contents.size / 1024**2
     size = f"{mib:,.1f} MiB" if mib >= 1 else f"{mib * 1024:,.0f} KiB"
     return f"{contents.messages:,} message{'s' if contents.messages != 1 else ''} ({size}){last}"
-
-
-def _owner(path: str) -> str:
-    """The name of a file's owner, or the number where there is no name."""
-    uid = os.stat(path).st_uid
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 # Printing --------------------------------------------------------------------

@@ -16,8 +16,9 @@ import pytest
 from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import APPLICATION_ID, MIGRATIONS, SqliteStore, read_messages
 from chatrelay.messagelog.sqlite.backup import NotDone, back_up
+from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
 from chatrelay.messagelog.sqlite.restore import Restored, restore
-from chatrelay.messagelog.sqlite.verify import Contents, Damaged, NotUsable, verify
+from chatrelay.messagelog.sqlite.verify import Contents, verify
 
 SIDES = ("-wal", "-shm", "-journal")
 NOW = 1_795_000_000.0
@@ -308,7 +309,7 @@ def test_an_interrupted_backup_leaves_nothing(log: Path, tmp_path: Path, during:
 
     with pytest.raises(Stop):
         copy(log, tmp_path / "copy", report=report)
-    assert sorted(os.listdir(tmp_path)) == ["log.sqlite3", "log.sqlite3-shm", "log.sqlite3-wal", "log.sqlite3.lock"]
+    assert sorted(os.listdir(tmp_path)) == ["log.sqlite3", "log.sqlite3.lock"]
 
 
 def test_a_backup_that_is_being_made_is_not_disturbed_by_another(log: Path, tmp_path: Path) -> None:

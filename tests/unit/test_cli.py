@@ -78,7 +78,10 @@ def test_a_message_log_in_no_file_is_refused(
     assert main(arguments) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"chatrelay: a {url.rstrip(':')} message log can't be {done} from outside the relay\n"
+    assert (
+        said.err
+        == f"chatrelay: --message-log: a {url.rstrip(':')} message log can't be {done} from outside the relay\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["messages", "backup", "restore"])

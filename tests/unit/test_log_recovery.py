@@ -234,8 +234,8 @@ class Recovery(SynchronousTestCase):
     def test_a_file_that_is_no_database_is_left_alone(self) -> None:
         self.killed()
         self.path.write_bytes(b"this is no database" * 1000)
-        self.assertIn("not a database", self.refused())
-        self.assertIn("not a database", str(self.assertRaises(LogUnavailable, contents, self.path)))
+        self.assertIn("not a message log, but a file of another kind", self.refused())
+        self.assertIn("not a message log", str(self.assertRaises(LogUnavailable, contents, self.path)))
 
     def test_another_page_size_is_another_database(self) -> None:
         self.killed()

@@ -557,8 +557,11 @@ class Store(SynchronousTestCase):
         path = self.mktemp()
         with open(path, "wb") as file:
             file.write(b"not a database at all, but long enough to be taken for one" * 100)
-        self.assertIn("not a database", str(self.assertRaises(LogUnavailable, SqliteStore(path).open)))
-        self.assertIn("not a database", str(self.assertRaises(LogUnavailable, list, read_messages(path))))
+        error = str(self.assertRaises(LogUnavailable, SqliteStore(path).open))
+        self.assertIn(f"{os.path.abspath(path)} is not a message log, but a file of another kind", error)
+        error = str(self.assertRaises(LogUnavailable, list, read_messages(path)))
+        self.assertEqual(error, f"{path} is not a message log of chatrelay's")
+        self.assertFalse(os.path.exists(f"{path}.lock"))
 
     def test_a_missing_folder_is_named(self) -> None:
         error = self.assertRaises(LogUnavailable, SqliteStore(self.mktemp() + "/log.sqlite3").open)
@@ -582,7 +585,7 @@ class Store(SynchronousTestCase):
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
         self.assertIn("made by a newer chatrelay (schema 3, this one knows 2)", str(error))
         error = self.assertRaises(LogUnavailable, list, read_messages(self.path))
-        self.assertIn("made by a newer chatrelay (schema 3)", str(error))
+        self.assertIn("made by a newer chatrelay (schema 3, this one knows 2): use that one", str(error))
 
     def test_a_migration_that_fails_changes_nothing(self) -> None:
         self.store.append([message("old")])

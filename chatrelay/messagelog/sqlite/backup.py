@@ -22,7 +22,9 @@ from urllib.parse import quote
 import attrs
 
 from chatrelay.messagelog.sqlite.files import LogFiles
-from chatrelay.messagelog.sqlite.verify import Contents, Report, reading, schema_of, verify
+from chatrelay.messagelog.sqlite.reading import reading, schema_of
+from chatrelay.messagelog.sqlite.verify import Contents, Report, verify
+from chatrelay.permissions import why_not_found, why_not_written_in
 
 UNFINISHED = ".unfinished"
 """Ends the name of a copy that is not known to be whole."""
@@ -82,9 +84,13 @@ def checked_destination(log: str, destination: str, *, replace: bool) -> str:
     """
     with told(destination):  # a relative path where there is no working directory
         target = os.path.realpath(destination)
-    folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        raise NotDone(f"there is no folder {folder}: make it, or name another destination")
+        if why := why_not_found(target):
+            remedy = "make it, or name another destination" if why.startswith("there is no") else "name another"
+            raise NotDone(f"{destination} cannot be written: {why}: {remedy}")
+        return _checked_target(log, target, destination, replace=replace)
+
+
+def _checked_target(log: str, target: str, destination: str, *, replace: bool) -> str:
     if os.path.isdir(target) or destination.endswith(os.sep):
         raise NotDone(f"{destination} is a folder: name a file in it")
     files = LogFiles(log)
@@ -263,6 +269,8 @@ def told(path: str) -> Iterator[None]:
 
 def _not_written(path: str, error: OSError) -> NotDone:
     why = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or errno.EIO)
+    if error.errno in (errno.EACCES, errno.EROFS):
+        why = why_not_written_in(os.path.dirname(os.path.abspath(path))) or why
     return NotDone(f"{path} cannot be written: {why}")
 
 

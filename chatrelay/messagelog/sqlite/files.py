@@ -58,6 +58,7 @@ class LogFiles:
         self._resolve()
         self._lock: int | None = None
         self._database_lock: int | None = None
+        self._made_lock = False  # whether there was no PATH.lock, and nobody has called keep_files since
 
     def _resolve(self) -> None:
         self.path = os.path.realpath(self._given)
@@ -88,6 +89,10 @@ class LogFiles:
         except BaseException:
             self.release_lock()
             raise
+
+    def keep_files(self) -> None:
+        """Let ``PATH.lock`` stay when the lock is released, since what it is beside is a message log."""
+        self._made_lock = False
 
     def lock_database(self) -> None:
         """Lock the database as well, where there is one and it is not locked yet.
@@ -135,10 +140,18 @@ class LogFiles:
             return False
         os.close(self._lock)
         self._lock = lock
+        self.keep_files()
         return True
 
     def release_lock(self) -> None:
-        """Let other relays use these files. Never fails."""
+        """Let other relays use these files. Never fails.
+
+        A ``PATH.lock`` that was made for a file that is not a message log is removed.
+        """
+        if self._lock is not None and self._made_lock:
+            with suppress(OSError):  # while it is locked: who opens it meanwhile finds out that it was removed
+                os.unlink(self.lock)
+        self._made_lock = False
         for descriptor in (self._lock, self._database_lock):
             if descriptor is not None:
                 with suppress(OSError):
@@ -150,10 +163,16 @@ class LogFiles:
     def _locked_file(self) -> int:
         """A descriptor of ``PATH.lock``, locked."""
         while True:
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            made = True
+            try:
+                descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                made = False
+                descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 self._flock(descriptor, self.lock)
                 if _file_id(self.lock) == _id_of(os.fstat(descriptor)):
+                    self._made_lock = made
                     return descriptor
             except BaseException:
                 os.close(descriptor)

@@ -18,7 +18,7 @@ import attrs
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import wal
 from chatrelay.messagelog.sqlite.files import HEADER_SIZE, LogFiles, read_header
-from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, OF_ANOTHER_PROGRAM
+from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, not_a_database, of_another_program
 
 _FILES_LOOKED_AT = 1000
 """So many files of the folder are looked at for the database that a write-ahead log belongs to."""
@@ -113,7 +113,7 @@ def _database(header: bytes, path: str) -> _Database:
     :raises LogUnavailable: where it is none.
     """
     if len(header) < HEADER_SIZE or not header.startswith(_MAGIC):
-        raise LogUnavailable(f"{path} is not a database: name another file with --message-log")
+        raise LogUnavailable(not_a_database(path))
     page_size = int.from_bytes(header[16:18], "big")
     return _Database(
         application_id=int.from_bytes(header[68:72], "big"),
@@ -131,7 +131,7 @@ def _has_messages(path: str, database: _Database) -> bool:
         with closing(_immutable(path)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and database.application_id != APPLICATION_ID:
-                raise LogUnavailable(OF_ANOTHER_PROGRAM)
+                raise LogUnavailable(of_another_program(path))
             messages = {"block": "SELECT 1 FROM block LIMIT 1", "message": "SELECT 1 FROM message LIMIT 1"}
             return any(connection.execute(messages[table]).fetchone() for table in messages.keys() & tables)
     except sqlite3.Error:  # it can't be read without its write-ahead log: so it was in use

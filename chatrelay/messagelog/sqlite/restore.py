@@ -33,8 +33,10 @@ from chatrelay.messagelog.sqlite.backup import (
     unfinished_copy,
 )
 from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.messagelog.sqlite.reading import NotUsable, reading
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
-from chatrelay.messagelog.sqlite.verify import Contents, NotUsable, Report, reading, summary
+from chatrelay.messagelog.sqlite.verify import Contents, Report, summary
+from chatrelay.permissions import why_not_found
 
 REPLACED = ".replaced-"
 """Comes before the time in the name of a message log that a restored one has replaced."""
@@ -100,9 +102,11 @@ def _checked(log: str, backup: str) -> os.stat_result:
 
     :raises NotDone: with the remedy.
     """
-    folder = os.path.dirname(log)
-    if not os.path.isdir(folder):
-        raise NotDone(f"there is no folder {folder}: make it, or name another file with --message-log")
+    if why := why_not_found(log):
+        hint = ": make it, or name another file with --message-log" if why.startswith("there is no") else ""
+        raise NotDone(why + hint)
+    if why := why_not_found(backup):
+        raise NotDone(f"there is no message log at {backup}: {why}")
     if os.path.exists(log) and not os.path.isfile(log):
         raise NotDone(f"{log} is not a file: name a file with --message-log")
     if is_same(log, backup):
@@ -151,6 +155,7 @@ def _locked(files: LogFiles, owner: os.stat_result) -> Iterator[None]:
         raise NotDone(f"a relay, or another command, has {files.path} open: stop it first") from None
     try:
         yield
+        files.keep_files()
     finally:
         files.release_lock()
 

@@ -12,8 +12,6 @@ from chatrelay.interfaces import LogUnavailable
 APPLICATION_ID = 0x43524C59
 """Marks an SQLite file as a message log of ours: "CRLY"."""
 
-OF_ANOTHER_PROGRAM = "this SQLite file belongs to another program: name another file with --message-log"
-
 LOCK_WAIT_SECONDS = 2.0
 """How long SQLite waits for another program that holds the file locked."""
 
@@ -73,9 +71,20 @@ MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 """The steps from an empty file to the present schema; the schema's version is how many were taken."""
 
 
-def check(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> int:
+def of_another_program(path: str) -> str:
+    """What to say of an SQLite file that is not a message log."""
+    return f"the SQLite file {path} belongs to another program: name another file with --message-log"
+
+
+def not_a_database(path: str) -> str:
+    """What to say of a file that is not one of SQLite's."""
+    return f"{path} is not a message log, but a file of another kind: name another file with --message-log"
+
+
+def check(connection: sqlite3.Connection, migrations: tuple[str, ...], path: str) -> int:
     """Refuse a file that is not ours to write.
 
+    :param path: of the file.
     :returns: its schema's version; 0 for an empty file.
     :raises LogUnavailable: with the remedy.
     """
@@ -83,11 +92,11 @@ def check(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and tables:
-        raise LogUnavailable(OF_ANOTHER_PROGRAM)
+        raise LogUnavailable(of_another_program(path))
     if version > len(migrations):
         raise LogUnavailable(
-            f"this message log was made by a newer chatrelay (schema {version}, this one knows {len(migrations)}): "
-            "upgrade chatrelay, or name another file with --message-log"
+            f"the message log {path} was made by a newer chatrelay (schema {version}, this one knows "
+            f"{len(migrations)}): upgrade chatrelay, or name another file with --message-log"
         )
     return int(version)
 

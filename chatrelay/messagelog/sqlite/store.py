@@ -27,6 +27,7 @@ from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
+from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
 from chatrelay.wire import user_key
 
 MICROSECONDS = 1_000_000
@@ -115,7 +116,8 @@ class SqliteStore:
             self._connection = connection = sqlite3.connect(
                 self.path, timeout=LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
-            version = schema.check(connection, self._migrations)
+            version = schema.check(connection, self._migrations, self.path)
+            self._files.keep_files()
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise LogUnavailable(f"this file system does not take SQLite's write-ahead log (journal mode {mode!r})")
@@ -325,7 +327,9 @@ class SqliteStore:
         self._has_failed = True
         if isinstance(error, LogUnavailable):
             return error
-        why = _what_can_be_seen(self.path) or _told(error)
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+            return LogUnavailable(schema.not_a_database(self.path))
+        why = _what_can_be_seen(self._files) or _told(error)
         return LogUnavailable(f"the message log {self.path} cannot be written: {why}")
 
 
@@ -336,17 +340,15 @@ def _told(error: Exception) -> str:
     return str(error)
 
 
-def _what_can_be_seen(path: str) -> str | None:
+def _what_can_be_seen(files: LogFiles) -> str | None:
     """What is wrong, where that can be seen from here better than SQLite says it, and the remedy."""
-    folder = os.path.dirname(path)
-    try:
-        os.stat(folder)
-    except FileNotFoundError:
-        return f"there is no folder {folder}: make it, or name another file with --message-log"
-    except OSError as error:
-        return _told(error)
-    if not os.access(folder, os.W_OK):
-        return f"the relay's user may not write in {folder}"
+    if why := why_not_found(files.path):
+        return f"{why}: make it, or name another file with --message-log" if why.startswith("there is no") else why
+    for path in (files.path, files.lock, files.wal, f"{files.path}-shm"):
+        if why := why_not_used(path, write=True):
+            return f"{why}: give it to that user, or name another file with --message-log"
+    if why := why_not_written_in(os.path.dirname(files.path)):
+        return f"{why}: give that user the right, or name a file elsewhere with --message-log"
     return None
 
 

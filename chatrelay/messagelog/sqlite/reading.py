@@ -1,0 +1,149 @@
+"""Opening a message log in SQLite to read it, while a relay writes to it or not.
+
+Nothing is written into a message log here. SQLite makes a ``-wal`` and an index beside a database that it reads, and
+only a connection that may write removes them. So a log whose ``-wal`` is empty is opened so that SQLite may. Where the
+``-wal`` holds messages, only the relay writes them into the database, and the connection here can only read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from urllib.parse import quote
+
+from chatrelay.interfaces import LogUnavailable
+from chatrelay.messagelog.sqlite import recovery
+from chatrelay.messagelog.sqlite.files import LogFiles, read_header
+from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, LOCK_WAIT_SECONDS, MIGRATIONS
+from chatrelay.permissions import may, why_not_used, why_not_written_in
+
+
+class NotUsable(Exception):
+    """A file that is not a whole message log, or can't be read; the text is a sentence that says why."""
+
+
+class Damaged(NotUsable):
+    """A message log that is not whole."""
+
+
+class NotThere(NotUsable):
+    """There is no such file."""
+
+
+@contextmanager
+def reading(path: str, name: str | None = None, *, private: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open a message log to read it; a relay may write to it meanwhile.
+
+    :param name: what a sentence calls it, if not its path.
+    :param private: whether no other process has the file open. SQLite then takes no locks and makes no files beside it.
+    :raises NotUsable: where the file is not a message log, or SQLite can't read it, then or inside the block.
+    """
+    name = name or path
+    try:
+        files = LogFiles(path)
+        if not stat.S_ISREG(os.stat(files.path).st_mode):
+            raise NotUsable(f"{name} is not a file")
+        if not private:
+            recovery.check_wal(files)
+        if private or (_is_on_read_only(path) and not _size(files.wal)):
+            with closing(_connect(files, "mode=ro&immutable=1")) as connection:
+                yield connection
+        elif _may_be_opened_to_write(files):
+            with _leaving_no_files(files) as connection:
+                yield connection
+        else:
+            with closing(_connect(files, "mode=ro")) as connection:
+                yield connection
+    except LogUnavailable as error:
+        raise NotUsable(str(error)) from error
+    except sqlite3.Error as error:
+        raise _what_sqlite_said(path, name, error) from error
+    except FileNotFoundError as error:
+        raise NotThere(f"there is no message log at {name}") from error
+    except OSError as error:
+        raise NotUsable(f"{name} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+
+
+def schema_of(connection: sqlite3.Connection, name: str) -> int:
+    """The version of a message log's tables.
+
+    :raises NotUsable: where the file is not a message log, or is one of a newer chatrelay.
+    """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID or not version:
+        raise NotUsable(f"{name} is not a message log of chatrelay's")
+    if version > len(MIGRATIONS):
+        raise NotUsable(
+            f"{name} was made by a newer chatrelay (schema {version}, this one knows {len(MIGRATIONS)}): use that one"
+        )
+    return int(version)
+
+
+def _connect(files: LogFiles, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(os.fsencode(files.path))}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_SECONDS, isolation_level=None)
+
+
+def _may_be_opened_to_write(files: LogFiles) -> bool:
+    """Whether SQLite has nothing to write into a message log when it is closed."""
+    if files.is_locked_here:  # no descriptor of it may be closed
+        return False
+    if _size(files.wal) or _size(f"{files.path}-journal") or not may(files.path, os.R_OK | os.W_OK):
+        return False
+    header = read_header(files.path)
+    return header[18:20] == b"\x02\x02" and int.from_bytes(header[68:72], "big") == APPLICATION_ID
+
+
+@contextmanager
+def _leaving_no_files(files: LogFiles) -> Iterator[sqlite3.Connection]:
+    """Open a message log whose ``-wal`` is empty, so that SQLite removes the files that it makes beside the log."""
+    with closing(_connect(files, "mode=rw")) as connection:
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            yield connection
+        finally:
+            if _size(files.wal):
+                # A relay has begun to write. Where it was killed since, the last to close would write its -wal into the
+                # database: so the last one can only read.
+                with closing(_connect(files, "mode=ro")) as last:
+                    last.execute("PRAGMA schema_version").fetchone()
+                    connection.close()
+
+
+def _is_on_read_only(path: str) -> bool:
+    """Whether a file is on a file system that is mounted read-only, such as a snapshot."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _what_sqlite_said(path: str, name: str, error: sqlite3.Error) -> NotUsable:
+    """One sentence about a file that SQLite can't read."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return NotUsable(f"{name} is not a message log of chatrelay's")
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        why = why_not_used(path, write=False)
+        if why is None and (why := why_not_written_in(os.path.dirname(os.path.abspath(path)))):
+            why += ", where SQLite keeps an index"
+        return NotUsable(
+            f"{name} cannot be opened: {why or error}. Run this command as the relay's user, or copy the file and its "
+            "-wal to another folder"
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return NotUsable(f"another program holds {name} locked: end that one first")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return Damaged(f"{name} is damaged: {error}")
+    return NotUsable(f"{name} cannot be read: {error}")
