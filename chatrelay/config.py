@@ -3,15 +3,14 @@
 One attrs class is the whole list. The command line, the environment, the TOML
 file and the page docs/options.rst are made from it, so an option can't be in one
 and missing in another. `Config` checks values and knows nothing of where they
-came from; `read` joins the sources.
+came from: `chatrelay.sources` does.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
-import tomllib
-from collections.abc import Mapping
+import math
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,11 +25,15 @@ class ConfigError(ValueError):
     """An option that can't be used. The text names it and says what would do.
 
     :ivar option: the option's name on the command line, without dashes.
+    :ivar problem: the text without the option.
+    :ivar place: where the option was set, as the text names it; None where nobody knows.
     """
 
-    def __init__(self, option: str, problem: str) -> None:
-        super().__init__(f"{option}: {problem}")
+    def __init__(self, option: str, problem: str, place: str | None = None) -> None:
+        super().__init__(f"{place or option}: {problem}")
         self.option = option
+        self.problem = problem
+        self.place = place
 
 
 def _option(
@@ -78,10 +81,15 @@ def value_of(field: attrs.Attribute[Any]) -> str:
 def _at_least_zero(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None and attribute.default is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
-        raise ConfigError(option_name(attribute.name), f"{value!r} is no number of 0 or more")
-    if attribute.metadata["kind"] is int and not isinstance(value, int):
-        raise ConfigError(option_name(attribute.name), f"{value!r} is not a whole number")
+    option = option_name(attribute.name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ConfigError(option, f"{value!r} is not a number")
+    if attribute.metadata["kind"] is int and not isinstance(value, int) and not math.isinf(value):
+        raise ConfigError(option, f"{value!r} is not a whole number")
+    if not 0 <= value <= MAX_NUMBER:
+        zero = re.split("[:;,]", attribute.metadata["zero"])[0]
+        limit = "less than 0" if value < 0 else f"more than {MAX_NUMBER}"
+        raise ConfigError(option, f"{value} is {limit}: give a number from 0 (which means {zero}) to {MAX_NUMBER}")
 
 
 def _yes_or_no(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -510,6 +518,12 @@ class Config:
     @breaker_longest_wait.validator
     def _check_breaker_longest_wait(self, _: object, longest: float) -> None:
         if 0 < longest < self.breaker_wait:
+            if longest == attrs.fields_dict(Config)["breaker_longest_wait"].default:
+                raise ConfigError(
+                    "breaker-wait",
+                    f"{self.breaker_wait:g} s is more than the {longest:g} s of breaker-longest-wait, up to which it "
+                    "grows: give that much or less, or a longer breaker-longest-wait",
+                )
             raise ConfigError(
                 "breaker-longest-wait",
                 f"{longest:g} s is less than the {self.breaker_wait:g} s of breaker-wait, which grows up to it: give "
@@ -562,7 +576,9 @@ class Config:
     @log_level.validator
     def _check_log_level(self, _: object, value: object) -> None:
         if value not in LOG_LEVELS:
-            raise ConfigError("log-level", f"{value!r} is none of {', '.join(LOG_LEVELS)}")
+            meant = difflib.get_close_matches(str(value).lower(), LOG_LEVELS, n=1)
+            hint = f"; did you mean {meant[0]}?" if meant else ""
+            raise ConfigError("log-level", f"{value!r} is none of {', '.join(LOG_LEVELS)}{hint}")
 
     @auth_host.validator
     def _check_auth_host(self, _: object, host: object) -> None:
@@ -640,6 +656,9 @@ class Config:
             raise ConfigError("message-log", str(error)) from None
 
 
+MAX_NUMBER = 2**31 - 1
+"""The largest number that an option may be."""
+
 MAX_SPREAD = 90
 """Per cent of recheck-interval by which re-checks may be spread; at 100 some would follow the last one at once."""
 
@@ -687,8 +706,6 @@ HEADINGS = (
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """Of `twisted.logger.LogLevel`, lowest first. Not critical: that would leave out why a relay can't start."""
 
-_WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-
 _NOT_IN_TOKENS = frozenset('()<>@,;:\\"/[]?={} \t' + "".join(map(chr, range(32))) + "\x7f")
 """What a cookie's name may not hold (RFC 2616, section 2.2)."""
 
@@ -725,84 +742,3 @@ def normal_origin(origin: str) -> str:
         host = f"[{host}]"
     shown_port = "" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}"
     return f"{parts.scheme}://{host}{shown_port}"
-
-
-# The sources ----------------------------------------------------------------
-
-ENVIRONMENT_PREFIX = "CHATRELAY_"
-
-
-def read(
-    command_line: Mapping[str, Any], environment: Mapping[str, str] = os.environ, config_file: str | None = None
-) -> Config:
-    """Join the sources; the command line wins over the environment, that over the file, that over the defaults.
-
-    :param command_line: attributes of `Config` that were given, as text (tuples of text where repeatable).
-    :param environment: ``CHATRELAY_AUTH_URL`` and the like; repeatable options are split at white space, headers at
-        the ends of lines.
-    :param config_file: a TOML file's path, or None.
-    :raises ConfigError: for anything that can't be used, naming the option, the variable or the file.
-    """
-    values: dict[str, Any] = {}
-    config_file = config_file or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    if config_file:
-        values.update(_from_file(config_file))
-    variables = [ENVIRONMENT_PREFIX + field.name.upper() for field in attrs.fields(Config)]
-    for name in environment:
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in (*variables, f"{ENVIRONMENT_PREFIX}CONFIG"):
-            # Others have reasons to set such names (Kubernetes does for a service called chatrelay); a slip has none.
-            meant = difflib.get_close_matches(name, variables, n=1, cutoff=0.9)
-            if meant:
-                raise ConfigError(name, f"is no option; did you mean {meant[0]}?")
-    for field in attrs.fields(Config):
-        variable = ENVIRONMENT_PREFIX + field.name.upper()
-        if variable in environment:
-            text = environment[variable]
-            try:
-                values[field.name] = _several(field, text) if field.metadata["repeatable"] else from_text(field, text)
-            except ConfigError as error:
-                raise ConfigError(variable, str(error)) from None
-        if field.name in command_line:
-            given = command_line[field.name]
-            values[field.name] = given if field.metadata["repeatable"] else from_text(field, given)
-    return Config(**values)
-
-
-def _several(field: attrs.Attribute[Any], text: str) -> tuple[str, ...]:
-    """The values of a repeatable option from its variable's text."""
-    return tuple(value.strip() for value in text.split(field.metadata["split"]) if value.strip())
-
-
-def from_text(field: attrs.Attribute[Any], text: str) -> Any:
-    """An option's value from its text."""
-    kind = field.metadata["kind"]
-    if kind is bool:
-        if text.lower() not in _WORDS:
-            raise ConfigError(option_name(field.name), f"{text!r} is neither yes nor no")
-        return _WORDS[text.lower()]
-    try:
-        return kind(text)
-    except ValueError:
-        number = "a whole number" if kind is int else "a number"
-        raise ConfigError(option_name(field.name), f"{text!r} is not {number} of {field.metadata['unit']}") from None
-
-
-def _from_file(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError("config", f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("config", f"{path} is no TOML: {error}") from None
-    fields = attrs.fields_dict(Config)
-    for key, value in values.items():
-        if key not in fields:
-            raise ConfigError("config", f"{path} sets {key!r}, which is no option; there are: {', '.join(fields)}")
-        if fields[key].metadata["repeatable"]:
-            if isinstance(value, str):
-                value = [value]
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(option_name(key), f"in {path} it is a list of texts, not {value!r}")
-            values[key] = tuple(value)
-    return values

@@ -15,6 +15,7 @@ from typing import Any
 from autobahn.twisted.resource import WebSocketResource
 from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
+from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
@@ -33,10 +34,12 @@ from chatrelay.auth import WebserverAuthenticator
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
+from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
+from chatrelay.permissions import cannot_be_read
 from chatrelay.relay import Relay
 from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
@@ -178,6 +181,7 @@ class ChatRelayService(MultiService):
         """
         reactor = self._reactor
         try:
+            check(description)
             if has_certificate(description):
                 certificate = EndpointCertificate(description)
                 self._certificates.append(certificate)
@@ -185,14 +189,13 @@ class ChatRelayService(MultiService):
             elif is_unix(description):
                 reactor = UnixListener(reactor)
                 self._unix_listeners.append(reactor)
-            service: IService = strports.service(with_backlog(description), factory, reactor)
+            service: StreamServerEndpointService = strports.service(with_backlog(description), factory, reactor)
+        except BadEndpointError as error:
+            raise ConfigError(option, f"{description!r} cannot be used: {error}") from None
         # What each endpoint's parser says is told with the text it was about.
         except UNUSABLE as error:
-            raise ConfigError(
-                option,
-                f"{description!r} is no endpoint that can be used: {error} (an endpoint is such as "
-                "tcp:8080:interface=127.0.0.1)",
-            ) from error
+            raise ConfigError(option, f"{description!r} cannot be used: {why_refused(description, error)}") from error
+        service.endpoint = NamedEndpoint(service.endpoint, option, description)
         return service
 
     def abandon(self) -> None:
@@ -364,6 +367,6 @@ def _read(option: str, path: str) -> str:
     try:
         return Path(path).read_text("ascii")
     except OSError as error:
-        raise ConfigError(option, f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(option, cannot_be_read(path, error)) from None
     except UnicodeDecodeError:
         raise ConfigError(option, f"{path} is not ASCII text") from None

@@ -1,22 +1,17 @@
-"""`twistd chatrelay`: the options on its command line, and the service made of them.
+"""`twistd chatrelay`: the service made of the options on its command line.
 
-The options are those of `chatrelay.config.Config`, one for one. What can't
-work is told in one sentence, without a traceback.
+What can't work is told in one sentence, without a traceback.
 """
 
 from __future__ import annotations
 
 import atexit
-import difflib
 import errno
 import os
-import re
-import shutil
 import signal
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,7 +19,6 @@ import attrs
 from twisted.application.service import IService, MultiService
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import (
     FileLogObserver,
@@ -35,164 +29,25 @@ from twisted.logger import (
     LogLevelFilterPredicate,
     formatEventAsClassicLogText,
 )
-from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import ServerOptions
 
 import chatrelay
 from chatrelay import systemd
-from chatrelay.config import HEADINGS, Config, ConfigError, option_name, read, value_of
+from chatrelay.commandline import Options as Options
+from chatrelay.config import Config, ConfigError
 from chatrelay.descriptors import raise_limit
+from chatrelay.endpoints import CannotOpenError
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.jsonlog import line_of
 from chatrelay.logqueue import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
+from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
 from chatrelay.service import ChatRelayService
 from chatrelay.signals import at_start, let_end, on_terminal
+from chatrelay.sources import Given
 
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`, nor that a reactor schedules by its own
 # `seconds`.
-
-
-ALL_OPTIONS = "(all options: twistd chatrelay --help)"
-
-
-def describe(field: attrs.Attribute[Any]) -> str:
-    """What ``--help`` says of an option."""
-    about = field.metadata
-    parts = [about["help"]]
-    if about["repeatable"]:
-        if field.default:
-            parts.append(f"[default: {' '.join(field.default)}]")
-    elif field.default is not None:
-        shown = {float: lambda value: f"{value:g}", bool: lambda value: "yes" if value else "no"}
-        default = shown.get(about["kind"], str)(field.default)
-        parts.append(f"[default: {default}{' ' + about['unit'] if about['unit'] else ''}]")
-    if about["zero"]:
-        parts.append(f"[0: {about['zero']}]")
-    return " ".join(parts)
-
-
-class Options(usage.Options):
-    """The command line. Filled from `Config` below."""
-
-    synopsis = "--auth-url URL [options]"
-    longdesc = (
-        "Direct messages between the users of the website you already have. Every option can also be "
-        "given in a TOML file (--config; auth-url is auth_url there) or in the environment (CHATRELAY_AUTH_URL); "
-        "the command line wins over the environment, and that over the file."
-    )
-    more = (
-        'What comes of each option, and which of them go together, is in the documentation: "Operating" for those who '
-        'run a relay, "The session page" for what the website answers.'
-    )
-    optParameters: list[list[Any]] = [
-        ["config", None, None, "A TOML file with options."],
-        *(
-            [option_name(field.name), None, None, describe(field)]
-            for field in attrs.fields(Config)
-            if not field.metadata["repeatable"]
-        ),
-    ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.repeated: dict[str, list[str]] = {}
-        self.chosen: Config | None = None
-
-    def getUsage(self, width: int | None = None) -> str:
-        """What ``--help`` prints below the first line: the options under their headings.
-
-        :param width: columns; None for the terminal's, or 80 where there is none.
-        """
-        columns = width or min(max(40, shutil.get_terminal_size().columns), 100)
-
-        def wrapped(text: str, indent: str = "") -> str:
-            return textwrap.fill(text, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-
-        fields = attrs.fields_dict(Config)
-        parts = [wrapped(self.longdesc)]
-        for heading, names in HEADINGS:
-            parts.append(f"{heading}:")
-            for name in names:
-                option = f"  --{option_name(name)} {value_of(fields[name])}"
-                parts.append(f"{option}\n{wrapped(describe(fields[name]), ' ' * 8)}")
-        parts.append("This program:")
-        for option, says in (
-            ("config FILE", "A TOML file with options."),
-            ("help", "Print this and exit."),
-            ("version", "Print chatrelay's version and exit."),
-        ):
-            parts.append(f"  --{option}\n{wrapped(says, ' ' * 8)}")
-        parts.append(wrapped(self.more))
-        return "\n" + "\n\n".join(parts) + "\n"
-
-    def parseOptions(self, options: list[str] | None = None) -> None:
-        """Take the command line.
-
-        :raises SystemExit: with one sentence. (A `usage.UsageError` would be printed below the whole help.)
-        """
-        try:
-            super().parseOptions(options)
-        except usage.UsageError as error:
-            raise SystemExit(f"chatrelay: {self._plainly(error)} {ALL_OPTIONS}") from error
-
-    def parseArgs(self, *words: str) -> None:
-        """What is left over; nothing may be."""
-        if words:
-            raise usage.UsageError(f"{words[0]!r} is no option: those begin with --")
-
-    def _plainly(self, error: usage.UsageError) -> str:
-        """A complaint of the parser's in our words, with what was meant, where that can be told."""
-        unknown = re.fullmatch(r"option (-\S+) not recognized", str(error))
-        if unknown is not None:
-            known = [f"--{name.removesuffix('=')}" for name in self.longOpt]
-            meant = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.7)
-            return f"{unknown[1]} is no option" + (f"; did you mean {meant[0]}?" if meant else "")
-        return re.sub(r"^option (-\S+) requires argument$", r"\1 wants a value", str(error))
-
-    def opt_version(self) -> None:
-        """Print chatrelay's version and exit."""
-        print(f"chatrelay {chatrelay.__version__}")
-        sys.exit(0)
-
-    def postOptions(self) -> None:
-        """Join command line, environment and file, and check every value.
-
-        :raises SystemExit: with one sentence that names the option and the remedy.
-        """
-        given: dict[str, Any] = {name: tuple(values) for name, values in self.repeated.items()}
-        for field in attrs.fields(Config):
-            value = self.get(option_name(field.name))
-            if value is not None:
-                given[field.name] = value
-        try:
-            self.chosen = read(given, os.environ, self["config"])
-            if self.chosen.auth_url is None:
-                raise ConfigError(
-                    "auth-url",
-                    "is missing: give the URL that tells whose session it is, for instance "
-                    "--auth-url http://127.0.0.1/session.php",
-                )
-            if not self.chosen.listen:
-                raise ConfigError("listen", "names no endpoint: give at least one, for instance --listen tcp:8080")
-        except ConfigError as error:
-            raise SystemExit(f"chatrelay: {error} {ALL_OPTIONS}") from error
-        if isinstance(self.parent, ServerOptions):
-            remove_own_pid_file(self.parent["pidfile"])
-
-
-def _repeatable(field: attrs.Attribute[Any]) -> Callable[[Options, str], None]:
-    def take(self: Options, value: str) -> None:
-        self.repeated.setdefault(field.name, []).append(value)
-
-    take.__doc__ = describe(field)
-    return take
-
-
-# usage.Options finds options that may be repeated by the names of methods.
-for _field in attrs.fields(Config):
-    if _field.metadata["repeatable"]:
-        setattr(Options, f"opt_{_field.name}", _repeatable(_field))
 
 
 class _PlainlySpoken(MultiService):
@@ -201,12 +56,14 @@ class _PlainlySpoken(MultiService):
     :param relay: the relay.
     :param log: what twistd is to log with.
     :param reactor: the one that twistd runs.
+    :param given: where the options were set.
     """
 
     log = Logger()
 
-    def __init__(self, relay: ChatRelayService, log: TwistdLog, reactor: Any) -> None:
+    def __init__(self, relay: ChatRelayService, log: TwistdLog, reactor: Any, given: Given | None = None) -> None:
         super().__init__()
+        self._given = given or Given({}, {})
         self._relay = relay
         self._twistd_log = log
         self._reactor = reactor
@@ -247,7 +104,7 @@ class _PlainlySpoken(MultiService):
     @contextmanager
     def _said_plainly(self) -> Iterator[None]:
         try:
-            with _said_plainly():
+            with _said_plainly(self._given):
                 yield
         except CannotStartError:
             self._relay.abandon()
@@ -291,22 +148,6 @@ class _PlainlySpoken(MultiService):
         return result
 
 
-def remove_own_pid_file(path: str) -> None:
-    """Remove a pid file with the number of this very process, before twistd takes that for another that runs.
-
-    It was left by one that was killed: in a container the next one has mostly the same number.
-
-    :param path: ``--pidfile``; empty for none.
-    """
-    try:
-        with open(path) as file:
-            number = int(file.read(32))
-        if number == os.getpid():
-            os.remove(path)
-    except (OSError, ValueError):  # there is none, or twistd says what is wrong with it
-        pass
-
-
 def in_foreground(twistd: ServerOptions) -> bool:
     """Whether twistd keeps in the foreground."""
     return bool(twistd["nodaemon"] or twistd["debug"])
@@ -322,17 +163,15 @@ class CannotStartError(SystemExit, Exception):
 
 
 @contextmanager
-def _said_plainly() -> Iterator[None]:
+def _said_plainly(given: Given) -> Iterator[None]:
     try:
         yield
-    except CannotListenError as error:
-        remedy = "stop what listens there, or choose another port with --listen"
-        raise CannotStartError(f"chatrelay: {str(error).rstrip('.')}: {remedy}") from error
-    except (LogUnavailable, ConfigError) as error:
+    except CannotOpenError as error:
+        raise CannotStartError(f"chatrelay: {given.placed(ConfigError(error.option, error.problem))}") from error
+    except ConfigError as error:
+        raise CannotStartError(f"chatrelay: {given.placed(error)}") from error
+    except LogUnavailable as error:
         raise CannotStartError(f"chatrelay: {error}") from error
-    # Endpoints fail in ways of their own, too: no folder for a UNIX socket, a port past 65535.
-    except (OSError, OverflowError) as error:
-        raise CannotStartError(f"chatrelay: listen: an endpoint cannot be opened: {error}") from error
 
 
 def makeService(options: Options) -> IService:
@@ -345,10 +184,10 @@ def makeService(options: Options) -> IService:
     twistd = options.parent if isinstance(options.parent, ServerOptions) else None
     if twistd is not None:
         keep_steady_time(reactor)
-    with _said_plainly():
+    with _said_plainly(options.given):
         relay = chatrelay.build(options.chosen, reactor)
         log = TwistdLog() if twistd is None else twistd_log(options.chosen, twistd)
-        service = _PlainlySpoken(relay, log, reactor)
+        service = _PlainlySpoken(relay, log, reactor, options.given)
     if at_start.has_begun:
         # Before twistd writes its pid file, which in the background another process does.
         if twistd is None or in_foreground(twistd):
@@ -434,15 +273,20 @@ def _log_file(path: str) -> RotatedFile:
     """Open the file of ``--logfile``."""
     if path == "-":
         raise ConfigError(
-            "logfile", "- is standard output, which twistd has only with -n: give that as well, or a file"
+            "logfile", "- is standard output, which twistd has only with -n: give that as well, or a file", "--logfile"
         )
     try:
         return RotatedFile.fromFullPath(path)  # type: ignore[no-any-return]
     except OSError as error:
-        why = error.strerror
+        path = os.path.abspath(error.filename or path)
         if error.errno == errno.ESPIPE:  # a pipe or a terminal, as /dev/stdout often is
             why = "it is not a file; the log goes to standard output with -n and without --logfile"
-        raise ConfigError("logfile", f"{error.filename or path} cannot be opened: {why}") from error
+        else:
+            folder = os.path.dirname(path)
+            cause = why_not_found(path) or why_not_used(path, write=True) or why_not_written_in(folder)
+            remedy = "give --logfile=FILE before chatrelay, or -n without --logfile for standard output"
+            why = f"{cause or error.strerror}: {remedy}"
+        raise ConfigError("logfile", f"{path} cannot be opened: {why}", "--logfile") from error
 
 
 def _descriptor(stream: Any) -> int | None:

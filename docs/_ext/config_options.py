@@ -15,7 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
-from chatrelay.config import ENVIRONMENT_PREFIX, HEADINGS, Config, option_name, value_of
+from chatrelay.config import HEADINGS, Config, option_name, value_of
+from chatrelay.sources import ENVIRONMENT_PREFIX
 
 SPECIAL = "\\*`|_[]<>:"
 

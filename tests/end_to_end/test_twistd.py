@@ -90,26 +90,34 @@ REFUSALS = {
     ),
     "no number": Refusal(r"login-timeout: 'soon' is not a number of seconds", ("--login-timeout", "soon")),
     "no whole number": Refusal(r"webserver-checks: '1.5' is not a whole number", ("--webserver-checks", "1.5")),
-    "less than nothing": Refusal(r"message-size: -1 is no number of 0 or more", ("--message-size", "-1")),
+    "less than nothing": Refusal(
+        r"--message-size: -1 is less than 0: give a number from 0 \(which means no limit\)", ("--message-size", "-1")
+    ),
     "no number in the environment": Refusal(
-        r"CHATRELAY_LOGIN_TIMEOUT: .*'soon' is not a number", environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"}
+        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' is not a number", environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"}
     ),
     "an unknown key": Refusal(
-        r"config: c.toml sets 'auth-url', which is no option; there are: auth_url,",
+        r"chatrelay: c.toml: auth-url: is not an option; did you mean auth_url\? \(all options: [^,]*\)$",
         ("--config", "c.toml"),
         {"c.toml": "auth-url = 'x'"},
     ),
-    "no TOML": Refusal(r"config: c.toml is no TOML", ("--config", "c.toml"), {"c.toml": "auth_url ="}),
+    "no TOML": Refusal(
+        r"chatrelay: c.toml, line 1: this is not valid TOML \(.*\): auth_url has no value",
+        ("--config", "c.toml"),
+        {"c.toml": "auth_url ="},
+    ),
     "no file of options": Refusal(r"config: c.toml cannot be read: No such file", ("--config", "c.toml")),
     "a number for a name": Refusal(
-        r"auth-secret-file: 5 is not a text", ("--config", "c.toml"), {"c.toml": "auth_secret_file = 5"}
+        r"chatrelay: c.toml: auth_secret_file: 5 is not a text",
+        ("--config", "c.toml"),
+        {"c.toml": "auth_secret_file = 5"},
     ),
-    "an unknown option": Refusal(r"chatrelay: --nonsense is no option \(all options: ", ("--nonsense",)),
-    "a slip": Refusal(r"chatrelay: --orgin is no option; did you mean --origin\? \(", ("--orgin", "https://x")),
-    "no value": Refusal(r"chatrelay: --origin wants a value", ("--origin",)),
-    "a word too many": Refusal(r"chatrelay: 'nonsense' is no option: those begin with --", ("nonsense",)),
+    "an unknown option": Refusal(r"chatrelay: --nonsense is not an option \(all options: ", ("--nonsense",)),
+    "a slip": Refusal(r"chatrelay: --orgin is not an option; did you mean --origin\? \(", ("--orgin", "https://x")),
+    "no value": Refusal(r"chatrelay: --origin needs a value: --origin ORIGIN", ("--origin",)),
+    "a word too many": Refusal(r"chatrelay: 'nonsense' is not an option: those begin with --", ("nonsense",)),
     "a breaker that would wait for less and less": Refusal(
-        r"breaker-longest-wait: 10 s is less than the 20 s of breaker-wait", ("--breaker-wait", "20")
+        r"--breaker-wait: 20 s is more than the 10 s of breaker-longest-wait", ("--breaker-wait", "20")
     ),
     "re-checks at any time": Refusal(
         r"recheck-spread: 91 per cent is more than 90, .*: give 90 or less", ("--recheck-spread", "91")
@@ -128,7 +136,9 @@ REFUSALS = {
     "a token for nothing": Refusal(
         r"ops-token-file: needs ops-listen: .* --ops-listen tcp:8081", ("--ops-token-file", "t"), {"t": "x"}
     ),
-    "no ops endpoint": Refusal(r"ops-listen: 'nonsense' is no endpoint that can be used", ("--ops-listen", "nonsense")),
+    "no ops endpoint": Refusal(
+        r"ops-listen: 'nonsense' cannot be used: there is no kind 'nonsense'", ("--ops-listen", "nonsense")
+    ),
     "no authorities": Refusal(
         r"auth-ca-file: ca.pem holds no certificates", ("--auth-ca-file", "ca.pem"), {"ca.pem": "garbage"}
     ),
@@ -149,15 +159,25 @@ REFUSALS = {
         r"the message log \S+/folder is not a file", ("--message-log", "sqlite:folder"), {"folder/x": ""}
     ),
     "no database": Refusal(
-        r"the message log \S+/x cannot be written: file is not a database",
+        r"chatrelay: \S+/x is not a message log, but a file of another kind: name another file",
         ("--message-log", "sqlite:x"),
         {"x": "Dear diary, " * 100},
     ),
-    "no endpoint": Refusal(r"listen: 'nonsense' is no endpoint that can be used", ("--listen", "nonsense")),
-    "no port of that number": Refusal(r"listen: .* port must be 0-65535", ("--listen", "tcp:99999")),
-    "no folder for a socket": Refusal(r"listen: .* No such file or directory", ("--listen", "unix:nowhere/socket")),
+    "no endpoint": Refusal(
+        r"listen: 'nonsense' cannot be used: there is no kind 'nonsense' of endpoint: the kinds are tcp",
+        ("--listen", "nonsense"),
+    ),
+    "no port of that number": Refusal(
+        r"--listen: 'tcp:99999' cannot be used: 99999 is not a port", ("--listen", "tcp:99999")
+    ),
+    "no folder for a socket": Refusal(
+        r"--listen: 'unix:nowhere/socket' cannot be opened: there is no folder \S+/nowhere: make it",
+        ("--listen", "unix:nowhere/socket"),
+    ),
     "no key": Refusal(
-        r"listen: 'ssl:0:privateKey=k' is no endpoint that can be used", ("--listen", "ssl:0:privateKey=k"), {"k": "x"}
+        r"--listen: 'ssl:0:privateKey=k' cannot be used: privateKey=k holds no private key in PEM form",
+        ("--listen", "ssl:0:privateKey=k"),
+        {"k": "x"},
     ),
     "another format of the log": Refusal(r"log-format: 'xml' is neither text nor json", ("--log-format", "xml")),
     "another level of the log": Refusal(
@@ -197,7 +217,7 @@ def test_a_message_log_that_may_not_be_written_is_said(tmp_path: Path) -> None:
     under = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
     relay = RelayProcess(tmp_path, "--auth-url", URL, "--message-log", "sqlite:theirs/x", under=under)
     assert re.search(
-        r"the message log \S+/theirs/x cannot be written: the relay's user may not write in \S+/theirs",
+        r"the message log \S+/theirs/x cannot be written: the user \S+ may not write in the folder \S+/theirs, which",
         refusal_of(relay),
     )
 
@@ -207,7 +227,8 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         relay = RelayProcess(tmp_path, "--auth-url", URL, listen=endpoint)
         assert re.search(
-            rf"127\.0\.0\.1:{taken.getsockname()[1]}: .*Address already in use: stop what", refusal_of(relay)
+            rf"--listen: '{endpoint}' cannot be opened: port \d+ is in use .*: stop what listens there",
+            refusal_of(relay),
         )
 
 
@@ -234,7 +255,7 @@ def test_a_start_in_the_background_that_failed_ends_and_says_so(tmp_path: Path) 
             timeout=PATIENCE,
         )
     assert started.returncode == 1
-    assert f"chatrelay: Couldn't listen on 127.0.0.1:{port}" in started.stderr
+    assert f"chatrelay: --listen: 'tcp:{port}:" in started.stderr
     assert "log file" in started.stderr
     # It is told before the file is removed.
     until = time.monotonic() + PATIENCE
@@ -242,10 +263,10 @@ def test_a_start_in_the_background_that_failed_ends_and_says_so(tmp_path: Path) 
         time.sleep(0.01)
     assert [file.name for file in tmp_path.iterdir()] == ["twistd.log"]
     said = (tmp_path / "twistd.log").read_text()
-    while "choose another port with --listen" not in said and time.monotonic() < until:
+    while "or choose another port" not in said and time.monotonic() < until:
         time.sleep(0.01)
         said = (tmp_path / "twistd.log").read_text()
-    assert "choose another port with --listen" in said
+    assert "or choose another port" in said
     assert "Traceback" not in said
 
 

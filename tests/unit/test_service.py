@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError, ConnectionLost
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, ConfigError, LoggedIn, build, descriptors, stopping
+from chatrelay.endpoints import NamedEndpoint
 from chatrelay.interfaces import Denied, LogUnavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.service import BACKLOG, ChatRelayService, _webserver_authenticator, with_backlog
@@ -464,7 +465,11 @@ class UnderTwistd(SynchronousTestCase):
 
     def test_a_bad_endpoint_is_one_sentence(self) -> None:
         error = self.assertRaises(SystemExit, makeService, self.options("--listen", "nonsense:1"))
-        self.assertTrue(str(error).startswith("chatrelay: listen: 'nonsense:1' is no endpoint"))
+        self.assertTrue(
+            str(error).startswith(
+                "chatrelay: --listen: 'nonsense:1' cannot be used: did you mean tcp:1:interface=nonsense?"
+            )
+        )
 
     def test_a_log_that_cannot_be_opened_is_one_sentence(self) -> None:
         folder = os.path.join(os.path.abspath(self.mktemp()), "missing")
@@ -481,10 +486,12 @@ class UnderTwistd(SynchronousTestCase):
     def test_a_port_in_use_is_one_sentence(self) -> None:
         service: Any = makeService(self.options("--message-log", "none"))
 
-        def refuse() -> None:
-            raise CannotListenError("127.0.0.1", 8080, OSError(98, "Address already in use"))
+        class Refuses:
+            def listen(self, factory: object) -> Deferred[Any]:
+                return fail(CannotListenError("127.0.0.1", 8080, OSError(98, "Address already in use")))
 
-        self.patch(service.services[0], "privilegedStartService", refuse)
+        (port,) = service.services[0].services
+        port.endpoint = NamedEndpoint(Refuses(), "listen", "tcp:8080")
         error = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertIn("8080", str(error))
         self.assertIn("Address already in use", str(error))

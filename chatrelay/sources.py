@@ -1,0 +1,336 @@
+"""Where options are set: on the command line, in the environment, in a TOML file.
+
+An option that can't be used is told with the place where it was set, and with what was meant, where that can be told.
+`chatrelay.config` knows which values are right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time
+from typing import Any
+
+import attrs
+
+from chatrelay.config import Config, ConfigError, option_name
+from chatrelay.permissions import cannot_be_read
+
+ENVIRONMENT_PREFIX = "CHATRELAY_"
+CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
+
+TWISTD_OPTIONS = frozenset(
+    {"chroot", "debug", "euid", "gid", "logfile", "logger", "nodaemon", "pidfile", "prefix", "profile", "reactor"}
+    | {"rundir", "syslog", "uid", "umask"}
+)
+"""Options of twistd's that somebody may take for options of the relay."""
+
+_WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
+_BYTES = {"b": 1, "byte": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
+_BYTES |= {"g": 1024**3, "gb": 1024**3, "gib": 1024**3}
+_PER_CENT = {"%": 1, "percent": 1, "per cent": 1}
+_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z% ]+?)\s*", re.IGNORECASE)
+
+
+@attrs.frozen
+class Given:
+    """Options that were set, and where.
+
+    :ivar values: by attribute of `Config`.
+    :ivar places: where each was set, as a sentence about it begins.
+    """
+
+    values: Mapping[str, Any]
+    places: Mapping[str, str]
+
+    def config(self) -> Config:
+        """Check the values.
+
+        :raises ConfigError: for one that can't be used. The text begins with its place.
+        """
+        try:
+            return Config(**self.values)
+        except ConfigError as error:
+            raise self.placed(error) from None
+
+    def placed(self, error: ConfigError) -> ConfigError:
+        """An error about an option, told with the place where the option was set."""
+        name = error.option.replace("-", "_")
+        value = self.values.get(name)
+        texts = value if isinstance(value, tuple) else (value,)
+        quoted = "; remove the quotes around it" if any(_unquoted(text) is not None for text in texts) else ""
+        return ConfigError(error.option, error.problem + quoted, self.places.get(name, error.place))
+
+
+def read(
+    command_line: Mapping[str, Any], environment: Mapping[str, str] = os.environ, config_file: str | None = None
+) -> Config:
+    """Join the sources and check the values: see `gather`."""
+    return gather(command_line, environment, config_file).config()
+
+
+def gather(
+    command_line: Mapping[str, Any], environment: Mapping[str, str] = os.environ, config_file: str | None = None
+) -> Given:
+    """Join the sources; the command line wins over the environment, that over the file.
+
+    :param command_line: attributes of `Config` that were given, as text (tuples of text where repeatable).
+    :param environment: ``CHATRELAY_AUTH_URL`` and the like; repeatable options are split at white space, headers at
+        the ends of lines.
+    :param config_file: a TOML file's path, or None.
+    :raises ConfigError: for anything that can't be read, naming the option, the variable or the file.
+    """
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    if config_file == "":
+        raise ConfigError("config", "names no file", "--config")
+    place = "--config" if config_file else CONFIG_VARIABLE
+    config_file = config_file or environment.get(CONFIG_VARIABLE)
+    if config_file:
+        values.update(_from_file(config_file, place))
+        places.update({name: f"{config_file}: {name}" for name in values})
+    _check_variables(environment)
+    for field in attrs.fields(Config):
+        variable = ENVIRONMENT_PREFIX + field.name.upper()
+        if variable in environment:
+            text = environment[variable]
+            try:
+                values[field.name] = _several(field, text) if field.metadata["repeatable"] else from_text(field, text)
+            except ConfigError as error:
+                raise ConfigError(error.option, error.problem, variable) from None
+            places[field.name] = variable
+        if field.name in command_line:
+            given = command_line[field.name]
+            option = f"--{option_name(field.name)}"
+            try:
+                values[field.name] = given if field.metadata["repeatable"] else from_text(field, given)
+            except ConfigError as error:
+                raise ConfigError(error.option, error.problem, option) from None
+            places[field.name] = option
+    return Given(values, places)
+
+
+def _several(field: attrs.Attribute[Any], text: str) -> tuple[str, ...]:
+    """The values of a repeatable option from its variable's text."""
+    return tuple(value.strip() for value in text.split(field.metadata["split"]) if value.strip())
+
+
+def _check_variables(environment: Iterable[str]) -> None:
+    variables = [ENVIRONMENT_PREFIX + field.name.upper() for field in attrs.fields(Config)]
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in (*variables, CONFIG_VARIABLE):
+            # Others have reasons to set such names (Kubernetes does for a service called chatrelay); a slip has none.
+            meant = difflib.get_close_matches(name, variables, n=1, cutoff=0.9)
+            if meant:
+                raise ConfigError(name, f"is not an option; did you mean {meant[0]}?")
+
+
+# Text ------------------------------------------------------------------------
+
+
+def from_text(field: attrs.Attribute[Any], text: str) -> Any:
+    """An option's value from its text.
+
+    :raises ConfigError: with what was meant, where that can be told.
+    """
+    kind = field.metadata["kind"]
+    option = option_name(field.name)
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise ConfigError(option, f"{text!r} is neither yes nor no{_quotes_hint(field, text)}")
+        return _WORDS[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        number = "a whole number" if kind is int else "a number"
+        hint = _quotes_hint(field, text) or _number_hint(field, text)
+        raise ConfigError(option, f"{text!r} is not {number} of {field.metadata['unit']}{hint}") from None
+
+
+def _quotes_hint(field: attrs.Attribute[Any], text: str) -> str:
+    inner = _unquoted(text)
+    return ": remove the quotes" if inner is not None and _is_usable(field, inner) else ""
+
+
+def _unquoted(text: object) -> str | None:
+    """A text without the quotes around it; None where there are none."""
+    if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return None
+
+
+def _is_usable(field: attrs.Attribute[Any], text: str) -> bool:
+    try:
+        from_text(field, text)
+    except ConfigError:
+        return False
+    return True
+
+
+def _number_hint(field: attrs.Attribute[Any], text: str) -> str:
+    number = _number_meant(field, text)
+    return "" if number is None else f": give {number}, without a unit"
+
+
+def _number_meant(field: attrs.Attribute[Any], text: str) -> str | None:
+    """The number that a text with a unit means in an option's own unit, such as 1048576 for ``1 MiB``."""
+    units: dict[str, Mapping[str, float]] = {"seconds": _SECONDS, "bytes": _BYTES, "per cent": _PER_CENT}
+    of_option = next((factors for unit, factors in units.items() if field.metadata["unit"].startswith(unit)), None)
+    found = _NUMBER_AND_UNIT.fullmatch(text)
+    if of_option is None or found is None:
+        return None
+    unit = found[2].lower()
+    factor = of_option.get(unit) or of_option.get(unit.removesuffix("s"))
+    if factor is None:
+        return None
+    number = float(found[1]) * factor
+    if number.is_integer():
+        return str(int(number))
+    return None if field.metadata["kind"] is int else f"{number:g}"
+
+
+# The file --------------------------------------------------------------------
+
+
+def _from_file(path: str, place: str) -> dict[str, Any]:
+    """The options that a TOML file sets.
+
+    :param place: where the file was named.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except (OSError, ValueError) as error:
+        why = cannot_be_read(path, error) if isinstance(error, OSError) else f"{path!r}: {error}"
+        raise ConfigError("config", why, place) from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError("config", "this is not UTF-8: save the file as UTF-8", f"{path}, line {line}") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        number, problem = _syntax(text, str(error))
+        raise ConfigError("config", problem, path if number is None else f"{path}, line {number}") from None
+    fields = attrs.fields_dict(Config)
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError("config", _unknown(key, value), f"{path}: {key}")
+        wrong = _type_problem(fields[key], value)
+        if wrong is not None:
+            raise ConfigError(option_name(key), wrong, f"{path}: {key}")
+        if fields[key].metadata["repeatable"]:
+            values[key] = (value,) if isinstance(value, str) else tuple(value)
+    return values
+
+
+def _unknown(key: str, value: object) -> str:
+    """What to say of a key that is not an option."""
+    fields = attrs.fields_dict(Config)
+    wanted = key.replace("-", "_").lower()
+    if isinstance(value, dict):
+        if joined := [f"{wanted}_{inner}" for inner in value if f"{wanted}_{inner}" in fields]:
+            return f"is a table, and options stand at the top of the file, without tables: write {joined[0]} = ..."
+        return f"is a table, and options stand at the top of the file, without tables: remove the line [{key}]"
+    if wanted == "config":
+        return f"a file cannot name another one: give --config, or {CONFIG_VARIABLE} in the environment"
+    if wanted in TWISTD_OPTIONS:
+        return f"is an option of twistd: give it on the command line, as in twistd --{wanted} chatrelay"
+    meant = difflib.get_close_matches(wanted, fields, n=1, cutoff=0.7)
+    return "is not an option" + (f"; did you mean {meant[0]}?" if meant else "")
+
+
+def _type_problem(field: attrs.Attribute[Any], value: object) -> str | None:
+    """Why a value of TOML can't be an option's; None where its type is right."""
+    kind = field.metadata["kind"]
+    shown = _shown(value)
+    if field.metadata["repeatable"]:
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, str) for item in items):
+            return None
+        example = field.default[0] if field.default else field.metadata["metavar"]
+        return f'{shown} is not a list of texts: write {field.name} = ["{example}"]'
+    if kind is str:
+        return None if isinstance(value, str) else f'{shown} is not a text: write {field.name} = "..."'
+    if kind is bool:
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, str) and value.lower() in _WORDS:
+            return f"{shown} is a text: remove the quotes: {field.name} = {_shown(_WORDS[value.lower()])}"
+        return f"{shown} is neither true nor false, which stand without quotes"
+    return _number_problem(field, value, shown)
+
+
+def _number_problem(field: attrs.Attribute[Any], value: object, shown: str) -> str | None:
+    number = "a whole number" if field.metadata["kind"] is int else "a number"
+    if isinstance(value, str):
+        if _is_usable(field, value):
+            return f"{shown} is a text: remove the quotes: {field.name} = {value.strip()}"
+        meant = _number_meant(field, value)
+        hint = f": write {field.name} = {meant}, without quotes and unit" if meant else ", which stands without quotes"
+        return f"{shown} is not {number} of {field.metadata['unit']}{hint}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"{shown} is not {number} of {field.metadata['unit']}"
+    if field.metadata["kind"] is int and isinstance(value, float) and value.is_integer():
+        return f"{shown} is not a whole number: write {field.name} = {int(value)}"
+    return None
+
+
+def _shown(value: object) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=\s*(.*?)\s*(?:#.*)?")
+_KEY_AND_COLON = re.compile(r"\s*([A-Za-z0-9_-]+)\s*:\s*(.*?)\s*")
+
+
+def _syntax(text: str, error: str) -> tuple[int | None, str]:
+    """Where a file is not TOML, and what to do about it.
+
+    :param error: what `tomllib` says.
+    :returns: the line's number, None for none; and a sentence.
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    if "overwrite" in error:
+        keys = [found[1] if (found := _KEY.fullmatch(line)) else None for line in lines]
+        for number, key in enumerate(keys, 1):
+            if key is not None and key in keys[: number - 1]:
+                return number, f"{key} is set a second time, first in line {keys.index(key) + 1}: remove one of them"
+    place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", error)
+    at = None if place is None else int(place[1] or len(text.rstrip().splitlines()))
+    line = lines[at - 1] if at is not None and at <= len(lines) else ""
+    hint = ""
+    if (found := _KEY.fullmatch(line)) is not None:
+        hint = _value_hint(found[1], found[2])
+    elif (found := _KEY_AND_COLON.fullmatch(line)) is not None:
+        hint = f": write {found[1]} = ..., with an equals sign"
+    problem = error[: place.start()] if place else error
+    return at, f"this is not valid TOML ({problem}){hint}"
+
+
+def _value_hint(key: str, value: str) -> str:
+    """What to write for a value that is not TOML."""
+    if not value:
+        return f": {key} has no value"
+    if value.lower() in ("true", "yes", "on", "false", "no", "off"):
+        return f": write {key} = {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}"
+    field = attrs.fields_dict(Config).get(key.replace("-", "_"))
+    number = None if field is None else _number_meant(field, value)
+    if number is not None:
+        return f": write {key} = {number}, without a unit"
+    return f': put the text in quotes: {key} = "{value}"' if value[0] not in "\"'[{" else ""
