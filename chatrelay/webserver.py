@@ -9,7 +9,7 @@ body of the request and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from http.cookiejar import CookieJar
 from typing import Any, cast
@@ -26,8 +26,6 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol, ParseError, Request
 from twisted.web.client import (
@@ -43,7 +41,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-from chatrelay import verdicts
+from chatrelay import gunzip, verdicts
 from chatrelay.authheaders import host_name, read_headers
 from chatrelay.diagnosis import MAX_BODY
 from chatrelay.interfaces import Verdict
@@ -66,9 +64,6 @@ So are the names of `twisted.web._newclient`, which are imported, and `_quiescen
 
 MAX_AROUND = 16 * 1024
 """Bytes around the body of the webserver's answer: its head, the sizes of its chunks, and what goes before it."""
-
-SLICE = 512
-"""Bytes of an encoded answer that are decoded at once; deflate makes at most some thousand times as many of them."""
 
 
 def _form(sessid: str) -> bytes:
@@ -183,17 +178,17 @@ class Webserver:
             response = await self._post(lease, sessid)
             locations = response.headers.getRawHeaders(b"location", [])
             if is_look and response.code != 200:
-                start = await _start(response)
+                start = await _start(response, lease.codings)
                 lease.abandon()
                 return verdicts.of_first_look(response.code, locations, start)
             verdict = verdicts.of_status(response.code, locations)
             if verdict is not None:
                 lease.abandon()  # whatever the body says
                 return verdict
-            body = await _read(response, self.answer_size)
+            body = await _read(response, lease.codings, self.answer_size)
             if lease.is_over_limit:  # which ends a body of no stated length like any other end
                 raise NoVerdict(self.too_much_sent)
-            return verdicts.of_body(body)
+            return _of_body(body, lease.codings)
         except _REQUEST_FAILURES as error:
             lease.abandon()
             if _was_cancelled(error):
@@ -303,10 +298,11 @@ def _without_frames(failure: Failure) -> Failure:
     return failure
 
 
-async def _read(response: Any, most: int) -> bytes:
-    """The body, decoded, up to so many bytes.
+async def _read(response: Any, codings: list[str], most: int) -> bytes:
+    """The body, up to so many bytes, and decoded where that is gzip.
 
-    :raises NoVerdict: past it.
+    :param codings: what it is encoded with, in lower case.
+    :raises NoVerdict: past so many bytes, and where it is not encoded as it says.
     """
     chunks: list[bytes] = []
     size = 0
@@ -319,7 +315,13 @@ async def _read(response: Any, most: int) -> bytes:
             raise NoVerdict(f"its answer is larger than {most} bytes")
         chunks.append(chunk)
 
-    await collect(response, take)
+    decode = _decoding(codings, take)
+
+    def received(chunk: bytes) -> None:
+        if size <= most:  # or the rest of a bomb would be decoded, chunk by chunk, for nothing
+            decode(chunk)
+
+    await collect(response, received)
     return b"".join(chunks)
 
 
@@ -327,7 +329,7 @@ class _Enough(Exception):
     """As much of a body has come as is looked at."""
 
 
-async def _start(response: Any) -> bytes:
+async def _start(response: Any, codings: list[str]) -> bytes:
     """The start of a body, decoded: `MAX_BODY` bytes, or what there is."""
     start = bytearray()
 
@@ -336,9 +338,56 @@ async def _start(response: Any) -> bytes:
         if len(start) >= MAX_BODY:
             raise _Enough  # treq closes the connection
 
+    decode = _decoding(codings, take)
+
+    def received(chunk: bytes) -> None:
+        if len(start) < MAX_BODY:
+            decode(chunk)
+
     with suppress(_Enough):
-        await collect(response, take)
+        await collect(response, received)
     return bytes(start[:MAX_BODY])
+
+
+def _decoding(codings: list[str], take: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Return what decodes a body piece by piece and calls `take` with what becomes of it.
+
+    A body with another coding than gzip is taken as it is: many a page says "utf-8" there, and sends JSON.
+
+    :raises NoVerdict: where it is encoded too many times over; what is returned, where it is not encoded as it says.
+    """
+    if len(codings) > gunzip.MAX_CODINGS:
+        raise NoVerdict(f"its answer has more than {gunzip.MAX_CODINGS} Content-Encodings")
+    decoders = [gunzip.Gunzip() for _ in codings] if set(codings) <= set(gunzip.GZIP) else []
+
+    def decode(chunk: bytes, layers: int) -> None:
+        if layers:
+            for decoded in decoders[layers - 1].decode(chunk):
+                decode(decoded, layers - 1)
+        else:
+            take(chunk)
+
+    def received(chunk: bytes) -> None:
+        try:
+            decode(chunk, len(decoders))
+        except gunzip.NotGzip:
+            raise NoVerdict("its answer is not gzip, as its Content-Encoding says") from None
+
+    return received
+
+
+def _of_body(body: bytes, codings: list[str]) -> Verdict:
+    """What a body means.
+
+    :raises NoVerdict: where it means nothing.
+    """
+    try:
+        return verdicts.of_body(body)
+    except NoVerdict as error:
+        if set(codings) <= set(gunzip.GZIP):
+            raise
+        named = ascii(", ".join(codings))
+        raise NoVerdict("its answer has the Content-Encoding ", named, ", and only gzip was asked for") from error
 
 
 # Between treq and Twisted's connections --------------------------------------
@@ -457,14 +506,14 @@ class _Lease:
 
     :ivar pool: where the connection comes from.
     :ivar kept: whether the connection had served a request before.
-    :ivar abandoned: whether the rest of the answer is not wanted.
+    :ivar codings: what the body of the answer is encoded with, in lower case.
     """
 
     _webserver: Webserver
     pool: HTTPConnectionPool
     _seen: WeakSet[object]
     kept: bool = False
-    abandoned: bool = False
+    codings: list[str] = attrs.field(factory=list)
     _connection: Any = None
 
     def request(
@@ -482,7 +531,7 @@ class _Lease:
             )
 
         connecting: Deferred[Any] = self.pool.getConnection(self._webserver, self._webserver.endpoint)
-        return connecting.addCallback(connected).addCallback(self._sliced)
+        return connecting.addCallback(connected).addCallback(self._undecoded)
 
     @property
     def is_over_limit(self) -> bool:
@@ -491,39 +540,12 @@ class _Lease:
 
     def abandon(self) -> None:
         """Cut the connection: what is left of the answer is not wanted. Where nothing is left, it is kept."""
-        self.abandoned = True
         connection = self._connection
         if connection is not None and connection.transport is not None and connection.state not in AT_REST:
             connection.transport.abortConnection()
 
-    def _sliced(self, response: IResponse) -> IResponse:
-        """An answer; its body in slices where treq might decode it, so that it can't grow past its limit unseen."""
-        encoded = response.headers.hasHeader(b"content-encoding")
-        return _SlicedResponse(response, self) if encoded else response
-
-
-class _SlicedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]  # a class made at run time
-    def __init__(self, response: IResponse, lease: _Lease) -> None:
-        super().__init__(response)
-        self._lease = lease
-
-    def deliverBody(self, protocol: Protocol) -> None:
-        self.original.deliverBody(_Slicer(protocol, self._lease))
-
-
-class _Slicer(Protocol):
-    def __init__(self, receiver: Protocol, lease: _Lease) -> None:
-        self._receiver = receiver
-        self._lease = lease
-
-    def connectionMade(self) -> None:
-        self._receiver.makeConnection(self.transport)
-
-    def dataReceived(self, data: bytes) -> None:
-        for start in range(0, len(data), SLICE):
-            if self._lease.abandoned:
-                break  # or the rest of a bomb would be decoded, slice by slice, for nothing
-            self._receiver.dataReceived(data[start : start + SLICE])
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._receiver.connectionLost(reason)
+    def _undecoded(self, response: IResponse) -> IResponse:
+        """Hide from treq how the body is encoded: `_read` decodes it, up to its bound, and more of it than treq."""
+        self.codings = gunzip.codings(response.headers.getRawHeaders(b"content-encoding", []))
+        response.headers.removeHeader(b"content-encoding")
+        return response

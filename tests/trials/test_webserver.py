@@ -373,7 +373,7 @@ def faults(elsewhere: str) -> dict[str, Fault]:
         "two lengths": Fault(says(HEAD + b"Content-Length: 34\r\nContent-Length: 9\r\n\r\n" + GOOD), told=NO_HTTP),
         "no chunks": Fault(says(CHUNKED + b"garbage\r\n"), told="MalformedChunkedData"),
         "another coding": Fault(says(HEAD + b"Transfer-Encoding: br\r\n\r\n" + GOOD), told=NO_HTTP),
-        "no gzip": Fault(says(whole(GOOD, b"200 OK", b"Content-Encoding: gzip")), told=EMPTY),
+        "no gzip": Fault(says(whole(GOOD, b"200 OK", b"Content-Encoding: gzip")), told="its answer is not gzip"),
         "closed at once": Fault(says(), told=CLOSED, stays=False),
         "closed in the head": Fault(says(HEAD + b"X: y\r\n"), told=CLOSED, stays=False),
         "closed in the body": Fault(says(whole(GOOD)[:-1]), told=CLOSED, stays=False),

@@ -476,13 +476,13 @@ class Answers(WebserverTestCase):
             def __init__(self, *arguments: Any) -> None:
                 self.real = real(*arguments)
 
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.real, name)
+
             def decompress(self, data: bytes) -> bytes:
-                out = self.real.decompress(data)
+                out: bytes = self.real.decompress(data)
                 most.append(len(out))
                 return out
-
-            def flush(self) -> bytes:
-                return self.real.flush()
 
         self.patch(zlib, "decompressobj", Watched)
         bomb = gzip.compress(b" " * 50_000_000)
@@ -509,8 +509,8 @@ class Answers(WebserverTestCase):
                 unpacked.append(len(out))
                 return out
 
-            def flush(self) -> bytes:
-                return self.real.flush()
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.real, name)
 
         self.patch(zlib, "decompressobj", Watched)
         self.answering(answer(gzip.compress(b" " * 50_000_000), "200 OK", "Content-Encoding: gzip"))
@@ -523,9 +523,51 @@ class Answers(WebserverTestCase):
         self.assertEqual(sum(unpacked), sum(let_go))
 
     async def test_a_broken_compressed_answer(self) -> None:
-        self.answering(answer(b"not gzip at all", "200 OK", "Content-Encoding: gzip"))
-        await self.trouble()
-        self.flushLoggedErrors()
+        for body in (b"not gzip at all", IN, gzip.compress(IN)[:-8] + b"12345678"):
+            self.answering(answer(body, "200 OK", "Content-Encoding: gzip"))
+            self.assertEqual(await self.trouble(), "its answer is not gzip, as its Content-Encoding says")
+        await sleep(0.05)  # the rest of the answer is still to come, and the connection to be kept or not
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_every_way_to_say_gzip_and_to_write_it(self) -> None:
+        half = len(IN) // 2
+        members = gzip.compress(IN[:half]) + gzip.compress(b"") + gzip.compress(IN[half:])
+        packed = gzip.compress(IN)
+        for coding, body in (
+            *((coding, packed) for coding in ("gzip", "GZIP", "GZip", "x-gzip", "X-GZIP", " gzip ", "gzip, identity")),
+            ("", IN),
+            ("identity", IN),
+            ("UTF-8", IN),  # which some pages say
+            ("none", IN),
+            ("gzip, x-gzip", gzip.compress(packed)),
+            ("gzip", members),
+            ("gzip", members + b"\0" * 512),
+            ("gzip", packed + b"\x1f"),
+            ("gzip", packed + b"<!-- 3 ms -->"),
+        ):
+            for body_of in (answer, chunked):
+                self.answering(body_of(body, "200 OK", f"Content-Encoding: {coding}"))
+                self.assertEqual(await self.authenticator().authenticate("sid"), LoggedIn(7), (coding, body))
+
+    async def test_members_and_layers_add_up_to_the_size(self) -> None:
+        over = gzip.compress(IN) + gzip.compress(b" " * (MAX_ANSWER - len(IN) + 1))
+        for coding, body in (("gzip", over), ("gzip,gzip", gzip.compress(over))):
+            self.answering(answer(body, "200 OK", f"Content-Encoding: {coding}"))
+            self.assertIn("larger than 8192 bytes", await self.trouble())
+        self.answering(answer(IN, "200 OK", "Content-Encoding: gzip, gzip, gzip, gzip, gzip"))
+        self.assertIn("more than 4 Content-Encodings", await self.trouble())
+        await sleep(0.05)  # likewise
+
+    async def test_another_coding_is_named(self) -> None:
+        self.answering(answer(b"\x0b\x02", "200 OK", "Content-Encoding: BR"))
+        self.assertEqual(await self.trouble(), "its answer has the Content-Encoding 'br', and only gzip was asked for")
+
+
+def chunked(body: bytes, status: str, *headers: str) -> bytes:
+    """An answer in chunks of one byte."""
+    lines = [f"HTTP/1.1 {status}", "Transfer-Encoding: chunked", *headers]
+    pieces = b"".join(b"1\r\n%b\r\n" % body[at : at + 1] for at in range(len(body)))
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + pieces + b"0\r\n\r\n"
 
 
 class Failures(WebserverTestCase):

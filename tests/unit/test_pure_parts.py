@@ -42,6 +42,7 @@ PURE = (
     "diagnosis",
     "request_head",
     "extensions",
+    "gunzip",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 
