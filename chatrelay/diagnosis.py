@@ -1,10 +1,9 @@
-"""What a site that is set up wrongly looks like, and what its operator is told to do about it.
+"""Tell the operator of a site that is set up wrongly what was seen, what is likely wrong and which option helps.
 
-Pure. Several mistakes look alike to visitors, who can't log in, and to the
-relay, to which a denial is an answer like any other. This keeps count, and
-finds words: what was seen, what is likely wrong, and the option that helps.
-What the site answered, and what a browser sent, is a stranger's text: the
-caller hides the session id in it and makes it a field of a log event.
+Pure. Several mistakes look alike: visitors can't log in, and to the relay a
+denial is an answer like any other. The site's answers and a browser's cookies
+are strangers' text: the caller hides the session id in them, and makes them
+fields of a log event.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ MAX_BODY = 8192
 
 
 def words_of(body: bytes) -> str:
-    """What a person would read in the start of an answer, on one line: of a page in HTML its title and its text.
+    """Return the text that a person would read in the start of an answer, on one line; of HTML the title and the text.
 
     :param body: as much as there is; no more than `MAX_BODY` bytes are looked at.
     """
@@ -59,7 +58,7 @@ def words_of(body: bytes) -> str:
 
 
 def likely_cause(status: int, words: str) -> str:
-    """Why a page might deny everybody with this status, and what to do about it."""
+    """Say why a page might deny everybody with this status, and what to do about it."""
     if _CSRF.search(words):
         return f"The cause is likely the site's CSRF protection: {EXEMPT}"
     other = "a login in front of the site" if status == 401 else "a firewall, or rules on who may ask,"
@@ -70,7 +69,7 @@ def likely_cause(status: int, words: str) -> str:
 
 
 def remedy(url: str, format: str, status: int | None, location: str, words: str) -> str:
-    """What to do where a first look found that the page gives no answer that decides anything.
+    """Say what to do after a first look that met no answer which decides anything.
 
     :param url: where it asked.
     :param format: ``form`` or ``json``.
@@ -130,7 +129,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 class DeniedSoFar:
-    """Whether every session that the site was asked about since the start was denied.
+    """The sessions that the site has denied since the start, as long as it has let nobody in.
 
     :param key: of the hashes by which sessions are known, at most 64 random bytes.
     :ivar statuses: those of the denials, 200 for what the body said.
@@ -160,13 +159,13 @@ class DeniedSoFar:
         return True
 
     def how(self) -> str:
-        """In which way the site denied them."""
+        """Say in which way the site denied them."""
         if self.statuses == {200}:
             return 'by "loggedin": false'
         return f"with status {' and '.join(map(str, sorted(self.statuses)))}"
 
     def likely_cause(self, format: str) -> str:
-        """Why, and what to do about it.
+        """Say why, and what to do about it.
 
         :param format: ``form`` or ``json``.
         """
@@ -183,16 +182,16 @@ class DeniedSoFar:
 
 
 class MissingCookie:
-    """Logins in a row without the session cookie, and what those who made them sent instead.
+    """Logins in a row without the session cookie, and the names of the cookies that came instead.
 
-    A visitor who is not logged in at the site may have no such cookie. So few
-    of them say nothing, and of many in a row the operator is told seldom: at
-    the tenth, the hundredth, the thousandth.
+    A visitor who is not logged in at the site may have no such cookie. So a
+    few of them mean nothing, and of many in a row the operator is told at the
+    tenth, the hundredth, the thousandth.
 
     :ivar logins: how many there were in a row.
-    :ivar names: of the cookies that came, and that `MAX_NAMES` are the most of.
-    :ivar host: which the last of them named in its handshake.
-    :ivar origin: of whose page it was.
+    :ivar names: of the cookies that came, at most `MAX_NAMES`.
+    :ivar host: the ``Host`` of the last of these handshakes.
+    :ivar origin: its ``Origin``.
     """
 
     def __init__(self) -> None:
@@ -229,7 +228,7 @@ class MissingCookie:
             self.names.clear()
 
     def likely_cause(self, name: str) -> str:
-        """Why, and what to do about it. It quotes strangers.
+        """Say why, and what to do about it, in words that quote strangers.
 
         :param name: of the session cookie.
         """

@@ -30,7 +30,7 @@ class _Name:
 
 @attrs.frozen
 class Behind:
-    """Sessions are asked about later than they are due.
+    """How late sessions are asked about, and for how many there is time.
 
     :ivar late: seconds that the session which is next was due ago.
     :ivar waiting: how many are due.
@@ -57,7 +57,7 @@ LATE = 0.2
 """Of the interval: a session that is asked about later than that is late."""
 
 LEAST_LATE = 2.0
-"""Seconds that are no delay however short the interval is: due times are in whole seconds, and looked at by a sweep."""
+"""Seconds that are never a delay: due times are whole seconds, and a sweep looks at them four times a second."""
 
 LEAST_ANSWER_SECONDS = 0.001
 
@@ -66,7 +66,7 @@ WEIGHT = 1 / 16
 
 
 def _nobody(_: object = None) -> None:
-    """What is told where nobody wants to know."""
+    """Tell nobody."""
 
 
 class _Check:
@@ -202,7 +202,7 @@ class Rechecks:
             self._out += 1
             asked_at = self._active()
             asking = check.asking = self._ask(check.name.sessid)
-            # What is answered at once nobody was asked about: the breaker is open.
+            # An answer that comes at once is the breaker's, and says nothing of the site.
             asking.addCallback(self._answered, check, None if asking.called else asked_at)
         self._is_asking = False
 
@@ -210,10 +210,10 @@ class Rechecks:
         late = active - next(iter(self._due)).due_since if self._due else 0.0
         took, wait = self._answer_seconds or 0.0, self._wait
         behind = Behind(late, len(self._due), len(self._checks), self._at_once, took, wait)
-        # Of many who came at once the last are late for a round or two, and on time when they are spread.
+        # After many logins at once the last sessions are late for a round or two, then they are spread and on time.
         is_too_many = behind.sessions > behind.capacity or late > wait
         limit = max(wait * LATE, LEAST_LATE)
-        # What is about as late as may be is told of once, not again and again.
+        # A session that is late by about the limit is told of once, not again and again.
         if late > (limit if self._late_at is None else limit / 2) and is_too_many:
             was_on_time, self._late_at = self._late_at is None, active
             if was_on_time:

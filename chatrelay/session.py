@@ -64,7 +64,7 @@ def _nobody_asks(sessid: str) -> None:
 
 
 def _nobody_counts() -> None:
-    """What is called of a login without a cookie where nobody wants to know."""
+    """Do nothing of a login without a cookie: nobody counts them."""
 
 
 def _charge_nobody(size: int) -> None:

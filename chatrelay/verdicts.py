@@ -92,7 +92,7 @@ def of_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
 
 
 def of_first_look(status: int, locations: Iterable[bytes], body: bytes) -> Verdict:
-    """What an answer other than 200 means where the relay asks about a session that nobody has.
+    """Judge an answer other than 200 to the question about a session that nobody has.
 
     :param body: as much of it as is looked at.
     :raises Suspect: where it denies that by its status alone.
