@@ -13,8 +13,9 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from chatrelay.authheaders import host_name, read_header
 from chatrelay.breaker import State
-from chatrelay.config import Config, ConfigError, read
+from chatrelay.config import Config, ConfigError
 from chatrelay.interfaces import LoggedIn
+from chatrelay.sources import read
 from tests.unit.test_auth import IN, WebserverTestCase, answer
 
 reactor: Any = untyped_reactor
