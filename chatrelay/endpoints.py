@@ -37,6 +37,7 @@ _ARGUMENTS = {
         *("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
         *("extraCertChain", "dhParameters"),
     ),
+    "tls": ("path", "port", "backlog", "interface"),
     "unix": ("address", "mode", "backlog", "lockfile"),
     "systemd": ("domain", "index", "name"),
 }
@@ -46,6 +47,7 @@ _EXAMPLES = {
     "tcp": "tcp:8080:interface=127.0.0.1",
     "tcp6": r"tcp6:8080:interface=\:\:1",
     "ssl": "ssl:443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem",
+    "tls": "tls:/etc/chatrelay/certificates:443",
     "unix": "unix:/run/chatrelay/chatrelay.sock",
     "systemd": "systemd:domain=INET:index=0",
 }
@@ -91,14 +93,16 @@ def check(description: str) -> None:
         )
     kind, positional, named = _parts(inner)
     if kind not in _ARGUMENTS:
-        if (suggestion := _suggestion(inner, kind)) is not None:
-            raise BadEndpointError(f"did you mean {prefix}{suggestion}?")
         return
+    if "," in inner and re.search(rf",({'|'.join(_ARGUMENTS)}|haproxy):", inner):
+        raise BadEndpointError("it is more than one endpoint: give the option once for each")
     arguments = _arguments(prefix, kind, positional, named)
-    if kind in ("tcp", "tcp6", "ssl"):
-        _check_port(prefix, kind, arguments)
+    if kind in ("tcp", "tcp6", "ssl", "tls"):
+        _check_port(prefix, kind, {"port": "443"} | arguments if kind == "tls" else arguments)
     if kind == "ssl":
         _check_certificate(prefix, arguments)
+    elif kind == "tls":
+        _check_certificates(prefix, arguments)
     elif kind == "unix":
         _check_unix(prefix, arguments)
     elif kind == "systemd":
@@ -110,8 +114,11 @@ def why_refused(description: str, error: Exception) -> str:
 
     :param error: what Twisted said.
     """
-    kind = description.removeprefix(WRAPPER).partition(":")[0]
+    inner = description.removeprefix(WRAPPER)
+    kind = inner.partition(":")[0]
     if str(error).startswith("Unknown endpoint type"):
+        if (suggestion := _suggestion(inner, kind)) is not None:
+            return f"did you mean {description.removesuffix(inner)}{suggestion}?"
         return f"there is no kind {kind!r} of endpoint: the kinds are {', '.join(_ARGUMENTS)}"
     if kind == "systemd" and isinstance(error, LookupError):
         return _why_no_socket_of_systemd(os.environ)
@@ -174,6 +181,8 @@ def _suggestion(inner: str, kind: str) -> str | None:
     if kind.startswith(("/", ".")):
         return f"unix:{inner}"
     rest = inner[len(kind) :]
+    if not re.fullmatch(r"[\w.-]*", kind):
+        return None
     known = _OTHER_NAMES.get(kind.lower()) or next(
         iter(difflib.get_close_matches(kind.lower(), [*_ARGUMENTS, "haproxy"], n=1, cutoff=0.6)), None
     )
@@ -295,6 +304,20 @@ def _pem(argument: str, path: str) -> bytes:
         raise BadEndpointError(f"{argument}={why}") from None
 
 
+def _check_certificates(prefix: str, arguments: dict[str, str]) -> None:
+    """Look at the folder of a ``tls:`` endpoint. (Twisted listens without any certificate, too.)"""
+    path = arguments.get("path", "")
+    if not path:
+        raise BadEndpointError(f"the folder is missing: give one such as {prefix}{_EXAMPLES['tls']}")
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        why = cannot_be_read(path, error)
+        raise BadEndpointError(f"{why}: give a folder of PEM files, such as {prefix}{_EXAMPLES['tls']}") from None
+    if not any(name.endswith(".pem") for name in names):
+        raise BadEndpointError(f"there is no file in the folder {path} whose name ends with .pem")
+
+
 # UNIX sockets -------------------------------------------------------------------
 
 
@@ -373,9 +396,12 @@ def _why_no_socket(path: str, error: BaseException | str) -> str:
         if error.errno == errno.EADDRINUSE:
             return "another process listens there: stop it, or choose another path"
         if why := why_not_found(path):
-            return f"{why}: make it, or choose another path" if why.startswith("there is no") else why
+            remedy = "make it, or choose another path" if why.startswith("there is no") else "choose another path"
+            return f"{why}: {remedy}"
         if why := why_not_written_in(folder) or why_not_used(f"{path}.lock", write=True):
             return f"{why}: choose another folder, or give that user the right"
+    elif why := why_not_used(path, write=True):  # a socket that may not be connected to
+        return f"{why}: choose another path, or remove it where nobody listens there"
     return _told(error)
 
 

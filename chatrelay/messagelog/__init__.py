@@ -6,6 +6,7 @@ of them promises, and one contract test holds them all to it.
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from chatrelay.interfaces import MessageLog
@@ -29,8 +30,20 @@ def check_url(url: str) -> None:
         raise BadMessageLogURL(f"{url!r} has a NUL in it, which no file's name may have")
     if url in ("memory:", "none") or (url.startswith(SQLITE) and sqlite_path(url)):
         return
-    meant = f" (did you mean {SQLITE}{url}?)" if url and ":" not in url else ""
-    raise BadMessageLogURL(f"{url!r} names no message log: use sqlite:PATH, memory: or none{meant}")
+    meant = _meant(url)
+    hint = f" (did you mean {meant}?)" if meant else ""
+    raise BadMessageLogURL(f"{url!r} names no message log: use sqlite:PATH, memory: or none{hint}")
+
+
+def _meant(url: str) -> str | None:
+    """The URL that somebody may have meant by one that names no message log."""
+    kind, colon, path = url.partition(":")
+    if kind.lower() in ("memory", "none"):
+        return "memory:" if kind.lower() == "memory" else "none"
+    if not colon and url:
+        return f"{SQLITE}{'PATH' if kind.lower() == 'sqlite' else url}"
+    is_sqlite = kind.lower() == "file" or difflib.get_close_matches(kind.lower(), ["sqlite"], cutoff=0.75)
+    return f"{SQLITE}{path}" if is_sqlite and path else None
 
 
 def sqlite_path(url: str) -> str:

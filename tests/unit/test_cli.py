@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -43,6 +44,32 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
         main(["mesages"])
     assert end.value.code == 2
     assert "'mesages'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("mesages", "(choose from .*); did you mean messages?"),
+        ("serve", "(choose from .*): the relay itself is run by: twistd -n chatrelay"),
+        ("messages --mesage-log=x", "unrecognized arguments: --mesage-log=x; did you mean --message-log?"),
+        ("messages sqlite:log", "unrecognized arguments: sqlite:log; did you mean --message-log sqlite:log?"),
+    ],
+)
+def test_a_slip_is_told_what_was_meant(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    pattern = re.escape(says).replace(r"\.\*", ".*")
+    assert re.search(f"{pattern}$", capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("command", ["messages", "backup", "restore"])
+def test_a_message_log_that_the_environment_names_is_told_with_the_variable(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATRELAY_MESSAGE_LOG", "x.db")
+    assert main([command, *([] if command == "messages" else ["file"])]) == 1
+    assert capsys.readouterr().err.startswith("chatrelay: CHATRELAY_MESSAGE_LOG: 'x.db' names no message log: ")
 
 
 @pytest.mark.parametrize(

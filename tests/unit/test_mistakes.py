@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 from twisted.internet.defer import fail
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.scripts._twistd_unix import ServerOptions
@@ -214,20 +215,6 @@ def test_a_mistake_in_the_environment_is_named_with_the_variable(setting: str, m
 
 ENDPOINTS = {
     "": "it is empty: give one such as tcp:8080:interface=127.0.0.1",
-    "8080": "did you mean tcp:8080:interface=127.0.0.1?",
-    "localhost:8080": "did you mean tcp:8080:interface=127.0.0.1?",
-    "10.0.0.1:8080": "did you mean tcp:8080:interface=10.0.0.1?",
-    ":8080": "did you mean tcp:8080?",
-    "0.0.0.0:8080": "did you mean tcp:8080?",
-    "http://localhost:8080/": "did you mean tcp:8080:interface=127.0.0.1?",
-    "http:8080": "did you mean tcp:8080?",
-    "tcp4:8080": "did you mean tcp:8080?",
-    "tpc:8080": "did you mean tcp:8080?",
-    "unx:/run/s": "did you mean unix:/run/s?",
-    "/run/s": "did you mean unix:/run/s?",
-    "wss:443": "did you mean ssl:443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem?",
-    "fd:3": "did you mean systemd:domain=INET:index=0?",
-    "haproxi:tcp:1": "did you mean haproxy:tcp:1?",
     "tcp": "the port is missing: give one such as tcp:8080:interface=127.0.0.1",
     "tcp:": "the port is missing: give one such as tcp:8080:interface=127.0.0.1",
     "tcp:port=": "the port is missing: give one such as tcp:8080:interface=127.0.0.1",
@@ -240,6 +227,12 @@ ENDPOINTS = {
     "tcp6:99999": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
     "tcp:-1": "-1 is not a port: ports are 1 to 65535, and 0 for any that is free",
     "ssl:99999:privateKey=k": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
+    "tcp:8080,tcp:8081": "it is more than one endpoint: give the option once for each",
+    "tls": "the folder is missing: give one such as tls:/etc/chatrelay/certificates:443",
+    "tls:443": "443 cannot be read: No such file or directory: give a folder of PEM files, such as "
+    "tls:/etc/chatrelay/certificates:443",
+    "tls:.:99999": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
+    "tls:.": "there is no file in the folder . whose name ends with .pem",
     "tcp:http": "'http' is not a port, which is a number: give one such as tcp:8080:interface=127.0.0.1",
     "tcp:8080:interfce=::1": "an endpoint of the kind tcp has no interfce=: did you mean interface=?",
     "tcp:8080:nonsense=1": "an endpoint of the kind tcp has no nonsense=: it has port, interface, backlog",
@@ -274,6 +267,36 @@ ENDPOINTS = {
 }
 
 
+KINDS = {
+    "8080": "did you mean tcp:8080:interface=127.0.0.1?",
+    "localhost:8080": "did you mean tcp:8080:interface=127.0.0.1?",
+    "10.0.0.1:8080": "did you mean tcp:8080:interface=10.0.0.1?",
+    ":8080": "did you mean tcp:8080?",
+    "0.0.0.0:8080": "did you mean tcp:8080?",
+    "http://localhost:8080/": "did you mean tcp:8080:interface=127.0.0.1?",
+    "http:8080": "did you mean tcp:8080?",
+    "tcp4:8080": "did you mean tcp:8080?",
+    "tpc:8080": "did you mean tcp:8080?",
+    "unx:/run/s": "did you mean unix:/run/s?",
+    "/run/s": "did you mean unix:/run/s?",
+    "wss:443": "did you mean ssl:443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem?",
+    "fd:3": "did you mean systemd:domain=INET:index=0?",
+    "haproxi:tcp:1": "did you mean haproxy:tcp:1?",
+    "nonsense": "there is no kind 'nonsense' of endpoint: the kinds are tcp, tcp6, ssl, tls, unix, systemd",
+}
+"""Endpoints of kinds that Twisted does not know."""
+
+
+@pytest.mark.parametrize("wrapper", ["", "haproxy:"])
+@pytest.mark.parametrize("endpoint", KINDS)
+def test_a_kind_of_endpoint_that_is_not_there_is_told_which_was_meant(endpoint: str, wrapper: str) -> None:
+    check(wrapper + endpoint)  # only Twisted knows the kinds of its plugins
+    with pytest.raises(ValueError, match="Unknown endpoint type") as refusal:
+        serverFromString(object(), wrapper + endpoint)
+    said = endpoints.why_refused(wrapper + endpoint, refusal.value)
+    assert said == KINDS[endpoint].replace("mean ", f"mean {wrapper}")
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Go to a folder with files that are no keys."""
@@ -296,8 +319,8 @@ def test_what_would_do_behind_haproxy_comes_behind_it_too(endpoint: str) -> None
     with pytest.raises(BadEndpointError) as refusal:
         check(f"haproxy:{endpoint}")
     said = str(refusal.value)
-    assert re.sub("haproxy:(?=tcp|ssl|unix|systemd|haproxy)", "", said) == ENDPOINTS[endpoint].replace("haproxy:", "")
-    assert not re.search("(?<!haproxy:)(?<!of the kind )(tcp6?|ssl|unix|systemd):", said)
+    assert re.sub("haproxy:(?=tcp|ssl|tls|unix|systemd)", "", said) == ENDPOINTS[endpoint]
+    assert not re.search("(?<!haproxy:)(?<!of the kind )(tcp6?|ssl|tls|unix|systemd):", said)
 
 
 @pytest.mark.parametrize("endpoint", ["haproxy", "haproxy:"])
@@ -325,11 +348,18 @@ def test_a_wrapper_without_an_endpoint_is_told_what_it_wraps(endpoint: str) -> N
         "systemd:domain=UNIX:name=chat",
         "systemd:INET:index=0",
         "haproxy:tcp:8080",
+        "onion:80",
         "onion:80:controlPort=9051",
+        "tls:certificates:8443:interface=127.0.0.1",
         "stdio:",
     ],
 )
-def test_endpoints_that_twisted_takes_are_left_to_it(endpoint: str) -> None:
+def test_endpoints_that_twisted_takes_are_left_to_it(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("certificates").mkdir()
+    Path("certificates/example.com.pem").touch()
     check(endpoint)
 
 
@@ -416,3 +446,39 @@ def test_systemd_that_handed_over_no_socket_is_said_to(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     said = endpoints.why_refused("systemd:domain=INET:name=c", KeyError("c"))
     assert said == "systemd handed over no such socket: it has 2, with the names a, b"
+
+
+def test_a_socket_of_another_user_is_said_to_be_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    said = opened(f"unix:{path}", CannotListenError(None, str(path), "Permission denied"))
+    assert f" may not read {path}, which belongs to " in said
+    assert said.endswith(": choose another path, or remove it where nobody listens there")
+
+
+# Message logs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("log.db", "sqlite:log.db"),
+        ("/var/lib/log.db", "sqlite:/var/lib/log.db"),
+        ("sqlite", "sqlite:PATH"),
+        ("sqllite:x", "sqlite:x"),
+        ("SQLite:x", "sqlite:x"),
+        ("sqlite3:x", "sqlite:x"),
+        ("file:x", "sqlite:x"),
+        ("memory", "memory:"),
+        (":memory:", None),
+        ("None", "none"),
+        ("none:", "none"),
+        ("postgresql://x", None),
+        ("sqlite:", None),
+    ],
+)
+def test_a_url_that_names_no_message_log_is_told_which_was_meant(url: str, meant: str | None) -> None:
+    hint = "" if meant is None else f" (did you mean {meant}?)"
+    says = f"--message-log: {url!r} names no message log: use sqlite:PATH, memory: or none{hint}"
+    assert refused("--message-log", url) == says
