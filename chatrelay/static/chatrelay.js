@@ -141,6 +141,9 @@ const RELAY_FULL_DOUBLINGS = 4;
 /** Ended by the operator or by the site: most often because the user has logged out there. */
 const ENDED_BY_SITE = 4505;
 
+/** After so long (ms) the website is asked again whether the user has logged out. */
+const SECOND_LOOK = 2_000;
+
 /** Fires `message` (ChatMessageEvent), `state` (StateEvent) and `protocol-error` (ProtocolErrorEvent). */
 export class ChatClient extends EventTarget {
   #url;
@@ -454,7 +457,7 @@ export class ChatClient extends EventTarget {
     if (code === 4500 || code === 4501) return this.#denied();
     if (code !== undefined && code > 4501 && code <= 4999) {
       this.#end({ name: "ended", code });
-      if (code === ENDED_BY_SITE) void this.check();
+      if (code === ENDED_BY_SITE) void this.#askWhetherLoggedOut();
       return;
     }
     this.#forgiveIfSteady();
@@ -467,6 +470,15 @@ export class ChatClient extends EventTarget {
     const delay = Math.min(firstDelay * 2 ** this.#attempts++, longest) * (0.5 + Math.random() / 2);
     this.#timer = setTimeout(() => void this.#attempt(), delay);
     this.#enter({ name: "waiting", retryAt: performance.now() + delay, code, reason, error });
+  }
+
+  /**
+   * Ask the website twice: a logout there ends the connection before its answer takes the cookie out of the browser, and
+   * until then the cookie may still be good.
+   */
+  async #askWhetherLoggedOut() {
+    await this.check();
+    if (this.#state.name === "ended") this.#timer = setTimeout(() => void this.check(), SECOND_LOOK);
   }
 
   /** After a connection that has lasted, what went wrong before it does not count. */

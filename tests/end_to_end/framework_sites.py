@@ -20,9 +20,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import socket
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from examples import end_chat
 
+ROOT = Path(__file__).parents[2]
 KEY = "a key that only this site knows and nobody guesses"
 COOKIE = "session"
 ENDED = Path("ended-logins")
@@ -104,6 +107,66 @@ def flask_site() -> Any:
     def how_often() -> str:
         return str(asked)
 
+    return app
+
+
+def quickstart_site() -> Any:
+    """What docs/quickstart.rst shows, copied into a site by Flask; the relay's port is in the file ``relay-port``."""
+    import flask
+    from itsdangerous import BadSignature
+
+    page = (ROOT / "docs" / "quickstart.rst").read_text("utf-8")
+    of_python = re.findall(r"\.\. code-block:: python\n\n((?:   .*\n|\n)+)", page)
+    ((html,),) = [re.findall(r"\.\. code-block:: html\n\n((?:   .*\n|\n)+)", page)]
+    app = flask.Flask(__name__)
+    app.secret_key = KEY
+
+    class User:
+        def __init__(self, uid: int) -> None:
+            self.id = uid
+
+    def user_of_session(sessid: str) -> User | None:
+        serializer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
+        try:
+            return User(serializer.loads(sessid)["uid"])
+        except BadSignature:
+            return None
+
+    def current_user() -> User:
+        return User(flask.session["uid"])
+
+    @app.post("/login")
+    def login() -> str:
+        flask.session["uid"] = int(flask.request.form["uid"])
+        return "in"
+
+    @app.get("/whoami")
+    def whoami() -> dict[str, Any]:
+        uid = flask.session.get("uid")
+        return {"loggedin": False} if uid is None else {"loggedin": True, "uID": uid}
+
+    @app.get("/page")
+    def chat() -> str:
+        return (
+            textwrap.dedent(html)
+            .replace("wss://example.com/chat", f"ws://127.0.0.1:{Path('relay-port').read_text()}/")
+            .replace("user: 293482", f"user: {current_user().id}")
+        )
+
+    @app.get("/chatrelay.js")
+    def client() -> Any:
+        return flask.send_file(ROOT / "chatrelay" / "static" / "chatrelay.js", "text/javascript")
+
+    def end(uid: int) -> None:
+        end_chat.OPS, end_chat.TOKEN_FILE = ("127.0.0.1", int(Path("ops-port").read_text())), "ops-token"
+        end_chat.end_chat(uid)
+        time.sleep(0.5)  # for so long the browser still has the cookie, which is good
+
+    names = {
+        **{"app": app, "request": flask.request, "session": flask.session, "redirect": flask.redirect},
+        **{"user_of_session": user_of_session, "current_user": current_user, "end_chat": end},
+    }
+    exec("\n".join(map(textwrap.dedent, of_python)), names)
     return app
 
 
@@ -338,6 +401,7 @@ SITES: dict[str, Callable[[], None]] = {
     "starlette": lambda: serve_asgi(starlette_site),
     "django": lambda: serve_wsgi(django_site),
     "django-database": lambda: serve_wsgi(django_database_site),
+    "quickstart": lambda: serve_wsgi(quickstart_site),
     "jwt": lambda: serve_wsgi(jwt_site),
 }
 
