@@ -27,7 +27,6 @@ SET_BY_THE_RELAY = {
     "host": "use auth-host",
     "content-type": "use auth-format",
     "authorization": "use auth-secret-file, which keeps a secret out of the list of processes",
-    "cookie": "no cookie is ever sent to the site",
     "accept": _LEAVE_OUT,
     "accept-encoding": _LEAVE_OUT,
     "connection": _LEAVE_OUT,
@@ -62,8 +61,8 @@ def read_host(text: str) -> tuple[str, int | None]:
     elif not HOST_NAME.fullmatch(name):
         name = ""
     if not name or (port is not None and port > 65535):
-        slash = ": leave out the scheme and every slash" if "/" in text else ""
-        raise ValueError(f"{text!r} is no host{slash}: give a name, and at most a port, such as www.example.com")
+        without = " without a scheme and slashes" if "/" in text else ""
+        raise ValueError(f"{text!r} is no host: give a name, and at most a port{without}, such as www.example.com")
     return name, port
 
 
@@ -91,6 +90,8 @@ def read_header(text: str) -> tuple[bytes, bytes]:
         raise ValueError(f"{name} has a value of more than one line: {example}")
     if not (value.isascii() and value.isprintable()):
         raise ValueError(f"the value of {name} is not printable ASCII: {example}")
+    if name.lower() == "cookie":
+        raise ValueError(f"{name} can't be sent: a visitor's cookies must not go out with questions about others")
     remedy = SET_BY_THE_RELAY.get(name.lower())
     if remedy is not None:
         raise ValueError(f"the relay sets {name} itself: {remedy}")
