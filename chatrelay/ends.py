@@ -46,6 +46,7 @@ DEFECT = End("relay", NO_CLOSE_FRAME, "a defect, told before this")
 DID_NOT_LEAVE = End("relay", NO_CLOSE_FRAME, "it did not leave in time")
 NO_HANDSHAKE_IN_TIME = End("relay", NO_CLOSE_FRAME, "no handshake in time")
 NO_PROXY_HEADER = End("relay", NO_CLOSE_FRAME, "no header of the PROXY protocol came first")
+PROXY_CLOSED = End("client", 1001, "a proxy in between closed it")
 STOPPING = End("relay", NO_CLOSE_FRAME, "the relay is stopping")
 TLS_CLOSED = End("client", NO_CLOSE_FRAME, "TLS: closed without a close frame, and what waits is not read")
 

@@ -31,6 +31,19 @@ _SHORTEST = 6
 """Bytes of the shortest masked frame: two of header, four of mask."""
 
 
+GOING_AWAY = b"\x03\xe9"
+"""What a close frame with 1001 and without a reason contains."""
+
+
+def ends_by_going_away(data: bytes) -> bool:
+    """Whether bytes end with a close frame with 1001: without a mask, as only servers send it, or with one."""
+    if data.endswith(b"\x88\x02" + GOING_AWAY):
+        return True
+    frame = data[-8:]
+    is_masked = len(frame) == 8 and frame.startswith(b"\x88\x82")
+    return is_masked and bytes((frame[6] ^ frame[2], frame[7] ^ frame[3])) == GOING_AWAY
+
+
 def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -> int:
     """Hand whole text messages to `receive`, in order.
 

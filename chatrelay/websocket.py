@@ -45,7 +45,7 @@ from chatrelay.connections import Connections
 from chatrelay.directory import Directory
 from chatrelay.ends import NO_CODE, End, EndLines
 from chatrelay.extensions import BrokenOffers, acceptable
-from chatrelay.frames import TextValidator, take_messages
+from chatrelay.frames import TextValidator, ends_by_going_away, take_messages
 from chatrelay.handshake import (
     AUTOBAHN_HANDSHAKE,
     NO_HANDSHAKE,
@@ -574,7 +574,14 @@ class ChatProtocol(WebSocketServerProtocol):
         return self._pausing is not None
 
     def _for_autobahn(self, data: bytes) -> None:
+        ended_before = self._end
         self._dataReceived(data)  # its dataReceived is this with a debug line before it
+        ended = self._end
+        if ended is not ended_before and ended is not None and ended.by == "relay" and ends_by_going_away(data):
+            # Caddy ends a WebSocket so, in its own name and wherever it is in a client's frame; the client's answer to
+            # that comes behind it. Autobahn takes either for the client's error: a frame without a mask, or text that
+            # is not UTF-8.
+            self._end = ends.PROXY_CLOSED
         self._between_messages = (
             self._fast
             and self.state == self.STATE_OPEN

@@ -21,7 +21,7 @@ from chatrelay.outgoing import OutgoingBuffer, Turn, seconds_unacknowledged
 from chatrelay.pace import SlowReaders
 from chatrelay.websocket import MAX_REFUSED
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
-from tests.unit.test_websocket import CLOSE, frame
+from tests.unit.test_websocket import CLOSE, frame, told_by
 
 PEER = "192.0.2.1:4321"
 
@@ -51,6 +51,35 @@ class Why(SynchronousTestCase):
         ):
             end = ends.of_lost(error, over_tls, unacknowledged)
             self.assertEqual((end.by, end.code, end.reason), (by, 1006, reason))
+
+
+class ByAProxy(ConnectingTestCase):
+    """A proxy closes with 1001 in its own name, and wherever it is in a client's frame."""
+
+    def test_it_is_not_told_as_an_error_of_the_client(self) -> None:
+        told = told_by(self)
+        unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
+        half = frame(b"x" * 1000)[:500]
+        for before, closing, is_by_proxy in (
+            (b"", unmasked, True),
+            (half, unmasked, True),
+            (half, masked, True),
+            (half, unmasked + masked, True),
+            (frame(b"{}"), unmasked, True),
+            (b"", frame(b"{}", masked=False), False),
+            (b"", b"\x88\x02\x03\xe8", False),  # 1000
+            (half, b"\xff" * 4, False),
+        ):
+            for pieces in ((before, closing), (before + closing,)):
+                told.clear()
+                client = self.client().open().log_in()
+                for piece in filter(None, pieces):
+                    client.write(piece)
+                client.read()
+                client.lost()
+                (line,) = [line for line in told if "ended by" in line]
+                self.assertEqual("with 1001" in line and "a proxy in between closed it" in line, is_by_proxy, line)
+                self.assertEqual("ended by the client" in line, is_by_proxy, line)
 
 
 class Silent:
