@@ -52,7 +52,7 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
     with socket.create_connection(("127.0.0.1", relay.port)) as stranger:
         stranger.sendall(
             b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: "
-            + HOSTILE.encode()
+            + HOSTILE.replace("\n", "\x0b").encode()  # a line break is refused before
             + b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         assert stranger.recv(1000).startswith(b"HTTP/1.1 403")
@@ -73,7 +73,7 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
     assert the_event(events, "chatrelay has stopped")
     refused = the_event(events, "was refused; that is no origin")
     assert refused["level"] == "warn"
-    assert refused["fields"]["origin"].startswith('https://x"}\\n{"level":"critical","text":"forged"}\\x1b[2J')
+    assert refused["fields"]["origin"].startswith('https://x"}\\x0b{"level":"critical","text":"forged"}\\x1b[2J')
     assert refused["format"] == "a page of origin {origin} was refused; {remedy} (told once for each origin)"
     assert the_event(events, "refused with 400")["fields"]["code"] == 400
     assert "forged" in the_event(events, "could not be asked")["fields"]["what"]
