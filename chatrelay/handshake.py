@@ -38,6 +38,15 @@ FOR_PROXIES = (
 )
 """What such a request is answered, beside the reason."""
 
+NO_COOKIE_IS_READ = "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
+NO_ORIGIN = "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
+REMEDIES = {
+    NO_COOKIE_IS_READ: "name the site's session cookie with --session-cookie, or have the page send SESSID",
+    NO_ORIGIN: "the handshake named no Origin, as every browser does: have a proxy in front pass it on; a program has "
+    "to send SESSID",
+}
+"""Why the cookie of a handshake is not used, as its client is told -> what the operator can do about it."""
+
 AUTOBAHN_HANDSHAKE: dict[str, object] = {
     "_wskey": "",
     "http_headers": MappingProxyType({}),
@@ -101,6 +110,7 @@ class Handshakes:
         self._refused_origins = RefusedOrigins()
         self._told_of_forwarding = self._told_of_nobody = False
         self._missing_cookie = MissingCookie()
+        self._told_of_logins: set[str] = set()
 
     def forwarded_for(self, request: bytes, host: str | None, peer: str) -> list[str]:
         """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty.
@@ -187,9 +197,9 @@ class Handshakes:
         """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
         name = self._session_cookie
         if name is None:
-            return None, "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
+            return None, NO_COOKIE_IS_READ
         if header_value(request, "origin") is None:
-            return None, "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
+            return None, NO_ORIGIN
         wanted = name.encode("ascii")
         for header in header_values(request, "cookie"):
             for pair in header.encode("latin-1").split(b";"):
@@ -220,8 +230,20 @@ class Handshakes:
         """Somebody logs in by the session cookie."""
         self._missing_cookie.came()
 
-    def login_without_cookie(self) -> None:
-        """Somebody wanted to log in by the session cookie, and was denied for having none."""
+    def login_without_cookie(self, because: str | None) -> None:
+        """Somebody wanted to log in by the session cookie, and had none.
+
+        :param because: why none was looked for; None where the visitor simply has none, which is a denial.
+        """
+        if because is not None:
+            if because not in self._told_of_logins:
+                self._told_of_logins.add(because)
+                self.events.warn(
+                    "somebody cannot be logged in, as their page sends no SESSID and no cookie is used: {remedy} (told "
+                    "once)",
+                    remedy=REMEDIES[because],
+                )
+            return
         missing = self._missing_cookie
         if missing.login():
             self.events.warn(

@@ -63,7 +63,7 @@ def _nobody_asks(sessid: str) -> None:
     """What an ended session calls to ask: never."""
 
 
-def _nobody_counts() -> None:
+def _nobody_counts(because: str | None) -> None:
     """Do nothing of a login without a cookie: nobody counts them."""
 
 
@@ -86,7 +86,7 @@ class Session:
         visitor simply has none (a denial), else why an auth-request must
         carry a SESSID on this connection.
     :param charge: called with the bytes that a message counts as in addition to its own; see `chatrelay.inflow.weight`.
-    :param without_cookie: called when a login is denied because there is no cookie.
+    :param without_cookie: called with `no_cookie_because` when somebody wants to log in by a cookie that is not there.
     """
 
     __slots__ = (
@@ -122,7 +122,7 @@ class Session:
         cookie: str | None = None,
         no_cookie_because: str | None = None,
         charge: Callable[[int], None] = _charge_nobody,
-        without_cookie: Callable[[], None] = _nobody_counts,
+        without_cookie: Callable[[str | None], None] = _nobody_counts,
     ) -> None:
         self.state = State.VISITOR
         self._connection = connection
@@ -301,13 +301,14 @@ class Session:
     def _auth_requested(self, request: AuthRequest, now: float) -> None:
         sessid = self._cookie_text if isinstance(request.sessid, UnsetType) else request.sessid
         if sessid is None and self._no_cookie_because is not None:
+            self._without_cookie(self._no_cookie_because)
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
         elif self.state in (State.ASKING, State.ASKING_AGAIN):
             self._connection.send(wire.auth_response(False, Reason.LOGIN_PENDING))
         elif sessid is None:
             # A visitor whose browser has no session cookie is not logged in
             # at the site; there is nothing to ask it.
-            self._without_cookie()
+            self._without_cookie(None)
             self._denied()
         elif self.logged_in and not self._may_ask_again(now):
             self._connection.send(wire.auth_response(False, Reason.RATE_LIMITED))

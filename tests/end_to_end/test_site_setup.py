@@ -264,6 +264,29 @@ def test_a_login_by_the_cookie_in_between_and_nothing_is_said(site: Site, asking
     assert not [line for line in relay.output if "without the session cookie" in line]
 
 
+def test_a_login_by_the_cookie_without_the_option_is_told_once(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url, "--origin", "https://www.example.com")
+    for _ in range(2):
+        answer = visit(relay, "sessionid=alice-session")
+        assert isinstance(answer, dict) and answer["reason"] == "invalid-auth-request"
+    line = relay.said("cannot be logged in")
+    assert "--session-cookie" in line
+    relay.stop()
+    assert len([line for line in relay.output if "cannot be logged in" in line]) == 1
+
+
+def test_a_proxy_that_takes_the_origin_out_is_told_once(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
+    for _ in range(2):
+        answer = log_in(relay, None, additional_headers={"Cookie": "sessionid=alice-session"})
+        assert isinstance(answer, dict) and answer["reason"] == "invalid-auth-request"
+    line = relay.said("cannot be logged in")
+    assert "a proxy" in line and "Origin" in line
+    assert "alice" not in line
+    relay.stop()
+    assert len([line for line in relay.output if "cannot be logged in" in line]) == 1
+
+
 # A site that wants to be asked by its name, and over https ------------------------------------
 
 
