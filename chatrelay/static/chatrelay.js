@@ -196,7 +196,7 @@ export class ChatClient extends EventTarget {
    */
   constructor(url, options) {
     super();
-    this.#url = new URL(url, globalThis.location?.href);
+    this.#url = new URL(url, globalThis.document?.baseURI);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     if ((options?.user ?? null) === null) throw new TypeError("ChatClient needs `user`: for whom the page was made");
     if (!options.whoami && !options.login) throw new TypeError("ChatClient needs `whoami` or `login`");
@@ -292,7 +292,7 @@ export class ChatClient extends EventTarget {
       this.#enter({ name: "idle" });
     }, { signal });
     globalThis.addEventListener?.("pageshow", (event) => {
-      if (event.persisted) void this.#attempt();
+      if (event.persisted) this.connect();
     }, { signal });
     page?.addEventListener("securitypolicyviolation", (event) => this.#violated(event), { signal });
   }
@@ -443,7 +443,12 @@ export class ChatClient extends EventTarget {
 
   /** @param {SecurityPolicyViolationEvent} event */
   #violated({ blockedURI, disposition }) {
-    if (disposition !== "enforce" || !blockedURI.startsWith(this.#url.origin)) return;
+    const { whoami } = this.#options;
+    const addresses = [this.#url];
+    if (whoami && typeof whoami !== "function") addresses.push(new URL(whoami, document.baseURI));
+    // Browsers tell the scheme alone where it is not http or https, or all of it.
+    const isOurs = addresses.some(({ protocol, origin }) => `${blockedURI}:` === protocol || blockedURI.startsWith(origin));
+    if (disposition !== "enforce" || !isOurs) return;
     const reason = "blocked-by-policy";
     if (this.#state.name === "connecting") this.#lost({ reason });
     else if (this.#state.name === "waiting") this.#enter({ ...this.#state, reason });

@@ -25,6 +25,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
+    from tests.browser.client_page import Clients
+
 ROOT = Path(__file__).parents[2]
 
 CHROMIUM_FLAGS = [
@@ -34,6 +36,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--js-flags=--expose-gc",
 ]
 
 
@@ -50,11 +53,11 @@ class Line:
     A TCP proxy in threads: what stands between a browser and the relay, and breaks.
 
     :param port: where it listens, on 127.0.0.1
-    :param target: where what it accepts goes on to
+    :ivar target: where what it accepts goes on to
     """
 
     def __init__(self, port: int, target: int) -> None:
-        self._target = target
+        self.target = target
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self.up = True
@@ -85,6 +88,10 @@ class Line:
         """From the relay nothing comes any more; the connections stay open."""
         self._held.clear()
 
+    def pass_answers(self) -> None:
+        """What is held, and what comes, goes on to the browser."""
+        self._held.set()
+
     def close(self) -> None:
         """Cut, and stop listening."""
         self._held.set()
@@ -99,7 +106,7 @@ class Line:
             except OSError:
                 return  # closed
             try:
-                far = socket.create_connection(("127.0.0.1", self._target))
+                far = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 near.close()
                 continue
@@ -345,3 +352,11 @@ def people(browser: Browser, demo: Demo, line: Line) -> Iterator[People]:
     yield people
     for person in people.everybody:
         person.leave()
+
+
+@pytest.fixture
+def clients(people: People, demo: Demo) -> Clients:
+    """Pages with nothing but a client in them."""
+    from tests.browser.client_page import Clients
+
+    return Clients(people, demo)

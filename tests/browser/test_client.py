@@ -1,142 +1,19 @@
 """
-The client ``chatrelay.js`` on a page that has nothing else, with the real relay.
+Who the client is, on a page that has nothing else, with the real relay.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import attrs
-import pytest
-
+from tests.browser.client_page import QUICK, Clients, log_in
 from tests.browser.conftest import Demo, Line, People
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page, Route
-
-PREPARE = """
-async () => {
-  const { ChatClient } = await import("/static/chatrelay.js");
-  globalThis.ChatClient = ChatClient;
-  globalThis.start = (url, options) => {
-    globalThis.states = [];
-    globalThis.messages = [];
-    globalThis.client = new ChatClient(url, options);
-    client.addEventListener("state", ({ state }) => states.push(state));
-    client.addEventListener("message", ({ message }) => messages.push(message.content));
-    client.connect();
-  };
-}
-"""
-
-
-@attrs.define
-class Client:
-    """
-    A tab with nothing but a client in it.
-
-    :ivar page: Playwright's page
-    """
-
-    page: Page
-
-    def start(self, url: str, options: str) -> None:
-        """
-        :param options: of the client, in JavaScript
-        """
-        self.page.evaluate(f"start({json.dumps(url)}, {options})")
-
-    @property
-    def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.page.evaluate("client.state")
-        return state
-
-    def wait_for(self, *names: str) -> dict[str, Any]:
-        """
-        :param names: of states
-        :return: the state, once it is one of these
-        """
-        self.wait_until(lambda: self.state["name"] in names)
-        return self.state
-
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        """Until it is so, or the test fails. The pages' policy forbids Playwright's own wait_for_function."""
-        deadline = time.monotonic() + 15
-        while not condition():
-            assert time.monotonic() < deadline, f"did not come to be; the client is {self.state}, after {self.states}"
-            self.page.wait_for_timeout(20)
-
-    def send(self, to: int | str, text: str) -> dict[str, Any]:
-        """
-        :return: the outcome
-        """
-        outcome: dict[str, Any] = self.page.evaluate("([to, text]) => client.send(to, text)", [to, text])
-        return outcome
-
-    @property
-    def states(self) -> list[str]:
-        """The names of the states it has been in."""
-        names: list[str] = self.page.evaluate("states.map(({ name }) => name)")
-        return names
-
-    @property
-    def messages(self) -> list[str]:
-        """What was written in the messages that came."""
-        contents: list[str] = self.page.evaluate("messages")
-        return contents
-
-
-def log_in(context: BrowserContext, demo: Demo, name: str) -> None:
-    """What another tab of this browser would do."""
-    assert context.request.post(f"{demo.url}login", form={"name": name}).ok
-
-
-@attrs.define
-class Clients:
-    """Opens tabs with a client in them, each in a browser with cookies of its own unless it is told one."""
-
-    people: People
-    demo: Demo
-
-    def open(self, context: BrowserContext) -> Client:
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        # Of the demo, but without its script. Chromium keeps a page that a test makes up away from 127.0.0.1.
-        page.goto(f"{self.demo.url}nothing")
-        page.evaluate(PREPARE)
-        return Client(page)
-
-    def browser(self, name: str) -> BrowserContext:
-        context = self.people.arrive().page.context
-        log_in(context, self.demo, name)
-        return context
-
-    @property
-    def relay(self) -> str:
-        return f"ws://127.0.0.1:{self.demo.relay_port}/"
-
-    def connect(self, name: str, user: int | str, options: str = "") -> Client:
-        """Somebody who is logged in, and connected."""
-        client = self.open(self.browser(name))
-        client.start(self.relay, f"{{user: {json.dumps(user)}, whoami: '/whoami', {options}}}")
-        client.wait_for("connected")
-        return client
-
-
-@pytest.fixture
-def clients(people: People, demo: Demo) -> Clients:
-    return Clients(people, demo)
-
-
-QUICK = "firstDelay: 50, longestDelay: 200"
-"""Options of a client that has a short wait before it tries again."""
-
-
-# ---- One user --------------------------------------------------------------------------------------
+    from playwright.sync_api import Route
 
 
 def test_a_page_does_not_reconnect_as_the_user_who_logged_in_in_another_tab(
@@ -153,7 +30,8 @@ def test_a_page_does_not_reconnect_as_the_user_who_logged_in_in_another_tab(
     assert state["somebodyElse"] == 2
     assert anna.send(3, "by whom?") == {"result": "not-sent"}
     chidi.wait_for("connected")
-    # Nor was a message for Bo told as delivered to this page.
+    # Nor was it Bo's for a moment: a message for Bo would have come to it, and been told as delivered.
+    assert len(anna.urls) == 1
     assert chidi.send(2, "for Bo")["reason"] == "receiving-user-not-connected"
     assert chidi.messages == ["by Anna"]
     assert anna.messages == []
@@ -182,7 +60,7 @@ def test_a_login_during_the_handshake_is_noticed_before_anything_is_sent(
 
 
 def test_a_message_for_another_user_ends_the_connection_unshown(clients: Clients) -> None:
-    anna = clients.open(clients.browser("Anna"))
+    anna = clients.open("Anna")
     asked: list[Route] = []
 
     def answer_once(route: Route) -> None:
@@ -211,9 +89,9 @@ def _json(answer: object) -> Callable[[Route], None]:
     return lambda route: route.fulfill(json=answer)
 
 
-@pytest.mark.parametrize(
-    ("answer", "state"),
-    [
+def test_each_answer_about_who_is_logged_in_has_its_state(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    answers: list[tuple[Callable[[Route], None], str]] = [
         (_json({"loggedin": True, "uID": "1"}), "connected"),
         (_json({"loggedin": False, "uID": 1}), "logged-out"),
         (_json({"loggedin": True}), "logged-out"),
@@ -222,24 +100,22 @@ def _json(answer: object) -> Callable[[Route], None]:
         (lambda route: route.fulfill(status=500), "waiting"),
         (lambda route: route.fulfill(body="<h1>hello</h1>", content_type="text/html"), "waiting"),
         (lambda route: route.abort(), "waiting"),
-    ],
-    ids=["user", "nobody", "no-uid", "401", "403", "500", "not-json", "no-answer"],
-)
-def test_each_answer_about_who_is_logged_in_has_its_state(
-    clients: Clients, answer: Callable[[Route], None], state: str
-) -> None:
-    anna = clients.open(clients.browser("Anna"))
-    anna.page.route("**/whoami", answer)
-    anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
-    found = anna.wait_for(state)
-    if state == "waiting":
-        assert found["reason"] == "webserver-unavailable"
+    ]
+    for answer, state in answers:
+        anna.page.route("**/whoami", answer)
+        anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {QUICK}}}")
+        found = anna.wait_for("connected", "logged-out", "waiting")
+        assert found["name"] == state
+        if state == "waiting":
+            assert found["reason"] == "webserver-unavailable"
+            anna.page.unroute("**/whoami")
+            anna.wait_for("connected")
+        anna.page.evaluate("client.close()")
         anna.page.unroute("**/whoami")
-        anna.wait_for("connected")
 
 
 def test_a_page_that_leads_to_the_login_page_says_nobody(clients: Clients, demo: Demo) -> None:
-    anna = clients.open(clients.browser("Anna"))
+    anna = clients.open("Anna")
     # To a page of HTML, as sites do.
     anna.page.route("**/whoami", lambda route: route.fulfill(status=303, headers={"Location": demo.url}))
     anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
@@ -247,7 +123,7 @@ def test_a_page_that_leads_to_the_login_page_says_nobody(clients: Clients, demo:
 
 
 def test_a_function_may_say_who_is_logged_in(clients: Clients) -> None:
-    anna = clients.open(clients.browser("Anna"))
+    anna = clients.open("Anna")
     anna.start(clients.relay, "{user: '1', whoami: async () => (await (await fetch('/whoami')).json()).uID}")
     anna.wait_for("connected")
     anna.start(clients.relay, "{user: 1, whoami: () => null}")
@@ -271,10 +147,8 @@ def test_a_login_elsewhere_is_noticed_when_the_page_has_it_checked(clients: Clie
     assert anna.states[-1] == "idle"
 
 
-@pytest.mark.parametrize(
-    "options", ["undefined", "{}", "{whoami: '/whoami'}", "{user: 1}", "{user: null, whoami: '/'}"]
-)
-def test_a_client_that_would_be_whoever_is_logged_in_cannot_be_made(clients: Clients, options: str) -> None:
-    anna = clients.open(clients.browser("Anna"))
-    error = f"() => {{ try {{ new ChatClient('/', {options}); }} catch (error) {{ return String(error); }} }}"
-    assert "TypeError: ChatClient needs `" in anna.page.evaluate(error)
+def test_a_client_that_would_be_whoever_is_logged_in_cannot_be_made(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    for options in ("undefined", "{}", "{whoami: '/whoami'}", "{user: 1}", "{user: null, whoami: '/'}"):
+        error = f"() => {{ try {{ new ChatClient('/', {options}); }} catch (error) {{ return String(error); }} }}"
+        assert "TypeError: ChatClient needs `" in anna.page.evaluate(error), options

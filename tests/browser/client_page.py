@@ -1,0 +1,166 @@
+"""
+A page that has nothing but a client in it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tests.browser.conftest import Demo, People
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
+PREPARE = """
+async () => {
+  const { ChatClient } = await import("/static/chatrelay.js");
+  globalThis.ChatClient = ChatClient;
+  globalThis.wire = { urls: [], authRequests: 0, authResponses: 0 };
+  globalThis.WebSocket = class extends WebSocket {
+    constructor(...options) {
+      super(...options);
+      wire.urls.push(this.url);
+      this.addEventListener("message", ({ data }) => {
+        if (JSON.parse(data).type === "auth-response") ++wire.authResponses;
+      });
+    }
+    send(text) {
+      if (JSON.parse(text).type === "auth-request") ++wire.authRequests;
+      super.send(text);
+    }
+  };
+  globalThis.start = (url, options) => {
+    globalThis.states = [];
+    globalThis.messages = [];
+    globalThis.client = new ChatClient(url, options);
+    client.addEventListener("state", ({ state }) => states.push({ ...state, at: performance.now() }));
+    client.addEventListener("message", ({ message }) => messages.push(message.content));
+    client.connect();
+  };
+}
+"""
+
+
+@attrs.define
+class Client:
+    """
+    The client of a page.
+
+    :ivar page: Playwright's page
+    """
+
+    page: Page
+
+    def start(self, url: str, options: str) -> None:
+        """
+        :param options: of the client, in JavaScript
+        """
+        self.page.evaluate(f"start({json.dumps(url)}, {options})")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.page.evaluate("client.state")
+        return state
+
+    def wait_for(self, *names: str) -> dict[str, Any]:
+        """
+        :param names: of states
+        :return: the state, once it is one of these
+        """
+        self.wait_until(lambda: self.state["name"] in names)
+        return self.state
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Until it is so, or the test fails. The pages' policy forbids Playwright's own wait_for_function."""
+        deadline = time.monotonic() + 15
+        while not condition():
+            assert time.monotonic() < deadline, f"did not come to be; the client is {self.state}, after {self.states}"
+            self.page.wait_for_timeout(20)
+
+    def send(self, to: int | str, text: str) -> dict[str, Any]:
+        """
+        :return: the outcome
+        """
+        outcome: dict[str, Any] = self.page.evaluate("([to, text]) => client.send(to, text)", [to, text])
+        return outcome
+
+    @property
+    def states(self) -> list[str]:
+        """The names of the states it has been in."""
+        names: list[str] = self.page.evaluate("states.map(({ name }) => name)")
+        return names
+
+    @property
+    def waits(self) -> list[float]:
+        """How long, in ms, it meant to wait in each state ``waiting``."""
+        waits: list[float] = self.page.evaluate(
+            "states.filter(({ name }) => name === 'waiting').map(({ at, retryAt }) => retryAt - at)"
+        )
+        return waits
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it has tried to connect to, in order."""
+        urls: list[str] = self.page.evaluate("wire.urls")
+        return urls
+
+    @property
+    def auth_requests(self) -> int:
+        """How many it has sent."""
+        number: int = self.page.evaluate("wire.authRequests")
+        return number
+
+    @property
+    def auth_responses(self) -> int:
+        """How many have come."""
+        number: int = self.page.evaluate("wire.authResponses")
+        return number
+
+    @property
+    def messages(self) -> list[str]:
+        """What was written in the messages that came."""
+        contents: list[str] = self.page.evaluate("messages")
+        return contents
+
+
+def log_in(context: BrowserContext, demo: Demo, name: str) -> None:
+    """What another tab of this browser would do."""
+    assert context.request.post(f"{demo.url}login", form={"name": name}).ok
+
+
+@attrs.define
+class Clients:
+    """Opens pages with a client in them, each in a browser with cookies of its own."""
+
+    people: People
+    demo: Demo
+
+    def open(self, name: str | None) -> Client:
+        """
+        A page of somebody who is logged in, or of nobody; its client is yet to be started.
+        """
+        page = self.people.arrive().page  # the login page, which has no script
+        if name is not None:
+            log_in(page.context, self.demo, name)
+        page.evaluate(PREPARE)
+        return Client(page)
+
+    @property
+    def relay(self) -> str:
+        return f"ws://127.0.0.1:{self.demo.relay_port}/"
+
+    def connect(self, name: str, user: int | str, options: str = "") -> Client:
+        """Somebody who is logged in, and connected."""
+        client = self.open(name)
+        client.start(self.relay, f"{{user: {json.dumps(user)}, whoami: '/whoami', {options}}}")
+        client.wait_for("connected")
+        return client
+
+
+QUICK = "firstDelay: 50, longestDelay: 200"
+"""Options of a client that has a short wait before it tries again."""

@@ -1,0 +1,398 @@
+"""
+How the client keeps its connection up, and finds out that it is down, with the real relay.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser.client_page import PREPARE, QUICK, Client, Clients, log_in
+from tests.browser.conftest import ROOT, Demo, Line, People
+from tests.end_to_end.programs import RelayProcess, Site
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+MINUTE = 60_000
+
+HOUR = 60 * MINUTE
+
+
+# ---- Sessions that are renewed, and that end ----------------------------------------------------------
+
+
+@pytest.fixture
+def rechecking_relay(demo: Demo, line: Line, tmp_path: Path) -> Iterator[RelayProcess]:
+    """A relay that asks the demo website about every session each second; the browsers are led to it."""
+    with RelayProcess(
+        tmp_path,
+        *("--auth-url", f"{demo.url}session", "--session-cookie", "demo_session"),
+        *("--origin", demo.url.rstrip("/"), "--recheck-interval", "1", "--message-log", "none"),
+    ) as relay:
+        line.target = relay.ready().port
+        yield relay
+
+
+def test_a_renewed_cookie_keeps_the_user_logged_in(
+    clients: Clients, demo: Demo, rechecking_relay: RelayProcess
+) -> None:
+    anna = clients.connect("Anna", 1)
+    log_in(anna.page.context, demo, "Anna")  # another session id; the old one is denied from now on
+    anna.wait_until(lambda: anna.states == ["connecting", "connected"] * 2)
+    assert len(anna.urls) == 2
+    assert anna.send(1, "still here")["result"] == "delivered"
+
+
+def test_a_session_that_ends_is_tried_once_more_and_no_more(
+    clients: Clients, demo: Demo, rechecking_relay: RelayProcess
+) -> None:
+    anna = clients.open("Anna")
+    # It goes by what the relay says alone.
+    anna.start(clients.relay, f"{{user: 1, whoami: () => 1, {QUICK}}}")
+    anna.wait_for("connected")
+    anna.page.context.request.post(f"{demo.url}logout")
+    anna.wait_for("logged-out")
+    assert anna.states == ["connecting", "connected", "connecting", "logged-out"]
+    anna.page.wait_for_timeout(500)
+    assert len(anna.urls) == 2
+
+
+def test_a_site_that_admits_and_denies_in_turn_is_no_loop(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    connections: list[Any] = []
+
+    def relay(connection: Any) -> None:
+        connections.append(connection)
+        connection.on_message(lambda _: connection.send('{"type":"auth-response","response":true}'))
+
+    anna.page.route_web_socket(re.compile("^ws:"), relay)
+    anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {QUICK}}}")
+    for _ in range(2):
+        anna.wait_for("connected")
+        anna.page.wait_for_timeout(50)
+        connections[-1].close(code=4501)
+        anna.wait_until(lambda: anna.states[-1] != "connected" or len(connections) == 2)
+    anna.wait_for("logged-out")
+    assert len(connections) == 2
+
+
+def test_a_fresh_ticket_is_fetched_for_every_login(demo: Demo, clients: Clients, line: Line, tmp_path: Path) -> None:
+    site = Site()
+    tickets: list[str] = []
+
+    def take(request: Any) -> None:
+        once = site.users.pop(site.asked[-1], None)
+        request.reply(200, {"loggedin": False} if once is None else {"loggedin": True, "uID": once})
+
+    def give() -> str:
+        tickets.append(f"ticket-{secrets.token_hex(8)}")
+        site.users[tickets[-1]] = 1
+        return tickets[-1]
+
+    site.answer = take
+    options = ("--auth-url", site.url, "--auth-tickets", "yes", "--message-log", "none")
+    anna = clients.open("Anna")
+    anna.page.expose_function("ticket", give)
+    for _ in range(2):  # a relay, and another after a restart
+        with RelayProcess(tmp_path, *options) as relay:
+            line.target = relay.ready().port
+            if not tickets:
+                anna.start(clients.relay, f"{{user: 1, login: async () => await ticket(), {QUICK}}}")
+            anna.wait_for("connected")
+            assert anna.send(1, "Hej")["result"] == "delivered"
+            come_online(anna)  # it checks the connection, with another ticket
+            anna.wait_until(lambda: len(tickets) > 1 and tickets[-2] in site.asked)
+            anna.wait_until(lambda: site.asked[-1] == tickets[-1])
+            relay.stop()
+        anna.wait_for("waiting", "connecting")
+    site.close()
+    assert len(site.asked) == len(set(site.asked)) >= 4
+    assert "logged-out" not in anna.states
+
+
+def test_a_login_that_knows_of_nobody_or_fails(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    anna.start(clients.relay, "{user: 1, login: async () => null}")
+    anna.wait_for("logged-out")
+    anna.start(clients.relay, "{user: 1, login: () => { throw new Error('mistake'); }}")
+    assert anna.wait_for("waiting")["reason"] == "webserver-unavailable"
+    assert "mistake" in anna.page.evaluate("String(client.state.error)")
+    assert anna.urls == []
+
+
+# ---- The back/forward cache -------------------------------------------------------------------------
+
+
+class _Files(SimpleHTTPRequestHandler):
+    """The client's folder, without the demo's Cache-Control: no-store, which keeps a page out of the cache."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, directory=str(ROOT / "chatrelay" / "static"))
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def cacheable_page() -> Iterator[str]:
+    """Where a page is that has no script of its own, and may be kept in the cache."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/notice.html"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def anna_and_bo(browser: Browser, cacheable_page: str, tmp_path: Path) -> Iterator[tuple[Client, Client]]:
+    """Two pages that are connected."""
+    site = Site()
+    site.users |= {"anna's": 1, "bo's": 2}
+    clients = []
+    with RelayProcess(tmp_path, "--auth-url", site.url, "--message-log", "none") as relay:
+        relay.ready()
+        for user, sessid in ((1, "anna's"), (2, "bo's")):
+            page = browser.new_context().new_page()
+            page.set_default_timeout(15_000)
+            page.goto(cacheable_page)
+            page.evaluate(PREPARE.replace("/static/", "/"))
+            clients.append(Client(page))
+            clients[-1].start(relay.url, f"{{user: {user}, login: () => {json.dumps(sessid)}}}")
+            clients[-1].wait_for("connected")
+        yield clients[0], clients[1]
+        for client in clients:
+            client.page.context.close()
+    site.close()
+
+
+def test_a_page_in_the_back_forward_cache_is_not_connected(anna_and_bo: tuple[Client, Client]) -> None:
+    anna, bo = anna_and_bo
+    assert bo.send(1, "seen")["result"] == "delivered"
+
+    there = anna.page.url
+    anna.page.goto(there.replace("notice", "login"))
+    absent = {"result": "refused", "reason": "receiving-user-not-connected"}
+    for _ in range(100):
+        if bo.send(1, "while the page is on its way out") == absent:
+            break
+        bo.page.wait_for_timeout(150)
+    for _ in range(5):
+        assert bo.send(1, "unseen") == absent
+
+    anna.page.go_back(wait_until="commit")  # a page from the cache has no load event
+    assert anna.page.url == there
+    # Its script would be gone had the page been loaded anew.
+    anna.wait_for("connected")
+    assert anna.states == ["connecting", "connected", "idle", "connecting", "connected"]
+    assert bo.send(1, "seen again")["result"] == "delivered"
+    anna.wait_until(lambda: anna.messages[-1] == "seen again")
+    assert "unseen" not in anna.messages
+
+
+def test_a_page_that_comes_back_from_the_cache_is_as_closed_as_it_was(anna_and_bo: tuple[Client, Client]) -> None:
+    anna, _ = anna_and_bo
+    anna.page.evaluate("client.close()")
+    anna.page.goto(anna.page.url.replace("notice", "login"))
+    anna.page.go_back(wait_until="commit")  # a page from the cache has no load event
+    anna.page.wait_for_timeout(300)
+    assert anna.states == ["connecting", "connected", "idle"]
+
+
+# ---- Connections that are dead ------------------------------------------------------------------------
+
+
+def hide(page: Page, hidden: bool) -> None:
+    """What changing tabs does; headless Chromium counts every tab as visible."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            Object.defineProperty(document, "visibilityState", { value: hidden ? "hidden" : "visible", configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def come_online(anna: Client) -> None:
+    anna.page.evaluate("dispatchEvent(new Event('online'))")
+
+
+def come_back_after_a_minute(anna: Client) -> None:
+    hide(anna.page, True)
+    anna.page.clock.run_for(MINUTE + 1_000)
+    hide(anna.page, False)
+
+
+def hear_nothing_for_minutes(anna: Client) -> None:
+    anna.page.clock.run_for(4.5 * MINUTE)  # the page's clock goes on by itself, too
+    assert anna.auth_requests == 1
+    while anna.auth_requests == 1:
+        anna.page.clock.run_for(5_000)
+
+
+@pytest.mark.parametrize("event", [come_online, come_back_after_a_minute, hear_nothing_for_minutes])
+def test_a_client_that_only_reads_finds_out_that_its_connection_is_dead(
+    clients: Clients, line: Line, event: Callable[[Client], None]
+) -> None:
+    anna = clients.open("Anna")
+    anna.page.clock.install()
+    anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', answerTimeout: {10 * MINUTE}, {QUICK}}}")
+    anna.wait_for("connected")
+    line.hold_answers()
+    event(anna)
+    anna.wait_until(lambda: anna.auth_requests == 2)
+    anna.page.clock.run_for(8 * MINUTE)
+    assert anna.state["name"] == "connected"
+    anna.page.clock.run_for(2 * MINUTE)
+    anna.wait_until(lambda: anna.states[-1] != "connected")
+    line.pass_answers()
+    anna.page.clock.resume()
+    anna.wait_until(lambda: len(anna.urls) > 1 and anna.states[-1] == "connected")
+
+
+def test_a_connection_that_is_alive_is_checked_seldom_and_kept(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    anna.page.clock.install()
+    anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
+    anna.wait_for("connected")
+    # In less than a minute the client takes its word for it.
+    hide(anna.page, True)
+    anna.page.clock.run_for(MINUTE / 2)
+    hide(anna.page, False)
+    anna.page.clock.run_for(3 * MINUTE)
+    assert anna.send(1, "Something has come.")["result"] == "delivered"
+    anna.page.clock.run_for(4.5 * MINUTE)
+    assert anna.auth_requests == 1
+    for _ in range(20 * 6):
+        anna.page.clock.run_for(10_000)
+        anna.wait_until(lambda: anna.auth_requests == anna.auth_responses)
+    # Each after 5 to 6 minutes.
+    assert 3 <= anna.auth_requests - 1 <= 5
+    assert anna.states == ["connecting", "connected"]
+    assert len(anna.urls) == 1
+
+
+def test_a_check_that_is_denied_is_another_handshake_with_the_cookie_of_now(clients: Clients, demo: Demo) -> None:
+    anna = clients.connect("Anna", 1)
+    log_in(anna.page.context, demo, "Anna")
+    come_online(anna)
+    anna.wait_until(lambda: anna.states == ["connecting", "connected"] * 2)
+    anna.page.context.request.post(f"{demo.url}logout")
+    come_online(anna)
+    anna.wait_for("logged-out")
+
+
+# ---- Waiting -------------------------------------------------------------------------------------------
+
+SLOW = "firstDelay: 3_600_000, longestDelay: 3_600_000"
+"""Options of a client that no test waits for."""
+
+
+@pytest.mark.parametrize("event", ["focus", "online", "visibilitychange"])
+def test_somebody_who_comes_back_does_not_wait(clients: Clients, line: Line, event: str) -> None:
+    anna = clients.connect("Anna", 1, SLOW)
+    line.cut()
+    state = anna.wait_for("waiting")
+    assert 0 < state["retryAt"] - anna.page.evaluate("performance.now()") < HOUR
+    line.mend()
+    target = "document" if event == "visibilitychange" else "window"
+    anna.page.evaluate(f"{target}.dispatchEvent(new Event('{event}'))")
+    anna.wait_for("connected")
+
+
+def test_a_hidden_page_waits_longer_and_never_gives_up(clients: Clients, line: Line) -> None:
+    anna = clients.open("Anna")
+    anna.page.clock.install()
+    anna.start(clients.relay, f"{{user: 1, whoami: () => 1, {SLOW}, longestDelay: 30_000}}")
+    anna.wait_for("connected")
+
+    hide(anna.page, True)
+    line.cut()
+    while len(anna.waits) < 4:
+        anna.wait_for("waiting")
+        anna.page.clock.run_for(5 * MINUTE)
+    # Half of it, at random, up to the whole.
+    assert all(2.5 * MINUTE <= wait <= 5 * MINUTE for wait in anna.waits)
+    hidden = len(anna.waits)
+    hide(anna.page, False)
+    anna.wait_until(lambda: len(anna.waits) > hidden)
+    assert anna.waits[-1] <= 30_000
+    line.mend()
+    anna.page.clock.run_for(30_000)
+    anna.wait_for("connected")
+
+
+def test_durations_do_not_depend_on_the_clock_that_somebody_sets(clients: Clients, line: Line) -> None:
+    anna = clients.connect("Anna", 1, QUICK)
+    anna.page.evaluate("Date.now = () => 0")
+    line.cut()
+    retry_in = "client.state.name !== 'waiting' ? 0 : client.state.retryAt - performance.now()"
+    for _ in range(20):
+        assert anna.page.evaluate(retry_in) <= 200
+        anna.page.wait_for_timeout(20)
+    line.mend()
+    anna.wait_for("connected")
+
+
+def test_a_closed_client_can_be_collected(clients: Clients) -> None:
+    anna = clients.connect("Anna", 1)
+    anna.page.evaluate("client.send(1, 'Hej')")
+    anna.page.evaluate("globalThis.reference = new WeakRef(client); client.close(); globalThis.client = null")
+    deadline = time.monotonic() + 15
+    while anna.page.evaluate("gc(), reference.deref() !== undefined"):
+        assert time.monotonic() < deadline, "something holds the client"
+        anna.page.wait_for_timeout(100)
+
+
+# ---- What the browser forbids ---------------------------------------------------------------------------
+
+
+def test_an_insecure_address_on_a_secure_page_is_said(people: People) -> None:
+    anna = Client(people.arrive().page)
+    script = (ROOT / "chatrelay" / "static" / "chatrelay.js").read_text()
+
+    def answer(route: Any) -> None:
+        if route.request.url.endswith(".js"):
+            route.fulfill(body=script, content_type="text/javascript")
+        else:
+            route.fulfill(body="<!DOCTYPE html>", content_type="text/html")
+
+    anna.page.route("https://site.example/**", answer)
+    anna.page.goto("https://site.example/")
+    anna.page.evaluate(PREPARE)
+    anna.start("ws://site.example/chat", "{user: 1, whoami: () => 1, longestDelay: 50}")
+    assert anna.wait_for("waiting")["reason"] == "insecure-url"
+    anna.wait_until(lambda: anna.states.count("connecting") > 2)
+
+
+def test_a_relay_that_the_pages_policy_forbids_is_said(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    anna.start("ws://127.0.0.1:9/", f"{{user: 1, whoami: '/whoami', {QUICK}}}")
+    anna.wait_until(lambda: anna.state.get("reason") == "blocked-by-policy")
+    anna.wait_until(lambda: anna.states.count("connecting") > 2)
+
+
+def test_an_address_of_the_site_that_the_pages_policy_forbids_is_said(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    anna.start(clients.relay, f"{{user: 1, whoami: 'http://127.0.0.1:9/whoami', {QUICK}}}")
+    anna.wait_until(lambda: anna.state.get("reason") == "blocked-by-policy")
+
+
+def test_the_address_of_the_relay_may_be_relative_to_the_page(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    anna.start("/chat", "{user: 1, whoami: '/whoami'}")
+    anna.wait_until(lambda: anna.urls)
+    assert anna.urls[0] == clients.demo.url.replace("http:", "ws:") + "chat"
