@@ -32,20 +32,26 @@ HOUR = 60 * MINUTE
 
 
 @pytest.fixture
-def rechecking_relay(demo: Demo, line: Line, tmp_path: Path) -> Iterator[RelayProcess]:
-    """A relay that asks the demo website about every session each second; the browsers are led to it."""
+def recheck_interval() -> int:
+    """In seconds. 0: the relay asks about no session again by itself."""
+    return 1
+
+
+@pytest.fixture
+def other_relay(demo: Demo, line: Line, tmp_path: Path, recheck_interval: int) -> Iterator[RelayProcess]:
+    """
+    A relay that the browsers are led to. The demo's own is told of every logout and does not find out by asking.
+    """
     with RelayProcess(
         tmp_path,
         *("--auth-url", f"{demo.url}session", "--session-cookie", "demo_session"),
-        *("--origin", demo.url.rstrip("/"), "--recheck-interval", "1", "--message-log", "none"),
+        *("--origin", demo.url.rstrip("/"), "--recheck-interval", str(recheck_interval), "--message-log", "none"),
     ) as relay:
         line.target = relay.ready().port
         yield relay
 
 
-def test_a_renewed_cookie_keeps_the_user_logged_in(
-    clients: Clients, demo: Demo, rechecking_relay: RelayProcess
-) -> None:
+def test_a_renewed_cookie_keeps_the_user_logged_in(clients: Clients, demo: Demo, other_relay: RelayProcess) -> None:
     anna = clients.connect("Anna", 1)
     log_in(anna.page.context, demo, "Anna")  # another session id; the old one is denied from now on
     anna.wait_until(lambda: anna.states == ["connecting", "connected"] * 2)
@@ -54,7 +60,7 @@ def test_a_renewed_cookie_keeps_the_user_logged_in(
 
 
 def test_a_session_that_ends_is_tried_once_more_and_no_more(
-    clients: Clients, demo: Demo, rechecking_relay: RelayProcess
+    clients: Clients, demo: Demo, other_relay: RelayProcess
 ) -> None:
     anna = clients.open("Anna")
     # It goes by what the relay says alone.
@@ -285,7 +291,10 @@ def test_a_connection_that_is_alive_is_checked_seldom_and_kept(clients: Clients)
     assert len(anna.urls) == 1
 
 
-def test_a_check_that_is_denied_is_another_handshake_with_the_cookie_of_now(clients: Clients, demo: Demo) -> None:
+@pytest.mark.parametrize("recheck_interval", [0])
+def test_a_check_that_is_denied_is_another_handshake_with_the_cookie_of_now(
+    clients: Clients, demo: Demo, other_relay: RelayProcess
+) -> None:
     anna = clients.connect("Anna", 1)
     log_in(anna.page.context, demo, "Anna")
     come_online(anna)
