@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autobahn.twisted.resource import WebSocketResource
 from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
 from twisted.application.internet import StreamServerEndpointService
@@ -41,6 +40,7 @@ from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.permissions import cannot_be_read
 from chatrelay.relay import Relay
+from chatrelay.resource import ChatResource
 from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
@@ -153,7 +153,7 @@ class ChatRelayService(MultiService):
 
     def websocket_resource(self) -> IResource:
         """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
-        resource: IResource = WebSocketResource(self.factory)
+        resource: IResource = ChatResource(self.factory)
         return resource
 
     def end_user(self, uid: str | int) -> int:

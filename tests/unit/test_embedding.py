@@ -86,9 +86,9 @@ def ports() -> set[Any]:
     return {reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)}
 
 
-async def connect(port: Any, path: str = "/") -> Client:
-    """Open a connection."""
-    factory = WebSocketClientFactory(f"ws://127.0.0.1:{port.getHost().port}{path}")
+async def connect(port: Any, path: str = "/", **options: Any) -> Client:
+    """Open a connection, with options of Autobahn's factory."""
+    factory = WebSocketClientFactory(f"ws://127.0.0.1:{port.getHost().port}{path}", **options)
     factory.noisy = False
     client = Client()
     client.factory = factory
@@ -201,6 +201,29 @@ async def test_a_relay_can_be_mounted_in_a_site_and_opens_no_port_of_its_own() -
                     "response": {"id": number, "value": True},
                 }
         assert (await alice.closed, await bo.closed) == (4000, 4000)
+        await port.stopListening()
+
+
+@async_test
+async def test_cookies_of_several_headers_are_read_in_a_site_too() -> None:
+    config = Config(listen=(), message_log="none", session_cookie="session", origin=("https://example.com",))
+    async with nothing_left_behind():
+        relay = build(config, reactor, authenticator=KnownSessions(USERS))
+        root = Resource()
+        root.putChild(b"chat", relay.websocket_resource())
+        async with running(relay):
+            port = reactor.listenTCP(0, Site(root), interface="127.0.0.1")
+            for cookies in (
+                ("city=\u00c5bo", "session=alice-session"),
+                ("session=alice-session", "a=b"),
+                ("a=b", "c=d; session=alice-session; e=f", "g=h"),
+            ):
+                # Autobahn's client writes a header as it is told.
+                headers = {"Cookie": "\r\nCookie: ".join(cookies)}
+                alice = await connect(port, "/chat", origin="https://example.com", headers=headers)
+                alice.say({"type": "auth-request"})
+                assert await alice.hear() == {"type": "auth-response", "response": True}, cookies
+        await alice.closed
         await port.stopListening()
 
 
