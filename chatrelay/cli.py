@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"chatrelay: {error}", file=sys.stderr)
         return 1
     except Interrupted as interrupted:
+        if sys.stdout is not None:
+            output.discard()  # nobody may be there to read it, and Python would wait
         return 128 + interrupted.signal
 
 

@@ -171,7 +171,8 @@ def _said_plainly(given: Given) -> Iterator[None]:
     except ConfigError as error:
         raise CannotStartError(f"chatrelay: {given.placed(error)}") from error
     except LogUnavailable as error:
-        raise CannotStartError(f"chatrelay: {error}") from error
+        place = given.places.get("message_log")
+        raise CannotStartError(f"chatrelay: {place}: {error}" if place else f"chatrelay: {error}") from error
 
 
 def makeService(options: Options) -> IService:

@@ -159,7 +159,7 @@ REFUSALS = {
         r"the message log \S+/folder is not a file", ("--message-log", "sqlite:folder"), {"folder/x": ""}
     ),
     "no database": Refusal(
-        r"chatrelay: \S+/x is not a message log, but a file of another kind: name another file",
+        r"chatrelay: --message-log: \S+/x is not a message log, but a file of another kind: name another file",
         ("--message-log", "sqlite:x"),
         {"x": "Dear diary, " * 100},
     ),
