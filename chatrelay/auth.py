@@ -24,7 +24,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from chatrelay.alarm import Alarm
 from chatrelay.breaker import Breaker, State
 from chatrelay.config import Config
-from chatrelay.diagnosis import MAX_DENIED, DeniedSoFar, likely_cause, remedy
+from chatrelay.diagnosis import DeniedSoFar, likely_cause, remedy
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
 from chatrelay.webserver import Webserver
@@ -278,9 +278,10 @@ class WebserverAuthenticator:
             so_far = self._denied_so_far
             if so_far.denied(question.sessid, verdict.status):
                 self.log.warn(
-                    "the first {count} sessions that the webserver at {url} was asked about were all denied, {how}; "
-                    "nobody has been let in since the relay started. {cause}",
-                    count=MAX_DENIED,
+                    "the first {logins} logins that the webserver at {url} was asked about (of {sessions}) were all "
+                    "denied, {how}; nobody has been let in since the relay started. {cause}",
+                    logins=so_far.logins,
+                    sessions="1 session" if so_far.sessions == 1 else f"{so_far.sessions} sessions",
                     url=self._site,
                     how=so_far.how(),
                     cause=so_far.likely_cause(self._format),

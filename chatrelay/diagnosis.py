@@ -14,8 +14,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from chatrelay.logins import digest
 
+EARLY = 3
+"""Logins that went wrong after which the operator is told, as long as nobody has been let in."""
+
 MAX_DENIED = 10
-"""Different sessions, all of them denied since the start, after which the operator is told."""
+"""Different sessions, all of them denied since the start, after which the operator is told again."""
 
 MAX_MISSING = 10
 """Logins in a row without the session cookie after which the operator is told; next after ten times as many."""
@@ -31,6 +34,15 @@ EXEMPT = (
     "csrf.exempt, Laravel: validateCsrfTokens(except:)), and let only the relay ask it (--auth-secret-file)"
 )
 """What to do about protection against forged requests."""
+
+_PARSERS = {"form": "express.urlencoded()", "json": "express.json()"}
+"""What an Express site reads the question with."""
+
+_EXPRESS = "s%3A"
+"""How each cookie of express-session begins."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""The names that a machine has for itself, each of which is another site to a browser."""
 
 _CSRF = re.compile(r"csrf|xsrf|cross.site request forgery|authenticity.?token|forgery", re.IGNORECASE)
 _UNSEEN = re.compile(r"<(style|script|title)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
@@ -99,6 +111,12 @@ def remedy(url: str, format: str, status: int | None, location: str, words: str)
         return "The page of --auth-url takes no POST: have it take one"
     if status in (415, 422):
         return f"The page reads the question in another form: try --auth-format {other_format}"
+    if status == 500:
+        return (
+            "See what the site's own log says of this question. A page that reads the question in another form may "
+            f"fail so, too: try --auth-format {other_format}, or have the page read a {format}"
+            f"{' body' if format == 'json' else ''} (Express: {_PARSERS[format]})"
+        )
     if status == 200:
         return (
             "The page of --auth-url is one for people, perhaps a page to log in: give the address of the session page"
@@ -128,35 +146,79 @@ def _split(url: str) -> SplitResult | None:
         return None
 
 
+def two_names(origin: str, host: str) -> str:
+    """Say what to do where a page and the relay were reached under two names of one machine; else nothing.
+
+    :param origin: of the page.
+    :param host: the ``Host`` of the handshake.
+    """
+    page, relay = _split(origin), _split(f"//{host}")
+    if page is None or relay is None or page.scheme not in ("http", "https"):
+        return ""
+    if page.hostname == relay.hostname or not {page.hostname, relay.hostname} <= _LOOPBACK:
+        return ""
+    at_page, at_relay = _authority(relay, page), _authority(page, relay)
+    if at_page is None or at_relay is None:
+        return ""
+    scheme = "wss" if page.scheme == "https" else "ws"
+    return (
+        f"open the page under {page.scheme}://{at_page}, or connect to {scheme}://{at_relay}: to a browser these names "
+        "of one machine are different sites, and the cookies of one are not sent to the other"
+    )
+
+
+def _authority(name: SplitResult, port: SplitResult) -> str | None:
+    """The host of one address with the port of another; None where that is no port."""
+    host = f"[{name.hostname}]" if ":" in (name.hostname or "") else name.hostname
+    try:
+        return host if port.port is None else f"{host}:{port.port}"
+    except ValueError:
+        return None
+
+
 class DeniedSoFar:
-    """The sessions that the site has denied since the start, as long as it has let nobody in.
+    """The logins that the site has denied since the start, as long as it has let nobody in.
+
+    The operator is told at the third of them, whosesoever they are: a
+    developer who tries the site out has one session and reloads the page.
+    Those may have been visitors who are not logged in; so the operator is told
+    once more when ten different sessions were denied, and no more.
 
     :param key: of the hashes by which sessions are known, at most 64 random bytes.
+    :ivar logins: how many were denied.
     :ivar statuses: those of the denials, 200 for what the body said.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._denied: set[bytes] | None = set()
+        self._sessions: set[bytes] = set()
+        self._is_over = self._is_express = False
+        self.logins = 0
         self.statuses: set[int] = set()
+
+    @property
+    def sessions(self) -> int:
+        """How many different sessions these logins were of."""
+        return len(self._sessions)
 
     def let_in(self) -> None:
         """The site has let somebody in: it can, so nothing is told any more."""
-        self._denied = None
+        self._is_over = True
+        self._sessions.clear()
 
     def denied(self, sessid: str, status: int) -> bool:
-        """The site has denied a session.
+        """The site has denied a login.
 
-        :returns: whether the operator should be told now, which is once.
+        :returns: whether the operator should be told now.
         """
-        if self._denied is None:
+        if self._is_over:
             return False
-        self._denied.add(digest(sessid, self._key))
+        self.logins += 1
+        self._sessions.add(digest(sessid, self._key))
         self.statuses.add(status)
-        if len(self._denied) < MAX_DENIED:
-            return False
-        self._denied = None
-        return True
+        self._is_express |= sessid.startswith(_EXPRESS)
+        self._is_over = len(self._sessions) == MAX_DENIED
+        return self._is_over or self.logins == EARLY
 
     def how(self) -> str:
         """Say in which way the site denied them."""
@@ -171,13 +233,17 @@ class DeniedSoFar:
         """
         if self.statuses != {200}:
             return likely_cause(max(self.statuses), "")
+        express = (
+            "A cookie that begins with s%3A is express-session's, and holds the session's id encoded and signed: the "
+            "page has to undo both (decodeURIComponent, then unsign), or to hand the cookie to express-session itself"
+        )
         posted = "from a form, as a browser posts it" if format == "form" else "from a JSON object"
         other_format = "form" if format == "json" else "json"
         return (
             f"If they were logged in, the page does not find their sessions. See that it reads SESSID {posted} (else: "
             f"--auth-format {other_format}), that --session-cookie names the cookie with the site's session id, that "
             "the page undoes what the site does to that cookie's value (sign it, encode it), and that visitors log in "
-            "at the same site that --auth-url names"
+            f"at the same site that --auth-url names{'. ' + express if self._is_express else ''}"
         )
 
 
@@ -186,7 +252,8 @@ class MissingCookie:
 
     A visitor who is not logged in at the site may have no such cookie. So a
     few of them mean nothing, and of many in a row the operator is told at the
-    tenth, the hundredth, the thousandth.
+    tenth, the hundredth, the thousandth. As long as nobody has been let in, the
+    third is told as well, once.
 
     :ivar logins: how many there were in a row.
     :ivar names: of the cookies that came, at most `MAX_NAMES`.
@@ -198,7 +265,7 @@ class MissingCookie:
         self.logins = 0
         self.names: dict[str, None] = {}
         self.host = self.origin = ""
-        self._next = MAX_MISSING
+        self._next = EARLY
 
     def handshake(self, cookies: str, host: str, origin: str) -> None:
         """A handshake came without the cookie.
@@ -218,8 +285,12 @@ class MissingCookie:
         self.logins += 1
         if self.logins < self._next:
             return False
-        self._next *= 10
+        self._next = MAX_MISSING if self._next < MAX_MISSING else 10 * self._next
         return True
+
+    def let_in(self) -> None:
+        """Somebody was let in: it can be done."""
+        self._next = max(self._next, MAX_MISSING)
 
     def came(self) -> None:
         """Somebody logs in by the cookie."""
@@ -233,7 +304,7 @@ class MissingCookie:
         :param name: of the session cookie.
         """
         where = f"cookies of {self.origin} are not sent to {self.host}"
-        under = (
+        under = two_names(self.origin, self.host) or (
             "put the relay under the site's own host, as a path of it in its proxy, or have the site set the cookie's "
             "Domain and Path so that both have it"
         )

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from chatrelay import wire
 from chatrelay.admission import RETRY_AFTER
 from chatrelay.config import Config, ConfigError, normal_origin
-from chatrelay.diagnosis import MissingCookie
+from chatrelay.diagnosis import MissingCookie, two_names
 from chatrelay.limits import MINUTE
 from chatrelay.origins import RefusedOrigins
 from chatrelay.proxies import UNIX, TrustedProxies
@@ -164,21 +164,27 @@ class Handshakes:
                 return
         except ConfigError:  # null, for one
             pass
-        self.tell_of_origin(origin)
+        self.tell_of_origin(origin, header_value(request, "host") or "")
         raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
 
-    def tell_of_origin(self, origin: str) -> None:
-        """Tell the operator of a refused origin, once, and of very many their number."""
+    def tell_of_origin(self, origin: str, host: str = "") -> None:
+        """Tell the operator of a refused origin, once, and of very many their number.
+
+        :param host: the ``Host`` of the handshake.
+        """
         try:
             normal_origin(origin)
             remedy = f"if it is yours, admit it with --origin {origin}"
+            names = two_names(origin, host) if self._session_cookie else ""
+            if names:
+                remedy += f". That alone does not log anybody in: {names}"
         except ConfigError:  # null, empty, or two in one
             remedy = "that is no origin which could be admitted: serve the page from one that is listed"
         if self._refused_origins.refused(origin, self._seconds()):
             self.events.warn(
                 "a page of origin {origin} was refused; {remedy} (told once for each origin)",
                 origin=printable(origin[:200]) or "(empty)",
-                remedy=printable(remedy[:300]),
+                remedy=printable(remedy[:500]),
             )
 
     def tell_how_many_origins(self, at_least: float = MINUTE) -> None:
@@ -229,6 +235,10 @@ class Handshakes:
     def login_by_cookie(self) -> None:
         """Somebody logs in by the session cookie."""
         self._missing_cookie.came()
+
+    def let_in(self) -> None:
+        """Somebody was logged in, by the cookie or otherwise."""
+        self._missing_cookie.let_in()
 
     def login_without_cookie(self, because: str | None) -> None:
         """Somebody wanted to log in by the session cookie, and had none.

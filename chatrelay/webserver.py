@@ -269,7 +269,8 @@ def _describe(error: BaseException) -> str:
     inner = [_describe(reason.value) for reason in reasons if reason.value is not None]
     if inner:
         return "; ".join(dict.fromkeys(inner))
-    text = " ".join(str(error).split())
+    # Twisted's sentence has the system's in it, and so two full stops; whoever tells it sets their own.
+    text = " ".join(str(error).split()).rstrip(".")
     if "wrong version number" in text:
         return "it does not speak TLS on that port (http:// instead of https://, perhaps)"
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -660,6 +660,7 @@ class ChatProtocol(WebSocketServerProtocol):
             if session.logged_in:
                 if is_new:
                     self._read_as_a_user()
+                    factory.handshakes.let_in()
                 factory.login_deadlines.stop(self)
                 factory.admission.logged_in(visit)
             if isinstance(verdict, LoggedIn) and session.belongs_to(verdict.uid):

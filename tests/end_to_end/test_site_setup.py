@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess, Site, connected
+from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site, connected
 from tests.end_to_end.test_deploy import NGINX, free_port, needs_nginx
 from tests.end_to_end.test_php_site import PHP, PhpSite
 
@@ -167,27 +168,43 @@ def test_a_flask_page_behind_csrf_protection_is_named_at_the_start(start_site: S
     assert "csrf.exempt" in line
 
 
-def test_a_page_that_refuses_everybody_is_told_after_ten_sessions(site: Site, asking: StartRelay) -> None:
+def test_a_page_that_refuses_everybody_is_told_after_three_logins_and_ten_sessions(
+    site: Site, asking: StartRelay
+) -> None:
     site.answer = lambda request: request.reply(403, b"<h1>Forbidden</h1>")
     relay = asking(site.url)
-    for number in range(9):
+    for number in range(2):
         assert log_in(relay, f"session-{number}") == DENIED
-    assert log_in(relay, "session-0") == DENIED  # no further session
+    assert log_in(relay, "session-0") == DENIED  # which is remembered for a moment, and not asked about
     assert not [line for line in relay.output if "were all denied" in line]
-    assert log_in(relay, "session-9") == DENIED
-    line = relay.said("were all denied")
-    assert "the first 10 sessions" in line
+    assert log_in(relay, "session-2") == DENIED
+    line = relay.said("the first 3 logins")
     assert "with status 403" in line
     assert "CSRF" in line
     assert "session-" not in line
+    for number in range(3, 10):
+        log_in(relay, f"session-{number}")
+    assert "of 10 sessions" in relay.said("the first 10 logins")
     for number in range(20):
         log_in(relay, f"more-{number}")
     relay.stop()
+    assert len([line for line in relay.output if "were all denied" in line]) == 2
+
+
+def test_a_lone_developer_who_reloads_is_told_at_the_third_time(site: Site, asking: StartRelay) -> None:
+    relay = asking(site.url, "--denial-memory", "0")
+    for _ in range(20):
+        assert log_in(relay, "s%3Asecretid.signature") == DENIED
+    line = relay.said("were all denied")
+    assert "the first 3 logins" in line and "of 1 session)" in line
+    assert "express-session" in line and "decodeURIComponent" in line
+    relay.stop()
     assert len([line for line in relay.output if "were all denied" in line]) == 1
+    assert not [line for line in relay.output if "secretid" in line or "signature)" in line]
 
 
 @pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
-def test_json_against_a_php_form_page_is_told_after_ten_sessions(tmp_path: Path, asking: StartRelay) -> None:
+def test_json_against_a_php_form_page_is_told_after_three_logins(tmp_path: Path, asking: StartRelay) -> None:
     pages = tmp_path / "pages"
     pages.mkdir()
     (pages / "session.php").write_text(
@@ -197,7 +214,7 @@ def test_json_against_a_php_form_page_is_told_after_ten_sessions(tmp_path: Path,
     )
     with PhpSite(tmp_path, pages) as site:
         relay = asking(f"{site.origin}/session.php", "--auth-format", "json")
-        for number in range(10):
+        for number in range(3):
             assert log_in(relay, f"session-{number}") == DENIED
         line = relay.said("were all denied")
         assert 'by "loggedin": false' in line
@@ -227,12 +244,12 @@ def visit(relay: RelayProcess, *cookies: str) -> object:
 
 def test_a_wrong_name_of_the_session_cookie_is_told_with_the_names_that_came(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--session-cookie", "PHPSESSID", "--origin", "https://www.example.com")
-    for _ in range(9):
+    for _ in range(2):
         assert visit(relay, "sessionid=alice-session", "csrftoken=s3cret", "lonely-s3cret") == DENIED
     assert not [line for line in relay.output if "without the session cookie" in line]
     assert visit(relay, "sessionid=alice-session", "th\u00e9me=dark") == DENIED
     line = relay.said("without the session cookie")
-    assert "10 logins in a row came without the session cookie PHPSESSID" in line
+    assert "3 logins in a row came without the session cookie PHPSESSID" in line
     assert "sessionid, csrftoken, th" in line
     assert "session-cookie" in line
     for value in ("alice", "s3cret", "ark"):
@@ -240,13 +257,13 @@ def test_a_wrong_name_of_the_session_cookie_is_told_with_the_names_that_came(sit
     for _ in range(15):
         visit(relay, "sessionid=alice-session")
     relay.stop()
-    assert len([line for line in relay.output if "without the session cookie" in line]) == 1
+    assert len([line for line in relay.output if "without the session cookie" in line]) == 2  # and at the tenth
     assert site.asked == []
 
 
 def test_a_host_to_which_no_cookie_is_sent_is_told_with_both_names(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
-    for _ in range(10):
+    for _ in range(3):
         assert visit(relay) == DENIED
     line = relay.said("without the session cookie")
     assert "no cookie came at all" in line
@@ -254,14 +271,43 @@ def test_a_host_to_which_no_cookie_is_sent_is_told_with_both_names(site: Site, a
     assert "Domain" in line
 
 
-def test_a_login_by_the_cookie_in_between_and_nothing_is_said(site: Site, asking: StartRelay) -> None:
+@pytest.mark.parametrize("is_by_cookie", [True, False])
+def test_somebody_was_let_in_and_nothing_is_said_before_ten(site: Site, asking: StartRelay, is_by_cookie: bool) -> None:
     relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
-    for _ in range(2):
-        for _ in range(6):
-            assert visit(relay, "theme=dark") == DENIED
+    if is_by_cookie:
         assert visit(relay, "sessionid=alice-session") == ADMITTED
+    else:
+        assert log_in(relay) == ADMITTED
+    for _ in range(6):
+        assert visit(relay, "theme=dark") == DENIED
+    assert visit(relay, "sessionid=alice-session") == ADMITTED
+    for _ in range(6):
+        assert visit(relay, "theme=dark") == DENIED
     relay.stop()
     assert not [line for line in relay.output if "without the session cookie" in line]
+
+
+def test_a_page_under_another_name_of_the_same_machine_is_told_both_ways_out(site: Site, asking: StartRelay) -> None:
+    def come(relay: RelayProcess, origin: str) -> object:
+        with Client(f"ws://localhost:{relay.port}/", origin=origin) as visitor:
+            return visitor.log_in(None)
+
+    page = "http://127.0.0.1:3000"
+    ways = "open the page under http://localhost:3000, or connect to ws://127.0.0.1:"
+    relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "http://localhost:3000")
+    with pytest.raises(InvalidStatus):
+        come(relay, page)
+    assert f"{ways}{relay.port}" in relay.said("was refused")
+
+    relay = asking(site.url, "--session-cookie", "sessionid", "--origin", page)
+    for _ in range(3):
+        assert come(relay, page) == DENIED
+    assert f"{ways}{relay.port}" in relay.said("without the session cookie")
+
+
+def test_a_site_that_is_down_is_told_in_whole_sentences(asking: StartRelay) -> None:
+    line = first_look(asking(f"http://127.0.0.1:{free_port()}/session"))
+    assert "Connection refused. See that --auth-url is right" in line
 
 
 def test_a_login_by_the_cookie_without_the_option_is_told_once(site: Site, asking: StartRelay) -> None:

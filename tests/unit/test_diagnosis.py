@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.diagnosis import (
+    EARLY,
     MAX_BODY,
     MAX_DENIED,
     MAX_NAME,
@@ -15,6 +16,7 @@ from chatrelay.diagnosis import (
     MissingCookie,
     likely_cause,
     remedy,
+    two_names,
     words_of,
 )
 from chatrelay.interfaces import Denied
@@ -91,6 +93,8 @@ class FirstLook(SynchronousTestCase):
             (400, "", "The CSRF token is missing.", "CSRF protection"),
             (200, "", "<html>", "a page to log in"),
             (500, "", "", "the site's own log"),
+            (500, "", "TypeError: Cannot read properties of undefined", "try --auth-format json"),
+            (503, "", "", "the site's own log"),
             (301, "https://127.0.0.1:8000/session", "", "--auth-header 'X-Forwarded-Proto: https'"),
             (301, "/session/", "", "lacks the slash at its end"),
             (302, "/login", "", "a page to log in"),
@@ -108,14 +112,33 @@ class FirstLook(SynchronousTestCase):
 class AllDenied(SynchronousTestCase):
     """Whether everybody was denied since the start."""
 
-    def test_told_at_the_tenth_session_and_once(self) -> None:
+    def test_told_at_the_third_login_and_the_tenth_session_and_no_more(self) -> None:
         so_far = DeniedSoFar(b"key")
-        told = [so_far.denied(f"session {number}", 200) for number in range(MAX_DENIED + 5)]
-        self.assertEqual([number for number, is_told in enumerate(told) if is_told], [MAX_DENIED - 1])
+        told = [so_far.denied(f"session {number}", 200) for number in range(50)]
+        self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [3, 10])
 
-    def test_one_session_is_one_however_often(self) -> None:
+    def test_one_who_reloads_is_told_once(self) -> None:
         so_far = DeniedSoFar(b"key")
-        self.assertFalse(any(so_far.denied("session", 200) for _ in range(3 * MAX_DENIED)))
+        told = [so_far.denied("session", 200) for _ in range(50)]
+        self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [EARLY])
+        self.assertEqual((so_far.logins, so_far.sessions), (50, 1))
+
+    def test_strangers_cause_no_line_once_somebody_was_let_in(self) -> None:
+        so_far = DeniedSoFar(b"key")
+        so_far.denied("session", 200)
+        so_far.let_in()
+        self.assertFalse(any(so_far.denied(str(number), 200) for number in range(50)))
+
+    def test_a_cookie_of_express_session_is_recognized_and_not_told(self) -> None:
+        so_far = DeniedSoFar(b"key")
+        so_far.denied("s%3Aabc123.def456", 200)
+        cause = so_far.likely_cause("form")
+        self.assertIn("express-session", cause)
+        self.assertIn("decodeURIComponent", cause)
+        self.assertNotIn("abc123", cause)
+        other = DeniedSoFar(b"key")
+        other.denied("abc123.def456", 200)
+        self.assertNotIn("express-session", other.likely_cause("form"))
 
     def test_not_where_somebody_was_let_in(self) -> None:
         so_far = DeniedSoFar(b"key")
@@ -135,16 +158,51 @@ class AllDenied(SynchronousTestCase):
             self.assertIn(cause, so_far.likely_cause("form"))
 
 
+class NamesOfOneMachine(SynchronousTestCase):
+    """A page and a relay under two of the names that a machine has for itself."""
+
+    def test_each_two_have_their_remedy(self) -> None:
+        for origin, host, page, relay in (
+            ("http://127.0.0.1:3000", "localhost:8080", "http://localhost:3000", "ws://127.0.0.1:8080"),
+            ("http://localhost", "127.0.0.1:8080", "http://127.0.0.1", "ws://localhost:8080"),
+            ("https://LOCALHOST:3000", "[::1]:8080", "https://[::1]:3000", "wss://localhost:8080"),
+            ("http://[::1]:3000", "localhost", "http://localhost:3000", "ws://[::1]"),
+        ):
+            said = two_names(origin, host)
+            self.assertIn(f"open the page under {page}, or connect to {relay}:", said)
+
+    def test_no_others_have(self) -> None:
+        for origin, host in (
+            ("http://localhost:3000", "localhost:8080"),
+            ("http://localhost:3000", "chat.example.com"),
+            ("https://example.com", "localhost:8080"),
+            ("null", "localhost:8080"),
+            ("", ""),
+            ("http://[::1", "localhost"),
+            ("http://localhost:x", "127.0.0.1"),
+            ("http://localhost:3000", "127.0.0.1:99999"),
+            ("http://localhost\u202e", "127.0.0.1"),
+        ):
+            self.assertEqual(two_names(origin, host), "")
+
+
 class WithoutCookie(SynchronousTestCase):
     """Logins in a row without the session cookie."""
 
-    def test_told_at_the_tenth_the_hundredth_and_the_thousandth(self) -> None:
+    def test_told_at_the_third_while_nobody_has_been_let_in(self) -> None:
         missing = MissingCookie()
+        told = [number for number in range(1, 2001) if missing.login()]
+        self.assertEqual(told, [3, 10, 100, 1000])
+
+    def test_told_at_the_tenth_once_somebody_has_been_let_in(self) -> None:
+        missing = MissingCookie()
+        missing.let_in()
         told = [number for number in range(1, 2001) if missing.login()]
         self.assertEqual(told, [10, 100, 1000])
 
     def test_a_login_by_the_cookie_begins_anew(self) -> None:
         missing = MissingCookie()
+        missing.let_in()
         for _ in range(5):
             missing.handshake("theme=dark", "h", "o")
             self.assertFalse(any(missing.login() for _ in range(9)))
@@ -157,7 +215,18 @@ class WithoutCookie(SynchronousTestCase):
         for _ in range(500):
             lines += sum(missing.login() for _ in range(12))
             missing.came()
-        self.assertEqual(lines, 1)
+            missing.let_in()
+        self.assertEqual(lines, 2)
+
+    def test_two_names_of_one_machine_are_told_apart(self) -> None:
+        missing = MissingCookie()
+        missing.handshake("", "localhost:8080", "http://127.0.0.1:3000")
+        cause = missing.likely_cause("sid")
+        self.assertIn("open the page under http://localhost:3000, or connect to ws://127.0.0.1:8080", cause)
+        self.assertNotIn("Domain", cause)
+        missing.handshake("theme=dark", "localhost:8080", "http://127.0.0.1:3000")
+        self.assertIn("open the page under http://localhost:3000", missing.likely_cause("sid"))
+        self.assertIn("--session-cookie", missing.likely_cause("sid"))
 
     def test_names_are_bounded_in_number_and_length(self) -> None:
         missing = MissingCookie()
