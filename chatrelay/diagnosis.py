@@ -45,6 +45,12 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """The names that a machine has for itself, each of which is another site to a browser."""
 
 _CSRF = re.compile(r"csrf|xsrf|cross.site request forgery|authenticity.?token|forgery", re.IGNORECASE)
+_HOST = re.compile(r"DisallowedHost|ALLOWED_HOSTS|blocked hosts?\b|invalid host header", re.IGNORECASE)
+_SLASH = re.compile(r"APPEND_SLASH|doesn't end in a slash")
+_NO_SESSID = re.compile(r"\bSESSID\b")
+_BEGINNING = 300
+"""Characters of an answer's words that name the cause; a page for developers goes on with all settings of the site."""
+
 _UNSEEN = re.compile(r"<(style|script|title)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _TAG = re.compile(r"<[^>]*>")
@@ -69,14 +75,26 @@ def words_of(body: bytes) -> str:
     return " ".join(text.split())
 
 
+def _named_cause(words: str) -> str:
+    """Say what to do about the cause that a refusal names; nothing where it names none."""
+    beginning = words[:_BEGINNING]
+    if _HOST.search(beginning):
+        return (
+            "The site does not know the name that it was asked by: give the one that visitors use with --auth-host "
+            "(Django: one of ALLOWED_HOSTS)"
+        )
+    return f"The cause is likely the site's CSRF protection: {EXEMPT}" if _CSRF.search(beginning) else ""
+
+
 def likely_cause(status: int, words: str) -> str:
     """Say why a page might deny everybody with this status, and what to do about it."""
-    if _CSRF.search(words):
-        return f"The cause is likely the site's CSRF protection: {EXEMPT}"
+    named = _named_cause(words)
+    if named:
+        return named
     other = "a login in front of the site" if status == 401 else "a firewall, or rules on who may ask,"
     return (
-        f"The usual cause is the site's CSRF protection: {EXEMPT}. Others are {other} and a secret that the page does "
-        "not expect (--auth-secret-file)"
+        f"The usual cause is the site's CSRF protection: {EXEMPT}. Others are {other} and a secret that is "
+        "missing or not that of the page (--auth-secret-file)"
     )
 
 
@@ -92,16 +110,24 @@ def remedy(url: str, format: str, status: int | None, location: str, words: str)
     other_format = "form" if format == "json" else "json"
     if status is None:
         return "See that --auth-url is right and the site is up"
-    if status == 419 or _CSRF.search(words):
-        return f"The cause is likely the site's CSRF protection: {EXEMPT}"
     if 300 <= status < 400:
         return _of_redirect(url, location)
+    named = _named_cause("CSRF" if status == 419 else words) if status in (400, 419, 421, 422) else ""
+    if named:
+        return named
+    if status in (400, 500):
+        if _SLASH.search(words[:_BEGINNING]):
+            return "--auth-url lacks the slash at its end"
+        if _NO_SESSID.search(words[:_BEGINNING]):
+            return f"The page does not find SESSID: {_read_otherwise(format, other_format)}"
     if status in (400, 421):
-        return (
-            "The site may not know the name that it was asked by: give the one that visitors use with --auth-host "
-            "(Django: one of ALLOWED_HOSTS). Or the page reads the question in another form: try --auth-format "
-            f"{other_format}"
+        host = (
+            "the site may not know the name that it was asked by: give the one that visitors use with --auth-host "
+            "(Django: one of ALLOWED_HOSTS)"
         )
+        other = f"the page may read the question in another form: try --auth-format {other_format}"
+        likely, less_likely = (host, other) if format == "form" else (other, host)
+        return f"{likely[0].upper()}{likely[1:]}. Or {less_likely}. Or --auth-secret-file is missing or not that of the page"
     if status == 404:
         return (
             "See that the path of --auth-url is right; where one server has several sites, name this one with "
@@ -114,14 +140,18 @@ def remedy(url: str, format: str, status: int | None, location: str, words: str)
     if status == 500:
         return (
             "See what the site's own log says of this question. A page that reads the question in another form may "
-            f"fail so, too: try --auth-format {other_format}, or have the page read a {format}"
-            f"{' body' if format == 'json' else ''} (Express: {_PARSERS[format]})"
+            f"fail so, too: {_read_otherwise(format, other_format)}"
         )
     if status == 200:
         return (
             "The page of --auth-url is one for people, perhaps a page to log in: give the address of the session page"
         )
     return "See that --auth-url is right, and what the site's own log says of this question"
+
+
+def _read_otherwise(format: str, other_format: str) -> str:
+    posted = "a form" if format == "form" else "JSON"
+    return f"try --auth-format {other_format}, or have the page read {posted} (Express: {_PARSERS[format]})"
 
 
 def _of_redirect(url: str, location: str) -> str:

@@ -50,14 +50,14 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 given = json.loads(sys.argv[1])
-exempt = given.pop("exempt", False)
+exempt, strict, slash = given.pop("exempt", False), given.pop("strict", False), given.pop("slash", "")
 settings.configure(SECRET_KEY="x" * 50, ROOT_URLCONF=__name__, **given)
 
 def session(request):
-    user = {"alice-session": 1}.get(request.POST.get("SESSID"))
+    user = {"alice-session": 1}.get(request.POST["SESSID"] if strict else request.POST.get("SESSID"))
     return JsonResponse({"loggedin": True, "uID": user} if user else {"loggedin": False})
 
-urlpatterns = [path("session", csrf_exempt(session) if exempt else session)]
+urlpatterns = [path("session" + slash, csrf_exempt(session) if exempt else session)]
 application = get_wsgi_application()
 """
 
@@ -343,6 +343,25 @@ def test_djangos_allowed_hosts_want_auth_host(start_site: StartSite, asking: Sta
     assert "it answered with status 400" in line
     assert "auth-host" in line and "ALLOWED_HOSTS" in line
     assert said_nothing(asking(url, "--auth-host", NAME))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "remedy"),
+    [
+        ({"ALLOWED_HOSTS": [NAME]}, [], "--auth-host"),
+        ({"strict": True}, ["--auth-format", "json"], "does not find SESSID: try --auth-format form"),
+        ({"slash": "/"}, [], "--auth-url lacks the slash at its end"),
+        ({"MIDDLEWARE": [CSRF], "exempt": False}, [], "the site's CSRF protection"),
+    ],
+)
+def test_djangos_pages_for_developers_are_read_from_their_beginning(
+    start_site: StartSite, asking: StartRelay, settings: dict[str, object], options: list[str], remedy: str
+) -> None:
+    # Below, they have all settings of the site, CSRF_COOKIE_NAME and others among them.
+    port = start_site(DJANGO, **{"DEBUG": True, "MIDDLEWARE": [COMMON], "exempt": True, **settings})
+    line = first_look(asking(f"http://127.0.0.1:{port}/session", *options))
+    assert remedy in line
+    assert ("CSRF protection" in line) is ("CSRF protection" in remedy)
 
 
 def test_django_that_forces_https_wants_auth_header(start_site: StartSite, asking: StartRelay) -> None:

@@ -95,6 +95,17 @@ class FirstLook(SynchronousTestCase):
             (500, "", "", "the site's own log"),
             (500, "", "TypeError: Cannot read properties of undefined", "try --auth-format json"),
             (503, "", "", "the site's own log"),
+            (400, "", "", "--auth-secret-file is missing or not that of the page"),
+            (400, "", "400 Bad Request: KeyError: 'SESSID'", "does not find SESSID: try --auth-format json"),
+            (
+                400,
+                "",
+                "DisallowedHost at /session Invalid HTTP_HOST header. ALLOWED_HOSTS. CSRF_COOKIE_NAME",
+                "--auth-host",
+            ),
+            (500, "", "RuntimeError at /session You called this URL via POST, but … APPEND_SLASH set.", "the slash"),
+            (422, "", "Can't verify CSRF token authenticity", "CSRF protection"),
+            (500, "", "TypeError at /session " + 300 * "x" + "CSRF_COOKIE_NAME SESSID", "the site's own log"),
             (301, "https://127.0.0.1:8000/session", "", "--auth-header 'X-Forwarded-Proto: https'"),
             (301, "/session/", "", "lacks the slash at its end"),
             (302, "/login", "", "a page to log in"),
@@ -107,6 +118,17 @@ class FirstLook(SynchronousTestCase):
         self.assertIn("likely the site's CSRF protection", likely_cause(403, "CSRF verification failed"))
         self.assertIn("usual cause", likely_cause(403, "Forbidden"))
         self.assertIn("a login in front of the site", likely_cause(401, ""))
+        self.assertIn("--auth-host", likely_cause(403, "Blocked hosts: 127.0.0.1:3000"))
+
+    def test_words_far_down_a_page_decide_nothing(self) -> None:
+        page = "ValueError at /session " + 300 * "x" + " CSRF_COOKIE_NAME 'csrftoken' ALLOWED_HOSTS []"
+        for status in (400, 403, 500):
+            self.assertNotIn("The cause is likely", remedy(URL, "form", status, "", page))
+        self.assertIn("usual cause", likely_cause(403, page))
+
+    def test_a_format_that_was_chosen_is_doubted_first(self) -> None:
+        said = remedy(URL, "json", 400, "", "")
+        self.assertLess(said.index("--auth-format form"), said.index("--auth-host"))
 
 
 class AllDenied(SynchronousTestCase):
