@@ -127,7 +127,8 @@ def remedy(url: str, format: str, status: int | None, location: str, words: str)
         )
         other = f"the page may read the question in another form: try --auth-format {other_format}"
         likely, less_likely = (host, other) if format == "form" else (other, host)
-        return f"{likely[0].upper()}{likely[1:]}. Or {less_likely}. Or --auth-secret-file is missing or not that of the page"
+        unlikely = "--auth-secret-file is missing or not that of the page"
+        return f"{likely[0].upper()}{likely[1:]}. Or {less_likely}. Or {unlikely}"
     if status == 404:
         return (
             "See that the path of --auth-url is right; where one server has several sites, name this one with "
