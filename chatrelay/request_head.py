@@ -10,7 +10,6 @@ in which no such byte is left. What the headers mean is not known here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import attrs
 
@@ -22,8 +21,10 @@ MAX_PARTS = 100
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """The name of a header (RFC 9110, section 5.6.2)."""
 
-_SPLITS_LINES = re.compile(rb"[\x0b\x0c\x1c-\x1e\x85]")
+_LINE_ENDS = b"\x0b\x0c\x1c\x1d\x1e\x85"
 """What ends a line for `str.splitlines`, beside CR and LF, in a text decoded as latin-1."""
+
+_WITHOUT_LINE_ENDS = bytes.maketrans(_LINE_ENDS, b"?" * len(_LINE_ENDS))
 
 _NOT_IN_URI = re.compile(rb"[^!-~]")
 """What a URI contains only percent-encoded (RFC 3986, section 2); some programs send it as it is."""
@@ -64,10 +65,10 @@ class RequestHead:
             raise BrokenHead("a line of the opening handshake contains a line break or a NUL")
         fields = []
         for each in lines[1:]:
-            name, _, value = each.partition(b":")
-            if _NAME.fullmatch(name):
+            name, colon, value = each.partition(b":")
+            if colon and _NAME.fullmatch(name):
                 fields.append((name.lower(), value.strip(b" \t")))
-            elif _NAME.fullmatch(name.rstrip(b" \t")):
+            elif colon and _NAME.fullmatch(name.rstrip(b" \t")):
                 raise BrokenHead("the name of a header ends with a blank")
         return cls(raw, lines[0], tuple(fields))
 
@@ -86,19 +87,16 @@ class RequestHead:
             if len(parts) == 3:
                 parts[1] = _NOT_IN_URI.sub(lambda found: b"%%%02X" % ord(found[0]), parts[1])
             line = _NOT_PRINTABLE.sub(b"?", b" ".join(parts))
-        fields: Iterable[tuple[bytes, bytes]] = self.fields
-        if _SPLITS_LINES.search(self.raw):
-            fields = ((name, _SPLITS_LINES.sub(b"?", value)) for name, value in fields)
-        lines = [line, *(b"%b: %b" % field for field in fields if field[0] != EXTENSIONS)]
+        lines = [b"%b: %b" % field for field in self.fields if field[0] != EXTENSIONS]
         if extensions is not None:
             lines.append(b"%b: %b" % (EXTENSIONS, extensions.encode("ascii")))
-        return b"\r\n".join(lines) + END_OF_HEADERS
+        return b"\r\n".join([line, *lines]).translate(_WITHOUT_LINE_ENDS) + END_OF_HEADERS
 
     def altered(self) -> dict[str, str]:
         """The headers that `for_autobahn` alters, as Autobahn's dictionary of them should have them."""
-        names = {EXTENSIONS} & {name for name, _ in self.fields}
-        if _SPLITS_LINES.search(self.raw):
-            names |= {name for name, value in self.fields if _SPLITS_LINES.search(value)}
+        names = {
+            name for name, value in self.fields if name == EXTENSIONS or value.translate(_WITHOUT_LINE_ENDS) != value
+        }
         return {name.decode("ascii"): b", ".join(self.values(name)).decode("latin-1") for name in names}
 
     def excess(self) -> str | None:
@@ -126,6 +124,11 @@ def header_value(request: bytes, name: str) -> str | None:
 
 def header_values(request: bytes, name: str) -> list[str]:
     """All values of a header of a handshake, decoded as latin-1: those that `RequestHead.fields` has."""
-    wanted = name.encode("ascii")
-    fields = (line.partition(b":") for line in request.split(b"\r\n")[1:])
-    return [str(value.strip(b" \t"), "latin-1") for key, colon, value in fields if colon and key.lower() == wanted]
+    wanted = b"\r\n%b:" % name.lower().encode("ascii")
+    names, values = request.lower(), []
+    at = names.find(wanted)
+    while at >= 0:
+        at += len(wanted)
+        values.append(str(request[at:].partition(b"\r\n")[0].strip(b" \t"), "latin-1"))
+        at = names.find(wanted, at)
+    return values
