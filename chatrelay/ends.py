@@ -20,6 +20,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import Logger, LogLevel
 
 from chatrelay.admission import Full
+from chatrelay.wire import CloseCode
 
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
@@ -49,6 +50,11 @@ NO_PROXY_HEADER = End("relay", NO_CLOSE_FRAME, "no header of the PROXY protocol 
 PROXY_CLOSED = End("client", 1001, "a proxy in between closed it")
 STOPPING = End("relay", NO_CLOSE_FRAME, "the relay is stopping")
 TLS_CLOSED = End("client", NO_CLOSE_FRAME, "TLS: closed without a close frame, and what waits is not read")
+
+
+def is_broken_stream(end: End | None) -> bool:
+    """Whether the relay ended a connection as its bytes are no frames, or text that is not UTF-8 (1002, 1007)."""
+    return end is not None and end.by == "relay" and end.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_PAYLOAD)
 
 
 def of_lost(error: BaseException, over_tls: bool = False, unacknowledged: float = 0.0) -> End:

@@ -577,10 +577,9 @@ class ChatProtocol(WebSocketServerProtocol):
         ended_before = self._end
         self._dataReceived(data)  # its dataReceived is this with a debug line before it
         ended = self._end
-        if ended is not ended_before and ended is not None and ended.by == "relay" and ends_by_going_away(data):
+        if ended is not ended_before and ends.is_broken_stream(ended) and ends_by_going_away(data):
             # Caddy ends a WebSocket so, in its own name and wherever it is in a client's frame; the client's answer to
-            # that comes behind it. Autobahn takes either for the client's error: a frame without a mask, or text that
-            # is not UTF-8.
+            # that comes behind it. Autobahn takes either for the client's error.
             self._end = ends.PROXY_CLOSED
         self._between_messages = (
             self._fast

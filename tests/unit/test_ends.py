@@ -21,7 +21,7 @@ from chatrelay.outgoing import OutgoingBuffer, Turn, seconds_unacknowledged
 from chatrelay.pace import SlowReaders
 from chatrelay.websocket import MAX_REFUSED
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
-from tests.unit.test_websocket import CLOSE, frame, told_by
+from tests.unit.test_websocket import BINARY, CLOSE, frame, told_by
 
 PEER = "192.0.2.1:4321"
 
@@ -80,6 +80,19 @@ class ByAProxy(ConnectingTestCase):
                 (line,) = [line for line in told if "ended by" in line]
                 self.assertEqual("with 1001" in line and "a proxy in between closed it" in line, is_by_proxy, line)
                 self.assertEqual("ended by the client" in line, is_by_proxy, line)
+
+    def test_what_the_relay_ended_for_another_reason_is_told_as_that(self) -> None:
+        told = told_by(self)
+        unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
+        for before, code in ((frame(b"?") * 10, 4502), (frame(b"x", BINARY), 1003), (frame(b"x" * 70000), 1009)):
+            for closing in (unmasked, masked):
+                told.clear()
+                client = self.client().open().log_in()
+                client.write(before + closing)
+                client.read()
+                client.lost()
+                (line,) = [line for line in told if "ended by" in line]
+                self.assertIn(f"ended by the relay with {code}", line)
 
 
 class Silent:
