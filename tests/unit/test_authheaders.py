@@ -46,6 +46,10 @@ class Options(SynchronousTestCase):
             "::1",
             "[::1",
             "a\r\nb",
+            "[::1%a\r\nX-Name: b]",
+            "[fe80::1%eth0]",
+            "\u017fite.example",
+            "\u212aelvin.example:80",
         ):
             said = self.refused(auth_host=host)
             self.assertIn("auth-host: ", said)
