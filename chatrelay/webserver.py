@@ -1,16 +1,15 @@
 """A question on its way to the webserver and back, within bounds.
 
 `Webserver` posts a SESSID and reads what comes back: so many bytes of it,
-without redirects, cookies or a second try that could do harm. Of what the
-answer means it knows nothing (`chatrelay.verdicts` does), nor of whose turn it
-is and who waits for how long (`chatrelay.auth` does). A SESSID appears in the
-body of the request and nowhere else.
+without redirects, cookies or a second try that could do harm. A SESSID appears
+in the body of the request and nowhere else. `chatrelay.answers` decodes the
+body of an answer, `chatrelay.verdicts` judges it, and `chatrelay.auth` decides
+whose turn it is and who waits for how long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from http.cookiejar import CookieJar
 from typing import Any, cast
 from urllib.parse import quote_plus
@@ -20,7 +19,6 @@ import attrs
 import msgspec
 from hyperlink import EncodedURL
 from service_identity import VerificationError
-from treq import collect
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -41,9 +39,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-from chatrelay import gunzip, verdicts
+from chatrelay import answers, gunzip, verdicts
 from chatrelay.authheaders import host_name, read_headers
-from chatrelay.diagnosis import MAX_BODY
 from chatrelay.interfaces import Verdict
 from chatrelay.verdicts import NotReached, NoVerdict
 
@@ -178,17 +175,17 @@ class Webserver:
             response = await self._post(lease, sessid)
             locations = response.headers.getRawHeaders(b"location", [])
             if is_look and response.code != 200:
-                start = await _start(response, lease.codings)
+                start = await answers.start(response, lease.codings)
                 lease.abandon()
                 return verdicts.of_first_look(response.code, locations, start)
             verdict = verdicts.of_status(response.code, locations)
             if verdict is not None:
                 lease.abandon()  # whatever the body says
                 return verdict
-            body = await _read(response, lease.codings, self.answer_size)
+            body = await answers.read(response, lease.codings, self.answer_size)
             if lease.is_over_limit:  # which ends a body of no stated length like any other end
                 raise NoVerdict(self.too_much_sent)
-            return _of_body(body, lease.codings)
+            return answers.verdict(body, lease.codings)
         except _REQUEST_FAILURES as error:
             lease.abandon()
             if _was_cancelled(error):
@@ -297,98 +294,6 @@ def _without_frames(failure: Failure) -> Failure:
             reason.cleanFailure()
         error = error.__cause__ or error.__context__
     return failure
-
-
-async def _read(response: Any, codings: list[str], most: int) -> bytes:
-    """The body, up to so many bytes, and decoded where that is gzip.
-
-    :param codings: what it is encoded with, in lower case.
-    :raises NoVerdict: past so many bytes, and where it is not encoded as it says.
-    """
-    chunks: list[bytes] = []
-    size = 0
-
-    def take(chunk: bytes) -> None:
-        nonlocal size
-        size += len(chunk)
-        if size > most:
-            # treq closes the connection on what its collector raises.
-            raise NoVerdict(f"its answer is larger than {most} bytes")
-        chunks.append(chunk)
-
-    decode = _decoding(codings, take)
-
-    def received(chunk: bytes) -> None:
-        if size <= most:  # or the rest of a bomb would be decoded, chunk by chunk, for nothing
-            decode(chunk)
-
-    await collect(response, received)
-    return b"".join(chunks)
-
-
-class _Enough(Exception):
-    """As much of a body has come as is looked at."""
-
-
-async def _start(response: Any, codings: list[str]) -> bytes:
-    """The start of a body, decoded: `MAX_BODY` bytes, or what there is."""
-    start = bytearray()
-
-    def take(chunk: bytes) -> None:
-        start.extend(chunk)
-        if len(start) >= MAX_BODY:
-            raise _Enough  # treq closes the connection
-
-    decode = _decoding(codings, take)
-
-    def received(chunk: bytes) -> None:
-        if len(start) < MAX_BODY:
-            decode(chunk)
-
-    with suppress(_Enough):
-        await collect(response, received)
-    return bytes(start[:MAX_BODY])
-
-
-def _decoding(codings: list[str], take: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """Return what decodes a body piece by piece and calls `take` with what becomes of it.
-
-    A body with another coding than gzip is taken as it is: many a page says "utf-8" there, and sends JSON.
-
-    :raises NoVerdict: where it is encoded too many times over; what is returned, where it is not encoded as it says.
-    """
-    if len(codings) > gunzip.MAX_CODINGS:
-        raise NoVerdict(f"its answer has more than {gunzip.MAX_CODINGS} Content-Encodings")
-    decoders = [gunzip.Gunzip() for _ in codings] if set(codings) <= set(gunzip.GZIP) else []
-
-    def decode(chunk: bytes, layers: int) -> None:
-        if layers:
-            for decoded in decoders[layers - 1].decode(chunk):
-                decode(decoded, layers - 1)
-        else:
-            take(chunk)
-
-    def received(chunk: bytes) -> None:
-        try:
-            decode(chunk, len(decoders))
-        except gunzip.NotGzip:
-            raise NoVerdict("its answer is not gzip, as its Content-Encoding says") from None
-
-    return received
-
-
-def _of_body(body: bytes, codings: list[str]) -> Verdict:
-    """What a body means.
-
-    :raises NoVerdict: where it means nothing.
-    """
-    try:
-        return verdicts.of_body(body)
-    except NoVerdict as error:
-        if set(codings) <= set(gunzip.GZIP):
-            raise
-        named = ascii(", ".join(codings))
-        raise NoVerdict("its answer has the Content-Encoding ", named, ", and only gzip was asked for") from error
 
 
 # Between treq and Twisted's connections --------------------------------------
@@ -546,7 +451,7 @@ class _Lease:
             connection.transport.abortConnection()
 
     def _undecoded(self, response: IResponse) -> IResponse:
-        """Hide from treq how the body is encoded: `_read` decodes it, up to its bound, and more of it than treq."""
+        """Hide from treq how the body is encoded: `chatrelay.answers` decodes it, and more of it than treq."""
         self.codings = gunzip.codings(response.headers.getRawHeaders(b"content-encoding", []))
         response.headers.removeHeader(b"content-encoding")
         return response
