@@ -85,7 +85,7 @@ def settings_of(name: str, relay: RelayProcess, port: int, folder: Path) -> tupl
             f"User nobody\nGroup nogroup\n{modules}{block('apache')}"
         ), [program, "-DFOREGROUND", "-f", str(config)]
     if name == "caddy":
-        own = f"{{\n    admin unix/{folder}/admin.sock\n    auto_https off\n}}\n"
+        own = f"{{\n    admin unix/{folder}/admin.sock\n    auto_https off\n    default_bind 127.0.0.1\n}}\n"
         return own + block("caddy", **{"example.com": f"http://127.0.0.1:{port}"}), [
             *(program, "run", "--adapter", "caddyfile", "--config", str(config))
         ]
@@ -100,7 +100,7 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """Starts proxies in front of a relay, with a change of the settings."""
     with ExitStack() as running:
 
-        def start(name: str, relay: RelayProcess, **changes: str) -> Proxy:
+        def begin(name: str, relay: RelayProcess, changes: dict[str, str]) -> Proxy:
             port = free_port()
             text, command = settings_of(name, relay, port, tmp_path)
             for theirs, ours in {"127.0.0.1:8080": f"127.0.0.1:{relay.port}", **changes}.items():
@@ -115,15 +115,27 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
                     subprocess.Popen(command, env={**os.environ, **home}, stderr=output, start_new_session=True)
                 )
             running.callback(lambda: os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None)
+            return Proxy(name, port, tmp_path, process)
+
+        def start(name: str, relay: RelayProcess, **changes: str) -> Proxy:
             until = time.monotonic() + PATIENCE
+            proxy = begin(name, relay, changes)
             while True:
+                has_ended = proxy.process.poll() is not None
                 try:
-                    connected(port).close()
-                    return Proxy(name, port, tmp_path, process)
+                    if not has_ended:
+                        connected(proxy.port).close()
+                        return proxy
                 except ConnectionRefusedError:
-                    said = (tmp_path / f"{name}.output").read_text()
-                    assert process.poll() is None and time.monotonic() < until, f"{name} has not started: {said}"
-                    time.sleep(0.02)
+                    pass
+                said = (tmp_path / f"{name}.output").read_text()
+                # Another test may have taken the port since it was found free.
+                is_taken = has_ended and "ddress already in use" in said
+                assert is_taken or not has_ended, f"{name} has not started: {said}"
+                assert time.monotonic() < until, f"{name} has not started in time: {said}"
+                if is_taken:
+                    proxy = begin(name, relay, changes)
+                time.sleep(0.02)
 
         yield start
 

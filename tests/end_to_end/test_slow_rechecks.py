@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.end_to_end.programs import RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
-SESSIONS = 45
+SESSIONS = 34
 
 
 def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it(tmp_path: Path, site: Site) -> None:
@@ -26,6 +27,7 @@ def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it
             clients.append(open_clients.enter_context(relay.client()))
             assert clients[-1].log_in(f"session-{number}") == ADMITTED
         site.seconds = 0.15
+        site.asked.clear()
         line = relay.said("re-checks are behind")
         found = re.search(
             r"1 are asked about at once, .* enough for (\d+) sessions every 2 s, and there are (\d+)\.", line
@@ -35,11 +37,12 @@ def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it
         assert "--webserver-checks" in line and "--recheck-interval" in line
         assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
         # Nobody is left out for those who come again sooner.
-        site.asked.clear()
         until = time.monotonic() + 60
-        while len(site.asked) < SESSIONS * 3 // 2 and time.monotonic() < until:
+        while len(set(site.asked)) < SESSIONS and time.monotonic() < until:
             time.sleep(0.05)
-        assert len(set(site.asked)) == SESSIONS
+        times = Counter(site.asked)
+        assert len(times) == SESSIONS
+        assert max(times.values()) <= 2
         # So few that the site is fast enough for them on any machine.
         site.seconds = 0.0
         for client in clients[4:]:

@@ -21,12 +21,13 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, mayb
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
+from chatrelay.alarm import Alarm
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import State
 from chatrelay.config import Config
@@ -802,15 +803,21 @@ class Turns(WebserverTestCase):
             question.cancel()
 
     async def test_a_queue_of_which_some_are_in_time(self) -> None:
-        # Each answer takes 0.1 s: some get their turn within 0.25 s, the rest are told that they do not.
-        self.reply = lambda conversation: reactor.callLater(0.1, conversation.write, answer(IN))
+        # Each answer takes 0.1 s: two get their turn within 0.25 s, the rest are told that they do not.
+        clock = Clock()
+
+        def reply(conversation: Conversation) -> None:
+            clock.advance(0.1)
+            conversation.write(answer(IN))
+
+        self.reply = reply
         told = self.told()
-        authenticator = self.authenticator(checks=1, queue_timeout=0.25)
+        authenticator = self.authenticator(checks=1)
+        authenticator._turn_alarm = Alarm(clock, 0.25, authenticator._waited_too_long)
         verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(10)])
-        answered = len(self.requests)
-        self.assertIn(answered, (2, 3))
-        self.assertEqual(verdicts[:answered], [LoggedIn(7)] * answered)
-        self.assertEqual({type(verdict) for verdict in verdicts[answered:]}, {Unavailable})
+        self.assertEqual([body for _, _, body in self.requests], [b"SESSID=%d" % number for number in range(3)])
+        self.assertEqual(verdicts[:3], [LoggedIn(7)] * 3)
+        self.assertEqual({type(verdict) for verdict in verdicts[3:]}, {Unavailable})
         self.assertEqual(len(told), 1)
 
     async def test_who_is_told_may_have_others_leave(self) -> None:
