@@ -199,7 +199,7 @@ class WebserverPage(SynchronousTestCase):
             f"At most {config.webserver_checks} questions",
             f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
-            f"up to {session.MAX_QUESTIONS} a minute from a connection that is logged in already",
+            f"up to {session.MAX_QUESTIONS} times a minute for a connection that is logged in already",
             f"up to {config.recheck_spread:g} per cent more or less (``--recheck-spread``)",
             f"first after {config.breaker_wait:g} s (``--breaker-wait``)",
             f"every {config.breaker_longest_wait:g} s (``--breaker-longest-wait``)",
