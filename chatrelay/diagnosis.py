@@ -23,6 +23,9 @@ MAX_DENIED = 10
 MAX_MISSING = 10
 """Logins in a row without the session cookie after which the operator is told; next after ten times as many."""
 
+MAX_COOKIES = 100
+"""Cookies of a handshake whose names are looked at."""
+
 MAX_NAMES = 20
 """Names of cookies that are told."""
 
@@ -304,7 +307,7 @@ class MissingCookie:
         :param cookies: those that it has, as they came.
         """
         self.host, self.origin = host, origin
-        for pair in cookies.split(";"):
+        for pair in cookies.split(";", MAX_COOKIES)[:MAX_COOKIES]:
             name, equals, _ = pair.partition("=")
             name = name.strip()
             # Without an equals sign all of it is a value, which is not told.

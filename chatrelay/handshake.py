@@ -7,6 +7,7 @@ sessions or messages: `chatrelay.websocket` asks, and does what is answered.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import MappingProxyType
@@ -103,6 +104,9 @@ class Handshakes:
         self.trusted_proxies = TrustedProxies(config.trusted_proxy)
         self._seconds = seconds
         self._session_cookie = config.session_cookie
+        # Those that have a value. A header may have thousands of others, which are passed over without a call for each.
+        name = re.escape((config.session_cookie or "").encode("ascii"))
+        self._session_cookies = re.compile(rb"(?:\A|;)[ \t]*" + name + rb"=([^;]*[^; \t])")
         # A form carries any bytes. JSON does not, and what an embedding program's own authenticator makes of them is
         # not known.
         self._posts_any_bytes = config.auth_url is not None and config.auth_format == "form"
@@ -206,11 +210,9 @@ class Handshakes:
             return None, NO_COOKIE_IS_READ
         if header_value(request, "origin") is None:
             return None, NO_ORIGIN
-        wanted = name.encode("ascii")
         for header in header_values(request, "cookie"):
-            for pair in header.encode("latin-1").split(b";"):
-                key, _, value = pair.strip(b" \t").partition(b"=")
-                if key == wanted and 1 <= len(value) <= wire.MAX_SESSID:
+            for value in self._session_cookies.findall(header.encode("latin-1")):
+                if len(value) <= wire.MAX_SESSID:
                     return self._sessid_of(value), None
         return None, None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
 from typing import Any
 
@@ -253,3 +254,36 @@ class HandshakeParts(WebSocketTestCase):
 
     def test_commas_elsewhere_do_not_count(self) -> None:
         self.assertTrue(self.answer(handshake("/", "x: " + ",;&" * 500)).startswith(b"HTTP/1.1 101 "))
+
+
+class Calls(WebSocketTestCase):
+    """What a handshake takes does not depend on how many cookies it has."""
+
+    def calls(self, cookies: str) -> int:
+        """How many functions are called for a handshake with these cookies."""
+        client, called = self.client(), 0
+
+        def count(*_: object) -> None:
+            nonlocal called
+            called += 1
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            client.write(handshake("/", PAGE, f"Cookie: {cookies}"))
+        finally:
+            sys.setprofile(before)
+        self.assertIn(b"HTTP/1.1 101 ", client.read())
+        return called
+
+    def test_many_cookies_take_few_more_calls_than_one(self) -> None:
+        self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
+        for one, many in (
+            ("a" * FILL, ";" * FILL),
+            ("a" * FILL, "a=;" * (FILL // 3)),
+            ("a" * FILL, "; ;" * (FILL // 3)),
+            ("sid=1", ";" * FILL + "sid=1"),
+            ("sid=1", "sid=;" * (FILL // 5 - 1) + "sid=1"),
+        ):
+            self.calls(one)  # what is done once is done
+            self.assertLess(self.calls(many), 3 * self.calls(one), many[:10])
