@@ -141,8 +141,14 @@ const RELAY_FULL_DOUBLINGS = 4;
 /** Ended by the operator or by the site: most often because the user has logged out there. */
 const ENDED_BY_SITE = 4505;
 
-/** After so long (ms) the website is asked again whether the user has logged out. */
-const SECOND_LOOK = 2_000;
+/**
+ * After so long (ms) the website is asked whether the user has logged out, and once more after as long again. Not at once:
+ * the answer that changes the cookie is still on its way then, and an answer to the old one may delete the new one.
+ */
+const ENDED_LOOK = 1_500;
+
+/** What `whoami` should have answered, for the console. */
+const EXPECTED = 'it should be {"loggedin": true, "uID": …} or {"loggedin": false}';
 
 /** Fires `message` (ChatMessageEvent), `state` (StateEvent) and `protocol-error` (ProtocolErrorEvent). */
 export class ChatClient extends EventTarget {
@@ -174,6 +180,9 @@ export class ChatClient extends EventTarget {
 
   /** Whether the login was denied, and a new handshake was begun that may carry a newer cookie. */
   #isSecondHandshake = false;
+
+  /** Whether the console has been told of a mistake in the website. */
+  #hasWarned = false;
 
   /** Whether an auth-request was sent on the connection only to see whether an answer comes. */
   #isChecking = false;
@@ -399,7 +408,13 @@ export class ChatClient extends EventTarget {
    */
   #denied() {
     this.#forgiveIfSteady();
-    if (this.#isSecondHandshake) return this.#end({ name: "logged-out" });
+    if (this.#isSecondHandshake) {
+      const { user, whoami } = this.#options;
+      if (whoami) {
+        this.#warn(`whoami says that user ${user} is logged in here, but the relay was told that nobody is, or had no cookie`);
+      }
+      return this.#end({ name: "logged-out" });
+    }
     this.#isSecondHandshake = true;
     void this.#attempt();
   }
@@ -462,7 +477,7 @@ export class ChatClient extends EventTarget {
     if (code === 4500 || code === 4501) return this.#denied();
     if (code !== undefined && code > 4501 && code <= 4999) {
       this.#end({ name: "ended", code });
-      if (code === ENDED_BY_SITE) void this.#askWhetherLoggedOut();
+      if (code === ENDED_BY_SITE) this.#timer = setTimeout(() => void this.#askWhetherLoggedOut(), ENDED_LOOK);
       return;
     }
     this.#forgiveIfSteady();
@@ -477,13 +492,10 @@ export class ChatClient extends EventTarget {
     this.#enter({ name: "waiting", retryAt: performance.now() + delay, code, reason, error });
   }
 
-  /**
-   * Ask the website twice: a logout there ends the connection before its answer takes the cookie out of the browser, and
-   * until then the cookie may still be good.
-   */
+  /** Ask the website twice: until its logout is answered, the cookie may still be good. */
   async #askWhetherLoggedOut() {
     await this.check();
-    if (this.#state.name === "ended") this.#timer = setTimeout(() => void this.check(), SECOND_LOOK);
+    if (this.#state.name === "ended") this.#timer = setTimeout(() => void this.check(), ENDED_LOOK);
   }
 
   /** After a connection that has lasted, what went wrong before it does not count. */
@@ -543,9 +555,27 @@ export class ChatClient extends EventTarget {
     // A page for members answers others with a status, or leads them to where they log in.
     const isLoginPage = answer.redirected && !answer.headers.get("Content-Type")?.includes("json");
     if (answer.status === 401 || answer.status === 403 || isLoginPage) return null;
-    if (!answer.ok) throw new Error(`${answer.url} answered ${answer.status}`);
-    const { loggedin, uID } = await answer.json();
-    return loggedin === true ? uID : null;
+    if (!answer.ok) throw this.#warn(`the answer of ${answer.url} has status ${answer.status}; ${EXPECTED}`);
+    const text = await answer.text();
+    let who;
+    try {
+      who = JSON.parse(text);
+    } catch {
+      throw this.#warn(`the answer of ${answer.url} is not JSON; ${EXPECTED}`);
+    }
+    const isUsable = who?.loggedin === false || (who?.loggedin === true && (who.uID ?? null) !== null);
+    if (!isUsable) this.#warn(`the answer of ${answer.url} has no loggedin that is true or false, or no uID; ${EXPECTED}`);
+    return who?.loggedin === true ? who.uID : null;
+  }
+
+  /**
+   * Tell the developer of a mistake in the website, once: a page can't show it, and nobody else sees it.
+   * @param {string} what @returns {Error}
+   */
+  #warn(what) {
+    if (!this.#hasWarned) console.warn(`chatrelay: ${what}. See "When nobody can log in" in docs/webserver.rst`);
+    this.#hasWarned = true;
+    return new Error(what);
   }
 
   /** @param {UserID | null | undefined} who @returns {boolean} */
