@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 from OpenSSL.crypto import Error as CertificateError
 from twisted.application import strports
 from twisted.application.internet import StreamServerEndpointService
@@ -73,6 +74,8 @@ def build(
     """
     if authenticator is None:
         authenticator = _webserver_authenticator(config, reactor)
+    else:
+        config = attrs.evolve(config, auth_url=None)  # nobody is asked there
     log_name = config.message_log if message_log is None else "the application's own"
     if message_log is None:
         message_log = make_message_log(config.message_log, reactor)

@@ -263,6 +263,16 @@ async def test_an_application_ends_a_session_or_all_of_a_user() -> None:
         assert (await bo.hear())["message"]["content"] == "still here"
 
 
+def test_an_authenticator_of_ones_own_gets_text_only() -> None:
+    """Bytes that are not UTF-8 can be posted to a webserver; what another authenticator makes of them is not known."""
+    options = {"listen": (), "message_log": "memory:", "session_cookie": "sid", "origin": ("https://example.com",)}
+    url = "http://127.0.0.1:1/session"
+    head = b"GET / HTTP/1.1\r\nOrigin: https://example.com\r\nCookie: sid=\xe5\r\n\r\n"
+    for authenticator, found in ((None, "\udce5"), (KnownSessions({}), None)):
+        relay = build(Config(auth_url=url, **options), reactor, authenticator=authenticator)
+        assert relay.factory.handshakes.session_cookie_of(head) == (found, None)
+
+
 @async_test
 async def test_an_authenticator_of_ones_own_may_take_its_time() -> None:
     authenticator = HeldAuthenticator()
