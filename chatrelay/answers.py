@@ -1,7 +1,7 @@
 """The body of the webserver's answer: read and decoded up to a bound.
 
-What a body means is in `chatrelay.verdicts`, how gzip is decoded in
-`chatrelay.gunzip`, and how an answer comes here in `chatrelay.webserver`.
+`chatrelay.webserver` brings an answer here, `chatrelay.gunzip` decodes gzip,
+and `chatrelay.verdicts` judges what comes of it.
 """
 
 from __future__ import annotations

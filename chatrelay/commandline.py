@@ -133,7 +133,7 @@ class Options(usage.Options):
         return error
 
     def _unknown(self, option: str, options: Sequence[str]) -> str:
-        """What to say of an option that the relay does not have.
+        """Return what to say of an option that the relay does not have.
 
         :param option: with its dashes, and without a value.
         """
@@ -155,7 +155,7 @@ class Options(usage.Options):
 
     @staticmethod
     def _with_two_dashes(option: str, own: Sequence[str], options: Sequence[str]) -> str | None:
-        """What to say of a long option with a single dash, which the parser takes for short ones."""
+        """Return what to say of a long option with a single dash, which the parser takes for short ones."""
         for word in options:
             name = f"-{word.partition('=')[0]}"
             if word.startswith(option) and name in own:

@@ -36,10 +36,10 @@ EXEMPT = (
     "exempt the session page from it, as the relay's POST can't bring a token (Django: csrf_exempt, Flask-WTF: "
     "csrf.exempt, Laravel: validateCsrfTokens(except:)), and let only the relay ask it (--auth-secret-file)"
 )
-"""What to do about protection against forged requests."""
+"""The remedy for protection against forged requests."""
 
 _PARSERS = {"form": "express.urlencoded()", "json": "express.json()"}
-"""What an Express site reads the question with."""
+"""The parser by which an Express site reads the question."""
 
 _EXPRESS = "s%3A"
 """How each cookie of express-session begins."""

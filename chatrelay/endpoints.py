@@ -110,7 +110,7 @@ def check(description: str) -> None:
 
 
 def why_refused(description: str, error: Exception) -> str:
-    """What to say of an endpoint that Twisted does not take.
+    """Return what to say of an endpoint that Twisted does not take.
 
     :param error: what Twisted said.
     """

@@ -1,4 +1,4 @@
-"""What a client offers as extensions (RFC 6455, section 9.1), and which offer of compression can be taken up.
+"""The extensions that a client offers (RFC 6455, section 9.1), and the offer of compression that can be taken up.
 
 Pure. A client offers several ways to compress in the order it likes them, and
 goes without where none is taken up (RFC 7692, section 5). So an offer that

@@ -32,7 +32,7 @@ _SHORTEST = 6
 
 
 GOING_AWAY = b"\x03\xe9"
-"""What a close frame with 1001 and without a reason contains."""
+"""The payload of a close frame with 1001 and without a reason."""
 
 
 def ends_by_going_away(data: bytes) -> bool:

@@ -38,7 +38,7 @@ class NotGzip(ValueError):
 class Gunzip:
     """Decodes one body, as it comes.
 
-    What follows the last member is left out, as gzip itself does: zeros, or what a page printed after it.
+    Bytes behind the last member are left out, as gzip itself does: zeros, or text that a page printed after it.
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ FOR_PROXIES = (
     "    proxy_set_header Upgrade $http_upgrade;\n"
     '    proxy_set_header Connection "upgrade";\n'
 )
-"""What such a request is answered, beside the reason."""
+"""The answer to such a request, beside the reason."""
 
 NO_COOKIE_IS_READ = "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
 NO_ORIGIN = "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"

@@ -192,7 +192,7 @@ class Rechecks:
 
     def _ask_next(self) -> None:
         """Ask about those who have been due for longest, no more at once than may be."""
-        # What is answered at once comes by here again: a thousand of them must not be a thousand calls deep.
+        # An answer that comes at once calls this again: a thousand of them must not be a thousand calls deep.
         if self._is_asking:
             return
         self._is_asking = True

@@ -4,7 +4,7 @@ Pure. It knows bytes, and which of them Autobahn would misread: Autobahn
 decodes a head as latin-1, and ends a line wherever Python's `str.splitlines`
 does. A byte 0x85, which is part of "Å" in UTF-8, ends a header there, and what
 follows counts as the next one. So Autobahn is given a head of the same meaning
-in which no such byte is left. What the headers mean is not known here.
+in which no such byte is left. It does not know what the headers mean.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """The name of a header (RFC 9110, section 5.6.2)."""
 
 _LINE_ENDS = b"\x0b\x0c\x1c\x1d\x1e\x85"
-"""What ends a line for `str.splitlines`, beside CR and LF, in a text decoded as latin-1."""
+"""The ends of lines for `str.splitlines`, beside CR and LF, in a text decoded as latin-1."""
 
 _WITHOUT_LINE_ENDS = bytes.maketrans(_LINE_ENDS, b"?" * len(_LINE_ENDS))
 
 _NOT_IN_URI = re.compile(rb"[^!-~]")
-"""What a URI contains only percent-encoded (RFC 3986, section 2); some programs send it as it is."""
+"""Characters that a URI has only percent-encoded (RFC 3986, section 2); some programs send them as they are."""
 
 _NOT_PRINTABLE = re.compile(rb"[^ -~]")
 
@@ -100,7 +100,7 @@ class RequestHead:
         return {name.decode("ascii"): b", ".join(self.values(name)).decode("latin-1") for name in names}
 
     def excess(self) -> str | None:
-        """Return why there are too many parts, or None.
+        """Return why there are too many parts, or None where there are not.
 
         Autobahn makes objects of each part: 14 KiB of extensions became 800 KiB, and took 80 times as long as an
         ordinary handshake.

@@ -231,7 +231,7 @@ def _from_file(path: str, place: str) -> dict[str, Any]:
 
 
 def _unknown(key: str, value: object) -> str:
-    """What to say of a key that is not an option."""
+    """Return what to say of a key that is not an option."""
     fields = attrs.fields_dict(Config)
     wanted = key.replace("-", "_").lower()
     if isinstance(value, dict):
@@ -324,7 +324,7 @@ def _syntax(text: str, error: str) -> tuple[int | None, str]:
 
 
 def _value_hint(key: str, value: str) -> str:
-    """What to write for a value that is not TOML."""
+    """Return what to write for a value that is not TOML."""
     if not value:
         return f": {key} has no value"
     if value.lower() in ("true", "yes", "on", "false", "no", "off"):

@@ -71,7 +71,7 @@ class Options(SynchronousTestCase):
         self.assertEqual(read_header("X-Real-IP:127.0.0.1 "), (b"X-Real-IP", b"127.0.0.1"))
         self.assertEqual(read_header("A: b: c"), (b"A", b"b: c"))
 
-    def test_what_is_no_header_is_refused_without_its_value(self) -> None:
+    def test_a_text_that_is_not_a_header_is_refused_without_its_value(self) -> None:
         for header, said in (
             ("X-Forwarded-Proto", "has no colon"),
             ("X-Forwarded-Proto https", "has no colon"),
@@ -90,7 +90,7 @@ class Options(SynchronousTestCase):
             self.assertIn("X-Forwarded-Proto: https", refusal)  # how one looks
             self.assertNotIn("s3cr", refusal)
 
-    def test_what_the_relay_sends_itself_is_refused_with_the_remedy(self) -> None:
+    def test_a_header_that_the_relay_sets_is_refused_with_the_remedy(self) -> None:
         for name, remedy in (
             ("Host", "auth-host"),
             ("CONTENT-TYPE", "auth-format"),

@@ -56,7 +56,7 @@ class Why(SynchronousTestCase):
 class ByAProxy(ConnectingTestCase):
     """A proxy closes with 1001 in its own name, and wherever it is in a client's frame."""
 
-    def test_it_is_not_told_as_an_error_of_the_client(self) -> None:
+    def test_a_close_by_a_proxy_is_not_logged_as_an_error_of_the_client(self) -> None:
         told = told_by(self)
         unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
         half = frame(b"x" * 1000)[:500]
@@ -81,7 +81,7 @@ class ByAProxy(ConnectingTestCase):
                 self.assertEqual("with 1001" in line and "a proxy in between closed it" in line, is_by_proxy, line)
                 self.assertEqual("ended by the client" in line, is_by_proxy, line)
 
-    def test_what_the_relay_ended_for_another_reason_is_told_as_that(self) -> None:
+    def test_another_reason_of_the_relay_is_logged_though_a_close_follows(self) -> None:
         told = told_by(self)
         unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
         for before, code in ((frame(b"?") * 10, 4502), (frame(b"x", BINARY), 1003), (frame(b"x" * 70000), 1009)):

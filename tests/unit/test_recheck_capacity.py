@@ -116,14 +116,14 @@ class Capacity(SynchronousTestCase):
         self.assertGreater(len(self.asked), 4 * 1000)
         self.assertEqual(self.most_out, 8)
 
-    def test_who_has_waited_longest_is_asked_about_first(self) -> None:
+    def test_the_session_that_is_due_for_longest_is_asked_about_first(self) -> None:
         self.make(interval=3)
         self.run_for(60)
         asked = [self.asked.count(sessid) for sessid in self.members]
         self.assertLessEqual(max(asked) - min(asked), 1)
         self.assertGreater(min(asked), 2)
 
-    def test_it_is_told_once_with_the_capacity_and_again_when_it_is_over(self) -> None:
+    def test_late_rechecks_are_logged_once_with_the_capacity_and_so_is_their_end(self) -> None:
         self.make(interval=3)
         self.run_for(30)
         (behind,) = self.told
@@ -147,7 +147,7 @@ class Capacity(SynchronousTestCase):
         self.assertEqual(self.told, [])
         self.assertGreater(len(self.asked), 8 * 240)
 
-    def test_what_the_site_says_of_its_sessions_is_what_counts(self) -> None:
+    def test_expires_in_counts_as_the_interval(self) -> None:
         self.expires_in = 3
         self.make(interval=300)
         self.run_for(30)

@@ -461,13 +461,13 @@ class Limited(SessionTestCase):
         self.assertEqual(self.ask_again(), [YES])
         self.assertEqual(self.ask_again(), [RATE_LIMITED])
 
-    def test_who_asks_sparingly_is_always_asked_about(self) -> None:
+    def test_one_auth_request_in_6_seconds_is_always_asked_about(self) -> None:
         self.log_in()
         for _ in range(60):
             self.clock.advance(6.01)
             self.assertEqual(self.ask_again(), [YES])
 
-    def test_it_is_a_connection_s_own(self) -> None:
+    def test_each_connection_has_its_own_auth_requests(self) -> None:
         self.log_in()
         for _ in range(11):
             self.ask_again()
@@ -479,7 +479,7 @@ class Limited(SessionTestCase):
         other.answered(LoggedIn(1))
         self.assertEqual(connection.take(), [YES, YES])
 
-    def test_who_keeps_on_asking_is_closed(self) -> None:
+    def test_auth_requests_past_the_limit_close_with_4503(self) -> None:
         self.log_in()
         for _ in range(10):
             self.ask_again()
@@ -492,7 +492,7 @@ class Limited(SessionTestCase):
             self.ask_again()
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
 
-    def test_what_asks_nobody_is_not_counted(self) -> None:
+    def test_an_auth_request_that_is_login_pending_is_not_counted(self) -> None:
         self.log_in()
         self.say(type="auth-request", SESSID="again")
         for _ in range(12):

@@ -72,12 +72,12 @@ MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 
 
 def of_another_program(path: str) -> str:
-    """What to say of an SQLite file that is not a message log."""
+    """Return what to say of an SQLite file that is not a message log."""
     return f"the SQLite file {path} belongs to another program: name another file with --message-log"
 
 
 def not_a_database(path: str) -> str:
-    """What to say of a file that is not one of SQLite's."""
+    """Return what to say of a file that is not one of SQLite's."""
     return f"{path} is not a message log, but a file of another kind: name another file with --message-log"
 
 
