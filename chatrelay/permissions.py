@@ -85,7 +85,7 @@ def why_not_written_in(folder: str) -> str | None:
 
 
 def cannot_be_read(path: str, error: OSError) -> str:
-    """Return what to say of a file that could not be read: its path, the cause, and whose it is if that is the cause."""
+    """Return what to say of a file that could not be read: its path, the cause, and whose it is where that matters."""
     why = error.strerror or str(error)
     if isinstance(error, PermissionError):
         why = why_not_found(path) or why_not_used(path, write=False) or why
