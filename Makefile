@@ -18,6 +18,9 @@ WHAT ?= wire
 SECONDS ?= 600
 CORPUS ?= .fuzz/$(WHAT)
 
+# What the tests of examples/express need of npm, pinned in tests/express.
+EXPRESS = tests/express/node_modules/.installed
+
 .PHONY: help run test coverage trials fuzz bench bench-quick docs lint clean
 # Two pips at once in one environment spoil it.
 .NOTPARALLEL:
@@ -40,7 +43,7 @@ run: $(VENV)/.has-run
 	@exec $(VENV_PYTHON) -m chatrelay.demo --port $(PORT) --relay-port $(RELAY_PORT)
 
 # Without ARGS in two parts: three processes share most tests, and those that compare times run by themselves afterwards.
-test: $(VENV)/.has-test
+test: $(VENV)/.has-test $(EXPRESS)
 ifeq ($(strip $(ARGS)),)
 	@shared=0; alone=0; \
 	$(VENV_PYTHON) -m pytest -m 'not alone' -n 3 || shared=$$?; \
@@ -51,7 +54,7 @@ else
 	$(VENV_PYTHON) -m pytest $(ARGS)
 endif
 
-coverage: $(VENV)/.has-test
+coverage: $(VENV)/.has-test $(EXPRESS)
 	$(VENV_PYTHON) -m pytest $(ARGS) --cov
 
 # make trials ARGS="-k kill". One of them takes an hour: no trace of it after two minutes.
@@ -88,7 +91,7 @@ lint: $(VENV)/.has-lint
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build htmlcov .coverage .coverage.* _trial_temp* \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache \
-	    bench/node_modules bench/build
+	    bench/node_modules bench/build tests/express/node_modules
 	find chatrelay twisted tests docs examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # One environment for all; a stamp for each purpose, renewed when setup.cfg says something new.
@@ -104,6 +107,13 @@ $(PURPOSES:%=$(VENV)/.has-%): $(VENV)/.has-%: $(VENV)/.made setup.cfg setup.py
 	@echo 'Installing chatrelay$(EXTRA_$*) into $(VENV); the first time this takes a minute.'
 	@$(VENV_PYTHON) -m pip install --quiet --editable '.$(EXTRA_$*)' $(PINS_$*)
 	@touch $@
+
+# Without npm, or where it fails, those tests are skipped, and say so.
+$(EXPRESS): tests/express/package-lock.json
+	@if ! command -v npm >/dev/null; then exit 0; fi; \
+	echo 'Installing Express into tests/express.'; \
+	if npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/express; then touch $@; \
+	else echo 'npm ci failed in tests/express: the tests of examples/express will be skipped' >&2; fi
 
 # The first Python that is new enough and can make an environment; else what is wrong with those that were found.
 define make_environment

@@ -1,0 +1,186 @@
+"""A site by Express with express-session, run by Node, from examples/express: the code that docs/webserver.rst shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
+from tests.end_to_end.test_deploy import free_port
+
+NODE = shutil.which("node")
+PACKAGES = ROOT / "tests" / "express" / "node_modules"
+EXAMPLE = ROOT / "examples" / "express"
+ADMITTED = {"type": "auth-response", "response": True}
+DENIED = {"type": "auth-response", "response": False}
+
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="node is missing (on Debian: apt install nodejs npm)"),
+    pytest.mark.skipif(
+        not (PACKAGES / "express-session").exists(),
+        reason="Express is missing (make test installs it in tests/express, where npm is: apt install npm)",
+    ),
+]
+
+
+class Express:
+    """The example and its relay as processes.
+
+    :ivar secret: what the two have in common.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        assert NODE is not None
+        self.secret, token = secrets.token_hex(16), secrets.token_hex(16)
+        for name, value in (("secret", self.secret), ("token", token)):
+            (folder / name).write_text(value + "\n")
+            (folder / name).chmod(0o600)
+        site = folder / "site"
+        shutil.copytree(EXAMPLE, site)
+        (site / "node_modules").symlink_to(PACKAGES)
+        ops = free_port()
+        self.process = subprocess.Popen(
+            [NODE, "site.mjs", "0"],
+            cwd=site,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                "PATH": os.environ["PATH"],
+                "CHATRELAY_SECRET_FILE": str(folder / "secret"),
+                "CHATRELAY_TOKEN_FILE": str(folder / "token"),
+                "CHATRELAY_OPS": f"http://127.0.0.1:{ops}",
+            },
+        )
+        assert self.process.stdout is not None
+        started = self.process.stdout.readline()
+        found = re.search(r"http://localhost:(\d+)/", started)
+        if found is None:
+            self.process.kill()
+            raise AssertionError(started + self.process.communicate()[0])
+        self.origin = f"http://127.0.0.1:{found[1]}"
+        self.relay = RelayProcess(
+            folder,
+            *("--auth-url", f"{self.origin}/session", "--auth-secret-file", str(folder / "secret")),
+            *("--session-cookie", "connect.sid", "--origin", self.origin, "--message-log", "memory:"),
+            *("--ops-listen", f"tcp:{ops}:interface=127.0.0.1", "--ops-token-file", str(folder / "token")),
+        )
+
+    def page(self, browser: Browser) -> Client:
+        """The connection of a page that a browser has opened."""
+        return self.relay.client(origin=self.origin, additional_headers={"Cookie": f"connect.sid={browser.cookie}"})
+
+    def __enter__(self) -> Self:
+        self.relay.__enter__().ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.relay.__exit__(None, None, None)
+        self.process.terminate()
+        self.process.communicate(timeout=PATIENCE)
+
+
+class Browser:
+    """What a visitor's browser does at the site."""
+
+    def __init__(self, site: Express) -> None:
+        self._origin = site.origin
+        self._cookies = CookieJar()
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
+        )
+
+    def load(self, path: str, **form: object) -> str:
+        """Load a page; with a form, post it."""
+        body = urllib.parse.urlencode(form).encode() if form else None
+        with self._opener.open(f"{self._origin}/{path}", body, PATIENCE) as answer:
+            return str(answer.read(), "utf-8")
+
+    @property
+    def cookie(self) -> str:
+        """The value of the session cookie, as a browser sends it."""
+        (cookie,) = self._cookies
+        assert cookie.value is not None
+        return cookie.value
+
+
+@pytest.fixture
+def express(tmp_path: Path) -> Iterator[Express]:
+    """The site, with its relay."""
+    with Express(tmp_path) as site:
+        yield site
+
+
+def ask(express: Express, body: bytes, secret: str, kind: str = "application/x-www-form-urlencoded") -> tuple[int, Any]:
+    """Ask the session page by hand."""
+    request = urllib.request.Request(f"{express.origin}/session", body)
+    request.add_header("Authorization", f"Bearer {secret}")
+    request.add_header("Content-Type", kind)
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.status, str(answer.read(), "utf-8")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, str(error.read(), "utf-8")
+
+
+def test_users_of_an_express_site_write_to_each_other_until_they_log_out(express: Express) -> None:
+    anna, bo = Browser(express), Browser(express)
+    assert anna.load("login", user=1) == "user 1"
+    assert anna.load("whoami") == '{"loggedin":true,"uID":1}'
+    assert bo.load("login", user=2) == "user 2"
+    assert anna.cookie.startswith("s%3A")
+    with express.page(anna) as of_anna, express.page(bo) as of_bo:
+        assert of_anna.log_in(None) == of_bo.log_in(None) == ADMITTED
+        of_anna.send(2, "Hej")
+        assert of_bo.hear()["message"]["fromuID"] == 1
+        assert of_anna.hear()["response"] == {"id": "1", "value": True}
+
+        assert anna.load("logout", x=1) == "user nobody"
+        assert of_anna.closed()[0] == 4505
+        with express.page(anna) as again:
+            assert again.log_in(None) == DENIED
+        assert bo.load("login", user=3) == "user 3"  # another user in the same browser
+        assert of_bo.closed()[0] == 4505
+    assert not [line for line in express.relay.output if "first look" in line]
+
+
+def test_the_session_page_answers_the_relay_alone(express: Express) -> None:
+    anna = Browser(express)
+    anna.load("login", user=1)
+    body = urllib.parse.urlencode({"SESSID": anna.cookie}).encode()
+    assert ask(express, body, express.secret) == (200, '{"loggedin":true,"uID":1}')
+    for secret in ("", "wrong", express.secret[:-1], express.secret + "1"):
+        assert ask(express, body, secret)[0] == 400
+
+
+def test_no_session_id_that_is_made_up_is_let_in_or_fails(express: Express) -> None:
+    anna = Browser(express)
+    anna.load("login", user=1)
+    for sessid in (
+        "",
+        "x",
+        anna.cookie[:-1],
+        anna.cookie.replace("s%3A", ""),
+        "s%3A%",
+        "s%3Aa.b",
+        "%00",
+        "åäö",
+        "x" * 4096,
+    ):
+        body = urllib.parse.urlencode({"SESSID": sessid}).encode()
+        assert ask(express, body, express.secret) == (200, '{"loggedin":false}'), sessid
+    for body, kind in ((b"SESSID=a&SESSID=b", ""), (b"x=1", ""), (b'{"SESSID":"x"}', "application/json")):
+        assert ask(express, body, express.secret, kind or "application/x-www-form-urlencoded")[0] == 400
