@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.wire import CloseCode, user_key
@@ -63,6 +64,37 @@ LEAST_ANSWER_SECONDS = 0.001
 
 WEIGHT = 1 / 16
 """Of the newest answer in how long answers take, and in how long they hold."""
+
+
+class RecheckLines:
+    """What the operator is told of re-checks that are late.
+
+    :param events: where.
+    """
+
+    def __init__(self, events: Logger) -> None:
+        self.events = events
+
+    def behind(self, behind: Behind) -> None:
+        """Log that sessions are asked about too late, and for how many there is time."""
+        self.events.warn(
+            "re-checks are behind: {waiting} sessions are due, the first of them for {late:.0f} s. {at_once} are asked "
+            "about at once, and an answer takes {answer_seconds:.2g} s: that is enough for {capacity:.0f} sessions "
+            "every {interval:.3g} s, and there are {sessions}. Sessions that end at the site go on here for as much "
+            "longer. Make the session page faster, or raise --recheck-interval, or --webserver-checks, a quarter of "
+            "which is for this",
+            waiting=behind.waiting,
+            late=behind.late,
+            at_once=behind.at_once,
+            answer_seconds=behind.answer_seconds,
+            capacity=behind.capacity,
+            interval=behind.interval,
+            sessions=behind.sessions,
+        )
+
+    def on_time(self) -> None:
+        """Log that no session is asked about too late any more."""
+        self.events.warn("re-checks are on time again")
 
 
 def _nobody(_: object = None) -> None:

@@ -59,7 +59,7 @@ from chatrelay.limits import SendLimits, TokenBucket, address_key
 from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.proxies import address_in
-from chatrelay.rechecks import Behind, Rechecks
+from chatrelay.rechecks import RecheckLines, Rechecks
 from chatrelay.relay import Relay
 from chatrelay.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
 from chatrelay.session import Session
@@ -946,6 +946,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         seconds = reactor.seconds
         # An embedding program's authenticator need not have one.
         give_up = getattr(authenticator, "give_up", Deferred.cancel)
+        recheck_lines = RecheckLines(self.events)
         self.rechecks = Rechecks(
             config.recheck_interval,
             config.recheck_spread,
@@ -956,8 +957,8 @@ class ChatFactory(Connections, WebSocketServerFactory):
             chance,
             self.active.now,
             give_up,
-            self._tell_of_late_rechecks,
-            self._tell_of_rechecks_on_time,
+            recheck_lines.behind,
+            recheck_lines.on_time,
         )
         self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
         self.admission = Admission(config, connections if config.connections is None else config.connections)
@@ -1010,25 +1011,6 @@ class ChatFactory(Connections, WebSocketServerFactory):
                 "webserver (logins-per-minute)",
                 address=address,
             )
-
-    def _tell_of_late_rechecks(self, behind: Behind) -> None:
-        self.events.warn(
-            "re-checks are behind: {waiting} sessions are due, the first of them for {late:.0f} s. {at_once} are asked "
-            "about at once, and an answer takes {answer_seconds:.2g} s: that is enough for {capacity:.0f} sessions "
-            "every {interval:.3g} s, and there are {sessions}. Sessions that end at the site go on here for as much "
-            "longer. Make the session page faster, or raise --recheck-interval, or --webserver-checks, a quarter of "
-            "which is for this",
-            waiting=behind.waiting,
-            late=behind.late,
-            at_once=behind.at_once,
-            answer_seconds=behind.answer_seconds,
-            capacity=behind.capacity,
-            interval=behind.interval,
-            sessions=behind.sessions,
-        )
-
-    def _tell_of_rechecks_on_time(self) -> None:
-        self.events.warn("re-checks are on time again")
 
     def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
         """Ask the authenticator. Cancelling gives the question up; whatever it does, a verdict comes of it."""
