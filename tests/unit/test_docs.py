@@ -299,7 +299,7 @@ class Options(SynchronousTestCase):
     """Options that the pages name exist."""
 
     OF_OTHER_PROGRAMS = frozenset(
-        {"config", "deploy-hook", "gid", "header", "help", "json", "logfile", "logger"}
+        {"config", "data-urlencode", "deploy-hook", "gid", "header", "help", "json", "logfile", "logger"}
         | {"peer", "pidfile", "reactor", "rounds", "scenario", "syslog", "uid", "ulimit", "umask", "window", "yes"}
     )
 
