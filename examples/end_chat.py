@@ -9,6 +9,7 @@ import json
 import logging
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from uuid import UUID
 
 OPS = ("127.0.0.1", 8081)
 """Host and port of the relay's ops endpoint."""
@@ -17,7 +18,7 @@ TOKEN_FILE = "/etc/chatrelay/ops-token"
 """The file of ``--ops-token-file``; the site needs to read it."""
 
 
-def end_chat(uid: str | int) -> None:
+def end_chat(uid: str | int | UUID) -> None:
     """Close all connections of a user, in every browser.
 
     The logout goes on where the relay can't be reached; the failure is logged.
@@ -26,10 +27,12 @@ def end_chat(uid: str | int) -> None:
     try:
         token = Path(TOKEN_FILE).read_text("ascii").strip()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        connection.request("POST", "/v1/revoke", json.dumps({"uID": uid}), headers)
+        connection.request("POST", "/v1/revoke", json.dumps({"uID": uid}, default=str), headers)
         status = connection.getresponse().status
     except (OSError, HTTPException) as error:
         logging.getLogger(__name__).error("the chat of user %s goes on: %s", uid, error)
+    except ValueError:  # whose text may quote the token
+        logging.getLogger(__name__).error("the chat of user %s goes on: %s has no token of one line", uid, TOKEN_FILE)
     else:
         if status != 200:
             logging.getLogger(__name__).error("the chat of user %s goes on: the relay answered %d", uid, status)
