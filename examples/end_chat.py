@@ -28,13 +28,15 @@ def end_chat(uid: str | int | UUID) -> None:
         token = Path(TOKEN_FILE).read_text("ascii").strip()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/revoke", json.dumps({"uID": uid}, default=str), headers)
-        status = connection.getresponse().status
+        answer = connection.getresponse()
+        words = answer.read(500).decode("utf-8", "replace")  # the relay's, of why it refuses
     except (OSError, HTTPException) as error:
         logging.getLogger(__name__).error("the chat of user %s goes on: %s", uid, error)
     except ValueError:  # whose text may quote the token
         logging.getLogger(__name__).error("the chat of user %s goes on: %s has no token of one line", uid, TOKEN_FILE)
     else:
-        if status != 200:
-            logging.getLogger(__name__).error("the chat of user %s goes on: the relay answered %d", uid, status)
+        if answer.status != 200:
+            message = "the chat of user %s goes on: the relay answered %d: %s"
+            logging.getLogger(__name__).error(message, uid, answer.status, words)
     finally:
         connection.close()

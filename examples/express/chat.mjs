@@ -7,7 +7,12 @@ import { timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
 import express from "express";
 
-const read = (file) => readFileSync(file, "ascii").trim();
+function read(file) {
+  const line = readFileSync(file, "ascii").trim();
+  if (!/^[\x21-\x7e]+$/.test(line)) throw new Error(`${file} has to hold one line of ASCII without spaces`);
+  return line;
+}
+
 const SECRET = read(process.env.CHATRELAY_SECRET_FILE); // the relay's --auth-secret-file
 const TOKEN = read(process.env.CHATRELAY_TOKEN_FILE); // the relay's --ops-token-file
 const OPS = process.env.CHATRELAY_OPS ?? "http://127.0.0.1:8081"; // the relay's --ops-listen
@@ -52,7 +57,7 @@ export async function endChat(uID) {
       body: JSON.stringify({ uID }),
       signal: AbortSignal.timeout(2000),
     });
-    if (!answer.ok) throw new Error(`the relay answered ${answer.status}`);
+    if (!answer.ok) throw new Error(`the relay answered ${answer.status}: ${await answer.text()}`);
   } catch (error) {
     console.error(`the chat of user ${uID} goes on:`, error);
   }

@@ -21,8 +21,11 @@ function end_chat(string|int $uID): void
         'content' => json_encode(['uID' => $uID]),
         'timeout' => 2, // seconds; a relay that hangs must not keep anybody from logging out
         'follow_location' => 0,
+        'ignore_errors' => true, // read the answer of a relay that refuses, too: it says why
     ]]));
     if ($answer === false) {
         error_log("the chat of user $uID goes on: " . (error_get_last()['message'] ?? 'no answer'));
+    } elseif (!str_contains($http_response_header[0], ' 200 ')) {
+        error_log("the chat of user $uID goes on: $http_response_header[0]: $answer");
     }
 }

@@ -1,0 +1,46 @@
+"""What examples/end_chat.* say of a relay that does not end a chat: its own words, which name the option."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from examples import end_chat
+from tests.end_to_end.programs import ROOT, RelayProcess
+
+PHP = "require 'examples/php/end_chat.php'; end_chat(1);"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [((), "started without a token"), (("--ops-token-file", "token"), "Authorization: Bearer")]
+)
+def test_a_relay_that_refuses_to_end_a_chat_says_why(
+    start_relay: Callable[..., RelayProcess],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    words: str,
+) -> None:
+    (tmp_path / "token").write_text("x" * 32)
+    (tmp_path / "other").write_text("y" * 32)
+    port = start_relay("--ops-listen", "tcp:0:interface=127.0.0.1", *options).ops_port
+    monkeypatch.setattr(end_chat, "OPS", ("127.0.0.1", port))
+    monkeypatch.setattr(end_chat, "TOKEN_FILE", str(tmp_path / "other"))
+    with caplog.at_level(logging.ERROR):
+        end_chat.end_chat(1)
+    (said,) = caplog.messages
+    assert "the chat of user 1 goes on: the relay answered 40" in said
+    assert words in said and "ops-token-file" in said
+
+    if (php := shutil.which("php")) is None:
+        pytest.skip("php is missing (on Debian: apt install php-cli)")
+    environment = {"CHATRELAY_OPS": f"http://127.0.0.1:{port}", "CHATRELAY_OPS_TOKEN_FILE": str(tmp_path / "other")}
+    done = subprocess.run([php, "-r", PHP], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert "the chat of user 1 goes on: HTTP/1.1 40" in done.stderr
+    assert words in done.stderr and "ops-token-file" in done.stderr
