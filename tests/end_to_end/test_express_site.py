@@ -184,3 +184,23 @@ def test_no_session_id_that_is_made_up_is_let_in_or_fails(express: Express) -> N
         assert ask(express, body, express.secret) == (200, '{"loggedin":false}'), sessid
     for body, kind in ((b"SESSID=a&SESSID=b", ""), (b"x=1", ""), (b'{"SESSID":"x"}', "application/json")):
         assert ask(express, body, express.secret, kind or "application/x-www-form-urlencoded")[0] == 400
+
+
+def test_a_file_that_holds_no_secret_of_one_line_is_named_and_not_told(tmp_path: Path) -> None:
+    assert NODE is not None
+    site = tmp_path / "site"
+    shutil.copytree(EXAMPLE, site)
+    (site / "node_modules").symlink_to(PACKAGES)
+    (tmp_path / "secret").write_text("first-line\nsecond-line\n")
+    names = ("CHATRELAY_SECRET_FILE", "CHATRELAY_TOKEN_FILE")
+    done = subprocess.run(
+        [NODE, "site.mjs", "0"],
+        cwd=site,
+        env={"PATH": os.environ["PATH"], **dict.fromkeys(names, str(tmp_path / "secret"))},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert f"{tmp_path}/secret has to hold one line" in done.stderr
+    assert "-line" not in done.stderr
