@@ -39,7 +39,8 @@
 /**
  * What the connection is doing.
  *
- * - `idle`: nothing. `connect` was not called yet, `close` was, or the page is in the browser's back/forward cache
+ * - `idle`: nothing. `connect` was not called yet, `close` was, or the page stands still: the browser has frozen it, or
+ *   keeps it in its back/forward cache
  * - `connecting`: the connection is being opened, and the website is asked who this is
  * - `connected`: logged in as `user`; messages come and go
  * - `waiting`: there is no connection; the next attempt is at `retryAt` (ms, as `performance.now()`). `code` says how
@@ -49,7 +50,8 @@
  * - `logged-out`: the website says that `user` is not logged in here. Where somebody else is, `somebodyElse` is their
  *   uID. Have the user log in at the website, then call `connect`
  * - `ended`: the relay closed the connection for good, with the close `code` 4502-4999. `connect` tries all the same.
- *   After 4505, which a logout may have caused, the website is asked, and this becomes `logged-out` if it isn't `user`
+ *   After 4505, which a logout in any browser may have caused, `whoami` is asked: this becomes `logged-out` if it isn't
+ *   `user`. If it still is after some ten seconds, the client connects once more
  *
  * @typedef {{ name: "idle" | "connecting" | "connected" }
  *   | { name: "waiting", retryAt: number, code?: number, reason?: string, error?: unknown }
@@ -138,14 +140,17 @@ const SILENCE = 5 * 60_000;
 const RELAY_FULL = 4003;
 const RELAY_FULL_DOUBLINGS = 4;
 
-/** Ended by the operator or by the site: most often because the user has logged out there. */
+/** Ended by the operator or by the site: most often because the user has logged out there, in this browser or another. */
 const ENDED_BY_SITE = 4505;
 
 /**
- * After so long (ms) the website is asked whether the user has logged out, and once more after as long again. Not at once:
- * the answer that changes the cookie is still on its way then, and an answer to the old one may delete the new one.
+ * After so long (ms) the website is asked whether `user` is still logged in, and once more after as long again. Not at
+ * once: the answer that changes the cookie is still on its way then, and an answer to the old one may delete the new one.
  */
 const ENDED_LOOK = 1_500;
+
+/** After so long (ms), and up to twice as long at random, who is still logged in connects once more. */
+const ONCE_MORE = 8_000;
 
 /** What `whoami` should have answered, for the console. */
 const EXPECTED = 'it should be {"loggedin": true, "uID": …} or {"loggedin": false}';
@@ -161,8 +166,8 @@ export class ChatClient extends EventTarget {
   /** The socket in use. What an abandoned one still says is not heard. @type {WebSocket | null} */
   #socket = null;
 
-  /** Ends the requests to the website that belong to this attempt or connection. */
-  #requests = new AbortController();
+  /** Aborted when this attempt or connection is given up: what the website answers after that counts no more. */
+  #current = new AbortController();
 
   /** Removes the listeners on the page. They are there from `connect` until there is nothing to reconnect. */
   #listeners = new AbortController();
@@ -178,7 +183,7 @@ export class ChatClient extends EventTarget {
 
   #attempts = 0;
 
-  /** Whether the login was denied, and a new handshake was begun that may carry a newer cookie. */
+  /** Whether the relay has put the user out, and a new handshake was begun: it may carry a newer cookie. */
   #isSecondHandshake = false;
 
   /** Whether the console has been told of a mistake in the website. */
@@ -230,17 +235,17 @@ export class ChatClient extends EventTarget {
    */
   async check() {
     if (this.#state.name === "idle") return;
+    const { signal } = this.#current;
     let who;
     try {
       who = await this.#whoIsLoggedIn();
     } catch {
       return; // The website can't be asked just now. It will be, before the next login.
     }
-    const { name } = this.#state;
-    if (name === "idle") return;
+    if (signal.aborted) return;
     if (!this.#isUser(who)) {
       this.#end(this.#loggedOut(who));
-    } else if (name === "logged-out") {
+    } else if (this.#state.name === "logged-out") {
       this.connect();
     }
   }
@@ -294,15 +299,17 @@ export class ChatClient extends EventTarget {
       if (page.hidden) this.#hiddenAt = performance.now();
       else this.#wake(performance.now() - this.#hiddenAt >= LONG_HIDDEN);
     }, { signal });
-    // In the back/forward cache a page stands still, but the browser would go on to answer for its connection: senders
-    // would be told that messages are delivered which nobody sees.
-    globalThis.addEventListener?.("pagehide", () => {
+    // A page that is frozen, or in the back/forward cache, stands still, but the browser would go on to answer for its
+    // connection: senders would be told that messages are delivered which nobody sees.
+    const standStill = () => {
+      if (this.#state.name === "idle") return;
       this.#abandon();
       this.#enter({ name: "idle" });
-    }, { signal });
-    globalThis.addEventListener?.("pageshow", (event) => {
-      if (event.persisted) this.connect();
-    }, { signal });
+    };
+    globalThis.addEventListener?.("pagehide", standStill, { signal });
+    globalThis.addEventListener?.("pageshow", ({ persisted }) => void (persisted && this.connect()), { signal });
+    page?.addEventListener("freeze", standStill, { signal });
+    page?.addEventListener("resume", () => this.connect(), { signal });
     page?.addEventListener("securitypolicyviolation", (event) => this.#violated(event), { signal });
   }
 
@@ -316,21 +323,20 @@ export class ChatClient extends EventTarget {
 
   async #attempt() {
     this.#abandon();
+    const { signal } = this.#current;
     this.#timer = setTimeout(() => this.#lost({}), this.#options.connectTimeout);
-    const state = this.#enter({ name: "connecting" });
-    // Meanwhile it may have been closed, begun anew, or given up.
-    const isOver = () => this.#state !== state;
+    this.#enter({ name: "connecting" });
     try {
       // As nobody else for a moment, either: messages for them would come here, and be told as delivered.
       const who = await this.#whoIsLoggedIn();
-      if (isOver()) return;
+      if (signal.aborted) return;
       if (!this.#isUser(who)) return this.#end(this.#loggedOut(who));
       const sessid = await this.#options.login?.();
-      if (isOver()) return;
+      if (signal.aborted) return;
       if (sessid === null) return this.#end({ name: "logged-out" });
       this.#open(sessid);
     } catch (error) {
-      if (!isOver()) this.#lost({ reason: "webserver-unavailable", error });
+      if (!signal.aborted) this.#lost({ reason: "webserver-unavailable", error });
     }
   }
 
@@ -388,13 +394,13 @@ export class ChatClient extends EventTarget {
 
   /** Logged in, by a cookie that may have changed since the website was asked: become `connected` only as `user`. */
   async #confirm() {
-    const socket = this.#socket;
+    const { signal } = this.#current;
     try {
       const who = await this.#whoIsLoggedIn();
-      if (socket !== this.#socket) return;
+      if (signal.aborted) return;
       if (!this.#isUser(who)) return this.#end(this.#loggedOut(who));
     } catch (error) {
-      if (socket === this.#socket) this.#lost({ reason: "webserver-unavailable", error });
+      if (!signal.aborted) this.#lost({ reason: "webserver-unavailable", error });
       return;
     }
     this.#connectedAt = performance.now();
@@ -419,31 +425,39 @@ export class ChatClient extends EventTarget {
     void this.#attempt();
   }
 
-  /** Check the connection when nothing has come for long. */
-  #watch() {
+  /**
+   * Check the connection when nothing has come for long.
+   * @param {number} [since]  the last sign of life, as `performance.now()`
+   */
+  #watch(since = this.#heardAt) {
     this.#isChecking = false;
     clearTimeout(this.#timer);
     const silence = SILENCE * (1 + Math.random() / 5);
     this.#timer = setTimeout(() => {
       if (performance.now() - this.#heardAt < SILENCE) this.#watch();
       else void this.#checkConnection();
-    }, this.#heardAt + silence - performance.now());
+    }, since + silence - performance.now());
   }
 
   /** Ask something on the connection that is always answered. It costs the website one request. */
   async #checkConnection() {
     if (this.#isChecking) return;
     this.#isChecking = true;
+    const { signal } = this.#current;
+    const { login, answerTimeout } = this.#options;
+    // A website that fails, or does not answer, says nothing of the relay: the next check is as far away as ever.
+    const later = () => this.#watch(performance.now());
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#lost({}), this.#options.answerTimeout);
-    const socket = this.#socket;
+    this.#timer = setTimeout(later, answerTimeout);
     try {
-      const sessid = await this.#options.login?.();
-      if (socket !== this.#socket) return;
-      if (sessid === null) this.#end({ name: "logged-out" });
-      else this.#requestLogin(sessid);
+      const sessid = await login?.();
+      if (signal.aborted || !this.#isChecking) return; // given up, or something has come meanwhile
+      if (sessid === null) return this.#end({ name: "logged-out" });
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#lost({}), answerTimeout);
+      this.#requestLogin(sessid);
     } catch {
-      if (socket === this.#socket) this.#watch(); // The website can't be asked; that says nothing of the relay.
+      if (!signal.aborted) later();
     }
   }
 
@@ -457,13 +471,14 @@ export class ChatClient extends EventTarget {
   }
 
   /** @param {SecurityPolicyViolationEvent} event */
-  #violated({ blockedURI, disposition }) {
+  #violated({ blockedURI, disposition, effectiveDirective }) {
+    if (disposition !== "enforce" || effectiveDirective !== "connect-src") return;
     const { whoami } = this.#options;
     const addresses = [this.#url];
     if (whoami && typeof whoami !== "function") addresses.push(new URL(whoami, document.baseURI));
     // Browsers tell the scheme alone where it is not http or https, or all of it.
     const isOurs = addresses.some(({ protocol, origin }) => `${blockedURI}:` === protocol || blockedURI.startsWith(origin));
-    if (disposition !== "enforce" || !isOurs) return;
+    if (!isOurs) return;
     const reason = "blocked-by-policy";
     if (this.#state.name === "connecting") this.#lost({ reason });
     else if (this.#state.name === "waiting") this.#enter({ ...this.#state, reason });
@@ -475,12 +490,13 @@ export class ChatClient extends EventTarget {
    */
   #lost({ code, reason, error }) {
     if (code === 4500 || code === 4501) return this.#denied();
+    this.#forgiveIfSteady();
     if (code !== undefined && code > 4501 && code <= 4999) {
+      const mayReturn = this.#options.whoami && !this.#isSecondHandshake;
       this.#end({ name: "ended", code });
-      if (code === ENDED_BY_SITE) this.#timer = setTimeout(() => void this.#askWhetherLoggedOut(), ENDED_LOOK);
+      if (code === ENDED_BY_SITE) void this.#askWhetherLoggedOut(mayReturn);
       return;
     }
-    this.#forgiveIfSteady();
     this.#abandon();
     if (code === RELAY_FULL) this.#attempts = Math.max(this.#attempts, RELAY_FULL_DOUBLINGS);
     // Between half and the whole of it, at random: everybody lost the relay at the same moment and must not come back
@@ -492,10 +508,24 @@ export class ChatClient extends EventTarget {
     this.#enter({ name: "waiting", retryAt: performance.now() + delay, code, reason, error });
   }
 
-  /** Ask the website twice: until its logout is answered, the cookie may still be good. */
-  async #askWhetherLoggedOut() {
-    await this.check();
-    if (this.#state.name === "ended") this.#timer = setTimeout(() => void this.check(), ENDED_LOOK);
+  /**
+   * Ask the website twice: until its logout is answered, the cookie may still be good. After a logout in another browser
+   * it stays good.
+   * @param {unknown} mayReturn  whether to connect once more where the website says both times that it is `user`
+   */
+  async #askWhetherLoggedOut(mayReturn) {
+    const { signal } = this.#current;
+    for (let look = 0; look < 2; ++look) {
+      // Whoever connects or closes meanwhile clears the timer, and nothing of this goes on.
+      await new Promise((then) => (this.#timer = setTimeout(then, ENDED_LOOK)));
+      await this.check();
+      if (signal.aborted) return;
+    }
+    if (!mayReturn) return;
+    this.#timer = setTimeout(() => {
+      this.#isSecondHandshake = true;
+      this.connect();
+    }, ONCE_MORE * (1 + Math.random()));
   }
 
   /** After a connection that has lasted, what went wrong before it does not count. */
@@ -521,8 +551,8 @@ export class ChatClient extends EventTarget {
   #abandon() {
     clearTimeout(this.#timer);
     this.#isChecking = false;
-    this.#requests.abort();
-    this.#requests = new AbortController();
+    this.#current.abort();
+    this.#current = new AbortController();
     const socket = this.#socket;
     this.#socket = null;
     if (socket) {
@@ -537,11 +567,10 @@ export class ChatClient extends EventTarget {
     }
   }
 
-  /** @param {State} state @returns {State} */
+  /** @param {State} state */
   #enter(state) {
     this.#state = state;
     this.dispatchEvent(new StateEvent(state));
-    return state;
   }
 
   // ---- The user -------------------------------------------------------------------------------
@@ -551,7 +580,7 @@ export class ChatClient extends EventTarget {
     const { user, whoami } = this.#options;
     if (!whoami) return user;
     if (typeof whoami === "function") return whoami();
-    const answer = await fetch(whoami, { cache: "no-store", signal: this.#requests.signal });
+    const answer = await fetch(whoami, { cache: "no-store", signal: this.#current.signal });
     // A page for members answers others with a status, or leads them to where they log in.
     const isLoginPage = answer.redirected && !answer.headers.get("Content-Type")?.includes("json");
     if (answer.status === 401 || answer.status === 403 || isLoginPage) return null;

@@ -72,8 +72,14 @@ class Client:
         :param names: of states
         :return: the state, once it is one of these
         """
-        self.wait_until(lambda: self.state["name"] in names)
-        return self.state
+        seen: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            seen.append(self.state)  # looked at once: it may be another one by the next look
+            return seen[-1]["name"] in names
+
+        self.wait_until(is_there)
+        return seen[-1]
 
     def wait_until(self, condition: Callable[[], object]) -> None:
         """Until it is so, or the test fails. The pages' policy forbids Playwright's own wait_for_function."""
@@ -164,3 +170,6 @@ class Clients:
 
 QUICK = "firstDelay: 50, longestDelay: 200"
 """Options of a client that has a short wait before it tries again."""
+
+SLOW = "firstDelay: 3_600_000, longestDelay: 3_600_000"
+"""Options of a client that tries again in an hour, so no test waits for it."""

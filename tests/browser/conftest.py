@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +264,15 @@ def ports() -> dict[str, int]:
     return {"website": free_port(), "relay": free_port(), "line": free_port()}
 
 
+def chromium() -> str:
+    """Where the system's Chromium is."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"no browser was found ({', '.join(names)}): apt install chromium")
+    return executable
+
+
 # Not for the session: while Playwright runs, no other test could use asyncio.run.
 @pytest.fixture(scope="module")
 def browser(ports: dict[str, int]) -> Iterator[Browser]:
@@ -271,10 +281,7 @@ def browser(ports: dict[str, int]) -> Iterator[Browser]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         pytest.skip("playwright is not installed: pip install 'chatrelay[test]'")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        pytest.skip(f"no browser was found ({', '.join(names)}): apt install chromium")
+    executable = chromium()
     detour = f"--host-resolver-rules=MAP 127.0.0.1:{ports['relay']} 127.0.0.1:{ports['line']}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -360,3 +367,26 @@ def clients(people: People, demo: Demo) -> Clients:
     from tests.browser.client_page import Clients
 
     return Clients(people, demo)
+
+
+class _Files(SimpleHTTPRequestHandler):
+    """The client's folder, without the demo's Cache-Control: no-store, which keeps a page out of the cache."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, directory=str(ROOT / "chatrelay" / "static"))
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def cacheable_page() -> Iterator[str]:
+    """Where a page is that has no script of its own, and may be kept in the cache."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/notice.html"
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -491,6 +491,21 @@ def test_a_login_as_somebody_else_in_one_tab_is_followed_in_the_other(people: Pe
     anna.in_list("Emil (you)").wait_for()
 
 
+def test_a_login_as_the_same_person_in_another_tab_brings_the_page_back(demo: Demo, people: People) -> None:
+    anna = people.arrive()
+    anna.page.clock.install()
+    anna.log_in("Anna")
+    anna.page.context.request.post(f"{demo.url}login", form={"name": "Anna"})
+    anna.state("ended").wait_for()  # the session of its cookie has ended
+    for _ in range(20):
+        anna.page.clock.run_for(1_000)
+        anna.page.wait_for_timeout(20)
+    anna.state("connected").wait_for()
+    anna.open("Anna")
+    anna.write("Here again")
+    anna.line("Here again", "delivered").wait_for()
+
+
 def test_a_page_without_the_relay_follows_a_logout_in_another_tab(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     other = anna.another_tab()

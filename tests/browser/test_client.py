@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.browser.client_page import QUICK, Clients, log_in
+from tests.browser.client_page import QUICK, SLOW, Clients, log_in
 from tests.browser.conftest import Demo, Line, People
 
 if TYPE_CHECKING:
@@ -103,15 +103,37 @@ def test_each_answer_about_who_is_logged_in_has_its_state(clients: Clients) -> N
     ]
     for answer, state in answers:
         anna.page.route("**/whoami", answer)
-        anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {QUICK}}}")
+        anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {SLOW}}}")
         found = anna.wait_for("connected", "logged-out", "waiting")
         assert found["name"] == state
         if state == "waiting":
             assert found["reason"] == "webserver-unavailable"
             anna.page.unroute("**/whoami")
+            anna.page.evaluate("client.connect()")
             anna.wait_for("connected")
         anna.page.evaluate("client.close()")
         anna.page.unroute("**/whoami")
+
+
+def test_a_late_answer_of_a_function_does_not_end_a_newer_connection(clients: Clients) -> None:
+    anna = clients.open("Anna")
+    anna.page.evaluate("globalThis.whoami = () => 1")
+    anna.start(clients.relay, "{user: 1, whoami: () => whoami()}")
+    anna.wait_for("connected")
+    anna.page.evaluate(
+        """async () => {
+            const late = Promise.withResolvers();
+            whoami = () => late.promise;
+            const checked = client.check();
+            whoami = () => 1;
+            client.close();
+            client.connect();
+            late.resolve(2);
+            await checked;
+        }"""
+    )
+    anna.wait_for("connected")
+    assert "logged-out" not in anna.states
 
 
 def test_a_page_that_leads_to_the_login_page_says_nobody(clients: Clients, demo: Demo) -> None:
