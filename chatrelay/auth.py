@@ -106,6 +106,7 @@ class WebserverAuthenticator:
         self._told_of_queue = False
         self._look: Deferred[None] | None = None
         self._look_timed_out = False
+        self._is_look_ended = False
         self._is_closed = False
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
@@ -167,7 +168,7 @@ class WebserverAuthenticator:
         by the first visitor who can't log in. It is no login: it waits for
         no turn, and neither its success nor its failure is the breaker's.
         """
-        self._is_closed = False
+        self._is_closed = self._is_look_ended = False
         self._look = Deferred.fromCoroutine(self._look_once())
 
     async def _look_once(self) -> None:
@@ -180,9 +181,9 @@ class WebserverAuthenticator:
         except (CancelledError, NoVerdict) as error:
             if self._look_timed_out:
                 self._tell_of_look(NoVerdict(f"no complete answer within {self._look_alarm.seconds:g} s"), made_up)
-            elif isinstance(error, Suspect) and not self._is_closed:
+            elif isinstance(error, Suspect) and not self._is_look_ended:
                 self._tell_of_suspicion(error, made_up)
-            elif isinstance(error, NoVerdict) and not self._is_closed:
+            elif isinstance(error, NoVerdict) and not self._is_look_ended:
                 self._tell_of_look(error, made_up)
         else:
             if isinstance(found, LoggedIn):
@@ -220,11 +221,16 @@ class WebserverAuthenticator:
             silence='A page that denies with {"loggedin": false} is not suspected',
         )
 
+    def end_look(self) -> None:
+        """Give up the question of `look`, and log nothing of it: a site may well be stopped together with the relay."""
+        self._is_look_ended = True
+        if self._look is not None:
+            self._look.cancel()
+
     def close(self) -> Deferred[None]:
         """Give up all that waits or is out; close the connections that are kept to the webserver."""
         self._is_closed = True
-        if self._look is not None:
-            self._look.cancel()
+        self.end_look()
         while self._queue:
             waiting = self._next()
             self._forget(waiting)

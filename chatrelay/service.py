@@ -267,6 +267,8 @@ class ChatRelayService(MultiService):
             self.factory.stopping = True
             if self._once_running is not None and self._once_running.active():
                 self._once_running.cancel()
+            if isinstance(self._authenticator, WebserverAuthenticator):
+                self._authenticator.end_look()
             await super().stopService()
             # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
             await for_turns.wait(Deferred.fromCoroutine(self.factory.close_by_turns()))

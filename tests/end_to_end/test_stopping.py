@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess
+from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess, Site
 from tests.end_to_end.saturation import HANDSHAKE
 
 
@@ -88,3 +88,29 @@ def test_a_client_that_does_not_answer_is_cut(relay: RelayProcess) -> None:
         began = time.monotonic()
         assert relay.stop() == -signal.SIGTERM
         assert time.monotonic() - began < 5
+
+
+def test_a_site_that_stops_with_the_relay_is_not_complained_of(
+    start_relay: Callable[..., RelayProcess], site: Site
+) -> None:
+    stopped = threading.Event()
+
+    def end(request: Any) -> None:
+        stopped.wait(PATIENCE)
+        request.close_connection = True
+
+    site.counts_first_look, site.answer = True, end
+    relay = start_relay("--drain-time", "3")
+    # A client that never answers the close frame keeps the relay waiting.
+    with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
+        deaf.sendall(HANDSHAKE)
+        assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
+        until = time.monotonic() + PATIENCE
+        while not site.asked:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        relay.process.terminate()
+        relay.said("Port .* Closed")
+        stopped.set()
+        relay.wait()
+    assert not [line for line in relay.output if "a first look" in line or "Unhandled" in line]
