@@ -8,8 +8,10 @@ page connects to /chat, so the page's script needs no SESSID, and `origin` keeps
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
+from importlib.resources import files
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -52,8 +54,22 @@ class FrontPage(Resource):
         """Show the page."""
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
         request.setHeader(b"content-security-policy", b"default-src 'none'; script-src 'self'; connect-src 'self'")
+        user = self._sessions.get(session_id(request), "").encode()
+        return CHAT_PAGE % (user, user) if user else LOG_IN_PAGE
+
+
+class WhoAmI(Resource):
+    """Tells the page's script who is logged in with this browser by now: in another tab it may be somebody else."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__()
+        self._sessions = sessions
+
+    def render_GET(self, request: Request) -> bytes:
+        """Answer as the site answers the relay."""
+        request.setHeader(b"content-type", b"application/json")
         user = self._sessions.get(session_id(request))
-        return LOG_IN_PAGE if user is None else CHAT_PAGE % user.encode()
+        return json.dumps({"loggedin": user is not None, "uID": user}).encode()
 
 
 class LogOut(Resource):
@@ -104,12 +120,16 @@ class LogIn(Resource):
 
 
 class Script(Resource):
-    """The chat page's script."""
+    """A script of the chat page's."""
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__()
+        self._text = text
 
     def render_GET(self, request: Request) -> bytes:
         """Show it."""
         request.setHeader(b"content-type", b"text/javascript; charset=utf-8")
-        return SCRIPT
+        return self._text
 
 
 def main(reactor: Any, port: str = "8000") -> Deferred[None]:
@@ -125,7 +145,9 @@ def main(reactor: Any, port: str = "8000") -> Deferred[None]:
     log_out = LogOut(sessions, relay)
     root.putChild(b"login", LogIn(sessions, log_out))
     root.putChild(b"logout", log_out)
-    root.putChild(b"chat.js", Script())
+    root.putChild(b"whoami", WhoAmI(sessions))
+    root.putChild(b"chat.js", Script(SCRIPT))
+    root.putChild(b"chatrelay.js", Script(files("chatrelay").joinpath("static", "chatrelay.js").read_bytes()))
     root.putChild(b"chat", relay.websocket_resource())  # the one line that a site needs
 
     relay.startService()
@@ -140,23 +162,26 @@ LOG_IN_PAGE = b"""<!DOCTYPE html><title>Log in</title>
 <button name="name" value="bo">I am bo</button></form>
 """
 
-CHAT_PAGE = b"""<!DOCTYPE html><title>Chat</title><script src="/chat.js" defer></script>
-<p>You are %s.</p>
-<form><input name="to" placeholder="To: alice or bo" required> <input name="content" placeholder="Message" required>
-<button>Send</button></form>
+CHAT_PAGE = b"""<!DOCTYPE html><title>Chat</title><script src="/chat.js" type="module"></script>
+<p>You are %s. <output></output></p>
+<form data-user="%s"><input name="to" placeholder="To: alice or bo" required>
+<input name="content" placeholder="Message" required> <button>Send</button></form>
 <pre></pre>
 <form method="post" action="/logout"><button>Log out</button></form>
 """
 
-SCRIPT = b"""const socket = new WebSocket(`ws://${location.host}/chat`);
+SCRIPT = b"""import { ChatClient } from "/chatrelay.js";
 const form = document.querySelector("form");
-let id = 0;
-socket.onopen = () => socket.send(JSON.stringify({ type: "auth-request" })); // the session cookie says who we are
-socket.onmessage = (event) => document.querySelector("pre").append(event.data, "\\n");
-form.onsubmit = (event) => {
+const show = (text) => document.querySelector("pre").append(text, "\\n");
+const client = new ChatClient("/chat", { user: form.dataset.user, whoami: "/whoami" });
+client.addEventListener("message", ({ message }) => show(`${message.fromuID}: ${message.content}`));
+client.addEventListener("state", ({ state }) => { document.querySelector("output").value = state.name; });
+client.connect();
+form.onsubmit = async (event) => {
   event.preventDefault();
-  const message = { timeStamp: Date.now(), touID: form.elements.to.value, content: form.elements.content.value };
-  socket.send(JSON.stringify({ type: "message-send-request", id: ++id, message }));
+  const { to, content } = form.elements;
+  const { result, reason } = await client.send(to.value, content.value);
+  show(`to ${to.value}: ${content.value} (${reason ?? result})`);
 };
 """
 

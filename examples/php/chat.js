@@ -1,13 +1,18 @@
-// The least a page needs to talk to chatrelay; chatrelay/static/chatrelay.js reconnects by itself, and more.
+// The least a page needs for a chat. chatrelay.js keeps the connection; this shows what comes of it.
+import { ChatClient } from "./chatrelay.js";
+
 const form = document.getElementById("chat");
 const button = form.querySelector("button");
 const nameOf = new Map(Array.from(form.elements.to.options, (option) => [option.value, option.text]));
-const waiting = new Map(); // id of a message on its way -> its line on the page
-let lastID = 0;
 
-function say(text) {
-  document.getElementById("state").textContent = text;
-}
+const WORDS = {
+  idle: "Not connected.",
+  connecting: "Connecting …",
+  connected: "Connected.",
+  waiting: "No connection. It will be tried again.",
+  "logged-out": "You are no longer logged in here. Load the page again.",
+  ended: "The connection has ended. Load the page again.",
+};
 
 function addLine(text) {
   const line = document.createElement("li");
@@ -16,41 +21,27 @@ function addLine(text) {
   return line;
 }
 
-const socket = new WebSocket(form.dataset.relay);
+// For the user for whom index.php made this page. In another tab somebody else may log in; whoami.php tells.
+const client = new ChatClient(form.dataset.relay, { user: form.dataset.user, whoami: "whoami.php" });
 
-// Without a SESSID the relay takes the site's session cookie, which this script can't and need not see.
-socket.onopen = () => socket.send(JSON.stringify({ type: "auth-request" }));
+client.addEventListener("state", ({ state }) => {
+  button.disabled = state.name !== "connected";
+  document.getElementById("state").textContent = WORDS[state.name];
+});
 
-socket.onmessage = (event) => {
-  const frame = JSON.parse(event.data);
-  if (frame.type === "auth-response") {
-    button.disabled = !frame.response;
-    say(frame.response ? "Connected." : `Not logged in (${frame.reason ?? "log in at this site again"}).`);
-  } else if (frame.type === "message") {
-    const from = String(frame.message.fromuID);
-    addLine(`${nameOf.get(from) ?? from}: ${frame.message.content}`);
-  } else if (frame.type === "send-request-response") {
-    const line = waiting.get(frame.response.id);
-    waiting.delete(frame.response.id);
-    line.append(frame.response.value ? " ✓" : ` – not delivered: ${frame.response.reason}`);
-  } else if (frame.type === "error") {
-    say(`The relay did not understand this page: ${frame.detail}`);
-  }
-};
+client.addEventListener("message", ({ message }) => {
+  const from = String(message.fromuID);
+  addLine(`${nameOf.get(from) ?? from}: ${message.content}`);
+});
 
-socket.onclose = (event) => {
-  button.disabled = true;
-  say(`The connection has ended (${event.code}). Load the page again.`);
-};
+client.connect();
 
-form.onsubmit = (event) => {
+form.onsubmit = async (event) => {
   event.preventDefault();
-  const id = String(++lastID);
   const touID = form.elements.to.value;
   const content = form.elements.content.value;
-  waiting.set(id, addLine(`to ${nameOf.get(touID)}: ${content}`));
-  socket.send(
-    JSON.stringify({ type: "message-send-request", id, message: { timeStamp: new Date().toISOString(), touID, content } }),
-  );
   form.elements.content.value = "";
+  const line = addLine(`to ${nameOf.get(touID)}: ${content}`);
+  const outcome = await client.send(touID, content);
+  line.append(outcome.result === "delivered" ? " ✓" : ` – ${outcome.result} ${outcome.reason ?? ""}`);
 };

@@ -21,7 +21,7 @@ if (!isset($_SESSION['uID'])) {
   <input type="hidden" name="token" value="<?= html($_SESSION['token']) ?>">
   <button>Log out</button>
 </form>
-<form id="chat" data-relay="<?= html(RELAY) ?>">
+<form id="chat" data-relay="<?= html(RELAY) ?>" data-user="<?= html($_SESSION['uID']) ?>">
   <p><label>To <select name="to">
 <?php foreach (USERS as $name => $user): ?>
     <option value="<?= html($user['uID']) ?>"><?= html($name) ?></option>
@@ -32,5 +32,5 @@ if (!isset($_SESSION['uID'])) {
 </form>
 <p id="state" role="status">Connecting …</p>
 <ol id="messages" aria-live="polite"></ol>
-<script src="chat.js" defer></script>
+<script src="chat.js" type="module"></script>
 </html>

@@ -10,7 +10,7 @@ const USERS = [
 // Where the visitors' browsers find the relay. The same host name as the site's, or the session cookie is not sent there.
 define('RELAY', getenv('CHATRELAY_URL') ?: 'ws://127.0.0.1:8080/');
 
-header("Content-Security-Policy: default-src 'none'; script-src 'self'; connect-src " . RELAY
+header("Content-Security-Policy: default-src 'none'; script-src 'self'; connect-src 'self' " . RELAY
     . "; form-action 'self'; base-uri 'none'; frame-ancestors 'none'");
 header('X-Content-Type-Options: nosniff');
 header('Referrer-Policy: same-origin');

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import threading
 import time
 import urllib.error
@@ -17,85 +15,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
+from tests.end_to_end.php_site import EXAMPLE, PHP, PhpSite
+from tests.end_to_end.programs import PATIENCE, Client, RelayProcess
 
-PHP = shutil.which("php")
-EXAMPLE = ROOT / "examples" / "php"
 REFUSED = {"type": "auth-response", "response": False}
 ADMITTED = {"type": "auth-response", "response": True}
 OPS_TOKEN = "0123456789abcdef0123456789abcdef"
 UNKNOWN = "abcdefghijklmnopqrstuvwxyz"
 
 pytestmark = pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
-
-
-class PhpSite:
-    """`php -S` with sessions in a folder of their own.
-
-    :ivar sessions: the folder of the session files.
-    :ivar port: where it listens.
-    """
-
-    def __init__(self, folder: Path, pages: Path, *settings: str, **environment: str) -> None:
-        assert PHP is not None
-        self.sessions = folder / "php-sessions"
-        self.sessions.mkdir()
-        options = [f"session.save_path={self.sessions}", "display_errors=1", "error_reporting=-1", *settings]
-        self.process = subprocess.Popen(
-            [PHP, *(f"-d{option}" for option in options), "-S", "127.0.0.1:0", "-t", str(pages)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        self.output: list[str] = []
-        self._started = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self._started.wait(PATIENCE), f"php did not start: {self.output}"
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output.append(line.rstrip("\n"))
-            found = re.search(r"Development Server \(http://127\.0\.0\.1:(\d+)\) started", line)
-            if found:
-                self.port = int(found[1])
-                self._started.set()
-
-    @property
-    def origin(self) -> str:
-        """The origin of its pages."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(self, body: bytes | None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """Ask its session endpoint as the relay does: status, headers, body."""
-        request = urllib.request.Request(f"{self.origin}/session.php", body, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return answer.status, dict(answer.headers.items()), answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, dict(error.headers.items()), error.read()
-
-    def session_files(self) -> set[str]:
-        """The names of the session files there are."""
-        return {path.name for path in self.sessions.rglob("sess_*")}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)  # its workers, where it has some, would live on without it
-        self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        print("php said:", *self.output, sep="\n    ")
 
 
 class Browser:

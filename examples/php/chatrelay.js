@@ -1,0 +1,1 @@
+../../chatrelay/static/chatrelay.js
