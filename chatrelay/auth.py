@@ -192,6 +192,12 @@ class WebserverAuthenticator:
                     "it: so anybody can log in here. See that auth-url names the right page, and what that answers",
                     url=self._site,
                 )
+            else:
+                self.log.info(
+                    "the webserver at {url} was asked about a session id that the relay made up, and denied it, as it "
+                    "should",
+                    url=self._site,
+                )
         finally:
             self._look_alarm.lift(asking)
 

@@ -302,6 +302,8 @@ class ChatRelayService(MultiService):
         self.log.info("this process may open {descriptors} files and sockets", descriptors=descriptors.limit())
         if self.config.ops_listen is not None:
             self.log.info("the ops endpoint listens on {endpoint}", endpoint=on_loopback(self.config.ops_listen))
+            if self.config.ops_token_file is None:
+                self.log.info("the ops endpoint ends no sessions: POST /v1/revoke needs --ops-token-file")
         if not self.config.origin:
             self.log.info("pages of any origin may connect; admit only yours with --origin")
         if self._log_name == "none":

@@ -29,7 +29,10 @@ def test_a_relay_that_refuses_to_end_a_chat_says_why(
 ) -> None:
     (tmp_path / "token").write_text("x" * 32)
     (tmp_path / "other").write_text("y" * 32)
-    port = start_relay("--ops-listen", "tcp:0:interface=127.0.0.1", *options).ops_port
+    relay = start_relay("--ops-listen", "tcp:0:interface=127.0.0.1", *options)
+    port = relay.ops_port
+    if not options:
+        relay.said("/v1/revoke needs --ops-token-file")
     monkeypatch.setattr(end_chat, "OPS", ("127.0.0.1", port))
     monkeypatch.setattr(end_chat, "TOKEN_FILE", str(tmp_path / "other"))
     with caplog.at_level(logging.ERROR):

@@ -168,7 +168,8 @@ class FirstLook(WebserverTestCase):
     async def test_it_asks_about_a_session_that_there_cannot_be(self) -> None:
         self.answering(answer(b'{"loggedin":false}'))
         for _ in range(2):
-            self.assertEqual(await self.looked(secret="s3cret"), [])
+            (line,) = await self.looked(secret="s3cret")
+            self.assertIn("denied it, as it should", line)
         (_, headers, first), (_, _, second) = self.requests
         self.assertEqual(headers["authorization"], "Bearer s3cret")
         self.assertRegex(first, b"^SESSID=chatrelay-at-start-[0-9a-f]{16}$")
