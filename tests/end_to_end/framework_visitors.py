@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
 
@@ -84,11 +84,21 @@ class Site:
         self.process.communicate(timeout=PATIENCE)
 
 
-class Browser:
-    """What a visitor's browser keeps of a site: its cookies."""
+class HasOrigin(Protocol):
+    """A site that runs."""
 
-    def __init__(self, site: Site) -> None:
+    origin: str
+
+
+class Browser:
+    """What a visitor's browser keeps of a site: its cookies.
+
+    :param session_cookie: the name of the site's session cookie.
+    """
+
+    def __init__(self, site: HasOrigin, session_cookie: str = "session") -> None:
         self._origin = site.origin
+        self._session_cookie = session_cookie
         self._cookies = http.cookiejar.CookieJar()
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
@@ -125,7 +135,7 @@ class Browser:
     @property
     def cookie(self) -> str:
         """The value of the session cookie."""
-        (cookie,) = [cookie for cookie in self._cookies if cookie.name == "session"]
+        (cookie,) = [cookie for cookie in self._cookies if cookie.name == self._session_cookie]
         assert cookie.value is not None
         return cookie.value
 

@@ -11,12 +11,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from tests.end_to_end.framework_visitors import Browser
 from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
 from tests.end_to_end.test_deploy import free_port
 
@@ -92,30 +92,6 @@ class Express:
         self.process.communicate(timeout=PATIENCE)
 
 
-class Browser:
-    """What a visitor's browser does at the site."""
-
-    def __init__(self, site: Express) -> None:
-        self._origin = site.origin
-        self._cookies = CookieJar()
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
-        )
-
-    def load(self, path: str, **form: object) -> str:
-        """Load a page; with a form, post it."""
-        body = urllib.parse.urlencode(form).encode() if form else None
-        with self._opener.open(f"{self._origin}/{path}", body, PATIENCE) as answer:
-            return str(answer.read(), "utf-8")
-
-    @property
-    def cookie(self) -> str:
-        """The value of the session cookie, as a browser sends it."""
-        (cookie,) = self._cookies
-        assert cookie.value is not None
-        return cookie.value
-
-
 @pytest.fixture
 def express(tmp_path: Path) -> Iterator[Express]:
     """The site, with its relay."""
@@ -137,10 +113,10 @@ def ask(express: Express, body: bytes, secret: str, kind: str = "application/x-w
 
 
 def test_users_of_an_express_site_write_to_each_other_until_they_log_out(express: Express) -> None:
-    anna, bo = Browser(express), Browser(express)
-    assert anna.load("login", user=1) == "user 1"
-    assert anna.load("whoami") == '{"loggedin":true,"uID":1}'
-    assert bo.load("login", user=2) == "user 2"
+    anna, bo = Browser(express, "connect.sid"), Browser(express, "connect.sid")
+    assert anna.post("login", user="1") == "user 1"
+    assert anna.get("whoami") == '{"loggedin":true,"uID":1}'
+    assert bo.post("login", user="2") == "user 2"
     assert anna.cookie.startswith("s%3A")
     with express.page(anna) as of_anna, express.page(bo) as of_bo:
         assert of_anna.log_in(None) == of_bo.log_in(None) == ADMITTED
@@ -148,18 +124,18 @@ def test_users_of_an_express_site_write_to_each_other_until_they_log_out(express
         assert of_bo.hear()["message"]["fromuID"] == 1
         assert of_anna.hear()["response"] == {"id": "1", "value": True}
 
-        assert anna.load("logout", x=1) == "user nobody"
+        assert anna.post("logout") == "user nobody"
         assert of_anna.closed()[0] == 4505
         with express.page(anna) as again:
             assert again.log_in(None) == DENIED
-        assert bo.load("login", user=3) == "user 3"  # another user in the same browser
+        assert bo.post("login", user="3") == "user 3"  # another user in the same browser
         assert of_bo.closed()[0] == 4505
     assert not [line for line in express.relay.output if "first look" in line]
 
 
 def test_the_session_page_answers_the_relay_alone(express: Express) -> None:
-    anna = Browser(express)
-    anna.load("login", user=1)
+    anna = Browser(express, "connect.sid")
+    anna.post("login", user="1")
     body = urllib.parse.urlencode({"SESSID": anna.cookie}).encode()
     assert ask(express, body, express.secret) == (200, '{"loggedin":true,"uID":1}')
     for secret in ("", "wrong", express.secret[:-1], express.secret + "1"):
@@ -167,8 +143,8 @@ def test_the_session_page_answers_the_relay_alone(express: Express) -> None:
 
 
 def test_no_session_id_that_is_made_up_is_let_in_or_fails(express: Express) -> None:
-    anna = Browser(express)
-    anna.load("login", user=1)
+    anna = Browser(express, "connect.sid")
+    anna.post("login", user="1")
     for sessid in (
         "",
         "x",
