@@ -243,7 +243,11 @@ class RelayProcess:
         return status
 
     def __enter__(self) -> Self:
-        return self.ready()
+        with ExitStack() as unless_ready:
+            unless_ready.callback(self.process.kill)
+            self.ready()
+            unless_ready.pop_all()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
