@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address
 
-EXAMPLE = "X-Forwarded-Proto: https"
+from chatrelay.request_head import TOKEN
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A header's name (RFC 9110, section 5.6.2)."""
+EXAMPLE = "X-Forwarded-Proto: https"
 
 _LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.IGNORECASE | re.ASCII)
@@ -82,7 +81,7 @@ def read_header(text: str) -> tuple[bytes, bytes]:
     example = f"a header is such as {EXAMPLE!r}"
     if not colon:
         raise ValueError(f"what is given has no colon: {example}")
-    if not _TOKEN.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise ValueError(f"what stands before the colon is no name of a header: {example}")
     if not value:
         raise ValueError(f"{name} has no value: {example}")

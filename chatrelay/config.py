@@ -19,6 +19,7 @@ import attrs
 from chatrelay.authheaders import HOST_NAME, read_headers, read_host
 from chatrelay.messagelog import BadMessageLogURL, check_url
 from chatrelay.proxies import TrustedProxies
+from chatrelay.request_head import TOKEN
 
 
 class ConfigError(ValueError):
@@ -617,7 +618,7 @@ class Config:
     def _check_session_cookie(self, _: object, name: object) -> None:
         if name is None:
             return
-        if not isinstance(name, str) or not name or not name.isascii() or any(c in _NOT_IN_TOKENS for c in name):
+        if not isinstance(name, str) or not TOKEN.fullmatch(name):
             raise ConfigError("session-cookie", f"{name!r} is no name of a cookie (RFC 6265, section 4.1.1)")
         if not self.origin:
             raise ConfigError(
@@ -705,9 +706,6 @@ HEADINGS = (
 
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """Of `twisted.logger.LogLevel`, lowest first. Not critical: that would leave out why a relay can't start."""
-
-_NOT_IN_TOKENS = frozenset('()<>@,;:\\"/[]?={} \t' + "".join(map(chr, range(32))) + "\x7f")
-"""What a cookie's name may not hold (RFC 2616, section 2.2)."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

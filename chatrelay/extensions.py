@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from chatrelay.request_head import TCHAR, TOKEN
+
 WINDOW_BITS = 12
 """How far back compression looks at the most: 4 KiB."""
 
@@ -19,11 +21,10 @@ MIN_WINDOW_BITS = 9
 
 DEFLATE = "permessage-deflate"
 
-_ALLOWED = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-_NAME = re.compile(rf"{_ALLOWED}+")
 _BETWEEN_OFFERS = re.compile(r"[ \t,]*")
 _PARAMETER = re.compile(
-    rf'[ \t]*;[ \t]*(?P<name>{_ALLOWED}+)(?:[ \t]*=[ \t]*(?:(?P<plain>{_ALLOWED}+)|"(?P<quoted>(?:\\?{_ALLOWED})+)"))?'
+    rf"[ \t]*;[ \t]*(?P<name>{TOKEN.pattern})"
+    rf'(?:[ \t]*=[ \t]*(?:(?P<plain>{TOKEN.pattern})|"(?P<quoted>(?:\\?{TCHAR})+)"))?'
 )
 _END_OF_OFFER = re.compile(r"[ \t]*(?:,|$)")
 _BITS = re.compile(r"[89]|1[0-5]")
@@ -43,7 +44,7 @@ def offers_in(header: str) -> Iterator[tuple[str, Parameters]]:
     """
     at = _skip(_BETWEEN_OFFERS, header, 0)
     while at < len(header):
-        name = _NAME.match(header, at)
+        name = TOKEN.match(header, at)
         if name is None:
             raise BrokenOffers("the header Sec-WebSocket-Extensions can't be read")
         at, parameters = name.end(), []

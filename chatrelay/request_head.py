@@ -18,8 +18,12 @@ END_OF_HEADERS = b"\r\n\r\n"
 MAX_PARTS = 100
 """Headers of a handshake; query parameters; and subprotocols and extensions with their parameters. Each by itself."""
 
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""The name of a header (RFC 9110, section 5.6.2)."""
+TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+"""One character of a token, such as the name of a header or of a cookie (RFC 9110, section 5.6.2), as a pattern."""
+
+TOKEN = re.compile(f"{TCHAR}+")
+
+_NAME = re.compile(TOKEN.pattern.encode("ascii"))
 
 _LINE_ENDS = b"\x0b\x0c\x1c\x1d\x1e\x85"
 """The ends of lines for `str.splitlines`, beside CR and LF, in a text decoded as latin-1."""
