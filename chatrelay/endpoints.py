@@ -300,8 +300,7 @@ def _pem(argument: str, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
-        why = cannot_be_read(path, error) if isinstance(error, OSError) else f"{path!r}: {error}"
-        raise BadEndpointError(f"{argument}={why}") from None
+        raise BadEndpointError(f"{argument}={cannot_be_read(path, error)}") from None
 
 
 def _check_certificates(prefix: str, arguments: dict[str, str]) -> None:

@@ -84,8 +84,13 @@ def why_not_written_in(folder: str) -> str | None:
     return f"{_this_user()} may not write in the folder {folder}, {_whose(found)}"
 
 
-def cannot_be_read(path: str, error: OSError) -> str:
-    """Return what to say of a file that could not be read: its path, the cause, and whose it is where that matters."""
+def cannot_be_read(path: str, error: OSError | ValueError) -> str:
+    """Return what to say of a file that could not be read: its path, the cause, and whose it is where that matters.
+
+    :param error: what opening or reading it raised; a `ValueError` where there can't be such a path.
+    """
+    if isinstance(error, ValueError):
+        return f"{path!r}: {error}"
     why = error.strerror or str(error)
     if isinstance(error, PermissionError):
         why = why_not_found(path) or why_not_used(path, write=False) or why

@@ -206,8 +206,7 @@ def _from_file(path: str, place: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             raw = file.read()
     except (OSError, ValueError) as error:
-        why = cannot_be_read(path, error) if isinstance(error, OSError) else f"{path!r}: {error}"
-        raise ConfigError("config", why, place) from None
+        raise ConfigError("config", cannot_be_read(path, error), place) from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
