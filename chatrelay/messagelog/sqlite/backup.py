@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import attrs
 
-from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.messagelog.sqlite.files import LogFiles, size_of
 from chatrelay.messagelog.sqlite.reading import reading, schema_of
 from chatrelay.messagelog.sqlite.verify import Contents, Report, verify
 from chatrelay.permissions import why_not_found, why_not_written_in
@@ -297,14 +297,6 @@ def is_same(path: str, other: str) -> bool:
         return os.path.samefile(path, other)
     except FileNotFoundError:
         return False
-
-
-def size_of(path: str) -> int:
-    """Bytes of a file; 0 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _mib(size: int) -> str:

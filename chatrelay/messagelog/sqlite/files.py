@@ -271,6 +271,14 @@ def read_header(path: str) -> bytes:
         os.close(descriptor)
 
 
+def size_of(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import recovery
-from chatrelay.messagelog.sqlite.files import LogFiles, read_header
+from chatrelay.messagelog.sqlite.files import LogFiles, read_header, size_of
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, LOCK_WAIT_SECONDS, MIGRATIONS
 from chatrelay.permissions import may, why_not_used, why_not_written_in
 
@@ -49,7 +49,7 @@ def reading(path: str, name: str | None = None, *, private: bool = False) -> Ite
             raise NotUsable(f"{name} is not a file")
         if not private:
             recovery.check_wal(files)
-        if private or (_is_on_read_only(path) and not _size(files.wal)):
+        if private or (_is_on_read_only(path) and not size_of(files.wal)):
             with closing(_connect(files, "mode=ro&immutable=1")) as connection:
                 yield connection
         elif _may_be_opened_to_write(files):
@@ -93,7 +93,7 @@ def _may_be_opened_to_write(files: LogFiles) -> bool:
     """Whether SQLite has nothing to write into a message log when it is closed."""
     if files.is_locked_here:  # no descriptor of it may be closed
         return False
-    if _size(files.wal) or _size(f"{files.path}-journal") or not may(files.path, os.R_OK | os.W_OK):
+    if size_of(files.wal) or size_of(f"{files.path}-journal") or not may(files.path, os.R_OK | os.W_OK):
         return False
     header = read_header(files.path)
     return header[18:20] == b"\x02\x02" and int.from_bytes(header[68:72], "big") == APPLICATION_ID
@@ -108,7 +108,7 @@ def _leaving_no_files(files: LogFiles) -> Iterator[sqlite3.Connection]:
         try:
             yield connection
         finally:
-            if _size(files.wal):
+            if size_of(files.wal):
                 # A relay has begun to write. Where it was killed since, the last to close would write its -wal into the
                 # database: so the last one can only read.
                 with closing(_connect(files, "mode=ro")) as last:
@@ -119,14 +119,6 @@ def _leaving_no_files(files: LogFiles) -> Iterator[sqlite3.Connection]:
 def _is_on_read_only(path: str) -> bool:
     """Whether a file is on a file system that is mounted read-only, such as a snapshot."""
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-
-
-def _size(path: str) -> int:
-    """Bytes of a file; 0 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _what_sqlite_said(path: str, name: str, error: sqlite3.Error) -> NotUsable:

@@ -17,7 +17,7 @@ import attrs
 
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import wal
-from chatrelay.messagelog.sqlite.files import HEADER_SIZE, LogFiles, read_header
+from chatrelay.messagelog.sqlite.files import HEADER_SIZE, LogFiles, read_header, size_of
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, not_a_database, of_another_program
 
 _FILES_LOOKED_AT = 1000
@@ -62,9 +62,9 @@ def keep_wal(files: LogFiles, now: float) -> Orphan | None:
         the remedy.
     :raises OSError: where a file can't be looked at or moved.
     """
-    if not _size(files.wal):
+    if not size_of(files.wal):
         return None
-    if _size(files.path):
+    if size_of(files.path):
         database = _database(files.database_header(), files.path)
         if wal.belongs(files.wal, database.page_size, database.cookie):
             return None
@@ -80,24 +80,17 @@ def check_wal(files: LogFiles) -> None:
     :raises LogUnavailable: with the remedy.
     :raises OSError: where a file can't be looked at.
     """
-    if files.is_locked_here or not _size(files.wal):
+    if files.is_locked_here or not size_of(files.wal):
         return
     for tries in range(_TRIES):
         # The database first: what it holds was in the write-ahead log before.
-        if not _size(files.path):
+        if not size_of(files.path):
             raise LogUnavailable(f"{files.path} is empty, and {files.wal} holds messages of another message log")
         database = _database(files.database_header(), files.path)
         if wal.belongs(files.wal, database.page_size, database.cookie):
             return
         time.sleep(0.05 * tries)  # the relay may have begun the write-ahead log again between the two looks
     raise LogUnavailable(_not_its_database(files))
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _immutable(path: str) -> sqlite3.Connection:
@@ -151,7 +144,7 @@ def _find_database(files: LogFiles, wal_path: str) -> str | None:
                 if (
                     found.application_id == APPLICATION_ID
                     and wal.belongs(wal_path, found.page_size, found.cookie)
-                    and not _size(f"{entry.path}-wal")
+                    and not size_of(f"{entry.path}-wal")
                 ):
                     return entry.path
             except (LogUnavailable, OSError):  # not this one, then

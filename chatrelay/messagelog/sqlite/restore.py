@@ -27,12 +27,11 @@ from chatrelay.messagelog.sqlite.backup import (
     NotDone,
     copied,
     is_same,
-    size_of,
     sync_folder,
     told,
     unfinished_copy,
 )
-from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.messagelog.sqlite.files import LogFiles, size_of
 from chatrelay.messagelog.sqlite.reading import NotUsable, reading
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
 from chatrelay.messagelog.sqlite.verify import Contents, Report, summary
