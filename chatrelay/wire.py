@@ -272,9 +272,10 @@ def read_header(payload: bytes) -> Header:
     :raises UnusableFrame: where it is not a JSON object, or its ``type`` is none that clients send.
     """
     try:
-        return _header(_raw_header_decoder.decode(payload))
+        raw = _raw_header_decoder.decode(payload)
     except _JSON_ERRORS as error:
         return _header_despite(payload, error)
+    return _header(raw.type, raw.id)
 
 
 def _header_despite(payload: bytes, error: Exception) -> Header:
@@ -292,7 +293,7 @@ def _header_despite(payload: bytes, error: Exception) -> Header:
     except _JSON_ERRORS as other:
         raise _not_json(other) from None
     buffer[:] = payload
-    return _header(_RawHeader(found.type, found.id))
+    return _header(found.type, found.id)
 
 
 def _not_json(error: Exception) -> UnusableFrame:
@@ -305,11 +306,11 @@ def _not_json(error: Exception) -> UnusableFrame:
     return UnusableFrame(Reason.INVALID_JSON, detail)
 
 
-def _header(raw: _RawHeader) -> Header:
-    kind = _kind_of(raw.type)
+def _header(type: Raw | UnsetType, id: Raw | UnsetType) -> Header:
+    kind = _kind_of(type)
     if kind is None:
         raise UnusableFrame(Reason.UNKNOWN_TYPE, 'expected "type" to be "auth-request" or "message-send-request"')
-    return Header(kind, _token_in(raw.id))
+    return Header(kind, _token_in(id))
 
 
 def _kind_of(raw: Raw | UnsetType) -> Kind | None:
