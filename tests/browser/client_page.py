@@ -5,6 +5,7 @@ A page that has nothing but a client in it.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,22 @@ class Client:
         :param options: of the client, in JavaScript
         """
         self.page.evaluate(f"start({json.dumps(url)}, {options})")
+
+    def meet(self, answer: Callable[[Any], object]) -> list[Any]:
+        """
+        Have the page meet something else in the place of every relay.
+
+        :param answer: called with the connection for each message that the client sends
+        :return: the connections that it makes, in order
+        """
+        connections: list[Any] = []
+
+        def relay(connection: Any) -> None:
+            connections.append(connection)
+            connection.on_message(lambda _: answer(connection))
+
+        self.page.route_web_socket(re.compile("^ws:"), relay)
+        return connections
 
     @property
     def state(self) -> dict[str, Any]:
@@ -166,6 +183,11 @@ class Clients:
         client.start(self.relay, f"{{user: {json.dumps(user)}, whoami: '/whoami', {options}}}")
         client.wait_for("connected")
         return client
+
+
+def admit(connection: Any) -> None:
+    """Answer as a relay that lets everybody in."""
+    connection.send('{"type":"auth-response","response":true}')
 
 
 QUICK = "firstDelay: 50, longestDelay: 200"

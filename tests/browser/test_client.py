@@ -5,11 +5,10 @@ Who the client is, on a page that has nothing else, with the real relay.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.browser.client_page import QUICK, SLOW, Clients, log_in
+from tests.browser.client_page import QUICK, SLOW, Clients, admit, log_in
 from tests.browser.conftest import Demo, Line, People
 
 if TYPE_CHECKING:
@@ -68,17 +67,14 @@ def test_a_message_for_another_user_ends_the_connection_unshown(clients: Clients
         if len(asked) == 1:
             route.continue_()
 
-    def relay(connection: Any) -> None:
-        def answer(_: str) -> None:
-            connection.send('{"type":"auth-response","response":true}')
-            for to, text in (("1", "to Anna"), (2, "to Bo")):
-                message = {"timeStamp": 1, "fromuID": 3, "touID": to, "content": text}
-                connection.send(json.dumps({"type": "message", "message": message}))
-
-        connection.on_message(answer)
+    def answer(connection: Any) -> None:
+        admit(connection)
+        for to, text in (("1", "to Anna"), (2, "to Bo")):
+            message = {"timeStamp": 1, "fromuID": 3, "touID": to, "content": text}
+            connection.send(json.dumps({"type": "message", "message": message}))
 
     anna.page.route("**/whoami", answer_once)
-    anna.page.route_web_socket(re.compile("^ws:"), relay)
+    anna.meet(answer)
     anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
     assert anna.wait_for("logged-out")["somebodyElse"] == 2
     assert anna.messages == ["to Anna"]

@@ -5,7 +5,6 @@ How the client keeps its connection up, and finds out that it is down, with the 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.client_page import PREPARE, QUICK, SLOW, Client, Clients, log_in
+from tests.browser.client_page import PREPARE, QUICK, SLOW, Client, Clients, admit, log_in
 from tests.browser.conftest import ROOT, Demo, Line, People
 from tests.end_to_end.programs import RelayProcess, Site
 
@@ -73,13 +72,7 @@ def test_a_session_that_ends_is_tried_once_more_and_no_more(
 
 def test_whoever_is_still_logged_in_is_back_once_after_a_logout_in_another_browser(clients: Clients) -> None:
     anna = clients.open("Anna")
-    connections: list[Any] = []
-
-    def relay(connection: Any) -> None:
-        connections.append(connection)
-        connection.on_message(lambda _: connection.send('{"type":"auth-response","response":true}'))
-
-    anna.page.route_web_socket(re.compile("^ws:"), relay)
+    connections = anna.meet(admit)
     anna.page.clock.install()
     anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
     anna.wait_for("connected")
@@ -103,13 +96,7 @@ def test_whoever_is_still_logged_in_is_back_once_after_a_logout_in_another_brows
 
 def test_whoever_has_a_session_id_and_no_whoami_stays_out(clients: Clients) -> None:
     anna = clients.open("Anna")
-    connections: list[Any] = []
-
-    def relay(connection: Any) -> None:
-        connections.append(connection)
-        connection.on_message(lambda _: connection.close(code=4505))
-
-    anna.page.route_web_socket(re.compile("^ws:"), relay)
+    connections = anna.meet(lambda connection: connection.close(code=4505))
     anna.page.clock.install()
     anna.start(clients.relay, "{user: 1, login: () => 'signed'}")
     anna.wait_for("ended")
@@ -129,13 +116,7 @@ def test_a_login_that_the_relay_cannot_read_is_tried_again_later(clients: Client
 
 def test_a_site_that_admits_and_denies_in_turn_is_no_loop(clients: Clients) -> None:
     anna = clients.open("Anna")
-    connections: list[Any] = []
-
-    def relay(connection: Any) -> None:
-        connections.append(connection)
-        connection.on_message(lambda _: connection.send('{"type":"auth-response","response":true}'))
-
-    anna.page.route_web_socket(re.compile("^ws:"), relay)
+    connections = anna.meet(admit)
     anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {QUICK}}}")
     for _ in range(2):
         anna.wait_for("connected")

@@ -36,14 +36,14 @@ def warnings_of(client: Client) -> list[str]:
 
 
 def deny(connection: Any) -> None:
-    """Be a relay that denies each login."""
-    connection.on_message(lambda _: connection.send('{"type":"auth-response","response":false}'))
+    """Answer as a relay that denies each login."""
+    connection.send('{"type":"auth-response","response":false}')
 
 
 def test_a_site_that_tells_browser_and_relay_two_things_has_a_warning(clients: Clients) -> None:
     anna = clients.open("Anna")
     warnings = warnings_of(anna)
-    anna.page.route_web_socket(clients.relay, deny)
+    anna.meet(deny)
     anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
     for _ in range(3):
         anna.wait_for("logged-out")
@@ -58,7 +58,7 @@ def test_a_site_that_tells_browser_and_relay_two_things_has_a_warning(clients: C
 def test_a_logout_and_a_denied_session_id_have_none(clients: Clients) -> None:
     anna = clients.open("Anna")
     warnings = warnings_of(anna)
-    anna.page.route_web_socket(clients.relay, deny)
+    anna.meet(deny)
     answers = iter([1, 1, 1])
     # Logged in when the second handshake begins, and no more when it is denied.
     anna.page.route("**/whoami", lambda route: route.fulfill(json={"loggedin": True, "uID": next(answers, 2)}))
