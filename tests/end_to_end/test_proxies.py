@@ -1,4 +1,4 @@
-"""Clients behind proxies: each block of docs/operating.rst runs in the real proxy. nginx with TLS is in test_deploy.py."""
+"""Clients behind proxies: each block of docs/operating/proxy.rst runs in the real proxy. nginx with TLS is in test_deploy.py."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 def block(name: str, **ours: str) -> str:
-    """A block of docs/operating.rst, with other addresses."""
-    text = (ROOT / "docs" / "operating.rst").read_text()
+    """A block of docs/operating/proxy.rst, with other addresses."""
+    text = (ROOT / "docs" / "operating" / "proxy.rst").read_text()
     found = re.search(rf"\.\. code-block:: \w+\n   :name: proxy-{name}\n\n((?:   .*\n|\n)+)", text)
     assert found, name
     settings = found[1]

@@ -204,8 +204,8 @@ def test_everybody_comes_back_at_once_and_as_themselves(
     nobody becomes somebody else. They all find a place, and no login waits for long: that so many want one that the
     relay is full (``unauthenticated``), or that their turn comes too late (``login-timeout``), only the full form shows.
 
-    With the defaults, 5,000 of them are refused at first and come again when their own wait is over. docs/operating.rst
-    says with which options nobody is. On a machine that has others to serve both take longer, and fail.
+    With the defaults, 5,000 of them are refused at first and come again when their own wait is over.
+    docs/operating/limits.rst says with which options nobody is. On a machine that has others to serve both take longer, and fail.
     """
     count = 10_000 if full else 1000
     began = time.process_time()
