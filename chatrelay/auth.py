@@ -29,6 +29,8 @@ from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
 from chatrelay.webserver import Webserver
 
+log = Logger("chatrelay.auth")
+
 MAX_QUEUE = 5000
 """Questions that may wait for their turn. A site that answers 32 at once in 50 ms is through with them in 8 s."""
 
@@ -63,8 +65,6 @@ class WebserverAuthenticator:
         default the host of `url`.
     :param headers: further headers of each question, such as ``X-Forwarded-Proto: https``.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -187,13 +187,13 @@ class WebserverAuthenticator:
                 self._tell_of_look(error, made_up)
         else:
             if isinstance(found, LoggedIn):
-                self.log.warn(
+                log.warn(
                     "the webserver at {url} says of a session id that the relay made up that somebody is logged in by "
                     "it: so anybody can log in here. See that auth-url names the right page, and what that answers",
                     url=self._site,
                 )
             else:
-                self.log.info(
+                log.info(
                     "the webserver at {url} was asked about a session id that the relay made up, and denied it, as it "
                     "should",
                     url=self._site,
@@ -206,7 +206,7 @@ class WebserverAuthenticator:
         asking.cancel()
 
     def _tell_of_look(self, error: NoVerdict, made_up: str) -> None:
-        self.log.warn(
+        log.warn(
             "a first look at the webserver at {url} found that nobody can log in as it is: {what}. {remedy}. The relay "
             "goes on, and asks it at each login",
             url=self._site,
@@ -217,7 +217,7 @@ class WebserverAuthenticator:
     def _tell_of_suspicion(self, error: Suspect, made_up: str) -> None:
         assert error.status is not None
         words = told(error, made_up)
-        self.log.warn(
+        log.warn(
             "a first look at the webserver at {url} got status {status} {words} for a session id that the relay made "
             "up. That is a denial, but if the page answers so to everybody, nobody can log in. {cause}. {silence}",
             url=self._site,
@@ -267,7 +267,7 @@ class WebserverAuthenticator:
             verdict = self._failed(question, late)
         elif not isinstance(verdict, Failure):
             if self._breaker.answered():
-                self.log.warn("the webserver at {url} answers again", url=self._site)
+                log.warn("the webserver at {url} answers again", url=self._site)
             self._count(question, verdict)
         elif isinstance(verdict.value, NoVerdict) and question.is_awaited and not self._is_closed:
             is_nonsense = not isinstance(verdict.value, NotReached)
@@ -289,7 +289,7 @@ class WebserverAuthenticator:
         elif isinstance(verdict, Denied) and not question.is_own:
             so_far = self._denied_so_far
             if so_far.denied(question.sessid, verdict.status):
-                self.log.warn(
+                log.warn(
                     "the first {logins} logins that the webserver at {url} was asked about (of {sessions}) were all "
                     "denied, {how}; nobody has been let in since the relay started. {cause}",
                     logins=so_far.logins,
@@ -317,7 +317,7 @@ class WebserverAuthenticator:
                 self._ask(own)
             return trouble
         if self._breaker.failed(question, self._reactor.seconds()):
-            self.log.warn(
+            log.warn(
                 "the webserver at {url} has failed {failures} times in a row: until it answers again, it is asked "
                 "about one login at a time, and the others are refused at once",
                 url=self._site,
@@ -361,7 +361,7 @@ class WebserverAuthenticator:
 
     def _trouble(self, what: str, tell: bool) -> Unavailable:
         if tell:
-            self.log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
+            log.warn("the webserver at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)
 
 

@@ -24,6 +24,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+log = Logger("chatrelay.app")
+
 UNUSABLE = (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError, VerifyError)
 """What Twisted's parsers of endpoints raise, each in its own way; OpenSSL's errors are for keys that are none."""
 
@@ -46,8 +48,6 @@ class EndpointCertificate:
     :param description: a Twisted endpoint string.
     :raises: one of `UNUSABLE`.
     """
-
-    log = Logger()
 
     def __init__(self, description: str) -> None:
         self._description = description
@@ -73,13 +73,13 @@ class EndpointCertificate:
         try:
             self._options, self._certificate = _read(self._description)
         except UNUSABLE as error:
-            self.log.error(
+            log.error(
                 "the certificate of {endpoint} was to be read anew and can't be used; the one before stays: {why}",
                 endpoint=self._description,
                 why=str(error) or type(error).__name__,
             )
             return False
-        self.log.info(
+        log.info(
             "the certificate of {endpoint} was read anew: for {names}, until {until}",
             endpoint=self._description,
             names=", ".join(self.names[:MAX_NAMES]) + (" …" if len(self.names) > MAX_NAMES else ""),

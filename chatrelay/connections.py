@@ -29,6 +29,8 @@ from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep
 from chatrelay.wire import CloseCode
 
+log = Logger("chatrelay.websocket")
+
 SWEEP_SECONDS = TICK_SECONDS
 """How often deadlines are looked at, and the least that a client has to answer a close frame."""
 
@@ -88,8 +90,6 @@ class Connections:
     :ivar stopping: whether the relay stops, and lets nobody in any more.
     :ivar is_over: whether it has stopped: who comes by a port that is not the relay's own is cut at once.
     """
-
-    events = Logger(namespace="chatrelay.websocket")
 
     def __init__(self, config: Config, relay: Relay, reactor: Any, chance: Callable[[], float]) -> None:
         self.config = config
@@ -169,7 +169,7 @@ class Connections:
         lines, self._lines = self._lines, Counter()
         for what, count in lines.items():
             if count > MAX_LINES:
-                self.events.info("too many lines at once: {count} more {what}", count=count - MAX_LINES, what=what)
+                log.info("too many lines at once: {count} more {what}", count=count - MAX_LINES, what=what)
 
     # Time ------------------------------------------------------------------------
 
@@ -182,14 +182,14 @@ class Connections:
 
     def _sweep_failed(self, failure: Failure) -> None:
         """A sweep met a defect, and the loop has ended; deadlines must be looked at all the same."""
-        self.events.failure("looking at deadlines failed; please report it", failure=failure)
+        log.failure("looking at deadlines failed; please report it", failure=failure)
         self.start_sweeping()
 
     def sweep(self) -> None:
         """Look at everything that has a time, and end what is over it."""
         judged = self.active.tick()
         if self.active.held_up:
-            self.events.warn(
+            log.warn(
                 "this process was held up for {seconds} s: that time counts towards no deadline",
                 seconds=round(self.active.held_up, 1),
             )
@@ -223,7 +223,7 @@ class Connections:
                 end()
             # One connection's trouble must not keep all others from being ended.
             except Exception:
-                self.events.failure("ending a connection failed; please report it")
+                log.failure("ending a connection failed; please report it")
 
     def _ended_beneath(self) -> list[Live]:
         """Open connections whose TLS has ended, while TCP waits to be rid of what is unread.

@@ -22,6 +22,8 @@ from twisted.logger import Logger, LogLevel
 from chatrelay.admission import Full
 from chatrelay.wire import CloseCode
 
+log = Logger("chatrelay.websocket")
+
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
@@ -87,20 +89,18 @@ def _of_tls(error: TLSError) -> str:
 class EndLines:
     """What the operator is told: of each connection that was accepted, one event with its `phase`, and no other.
 
-    :param events: where.
     :param of_each: whether a program reads them, and is told of each.
     :param may_tell: whether there may be one more of these now; else it counts it. Not asked where each is told.
     """
 
-    def __init__(self, events: Logger, of_each: bool, may_tell: Callable[[str], bool]) -> None:
-        self.events = events
+    def __init__(self, of_each: bool, may_tell: Callable[[str], bool]) -> None:
         self._level = LogLevel.info if of_each else LogLevel.debug
         self._may_tell: Callable[[str], bool] = (lambda what: True) if of_each else may_tell
 
     def connection_refused(self, peer: str, full: Full) -> None:
         """There are as many as there may be."""
         if self._may_tell("connections refused"):
-            self.events.info(
+            log.info(
                 "connection from {peer} refused: {reason} ({option} {most})",
                 option=full.option,
                 most=full.most,
@@ -109,21 +109,19 @@ class EndLines:
 
     def connection_cut(self, peer: str) -> None:
         """Somebody came when the relay had stopped."""
-        self.events.emit(
-            self._level, "connection from {peer} cut: {reason}", **_fields(CONNECTION, peer, 0.0, STOPPING)
-        )
+        log.emit(self._level, "connection from {peer} cut: {reason}", **_fields(CONNECTION, peer, 0.0, STOPPING))
 
     def handshake_refused(self, peer: str, seconds: float, status: int, reason: str) -> None:
         """A handshake was answered with an HTTP error."""
         if self._may_tell("handshakes refused"):
-            self.events.info(
+            log.info(
                 "handshake from {peer} refused with {code}: {reason}",
                 **_fields(HANDSHAKE, peer, seconds, End("relay", status, reason)),
             )
 
     def no_handshake(self, peer: str, seconds: float, status: int, reason: str) -> None:
         """So was what is none at all, mostly a health check or a scanner."""
-        self.events.emit(
+        log.emit(
             self._level,
             "no handshake from {peer}, refused with {code}: {reason}",
             **_fields(HANDSHAKE, peer, seconds, End("relay", status, reason)),
@@ -138,19 +136,19 @@ class EndLines:
         """
         fields = _fields(phase, peer, seconds, end)
         if phase == HANDSHAKE:
-            self.events.emit(
+            log.emit(
                 self._level,
                 "connection from {peer} ended by the {by} in its handshake, after {seconds} s: {reason}",
                 **fields,
             )
         elif phase == VISITOR:
-            self.events.emit(
+            log.emit(
                 self._level,
                 "connection of a visitor from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
                 **fields,
             )
         elif self._may_tell("connections ended"):
-            self.events.info(
+            log.info(
                 "connection of {uid} from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
                 uid=uid,
                 **fields,

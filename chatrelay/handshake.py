@@ -24,6 +24,8 @@ from chatrelay.origins import RefusedOrigins
 from chatrelay.proxies import UNIX, TrustedProxies
 from chatrelay.request_head import END_OF_HEADERS, header_value, header_values
 
+log = Logger("chatrelay.websocket")
+
 NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
 """How Autobahn's reasons begin where a request is no WebSocket handshake."""
 
@@ -98,8 +100,6 @@ class Handshakes:
     :ivar trusted_proxies: whose word on where a client is counts.
     """
 
-    events = Logger(namespace="chatrelay.websocket")
-
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
         self.trusted_proxies = TrustedProxies(config.trusted_proxy)
         self._seconds = seconds
@@ -130,7 +130,7 @@ class Handshakes:
         if is_trusted or not forwarded:
             return forwarded
         self._told_of_forwarding = True
-        self.events.warn(
+        log.warn(
             "a handshake from {peer} had an X-Forwarded-For, which is ignored: if that is a proxy of yours, say "
             "--trusted-proxy {host} (told once)",
             peer=peer,
@@ -148,7 +148,7 @@ class Handshakes:
         if self._told_of_nobody or (self._told_of_forwarding and not is_trusted):
             return
         self._told_of_nobody = True
-        self.events.warn(
+        log.warn(
             "a handshake from {peer} named no client, so that no limit of an address holds for those who come so: have "
             "the proxy there set X-Forwarded-For, with --trusted-proxy {host} here (told once)",
             peer=peer,
@@ -185,7 +185,7 @@ class Handshakes:
         except ConfigError:  # null, empty, or two in one
             remedy = "that is no origin which could be admitted: serve the page from one that is listed"
         if self._refused_origins.refused(origin, self._seconds()):
-            self.events.warn(
+            log.warn(
                 "a page of origin {origin} was refused; {remedy} (told once for each origin)",
                 origin=printable(origin[:200]) or "(empty)",
                 remedy=printable(remedy[:500]),
@@ -198,7 +198,7 @@ class Handshakes:
         """
         untold = self._refused_origins.untold(self._seconds(), at_least)
         if untold:
-            self.events.warn(
+            log.warn(
                 "too many origins at once: {count} more handshakes of pages were refused, whose origins are not told",
                 count=untold,
             )
@@ -250,7 +250,7 @@ class Handshakes:
         if because is not None:
             if because not in self._told_of_logins:
                 self._told_of_logins.add(because)
-                self.events.warn(
+                log.warn(
                     "somebody cannot be logged in, as their page sends no SESSID and no cookie is used: {remedy} (told "
                     "once)",
                     remedy=REMEDIES[because],
@@ -258,7 +258,7 @@ class Handshakes:
             return
         missing = self._missing_cookie
         if missing.login():
-            self.events.warn(
+            log.warn(
                 "{logins} logins in a row came without the session cookie {cookie}, and were denied. {cause}. Nothing "
                 "is wrong if those visitors were not logged in at the site",
                 logins=missing.logins,

@@ -185,7 +185,7 @@ class LogQueue:
     # a Deferred that has failed, or by Twisted's handler of SIGTERM.
 
     def __init__(self, render: Render, take: Take, encoding: str = "utf-8") -> None:
-        self.log = Logger(namespace=f"{__name__}.{type(self).__name__}", observer=self._add)  # type: ignore[arg-type]
+        self.log = Logger("chatrelay.app", observer=self._add)  # type: ignore[arg-type]
         self._render = render
         self._take = take
         self._encoding = encoding

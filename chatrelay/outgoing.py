@@ -30,6 +30,8 @@ from chatrelay.frames import text_frame
 from chatrelay.pace import MAX_DEBT, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.wire import CloseCode
 
+log = Logger("chatrelay.websocket")
+
 TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "socket")
 """What `OutgoingBuffer` reads of Twisted's TCP transport that is not promised; a test looks them up."""
 
@@ -103,8 +105,6 @@ class Turn:
     :param call_soon: runs a callable in a later turn of the reactor.
     """
 
-    log = Logger()
-
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._later = call_soon
         self._touched: list[OutgoingBuffer] = []
@@ -136,7 +136,7 @@ class Turn:
                 outgoing.flush()
             # One connection's trouble must not keep what the others were sent from being written.
             except Exception:
-                self.log.failure("writing to a connection met a defect; please report it")
+                log.failure("writing to a connection met a defect; please report it")
 
 
 @implementer(IPushProducer)

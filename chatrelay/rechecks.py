@@ -20,6 +20,8 @@ from twisted.logger import Logger
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.wire import CloseCode, user_key
 
+log = Logger("chatrelay.auth")
+
 
 @attrs.frozen
 class _Name:
@@ -67,17 +69,11 @@ WEIGHT = 1 / 16
 
 
 class RecheckLines:
-    """What the operator is told of re-checks that are late.
-
-    :param events: where.
-    """
-
-    def __init__(self, events: Logger) -> None:
-        self.events = events
+    """What the operator is told of re-checks that are late."""
 
     def behind(self, behind: Behind) -> None:
         """Log that sessions are asked about too late, and for how many there is time."""
-        self.events.warn(
+        log.warn(
             "re-checks are behind: {waiting} sessions are due, the first of them for {late:.0f} s. {at_once} are asked "
             "about at once, and an answer takes {answer_seconds:.2g} s: that is enough for {capacity:.0f} sessions "
             "every {interval:.3g} s, and there are {sessions}. Sessions that end at the site go on here for as much "
@@ -94,7 +90,7 @@ class RecheckLines:
 
     def on_time(self) -> None:
         """Log that no session is asked about too late any more."""
-        self.events.warn("re-checks are on time again")
+        log.warn("re-checks are on time again")
 
 
 def _nobody(_: object = None) -> None:

@@ -24,6 +24,8 @@ from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LogUnavailable, Message, MessageLog
 from chatrelay.wire import Reason, user_key
 
+log = Logger("chatrelay.relay")
+
 MAX_WAITING = 10_000
 """Messages that may wait for the log, the batch being committed included; one more is refused as busy."""
 
@@ -40,8 +42,6 @@ class Relay:
     :param now: the wall clock, in seconds since 1970 UTC.
     :param call_soon: runs a callable in a later turn of the reactor.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Relay:
         failure.trap(LogUnavailable)
 
     def _report(self, failure: Failure) -> None:
-        self.log.failure("a batch of messages met a defect of chatrelay; please report it", failure=failure)
+        log.failure("a batch of messages met a defect of chatrelay; please report it", failure=failure)
 
     def _batch_done(self, _: object, number: int) -> None:
         self._committing = 0

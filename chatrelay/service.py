@@ -46,6 +46,8 @@ from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket import ChatFactory
 
+log = Logger("chatrelay.app")
+
 TURNS_SHARE = 0.9
 """Of the time that stopping may take: by then every connection is closed, whether it has its answers or not."""
 
@@ -127,8 +129,6 @@ class ChatRelayService(MultiService):
     :ivar message_log: where its messages are.
     :ivar ops: serves the ops endpoint, from before the first client is let in until the last one has gone; or None.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class ChatRelayService(MultiService):
         Where one can't be used, the one before stays. The log says which.
         """
         if not self._certificates:
-            self.log.info("there is no certificate to read anew: no endpoint is an ssl: one")
+            log.info("there is no certificate to read anew: no endpoint is an ssl: one")
         for certificate in self._certificates:
             certificate.read_anew()
 
@@ -285,7 +285,7 @@ class ChatRelayService(MultiService):
             await maybeDeferred(self.ops.stopService)
         if isinstance(self._authenticator, WebserverAuthenticator):
             await self._authenticator.close()
-        self.log.info("chatrelay has stopped")
+        log.info("chatrelay has stopped")
 
     def _runs(self) -> None:
         self._say_how_it_runs()
@@ -293,21 +293,21 @@ class ChatRelayService(MultiService):
             self._authenticator.look()
 
     def _say_how_it_runs(self) -> None:
-        self.log.info(
+        log.info(
             "chatrelay {version} listens on {endpoints}; message log: {message_log}",
             version=chatrelay.__version__,
             endpoints=", ".join(self.config.listen) or "no port of its own",
             message_log=self._log_name,
         )
-        self.log.info("this process may open {descriptors} files and sockets", descriptors=descriptors.limit())
+        log.info("this process may open {descriptors} files and sockets", descriptors=descriptors.limit())
         if self.config.ops_listen is not None:
-            self.log.info("the ops endpoint listens on {endpoint}", endpoint=on_loopback(self.config.ops_listen))
+            log.info("the ops endpoint listens on {endpoint}", endpoint=on_loopback(self.config.ops_listen))
             if self.config.ops_token_file is None:
-                self.log.info("the ops endpoint ends no sessions: POST /v1/revoke needs --ops-token-file")
+                log.info("the ops endpoint ends no sessions: POST /v1/revoke needs --ops-token-file")
         if not self.config.origin:
-            self.log.info("pages of any origin may connect; admit only yours with --origin")
+            log.info("pages of any origin may connect; admit only yours with --origin")
         if self._log_name == "none":
-            self.log.warn("messages are not logged: one that was acknowledged may be lost (C1 and C8 are waived)")
+            log.warn("messages are not logged: one that was acknowledged may be lost (C1 and C8 are waived)")
 
 
 def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthenticator:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from twisted.logger import Logger
 
+log = Logger("chatrelay.websocket")
+
 Ends = Iterable[Callable[[], object]]
 """What is to be called, one after the other, to end what is over its time."""
 
@@ -46,8 +48,6 @@ class Sweep:
         itself, or returns what does.
     """
 
-    log = Logger()
-
     def __init__(self, parts: Mapping[str, Callable[[float], Ends | None]]) -> None:
         self._parts = [_Part(name, look) for name, look in parts.items()]
 
@@ -79,7 +79,7 @@ class Sweep:
         part.failures += 1
         part.went_well = 0
         if part.failures == 1:
-            self.log.failure(
+            log.failure(
                 "looking at {what} failed; the rest is looked at as ever, and this is tried again and again, but not "
                 "told again until it goes well; please report it",
                 what=part.name,
@@ -88,7 +88,7 @@ class Sweep:
     def _went_well(self, part: _Part) -> None:
         part.went_well += 1
         if part.went_well == WELL_AFTER:
-            self.log.warn(
+            log.warn(
                 "looking at {what} goes well again; it had failed {failures} times",
                 what=part.name,
                 failures=part.failures,

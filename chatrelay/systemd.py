@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from twisted.logger import Logger
 
+log = Logger("chatrelay.app")
+
 READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
@@ -26,8 +28,6 @@ class Supervisor:
     :param watchdog: seconds without a sign of life after which systemd ends the service; 0 for never.
     """
 
-    log = Logger()
-
     def __init__(self, address: str, watchdog: float) -> None:
         self.watchdog = watchdog
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -39,7 +39,7 @@ class Supervisor:
                 to_systemd.setblocking(False)
                 to_systemd.sendto(what.encode("ascii"), self._address)
         except OSError as error:
-            self.log.warn("systemd could not be told {what}: {error}", what=what, error=error)
+            log.warn("systemd could not be told {what}: {error}", what=what, error=error)
 
 
 def supervisor(environment: Mapping[str, str], pid: int) -> Supervisor | None:

@@ -46,6 +46,8 @@ from chatrelay.service import ChatRelayService
 from chatrelay.signals import at_start, let_end, on_terminal
 from chatrelay.sources import Given
 
+log = Logger("chatrelay.app")
+
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`, nor that a reactor schedules by its own
 # `seconds`.
 
@@ -58,8 +60,6 @@ class _PlainlySpoken(MultiService):
     :param reactor: the one that twistd runs.
     :param given: where the options were set.
     """
-
-    log = Logger()
 
     def __init__(self, relay: ChatRelayService, log: TwistdLog, reactor: Any, given: Given | None = None) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _PlainlySpoken(MultiService):
     def _rotate(self) -> None:
         """Begin a new log file: SIGUSR1 came."""
         if not self._twistd_log.rotate():
-            self.log.info("there is no log file to rotate: --logfile of twistd names one")
+            log.info("there is no log file to rotate: --logfile of twistd names one")
 
     def stopService(self) -> Deferred[Any]:
         # From here on, another signal ends the process as it ends any other:

@@ -66,6 +66,8 @@ from chatrelay.session import Session
 from chatrelay.sweep import Ends
 from chatrelay.wire import CloseCode
 
+log = Logger("chatrelay.websocket")
+
 AUTOBAHN_NAMES = (
     "CONFIG_ATTRS",
     "MESSAGE_TYPE_TEXT",
@@ -129,17 +131,6 @@ PING = b"\x89\x00"
 """A whole frame, without a payload (RFC 6455, section 5.5.2)."""
 
 
-class Events(Logger):
-    """A logger whose events do not hold the connection they tell of.
-
-    A program that never begins to log has Twisted keep the last 65,536
-    events, debug ones and all, and with them whatever they name as source.
-    """
-
-    def __get__(self, instance: object, owner: type | None = None) -> Logger:
-        return super().__get__(None, owner)
-
-
 class FactoryOption:
     """One of Autobahn's options, read from the factory; set on a connection, it is that connection's own."""
 
@@ -180,7 +171,6 @@ class ChatProtocol(WebSocketServerProtocol):
     # Autobahn's own logger would print handshakes, cookies and all, at the
     # debug level of a program that embeds us, and warn of each bad client.
     log = make_logger(level="error")
-    events = Events(namespace="chatrelay.websocket")
 
     factory: ChatFactory
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
@@ -371,7 +361,7 @@ class ChatProtocol(WebSocketServerProtocol):
     def _tell_of_defect(self, failure: Failure) -> None:
         if self.factory.may_tell("handshakes that met a defect"):
             # Without the exception's own text: the session cookie may be in it.
-            self.events.critical(
+            log.critical(
                 "a handshake met a defect, {kind}; please report it. It was met in:\n{frames}",
                 kind=failure.value.__class__.__name__,
                 frames="".join(traceback.format_tb(failure.getTracebackObject())),
@@ -946,7 +936,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         seconds = reactor.seconds
         # An embedding program's authenticator need not have one.
         give_up = getattr(authenticator, "give_up", Deferred.cancel)
-        recheck_lines = RecheckLines(self.events)
+        recheck_lines = RecheckLines()
         self.rechecks = Rechecks(
             config.recheck_interval,
             config.recheck_spread,
@@ -980,7 +970,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.control_frames_per_second,
         )
         self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
-        self.end_lines = EndLines(ChatProtocol.events, config.log_format == "json", self.may_tell)
+        self.end_lines = EndLines(config.log_format == "json", self.may_tell)
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
             webStatus=False,
@@ -1006,7 +996,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
 
     def _tell_of_denials(self, address: str) -> None:
         if self.may_tell("addresses with too many denied logins"):
-            self.events.info(
+            log.info(
                 "too many logins from {address} were denied: for now, more of them are denied without asking the "
                 "webserver (logins-per-minute)",
                 address=address,
@@ -1021,7 +1011,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         def failed(failure: Failure) -> Verdict:
             if not failure.check(CancelledError):
                 # Without the exception's own text: the session id may be in it.
-                self.events.critical(
+                log.critical(
                     "an authenticator failed with {kind}, which it must not; it did so in:\n{frames}",
                     kind=failure.value.__class__.__name__,
                     frames="".join(traceback.format_tb(failure.getTracebackObject())),

@@ -17,6 +17,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 
+log = Logger("chatrelay.demo")
+
 TIMEOUT = 5.0
 """Seconds for one request."""
 
@@ -29,8 +31,6 @@ class RelayOps:
     :ivar port: the TCP port of the ops endpoint, on 127.0.0.1.
     :ivar token: what the relay's ``ops_token_file`` holds.
     """
-
-    log = Logger()
 
     reactor: ReactorBase
     port: int
@@ -52,9 +52,9 @@ class RelayOps:
         )
         await answer.content()  # or the connection would stay open
         if answer.code != HTTPStatus.OK:
-            self.log.error("the chat of a session that has ended goes on: the relay answered {code}", code=answer.code)
+            log.error("the chat of a session that has ended goes on: the relay answered {code}", code=answer.code)
 
     def _failed(self, failure: Failure) -> None:
         # The exception's type alone: its text may have the session in it.
         kind = failure.value.__class__.__name__
-        self.log.error("the chat of a session that has ended goes on: {kind}", kind=kind)
+        log.error("the chat of a session that has ended goes on: {kind}", kind=kind)

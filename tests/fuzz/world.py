@@ -376,10 +376,8 @@ class World:
         self._stack.enter_context(patch.object(stopping, "AT_ONCE", model.TURNS_AT_ONCE))
         self._stack.enter_context(patch.object(stopping, "LEAST_RATE", model.LEAST_TURNS))
         # Failures that are meant to happen are nobody else's business.
-        for of in (Relay, Turn, WebserverAuthenticator, ChatRelayService):
-            self._stack.enter_context(patch.object(of, "log", Logger(observer=self._observe)))
-        for protocol_side in (ChatProtocol, ChatFactory, self.factory.end_lines):
-            self._stack.enter_context(patch.object(protocol_side, "events", Logger(observer=self._observe)))
+        for module in ("relay", "outgoing", "auth", "service", "websocket", "connections", "handshake", "ends"):
+            self._stack.enter_context(patch(f"chatrelay.{module}.log", Logger(observer=self._observe)))
         globalLogPublisher.addObserver(self._observe)
         self._stack.callback(globalLogPublisher.removeObserver, self._observe)
         self.service.startService()

@@ -84,8 +84,7 @@ def printed_lines() -> Iterator[tuple[str, str]]:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr in ("info", "warn", "error", "critical", "failure")
-                and isinstance(node.func.value, ast.Attribute)
-                and node.func.value.attr in ("log", "events")
+                and ast.unparse(node.func.value) in ("log", "self.log")
             ):
                 (format, *_) = node.args
                 assert isinstance(format, ast.Constant) and isinstance(format.value, str), ast.unparse(node)
@@ -259,7 +258,8 @@ class OperatingPages(SynchronousTestCase):
 
     def test_the_fields_of_ends_are_those_that_are_told(self) -> None:
         events: list[LogEvent] = []
-        lines = ends.EndLines(Logger(observer=events.append), of_each=True, may_tell=lambda what: False)
+        self.patch(ends, "log", Logger(observer=events.append))
+        lines = ends.EndLines(of_each=True, may_tell=lambda what: False)
         lines.connection_refused("", Full("", 0, 503, ""))
         lines.connection_cut("")
         lines.handshake_refused("", 0, 400, "")

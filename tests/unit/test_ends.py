@@ -159,7 +159,7 @@ class EndsTestCase(ConnectingTestCase):
         of_ends = [event for event in self.events if "phase" in event]
         self.events.clear()
         for event in of_ends:
-            self.assertEqual(event["log_namespace"], "chatrelay.websocket.ChatProtocol")
+            self.assertEqual(event["log_namespace"], "chatrelay.websocket")
             fields = json.loads(line_of(event))["fields"]
             self.assertLessEqual({"phase", "peer", "by", "code", "reason", "seconds"}, set(fields))
             self.assertEqual("uid" in fields, event["phase"] == "user")

@@ -420,7 +420,7 @@ class Running(SynchronousTestCase):
         events: list[str] = []
 
         def observe(event: Any) -> None:
-            if event.get("log_namespace") == "chatrelay.service.ChatRelayService":
+            if event.get("log_namespace") == "chatrelay.app":
                 events.append(event["log_format"].format(**event))
 
         globalLogPublisher.addObserver(observe)

@@ -17,6 +17,8 @@ from twisted.logger import Logger
 
 from chatrelay.messagelog.sqlite import wal
 
+log = Logger("chatrelay.messagelog")
+
 MIB = 1024 * 1024
 
 CHECKPOINT_BYTES = 4 * MIB
@@ -43,8 +45,6 @@ class Checkpoints:
 
     :param version: the schema's version.
     """
-
-    log = Logger()
 
     def __init__(self, version: int) -> None:
         self._version = version
@@ -135,7 +135,7 @@ class Checkpoints:
             return False
         if wal_size > WAL_WARNING_BYTES and not self._told_of_length:
             self._told_of_length = True
-            self.log.warn(
+            log.warn(
                 "{wal} has grown to {size} MiB: a program that reads the message log keeps it from being shortened, "
                 "such as a backup or an sqlite3 that was left open",
                 wal=self._wal,
@@ -197,7 +197,7 @@ class Checkpoints:
         except sqlite3.Error as error:
             if not self._told_of_failure:
                 self._told_of_failure = True
-                self.log.warn(
+                log.warn(
                     "{wal} could not be copied into the message log: {error}. No message is lost; it grows until that "
                     "succeeds",
                     wal=self._wal,

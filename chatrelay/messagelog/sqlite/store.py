@@ -30,6 +30,8 @@ from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
 from chatrelay.wire import user_key
 
+log = Logger("chatrelay.messagelog")
+
 MICROSECONDS = 1_000_000
 """In a second; the file keeps times as integers, which are exact."""
 
@@ -75,8 +77,6 @@ class SqliteStore:
     :param path: the file; made where there is none.
     :param now: seconds since 1970 UTC.
     """
-
-    log = Logger()
 
     def __init__(
         self, path: str, migrations: tuple[str, ...] = MIGRATIONS, now: Callable[[], float] = time.time
@@ -196,7 +196,7 @@ class SqliteStore:
         connection = self._ready()
         with self._trouble():
             if self._files.keep_lock():
-                self.log.warn(
+                log.warn(
                     "{lock} was removed or replaced while the relay ran: it is there again, and locked",
                     lock=self._files.lock,
                 )
@@ -217,7 +217,7 @@ class SqliteStore:
     def _keep_wal(self) -> None:
         orphan = recovery.keep_wal(self._files, self._now())
         if orphan is not None:
-            self.log.warn(
+            log.warn(
                 "{wal} holds messages of a database that is no longer at {path}, and was set aside: it is {aside} now. "
                 "To read them: {remedy}",
                 wal=self._files.wal,

@@ -19,6 +19,8 @@ from twisted.python.failure import Failure
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.messagelog.sqlite.store import SqliteStore
 
+log = Logger("chatrelay.messagelog")
+
 RETRY_SECONDS = 0.5
 """How long a failed log waits before it is opened again."""
 
@@ -43,7 +45,6 @@ class SqliteMessageLog:
         self, path: str, reactor: IReactorFromThreads, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         # Operators filter by the namespace: it stays what it was before this module had its present name.
-        self.log = Logger("chatrelay.messagelog.sqlite.SqliteMessageLog", source=self)
         self._store = SqliteStore(path)
         self._reactor = reactor
         self._monotonic = monotonic
@@ -137,7 +138,7 @@ class SqliteMessageLog:
         if reason in self._reasons or len(self._reasons) >= MAX_REASONS:
             return
         self._reasons.add(reason)
-        self.log.critical(
+        log.critical(
             "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
             error=error,
             seconds=RETRY_SECONDS,
@@ -150,7 +151,7 @@ class SqliteMessageLog:
             self._failed(error)
         # Whatever it is, the thread must live: else every sender waits for ever.
         except Exception:
-            self.log.failure("looking at the message log met a defect of chatrelay; please report it")
+            log.failure("looking at the message log met a defect of chatrelay; please report it")
         finally:
             self._look_at = self._monotonic() + LOOK_SECONDS
 
@@ -161,11 +162,11 @@ class SqliteMessageLog:
             self._failed(error)
         # Whatever it is, the thread must live: else every sender waits for ever.
         except Exception:
-            self.log.failure("opening the message log met a defect of chatrelay; please report it")
+            log.failure("opening the message log met a defect of chatrelay; please report it")
         else:
             self._reasons.clear()
             self._look_at = self._monotonic() + LOOK_SECONDS
-            self.log.warn("the message log {path} can be written again", path=self._store.path)
+            log.warn("the message log {path} can be written again", path=self._store.path)
         finally:
             # Counted from the end: opening may itself take long, and jobs must get their turn in between.
             self._retry_at = self._monotonic() + RETRY_SECONDS
