@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address
 
-from chatrelay.request_head import TOKEN
+from chatrelay.wire.request_head import TOKEN
 
 EXAMPLE = "X-Forwarded-Proto: https"
 

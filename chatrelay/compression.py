@@ -11,7 +11,7 @@ from typing import Any
 
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 
-from chatrelay.extensions import WINDOW_BITS
+from chatrelay.wire.extensions import WINDOW_BITS
 
 LEAST_COMPRESSED = 256
 """Bytes of a message below which compressing it gains next to nothing."""

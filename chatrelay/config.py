@@ -19,7 +19,7 @@ import attrs
 from chatrelay.authheaders import HOST_NAME, read_headers, read_host
 from chatrelay.messagelog import BadMessageLogURL, check_url
 from chatrelay.proxies import TrustedProxies
-from chatrelay.request_head import TOKEN
+from chatrelay.wire.request_head import TOKEN
 
 
 class ConfigError(ValueError):

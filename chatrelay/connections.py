@@ -27,7 +27,7 @@ from chatrelay.pace import SlowReaders
 from chatrelay.relay import Relay
 from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep
-from chatrelay.wire import CloseCode
+from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")
 

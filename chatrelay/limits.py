@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Generic, TypeVar
 
-from chatrelay.wire import MAX_TOKEN, user_key
+from chatrelay.wire.v1 import MAX_TOKEN, user_key
 
 Key = TypeVar("Key", bound=Hashable)
 

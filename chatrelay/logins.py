@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection
-from chatrelay.wire import CloseCode, user_key
+from chatrelay.wire.v1 import CloseCode, user_key
 
 DIGEST_SIZE = 16
 """Bytes of a SESSID's hash."""

@@ -26,9 +26,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from chatrelay import sendqueue
-from chatrelay.frames import text_frame
 from chatrelay.pace import MAX_DEBT, SlowReaders, ahead_of_pace, left_of_pace
-from chatrelay.wire import CloseCode
+from chatrelay.wire.frames import text_frame
+from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")
 

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.wire import CloseCode, user_key
+from chatrelay.wire.v1 import CloseCode, user_key
 
 log = Logger("chatrelay.auth")
 

@@ -19,10 +19,10 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay import wire
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LogUnavailable, Message, MessageLog
-from chatrelay.wire import Reason, user_key
+from chatrelay.wire import v1 as wire
+from chatrelay.wire.v1 import Reason, user_key
 
 log = Logger("chatrelay.relay")
 

@@ -19,13 +19,13 @@ from typing import Final
 
 from msgspec import UnsetType
 
-from chatrelay import wire
 from chatrelay.directory import Directory
 from chatrelay.inflow import LARGE_MESSAGE, weight
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits import MINUTE, Sender, SendLimits, TokenBucket
 from chatrelay.relay import Relay
-from chatrelay.wire import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
+from chatrelay.wire import v1 as wire
+from chatrelay.wire.v1 import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
 
 
 class State(enum.Enum):

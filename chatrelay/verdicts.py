@@ -16,9 +16,9 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
-from chatrelay import wire
 from chatrelay.diagnosis import words_of
 from chatrelay.interfaces import Denied, LoggedIn, Verdict, is_expiry
+from chatrelay.wire import v1 as wire
 
 DENIALS = (401, 403)
 """Statuses that mean: this session is not logged in."""

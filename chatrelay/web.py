@@ -25,7 +25,7 @@ from twisted.web.server import Request, Site
 
 from chatrelay.alarm import Alarm
 from chatrelay.logins import Logins
-from chatrelay.wire import MAX_SESSID, MAX_TOKEN, is_uid
+from chatrelay.wire.v1 import MAX_SESSID, MAX_TOKEN, is_uid
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body. The longest SESSID takes 12 a character, where all of them are escaped."""

@@ -36,7 +36,7 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-from chatrelay import ends, wire
+from chatrelay import ends
 from chatrelay.admission import Admission, Full, Visit
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
@@ -44,8 +44,6 @@ from chatrelay.config import Config
 from chatrelay.connections import Connections
 from chatrelay.directory import Directory
 from chatrelay.ends import NO_CODE, End, EndLines
-from chatrelay.extensions import BrokenOffers, acceptable
-from chatrelay.frames import TextValidator, ends_by_going_away, take_messages
 from chatrelay.handshake import (
     AUTOBAHN_HANDSHAKE,
     NO_HANDSHAKE,
@@ -61,10 +59,13 @@ from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.proxies import address_in
 from chatrelay.rechecks import RecheckLines, Rechecks
 from chatrelay.relay import Relay
-from chatrelay.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
 from chatrelay.session import Session
 from chatrelay.sweep import Ends
-from chatrelay.wire import CloseCode
+from chatrelay.wire import v1 as wire
+from chatrelay.wire.extensions import BrokenOffers, acceptable
+from chatrelay.wire.frames import TextValidator, ends_by_going_away, take_messages
+from chatrelay.wire.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
+from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")
 
@@ -249,7 +250,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted: bytes came. What the fast path (`chatrelay.frames`) does not take is Autobahn's."""
+        """Twisted: bytes came. What the fast path (`chatrelay.wire.frames`) does not take is Autobahn's."""
         allowance = self._inflow.bytes
         left = allowance.left = allowance.left - len(data) - MIN_READ
         if left < 0:

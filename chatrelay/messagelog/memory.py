@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from chatrelay.interfaces import Message
-from chatrelay.wire import user_key
+from chatrelay.wire.v1 import user_key
 
 
 @attrs.define

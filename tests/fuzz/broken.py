@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from twisted.internet.defer import succeed
 
-from chatrelay import outgoing, rechecks, relay, wire
+from chatrelay import outgoing, rechecks, relay
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, Unavailable
@@ -21,7 +21,8 @@ from chatrelay.relay import Relay
 from chatrelay.session import Session
 from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
-from chatrelay.wire import SendRequest, UnusableFrame
+from chatrelay.wire import v1 as wire
+from chatrelay.wire.v1 import SendRequest, UnusableFrame
 
 _deliver, _commit, _submit = Relay._deliver, Relay._commit, Relay.submit
 _message, _received, _login_answered = wire.message, Session.received, Logins.answered

@@ -91,4 +91,4 @@ def one(data: bytes) -> None:
     assert fast == slow, f"with the fast path {fast}, without {slow}"
 
 
-FUZZED = Fuzzed(one, SEEDS, planted=("chatrelay.frames.is_utf8", lambda _: True))
+FUZZED = Fuzzed(one, SEEDS, planted=("chatrelay.wire.frames.is_utf8", lambda _: True))

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import attrs
 import pytest
 
-from chatrelay import wire
+from chatrelay.wire import v1 as wire
 from tests.fuzz.cost import KNOWN, PIECES, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate, Meter, is_text, search
 
 MOST = 4.0

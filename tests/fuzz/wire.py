@@ -1,4 +1,4 @@
-"""Coverage-guided bytes for `chatrelay.wire.decode`.
+"""Coverage-guided bytes for `chatrelay.wire.v1.decode`.
 
 python -m tests.fuzz wire -atheris_runs=100000 [a folder of a corpus]
 python -m tests.fuzz wire crash-…              repeat what was found
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from chatrelay import wire
-from chatrelay.wire import AuthRequest, SendRequest, UnusableFrame
+from chatrelay.wire import v1 as wire
+from chatrelay.wire.v1 import AuthRequest, SendRequest, UnusableFrame
 from tests.fuzz.harness import Fuzzed, message
 
 SEEDS = (
@@ -67,5 +67,5 @@ FUZZED = Fuzzed(
     one,
     SEEDS,
     dictionary=('"type"', '"auth-request"', '"SESSID"', '"message"', '"id"', "\\u0000", "\\ud83d"),
-    planted=("chatrelay.wire._holds_nul", lambda _: False),
+    planted=("chatrelay.wire.v1._holds_nul", lambda _: False),
 )

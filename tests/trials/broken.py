@@ -15,7 +15,7 @@ from typing import Any
 from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
-from chatrelay import descriptors, inflow, relay, tap, wire
+from chatrelay import descriptors, inflow, relay, tap
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import Breaker
@@ -31,6 +31,7 @@ from chatrelay.relay import Relay
 from chatrelay.session import Session
 from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.wire import v1 as wire
 
 BUILDS: dict[str, Callable[[], None]] = {}
 """What can be broken, by name."""

@@ -34,7 +34,7 @@ from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
 from chatrelay.webserver import MAX_AROUND, NO_COOKIES
-from chatrelay.wire import is_uid
+from chatrelay.wire.v1 import is_uid
 
 reactor: Any = untyped_reactor
 

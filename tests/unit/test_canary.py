@@ -19,7 +19,7 @@ from chatrelay.auth import WebserverAuthenticator
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket import ChatFactory
-from chatrelay.wire import AuthRequest, decode
+from chatrelay.wire.v1 import AuthRequest, decode
 from tests.unit.test_auth import WebserverTestCase
 from tests.unit.test_websocket import Client, WebSocketTestCase
 

@@ -32,10 +32,10 @@ from chatrelay import (
     verdicts,
     web,
     webserver,
-    wire,
 )
 from chatrelay.admission import Full
 from chatrelay.config import Config, option_name
+from chatrelay.wire import v1 as wire
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -95,7 +95,7 @@ def printed_lines() -> Iterator[tuple[str, str]]:
 
 
 class ProtocolPage(SynchronousTestCase):
-    """docs/protocol.rst has what chatrelay.wire has."""
+    """docs/protocol.rst has what chatrelay.wire.v1 has."""
 
     text = page("protocol.rst")
 

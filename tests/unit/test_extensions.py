@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from chatrelay.extensions import BrokenOffers, acceptable, offers_in
+from chatrelay.wire.extensions import BrokenOffers, acceptable, offers_in
 from tests.unit.test_websocket import CLOSE, TEXT, WebSocketTestCase, frame, frames
 
 DEFLATE = "permessage-deflate"

@@ -13,11 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
 from chatrelay.directory import Directory
-from chatrelay.frames import TextValidator, take_messages, text_frame
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import ChatFactory
+from chatrelay.wire.frames import TextValidator, take_messages, text_frame
 from tests.unit.test_websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, frame
 
 MESSAGE = b'{"type":"auth-request","SESSID":"alice"}'

@@ -10,10 +10,10 @@ from typing import Any
 from autobahn.websocket.types import ConnectionRequest
 
 from chatrelay.handshake import AUTOBAHN_HANDSHAKE
-from chatrelay.request_head import MAX_PARTS
 from chatrelay.session import Session
 from chatrelay.websocket import ChatFactory, ChatProtocol
-from chatrelay.wire import MAX_SESSID
+from chatrelay.wire.request_head import MAX_PARTS
+from chatrelay.wire.v1 import MAX_SESSID
 from tests.unit.test_connecting import Proxied, version_2
 from tests.unit.test_websocket import Client, WebSocketTestCase
 

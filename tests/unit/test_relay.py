@@ -13,7 +13,7 @@ from chatrelay.directory import Directory
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldMessageLog, RecordedConnection
-from chatrelay.wire import Outgoing, SendRequest
+from chatrelay.wire.v1 import Outgoing, SendRequest
 
 
 class RelayTests(SynchronousTestCase):

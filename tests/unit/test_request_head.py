@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.request_head import BrokenHead, RequestHead, header_values
+from chatrelay.wire.request_head import BrokenHead, RequestHead, header_values
 
 PIECES = (b"Host", b"host", b"Ho", b"X-Host", b":", b" ", b"\t", b",", b"\r\n", b"\r\n ", b"\x85", b"\xe5", b"a", b"")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import wire
-from chatrelay.wire import AuthRequest, Reason, SendRequest, UnusableFrame, decode
+from chatrelay.wire import v1 as wire
+from chatrelay.wire.v1 import AuthRequest, Reason, SendRequest, UnusableFrame, decode
 
 MAX = 2**53
 

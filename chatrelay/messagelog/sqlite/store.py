@@ -28,7 +28,7 @@ from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
-from chatrelay.wire import user_key
+from chatrelay.wire.v1 import user_key
 
 log = Logger("chatrelay.messagelog")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from chatrelay.request_head import TCHAR, TOKEN
+from chatrelay.wire.request_head import TCHAR, TOKEN
 
 WINDOW_BITS = 12
 """How far back compression looks at the most: 4 KiB."""
