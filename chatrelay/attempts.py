@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 
 from chatrelay.interfaces import Denied, Unavailable, Verdict
-from chatrelay.limits import MINUTE, Deadlines, TokenBucket
+from chatrelay.limits.buckets import MINUTE, Deadlines, TokenBucket
 from chatrelay.logins import digest
 
 MAX_ADDRESSES = 10_000

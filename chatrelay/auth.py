@@ -21,11 +21,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 
-from chatrelay.alarm import Alarm
 from chatrelay.breaker import Breaker, State
 from chatrelay.config import Config
 from chatrelay.diagnosis import DeniedSoFar, likely_cause, remedy
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.limits.alarms import Alarm
 from chatrelay.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
 from chatrelay.webserver import Webserver
 

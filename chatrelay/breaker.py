@@ -24,7 +24,7 @@ import enum
 import math
 from typing import Generic
 
-from chatrelay.limits import Key
+from chatrelay.limits.buckets import Key
 
 
 class State(enum.Enum):

@@ -17,13 +17,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.activetime import TICK_SECONDS, ActiveTime
 from chatrelay.config import Config
 from chatrelay.ends import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
-from chatrelay.limits import Deadlines
+from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
+from chatrelay.limits.buckets import Deadlines
+from chatrelay.limits.pace import SlowReaders
 from chatrelay.liveness import Pings
 from chatrelay.outgoing import beneath
-from chatrelay.pace import SlowReaders
 from chatrelay.relay import Relay
 from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep

@@ -19,7 +19,7 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.logger import Logger, LogLevel
 
-from chatrelay.admission import Full
+from chatrelay.limits.admission import Full
 from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")

@@ -15,12 +15,12 @@ from types import MappingProxyType
 from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
 
-from chatrelay.admission import RETRY_AFTER
 from chatrelay.config import Config, ConfigError, normal_origin
 from chatrelay.diagnosis import MissingCookie, two_names
-from chatrelay.limits import MINUTE
-from chatrelay.origins import RefusedOrigins
-from chatrelay.proxies import UNIX, TrustedProxies
+from chatrelay.limits.addresses import UNIX, TrustedProxies
+from chatrelay.limits.admission import RETRY_AFTER
+from chatrelay.limits.buckets import MINUTE
+from chatrelay.limits.origins import RefusedOrigins
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.request_head import END_OF_HEADERS, header_value, header_values
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from chatrelay.limits import Deadlines
+from chatrelay.limits.buckets import Deadlines
 
 SLOT = 0.25
 """Seconds between the pings of those whose turns follow each other; longer where there would be too many slots."""
@@ -115,7 +115,7 @@ class Pings(Generic[Pinged]):
     def unanswered(self, now: float) -> list[Pinged]:
         """Return who has given no sign of life in time.
 
-        :param now: active seconds (`chatrelay.activetime`), so that what came before the deadline has been read.
+        :param now: active seconds (`chatrelay.limits.active_time`), so that what came before the deadline has been read.
         """
         return self._still_silent(self._deadlines.expired(now))
 

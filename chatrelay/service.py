@@ -28,7 +28,6 @@ from twisted.web.resource import IResource
 
 import chatrelay
 from chatrelay import descriptors
-from chatrelay.alarm import TimeLimit
 from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
@@ -36,6 +35,7 @@ from chatrelay.config import Config, ConfigError
 from chatrelay.directory import Directory
 from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.interfaces import Authenticator, MessageLog
+from chatrelay.limits.alarms import TimeLimit
 from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn

@@ -20,9 +20,9 @@ from typing import Final
 from msgspec import UnsetType
 
 from chatrelay.directory import Directory
-from chatrelay.inflow import LARGE_MESSAGE, weight
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import MINUTE, Sender, SendLimits, TokenBucket
+from chatrelay.limits.buckets import MINUTE, Sender, SendLimits, TokenBucket
+from chatrelay.limits.inflow import LARGE_MESSAGE, weight
 from chatrelay.relay import Relay
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
@@ -85,7 +85,7 @@ class Session:
     :param no_cookie_because: where there is no cookie to use: None when the
         visitor simply has none (a denial), else why an auth-request must
         carry a SESSID on this connection.
-    :param charge: called with the bytes that a message counts as in addition to its own; see `chatrelay.inflow.weight`.
+    :param charge: called with the bytes that a message counts as in addition to its own; see `chatrelay.limits.inflow.weight`.
     :param without_cookie: called with `no_cookie_because` when somebody wants to log in by a cookie that is not there.
     """
 

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from chatrelay.alarm import Alarm
+from chatrelay.limits.alarms import Alarm
 from chatrelay.logins import Logins
 from chatrelay.wire.v1 import MAX_SESSID, MAX_TOKEN, is_uid
 

@@ -37,7 +37,6 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from chatrelay import ends
-from chatrelay.admission import Admission, Full, Visit
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
 from chatrelay.config import Config
@@ -51,12 +50,13 @@ from chatrelay.handshake import (
     http_error,
     printable,
 )
-from chatrelay.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import SendLimits, TokenBucket, address_key
+from chatrelay.limits.addresses import address_in
+from chatrelay.limits.admission import Admission, Full, Visit
+from chatrelay.limits.buckets import SendLimits, TokenBucket, address_key
+from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
-from chatrelay.proxies import address_in
 from chatrelay.rechecks import RecheckLines, Rechecks
 from chatrelay.relay import Relay
 from chatrelay.session import Session
@@ -534,7 +534,7 @@ class ChatProtocol(WebSocketServerProtocol):
         return False
 
     def _pause_reading(self) -> None:
-        """Read no more of a client that has sent more than it may, until it may send again; see `chatrelay.inflow`."""
+        """Read no more of a client that has sent more than it may, until it may send again; see `chatrelay.limits.inflow`."""
         factory, inflow = self.factory, self._inflow
         if not (self._is_pausing or self._deaf) and self.state != self.STATE_CLOSED:
             seconds = inflow.pause(factory.seconds())

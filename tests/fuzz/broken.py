@@ -13,7 +13,7 @@ from chatrelay import outgoing, rechecks, relay
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, Unavailable
-from chatrelay.limits import Sender, TokenBucket
+from chatrelay.limits.buckets import Sender, TokenBucket
 from chatrelay.liveness import Pings
 from chatrelay.logins import Logins
 from chatrelay.outgoing import OutgoingBuffer

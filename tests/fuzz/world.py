@@ -24,12 +24,12 @@ from twisted.python.failure import Failure
 
 from chatrelay import attempts, interfaces, outgoing, session, stopping
 from chatrelay import relay as relay_module
-from chatrelay.activetime import TICK_SECONDS
 from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.config import Config
 from chatrelay.directory import Directory
 from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.relay import Relay

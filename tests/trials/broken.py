@@ -15,14 +15,15 @@ from typing import Any
 from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
-from chatrelay import descriptors, inflow, relay, tap
+from chatrelay import descriptors, relay, tap
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import Breaker
 from chatrelay.connections import Connections
-from chatrelay.inflow import Inflow
 from chatrelay.interfaces import LogUnavailable
-from chatrelay.limits import Sender, SendLimits, TokenBucket
+from chatrelay.limits import inflow
+from chatrelay.limits.buckets import Sender, SendLimits, TokenBucket
+from chatrelay.limits.inflow import Inflow
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.outgoing import OutgoingBuffer

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.activetime import (
+from chatrelay.limits.active_time import (
     HELD_UP_SECONDS,
     LATE_SECONDS,
     MAX_HOLD_UPS,
@@ -20,8 +20,8 @@ from chatrelay.activetime import (
     TICK_SECONDS,
     ActiveTime,
 )
-from chatrelay.alarm import Alarm, TimeLimit
-from chatrelay.limits import Deadlines
+from chatrelay.limits.alarms import Alarm, TimeLimit
+from chatrelay.limits.buckets import Deadlines
 
 DEADLINE = 10.0
 """Seconds."""

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrelay.admission import Admission, Full, Visit
 from chatrelay.config import Config
+from chatrelay.limits.admission import Admission, Full, Visit
 
 OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_address": 0}
 

@@ -27,11 +27,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.alarm import Alarm
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import State
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
+from chatrelay.limits.alarms import Alarm
 from chatrelay.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
 from chatrelay.webserver import MAX_AROUND, NO_COOKIES
 from chatrelay.wire.v1 import is_uid

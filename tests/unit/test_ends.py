@@ -17,8 +17,8 @@ from zope.interface import directlyProvides
 
 from chatrelay import ends, sendqueue
 from chatrelay.jsonlog import line_of
+from chatrelay.limits.pace import SlowReaders
 from chatrelay.outgoing import OutgoingBuffer, Turn, seconds_unacknowledged
-from chatrelay.pace import SlowReaders
 from chatrelay.websocket import MAX_REFUSED
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
 from tests.unit.test_websocket import BINARY, CLOSE, frame, told_by

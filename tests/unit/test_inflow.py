@@ -13,7 +13,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
 from chatrelay.directory import Directory
-from chatrelay.inflow import BRACKET_BYTES, BURST_SECONDS, MIN_PAUSE, MIN_READ, Allowance, Inflow, InflowRates, weight
+from chatrelay.limits.inflow import (
+    BRACKET_BYTES,
+    BURST_SECONDS,
+    MIN_PAUSE,
+    MIN_READ,
+    Allowance,
+    Inflow,
+    InflowRates,
+    weight,
+)
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.testing import KnownSessions

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.limits import MAX_KNOWN_RECIPIENTS, Sender, SendLimits, TokenBucket, address_key
+from chatrelay.limits.buckets import MAX_KNOWN_RECIPIENTS, Sender, SendLimits, TokenBucket, address_key
 
 UNLIMITED = TokenBucket(0, 0)
 """Of a connection that may send any number."""

@@ -22,11 +22,11 @@ from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
-from chatrelay.limits import Deadlines, SendLimits
+from chatrelay.limits.buckets import Deadlines, SendLimits
+from chatrelay.limits.pace import SlowReaders
 from chatrelay.liveness import Pings
 from chatrelay.logins import Logins
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.pace import SlowReaders
 from chatrelay.rechecks import Rechecks
 from chatrelay.relay import Relay
 from chatrelay.testing import HeldAuthenticator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import origins
-from chatrelay.origins import LINES_PER_MINUTE, MAX_TOLD, RefusedOrigins
+from chatrelay.limits import origins
+from chatrelay.limits.origins import LINES_PER_MINUTE, MAX_TOLD, RefusedOrigins
 
 PAGE = "https://www.example.com"
 

@@ -21,8 +21,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from chatrelay import sendqueue
+from chatrelay.limits.pace import LEAST_TAKEN, MAX_AHEAD, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.outgoing import OutgoingBuffer, Turn
-from chatrelay.pace import LEAST_TAKEN, MAX_AHEAD, SlowReaders, ahead_of_pace, left_of_pace
 
 MIB = 1024 * 1024
 SMALL = 4096

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatrelay.config import Config, ConfigError
-from chatrelay.proxies import TrustedProxies
+from chatrelay.limits.addresses import TrustedProxies
 
 TRUSTED = TrustedProxies(("10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.directory import Directory
-from chatrelay.limits import Deadlines
+from chatrelay.limits.buckets import Deadlines
 from chatrelay.testing import RecordedConnection
 
 PURE = (

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay import session
 from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
-from chatrelay.limits import SendLimits
+from chatrelay.limits.buckets import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay import Relay
 from chatrelay.session import Session, State

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from chatrelay.limits import plain_address
+from chatrelay.limits.buckets import plain_address
 
 UNIX = "unix"
 """What stands for the peers of UNIX sockets, which have no address."""

@@ -8,7 +8,7 @@ many there are of the latter.
 
 from __future__ import annotations
 
-from chatrelay.limits import MINUTE, TokenBucket
+from chatrelay.limits.buckets import MINUTE, TokenBucket
 
 MAX_TOLD = 100
 """Origins that are remembered as told; past that, all are forgotten and may be told again."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chatrelay.limits import TokenBucket
+from chatrelay.limits.buckets import TokenBucket
 
 TICK_SECONDS = 0.25
 """How often to tick."""
