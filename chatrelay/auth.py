@@ -4,7 +4,7 @@
 session once however many want to know, gives up what takes too long, and
 leaves a webserver alone that keeps failing (`chatrelay.breaker`). How a
 question gets there and back it leaves to `chatrelay.webserver`; what a verdict
-means to a connection is not known here (`chatrelay.session` knows).
+means to a connection is not known here (`chatrelay.relay.session` knows).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from chatrelay.limits.buckets import Deadlines
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.liveness import Pings
 from chatrelay.outgoing import beneath
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
 from chatrelay.stopping import Farewells
 from chatrelay.sweep import Ends, Sweep
 from chatrelay.wire.v1 import CloseCode

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection
+from chatrelay.relay.directory import Directory
 from chatrelay.wire.v1 import CloseCode, user_key
 
 DIGEST_SIZE = 16

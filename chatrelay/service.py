@@ -32,7 +32,6 @@ from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.config import Config, ConfigError
-from chatrelay.directory import Directory
 from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.limits.alarms import TimeLimit
@@ -40,7 +39,8 @@ from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.permissions import cannot_be_read
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.resource import ChatResource
 from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback

@@ -2,7 +2,7 @@
 
 Pure: an answer is a status, the Location headers, and the bytes of a body.
 How it came is not known here (`chatrelay.webserver` knows), nor what a verdict
-means to a connection (`chatrelay.session` does).
+means to a connection (`chatrelay.relay.session` does).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Here bytes come in: Autobahn is told what to do with a handshake, whole text
 messages are taken out of frames, and every end of a connection goes its way.
-What a message means is `chatrelay.session`'s to know, how bytes are sent
+What a message means is `chatrelay.relay.session`'s to know, how bytes are sent
 `chatrelay.outgoing`'s, who may shake hands `chatrelay.handshake`'s, and when
 the time of something is over `chatrelay.connections`'s.
 
@@ -41,7 +41,6 @@ from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
 from chatrelay.config import Config
 from chatrelay.connections import Connections
-from chatrelay.directory import Directory
 from chatrelay.ends import NO_CODE, End, EndLines
 from chatrelay.handshake import (
     AUTOBAHN_HANDSHAKE,
@@ -58,8 +57,9 @@ from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.rechecks import RecheckLines, Rechecks
-from chatrelay.relay import Relay
-from chatrelay.session import Session
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.relay.session import Session
 from chatrelay.sweep import Ends
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.extensions import BrokenOffers, acceptable

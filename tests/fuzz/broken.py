@@ -9,16 +9,17 @@ from unittest.mock import patch
 
 from twisted.internet.defer import succeed
 
-from chatrelay import outgoing, rechecks, relay
+from chatrelay import outgoing, rechecks
 from chatrelay.attempts import Attempts, RecentDenials
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, Unavailable
 from chatrelay.limits.buckets import Sender, TokenBucket
 from chatrelay.liveness import Pings
 from chatrelay.logins import Logins
 from chatrelay.outgoing import OutgoingBuffer
-from chatrelay.relay import Relay
-from chatrelay.session import Session
+from chatrelay.relay import delivery as relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.relay.session import Session
 from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from chatrelay.wire import v1 as wire
@@ -137,8 +138,8 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "nobody is asked about again": lambda: patch.object(rechecks.Rechecks, "sweep", _no_matter),
     "who does not log in stays": lambda: patch.object(ChatProtocol, "login_timed_out", _no_matter),
     "who does not answer a close frame stays": lambda: patch.object(ChatFactory, "leaving", _no_matter),
-    "a third denial closes nothing": lambda: patch("chatrelay.session.MAX_DENIALS", 4),
-    "eleven frames may be unusable": lambda: patch("chatrelay.session.MAX_UNUSABLE_FRAMES", 11),
+    "a third denial closes nothing": lambda: patch("chatrelay.relay.session.MAX_DENIALS", 4),
+    "eleven frames may be unusable": lambda: patch("chatrelay.relay.session.MAX_UNUSABLE_FRAMES", 11),
     "stopping waits for no answers": lambda: patch.object(Relay, "drain", lambda _: succeed(None)),
     "stopping is told to all at once": lambda: patch.object(Farewells, "due", _all_of_them),
     "nobody is told of stopping": lambda: patch.object(ChatFactory, "_tell_of_stopping", _no_matter),

@@ -25,9 +25,9 @@ import attrs
 from twisted.internet.task import Clock
 
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.messagelog.memory import NoMessageLog
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import ChatFactory
 from tests.fuzz.network import TEXT, frame

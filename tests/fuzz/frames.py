@@ -14,9 +14,9 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import ChatFactory
 from tests.fuzz.harness import Fuzzed, message

@@ -22,17 +22,18 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import attempts, interfaces, outgoing, session, stopping
-from chatrelay import relay as relay_module
+from chatrelay import attempts, interfaces, outgoing, stopping
 from chatrelay.attempts import RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.outgoing import OutgoingBuffer, Turn
-from chatrelay.relay import Relay
+from chatrelay.relay import delivery as relay_module
+from chatrelay.relay import session
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.service import ChatRelayService
 from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import ChatFactory, ChatProtocol

@@ -15,7 +15,7 @@ from typing import Any
 from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
-from chatrelay import descriptors, relay, tap
+from chatrelay import descriptors, tap
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.auth import WebserverAuthenticator
 from chatrelay.breaker import Breaker
@@ -28,8 +28,9 @@ from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoin
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.rechecks import Rechecks
-from chatrelay.relay import Relay
-from chatrelay.session import Session
+from chatrelay.relay import delivery as relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.session import Session
 from chatrelay.stopping import Farewells
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from chatrelay.wire import v1 as wire

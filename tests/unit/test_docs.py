@@ -18,11 +18,13 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import attempts, auth, connections, ends, relay, session, sweep, verdicts, web, webserver
+from chatrelay import attempts, auth, connections, ends, sweep, verdicts, web, webserver
 from chatrelay.config import Config, option_name
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import Full
+from chatrelay.relay import delivery as relay
+from chatrelay.relay import session
 from chatrelay.wire import v1 as wire
 
 ROOT = Path(__file__).parents[2]

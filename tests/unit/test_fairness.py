@@ -22,11 +22,11 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.interfaces import MessageLog
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.outgoing import Turn
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import ChatFactory
 from tests.unit.test_websocket import CLOSE, FAST_PATH, frame

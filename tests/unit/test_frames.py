@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import ChatFactory
 from chatrelay.wire.frames import TextValidator, take_messages, text_frame

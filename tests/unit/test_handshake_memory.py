@@ -10,7 +10,7 @@ from typing import Any
 from autobahn.websocket.types import ConnectionRequest
 
 from chatrelay.handshake import AUTOBAHN_HANDSHAKE
-from chatrelay.session import Session
+from chatrelay.relay.session import Session
 from chatrelay.websocket import ChatFactory, ChatProtocol
 from chatrelay.wire.request_head import MAX_PARTS
 from chatrelay.wire.v1 import MAX_SESSID

@@ -12,7 +12,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.limits.inflow import (
     BRACKET_BYTES,
     BURST_SECONDS,
@@ -24,7 +23,8 @@ from chatrelay.limits.inflow import (
     weight,
 )
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import ChatFactory
 from tests.unit.test_websocket import CLOSE, PING, PONG, Client, frame

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.directory import Directory
 from chatrelay.logins import Logins
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 
 ENDED = (4505, "ended by the operator or the site")

@@ -20,7 +20,6 @@ from zope.interface import directlyProvides
 
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.buckets import Deadlines, SendLimits
 from chatrelay.limits.pace import SlowReaders
@@ -28,7 +27,8 @@ from chatrelay.liveness import Pings
 from chatrelay.logins import Logins
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.rechecks import Rechecks
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket import MAX_REFUSED, ChatFactory, ChatProtocol
 from tests.unit.test_connecting import OFFICE, Proxied, version_1

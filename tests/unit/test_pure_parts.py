@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.directory import Directory
 from chatrelay.limits.buckets import Deadlines
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 
 PURE = (

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import relay as relay_module
-from chatrelay.directory import Directory
 from chatrelay.interfaces import LogUnavailable, Message
-from chatrelay.relay import Relay
+from chatrelay.relay import delivery as relay_module
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, RecordedConnection
 from chatrelay.wire.v1 import Outgoing, SendRequest
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import session
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.limits.buckets import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay import Relay
-from chatrelay.session import Session, State
+from chatrelay.relay import session
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.relay.session import Session, State
 from chatrelay.testing import RecordedConnection
 
 YES = {"type": "auth-response", "response": True}

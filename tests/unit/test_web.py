@@ -18,8 +18,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
-from chatrelay.directory import Directory
 from chatrelay.logins import Logins
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 from chatrelay.web import (
     MAX_BODY,

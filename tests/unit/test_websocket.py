@@ -39,10 +39,10 @@ from twisted.web.client import HTTPConnectionPool
 from chatrelay import outgoing, webserver, websocket
 from chatrelay.attempts import Attempts, RecentDenials
 from chatrelay.config import Config, ConfigError
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import ChatFactory, ChatProtocol
 

@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LogUnavailable, Message, MessageLog
+from chatrelay.relay.directory import Directory
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import Reason, user_key
 

@@ -19,11 +19,11 @@ from typing import Final
 
 from msgspec import UnsetType
 
-from chatrelay.directory import Directory
 from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.buckets import MINUTE, Sender, SendLimits, TokenBucket
 from chatrelay.limits.inflow import LARGE_MESSAGE, weight
-from chatrelay.relay import Relay
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
 
