@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from chatrelay.authheaders import HOST_NAME, read_headers, read_host
+from chatrelay.auth.headers import HOST_NAME, read_headers, read_host
 from chatrelay.limits.addresses import TrustedProxies
 from chatrelay.messagelog import BadMessageLogURL, check_url
 from chatrelay.wire.request_head import TOKEN

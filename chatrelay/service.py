@@ -28,14 +28,14 @@ from twisted.web.resource import IResource
 
 import chatrelay
 from chatrelay import descriptors
-from chatrelay.attempts import RecentDenials
-from chatrelay.auth import WebserverAuthenticator
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.session_index import Logins
+from chatrelay.auth.throttle import RecentDenials
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.config import Config, ConfigError
 from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.limits.alarms import TimeLimit
-from chatrelay.logins import Logins
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.outgoing import Turn
 from chatrelay.permissions import cannot_be_read

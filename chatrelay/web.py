@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from chatrelay.auth.session_index import Logins
 from chatrelay.limits.alarms import Alarm
-from chatrelay.logins import Logins
 from chatrelay.wire.v1 import MAX_SESSID, MAX_TOKEN, is_uid
 
 MAX_BODY = 64 * 1024

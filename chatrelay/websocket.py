@@ -37,7 +37,9 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from chatrelay import ends
-from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay.auth.rechecks import RecheckLines, Rechecks
+from chatrelay.auth.session_index import ENDED, Logins
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
 from chatrelay.config import Config
 from chatrelay.connections import Connections
@@ -54,9 +56,7 @@ from chatrelay.limits.addresses import address_in
 from chatrelay.limits.admission import Admission, Full, Visit
 from chatrelay.limits.buckets import SendLimits, TokenBucket, address_key
 from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
-from chatrelay.logins import ENDED, Logins
 from chatrelay.outgoing import OutgoingBuffer, Turn
-from chatrelay.rechecks import RecheckLines, Rechecks
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.session import Session

@@ -9,12 +9,13 @@ from unittest.mock import patch
 
 from twisted.internet.defer import succeed
 
-from chatrelay import outgoing, rechecks
-from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay import outgoing
+from chatrelay.auth import rechecks
+from chatrelay.auth.session_index import Logins
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.interfaces import Connection, Unavailable
 from chatrelay.limits.buckets import Sender, TokenBucket
 from chatrelay.liveness import Pings
-from chatrelay.logins import Logins
 from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay

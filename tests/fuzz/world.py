@@ -22,9 +22,10 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import attempts, interfaces, outgoing, stopping
-from chatrelay.attempts import RecentDenials
-from chatrelay.auth import WebserverAuthenticator
+from chatrelay import interfaces, outgoing, stopping
+from chatrelay.auth import throttle as attempts
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.throttle import RecentDenials
 from chatrelay.config import Config
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.limits.active_time import TICK_SECONDS
@@ -127,7 +128,7 @@ class SteppedMessageLog(HeldMessageLog):
 
 
 class _ByHand:
-    """A `chatrelay.webserver.Webserver` whose answers are given by hand."""
+    """A `chatrelay.auth.client.Webserver` whose answers are given by hand."""
 
     def __init__(self, out: list[tuple[str, Deferred[interfaces.Verdict]]]) -> None:
         self._out = out

@@ -16,9 +16,10 @@ from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
 from chatrelay import descriptors, tap
-from chatrelay.attempts import Attempts, RecentDenials
-from chatrelay.auth import WebserverAuthenticator
-from chatrelay.breaker import Breaker
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.breaker import Breaker
+from chatrelay.auth.rechecks import Rechecks
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import inflow
@@ -27,7 +28,6 @@ from chatrelay.limits.inflow import Inflow
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.outgoing import OutgoingBuffer
-from chatrelay.rechecks import Rechecks
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.session import Session

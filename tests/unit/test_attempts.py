@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import attempts
-from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay.auth import throttle as attempts
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 

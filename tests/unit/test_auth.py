@@ -27,13 +27,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.auth import WebserverAuthenticator
-from chatrelay.breaker import State
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.breaker import State
+from chatrelay.auth.client import MAX_AROUND, NO_COOKIES
+from chatrelay.auth.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.limits.alarms import Alarm
-from chatrelay.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
-from chatrelay.webserver import MAX_AROUND, NO_COOKIES
 from chatrelay.wire.v1 import is_uid
 
 reactor: Any = untyped_reactor

@@ -11,8 +11,8 @@ from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromC
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.authheaders import host_name, read_header
-from chatrelay.breaker import State
+from chatrelay.auth.breaker import State
+from chatrelay.auth.headers import host_name, read_header
 from chatrelay.config import Config, ConfigError
 from chatrelay.interfaces import LoggedIn
 from chatrelay.sources import read

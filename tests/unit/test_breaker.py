@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.breaker import Breaker, State
+from chatrelay.auth.breaker import Breaker, State
 from chatrelay.config import Config
 
 DEFAULTS = Config()

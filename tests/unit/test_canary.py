@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay.attempts import Attempts, RecentDenials
-from chatrelay.auth import WebserverAuthenticator
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket import ChatFactory

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.diagnosis import (
+from chatrelay.auth.diagnosis import (
     EARLY,
     MAX_BODY,
     MAX_DENIED,
@@ -19,8 +19,8 @@ from chatrelay.diagnosis import (
     two_names,
     words_of,
 )
+from chatrelay.auth.verdicts import NoVerdict, Suspect, of_first_look, told
 from chatrelay.interfaces import Denied
-from chatrelay.verdicts import NoVerdict, Suspect, of_first_look, told
 
 URL = "http://127.0.0.1:8000/session"
 

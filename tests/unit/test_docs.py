@@ -18,7 +18,11 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import attempts, auth, connections, ends, sweep, verdicts, web, webserver
+from chatrelay import connections, ends, sweep, web
+from chatrelay.auth import authenticator as auth
+from chatrelay.auth import client as webserver
+from chatrelay.auth import throttle as attempts
+from chatrelay.auth import verdicts
 from chatrelay.config import Config, option_name
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace

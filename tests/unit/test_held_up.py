@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.auth import WebserverAuthenticator
-from chatrelay.breaker import State
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.breaker import State
 from chatrelay.interfaces import LoggedIn, Unavailable, Verdict
 from tests.unit.test_websocket import CLOSE, CONTINUATION, PING, PONG, YES, Client, WebSocketTestCase, frame, told_by
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.logins import Logins
+from chatrelay.auth.session_index import Logins
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 

@@ -18,15 +18,15 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from zope.interface import directlyProvides
 
-from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay.auth.rechecks import Rechecks
+from chatrelay.auth.session_index import Logins
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.buckets import Deadlines, SendLimits
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.liveness import Pings
-from chatrelay.logins import Logins
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.rechecks import Rechecks
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator

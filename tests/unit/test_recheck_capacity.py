@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.auth.rechecks import Behind, Rechecks
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
-from chatrelay.rechecks import Behind, Rechecks
 from chatrelay.testing import RecordedConnection
 
 LOOK = 0.25

@@ -6,9 +6,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.auth.rechecks import Rechecks
 from chatrelay.config import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
-from chatrelay.rechecks import Rechecks
 from chatrelay.testing import HeldAuthenticator, RecordedConnection
 
 DEFAULTS = Config()

@@ -18,7 +18,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
-from chatrelay.logins import Logins
+from chatrelay.auth.session_index import Logins
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 from chatrelay.web import (

@@ -36,8 +36,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
 
-from chatrelay import outgoing, webserver, websocket
-from chatrelay.attempts import Attempts, RecentDenials
+from chatrelay import outgoing, websocket
+from chatrelay.auth import client as webserver
+from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.config import Config, ConfigError
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog

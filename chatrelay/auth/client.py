@@ -2,8 +2,8 @@
 
 `Webserver` posts a SESSID and reads what comes back: so many bytes of it,
 without redirects, cookies or a second try that could do harm. A SESSID appears
-in the body of the request and nowhere else. `chatrelay.answers` decodes the
-body of an answer, `chatrelay.verdicts` judges it, and `chatrelay.auth` decides
+in the body of the request and nowhere else. `chatrelay.auth.body` decodes the
+body of an answer, `chatrelay.auth.verdicts` judges it, and `chatrelay.auth.authenticator` decides
 whose turn it is and who waits for how long.
 """
 
@@ -39,10 +39,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-from chatrelay import answers, gunzip, verdicts
-from chatrelay.authheaders import host_name, read_headers
+from chatrelay.auth import body as answers
+from chatrelay.auth import gunzip, verdicts
+from chatrelay.auth.headers import host_name, read_headers
+from chatrelay.auth.verdicts import NotReached, NoVerdict
 from chatrelay.interfaces import Verdict
-from chatrelay.verdicts import NotReached, NoVerdict
 
 TWISTED_NAMES = (
     "HTTP11ClientProtocol.abort",
@@ -451,7 +452,7 @@ class _Lease:
             connection.transport.abortConnection()
 
     def _undecoded(self, response: IResponse) -> IResponse:
-        """Hide from treq how the body is encoded: `chatrelay.answers` decodes it, and more of it than treq."""
+        """Hide from treq how the body is encoded: `chatrelay.auth.body` decodes it, and more of it than treq."""
         self.codings = gunzip.codings(response.headers.getRawHeaders(b"content-encoding", []))
         response.headers.removeHeader(b"content-encoding")
         return response

@@ -1,7 +1,7 @@
 """What the webserver's answer means, and what of it the operator may be told.
 
 Pure: an answer is a status, the Location headers, and the bytes of a body.
-How it came is not known here (`chatrelay.webserver` knows), nor what a verdict
+How it came is not known here (`chatrelay.auth.client` knows), nor what a verdict
 means to a connection (`chatrelay.relay.session` does).
 """
 
@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
-from chatrelay.diagnosis import words_of
+from chatrelay.auth.diagnosis import words_of
 from chatrelay.interfaces import Denied, LoggedIn, Verdict, is_expiry
 from chatrelay.wire import v1 as wire
 

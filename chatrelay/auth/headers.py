@@ -1,7 +1,7 @@
 """The headers of a question to the webserver that the operator chooses: which there may be.
 
 Pure: texts come in, names and values go out. Which headers the relay sends by
-itself is `chatrelay.webserver`'s to know; this only keeps them apart.
+itself is `chatrelay.auth.client`'s to know; this only keeps them apart.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `WebserverAuthenticator` has so many questions out at once, asks about a
 session once however many want to know, gives up what takes too long, and
-leaves a webserver alone that keeps failing (`chatrelay.breaker`). How a
-question gets there and back it leaves to `chatrelay.webserver`; what a verdict
+leaves a webserver alone that keeps failing (`chatrelay.auth.breaker`). How a
+question gets there and back it leaves to `chatrelay.auth.client`; what a verdict
 means to a connection is not known here (`chatrelay.relay.session` knows).
 """
 
@@ -21,13 +21,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 
-from chatrelay.breaker import Breaker, State
+from chatrelay.auth.breaker import Breaker, State
+from chatrelay.auth.client import Webserver
+from chatrelay.auth.diagnosis import DeniedSoFar, likely_cause, remedy
+from chatrelay.auth.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
 from chatrelay.config import Config
-from chatrelay.diagnosis import DeniedSoFar, likely_cause, remedy
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.alarms import Alarm
-from chatrelay.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
-from chatrelay.webserver import Webserver
 
 log = Logger("chatrelay.auth")
 
@@ -57,7 +57,7 @@ class WebserverAuthenticator:
     :param queue_timeout: seconds a question may wait for its turn; 0 for no limit.
     :param queue: how many questions may wait for their turn.
     :param answer_size: bytes that the body of an answer may have, decoded; 0 for no limit.
-    :param breaker_failures: how many failures in a row stop the questions (`chatrelay.breaker`); 0 for no breaker.
+    :param breaker_failures: how many failures in a row stop the questions (`chatrelay.auth.breaker`); 0 for no breaker.
     :param breaker_wait: seconds until one of them may go out as a probe; 0 for none.
     :param breaker_longest_wait: seconds up to which that doubles with each probe that fails; 0 for no limit.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 
+from chatrelay.auth.session_index import digest
 from chatrelay.interfaces import Denied, Unavailable, Verdict
 from chatrelay.limits.buckets import MINUTE, Deadlines, TokenBucket
-from chatrelay.logins import digest
 
 MAX_ADDRESSES = 10_000
 """Addresses that are remembered for denials of late while nothing of theirs is out; one more displaces the oldest."""

@@ -1,7 +1,7 @@
 """The body of the webserver's answer: read and decoded up to a bound.
 
-`chatrelay.webserver` brings an answer here, `chatrelay.gunzip` decodes gzip,
-and `chatrelay.verdicts` judges what comes of it.
+`chatrelay.auth.client` brings an answer here, `chatrelay.auth.gunzip` decodes gzip,
+and `chatrelay.auth.verdicts` judges what comes of it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from treq import collect
 
-from chatrelay import gunzip, verdicts
-from chatrelay.diagnosis import MAX_BODY
+from chatrelay.auth import gunzip, verdicts
+from chatrelay.auth.diagnosis import MAX_BODY
+from chatrelay.auth.verdicts import NoVerdict
 from chatrelay.interfaces import Verdict
-from chatrelay.verdicts import NoVerdict
 
 
 async def read(response: Any, codings: list[str], most: int) -> bytes:

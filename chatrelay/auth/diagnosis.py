@@ -12,7 +12,7 @@ import html
 import re
 from urllib.parse import SplitResult, urlsplit
 
-from chatrelay.logins import digest
+from chatrelay.auth.session_index import digest
 
 EARLY = 3
 """Logins that went wrong after which the operator is told, as long as nobody has been let in."""
