@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatrelay.config import Config, ConfigError
+    from chatrelay.config.options import Config, ConfigError
     from chatrelay.interfaces import Authenticator, Denied, LoggedIn, MessageLog, Unavailable
     from chatrelay.service import ChatRelayService, build
 
@@ -32,8 +32,8 @@ __all__ = [
 _HOME = {
     "Authenticator": "chatrelay.interfaces",
     "ChatRelayService": "chatrelay.service",
-    "Config": "chatrelay.config",
-    "ConfigError": "chatrelay.config",
+    "Config": "chatrelay.config.options",
+    "ConfigError": "chatrelay.config.options",
     "Denied": "chatrelay.interfaces",
     "LoggedIn": "chatrelay.interfaces",
     "MessageLog": "chatrelay.interfaces",

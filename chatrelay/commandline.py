@@ -1,6 +1,6 @@
 """The command line of ``twistd chatrelay``: its options, its help, and what it says of mistakes.
 
-The options are those of `chatrelay.config.Config`, one for one. A mistake is told in one sentence, without a traceback.
+The options are those of `chatrelay.config.options.Config`, one for one. A mistake is told in one sentence, without a traceback.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 import chatrelay
 from chatrelay import output
-from chatrelay.config import HEADINGS, Config, ConfigError, option_name, value_of
-from chatrelay.sources import Given, gather
+from chatrelay.config.options import HEADINGS, Config, ConfigError, option_name, value_of
+from chatrelay.config.sources import Given, gather
 from chatrelay.twistd_options import check_places, remove_own_pid_file
 
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`.

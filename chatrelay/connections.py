@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.ends import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
 from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 from chatrelay.limits.buckets import Deadlines

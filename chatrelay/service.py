@@ -32,7 +32,7 @@ from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import RecentDenials
 from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
-from chatrelay.config import Config, ConfigError
+from chatrelay.config.options import Config, ConfigError
 from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.limits.alarms import TimeLimit

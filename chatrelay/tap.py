@@ -35,7 +35,8 @@ from twisted.scripts._twistd_unix import ServerOptions
 import chatrelay
 from chatrelay import systemd
 from chatrelay.commandline import Options as Options
-from chatrelay.config import Config, ConfigError
+from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.sources import Given
 from chatrelay.descriptors import raise_limit
 from chatrelay.endpoints import CannotOpenError
 from chatrelay.interfaces import LogUnavailable
@@ -44,7 +45,6 @@ from chatrelay.logqueue import LogQueue, RotatedFile, syslog_render, take_by_des
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
 from chatrelay.service import ChatRelayService
 from chatrelay.signals import at_start, let_end, on_terminal
-from chatrelay.sources import Given
 
 log = Logger("chatrelay.app")
 

@@ -41,7 +41,7 @@ from chatrelay.auth.rechecks import RecheckLines, Rechecks
 from chatrelay.auth.session_index import ENDED, Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.connections import Connections
 from chatrelay.ends import NO_CODE, End, EndLines
 from chatrelay.handshake import (

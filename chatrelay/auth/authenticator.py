@@ -25,7 +25,7 @@ from chatrelay.auth.breaker import Breaker, State
 from chatrelay.auth.client import Webserver
 from chatrelay.auth.diagnosis import DeniedSoFar, likely_cause, remedy
 from chatrelay.auth.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.alarms import Alarm
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 import attrs
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 
 RETRY_AFTER = 10
 """Seconds after which who was refused may come again: by then those who do not log in are gone."""

@@ -1,5 +1,5 @@
 """
-The directive ``config-options``: every option of the relay, out of `chatrelay.config.Config` itself.
+The directive ``config-options``: every option of the relay, out of `chatrelay.config.options.Config` itself.
 
 It has no content. The page that has it can't say anything else than ``twistd chatrelay --help`` does.
 """
@@ -15,8 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
-from chatrelay.config import HEADINGS, Config, option_name, value_of
-from chatrelay.sources import ENVIRONMENT_PREFIX
+from chatrelay.config.options import HEADINGS, Config, option_name, value_of
+from chatrelay.config.sources import ENVIRONMENT_PREFIX
 
 SPECIAL = "\\*`|_[]<>:"
 
@@ -70,7 +70,7 @@ class ConfigOptions(SphinxDirective):
                 lines += description(fields[name])
         node = nodes.section()
         node.document = self.state.document
-        nested_parse_with_titles(self.state, StringList(lines, source="chatrelay.config.Config"), node)
+        nested_parse_with_titles(self.state, StringList(lines, source="chatrelay.config.options.Config"), node)
         return list(node.children)
 
 

@@ -19,7 +19,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
-from chatrelay.config import HEADINGS, Config
+from chatrelay.config.options import HEADINGS, Config
 from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, Client, RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}

@@ -24,7 +24,7 @@ from random import Random
 import attrs
 from twisted.internet.task import Clock
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import NoMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory

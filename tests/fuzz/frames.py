@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory

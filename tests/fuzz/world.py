@@ -26,7 +26,7 @@ from chatrelay import interfaces, outgoing, stopping
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.throttle import RecentDenials
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.limits.admission import Admission, Full, Visit
 
 OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_address": 0}

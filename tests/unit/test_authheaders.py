@@ -13,9 +13,9 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from chatrelay.auth.breaker import State
 from chatrelay.auth.headers import host_name, read_header
-from chatrelay.config import Config, ConfigError
+from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.sources import read
 from chatrelay.interfaces import LoggedIn
-from chatrelay.sources import read
 from tests.unit.test_auth import IN, WebserverTestCase, answer
 
 reactor: Any = untyped_reactor

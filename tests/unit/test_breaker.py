@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth.breaker import Breaker, State
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 
 DEFAULTS = Config()
 WAIT, LONGEST_WAIT = DEFAULTS.breaker_wait, DEFAULTS.breaker_longest_wait

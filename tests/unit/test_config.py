@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.config import HEADINGS, Config, ConfigError, normal_origin, option_name, value_of
-from chatrelay.sources import read
+from chatrelay.config.options import HEADINGS, Config, ConfigError, normal_origin, option_name, value_of
+from chatrelay.config.sources import read
 from chatrelay.tap import Options
 
 

@@ -23,7 +23,7 @@ from chatrelay.auth import authenticator as auth
 from chatrelay.auth import client as webserver
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth import verdicts
-from chatrelay.config import Config, option_name
+from chatrelay.config.options import Config, option_name
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import Full

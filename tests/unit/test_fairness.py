@@ -21,7 +21,7 @@ from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.interfaces import MessageLog
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.outgoing import Turn

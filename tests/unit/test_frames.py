@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory

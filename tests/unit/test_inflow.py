@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.limits.inflow import (
     BRACKET_BYTES,
     BURST_SECONDS,

@@ -16,8 +16,8 @@ from twisted.internet.protocol import Factory
 from twisted.scripts._twistd_unix import ServerOptions
 
 from chatrelay import endpoints
+from chatrelay.config.sources import TWISTD_OPTIONS
 from chatrelay.endpoints import BadEndpointError, CannotOpenError, NamedEndpoint, check
-from chatrelay.sources import TWISTD_OPTIONS
 from chatrelay.tap import Options
 
 URL = ("--auth-url", "http://127.0.0.1/session")

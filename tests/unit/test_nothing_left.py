@@ -21,7 +21,7 @@ from zope.interface import directlyProvides
 from chatrelay.auth.rechecks import Rechecks
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.buckets import Deadlines, SendLimits
 from chatrelay.limits.pace import SlowReaders

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrelay.config import Config, ConfigError
+from chatrelay.config.options import Config, ConfigError
 from chatrelay.limits.addresses import TrustedProxies
 
 TRUSTED = TrustedProxies(("10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"))

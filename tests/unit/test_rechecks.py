@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth.rechecks import Rechecks
-from chatrelay.config import Config
+from chatrelay.config.options import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator, RecordedConnection
 

@@ -39,7 +39,7 @@ from twisted.web.client import HTTPConnectionPool
 from chatrelay import outgoing, websocket
 from chatrelay.auth import client as webserver
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.config import Config, ConfigError
+from chatrelay.config.options import Config, ConfigError
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay

@@ -3,7 +3,7 @@
 One attrs class is the whole list. The command line, the environment, the TOML
 file and the page docs/options.rst are made from it, so an option can't be in one
 and missing in another. `Config` checks values and knows nothing of where they
-came from: `chatrelay.sources` does.
+came from: `chatrelay.config.sources` does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where options are set: on the command line, in the environment, in a TOML file.
 
 An option that can't be used is told with the place where it was set, and with what was meant, where that can be told.
-`chatrelay.config` knows which values are right.
+`chatrelay.config.options` knows which values are right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from chatrelay.config import Config, ConfigError, option_name
+from chatrelay.config.options import Config, ConfigError, option_name
 from chatrelay.permissions import cannot_be_read
 
 ENVIRONMENT_PREFIX = "CHATRELAY_"
