@@ -37,14 +37,14 @@ from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refu
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.limits.alarms import TimeLimit
 from chatrelay.messagelog import message_log as make_message_log
-from chatrelay.outgoing import Turn
 from chatrelay.permissions import cannot_be_read
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.resource import ChatResource
 from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
-from chatrelay.websocket import ChatFactory
+from chatrelay.websocket.outbox import Turn
+from chatrelay.websocket.protocol import ChatFactory
+from chatrelay.websocket.resource import ChatResource
 
 log = Logger("chatrelay.app")
 

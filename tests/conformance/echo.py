@@ -19,7 +19,7 @@ from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import NoMessageLog
 from chatrelay.service import build
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket import ChatProtocol
+from chatrelay.websocket.protocol import ChatProtocol
 
 
 class EchoProtocol(ChatProtocol):

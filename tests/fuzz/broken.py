@@ -9,20 +9,20 @@ from unittest.mock import patch
 
 from twisted.internet.defer import succeed
 
-from chatrelay import outgoing
 from chatrelay.auth import rechecks
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.interfaces import Connection, Unavailable
 from chatrelay.limits.buckets import Sender, TokenBucket
-from chatrelay.liveness import Pings
-from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.session import Session
-from chatrelay.stopping import Farewells
-from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.websocket import outbox as outgoing
+from chatrelay.websocket.keepalive import Pings
+from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.shutdown import Farewells
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import SendRequest, UnusableFrame
 

@@ -130,7 +130,7 @@ class Socket:
 
 
 class Kernel:
-    """What `chatrelay.sendqueue` asks and tells the kernel of a `Socket`; it stands in its place."""
+    """What `chatrelay.websocket.sendqueue` asks and tells the kernel of a `Socket`; it stands in its place."""
 
     def bound(self, connection: Socket, budget: int) -> int:
         return ROOM

@@ -22,7 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import interfaces, outgoing, stopping
+from chatrelay import interfaces
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.throttle import RecentDenials
@@ -30,14 +30,16 @@ from chatrelay.config.options import Config
 from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.outgoing import OutgoingBuffer, Turn
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay import session
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.service import ChatRelayService
 from chatrelay.testing import HeldMessageLog
-from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.websocket import outbox as outgoing
+from chatrelay.websocket import shutdown as stopping
+from chatrelay.websocket.outbox import OutgoingBuffer, Turn
+from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
 from tests.end_to_end.promise import UID, Request, Row
 from tests.fuzz import model
 from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Pong, Send, Sent, State, Unusable, Verdict

@@ -20,19 +20,19 @@ from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import Breaker
 from chatrelay.auth.rechecks import Rechecks
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.connections import Connections
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import inflow
 from chatrelay.limits.buckets import Sender, SendLimits, TokenBucket
 from chatrelay.limits.inflow import Inflow
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
-from chatrelay.outgoing import OutgoingBuffer
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.session import Session
-from chatrelay.stopping import Farewells
-from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.registry import Connections
+from chatrelay.websocket.shutdown import Farewells
 from chatrelay.wire import v1 as wire
 
 BUILDS: dict[str, Callable[[], None]] = {}

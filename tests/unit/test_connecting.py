@@ -18,10 +18,11 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from chatrelay import connections, websocket
 from chatrelay.interfaces import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
-from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.websocket import protocol as websocket
+from chatrelay.websocket import registry as connections
+from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
 from tests.unit.test_websocket import Client, Transport, WebSocketTestCase
 
 OFFICE, ELSEWHERE = "192.0.2.1", "198.51.100.7"

@@ -18,7 +18,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import connections, ends, sweep, web
+from chatrelay import web
 from chatrelay.auth import authenticator as auth
 from chatrelay.auth import client as webserver
 from chatrelay.auth import throttle as attempts
@@ -29,6 +29,9 @@ from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import Full
 from chatrelay.relay import delivery as relay
 from chatrelay.relay import session
+from chatrelay.websocket import closing as ends
+from chatrelay.websocket import registry as connections
+from chatrelay.websocket import sweep
 from chatrelay.wire import v1 as wire
 
 ROOT = Path(__file__).parents[2]

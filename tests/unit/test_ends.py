@@ -15,11 +15,12 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
-from chatrelay import ends, sendqueue
 from chatrelay.jsonlog import line_of
 from chatrelay.limits.pace import SlowReaders
-from chatrelay.outgoing import OutgoingBuffer, Turn, seconds_unacknowledged
-from chatrelay.websocket import MAX_REFUSED
+from chatrelay.websocket import closing as ends
+from chatrelay.websocket import sendqueue
+from chatrelay.websocket.outbox import OutgoingBuffer, Turn, seconds_unacknowledged
+from chatrelay.websocket.protocol import MAX_REFUSED
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
 from tests.unit.test_websocket import BINARY, CLOSE, frame, told_by
 

@@ -24,11 +24,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.config.options import Config
 from chatrelay.interfaces import MessageLog
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.outgoing import Turn
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, KnownSessions
-from chatrelay.websocket import ChatFactory
+from chatrelay.websocket.outbox import Turn
+from chatrelay.websocket.protocol import ChatFactory
 from tests.unit.test_websocket import CLOSE, FAST_PATH, frame
 
 TURN = 64 * 1024

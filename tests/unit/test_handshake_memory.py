@@ -9,9 +9,9 @@ from typing import Any
 
 from autobahn.websocket.types import ConnectionRequest
 
-from chatrelay.handshake import AUTOBAHN_HANDSHAKE
 from chatrelay.relay.session import Session
-from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.websocket.handshake import AUTOBAHN_HANDSHAKE
+from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
 from chatrelay.wire.request_head import MAX_PARTS
 from chatrelay.wire.v1 import MAX_SESSID
 from tests.unit.test_connecting import Proxied, version_2
@@ -109,7 +109,7 @@ class HandshakeMemory(WebSocketTestCase):
         self.factory.protocol = Looking
         Client(self.factory).open()
         moved = AUTOBAHN_HANDSHAKE.keys() - kept.keys()
-        self.assertEqual(moved, set(), "Autobahn has moved these; see chatrelay/handshake.py")
+        self.assertEqual(moved, set(), "Autobahn has moved these; see chatrelay/websocket/handshake.py")
 
     def test_nothing_of_a_handshake_is_kept_once_it_is_done(self) -> None:
         for compression in (False, True):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.liveness import MAX_SLOTS, SLOT, Pings, Turns
+from chatrelay.websocket.keepalive import MAX_SLOTS, SLOT, Pings, Turns
 
 
 @attrs.define(eq=False)

@@ -25,12 +25,12 @@ from chatrelay.config.options import Config
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.buckets import Deadlines, SendLimits
 from chatrelay.limits.pace import SlowReaders
-from chatrelay.liveness import Pings
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator
-from chatrelay.websocket import MAX_REFUSED, ChatFactory, ChatProtocol
+from chatrelay.websocket.keepalive import Pings
+from chatrelay.websocket.protocol import MAX_REFUSED, ChatFactory, ChatProtocol
 from tests.unit.test_connecting import OFFICE, Proxied, version_1
 from tests.unit.test_fairness import HANDSHAKE
 from tests.unit.test_websocket import BINARY, CLOSE, PING, Client, Transport, frame

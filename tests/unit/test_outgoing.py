@@ -20,9 +20,9 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from chatrelay import sendqueue
 from chatrelay.limits.pace import LEAST_TAKEN, MAX_AHEAD, SlowReaders, ahead_of_pace, left_of_pace
-from chatrelay.outgoing import OutgoingBuffer, Turn
+from chatrelay.websocket import sendqueue
+from chatrelay.websocket.outbox import OutgoingBuffer, Turn
 
 MIB = 1024 * 1024
 SMALL = 4096

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.stopping import AT_ONCE, LEAST_RATE, SHARE, Farewells
+from chatrelay.websocket.shutdown import AT_ONCE, LEAST_RATE, SHARE, Farewells
 
 BEGUN = 1_700_000_000.0
 STEP = 0.05

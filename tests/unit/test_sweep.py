@@ -11,10 +11,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import sweep
 from chatrelay.interfaces import Verdict
-from chatrelay.sweep import Sweep
 from chatrelay.testing import KnownSessions
+from chatrelay.websocket import sweep
+from chatrelay.websocket.sweep import Sweep
 from tests.unit.test_connecting import Proxied, version_2
 from tests.unit.test_websocket import PING, Client, Transport, WebSocketTestCase, frame, told_by
 

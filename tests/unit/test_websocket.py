@@ -36,7 +36,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
 
-from chatrelay import outgoing, websocket
 from chatrelay.auth import client as webserver
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.config.options import Config, ConfigError
@@ -45,7 +44,9 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator, KnownSessions
-from chatrelay.websocket import ChatFactory, ChatProtocol
+from chatrelay.websocket import outbox as outgoing
+from chatrelay.websocket import protocol as websocket
+from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
 
 # The same tests hold with the fast path and without it; end to end, the relay reads this variable itself.
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
@@ -1810,17 +1811,22 @@ class NamesOfOthers(SynchronousTestCase):
     def test_autobahn(self) -> None:
         for name in websocket.AUTOBAHN_NAMES:
             self.assertTrue(
-                hasattr(WebSocketServerProtocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py"
+                hasattr(WebSocketServerProtocol, name),
+                f"Autobahn has moved {name}; see chatrelay/websocket/protocol.py",
             )
 
     def test_autobahns_attributes(self) -> None:
         relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
         client = Client(ChatFactory(Config(), relay, Directory(), KnownSessions({}), Clock())).open()
         for name in websocket.AUTOBAHN_ATTRIBUTES:
-            self.assertTrue(hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py")
+            self.assertTrue(
+                hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket/protocol.py"
+            )
         client.write(frame(b"half")[:8])
         for name in websocket.AUTOBAHN_FRAME_ATTRIBUTES:
-            self.assertTrue(hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket.py")
+            self.assertTrue(
+                hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket/protocol.py"
+            )
         self.assertEqual(client.protocol.current_frame.length, 4)
         self.assertEqual(client.protocol.message_data_total_length, 4)
         self.assertEqual(client.protocol.current_frame_masker.pointer(), 2)
@@ -1849,7 +1855,7 @@ class NamesOfOthers(SynchronousTestCase):
         wrapper.makeConnection(Transport())
         self.assertIsInstance(wrapper, websocket.HAProxyProtocolWrapper)
         for name in websocket.HAPROXY_NAMES:
-            self.assertTrue(hasattr(wrapper, name), f"Twisted has moved {name}; see chatrelay/websocket.py")
+            self.assertTrue(hasattr(wrapper, name), f"Twisted has moved {name}; see chatrelay/websocket/protocol.py")
 
     def test_twisteds_tcp(self) -> None:
         with socket.socket() as unconnected:

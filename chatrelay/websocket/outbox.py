@@ -25,8 +25,8 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from chatrelay import sendqueue
 from chatrelay.limits.pace import MAX_DEBT, SlowReaders, ahead_of_pace, left_of_pace
+from chatrelay.websocket import sendqueue
 from chatrelay.wire.frames import text_frame
 from chatrelay.wire.v1 import CloseCode
 

@@ -3,8 +3,8 @@
 Here bytes come in: Autobahn is told what to do with a handshake, whole text
 messages are taken out of frames, and every end of a connection goes its way.
 What a message means is `chatrelay.relay.session`'s to know, how bytes are sent
-`chatrelay.outgoing`'s, who may shake hands `chatrelay.handshake`'s, and when
-the time of something is over `chatrelay.connections`'s.
+`chatrelay.websocket.outbox`'s, who may shake hands `chatrelay.websocket.handshake`'s, and when
+the time of something is over `chatrelay.websocket.registry`'s.
 
 Autobahn speaks RFC 6455. Its defaults are not ours: every option that matters
 is set in `ChatFactory`, and the names of its that we rely on beyond its
@@ -36,31 +36,31 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-from chatrelay import ends
 from chatrelay.auth.rechecks import RecheckLines, Rechecks
 from chatrelay.auth.session_index import ENDED, Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
 from chatrelay.config.options import Config
-from chatrelay.connections import Connections
-from chatrelay.ends import NO_CODE, End, EndLines
-from chatrelay.handshake import (
+from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
+from chatrelay.limits.addresses import address_in
+from chatrelay.limits.admission import Admission, Full, Visit
+from chatrelay.limits.buckets import SendLimits, TokenBucket, address_key
+from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.relay.session import Session
+from chatrelay.websocket import closing as ends
+from chatrelay.websocket.closing import NO_CODE, End, EndLines
+from chatrelay.websocket.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
+from chatrelay.websocket.handshake import (
     AUTOBAHN_HANDSHAKE,
     NO_HANDSHAKE,
     Handshakes,
     http_error,
     printable,
 )
-from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits.addresses import address_in
-from chatrelay.limits.admission import Admission, Full, Visit
-from chatrelay.limits.buckets import SendLimits, TokenBucket, address_key
-from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
-from chatrelay.outgoing import OutgoingBuffer, Turn
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
-from chatrelay.relay.session import Session
-from chatrelay.sweep import Ends
+from chatrelay.websocket.outbox import OutgoingBuffer, Turn
+from chatrelay.websocket.registry import Connections
+from chatrelay.websocket.sweep import Ends
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.extensions import BrokenOffers, acceptable
 from chatrelay.wire.frames import TextValidator, ends_by_going_away, take_messages
@@ -854,7 +854,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self.close(CloseCode.NO_PONG, "no answer to pings")
 
     def signs_of_life(self) -> object:
-        """Something that compares unequal after each message, ping or pong that came; see `chatrelay.liveness`.
+        """Something that compares unequal after each message, ping or pong that came; see `chatrelay.websocket.keepalive`.
 
         And after each pause, as what it sends comes after what was too much, and may be a pong.
         """

@@ -18,15 +18,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.config.options import Config
-from chatrelay.ends import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
 from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 from chatrelay.limits.buckets import Deadlines
 from chatrelay.limits.pace import SlowReaders
-from chatrelay.liveness import Pings
-from chatrelay.outgoing import beneath
 from chatrelay.relay.delivery import Relay
-from chatrelay.stopping import Farewells
-from chatrelay.sweep import Ends, Sweep
+from chatrelay.websocket.closing import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
+from chatrelay.websocket.keepalive import Pings
+from chatrelay.websocket.outbox import beneath
+from chatrelay.websocket.shutdown import Farewells
+from chatrelay.websocket.sweep import Ends, Sweep
 from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")

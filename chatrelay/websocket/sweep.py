@@ -3,7 +3,7 @@
 Pure: the time is handed in. A defect in one part keeps no other part from
 being looked at, and trouble with one connection no other connection from
 being ended. What the parts look at it must not know: they are handed in by
-whoever has them (`chatrelay.websocket`).
+whoever has them (`chatrelay.websocket.protocol`).
 """
 
 from __future__ import annotations

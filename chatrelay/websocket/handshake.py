@@ -2,7 +2,7 @@
 
 A handshake is here the bytes of its request, as they came. Whom it is from and
 what becomes of the connection afterwards are not known here, nor are frames,
-sessions or messages: `chatrelay.websocket` asks, and does what is answered.
+sessions or messages: `chatrelay.websocket.protocol` asks, and does what is answered.
 """
 
 from __future__ import annotations

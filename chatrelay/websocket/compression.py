@@ -2,7 +2,7 @@
 
 It knows the words of a handshake's offer, and some numbers of zlib's. It must
 not know connections or messages: whether compression is offered at all is the
-option's, and when a message is compressed `chatrelay.websocket`'s.
+option's, and when a message is compressed `chatrelay.websocket.protocol`'s.
 """
 
 from __future__ import annotations
