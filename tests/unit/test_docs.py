@@ -18,7 +18,6 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import web
 from chatrelay.auth import authenticator as auth
 from chatrelay.auth import client as webserver
 from chatrelay.auth import throttle as attempts
@@ -29,6 +28,7 @@ from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import Full
 from chatrelay.relay import delivery as relay
 from chatrelay.relay import session
+from chatrelay.web import ops as web
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import registry as connections
 from chatrelay.websocket import sweep

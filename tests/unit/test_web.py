@@ -21,7 +21,7 @@ from twisted.web.client import Agent
 from chatrelay.auth.session_index import Logins
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
-from chatrelay.web import (
+from chatrelay.web.ops import (
     MAX_BODY,
     MAX_CONNECTIONS,
     REQUEST_SECONDS,
