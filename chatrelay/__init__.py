@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chatrelay.app.service import ChatRelayService, build
     from chatrelay.config.options import Config, ConfigError
     from chatrelay.interfaces import Authenticator, Denied, LoggedIn, MessageLog, Unavailable
-    from chatrelay.service import ChatRelayService, build
 
 __version__ = "0.1.0"
 
@@ -31,14 +31,14 @@ __all__ = [
 
 _HOME = {
     "Authenticator": "chatrelay.interfaces",
-    "ChatRelayService": "chatrelay.service",
+    "ChatRelayService": "chatrelay.app.service",
     "Config": "chatrelay.config.options",
     "ConfigError": "chatrelay.config.options",
     "Denied": "chatrelay.interfaces",
     "LoggedIn": "chatrelay.interfaces",
     "MessageLog": "chatrelay.interfaces",
     "Unavailable": "chatrelay.interfaces",
-    "build": "chatrelay.service",
+    "build": "chatrelay.app.service",
 }
 
 

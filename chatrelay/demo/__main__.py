@@ -2,7 +2,7 @@
 
 import sys
 
-from chatrelay import output
+from chatrelay.app import output
 
 if __name__ == "__main__":
     # Loading takes long enough for a Ctrl-C to fall into it: that too is a wish to stop, not an error.

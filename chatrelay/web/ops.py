@@ -34,7 +34,7 @@ REQUEST_SECONDS = 10.0
 """How long a connection may last, from its beginning to the last byte of the answer taken."""
 
 MAX_CONNECTIONS = 16
-"""Connections at once; `chatrelay.descriptors` reserves a descriptor for each."""
+"""Connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
 
 SHORTEST_TOKEN = 16
 """Characters of the token. Guesses are not counted, so it has to be one that can't be guessed."""

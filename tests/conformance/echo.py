@@ -15,9 +15,9 @@ from typing import Any
 import attrs
 from twisted.internet.endpoints import serverFromString
 
+from chatrelay.app.service import build
 from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import NoMessageLog
-from chatrelay.service import build
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.protocol import ChatProtocol
 

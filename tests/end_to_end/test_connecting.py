@@ -14,7 +14,7 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
-from chatrelay.descriptors import MOST
+from chatrelay.app.descriptors import MOST
 from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, connected
 
 StartRelay = Callable[..., RelayProcess]

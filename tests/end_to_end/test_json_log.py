@@ -69,7 +69,7 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
 
     # From the very first line, before twistd had read its options; nothing of it is text.
     events = events_of(relay.output)
-    assert the_event(events, "listens on")["namespace"] == "chatrelay.service.ChatRelayService"
+    assert the_event(events, "listens on")["namespace"] == "chatrelay.app.service.ChatRelayService"
     assert the_event(events, "chatrelay has stopped")
     refused = the_event(events, "was refused; that is no origin")
     assert refused["level"] == "warn"

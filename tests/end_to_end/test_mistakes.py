@@ -17,7 +17,7 @@ from chatrelay.messagelog.sqlite import SqliteStore
 from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, RelayProcess
 
 URL = "http://127.0.0.1:1/session"
-CHATRELAY = (sys.executable, "-m", "chatrelay.cli")
+CHATRELAY = (sys.executable, "-m", "chatrelay.app.cli")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
     "PYTHONPATH": str(ROOT)
 }

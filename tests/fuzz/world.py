@@ -23,6 +23,7 @@ from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from chatrelay import interfaces
+from chatrelay.app.service import ChatRelayService
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.throttle import RecentDenials
@@ -34,7 +35,6 @@ from chatrelay.relay import delivery as relay_module
 from chatrelay.relay import session
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.service import ChatRelayService
 from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import shutdown as stopping

@@ -15,7 +15,8 @@ from typing import Any
 from autobahn.websocket.compress import PerMessageDeflate
 from twisted.internet.defer import succeed
 
-from chatrelay import descriptors, tap
+from chatrelay.app import descriptors
+from chatrelay.app import twistd as tap
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import Breaker
 from chatrelay.auth.rechecks import Rechecks

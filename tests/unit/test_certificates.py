@@ -13,7 +13,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
-from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
+from chatrelay.app.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.testing import KnownSessions
 
 UNTIL = datetime.datetime(2031, 2, 3, 4, 5, 6)  # noqa: DTZ001 -- as trustme takes it

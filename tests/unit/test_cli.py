@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chatrelay.cli import json_line, main
+from chatrelay.app.cli import json_line, main
 from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import MIGRATIONS, LoggedMessage, SqliteStore
 
@@ -174,7 +174,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path: Path) -> N
     store.open()
     for count in (1, 500):  # found when it ends, and while it prints
         store.append([Message(1, 2, "id", "23", "hej", 1_700_000_000.5)] * count)
-        command = [sys.executable, "-m", "chatrelay.cli", "messages", "--message-log", f"sqlite:{tmp_path / 'log'}"]
+        command = [sys.executable, "-m", "chatrelay.app.cli", "messages", "--message-log", f"sqlite:{tmp_path / 'log'}"]
         with open("/dev/full", "wb") as full:
             ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         assert ran.stderr == "chatrelay: standard output cannot be written: No space left on device\n"

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.app.twistd import Options
 from chatrelay.config.options import HEADINGS, Config, ConfigError, normal_origin, option_name, value_of
 from chatrelay.config.sources import read
-from chatrelay.tap import Options
 
 
 class Values(SynchronousTestCase):

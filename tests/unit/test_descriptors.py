@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from chatrelay.descriptors import MOST, RESERVED, for_connections, limit, raise_limit
+from chatrelay.app.descriptors import MOST, RESERVED, for_connections, limit, raise_limit
 
 INFINITY = resource.RLIM_INFINITY
 

@@ -15,7 +15,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
-from chatrelay.jsonlog import line_of
+from chatrelay.app.json_log import line_of
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sendqueue

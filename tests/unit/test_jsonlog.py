@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import tap
-from chatrelay.jsonlog import line_of
+from chatrelay.app import twistd as tap
+from chatrelay.app.json_log import line_of
 
 HOSTILE = 'x"}\r\n{"level": "critical", "text": "forged"}\x1b[2J\x00\x85\u2028\u2029\ud800é'
 

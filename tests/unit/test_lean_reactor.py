@@ -11,8 +11,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import lean_reactor
-from chatrelay.lean_reactor import LeanEPollReactor
+from chatrelay.app import reactor as lean_reactor
+from chatrelay.app.reactor import LeanEPollReactor
 
 
 class Echo(Protocol):
@@ -130,4 +130,4 @@ class LeanReactorTests(SynchronousTestCase):
 
     def test_what_it_uses_of_twisted_is_there(self) -> None:
         for name in lean_reactor.EPOLL_REACTOR_NAMES:
-            self.assertTrue(hasattr(self.reactor, name), f"Twisted has moved {name}; see chatrelay/lean_reactor.py")
+            self.assertTrue(hasattr(self.reactor, name), f"Twisted has moved {name}; see chatrelay/app/reactor.py")

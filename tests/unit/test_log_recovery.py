@@ -37,7 +37,7 @@ def run(command: str) -> str:
     """Execute a command of a log line in a shell, as it stands there; return what it prints."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "chatrelay")
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m chatrelay.cli "$@"\n')
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m chatrelay.app.cli "$@"\n')
         program.chmod(0o700)
         environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
         ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)

@@ -17,8 +17,8 @@ import pytest
 from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.python.logfile import LogFile
 
-from chatrelay import logqueue
-from chatrelay.logqueue import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
+from chatrelay.app import logs as logqueue
+from chatrelay.app.logs import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0
@@ -374,7 +374,7 @@ def test_a_full_disk_cuts_no_line(tmp_path: Path) -> None:
     # A limit of the process's own does to its files what a full disk does: it takes a part of a line, then nothing.
     program = """
 import resource, sys, time
-from chatrelay.logqueue import LogQueue, RotatedFile
+from chatrelay.app.logs import LogQueue, RotatedFile
 file = RotatedFile.fromFullPath(sys.argv[1])
 queue = LogQueue(lambda event: event["log_format"] + "\\n", file.take)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
@@ -397,7 +397,7 @@ queue.finish()
 
 def test_twisted_has_what_is_used_of_its_log_file(file: RotatedFile) -> None:
     assert logqueue.TWISTED_NAMES == ("LogFile._file", "LogFile._openFile")
-    assert hasattr(LogFile, "_openFile"), "Twisted has moved it; see chatrelay/logqueue.py"
+    assert hasattr(LogFile, "_openFile"), "Twisted has moved it; see chatrelay/app/logs.py"
     assert file._file.fileno()
     file.close()
 

@@ -15,10 +15,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.scripts._twistd_unix import ServerOptions
 
-from chatrelay import endpoints
+from chatrelay.app import endpoints
+from chatrelay.app.endpoints import BadEndpointError, CannotOpenError, NamedEndpoint, check
+from chatrelay.app.twistd import Options
 from chatrelay.config.sources import TWISTD_OPTIONS
-from chatrelay.endpoints import BadEndpointError, CannotOpenError, NamedEndpoint, check
-from chatrelay.tap import Options
 
 URL = ("--auth-url", "http://127.0.0.1/session")
 END = " (all options: twistd chatrelay --help)"

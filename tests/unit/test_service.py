@@ -17,12 +17,13 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import Config, ConfigError, LoggedIn, build, descriptors
-from chatrelay.endpoints import NamedEndpoint
+from chatrelay import Config, ConfigError, LoggedIn, build
+from chatrelay.app import descriptors
+from chatrelay.app.endpoints import NamedEndpoint
+from chatrelay.app.service import BACKLOG, ChatRelayService, _webserver_authenticator, with_backlog
+from chatrelay.app.twistd import Options, keep_steady_time, makeService
 from chatrelay.interfaces import Denied, LogUnavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.service import BACKLOG, ChatRelayService, _webserver_authenticator, with_backlog
-from chatrelay.tap import Options, keep_steady_time, makeService
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import shutdown as stopping
 from tests.unit.test_websocket import Client

@@ -11,8 +11,8 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
-from chatrelay.systemd import ALIVE, READY, STOPPING, Supervisor, supervisor
-from chatrelay.tap import TwistdLog, _PlainlySpoken
+from chatrelay.app.systemd import ALIVE, READY, STOPPING, Supervisor, supervisor
+from chatrelay.app.twistd import TwistdLog, _PlainlySpoken
 from chatrelay.testing import HeldMessageLog, KnownSessions
 
 

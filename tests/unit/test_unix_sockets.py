@@ -16,8 +16,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 
-from chatrelay import unix_sockets
-from chatrelay.unix_sockets import UnixListener, is_unix
+from chatrelay.app import unix_sockets
+from chatrelay.app.unix_sockets import UnixListener, is_unix
 
 
 @pytest.fixture

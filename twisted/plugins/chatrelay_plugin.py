@@ -11,18 +11,21 @@ class _RelayMaker(ServiceMaker):
 
     @property
     def options(self) -> Any:
-        from chatrelay.signals import at_start
+        from chatrelay.app.signals import at_start
 
         at_start.begin()
         return super().options
 
 
 chatrelay = _RelayMaker(
-    "chatrelay", "chatrelay.tap", "Direct messages between the users of the website you already have.", "chatrelay"
+    "chatrelay",
+    "chatrelay.app.twistd",
+    "Direct messages between the users of the website you already have.",
+    "chatrelay",
 )
 
 lean_reactor = Reactor(
     "chatrelay-epoll",
-    "chatrelay.lean_reactor",
+    "chatrelay.app.reactor",
     "Linux's epoll(7), as Twisted's own, without a logging context for every read.",
 )

@@ -1,6 +1,6 @@
 """Copies of a message log in SQLite: one made beside a running relay, and one put in the log's place.
 
-Nothing here prints, asks or reads a command line: `chatrelay.cli` does.
+Nothing here prints, asks or reads a command line: `chatrelay.app.cli` does.
 
 A copy is made page by page inside one read transaction. SQLite's shell, which takes no such transaction, starts over at
 each commit of the relay's, and never ends. The transaction keeps SQLite from starting its write-ahead log over, which

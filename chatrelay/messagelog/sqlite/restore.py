@@ -1,6 +1,6 @@
 """Putting a backup in the place of a message log in SQLite, which is kept under another name.
 
-Nothing here prints, asks or reads a command line: `chatrelay.cli` does. `backup` makes the copy.
+Nothing here prints, asks or reads a command line: `chatrelay.app.cli` does. `backup` makes the copy.
 
 SQLite keeps a database in two files while it is written, and two files cannot be replaced at one moment. So what is in
 the ``-wal`` is first written into the database. Then one file is replaced by one file.

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 import chatrelay
-from chatrelay import output
+from chatrelay.app import output
 from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite import LoggedMessage, read_messages

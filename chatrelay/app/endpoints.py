@@ -390,7 +390,7 @@ def _why_not_opened(description: str, error: BaseException | str) -> str:
 def _why_no_socket(path: str, error: BaseException | str) -> str:
     folder = os.path.dirname(os.path.abspath(path))
     if isinstance(error, OSError):
-        if error.errno == errno.EEXIST:  # chatrelay.unix_sockets says what is there
+        if error.errno == errno.EEXIST:  # chatrelay.app.unix_sockets says what is there
             return f"{error.strerror}: {error.filename}"
         if error.errno == errno.EADDRINUSE:
             return "another process listens there: stop it, or choose another path"

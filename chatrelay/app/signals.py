@@ -1,6 +1,6 @@
 """Signals of a relay under twistd from its first line of code on, and at its stop.
 
-`chatrelay.tap` and Twisted's reactor decide what a signal does to a relay that runs.
+`chatrelay.app.twistd` and Twisted's reactor decide what a signal does to a relay that runs.
 """
 
 from __future__ import annotations

@@ -27,20 +27,20 @@ from twisted.web.iweb import IPolicyForHTTPS
 from twisted.web.resource import IResource
 
 import chatrelay
-from chatrelay import descriptors
+from chatrelay.app import descriptors
+from chatrelay.app.certificates import UNUSABLE, EndpointCertificate, has_certificate
+from chatrelay.app.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
+from chatrelay.app.unix_sockets import UnixListener, is_unix
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import RecentDenials
-from chatrelay.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.config.options import Config, ConfigError
-from chatrelay.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.limits.alarms import TimeLimit
 from chatrelay.messagelog import message_log as make_message_log
 from chatrelay.permissions import cannot_be_read
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.unix_sockets import UnixListener, is_unix
 from chatrelay.web.ops import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.outbox import Turn
 from chatrelay.websocket.protocol import ChatFactory

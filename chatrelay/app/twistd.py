@@ -33,18 +33,18 @@ from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import ServerOptions
 
 import chatrelay
-from chatrelay import systemd
-from chatrelay.commandline import Options as Options
+from chatrelay.app import systemd
+from chatrelay.app.command_line import Options as Options
+from chatrelay.app.descriptors import raise_limit
+from chatrelay.app.endpoints import CannotOpenError
+from chatrelay.app.json_log import line_of
+from chatrelay.app.logs import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
+from chatrelay.app.service import ChatRelayService
+from chatrelay.app.signals import at_start, let_end, on_terminal
 from chatrelay.config.options import Config, ConfigError
 from chatrelay.config.sources import Given
-from chatrelay.descriptors import raise_limit
-from chatrelay.endpoints import CannotOpenError
 from chatrelay.interfaces import LogUnavailable
-from chatrelay.jsonlog import line_of
-from chatrelay.logqueue import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
-from chatrelay.service import ChatRelayService
-from chatrelay.signals import at_start, let_end, on_terminal
 
 log = Logger("chatrelay.app")
 

@@ -18,10 +18,10 @@ from twisted.python import usage
 from twisted.scripts._twistd_unix import ServerOptions
 
 import chatrelay
-from chatrelay import output
+from chatrelay.app import output
+from chatrelay.app.twistd_options import check_places, remove_own_pid_file
 from chatrelay.config.options import HEADINGS, Config, ConfigError, option_name, value_of
 from chatrelay.config.sources import Given, gather
-from chatrelay.twistd_options import check_places, remove_own_pid_file
 
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`.
 

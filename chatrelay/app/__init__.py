@@ -1,0 +1,5 @@
+"""The relay as a program: built from its parts, started by twistd, stopped by signals, and the `chatrelay` command.
+
+Everything that belongs to the process is here: endpoints, certificates, descriptors, signals, the log of the process,
+systemd. No other package imports this one.
+"""
