@@ -29,8 +29,8 @@ class LoggedIn:
 
     :ivar expires_in: seconds until it should be asked about again; None: the relay's own ``recheck_interval``.
     :ivar session: what to ask by then in place of the SESSID, and as secret; None: the SESSID, unless it is a ticket.
-    :raises ValueError: where `uid` is none (`chatrelay.wire.v1.is_uid`), `expires_in` no time (`is_expiry`), or `session`
-        could be no SESSID (`chatrelay.wire.v1.is_sessid`).
+    :raises ValueError: where `uid` is none (`chatrelay.wire.v1.is_uid`), `expires_in` no time (`is_expiry`), or
+        `session` could be no SESSID (`chatrelay.wire.v1.is_sessid`).
     """
 
     uid: str | int = attrs.field()

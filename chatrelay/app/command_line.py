@@ -1,6 +1,7 @@
 """The command line of ``twistd chatrelay``: its options, its help, and what it says of mistakes.
 
-The options are those of `chatrelay.config.options.Config`, one for one. A mistake is told in one sentence, without a traceback.
+The options are those of `chatrelay.config.options.Config`, one for one. A mistake is reported in one sentence, without
+a traceback.
 """
 
 from __future__ import annotations

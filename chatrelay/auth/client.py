@@ -39,7 +39,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-from chatrelay.auth import body as answers
+from chatrelay.auth import body as answer_body
 from chatrelay.auth import gunzip, verdicts
 from chatrelay.auth.headers import host_name, read_headers
 from chatrelay.auth.verdicts import NotReached, NoVerdict
@@ -176,17 +176,17 @@ class Webserver:
             response = await self._post(lease, sessid)
             locations = response.headers.getRawHeaders(b"location", [])
             if is_look and response.code != 200:
-                start = await answers.start(response, lease.codings)
+                start = await answer_body.start(response, lease.codings)
                 lease.abandon()
                 return verdicts.of_first_look(response.code, locations, start)
             verdict = verdicts.of_status(response.code, locations)
             if verdict is not None:
                 lease.abandon()  # whatever the body says
                 return verdict
-            body = await answers.read(response, lease.codings, self.answer_size)
+            body = await answer_body.read(response, lease.codings, self.answer_size)
             if lease.is_over_limit:  # which ends a body of no stated length like any other end
                 raise NoVerdict(self.too_much_sent)
-            return answers.verdict(body, lease.codings)
+            return answer_body.verdict(body, lease.codings)
         except _REQUEST_FAILURES as error:
             lease.abandon()
             if _was_cancelled(error):

@@ -38,7 +38,8 @@ class Full:
 class Visit:
     """What one connection is counted as.
 
-    :ivar address: under which it is counted (`chatrelay.limits.buckets.address_key`); None where it has none, or none is known.
+    :ivar address: under which it is counted (`chatrelay.limits.buckets.address_key`);
+        None where it has none, or none is known.
     :ivar logged_in: whether it is logged in.
     """
 

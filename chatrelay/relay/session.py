@@ -85,7 +85,8 @@ class Session:
     :param no_cookie_because: where there is no cookie to use: None when the
         visitor simply has none (a denial), else why an auth-request must
         carry a SESSID on this connection.
-    :param charge: called with the bytes that a message counts as in addition to its own; see `chatrelay.limits.inflow.weight`.
+    :param charge: called with the bytes that a message counts as in addition to its own; see
+        `chatrelay.limits.inflow.weight`.
     :param without_cookie: called with `no_cookie_because` when somebody wants to log in by a cookie that is not there.
     """
 

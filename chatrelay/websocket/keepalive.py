@@ -115,7 +115,8 @@ class Pings(Generic[Pinged]):
     def unanswered(self, now: float) -> list[Pinged]:
         """Return who has given no sign of life in time.
 
-        :param now: active seconds (`chatrelay.limits.active_time`), so that what came before the deadline has been read.
+        :param now: active seconds (`chatrelay.limits.active_time`), so that what came before the deadline has been
+            read.
         """
         return self._still_silent(self._deadlines.expired(now))
 

@@ -48,7 +48,7 @@ from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.session import Session
-from chatrelay.websocket import closing as ends
+from chatrelay.websocket import closing
 from chatrelay.websocket.closing import NO_CODE, End, EndLines
 from chatrelay.websocket.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
 from chatrelay.websocket.handshake import (
@@ -329,7 +329,7 @@ class ChatProtocol(WebSocketServerProtocol):
             super()._onOpen()
         except Exception:  # of any kind: Autobahn would keep the connection, and Twisted would log the text
             self._tell_of_defect(Failure())
-            self._end = ends.DEFECT
+            self._end = closing.DEFECT
             self.dropConnection(abort=True)
         self._release_handshake()
         if not self.send_queue:
@@ -403,7 +403,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self.outgoing.leave_frames_to_the_protocol()
             # Autobahn unpacks up to its bound, and what zlib holds back then is lost without a word: up to 2 KiB of
             # a message that is too large. It also counts what is still packed of a frame, though little may be left
-            # in that. So its bound is put higher, and ours kept where a frame begins and ends.
+            # in that. So its bound is put higher, and ours kept where a frame begins and closing.
             self.maxMessagePayloadSize = self.maxFramePayloadSize = self._longest + MOST_ADDED
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
@@ -534,7 +534,7 @@ class ChatProtocol(WebSocketServerProtocol):
         return False
 
     def _pause_reading(self) -> None:
-        """Read no more of a client that has sent more than it may, until it may send again; see `chatrelay.limits.inflow`."""
+        """Read no more of a client that has sent more than it may, until it may again; see `chatrelay.limits.inflow`."""
         factory, inflow = self.factory, self._inflow
         if not (self._is_pausing or self._deaf) and self.state != self.STATE_CLOSED:
             seconds = inflow.pause(factory.seconds())
@@ -568,10 +568,10 @@ class ChatProtocol(WebSocketServerProtocol):
         ended_before = self._end
         self._dataReceived(data)  # its dataReceived is this with a debug line before it
         ended = self._end
-        if ended is not ended_before and ends.is_broken_stream(ended) and ends_by_going_away(data):
+        if ended is not ended_before and closing.is_broken_stream(ended) and ends_by_going_away(data):
             # Caddy ends a WebSocket so, in its own name and wherever it is in a client's frame; the client's answer to
             # that comes behind it. Autobahn takes either for the client's error.
-            self._end = ends.PROXY_CLOSED
+            self._end = closing.PROXY_CLOSED
         self._between_messages = (
             self._fast
             and self.state == self.STATE_OPEN
@@ -779,13 +779,13 @@ class ChatProtocol(WebSocketServerProtocol):
     def _end_by_loss(self, error: BaseException) -> End:
         transport, over_tls = self.transport, ISSLTransport.providedBy(self.transport)
         if isinstance(transport, HAProxyProtocolWrapper) and transport.disconnecting and self.session is None:
-            return ends.NO_PROXY_HEADER
-        return ends.of_lost(error, over_tls, self.outgoing.unacknowledged)
+            return closing.NO_PROXY_HEADER
+        return closing.of_lost(error, over_tls, self.outgoing.unacknowledged)
 
     def _tell_of_end(self, end: End) -> None:
         session = self.session
         uid = None if session is None else session.uid
-        phase = ends.HANDSHAKE if session is None else ends.VISITOR if uid is None else ends.USER
+        phase = closing.HANDSHAKE if session is None else closing.VISITOR if uid is None else closing.USER
         self.factory.end_lines.ended(phase, uid, self.peer_name, self._seconds, end)
 
     @property
@@ -854,7 +854,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self.close(CloseCode.NO_PONG, "no answer to pings")
 
     def signs_of_life(self) -> object:
-        """Something that compares unequal after each message, ping or pong that came; see `chatrelay.websocket.keepalive`.
+        """Something that compares unequal after each message, ping or pong that came; see `websocket.keepalive`.
 
         And after each pause, as what it sends comes after what was too much, and may be a pong.
         """
@@ -865,7 +865,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._inflow.pauses,
         )
 
-    def abort(self, end: End = ends.DID_NOT_LEAVE) -> None:
+    def abort(self, end: End = closing.DID_NOT_LEAVE) -> None:
         """Cut the connection without waiting for the client.
 
         :param end: what the operator is told, where nothing has ended it before.

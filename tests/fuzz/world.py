@@ -380,7 +380,16 @@ class World:
         self._stack.enter_context(patch.object(stopping, "AT_ONCE", model.TURNS_AT_ONCE))
         self._stack.enter_context(patch.object(stopping, "LEAST_RATE", model.LEAST_TURNS))
         # Failures that are meant to happen are nobody else's business.
-        for module in ("relay", "outgoing", "auth", "service", "websocket", "connections", "handshake", "ends"):
+        for module in (
+            "relay.delivery",
+            "auth.authenticator",
+            "app.service",
+            "websocket.outbox",
+            "websocket.protocol",
+            "websocket.registry",
+            "websocket.handshake",
+            "websocket.closing",
+        ):
             self._stack.enter_context(patch(f"chatrelay.{module}.log", Logger(observer=self._observe)))
         globalLogPublisher.addObserver(self._observe)
         self._stack.callback(globalLogPublisher.removeObserver, self._observe)

@@ -16,33 +16,33 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 
 PURE = (
-    "wire",
-    "limits",
-    "inflow",
-    "admission",
-    "proxies",
-    "liveness",
-    "breaker",
-    "directory",
-    "logins",
-    "rechecks",
-    "session",
-    "relay",
+    "wire.v1",
+    "limits.buckets",
+    "limits.inflow",
+    "limits.admission",
+    "limits.addresses",
+    "websocket.keepalive",
+    "auth.breaker",
+    "relay.directory",
+    "auth.session_index",
+    "auth.rechecks",
+    "relay.session",
+    "relay.delivery",
     "interfaces",
-    "config",
-    "stopping",
-    "attempts",
-    "origins",
-    "sweep",
-    "ends",
-    "verdicts",
-    "activetime",
-    "pace",
-    "authheaders",
-    "diagnosis",
-    "request_head",
-    "extensions",
-    "gunzip",
+    "config.options",
+    "websocket.shutdown",
+    "auth.throttle",
+    "limits.origins",
+    "websocket.sweep",
+    "websocket.closing",
+    "auth.verdicts",
+    "limits.active_time",
+    "limits.pace",
+    "auth.headers",
+    "auth.diagnosis",
+    "wire.request_head",
+    "wire.extensions",
+    "auth.gunzip",
 )
 IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp", "sqlite3")
 
@@ -65,11 +65,19 @@ class Purity(SynchronousTestCase):
             self.assertEqual(printed_by(code), "", name)
 
     def test_what_lies_around_the_protocol_does_not_know_it(self) -> None:
-        ours = ("websocket", "connections", "handshake", "compression", "session", "auth", "service")
+        ours = (
+            "websocket.protocol",
+            "websocket.registry",
+            "websocket.handshake",
+            "websocket.compression",
+            "relay.session",
+            "auth.authenticator",
+            "app.service",
+        )
         for name, unknown in (
-            ("connections", ("autobahn", "treq")),
-            ("handshake", ("autobahn.twisted", "treq", "twisted.internet.tcp")),
-            ("compression", ("autobahn.twisted", "treq", "twisted.internet.tcp")),
+            ("websocket.registry", ("autobahn", "treq")),
+            ("websocket.handshake", ("autobahn.twisted", "treq", "twisted.internet.tcp")),
+            ("websocket.compression", ("autobahn.twisted", "treq", "twisted.internet.tcp")),
         ):
             unknown = (*unknown, *(f"chatrelay.{other}" for other in ours if other != name))
             code = f"import sys, chatrelay.{name}; print(*[m for m in {unknown!r} if m in sys.modules])"
