@@ -534,7 +534,7 @@ class ChatProtocol(WebSocketServerProtocol):
         return False
 
     def _pause_reading(self) -> None:
-        """Read no more of a client that has sent more than it may, until it may again; see `chatrelay.limits.inflow`."""
+        """Read no more of a client that has sent more than it may, until it may again; see `limits.inflow`."""
         factory, inflow = self.factory, self._inflow
         if not (self._is_pausing or self._deaf) and self.state != self.STATE_CLOSED:
             seconds = inflow.pause(factory.seconds())
