@@ -71,7 +71,7 @@ def literals(text: str, table: str) -> list[str]:
     return [row[0].removeprefix("``").removesuffix("``") for row in rows(text, table)]
 
 
-def printed_lines() -> Iterator[tuple[str, str]]:
+def printed_messages() -> Iterator[tuple[str, str]]:
     """The formats of what the relay prints, with ``…`` where they have a field, and where each is."""
     for path in sorted((ROOT / "chatrelay").rglob("*.py")):
         if "demo" in path.parts:
@@ -89,6 +89,11 @@ def printed_lines() -> Iterator[tuple[str, str]]:
                     re.sub(r"\{[^}]*\}", "…", format.value).replace("\n", " "),
                     node.func.attr.replace("failure", "critical"),
                 )
+
+
+def logged_messages(name: str) -> set[tuple[str, str]]:
+    """The log messages that a page of docs/operating explains, and the level of each."""
+    return set(re.findall(r"^``(.+)`` : (info|warn|error|critical)$", page(f"operating/{name}"), re.MULTILINE))
 
 
 class ProtocolPage(SynchronousTestCase):
@@ -224,34 +229,38 @@ class OperatingPages(SynchronousTestCase):
         self.assertEqual(sweep.WELL_AFTER * connections.SWEEP_SECONDS, limits.MINUTE)
         for said in (
             "It has gone well for a minute.",
-            f"that it denied less than ``denial-memory`` ({Config().denial_memory:g} seconds) ago",
+            f"that the site denied less than ``denial-memory`` ({Config().denial_memory:g} seconds) ago",
             f"{limit} at once, and {limit} a minute in the long run",
             f"one comes back every {limits.MINUTE / limit:g} seconds",
-            f"no more than {attempts.MAX_ADDRESSES:,}: past that",
-            f"a keyed hash, {attempts.MAX_DENIED:,} at the most",
-            f"for the first time {origins.LINES_PER_MINUTE} a minute are told",
+            f"remembers no more than {attempts.MAX_ADDRESSES:,} and forgets",
+            f"a keyed hash for ``denial-memory``, {attempts.MAX_DENIED:,} at most",
+            f"Each minute, up to {origins.LINES_PER_MINUTE} refused origins that are new and up to {origins.LINES_PER_MINUTE}",
             f"{session.MAX_REFUSALS} refusals in a row",
             f"{session.MAX_QUESTIONS} auth-requests at once, and {session.MAX_QUESTIONS} a minute, of a connection",
             f"{limits.MAX_KNOWN_RECIPIENTS} recipients that the relay remembers",
             f"{relay.MAX_WAITING:,} messages waiting for the message log",
-            f"{auth.MAX_QUEUE:,} questions waiting for the webserver",
+            f"{auth.MAX_QUEUE:,} logins waiting for the session page",
             f"has ``closing-timeout`` ({closing:g} s) to leave",
             f"its file descriptor is free after {2 * closing + 1:g} s at the latest",
             f"it is cut after ``closing-timeout`` ({closing:g} s)",
             f"cut ``closing-timeout`` ({closing:g} s) later",
             f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
-            f"With a token of fewer than {web.SHORTEST_TOKEN} characters",
+            f"printable ASCII without spaces, at least {web.SHORTEST_TOKEN} characters",
             f"- {relay.MAX_WAITING:,} × {wire.MAX_CONTENT // 1024} KiB of text",
-            f"- {relay.MAX_WAITING * wire.MAX_CONTENT // 1024**2} MiB; four times that",
+            f"- {relay.MAX_WAITING * wire.MAX_CONTENT // 1024**2} MiB; four times that if",
             f"- {Config().unread_size // 1024**2} MiB each: 1,000 MiB for 1,000",
             f"- {Config().message_size // 1024} KiB each: {Config().message_size * 10_000 // 1024**2} MiB for 10,000",
             f"- {Config().handshake_size // 1024} KiB × {Config().unauthenticated:,}: 78 MiB",
         ):
             self.assertTrue(said in text, f"the page does not say: {said}")
 
-    def test_the_lines_in_the_page_are_those_the_relay_prints(self) -> None:
-        told = {(row[0].strip("`"), row[1]) for row in rows(self.text, "table-of-lines")}
-        self.assertEqual(told, set(printed_lines()))
+    def test_each_log_message_is_in_the_pages_with_its_level(self) -> None:
+        listed = logged_messages("troubleshooting.rst") | logged_messages("monitoring.rst")
+        self.assertEqual(listed, set(printed_messages()))
+
+    def test_each_warning_and_error_is_in_troubleshooting(self) -> None:
+        alarming = {(message, level) for message, level in printed_messages() if level != "info"}
+        self.assertEqual(alarming - logged_messages("troubleshooting.rst"), set())
 
     def test_the_fields_of_ends_are_those_that_are_told(self) -> None:
         events: list[LogEvent] = []
@@ -296,8 +305,21 @@ class Options(SynchronousTestCase):
     """Options that the pages name exist."""
 
     OF_OTHER_PROGRAMS = frozenset(
-        {"config", "data-urlencode", "deploy-hook", "gid", "header", "help", "json", "logfile", "logger"}
-        | {"peer", "pidfile", "reactor", "rounds", "scenario", "syslog", "uid", "ulimit", "umask", "window", "yes"}
+        {"config", "data-urlencode", "deploy-hook", "gid", "header", "help", "init", "json", "logfile", "logger"}
+        | {
+            "peer",
+            "pidfile",
+            "reactor",
+            "rounds",
+            "scenario",
+            "stop-timeout",
+            "syslog",
+            "uid",
+            "ulimit",
+            "umask",
+            "user",
+        }
+        | {"volume", "window", "yes"}
     )
 
     def test_no_page_names_an_option_that_is_not_there(self) -> None:
