@@ -21,7 +21,7 @@ CORPUS ?= .fuzz/$(WHAT)
 # What the tests of examples/express need of npm, pinned in tests/express.
 EXPRESS = tests/express/node_modules/.installed
 
-.PHONY: help run test coverage trials fuzz bench bench-quick docs lint clean
+.PHONY: help run test coverage trials fuzz bench bench-quick docs linkcheck lint clean
 # Two pips at once in one environment spoil it.
 .NOTPARALLEL:
 # What a failed or interrupted recipe leaves half made is not taken for made.
@@ -34,7 +34,8 @@ help:
 	@echo 'make trials   what attacks, broken parts and power cuts do to it, and fuzzing, in full; over an hour'
 	@echo 'make fuzz     random bytes, guided by coverage, for the wire or, with WHAT=frames, for the frame fast path; WHAT=cost: the most expensive bytes'
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
-	@echo 'make docs     the documentation, in docs/_build/html; warnings are errors'
+	@echo 'make docs     the documentation, in docs/_build/html; warnings and broken links are errors'
+	@echo 'make linkcheck  whether the pages that the documentation links to on other sites are there'
 	@echo 'make lint     ruff, mypy, bandit and the news fragments'
 	@echo 'make clean    remove what these made (a message log stays)'
 
@@ -78,8 +79,13 @@ bench-quick: $(VENV)/.has-bench
 	$(VENV_PYTHON) -m bench --quick $(ARGS)
 
 docs: $(VENV)/.has-docs
+	$(VENV_PYTHON) docs/check_links.py .
 	$(VENV_PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo 'Open docs/_build/html/index.html'
+
+# It needs a network, so CI does not run it.
+linkcheck: $(VENV)/.has-docs
+	$(VENV_PYTHON) -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 lint: $(VENV)/.has-lint
 	$(VENV_PYTHON) -m ruff check .

@@ -14,6 +14,10 @@ author = "The chatrelay authors"
 project_copyright = "2026 The chatrelay authors"
 version = release = chatrelay.__version__
 
+# A reference that leads nowhere is an error, but for the types of other projects in signatures.
+nitpicky = True
+nitpick_ignore_regex = [("py:(class|exc)", ".*")]
+
 extensions = ["sphinx.ext.autodoc", "config_options"]
 exclude_patterns = ["_build"]
 # Two hyphens in a text are an option's name, not a dash.
@@ -28,3 +32,6 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["wrap.css"]
 html_title = f"chatrelay {release}"
+
+# Addresses of the reader's own machine.
+linkcheck_ignore = [r"http://(127\.0\.0\.1|localhost)\b"]

@@ -1,7 +1,7 @@
 """Every option of the relay: its unit, its default, what zero means.
 
 One attrs class is the whole list. The command line, the environment, the TOML
-file and the page docs/options.rst are made from it, so an option can't be in one
+file and the page docs/operating/options.rst are made from it, so an option can't be in one
 and missing in another. `Config` checks values and knows nothing of where they
 came from: `chatrelay.config.sources` does.
 """

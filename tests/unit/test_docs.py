@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -363,6 +365,39 @@ class SecurityPage(SynchronousTestCase):
         }
         self.assertTrue(trials)
         self.assertEqual(trials - set(re.findall(r"``(test_\w+)``", self.text)), set())
+
+
+class Links(SynchronousTestCase):
+    """``make docs`` fails on a link that leads nowhere."""
+
+    def check(self, root: Path) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            [sys.executable, DOCS / "check_links.py", root], capture_output=True, text=True, check=False
+        )
+        return done.returncode, (done.stdout + done.stderr).splitlines()
+
+    def test_links_of_this_repository_are_whole(self) -> None:
+        self.assertEqual(self.check(ROOT), (0, []))
+
+    def test_each_broken_link_is_reported(self) -> None:
+        root = Path(self.mktemp())
+        folder = "docs"  # a name that this file does not have in full, or it would be a broken link itself
+        (root / folder).mkdir(parents=True)
+        (root / folder / "there.rst").write_text("A heading, here\n===============\n")
+        (root / "README.rst").write_text(
+            f"`whole <{folder}/there.rst#a-heading-here>`_ `gone <{folder}/gone.rst>`_ `no <{folder}/there.rst#nothing>`_\n"
+            f"`elsewhere <https://example.com/nothing>`_ ``{folder}/there.rst`` ``tests/gone.py``\n"
+        )
+        (root / "SECURITY.md").write_text("[gone](gone.md)\n")
+        (root / "program.py").write_text(f"# see {folder}/lost.rst\n")
+        reported = [
+            f"README.rst: there is no {folder}/gone.rst",
+            f"README.rst: {folder}/there.rst has no heading #nothing",
+            "README.rst: there is no tests/gone.py",
+            "SECURITY.md: there is no gone.md",
+            f"program.py: there is no {folder}/lost.rst",
+        ]
+        self.assertEqual(self.check(root), (1, reported))
 
 
 class Design(SynchronousTestCase):
