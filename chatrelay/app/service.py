@@ -42,8 +42,8 @@ from chatrelay.permissions import cannot_be_read
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.web.ops import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import Turn
-from chatrelay.websocket.protocol import ChatFactory
 from chatrelay.websocket.resource import ChatResource
 
 log = Logger("chatrelay.app")

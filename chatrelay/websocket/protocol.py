@@ -1,4 +1,4 @@
-"""WebSocket: one `ChatProtocol` a connection, one `ChatFactory` for all of them.
+"""WebSocket: one `ChatProtocol` a connection; `chatrelay.websocket.factory` holds what all of them share.
 
 Here bytes come in: Autobahn is told what to do with a handshake, whole text
 messages are taken out of frames, and every end of a connection goes its way.
@@ -6,28 +6,25 @@ What a message means is `chatrelay.relay.session`'s to know, how bytes are sent
 `chatrelay.websocket.outbox`'s, who may shake hands `chatrelay.websocket.handshake`'s, and when
 the time of something is over `chatrelay.websocket.registry`'s.
 
-Autobahn speaks RFC 6455. Its defaults are not ours: every option that matters
-is set in `ChatFactory`, and the names of its that we rely on beyond its
+Autobahn speaks RFC 6455. The names of its that we rely on beyond its
 documented interface are listed in `AUTOBAHN_NAMES`, which a test looks up.
 """
 
 from __future__ import annotations
 
-import random
-import secrets
 import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.internet.protocol import connectionDone
@@ -36,36 +33,31 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-from chatrelay.auth.rechecks import RecheckLines, Rechecks
-from chatrelay.auth.session_index import ENDED, Logins
-from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
+from chatrelay.auth.session_index import ENDED
+from chatrelay.interfaces import LoggedIn, Verdict
 from chatrelay.limits.addresses import address_in
-from chatrelay.limits.admission import Admission, Full, Visit
-from chatrelay.limits.buckets import SendLimits, TokenBucket, address_key
-from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
+from chatrelay.limits.admission import Full, Visit
+from chatrelay.limits.buckets import TokenBucket, address_key
+from chatrelay.limits.inflow import MIN_READ, Inflow
 from chatrelay.relay.session import Session
 from chatrelay.websocket import closing
-from chatrelay.websocket.closing import NO_CODE, End, EndLines
-from chatrelay.websocket.compression import LEAST_COMPRESSED, MOST_ADDED, accept_compression
+from chatrelay.websocket.closing import NO_CODE, End
+from chatrelay.websocket.compression import LEAST_COMPRESSED, MOST_ADDED
 from chatrelay.websocket.handshake import (
     AUTOBAHN_HANDSHAKE,
     NO_HANDSHAKE,
-    Handshakes,
     http_error,
     printable,
 )
-from chatrelay.websocket.outbox import OutgoingBuffer, Turn
-from chatrelay.websocket.registry import Connections
-from chatrelay.websocket.sweep import Ends
+from chatrelay.websocket.outbox import OutgoingBuffer
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.extensions import BrokenOffers, acceptable
 from chatrelay.wire.frames import TextValidator, ends_by_going_away, take_messages
 from chatrelay.wire.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
 from chatrelay.wire.v1 import CloseCode
+
+if TYPE_CHECKING:
+    from chatrelay.websocket.factory import ChatFactory
 
 log = Logger("chatrelay.websocket")
 
@@ -124,9 +116,6 @@ DEFECT = "the relay met an error of its own"
 
 UNREADABLE = "the opening handshake, or an extension that it offers, can't be read"
 """Said of a handshake of which Autobahn says nothing but an exception's text."""
-
-RECHECKS = 8
-"""How many sessions are asked about again at once, where webserver-checks has no limit."""
 
 PING = b"\x89\x00"
 """A whole frame, without a payload (RFC 6455, section 5.5.2)."""
@@ -894,170 +883,3 @@ for _name, _empty in AUTOBAHN_HANDSHAKE.items():
     setattr(ChatProtocol, _name, _empty)
 for _name in WebSocketServerProtocol.CONFIG_ATTRS:
     setattr(ChatProtocol, _name, FactoryOption(_name))
-
-
-class ChatFactory(Connections, WebSocketServerFactory):
-    """What all connections share.
-
-    :param config: the limits, the origins and the session cookie.
-    :param relay: where messages go.
-    :param directory: who is here.
-    :param authenticator: who knows whose session it is.
-    :param reactor: for time.
-    :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
-    :param logins: which of the site's sessions each connection came in by.
-    :param denials: the denials that are remembered; None where none is.
-    :param chance: a random number from 0 to 1.
-    :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
-    """
-
-    protocol: Any = ChatProtocol
-    noisy = False
-
-    def __init__(
-        self,
-        config: Config,
-        relay: Relay,
-        directory: Directory,
-        authenticator: Authenticator,
-        reactor: Any,
-        turn: Turn | None = None,
-        logins: Logins | None = None,
-        denials: RecentDenials | None = None,
-        chance: Callable[[], float] = random.random,
-        connections: int = 0,
-    ) -> None:
-        WebSocketServerFactory.__init__(self, server="chatrelay", reactor=reactor)
-        Connections.__init__(self, config, relay, reactor, chance)
-        self.directory = directory
-        self.logins = Logins(directory, secrets.token_bytes()) if logins is None else logins
-        self.authenticator = authenticator
-        # Logins have the other three quarters of webserver-checks to themselves.
-        at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
-        seconds = reactor.seconds
-        # An embedding program's authenticator need not have one.
-        give_up = getattr(authenticator, "give_up", Deferred.cancel)
-        recheck_lines = RecheckLines()
-        self.rechecks = Rechecks(
-            config.recheck_interval,
-            config.recheck_spread,
-            config.recheck_grace,
-            at_once,
-            self.ask,
-            seconds,
-            chance,
-            self.active.now,
-            give_up,
-            recheck_lines.behind,
-            recheck_lines.on_time,
-        )
-        self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
-        self.admission = Admission(config, connections if config.connections is None else config.connections)
-        # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
-        self.unlocated: dict[ChatProtocol, None] = {}
-        self.handshakes = Handshakes(config, seconds)
-        self.login_without_cookie = self.handshakes.login_without_cookie  # one bound method for all connections
-        self.send_limits = SendLimits(
-            config.messages_per_second,
-            config.message_burst,
-            config.user_messages_per_second,
-            config.new_recipients_per_minute,
-        )
-        self.inflow_rates = InflowRates.beside(
-            config.bytes_per_second,
-            config.frames_per_second,
-            config.messages_per_second,
-            config.message_size,
-            config.control_frames_per_second,
-        )
-        self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
-        self.end_lines = EndLines(config.log_format == "json", self.may_tell)
-        self.setProtocolOptions(
-            versions=[13],  # RFC 6455; the drafts before it name the origin in another header
-            webStatus=False,
-            failByDrop=False,  # or clients would see 1006 instead of a close code
-            maxMessagePayloadSize=config.message_size,
-            maxFramePayloadSize=config.message_size,
-            # Our own deadlines are swept, on the clock that was handed in.
-            openHandshakeTimeout=0,
-            closeHandshakeTimeout=0,
-            autoPingInterval=0,
-            # Autobahn's check of origins neither tells the operator nor knows default ports.
-            allowedOrigins=["*"],
-            allowNullOrigin=True,
-            tcpNoDelay=True,
-            perMessageCompressionAccept=accept_compression if config.compression else None,  # None: take none up
-        )
-
-    def control_frames(self) -> TokenBucket:
-        """A bucket for the pings and pongs of a connection."""
-        return TokenBucket(self.config.control_frames_per_second, self.config.control_frame_burst)
-
-    # Whose session it is ---------------------------------------------------------
-
-    def _tell_of_denials(self, address: str) -> None:
-        if self.may_tell("addresses with too many denied logins"):
-            log.info(
-                "too many logins from {address} were denied: for now, more of them are denied without asking the "
-                "webserver (logins-per-minute)",
-                address=address,
-            )
-
-    def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
-        """Ask the authenticator. Cancelling gives the question up; whatever it does, a verdict comes of it."""
-        authenticate = self.authenticator.authenticate
-        if is_ticket:  # an embedding program's authenticator need make no difference
-            authenticate = getattr(self.authenticator, "authenticate_ticket", authenticate)
-
-        def failed(failure: Failure) -> Verdict:
-            if not failure.check(CancelledError):
-                # Without the exception's own text: the session id may be in it.
-                log.critical(
-                    "an authenticator failed with {kind}, which it must not; it did so in:\n{frames}",
-                    kind=failure.value.__class__.__name__,
-                    frames="".join(traceback.format_tb(failure.getTracebackObject())),
-                )
-            return Unavailable("the authenticator failed")
-
-        asking: Deferred[Verdict] = maybeDeferred(authenticate, sessid)
-        return asking.addErrback(failed)
-
-    def is_ticket(self, is_cookie: bool) -> bool:
-        """Whether a SESSID is good for one question only; a cookie is not."""
-        return self.config.auth_tickets and not is_cookie
-
-    def entered(self, connection: Connection, sessid: str, verdict: LoggedIn, is_cookie: bool) -> None:
-        """A connection is logged in: note by what its session is found when it is to end, and asked about again."""
-        # A ticket is used up, and nothing to know the session by.
-        lasting = None if self.is_ticket(is_cookie) else sessid
-        self.logins.entered(connection, {name for name in (lasting, verdict.session) if name is not None})
-        self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
-        most = self.config.connections_per_user
-        for oldest in self.directory.oldest_beyond(wire.user_key(verdict.uid), most):
-            oldest.close(CloseCode.TOO_MANY_CONNECTIONS, "too many connections of this user: the oldest goes")
-
-    # Time ------------------------------------------------------------------------
-
-    def startFactory(self) -> None:
-        """Twisted: a port begins to listen."""
-        self.start_sweeping()
-
-    def not_located(self) -> tuple[ChatProtocol, ...]:
-        """The connections behind the PROXY protocol whose addresses may not be known yet."""
-        return tuple(self.unlocated)
-
-    def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
-        """What is looked at, in this order: what is to be told or forgotten, the connections, the sessions."""
-        return {
-            "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
-            "users who have gone": lambda now: self.send_limits.forget(self.seconds()),
-            "addresses with denied logins": lambda now: self.attempts.sweep(),
-            "addresses behind the PROXY protocol": lambda now: (each.locate for each in self.not_located()),
-            **super().parts_of_a_sweep(),
-            "recheck-interval": lambda now: self.rechecks.sweep(),
-        }
-
-    def stop_sweeping(self) -> None:
-        """Look at deadlines no more."""
-        super().stop_sweeping()
-        self.handshakes.tell_how_many_origins(at_least=0)

@@ -321,6 +321,6 @@ def test_in_text_those_that_took_no_login_are_told_at_the_level_debug(start_rela
         stranger = Stranger(relay.port, "127.0.0.1", ssl.create_default_context())
         peer = "{}:{}".format(*stranger.socket.getsockname())
         doing(stranger)
-        relay.said(rf"\[chatrelay.websocket.protocol.ChatProtocol#{level}\] " + line.format(peer))
+        relay.said(rf"\[chatrelay.websocket#{level}\] " + line.format(peer))
     relay.stop()
     assert sum("ended by the" in line for line in relay.output) == 3

@@ -19,9 +19,10 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.session import Session
 from chatrelay.websocket import outbox as outgoing
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.outbox import OutgoingBuffer
-from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.shutdown import Farewells
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import SendRequest, UnusableFrame

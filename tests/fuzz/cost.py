@@ -29,7 +29,7 @@ from chatrelay.messagelog.memory import NoMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.protocol import ChatFactory
+from chatrelay.websocket.factory import ChatFactory
 from tests.fuzz.network import TEXT, frame
 from tests.unit.test_websocket import Client
 

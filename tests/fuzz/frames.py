@@ -18,7 +18,7 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.protocol import ChatFactory
+from chatrelay.websocket.factory import ChatFactory
 from tests.fuzz.harness import Fuzzed, message
 from tests.fuzz.network import BINARY, CLOSE, PING, frame
 from tests.unit.test_websocket import Client

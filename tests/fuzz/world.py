@@ -38,8 +38,9 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import shutdown as stopping
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import OutgoingBuffer, Turn
-from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.protocol import ChatProtocol
 from tests.end_to_end.promise import UID, Request, Row
 from tests.fuzz import model
 from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Pong, Send, Sent, State, Unusable, Verdict
@@ -385,6 +386,7 @@ class World:
             "auth.authenticator",
             "app.service",
             "websocket.outbox",
+            "websocket.factory",
             "websocket.protocol",
             "websocket.registry",
             "websocket.handshake",

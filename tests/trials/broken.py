@@ -30,8 +30,9 @@ from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.session import Session
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import OutgoingBuffer
-from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Connections
 from chatrelay.websocket.shutdown import Farewells
 from chatrelay.wire import v1 as wire

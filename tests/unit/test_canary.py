@@ -18,7 +18,7 @@ from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
-from chatrelay.websocket.protocol import ChatFactory
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.v1 import AuthRequest, decode
 from tests.unit.test_auth import WebserverTestCase
 from tests.unit.test_websocket import Client, WebSocketTestCase

@@ -22,7 +22,8 @@ from chatrelay.interfaces import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import protocol as websocket
 from chatrelay.websocket import registry as connections
-from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.factory import ChatFactory
+from chatrelay.websocket.protocol import ChatProtocol
 from tests.unit.test_websocket import Client, Transport, WebSocketTestCase
 
 OFFICE, ELSEWHERE = "192.0.2.1", "198.51.100.7"

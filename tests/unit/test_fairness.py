@@ -27,8 +27,8 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, KnownSessions
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import Turn
-from chatrelay.websocket.protocol import ChatFactory
 from tests.unit.test_websocket import CLOSE, FAST_PATH, frame
 
 TURN = 64 * 1024

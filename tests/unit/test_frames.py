@@ -16,7 +16,7 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.protocol import ChatFactory
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.frames import TextValidator, take_messages, text_frame
 from tests.unit.test_websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, frame
 

@@ -26,7 +26,7 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.protocol import ChatFactory
+from chatrelay.websocket.factory import ChatFactory
 from tests.unit.test_websocket import CLOSE, PING, PONG, Client, frame
 
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"

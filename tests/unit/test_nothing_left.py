@@ -29,8 +29,9 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.keepalive import Pings
-from chatrelay.websocket.protocol import MAX_REFUSED, ChatFactory, ChatProtocol
+from chatrelay.websocket.protocol import MAX_REFUSED, ChatProtocol
 from tests.unit.test_connecting import OFFICE, Proxied, version_1
 from tests.unit.test_fairness import HANDSHAKE
 from tests.unit.test_websocket import BINARY, CLOSE, PING, Client, Transport, frame

@@ -66,6 +66,7 @@ class Purity(SynchronousTestCase):
 
     def test_what_lies_around_the_protocol_does_not_know_it(self) -> None:
         ours = (
+            "websocket.factory",
             "websocket.protocol",
             "websocket.registry",
             "websocket.handshake",

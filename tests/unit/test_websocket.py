@@ -46,7 +46,8 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import protocol as websocket
-from chatrelay.websocket.protocol import ChatFactory, ChatProtocol
+from chatrelay.websocket.factory import ChatFactory
+from chatrelay.websocket.protocol import ChatProtocol
 
 # The same tests hold with the fast path and without it; end to end, the relay reads this variable itself.
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
