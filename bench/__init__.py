@@ -12,5 +12,7 @@ CPU time. `docs/benchmarks.rst` says what is measured and why; the modules:
 - `bench.measure`: one server under one load, and rounds of that;
 - `bench.proc`: what Linux tells of processes and of the machine;
 - `bench.report` and `bench.plots`: tables, JSON, plots;
-- `bench.message_log`: a benchmark of its own, of ways to write the message log.
+- `bench.message_log`: a benchmark of its own, of ways to write the message log;
+- `bench.instructions`: the instructions of a message and of a login, as Valgrind counts them;
+- `bench.calls`: the calls of a message and of a login, their changes of module, and the lines of each module.
 """

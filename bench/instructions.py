@@ -116,18 +116,33 @@ def site() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/session"
 
 
-def logged_in(port: int, uid: str) -> socket.socket:
-    """A connection that is a user's."""
+def opened(port: int) -> socket.socket:
+    """Connect, and complete the opening handshake."""
     connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(HANDSHAKE)
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
         answer += received(connection, 1)
+    return connection
+
+
+def log_in(connection: socket.socket, uid: str) -> None:
+    """Log in on an open connection.
+
+    :raises ConnectionError: where the relay refuses.
+    """
     connection.sendall(frame({"type": "auth-request", "SESSID": uid}))
     yes = b'{"type":"auth-response","response":true}'
-    if received(connection, 2 + len(yes))[2:] != yes:
-        raise ConnectionError("not logged in")
+    answer = received(connection, 2 + len(yes))[2:]
+    if answer != yes:
+        raise ConnectionError(f"not logged in: {answer!r}")
+
+
+def logged_in(port: int, uid: str) -> socket.socket:
+    """A connection that is a user's."""
+    connection = opened(port)
+    log_in(connection, uid)
     return connection
 
 

@@ -321,7 +321,7 @@ class Options(SynchronousTestCase):
             "umask",
             "user",
         }
-        | {"volume", "window", "yes"}
+        | {"lines", "trace", "volume", "window", "yes"}
     )
 
     def test_no_page_names_an_option_that_is_not_there(self) -> None:
