@@ -167,7 +167,7 @@ class ProtocolPage(SynchronousTestCase):
             f"- {rate:g} a second, {burst} at once - ``rate-limited``, then closed with 4503",
             f"may send {burst} messages at once, and {rate:g} a second in the long run",
             f"The {session.MAX_REFUSALS + 1}st of them in a row",
-            f"past {session.MAX_QUESTIONS} such questions at once or {session.MAX_QUESTIONS} a minute in the long run "
+            f"past {session.MAX_QUESTIONS} such requests at once or {session.MAX_QUESTIONS} a minute in the long run "
             f"(one more every {limits.MINUTE / session.MAX_QUESTIONS:g} seconds)",
             f"one past {session.MAX_QUESTIONS} at once and {session.MAX_QUESTIONS} a minute",
             f"- {defaults['user_messages_per_second']:g} a second, {burst} at once - ``rate-limited``",
