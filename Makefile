@@ -36,7 +36,7 @@ help:
 	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings and broken links are errors'
 	@echo 'make linkcheck  whether the pages that the documentation links to on other sites are there'
-	@echo 'make lint     ruff, mypy, bandit and the news fragments'
+	@echo 'make lint     ruff, mypy, import-linter, bandit and the news fragments'
 	@echo 'make clean    remove what these made (a message log stays)'
 
 # exec: Ctrl-C then reaches Python alone, and no shell reports it a second time.
@@ -91,12 +91,13 @@ lint: $(VENV)/.has-lint
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV_PYTHON) -m bandit --quiet --recursive --configfile pyproject.toml chatrelay twisted
 	@$(VENV_PYTHON) -m towncrier build --draft --version next >$(VENV)/news.txt 2>&1 || { cat $(VENV)/news.txt; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build htmlcov .coverage .coverage.* _trial_temp* \
-	    .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache \
+	    .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache twisted/plugins/dropin.cache \
 	    bench/node_modules bench/build tests/express/node_modules
 	find chatrelay twisted tests docs examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chatrelay.app.service import ChatRelayService, build
     from chatrelay.config.options import Config, ConfigError
-    from chatrelay.interfaces import Authenticator, Denied, LoggedIn, MessageLog, Unavailable
+    from chatrelay.interfaces import Authenticator, MessageLog
+    from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Unavailable
 
 __version__ = "0.1.0"
 
@@ -22,7 +23,9 @@ __all__ = [
     "Config",
     "ConfigError",
     "Denied",
+    "LogUnavailable",
     "LoggedIn",
+    "Message",
     "MessageLog",
     "Unavailable",
     "__version__",
@@ -34,10 +37,12 @@ _HOME = {
     "ChatRelayService": "chatrelay.app.service",
     "Config": "chatrelay.config.options",
     "ConfigError": "chatrelay.config.options",
-    "Denied": "chatrelay.interfaces",
-    "LoggedIn": "chatrelay.interfaces",
+    "Denied": "chatrelay.model",
+    "LogUnavailable": "chatrelay.model",
+    "LoggedIn": "chatrelay.model",
+    "Message": "chatrelay.model",
     "MessageLog": "chatrelay.interfaces",
-    "Unavailable": "chatrelay.interfaces",
+    "Unavailable": "chatrelay.model",
     "build": "chatrelay.app.service",
 }
 

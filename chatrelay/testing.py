@@ -13,8 +13,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from chatrelay.interfaces import Denied, LoggedIn, LogUnavailable, Message, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Verdict
 
 
 class KnownSessions:

@@ -28,7 +28,6 @@ from typing import NoReturn, TextIO
 
 import chatrelay
 from chatrelay.app import output
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite import LoggedMessage, read_messages
 from chatrelay.messagelog.sqlite.backup import NotDone, back_up, checked_destination
@@ -36,6 +35,7 @@ from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
 from chatrelay.messagelog.sqlite.restore import restore
 from chatrelay.messagelog.sqlite.verify import Contents
+from chatrelay.model import LogUnavailable
 from chatrelay.permissions import user_name
 
 # What JSON lets stand, and a terminal or a reader of lines would act on: C1 controls, line separators, and what

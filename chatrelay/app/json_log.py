@@ -18,7 +18,7 @@ from typing import Any
 from twisted.logger import LogEvent, eventAsText, formatEvent
 from twisted.python.reflect import safe_repr
 
-from chatrelay.wire.v1 import MAX_INTEGER
+from chatrelay.model import MAX_INTEGER
 
 LEGACY_NAMESPACE = "log_legacy"
 LEGACY_FIELDS = frozenset(

@@ -43,7 +43,7 @@ from chatrelay.app.service import ChatRelayService
 from chatrelay.app.signals import at_start, let_end, on_terminal
 from chatrelay.config.options import Config, ConfigError
 from chatrelay.config.sources import Given
-from chatrelay.interfaces import LogUnavailable
+from chatrelay.model import LogUnavailable
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
 
 log = Logger("chatrelay.app")

@@ -26,8 +26,8 @@ from chatrelay.auth.client import Webserver
 from chatrelay.auth.diagnosis import DeniedSoFar, likely_cause, remedy
 from chatrelay.auth.verdicts import EMPTY, NotReached, NoVerdict, Suspect, told
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.limits.alarms import Alarm
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 
 log = Logger("chatrelay.auth")
 

@@ -15,7 +15,7 @@ from treq import collect
 from chatrelay.auth import gunzip, verdicts
 from chatrelay.auth.diagnosis import MAX_BODY
 from chatrelay.auth.verdicts import NoVerdict
-from chatrelay.interfaces import Verdict
+from chatrelay.model import Verdict
 
 
 async def read(response: Any, codings: list[str], most: int) -> bytes:

@@ -24,7 +24,7 @@ import enum
 import math
 from typing import Generic
 
-from chatrelay.limits.buckets import Key
+from chatrelay.limits.deadlines import Key
 
 
 class State(enum.Enum):

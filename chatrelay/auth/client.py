@@ -43,7 +43,7 @@ from chatrelay.auth import body as answer_body
 from chatrelay.auth import gunzip, verdicts
 from chatrelay.auth.headers import host_name, read_headers
 from chatrelay.auth.verdicts import NotReached, NoVerdict
-from chatrelay.interfaces import Verdict
+from chatrelay.model import Verdict
 
 TWISTED_NAMES = (
     "HTTP11ClientProtocol.abort",

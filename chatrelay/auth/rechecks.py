@@ -17,8 +17,9 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.wire.v1 import CloseCode, user_key
+from chatrelay.interfaces import Connection
+from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
+from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.auth")
 

@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Iterable
 
 from chatrelay.interfaces import Connection
+from chatrelay.model import user_key
 from chatrelay.relay.directory import Directory
-from chatrelay.wire.v1 import CloseCode, user_key
+from chatrelay.wire.v1 import CloseCode
 
 DIGEST_SIZE = 16
 """Bytes of a SESSID's hash."""

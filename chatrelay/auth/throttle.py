@@ -13,8 +13,9 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 
 from chatrelay.auth.session_index import digest
-from chatrelay.interfaces import Denied, Unavailable, Verdict
-from chatrelay.limits.buckets import MINUTE, Deadlines, TokenBucket
+from chatrelay.limits.buckets import MINUTE, TokenBucket
+from chatrelay.limits.deadlines import Deadlines
+from chatrelay.model import Denied, Unavailable, Verdict
 
 MAX_ADDRESSES = 10_000
 """Addresses that are remembered for denials of late while nothing of theirs is out; one more displaces the oldest."""

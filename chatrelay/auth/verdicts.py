@@ -17,8 +17,7 @@ from urllib.parse import quote, quote_plus
 import msgspec
 
 from chatrelay.auth.diagnosis import words_of
-from chatrelay.interfaces import Denied, LoggedIn, Verdict, is_expiry
-from chatrelay.wire import v1 as wire
+from chatrelay.model import MAX_SESSID, MAX_TOKEN, Denied, LoggedIn, Verdict, is_expiry, is_sessid, is_uid
 
 DENIALS = (401, 403)
 """Statuses that mean: this session is not logged in."""
@@ -128,9 +127,9 @@ def of_body(body: bytes) -> Verdict:
     if loggedin is not True:
         raise NoVerdict('its answer has no "loggedin" that is true or false: ', _start(body))
     uid = answer.get("uID")
-    if not wire.is_uid(uid):
+    if not is_uid(uid):
         raise NoVerdict(
-            f'its answer has no "uID" that is a string of 1 to {wire.MAX_TOKEN} printable characters '
+            f'its answer has no "uID" that is a string of 1 to {MAX_TOKEN} printable characters '
             "or an integer within ±2^53: ",
             _start(body),
         )
@@ -138,8 +137,8 @@ def of_body(body: bytes) -> Verdict:
     if expires_in is not None and not is_expiry(expires_in):
         raise NoVerdict('its answer has an "expires_in" that is no number of seconds above 0: ', _start(body))
     session = answer.get("session")
-    if session is not None and not wire.is_sessid(session):
-        raise NoVerdict(f'its answer has a "session" that is no string of 1 to {wire.MAX_SESSID} characters')
+    if session is not None and not is_sessid(session):
+        raise NoVerdict(f'its answer has a "session" that is no string of 1 to {MAX_SESSID} characters')
     return LoggedIn(uid, expires_in, session)
 
 

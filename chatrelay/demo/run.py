@@ -33,7 +33,7 @@ from twisted.logger import (
 import chatrelay
 from chatrelay.demo.ops import RelayOps
 from chatrelay.demo.website import SESSION_COOKIE, Website
-from chatrelay.interfaces import LogUnavailable
+from chatrelay.model import LogUnavailable
 
 ADDRESS = "127.0.0.1"
 MESSAGE_LOG = "chatrelay-demo.sqlite3"

@@ -1,4 +1,4 @@
-"""Proxies in front of the relay: which of them are believed, and whom they say they speak for.
+"""Addresses of clients: how limits count them, and which proxies are believed about them.
 
 Pure. Anybody can write an ``X-Forwarded-For`` header, and every proxy on the
 way adds to its right end the address that connected to it. So it is read from
@@ -10,15 +10,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-
-from chatrelay.limits.buckets import plain_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 UNIX = "unix"
 """What stands for the peers of UNIX sockets, which have no address."""
 
 _ENTRY = re.compile(r"(?P<v4>[0-9.]+)(?::[0-9]+)?|(?P<v6>[0-9A-Fa-f:.]+)|\[(?P<bracketed>[0-9A-Fa-f:.]+)\](?::[0-9]+)?")
 """An entry of the header: an address. Some proxies add the port; IPv6 is then in brackets (RFC 3986, section 3.2.2)."""
+
+
+def plain_address(host: str) -> IPv4Address | IPv6Address:
+    """An address in the one form in which addresses are compared.
+
+    :raises ValueError: where it is none.
+    """
+    address = ip_address(host)
+    # As a socket that takes both kinds shows IPv4 (RFC 4291, section 2.5.5.2).
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def address_key(host: str) -> str:
+    """Under which name limits count an address: itself, or of an IPv6 address its /64 network, which one customer has.
+
+    :param host: an IPv4 or IPv6 address.
+    :raises ValueError: where it is none.
+    """
+    address = plain_address(host)
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(IPv6Network((int(address), 64), strict=False))
 
 
 class TrustedProxies:

@@ -13,8 +13,6 @@ from http import HTTPStatus
 
 import attrs
 
-from chatrelay.config.options import Config
-
 RETRY_AFTER = 10
 """Seconds after which who was refused may come again: by then those who do not log in are gone."""
 
@@ -38,7 +36,7 @@ class Full:
 class Visit:
     """What one connection is counted as.
 
-    :ivar address: under which it is counted (`chatrelay.limits.buckets.address_key`);
+    :ivar address: under which it is counted (`chatrelay.limits.addresses.address_key`);
         None where it has none, or none is known.
     :ivar logged_in: whether it is logged in.
     """
@@ -79,33 +77,39 @@ class _OfAddress:
 class Admission:
     """Counts connections, and refuses those beyond the limits.
 
-    :param config: the limits `connections_per_address`, `unauthenticated` and `unauthenticated_per_address`.
-    :param connections: how many there may be in all; 0 for no limit.
+    Each limit is a number of connections; 0 means no limit.
+
+    :param connections: in all.
+    :param connections_per_address: from one address.
+    :param unauthenticated: not logged in, in all.
+    :param unauthenticated_per_address: not logged in, from one address.
     :ivar most: how many there may be.
     :ivar connections: how many there are.
     :ivar unauthenticated: how many of them are not logged in.
     """
 
-    def __init__(self, config: Config, connections: int) -> None:
+    def __init__(
+        self, connections: int, connections_per_address: int, unauthenticated: int, unauthenticated_per_address: int
+    ) -> None:
         self.most = connections
         self.connections = 0
         self.unauthenticated = 0
-        self._of_address = _OfAddress(config.connections_per_address)
-        self._unauthenticated_of_address = _OfAddress(config.unauthenticated_per_address)
+        self._of_address = _OfAddress(connections_per_address)
+        self._unauthenticated_of_address = _OfAddress(unauthenticated_per_address)
         full, too_many = HTTPStatus.SERVICE_UNAVAILABLE.value, HTTPStatus.TOO_MANY_REQUESTS.value
         self._full = Full("connections", connections, full, "the relay is full")
         self._unauthenticated_full = Full(
-            "unauthenticated", config.unauthenticated, full, "too many connections are not logged in yet"
+            "unauthenticated", unauthenticated, full, "too many connections are not logged in yet"
         )
         self._address_full = Full(
             "connections-per-address",
-            config.connections_per_address,
+            connections_per_address,
             too_many,
             "there are too many connections from this address",
         )
         self._unauthenticated_address_full = Full(
             "unauthenticated-per-address",
-            config.unauthenticated_per_address,
+            unauthenticated_per_address,
             too_many,
             "too many connections from this address are not logged in yet",
         )

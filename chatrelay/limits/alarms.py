@@ -12,7 +12,7 @@ from typing import Any, Generic, Self
 from twisted.internet.defer import CancelledError, Deferred
 
 from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
-from chatrelay.limits.buckets import Deadlines, Key
+from chatrelay.limits.deadlines import Deadlines, Key
 
 SHORTEST_WAIT = 0.01
 """Seconds from one look to the next, which may have to be a second one at the same deadline."""

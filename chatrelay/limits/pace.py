@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from chatrelay.limits.buckets import Deadlines
+from chatrelay.limits.deadlines import Deadlines
 
 LEAST_TAKEN = 64 * 1024
 """Bytes that a client takes in its unread-time at the least, unless it takes all there is."""

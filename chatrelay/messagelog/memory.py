@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from chatrelay.interfaces import Message
-from chatrelay.wire.v1 import user_key
+from chatrelay.model import Message, user_key
 
 
 @attrs.define

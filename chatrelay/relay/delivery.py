@@ -19,10 +19,11 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.interfaces import Connection, LogUnavailable, Message, MessageLog
+from chatrelay.interfaces import Connection, MessageLog
+from chatrelay.model import LogUnavailable, Message, user_key
 from chatrelay.relay.directory import Directory
 from chatrelay.wire import v1 as wire
-from chatrelay.wire.v1 import Reason, user_key
+from chatrelay.wire.v1 import Reason
 
 log = Logger("chatrelay.relay")
 

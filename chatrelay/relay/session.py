@@ -19,9 +19,11 @@ from typing import Final
 
 from msgspec import UnsetType
 
-from chatrelay.interfaces import Connection, LoggedIn, Unavailable, Verdict
-from chatrelay.limits.buckets import MINUTE, Sender, SendLimits, TokenBucket
+from chatrelay.interfaces import Connection
+from chatrelay.limits.buckets import MINUTE, TokenBucket
 from chatrelay.limits.inflow import LARGE_MESSAGE, weight
+from chatrelay.limits.sending import Sender, SendLimits
+from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.wire import v1 as wire
@@ -153,7 +155,7 @@ class Session:
 
     def belongs_to(self, uid: str | int) -> bool:
         """Whether this connection is logged in as that user."""
-        return self.logged_in and wire.user_key(uid) == wire.user_key(self._uid)
+        return self.logged_in and user_key(uid) == user_key(self._uid)
 
     @property
     def _cookie_text(self) -> str | None:
@@ -227,17 +229,17 @@ class Session:
             if isinstance(verdict, LoggedIn):
                 self.state = State.MEMBER
                 self._uid = verdict.uid
-                self._sender = self._limits.arrived(wire.user_key(verdict.uid))
+                self._sender = self._limits.arrived(user_key(verdict.uid))
                 self._messages = self._limits.messages()  # what a visitor has sent is not held against the user
                 # Entered first: should the answer find the client's budget used
                 # up, the connection closes, and `ended` must find it to take it out.
-                self._directory.add(wire.user_key(self._uid), self._connection)
+                self._directory.add(user_key(self._uid), self._connection)
                 self._connection.send(wire.auth_response(True))
                 return
         elif self.state is State.ASKING_AGAIN:
             self.state = State.MEMBER
             if isinstance(verdict, LoggedIn):
-                if wire.user_key(verdict.uid) == wire.user_key(self._uid):
+                if user_key(verdict.uid) == user_key(self._uid):
                     self._connection.send(wire.auth_response(True))
                 else:
                     self._connection.send(wire.auth_response(False, Reason.ALREADY_LOGGED_IN))
@@ -259,7 +261,7 @@ class Session:
     def ended(self) -> None:
         """The connection is closing or gone: leave the directory, take nothing more."""
         if self.logged_in:
-            user = wire.user_key(self._uid)
+            user = user_key(self._uid)
             self._directory.remove(user, self._connection)
             self._limits.left(user, self._seconds())
         self.state = State.ENDED

@@ -25,7 +25,7 @@ from twisted.web.server import Request, Site
 
 from chatrelay.auth.session_index import Logins
 from chatrelay.limits.alarms import Alarm
-from chatrelay.wire.v1 import MAX_SESSID, MAX_TOKEN, is_uid
+from chatrelay.model import MAX_SESSID, MAX_TOKEN, is_uid
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body. The longest SESSID takes 12 a character, where all of them are escaped."""

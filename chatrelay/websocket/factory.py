@@ -21,10 +21,12 @@ from chatrelay.auth.rechecks import RecheckLines, Rechecks
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator, Connection, LoggedIn, Unavailable, Verdict
+from chatrelay.interfaces import Authenticator, Connection
 from chatrelay.limits.admission import Admission
-from chatrelay.limits.buckets import SendLimits, TokenBucket
+from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import InflowRates
+from chatrelay.limits.sending import SendLimits
+from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.websocket.closing import EndLines
@@ -34,7 +36,6 @@ from chatrelay.websocket.outbox import Turn
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Connections
 from chatrelay.websocket.sweep import Ends
-from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")
@@ -99,7 +100,12 @@ class ChatFactory(Connections, WebSocketServerFactory):
             recheck_lines.on_time,
         )
         self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
-        self.admission = Admission(config, connections if config.connections is None else config.connections)
+        self.admission = Admission(
+            connections if config.connections is None else config.connections,
+            config.connections_per_address,
+            config.unauthenticated,
+            config.unauthenticated_per_address,
+        )
         # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
         self.unlocated: dict[ChatProtocol, None] = {}
         self.handshakes = Handshakes(config, seconds)
@@ -180,7 +186,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         self.logins.entered(connection, {name for name in (lasting, verdict.session) if name is not None})
         self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
         most = self.config.connections_per_user
-        for oldest in self.directory.oldest_beyond(wire.user_key(verdict.uid), most):
+        for oldest in self.directory.oldest_beyond(user_key(verdict.uid), most):
             oldest.close(CloseCode.TOO_MANY_CONNECTIONS, "too many connections of this user: the oldest goes")
 
     # Time ------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from chatrelay.limits.addresses import UNIX, TrustedProxies
 from chatrelay.limits.admission import RETRY_AFTER
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
-from chatrelay.wire import v1 as wire
+from chatrelay.model import MAX_SESSID
 from chatrelay.wire.request_head import END_OF_HEADERS, header_value, header_values
 
 log = Logger("chatrelay.websocket")
@@ -212,7 +212,7 @@ class Handshakes:
             return None, NO_ORIGIN
         for header in header_values(request, "cookie"):
             for value in self._session_cookies.findall(header.encode("latin-1")):
-                if len(value) <= wire.MAX_SESSID:
+                if len(value) <= MAX_SESSID:
                     return self._sessid_of(value), None
         return None, None
 

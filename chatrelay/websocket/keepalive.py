@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from chatrelay.limits.buckets import Deadlines
+from chatrelay.limits.deadlines import Deadlines
 
 SLOT = 0.25
 """Seconds between the pings of those whose turns follow each other; longer where there would be too many slots."""

@@ -34,11 +34,11 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from chatrelay.auth.session_index import ENDED
-from chatrelay.interfaces import LoggedIn, Verdict
-from chatrelay.limits.addresses import address_in
+from chatrelay.limits.addresses import address_in, address_key
 from chatrelay.limits.admission import Full, Visit
-from chatrelay.limits.buckets import TokenBucket, address_key
+from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import MIN_READ, Inflow
+from chatrelay.model import LoggedIn, Verdict
 from chatrelay.relay.session import Session
 from chatrelay.websocket import closing
 from chatrelay.websocket.closing import NO_CODE, End

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.config.options import Config
 from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
-from chatrelay.limits.buckets import Deadlines
+from chatrelay.limits.deadlines import Deadlines
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.relay.delivery import Relay
 from chatrelay.websocket.closing import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End

@@ -14,20 +14,10 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
+from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
+
 SUBPROTOCOL = "chatrelay.v1"
 """The WebSocket subprotocol of this dialect; a client that offers none speaks it too."""
-
-MAX_INTEGER = 2**53
-"""Integers on the wire lie within ± this, inclusive: up to here JavaScript's numbers are exact (RFC 8259, 6)."""
-
-MAX_SESSID = 4096
-"""Characters of a SESSID."""
-
-MAX_TOKEN = 64
-"""Characters of a client's ``id`` or ``timeStamp``, where they are strings, and of a uID."""
-
-MAX_CONTENT = 16 * 1024
-"""Bytes of a message's ``content``, encoded as UTF-8."""
 
 MAX_BYTES_A_CHARACTER = 4
 """The longest UTF-8 sequence (RFC 3629, section 3)."""
@@ -101,27 +91,6 @@ class SendRequest(Struct, frozen=True, gc=False):
     id: Token
     message: Outgoing
     type: Literal["message-send-request"]
-
-
-class Message(Struct, gc=False):
-    """One message on its way, as it is logged and delivered. Nobody changes it.
-
-    A Struct, though it crosses no wire: one is made for every message, and
-    attrs takes three times as long.
-
-    :ivar from_uid: the sender, as the webserver answered.
-    :ivar to_uid: the recipient, as the sender wrote it.
-    :ivar client_id: the sender's id for the request.
-    :ivar time_stamp: the sender's timeStamp.
-    :ivar received_at: when the relay got it, in seconds since 1970 UTC.
-    """
-
-    from_uid: str | int
-    to_uid: str | int
-    client_id: str | int
-    time_stamp: str | int
-    content: str
-    received_at: float
 
 
 class UnusableFrame(ValueError):
@@ -334,30 +303,6 @@ def _token_in(raw: Raw | UnsetType) -> str | int | UnsetType:
 
 def _invalid_message(detail: str, request_id: str | int | UnsetType) -> UnusableFrame:
     return UnusableFrame(Reason.INVALID_MESSAGE, detail, send=True, request_id=request_id)
-
-
-def _is_integer(value: object) -> bool:
-    # To Python, True is an integer; to JSON it is none.
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
-
-
-def user_key(uid: str | int) -> str:
-    """The one name of a user, however the uID was written: ``7`` and ``"7"`` are the same."""
-    return uid if type(uid) is str else str(uid)
-
-
-def is_uid(value: object) -> bool:
-    """Whether a webserver may name a user so: 1 to 64 printable characters, or an integer within ±2^53."""
-    if isinstance(value, str):
-        return 1 <= len(value) <= MAX_TOKEN and value.isprintable()
-    return _is_integer(value)
-
-
-def is_sessid(value: object) -> bool:
-    """Whether this could be a SESSID: 1 to 4096 characters, no lone surrogates among them."""
-    return (
-        isinstance(value, str) and 1 <= len(value) <= MAX_SESSID and not any("\ud800" <= c <= "\udfff" for c in value)
-    )
 
 
 # What chatrelay sends ------------------------------------------------------

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import SqliteStore, read_messages
+from chatrelay.model import Message
 from tests.end_to_end.programs import HIGH_RATES, PATIENCE, ROOT, RelayProcess
 from tests.end_to_end.promise import read_log
 from tests.end_to_end.saturation import USERS, Crowd, Part, by_turns

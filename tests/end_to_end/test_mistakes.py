@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import SqliteStore
+from chatrelay.model import Message
 from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, RelayProcess
 
 URL = "http://127.0.0.1:1/session"
@@ -145,7 +145,7 @@ def test_a_command_that_is_interrupted_while_it_prints_leaves_no_files(tmp_path:
 
 KILLED_RELAY = """
 import os, sys
-from chatrelay.interfaces import Message
+from chatrelay.model import Message
 from chatrelay.messagelog.sqlite import SqliteStore
 store = SqliteStore(sys.argv[1])
 store.open()

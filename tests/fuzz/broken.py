@@ -12,8 +12,10 @@ from twisted.internet.defer import succeed
 from chatrelay.auth import rechecks
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.interfaces import Connection, Unavailable
-from chatrelay.limits.buckets import Sender, TokenBucket
+from chatrelay.interfaces import Connection
+from chatrelay.limits.buckets import TokenBucket
+from chatrelay.limits.sending import Sender
+from chatrelay.model import Unavailable, user_key
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
@@ -54,13 +56,13 @@ def _answers_before_delivering(self: Relay, numbers: Sequence[int], batch: list[
     for sender, message in batch:
         sender.send(wire.sent(message.client_id))
     for _, message in batch:
-        for connection in self._directory.connections_of(wire.user_key(message.to_uid)):
+        for connection in self._directory.connections_of(user_key(message.to_uid)):
             connection.send(wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content))
 
 
 def _unlogged(self: Relay, sender: Connection, from_uid: str | int, request: SendRequest) -> None:
     m = request.message
-    for connection in self._directory.connections_of(wire.user_key(m.to_uid)):
+    for connection in self._directory.connections_of(user_key(m.to_uid)):
         connection.send(wire.message(m.time_stamp, from_uid, m.to_uid, m.content))
     sender.send(wire.sent(request.id))
 

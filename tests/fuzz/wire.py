@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_TOKEN, is_sessid
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import AuthRequest, SendRequest, UnusableFrame
 from tests.fuzz.harness import Fuzzed, message
@@ -43,7 +44,7 @@ def one(data: bytes) -> None:
     assert isinstance(as_python, dict) and as_python["type"] in ("auth-request", "message-send-request")
     if isinstance(request, AuthRequest):
         if isinstance(request.sessid, str):
-            assert request.sessid == as_python["SESSID"] and wire.is_sessid(request.sessid)
+            assert request.sessid == as_python["SESSID"] and is_sessid(request.sessid)
             assert request.sessid not in repr(request) or len(request.sessid) < 20
         return
     assert isinstance(request, SendRequest)
@@ -52,10 +53,10 @@ def one(data: bytes) -> None:
     came = (as_python["id"], inside["timeStamp"], inside["touID"], inside["content"])
     assert [(type(value), value) for value in sent] == [(type(value), value) for value in came]
     for value in sent:
-        assert isinstance(value, str) or abs(value) <= wire.MAX_INTEGER
+        assert isinstance(value, str) or abs(value) <= MAX_INTEGER
         assert not isinstance(value, str) or "\0" not in value
-    assert len(str(request.id)) <= wire.MAX_TOKEN and len(str(request.message.time_stamp)) <= wire.MAX_TOKEN
-    assert len(request.message.content.encode("utf-8")) <= wire.MAX_CONTENT
+    assert len(str(request.id)) <= MAX_TOKEN and len(str(request.message.time_stamp)) <= MAX_TOKEN
+    assert len(request.message.content.encode("utf-8")) <= MAX_CONTENT
     delivery = json.loads(wire.message(sent[1], "from", sent[2], request.message.content))
     assert delivery == {
         "type": "message",

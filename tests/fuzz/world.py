@@ -22,15 +22,15 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay import interfaces
 from chatrelay.app.service import ChatRelayService
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.throttle import RecentDenials
 from chatrelay.config.options import Config
-from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Unavailable
+from chatrelay.model import Verdict as SiteVerdict
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay import session
 from chatrelay.relay.delivery import Relay
@@ -133,10 +133,10 @@ class SteppedMessageLog(HeldMessageLog):
 class _ByHand:
     """A `chatrelay.auth.client.Webserver` whose answers are given by hand."""
 
-    def __init__(self, out: list[tuple[str, Deferred[interfaces.Verdict]]]) -> None:
+    def __init__(self, out: list[tuple[str, Deferred[SiteVerdict]]]) -> None:
         self._out = out
 
-    def ask(self, sessid: str, is_ticket: bool) -> Deferred[interfaces.Verdict]:
+    def ask(self, sessid: str, is_ticket: bool) -> Deferred[SiteVerdict]:
         """A question that is out now."""
         return hold(self._out, sessid)
 
@@ -162,7 +162,7 @@ class Site(WebserverAuthenticator):
             breaker_wait=config.breaker_wait,
             breaker_longest_wait=config.breaker_longest_wait,
         )
-        self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
+        self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
         self._webserver = _ByHand(self.out)  # type: ignore[assignment]
 
     def look(self) -> None:
@@ -173,15 +173,15 @@ class BareSite:
     """An authenticator without any protection: each question is out until it is answered."""
 
     def __init__(self) -> None:
-        self.out: list[tuple[str, Deferred[interfaces.Verdict]]] = []
+        self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
 
-    def authenticate(self, sessid: str) -> Deferred[interfaces.Verdict]:
+    def authenticate(self, sessid: str) -> Deferred[SiteVerdict]:
         return hold(self.out, sessid)
 
 
-def hold(out: list[Any], sessid: str) -> Deferred[interfaces.Verdict]:
+def hold(out: list[Any], sessid: str) -> Deferred[SiteVerdict]:
     """A question that is out; cancelling takes it back."""
-    verdict: Deferred[interfaces.Verdict] = Deferred(lambda _: out.remove(question))
+    verdict: Deferred[SiteVerdict] = Deferred(lambda _: out.remove(question))
     question = (sessid, verdict)
     out.append(question)
     return verdict
@@ -593,7 +593,7 @@ class World:
 
     # What the site does -------------------------------------------------------------
 
-    def authenticate(self, sessid: str) -> Deferred[interfaces.Verdict]:
+    def authenticate(self, sessid: str) -> Deferred[SiteVerdict]:
         """Asked by the relay; passes the question on, and notes what comes of it."""
         ask = Ask(sessid, self._is_rechecking)
         if ask.again:
@@ -604,10 +604,10 @@ class World:
         def answered(said: Any) -> Any:
             if isinstance(said, Failure) and said.check(CancelledError):
                 return said
-            if isinstance(said, interfaces.LoggedIn):
+            if isinstance(said, LoggedIn):
                 verdict = Verdict(said.uid, expires_in=said.expires_in)
             else:
-                verdict = Verdict(None, available=isinstance(said, interfaces.Denied))
+                verdict = Verdict(None, available=isinstance(said, Denied))
             if returned:
                 self.note(self.model.answered, ask, verdict)
             else:
@@ -656,14 +656,14 @@ class World:
         sessid, verdict = self.site.out.pop(which % len(self.site.out))
         uid = USERS.get(sessid.partition(".")[0])
         if said == "unavailable":
-            verdict.callback(interfaces.Unavailable("the site is down"))
+            verdict.callback(Unavailable("the site is down"))
         elif said == "breaks":
             self.failures_expected += 1
             verdict.errback(ZeroDivisionError("a defect of the authenticator's"))
         elif uid is None or said == "denied":
-            verdict.callback(interfaces.Denied())
+            verdict.callback(Denied())
         else:
-            verdict.callback(interfaces.LoggedIn(uid, expires_in=30.0 if said == "short" else None))
+            verdict.callback(LoggedIn(uid, expires_in=30.0 if said == "short" else None))
         self._settle_turn()
 
     def revoke_user(self, user: str) -> None:

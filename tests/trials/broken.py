@@ -21,12 +21,13 @@ from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import Breaker
 from chatrelay.auth.rechecks import Rechecks
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.limits import inflow
-from chatrelay.limits.buckets import Sender, SendLimits, TokenBucket
+from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import Inflow
+from chatrelay.limits.sending import Sender, SendLimits
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.model import LogUnavailable, user_key
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.session import Session
@@ -239,7 +240,7 @@ def _() -> None:
         def refused(self: Any, failure: Any, batch: Any) -> None:
             for _sender, message in batch:
                 payload = wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
-                for connection in self._directory.connections_of(wire.user_key(message.to_uid)):
+                for connection in self._directory.connections_of(user_key(message.to_uid)):
                     connection.send(payload)
             refuse(self, failure, batch)
 

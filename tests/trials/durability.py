@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import SqliteStore, recovery
 from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.model import Message
 from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
 from tests.end_to_end.promise import Trial, read_log
 from tests.end_to_end.saturation import SATURATED, USERS, Crowd, Part, Talker, by_turns, resident

@@ -21,7 +21,7 @@ from chatrelay.limits.active_time import (
     ActiveTime,
 )
 from chatrelay.limits.alarms import Alarm, TimeLimit
-from chatrelay.limits.buckets import Deadlines
+from chatrelay.limits.deadlines import Deadlines
 
 DEADLINE = 10.0
 """Seconds."""

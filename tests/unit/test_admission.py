@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrelay.config.options import Config
 from chatrelay.limits.admission import Admission, Full, Visit
 
 OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_address": 0}
@@ -17,7 +16,7 @@ OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_
 
 def admission(connections: int = 0, **options: int) -> Admission:
     """With these limits, and no others."""
-    return Admission(Config(**{**OFF, **options}), connections)
+    return Admission(connections, **{**OFF, **options})
 
 
 def entered(counts: Admission, address: str | None) -> Visit:

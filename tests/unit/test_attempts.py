@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 
 HOME = "192.0.2.1"

@@ -32,9 +32,8 @@ from chatrelay.auth.breaker import State
 from chatrelay.auth.client import MAX_AROUND, NO_COOKIES
 from chatrelay.auth.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable
 from chatrelay.limits.alarms import Alarm
-from chatrelay.wire.v1 import is_uid
+from chatrelay.model import Denied, LoggedIn, Unavailable, is_uid
 
 reactor: Any = untyped_reactor
 

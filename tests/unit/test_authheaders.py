@@ -15,7 +15,7 @@ from chatrelay.auth.breaker import State
 from chatrelay.auth.headers import host_name, read_header
 from chatrelay.config.options import Config, ConfigError
 from chatrelay.config.sources import read
-from chatrelay.interfaces import LoggedIn
+from chatrelay.model import LoggedIn
 from tests.unit.test_auth import IN, WebserverTestCase, answer
 
 reactor: Any = untyped_reactor

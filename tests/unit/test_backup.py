@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import APPLICATION_ID, MIGRATIONS, SqliteStore, read_messages
 from chatrelay.messagelog.sqlite.backup import NotDone, back_up
 from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
 from chatrelay.messagelog.sqlite.restore import Restored, restore
 from chatrelay.messagelog.sqlite.verify import Contents, verify
+from chatrelay.model import Message
 
 SIDES = ("-wal", "-shm", "-journal")
 NOW = 1_795_000_000.0

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.v1 import AuthRequest, decode

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from chatrelay.app.cli import json_line, main
-from chatrelay.interfaces import Message
 from chatrelay.messagelog.sqlite import MIGRATIONS, LoggedMessage, SqliteStore
+from chatrelay.model import Message
 
 ROOT = Path(__file__).parents[2]
 

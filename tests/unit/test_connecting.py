@@ -18,7 +18,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from chatrelay.interfaces import Denied, LoggedIn
+from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import protocol as websocket
 from chatrelay.websocket import registry as connections

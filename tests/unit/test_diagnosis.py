@@ -20,7 +20,7 @@ from chatrelay.auth.diagnosis import (
     words_of,
 )
 from chatrelay.auth.verdicts import NoVerdict, Suspect, of_first_look, told
-from chatrelay.interfaces import Denied
+from chatrelay.model import Denied
 
 URL = "http://127.0.0.1:8000/session"
 

@@ -28,6 +28,8 @@ from chatrelay.config.options import Config, option_name
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import Full
+from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS
+from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
 from chatrelay.relay import delivery as relay
 from chatrelay.relay import session
 from chatrelay.web import ops as web
@@ -139,7 +141,7 @@ class ProtocolPage(SynchronousTestCase):
     def test_the_numbers_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
         defaults = {field.name: field.default for field in attrs.fields(Config)}
-        self.assertEqual(wire.MAX_INTEGER, 2**53)
+        self.assertEqual(MAX_INTEGER, 2**53)
         self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
         self.assertEqual((session.MAX_REFUSALS, session.BACKED_OFF), (60, 0.5))
         rate, burst = defaults["messages_per_second"], defaults["message_burst"]
@@ -147,10 +149,10 @@ class ProtocolPage(SynchronousTestCase):
         control_frames = defaults["control_frames_per_second"]
         control_frame_burst = defaults["control_frame_burst"]
         for said in (
-            f"string of 1 to {wire.MAX_SESSID} characters",
-            f"string of at most {wire.MAX_TOKEN} characters",
-            f"string of 1 to {wire.MAX_TOKEN} printable characters",
-            f"at most {wire.MAX_CONTENT:,} bytes of UTF-8",
+            f"string of 1 to {MAX_SESSID} characters",
+            f"string of at most {MAX_TOKEN} characters",
+            f"string of 1 to {MAX_TOKEN} printable characters",
+            f"at most {MAX_CONTENT:,} bytes of UTF-8",
             f"- {defaults['message_size']:,} - closed with 1009",
             f"- {defaults['message_frames']} - closed with 1002",
             f"- {defaults['message_timeout']:g} s - closed with 1002",
@@ -174,7 +176,7 @@ class ProtocolPage(SynchronousTestCase):
             f"- {defaults['user_messages_per_second']:g} messages a second, and {burst} at once",
             f"- {new_recipients} a minute, {new_recipients} at once - ``rate-limited``",
             f"- {new_recipients} users a minute to whom the user has not written before",
-            f"the last {limits.MAX_KNOWN_RECIPIENTS} to whom",
+            f"the last {MAX_KNOWN_RECIPIENTS} to whom",
             f"- {control_frames:g} a second, {control_frame_burst:g} at once - closed with 1002",
             f"for {control_frame_burst:g} at once and {control_frames:g} a second",
             f"({defaults['handshake_size'] // 1024} KiB unless changed)",
@@ -200,7 +202,7 @@ class WebserverPage(SynchronousTestCase):
             f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
             f"or than {(config.webserver_answer_size + webserver.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
             f"At most {config.webserver_checks} questions",
-            f"``SESSID``; 1 to {wire.MAX_SESSID} characters",
+            f"``SESSID``; 1 to {MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
             f"up to {session.MAX_QUESTIONS} times a minute for a connection that is logged in already",
             f"up to {config.recheck_spread:g} per cent more or less (``--recheck-spread``)",
@@ -212,8 +214,8 @@ class WebserverPage(SynchronousTestCase):
             f"one more every {limits.MINUTE / config.logins_per_minute:g} seconds",
             f"When {config.breaker_failures} questions in a row",
             f"{verdicts.DENIALS[0]} or {verdicts.DENIALS[1]}, whatever the body",
-            f"1 to {wire.MAX_SESSID} characters",
-            f"1 to {wire.MAX_TOKEN} printable characters",
+            f"1 to {MAX_SESSID} characters",
+            f"1 to {MAX_TOKEN} printable characters",
         ):
             self.assertTrue(said in text, f"the page does not say: {said}")
 
@@ -239,7 +241,7 @@ class OperatingPages(SynchronousTestCase):
             f"Each minute, up to {origins.LINES_PER_MINUTE} refused origins that are new and up to {origins.LINES_PER_MINUTE}",
             f"{session.MAX_REFUSALS} refusals in a row",
             f"{session.MAX_QUESTIONS} auth-requests at once, and {session.MAX_QUESTIONS} a minute, of a connection",
-            f"{limits.MAX_KNOWN_RECIPIENTS} recipients that the relay remembers",
+            f"{MAX_KNOWN_RECIPIENTS} recipients that the relay remembers",
             f"{relay.MAX_WAITING:,} messages waiting for the message log",
             f"{auth.MAX_QUEUE:,} logins waiting for the session page",
             f"has ``closing-timeout`` ({closing:g} s) to leave",
@@ -248,8 +250,8 @@ class OperatingPages(SynchronousTestCase):
             f"cut ``closing-timeout`` ({closing:g} s) later",
             f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
             f"printable ASCII without spaces, at least {web.SHORTEST_TOKEN} characters",
-            f"- {relay.MAX_WAITING:,} × {wire.MAX_CONTENT // 1024} KiB of text",
-            f"- {relay.MAX_WAITING * wire.MAX_CONTENT // 1024**2} MiB; four times that if",
+            f"- {relay.MAX_WAITING:,} × {MAX_CONTENT // 1024} KiB of text",
+            f"- {relay.MAX_WAITING * MAX_CONTENT // 1024**2} MiB; four times that if",
             f"- {Config().unread_size // 1024**2} MiB each: 1,000 MiB for 1,000",
             f"- {Config().message_size // 1024} KiB each: {Config().message_size * 10_000 // 1024**2} MiB for 10,000",
             f"- {Config().handshake_size // 1024} KiB × {Config().unauthenticated:,}: 78 MiB",

@@ -24,8 +24,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from chatrelay import ChatRelayService, Config, LoggedIn, build
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import LogUnavailable
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"

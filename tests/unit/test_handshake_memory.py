@@ -9,12 +9,12 @@ from typing import Any
 
 from autobahn.websocket.types import ConnectionRequest
 
+from chatrelay.model import MAX_SESSID
 from chatrelay.relay.session import Session
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.handshake import AUTOBAHN_HANDSHAKE
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire.request_head import MAX_PARTS
-from chatrelay.wire.v1 import MAX_SESSID
 from tests.unit.test_connecting import Proxied, version_2
 from tests.unit.test_websocket import Client, WebSocketTestCase
 

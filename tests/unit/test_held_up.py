@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import State
-from chatrelay.interfaces import LoggedIn, Unavailable, Verdict
+from chatrelay.model import LoggedIn, Unavailable, Verdict
 from tests.unit.test_websocket import CLOSE, CONTINUATION, PING, PONG, YES, Client, WebSocketTestCase, frame, told_by
 
 HELD_UP = 25.0

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.limits.buckets import MAX_KNOWN_RECIPIENTS, Sender, SendLimits, TokenBucket, address_key
+from chatrelay.limits.addresses import address_key
+from chatrelay.limits.buckets import TokenBucket
+from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS, Sender, SendLimits
 
 UNLIMITED = TokenBucket(0, 0)
 """Of a connection that may send any number."""

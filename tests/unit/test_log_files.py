@@ -17,9 +17,9 @@ from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import SqliteStore, read_messages
 from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.model import LogUnavailable
 from tests.unit.test_message_log import message
 
 

@@ -17,9 +17,9 @@ from unittest.mock import patch
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteStore, checkpoints, files, read_messages, wal
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID
+from chatrelay.model import LogUnavailable
 from tests.unit.test_message_log import message
 
 SEEDS = 6

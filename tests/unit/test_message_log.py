@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from chatrelay.interfaces import LogUnavailable, Message, MessageLog
+from chatrelay.interfaces import MessageLog
 from chatrelay.messagelog import BadMessageLogURL, message_log
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
 from chatrelay.messagelog.sqlite import (
@@ -26,6 +26,7 @@ from chatrelay.messagelog.sqlite import (
     SqliteStore,
     read_messages,
 )
+from chatrelay.model import LogUnavailable, Message
 from chatrelay.testing import HeldMessageLog
 from tests.fuzz.world import SteppedMessageLog
 

@@ -22,10 +22,11 @@ from chatrelay.auth.rechecks import Rechecks
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
-from chatrelay.limits.buckets import Deadlines, SendLimits
+from chatrelay.limits.deadlines import Deadlines
 from chatrelay.limits.pace import SlowReaders
+from chatrelay.limits.sending import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator

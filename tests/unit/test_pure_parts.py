@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.limits.buckets import Deadlines
+from chatrelay.limits.deadlines import Deadlines
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth.rechecks import Behind, Rechecks
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import RecordedConnection
 
 LOOK = 0.25

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth.rechecks import Rechecks
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator, RecordedConnection
 
 DEFAULTS = Config()

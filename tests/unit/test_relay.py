@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.interfaces import LogUnavailable, Message
+from chatrelay.model import LogUnavailable, Message
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory

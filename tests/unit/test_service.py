@@ -22,8 +22,8 @@ from chatrelay.app import descriptors
 from chatrelay.app.endpoints import NamedEndpoint
 from chatrelay.app.service import BACKLOG, ChatRelayService, _webserver_authenticator, with_backlog
 from chatrelay.app.twistd import Options, keep_steady_time, makeService
-from chatrelay.interfaces import Denied, LogUnavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import Denied, LogUnavailable, Verdict
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import shutdown as stopping
 from tests.unit.test_websocket import Client

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable
-from chatrelay.limits.buckets import SendLimits
+from chatrelay.limits.sending import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import Denied, LoggedIn, Unavailable
 from chatrelay.relay import session
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.interfaces import Verdict
+from chatrelay.model import Verdict
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import sweep
 from chatrelay.websocket.sweep import Sweep

@@ -39,8 +39,8 @@ from twisted.web.client import HTTPConnectionPool
 from chatrelay.auth import client as webserver
 from chatrelay.auth.throttle import Attempts, RecentDenials
 from chatrelay.config.options import Config, ConfigError
-from chatrelay.interfaces import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator, KnownSessions

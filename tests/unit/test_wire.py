@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.model import user_key
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.v1 import AuthRequest, Reason, SendRequest, UnusableFrame, decode
 
@@ -71,8 +72,8 @@ class Requests(SynchronousTestCase):
         self.assertEqual(decode(rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}'), AuthRequest("auth-request", "😀"))
 
     def test_users_are_the_same_however_written(self) -> None:
-        self.assertEqual(wire.user_key(7), wire.user_key("7"))
-        self.assertNotEqual(wire.user_key("07"), wire.user_key(7))
+        self.assertEqual(user_key(7), user_key("7"))
+        self.assertNotEqual(user_key("07"), user_key(7))
 
 
 class UnusableFrames(SynchronousTestCase):

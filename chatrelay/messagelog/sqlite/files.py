@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from chatrelay.interfaces import LogUnavailable
+from chatrelay.model import LogUnavailable
 
 LOCKS_DATABASE = sys.platform == "linux"
 """Whether the database itself is locked with flock(2), too.

@@ -11,9 +11,9 @@ from typing import Any
 
 import attrs
 
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite.reading import NotThere, NotUsable, reading, schema_of
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS
+from chatrelay.model import LogUnavailable
 
 # Read in pages of whole blocks, each page a transaction of its own: a reader that dawdles
 # (a pager left open) would otherwise keep SQLite from ever shortening its WAL.

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from urllib.parse import quote
 
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import recovery
 from chatrelay.messagelog.sqlite.files import LogFiles, read_header, size_of
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, LOCK_WAIT_SECONDS, MIGRATIONS
+from chatrelay.model import LogUnavailable
 from chatrelay.permissions import may, why_not_used, why_not_written_in
 
 

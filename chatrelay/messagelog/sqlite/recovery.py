@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 import attrs
 
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import wal
 from chatrelay.messagelog.sqlite.files import HEADER_SIZE, LogFiles, read_header, size_of
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, not_a_database, of_another_program
+from chatrelay.model import LogUnavailable
 
 _FILES_LOOKED_AT = 1000
 """So many files of the folder are looked at for the database that a write-ahead log belongs to."""

@@ -17,7 +17,6 @@ from contextlib import closing, contextmanager, suppress
 
 import attrs
 
-from chatrelay.interfaces import LogUnavailable
 from chatrelay.messagelog.sqlite import recovery
 from chatrelay.messagelog.sqlite.backup import (
     INDEX,
@@ -35,6 +34,7 @@ from chatrelay.messagelog.sqlite.files import LogFiles, size_of
 from chatrelay.messagelog.sqlite.reading import NotUsable, reading
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
 from chatrelay.messagelog.sqlite.verify import Contents, Report, summary
+from chatrelay.model import LogUnavailable
 from chatrelay.permissions import why_not_found
 
 REPLACED = ".replaced-"

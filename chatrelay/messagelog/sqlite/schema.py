@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from chatrelay.interfaces import LogUnavailable
+from chatrelay.model import LogUnavailable
 
 APPLICATION_ID = 0x43524C59
 """Marks an SQLite file as a message log of ours: "CRLY"."""

@@ -23,12 +23,11 @@ from contextlib import contextmanager, suppress
 import msgspec
 from twisted.logger import Logger
 
-from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
+from chatrelay.model import LogUnavailable, Message, user_key
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
-from chatrelay.wire.v1 import user_key
 
 log = Logger("chatrelay.messagelog")
 

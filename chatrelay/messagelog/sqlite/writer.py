@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.interfaces import LogUnavailable, Message
 from chatrelay.messagelog.sqlite.store import SqliteStore
+from chatrelay.model import LogUnavailable, Message
 
 log = Logger("chatrelay.messagelog")
 
