@@ -198,11 +198,11 @@ class WebserverPage(SynchronousTestCase):
         text = " ".join(page("webserver.rst").split())
         config = Config()
         for said in (
-            f"within {config.webserver_timeout:g} seconds of the POST",
+            f"within {config.webserver_timeout:g} seconds of the POST (``--webserver-timeout``)",
             f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
-            f"or than {(config.webserver_answer_size + webserver.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
-            f"At most {config.webserver_checks} questions",
-            f"``SESSID``; 1 to {MAX_SESSID} characters",
+            f"larger than {(config.webserver_answer_size + webserver.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
+            f"At most {config.webserver_checks} requests",
+            f"in place of this ``SESSID``: 1 to {MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
             f"up to {session.MAX_QUESTIONS} times a minute for a connection that is logged in already",
             f"up to {config.recheck_spread:g} per cent more or less (``--recheck-spread``)",
@@ -212,7 +212,7 @@ class WebserverPage(SynchronousTestCase):
             f"A denial is remembered for {config.denial_memory:g} seconds (``--denial-memory``",
             f"{config.logins_per_minute} logins a minute may be denied",
             f"one more every {limits.MINUTE / config.logins_per_minute:g} seconds",
-            f"When {config.breaker_failures} questions in a row",
+            f"When {config.breaker_failures} requests in a row",
             f"{verdicts.DENIALS[0]} or {verdicts.DENIALS[1]}, whatever the body",
             f"1 to {MAX_SESSID} characters",
             f"1 to {MAX_TOKEN} printable characters",
