@@ -9,13 +9,16 @@ test that every implementation of ours runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs imported both from here
 from chatrelay.model import Message as Message
 from chatrelay.model import Verdict
+
+if TYPE_CHECKING:
+    from chatrelay.wire.codes import Close
 
 
 class Authenticator(Protocol):
@@ -41,11 +44,10 @@ class Connection(Protocol):
             connection within its budget (the promise's C2). Never raises.
         """
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Begin the closing handshake; nothing is received from here on.
 
-        :param code: the close code (RFC 6455, section 7.4).
-        :param reason: at most 123 bytes of UTF-8, for the developer.
+        :param close: the code and the reason that the client is sent; one of `chatrelay.wire.codes`.
         """
 
 

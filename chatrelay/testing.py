@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Verdict
+from chatrelay.wire.codes import Close
 
 
 class KnownSessions:
@@ -57,12 +58,12 @@ class RecordedConnection:
     """A `Connection` that keeps what it is given.
 
     :ivar sent: the messages handed over, as JSON values.
-    :ivar closed: the close code and reason, once closed.
+    :ivar closed: the close code and reason, once closed; None before.
     """
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.closed: tuple[int, str] | None = None
+        self.closed: Close | None = None
 
     def send(self, payload: bytes) -> bool:
         """Keep a message, while open."""
@@ -71,10 +72,10 @@ class RecordedConnection:
         self.sent.append(json.loads(payload))
         return True
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Close, once."""
         if self.closed is None:
-            self.closed = (int(code), reason)
+            self.closed = close
 
     def take(self) -> list[Any]:
         """What was sent since the last look."""

@@ -19,7 +19,8 @@ from twisted.logger import Logger
 
 from chatrelay.interfaces import Connection
 from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
-from chatrelay.wire.v1 import CloseCode
+from chatrelay.wire import codes
+from chatrelay.wire.codes import Close
 
 log = Logger("chatrelay.auth")
 
@@ -269,7 +270,7 @@ class Rechecks:
         elif isinstance(verdict, Unavailable):
             self._unreachable(check)
         else:
-            _end(check, "the session at the site has ended")
+            _end(check, codes.SESSION_ENDED)
 
     def _confirmed(self, check: _Check, verdict: LoggedIn) -> None:
         check.unreachable_since = None
@@ -286,7 +287,7 @@ class Rechecks:
         if left > 0:
             self._schedule(check, self._seconds() + min(self._some_time(), left))
         else:
-            _end(check, "the site could not be asked about the session for too long")
+            _end(check, codes.SESSION_UNCONFIRMED)
 
     def _some_time(self) -> float:
         """The interval, give or take."""
@@ -313,6 +314,6 @@ class Rechecks:
             heapq.heapify(self._times)
 
 
-def _end(check: _Check, reason: str) -> None:
+def _end(check: _Check, close: Close) -> None:
     for connection in tuple(check.connections):  # closing one takes it out of there
-        connection.close(CloseCode.SESSION_ENDED, reason)
+        connection.close(close)

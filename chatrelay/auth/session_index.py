@@ -13,13 +13,10 @@ from collections.abc import Iterable
 from chatrelay.interfaces import Connection
 from chatrelay.model import user_key
 from chatrelay.relay.directory import Directory
-from chatrelay.wire.v1 import CloseCode
+from chatrelay.wire import codes
 
 DIGEST_SIZE = 16
 """Bytes of a SESSID's hash."""
-
-ENDED = "ended by the operator or the site"
-"""The reason that goes with 4505."""
 
 
 def digest(sessid: str, key: bytes) -> bytes:
@@ -166,5 +163,5 @@ class Logins:
 def _close(connections: Iterable[Connection]) -> int:
     ending = tuple(connections)  # closing one takes it out of where it was found
     for connection in ending:
-        connection.close(CloseCode.ENDED, ENDED)
+        connection.close(codes.ENDED)
     return len(ending)

@@ -23,7 +23,7 @@ from chatrelay.interfaces import Connection, MessageLog
 from chatrelay.model import LogUnavailable, Message, user_key
 from chatrelay.relay.directory import Directory
 from chatrelay.wire import v1 as wire
-from chatrelay.wire.v1 import Reason
+from chatrelay.wire.codes import Reason
 
 log = Logger("chatrelay.relay")
 

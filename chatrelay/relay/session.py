@@ -26,8 +26,10 @@ from chatrelay.limits.sending import Sender, SendLimits
 from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
+from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
-from chatrelay.wire.v1 import AuthRequest, CloseCode, Kind, Reason, SendRequest, UnusableFrame, decode, read_header
+from chatrelay.wire.codes import Reason
+from chatrelay.wire.v1 import AuthRequest, Kind, SendRequest, UnusableFrame, decode, read_header
 
 
 class State(enum.Enum):
@@ -256,7 +258,7 @@ class Session:
         if self.state is State.ASKING:
             self.answered(Unavailable("the login timeout passed while the webserver was asked"))
         if self.state is State.VISITOR:
-            self._connection.close(CloseCode.LOGIN_TIMEOUT, "not logged in in time")
+            self._connection.close(codes.LOGIN_TIMEOUT)
 
     def ended(self) -> None:
         """The connection is closing or gone: leave the directory, take nothing more."""
@@ -274,7 +276,7 @@ class Session:
         :returns: as `received` does.
         """
         if self._keeps_on(now):
-            self._connection.close(CloseCode.RATE_LIMIT, "kept on past the rate limit")
+            self._connection.close(codes.RATE_LIMIT)
         return self.state is not _ENDED
 
     def _keeps_on(self, now: float) -> bool:
@@ -330,7 +332,7 @@ class Session:
         self._connection.send(wire.auth_response(False))
         self._denials += 1
         if self._denials >= MAX_DENIALS:
-            self._connection.close(CloseCode.LOGIN_REFUSED, "login refused three times")
+            self._connection.close(codes.LOGIN_REFUSED)
 
     def _unusable(self, problem: UnusableFrame) -> None:
         if problem.send and not self.logged_in:
@@ -341,4 +343,4 @@ class Session:
             self._connection.send(wire.not_sent(problem.request_id, problem.reason))
         self._unusable_frames += 1
         if self._unusable_frames >= MAX_UNUSABLE_FRAMES:
-            self._connection.close(CloseCode.UNUSABLE_FRAMES, "ten frames could not be used")
+            self._connection.close(codes.UNUSABLE_FRAMES)

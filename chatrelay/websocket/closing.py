@@ -20,7 +20,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import Logger, LogLevel
 
 from chatrelay.limits.admission import Full
-from chatrelay.wire.v1 import CloseCode
+from chatrelay.wire.codes import CloseCode
 
 log = Logger("chatrelay.websocket")
 

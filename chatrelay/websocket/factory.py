@@ -36,7 +36,7 @@ from chatrelay.websocket.outbox import Turn
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Connections
 from chatrelay.websocket.sweep import Ends
-from chatrelay.wire.v1 import CloseCode
+from chatrelay.wire import codes
 
 log = Logger("chatrelay.websocket")
 
@@ -187,7 +187,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
         self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
         most = self.config.connections_per_user
         for oldest in self.directory.oldest_beyond(user_key(verdict.uid), most):
-            oldest.close(CloseCode.TOO_MANY_CONNECTIONS, "too many connections of this user: the oldest goes")
+            oldest.close(codes.TOO_MANY_CONNECTIONS)
 
     # Time ------------------------------------------------------------------------
 

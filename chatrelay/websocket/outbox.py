@@ -27,8 +27,9 @@ from zope.interface import implementer
 
 from chatrelay.limits.pace import MAX_DEBT, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.websocket import sendqueue
+from chatrelay.wire import codes
+from chatrelay.wire.codes import Close
 from chatrelay.wire.frames import text_frame
-from chatrelay.wire.v1 import CloseCode
 
 log = Logger("chatrelay.websocket")
 
@@ -82,7 +83,7 @@ class Framing(Protocol):
     def send_text_frame(self, payload: bytes) -> None:
         """Have Autobahn make a text frame and write it."""
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Begin the closing handshake."""
 
 
@@ -92,7 +93,7 @@ class _Gone:
     def send_text_frame(self, payload: bytes) -> None:
         """There is nobody to make it for."""
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """It is closed."""
 
 
@@ -270,9 +271,9 @@ class OutgoingBuffer:
             self.flush()
         return True
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
-        self._protocol.close(code, reason)
+        self._protocol.close(close)
 
     # Bytes -----------------------------------------------------------------
 
@@ -288,7 +289,7 @@ class OutgoingBuffer:
             # Where the transport does not say what waits in it, all counts that came since it had none.
             unread = self._sent if self._descriptor is None else self._waiting() + size
             if 0 < budget < unread + self._most_in_kernel and budget < unread + self._in_kernel():
-                self._protocol.close(CloseCode.UNREAD, "not reading fast enough")
+                self._protocol.close(codes.UNREAD)
                 return False
         return True
 
@@ -309,7 +310,7 @@ class OutgoingBuffer:
         connection = self._socket
         # Where the process was held up, the client may have taken all that the kernel had.
         if ahead < -MAX_DEBT and (connection is None or sendqueue.unacknowledged(connection) != 0):
-            self._protocol.close(CloseCode.UNREAD, "not reading fast enough")
+            self._protocol.close(codes.UNREAD)
         else:
             self._note_pace(taken, ahead)
             self._look_at_patience()

@@ -33,7 +33,6 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-from chatrelay.auth.session_index import ENDED
 from chatrelay.limits.addresses import address_in, address_key
 from chatrelay.limits.admission import Full, Visit
 from chatrelay.limits.buckets import TokenBucket
@@ -50,11 +49,12 @@ from chatrelay.websocket.handshake import (
     printable,
 )
 from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
+from chatrelay.wire.codes import Close
 from chatrelay.wire.extensions import BrokenOffers, acceptable
 from chatrelay.wire.frames import TextValidator, ends_by_going_away, take_messages
 from chatrelay.wire.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
-from chatrelay.wire.v1 import CloseCode
 
 if TYPE_CHECKING:
     from chatrelay.websocket.factory import ChatFactory
@@ -587,7 +587,7 @@ class ChatProtocol(WebSocketServerProtocol):
         self._frames += 1
         limit = self.factory.config.message_frames
         if limit and self._frames > limit:
-            self._fail_connection(CloseCode.PROTOCOL_ERROR, f"a message in more than {limit} frames")
+            self._fail_connection(*codes.too_many_frames(limit))
         if self._perMessageCompress is not None:
             # What is packed is bound by itself, as it need not become anything: zlib keeps what follows its end.
             self._packed += length
@@ -601,7 +601,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _bound_message(self, size: int, most: int) -> None:
         if size > most and not self.failedByMe:
-            self._fail_connection(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._longest} bytes")
+            self._fail_connection(*codes.message_too_big(self._longest))
 
     def onMessageEnd(self) -> None:
         """Autobahn: the last frame of a message ended."""
@@ -614,7 +614,7 @@ class ChatProtocol(WebSocketServerProtocol):
             return
         # After our own close frame, messages under way still arrive here; the session has ended then.
         if isBinary:
-            self.close(CloseCode.UNSUPPORTED_DATA, "binary messages are not accepted: send JSON as text")
+            self.close(codes.BINARY_MESSAGE)
         else:
             self.session.received(payload)
 
@@ -632,7 +632,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._asking = None
             said = (verdict.uid, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
             if not factory.logins.answered(self.outgoing, *said):
-                self.close(CloseCode.ENDED, ENDED)
+                self.close(codes.ENDED)
                 return
             is_new = not session.logged_in
             session.answered(verdict)
@@ -707,18 +707,18 @@ class ChatProtocol(WebSocketServerProtocol):
             return True
         if self.state == self.STATE_OPEN:
             limit = self.factory.config.control_frames_per_second
-            self._fail_connection(CloseCode.PROTOCOL_ERROR, f"more than {limit:g} pings and pongs a second")
+            self._fail_connection(*codes.too_many_control_frames(limit))
         else:
             self._hear_no_more()
         return False
 
     # Closing ---------------------------------------------------------------
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
         if self.state == self.STATE_OPEN:
             # Autobahn's sendClose takes no code below 3000 but 1000.
-            self.sendCloseFrame(code=int(code), reasonUtf8=reason.encode("utf-8"))
+            self.sendCloseFrame(code=int(close.code), reasonUtf8=close.reason.encode("utf-8"))
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """Autobahn: every closing handshake, whoever began it, comes through here."""
@@ -816,7 +816,7 @@ class ChatProtocol(WebSocketServerProtocol):
         if self._pausing is not None:
             self.factory.message_deadlines.start(self, self.factory.active.now())  # the rest may be there, unread
         else:
-            self._fail_connection(CloseCode.PROTOCOL_ERROR, "a message took too long")
+            self._fail_connection(*codes.MESSAGE_TOO_SLOW)
 
     def ping(self) -> None:
         """Its turn to be pinged has come.
@@ -840,7 +840,7 @@ class ChatProtocol(WebSocketServerProtocol):
         ):
             self.factory.pings.sent(self, self.factory.active.now())  # the ping is still out when that time is over
         else:
-            self.close(CloseCode.NO_PONG, "no answer to pings")
+            self.close(codes.NO_PONG)
 
     def signs_of_life(self) -> object:
         """Something that compares unequal after each message, ping or pong that came; see `websocket.keepalive`.

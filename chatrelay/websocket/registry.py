@@ -27,7 +27,8 @@ from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.outbox import beneath
 from chatrelay.websocket.shutdown import Farewells
 from chatrelay.websocket.sweep import Ends, Sweep
-from chatrelay.wire.v1 import CloseCode
+from chatrelay.wire import codes
+from chatrelay.wire.codes import Close
 
 log = Logger("chatrelay.websocket")
 
@@ -52,7 +53,7 @@ class Live(Hashable, Protocol):
     STATE_CONNECTING: Any
     STATE_OPEN: Any
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Begin the closing handshake."""
 
     def abort(self, end: End = ...) -> None:
@@ -278,7 +279,7 @@ class Connections:
         if connection.state == connection.STATE_CONNECTING:
             connection.abort(STOPPING)
         else:
-            connection.close(CloseCode.STOPPING, "the relay is stopping")
+            connection.close(codes.STOPPING)
 
     def close_all(self) -> Deferred[None]:
         """Close every connection that is left with 4000, at once; wait until all are gone."""

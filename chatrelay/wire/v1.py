@@ -1,7 +1,7 @@
 """The wire, v1: bytes to requests, and answers to bytes.
 
-Pure. This module knows the JSON objects that cross a connection, the reasons
-and the close codes, and the bounds of every value. It must not know who is
+Pure. This module knows the JSON objects that cross a connection, and the
+bounds of every value. It must not know who is
 logged in, what a connection is, or what time it is. `docs/protocol.rst` is
 the contract it keeps; a test sends every example of that page.
 """
@@ -15,47 +15,13 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
+from chatrelay.wire.codes import Reason
 
 SUBPROTOCOL = "chatrelay.v1"
 """The WebSocket subprotocol of this dialect; a client that offers none speaks it too."""
 
 MAX_BYTES_A_CHARACTER = 4
 """The longest UTF-8 sequence (RFC 3629, section 3)."""
-
-
-class Reason(enum.StrEnum):
-    """Why something was not done. Published, with what a client should do, in docs/protocol.rst."""
-
-    RECEIVING_USER_NOT_CONNECTED = "receiving-user-not-connected"
-    INVALID_MESSAGE = "invalid-message"
-    LOG_UNAVAILABLE = "log-unavailable"
-    BUSY = "busy"
-    RATE_LIMITED = "rate-limited"
-    WEBSERVER_UNAVAILABLE = "webserver-unavailable"
-    LOGIN_PENDING = "login-pending"
-    ALREADY_LOGGED_IN = "already-logged-in"
-    INVALID_JSON = "invalid-json"
-    UNKNOWN_TYPE = "unknown-type"
-    INVALID_AUTH_REQUEST = "invalid-auth-request"
-
-
-class CloseCode(enum.IntEnum):
-    """Why a connection was closed. 4000-4499: reconnect; 4500-4999: do not (docs/protocol.rst)."""
-
-    PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003
-    INVALID_PAYLOAD = 1007
-    MESSAGE_TOO_BIG = 1009
-    STOPPING = 4000
-    LOGIN_TIMEOUT = 4001
-    UNREAD = 4002
-    NO_PONG = 4004
-    LOGIN_REFUSED = 4500
-    SESSION_ENDED = 4501
-    UNUSABLE_FRAMES = 4502
-    RATE_LIMIT = 4503
-    TOO_MANY_CONNECTIONS = 4504
-    ENDED = 4505
 
 
 # What clients send ---------------------------------------------------------

@@ -27,6 +27,7 @@ from chatrelay.websocket.outbox import OutgoingBuffer
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.shutdown import Farewells
 from chatrelay.wire import v1 as wire
+from chatrelay.wire.codes import Reason
 from chatrelay.wire.v1 import SendRequest, UnusableFrame
 
 _deliver, _commit, _submit = Relay._deliver, Relay._commit, Relay.submit
@@ -80,7 +81,7 @@ def _visitors_are_told(self: Session, payload: bytes) -> bool:
             pass
         else:
             if isinstance(request, SendRequest):
-                self._connection.send(wire.not_sent(request.id, wire.Reason.RECEIVING_USER_NOT_CONNECTED))
+                self._connection.send(wire.not_sent(request.id, Reason.RECEIVING_USER_NOT_CONNECTED))
     return _received(self, payload)
 
 

@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from chatrelay.wire import v1 as wire
+from chatrelay.wire.codes import Reason
 from tests.fuzz.cost import KNOWN, PIECES, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate, Meter, is_text, search
 
 MOST = 4.0
@@ -61,7 +62,7 @@ def by_python(payload: bytes, error: Exception) -> wire.Header:
     try:
         value = json.loads(payload, parse_int=lambda digits: int(digits) if len(digits) < 20 else 2**60)
     except ValueError:
-        raise wire.UnusableFrame(wire.Reason.INVALID_JSON, "not JSON") from None
+        raise wire.UnusableFrame(Reason.INVALID_JSON, "not JSON") from None
     return wire.Header(wire.Kind(value["type"]), value["id"])
 
 

@@ -36,6 +36,7 @@ from chatrelay.websocket.outbox import OutgoingBuffer
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Connections
 from chatrelay.websocket.shutdown import Farewells
+from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
 
 BUILDS: dict[str, Callable[[], None]] = {}
@@ -457,7 +458,7 @@ def _() -> None:
     def make(_: Any) -> Any:
         def ended(self: Any, check: Any) -> None:
             for connection in tuple(check.connections):
-                connection.close(wire.CloseCode.SESSION_ENDED, "the site could not be asked")
+                connection.close(codes.SESSION_UNCONFIRMED)
 
         return ended
 

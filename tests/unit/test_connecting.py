@@ -24,6 +24,7 @@ from chatrelay.websocket import protocol as websocket
 from chatrelay.websocket import registry as connections
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
+from chatrelay.wire import codes
 from tests.unit.test_websocket import Client, Transport, WebSocketTestCase
 
 OFFICE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
@@ -248,7 +249,7 @@ class Refusals(ConnectingTestCase):
         first, second = self.come(), self.come()
         self.assertTrue(self.is_refused(self.come()))
         first.open().log_in()
-        first.protocol.close(4000, "")
+        first.protocol.close(codes.STOPPING)
         self.assertTrue(self.is_refused(self.come()))  # it has its descriptor until it is gone
         first.lost()
         self.come().open().log_in("bo")
@@ -388,7 +389,7 @@ class OfAUser(ConnectingTestCase):
     def test_who_is_leaving_is_none_of_them(self) -> None:
         self.limit(connections_per_user=2)
         first, second = (self.come().open().log_in() for _ in range(2))
-        second.protocol.close(4000, "")
+        second.protocol.close(codes.STOPPING)
         second.hear()
         self.come().open().log_in()
         self.assertEqual((first.hear(), second.hear()), ([], []))

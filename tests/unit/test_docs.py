@@ -37,6 +37,7 @@ from chatrelay.websocket import closing as ends
 from chatrelay.websocket import registry as connections
 from chatrelay.websocket import sweep
 from chatrelay.wire import v1 as wire
+from chatrelay.wire.codes import CloseCode, Reason
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -107,19 +108,19 @@ class ProtocolPage(SynchronousTestCase):
 
     def test_the_table_of_reasons_is_the_list_of_reasons(self) -> None:
         published = literals(self.text, "table-of-reasons")
-        self.assertEqual(sorted(published), sorted(reason.value for reason in wire.Reason))
+        self.assertEqual(sorted(published), sorted(reason.value for reason in Reason))
 
     def test_the_table_of_close_codes_is_the_list_of_close_codes(self) -> None:
         published = literals(self.text, "table-of-close-codes")
-        self.assertEqual(published, [str(code.value) for code in sorted(wire.CloseCode)])
+        self.assertEqual(published, [str(code.value) for code in sorted(CloseCode)])
 
     def test_what_is_reserved_is_published_and_not_sent(self) -> None:
         reasons = literals(self.text, "table-of-reserved-reasons")
         codes = literals(self.text, "table-of-reserved-close-codes")
         self.assertEqual(set(reasons), RESERVED_REASONS)
         self.assertEqual(set(codes), RESERVED_CLOSE_CODES)
-        self.assertEqual(RESERVED_REASONS & {reason.value for reason in wire.Reason}, set())
-        self.assertEqual(RESERVED_CLOSE_CODES & {str(code.value) for code in wire.CloseCode}, set())
+        self.assertEqual(RESERVED_REASONS & {reason.value for reason in Reason}, set())
+        self.assertEqual(RESERVED_CLOSE_CODES & {str(code.value) for code in CloseCode}, set())
 
     def test_each_reason_says_what_a_client_should_do(self) -> None:
         for reason, _, what_to_do in rows(self.text, "table-of-reasons"):
@@ -134,9 +135,9 @@ class ProtocolPage(SynchronousTestCase):
 
     def test_each_reason_and_close_code_has_an_example(self) -> None:
         shown = set(re.findall(r'"reason":"([^"]+)"', self.text))
-        self.assertEqual(shown, {reason.value for reason in wire.Reason} - WITHOUT_EXAMPLE)
+        self.assertEqual(shown, {reason.value for reason in Reason} - WITHOUT_EXAMPLE)
         closed = set(re.findall(r"^   \S+ ← closed (\d+)$", self.text, re.MULTILINE))
-        self.assertEqual(closed, {str(code.value) for code in wire.CloseCode})
+        self.assertEqual(closed, {str(code.value) for code in CloseCode})
 
     def test_the_numbers_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())

@@ -21,6 +21,7 @@ from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sendqueue
 from chatrelay.websocket.outbox import OutgoingBuffer, Turn, seconds_unacknowledged
 from chatrelay.websocket.protocol import MAX_REFUSED
+from chatrelay.wire import codes
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
 from tests.unit.test_websocket import BINARY, CLOSE, frame, told_by
 
@@ -253,11 +254,11 @@ class InJSON(EndsTestCase):
 
     def test_one_that_was_closed_and_did_not_leave_ended_by_what_closed_it(self) -> None:
         client = self.come().open().log_in()
-        client.protocol.close(4505, "ended")
+        client.protocol.close(codes.ENDED)
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
         client.lost(ConnectionAborted())
-        self.assertEqual(self.told(), [("info", "user", "relay", 4505, "ended")])
+        self.assertEqual(self.told(), [("info", "user", "relay", 4505, "ended by the operator or the site")])
 
     def test_turned_away(self) -> None:
         self.limit(connections=1)

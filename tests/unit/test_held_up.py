@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import State
 from chatrelay.model import LoggedIn, Unavailable, Verdict
+from chatrelay.wire import codes
 from tests.unit.test_websocket import CLOSE, CONTINUATION, PING, PONG, YES, Client, WebSocketTestCase, frame, told_by
 
 HELD_UP = 25.0
@@ -105,7 +106,7 @@ class Connections(WebSocketTestCase):
 
         def begin() -> Client:
             client = self.client().open().log_in()
-            client.protocol.close(4505, "")
+            client.protocol.close(codes.ENDED)
             return client
 
         def arrives(client: Client) -> None:

@@ -27,6 +27,7 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
+from chatrelay.wire import codes
 from tests.unit.test_websocket import CLOSE, PING, PONG, Client, frame
 
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
@@ -405,7 +406,7 @@ class Paused(SynchronousTestCase):
     def test_what_is_closed_in_a_pause_is_not_taken_after_it(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 20 + fragments(request(1), 2))
-        client.protocol.close(4505, "ended")
+        client.protocol.close(codes.ENDED)
         self.pass_time(1)
         self.assertEqual(self.log.rows, [])
 

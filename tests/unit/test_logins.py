@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.auth.session_index import Logins
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
+from chatrelay.wire.codes import Close
 
 ENDED = (4505, "ended by the operator or the site")
 
@@ -123,8 +124,8 @@ class LoginsTests(SynchronousTestCase):
         first, second = self.member("a"), self.member("a")
         closing = first.close
 
-        def close(code: int, reason: str) -> None:
-            closing(code, reason)
+        def close(it: Close) -> None:
+            closing(close)
             self.logins.left(first)
             self.logins.left(second)
 

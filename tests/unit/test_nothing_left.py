@@ -33,6 +33,7 @@ from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.protocol import MAX_REFUSED, ChatProtocol
+from chatrelay.wire import codes
 from tests.unit.test_connecting import OFFICE, Proxied, version_1
 from tests.unit.test_fairness import HANDSHAKE
 from tests.unit.test_websocket import BINARY, CLOSE, PING, Client, Transport, frame
@@ -138,7 +139,7 @@ def say(client: Client, **message: Any) -> None:
     client.write(frame(json.dumps(message).encode()))
 
 
-def codes(client: Client) -> list[int]:
+def close_codes(client: Client) -> list[int]:
     """The close codes that a client has heard."""
     return [heard[0] for heard in client.hear() if isinstance(heard, tuple) and heard[0] >= 1000]
 
@@ -252,20 +253,20 @@ def closes_and_is_lost(place: Place, client: Client) -> None:
 
 def says_no_more(place: Place, client: Client) -> None:
     place.pass_time(45)
-    assert codes(client) == [STATES[place.state]]
+    assert close_codes(client) == [STATES[place.state]]
 
 
 def is_closed(place: Place, client: Client) -> None:
-    client.protocol.close(4505, "")
+    client.protocol.close(codes.ENDED)
 
 
 def is_closed_and_answers(place: Place, client: Client) -> None:
-    client.protocol.close(4505, "")
+    client.protocol.close(codes.ENDED)
     client.write(frame(struct.pack("!H", 4505), CLOSE))
 
 
 def is_closed_and_goes_on(place: Place, client: Client) -> None:
-    client.protocol.close(4505, "")
+    client.protocol.close(codes.ENDED)
     client.write(frame(b"{}") * 200)
 
 
@@ -419,12 +420,12 @@ def is_denied_three_times(place: Place) -> None:
     client = place.come().open()
     for number in range(3):
         say(client, type="auth-request", SESSID=f"nobody-{number}")
-    assert codes(client) == [4500]
+    assert close_codes(client) == [4500]
 
 
 def is_the_oldest_of_too_many(place: Place) -> None:
     first, second = place.member(), place.member()
-    assert codes(first) == [4504]
+    assert close_codes(first) == [4504]
     place.lose(second)
 
 
@@ -432,7 +433,7 @@ def has_its_session_end(place: Place) -> None:
     clients = [place.member(), place.member()]
     place.site.verdict = Denied()
     place.pass_time(RECHECK_SECONDS + 1)
-    assert [codes(client) for client in clients] == [[4501], [4501]]
+    assert [close_codes(client) for client in clients] == [[4501], [4501]]
 
 
 def has_a_site_that_stays_away(place: Place) -> None:
@@ -441,13 +442,13 @@ def has_a_site_that_stays_away(place: Place) -> None:
     for _ in range(4):
         place.pass_time(10)
         client.write(frame(b"p", PING))
-    assert codes(client) == [4501]
+    assert close_codes(client) == [4501]
 
 
 def sends_a_message_in_too_many_frames(place: Place) -> None:
     client = place.member()
     client.write(frame(b"", fin=False) + frame(b"", 0, fin=False) * 64)
-    assert codes(client) == [1002]
+    assert close_codes(client) == [1002]
 
 
 def comes_when_the_relay_has_stopped(place: Place) -> None:

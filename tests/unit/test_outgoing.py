@@ -23,6 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from chatrelay.limits.pace import LEAST_TAKEN, MAX_AHEAD, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.websocket import sendqueue
 from chatrelay.websocket.outbox import OutgoingBuffer, Turn
+from chatrelay.wire.codes import Close
 
 MIB = 1024 * 1024
 SMALL = 4096
@@ -47,9 +48,9 @@ class Closing:
 
     code: int | None = None
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, close: Close) -> None:
         """Begin the closing handshake."""
-        self.code = int(code)
+        self.code = close.code
 
     def send_text_frame(self, payload: bytes) -> None:
         """Not called on the fast path."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.auth.rechecks import Behind, Rechecks
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import RecordedConnection
+from chatrelay.wire.codes import Close
 
 LOOK = 0.25
 
@@ -25,8 +26,8 @@ class Member(RecordedConnection):
         self.rechecks = rechecks
         self.clock = clock
 
-    def close(self, code: int, reason: str) -> None:
-        super().close(code, reason)
+    def close(self, close: Close) -> None:
+        super().close(close)
         self.out_at = self.clock.seconds()
         self.rechecks.left(self)
 

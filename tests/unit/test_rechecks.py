@@ -10,6 +10,7 @@ from chatrelay.auth.rechecks import Rechecks
 from chatrelay.config.options import Config
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator, RecordedConnection
+from chatrelay.wire.codes import Close
 
 DEFAULTS = Config()
 
@@ -24,8 +25,8 @@ class Member(RecordedConnection):
         super().__init__()
         self.rechecks = rechecks
 
-    def close(self, code: int, reason: str) -> None:
-        super().close(code, reason)
+    def close(self, close: Close) -> None:
+        super().close(close)
         self.rechecks.left(self)
 
 

@@ -13,6 +13,7 @@ from chatrelay.relay import delivery as relay_module
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, RecordedConnection
+from chatrelay.wire import codes
 from chatrelay.wire.v1 import Outgoing, SendRequest
 
 
@@ -94,7 +95,7 @@ class RelayTests(SynchronousTestCase):
 
     def test_a_recipient_who_vanished_meanwhile_is_marked_and_told(self) -> None:
         self.send()
-        self.bo.close(1000, "")
+        self.bo.close(codes.ENDED)
         self.directory.remove("2", self.bo)
         self.log.commit()
         self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
@@ -102,7 +103,7 @@ class RelayTests(SynchronousTestCase):
 
     def test_a_connection_that_takes_nothing_more_counts_as_gone(self) -> None:
         self.send()
-        self.bo.close(4002, "")  # still in the directory, as while it closes
+        self.bo.close(codes.UNREAD)  # still in the directory, as while it closes
         self.log.commit()
         self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
         self.assertFalse(self.log.rows[0].delivered)
@@ -110,7 +111,7 @@ class RelayTests(SynchronousTestCase):
     def test_one_live_connection_of_several_is_enough(self) -> None:
         second = RecordedConnection()
         self.directory.add("2", second)
-        self.bo.close(1000, "")
+        self.bo.close(codes.ENDED)
         self.send()
         self.log.commit()
         self.assertEqual(self.contents(second), ["hej"])

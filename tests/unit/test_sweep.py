@@ -15,6 +15,7 @@ from chatrelay.model import Verdict
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import sweep
 from chatrelay.websocket.sweep import Sweep
+from chatrelay.wire import codes
 from tests.unit.test_connecting import Proxied, version_2
 from tests.unit.test_websocket import PING, Client, Transport, WebSocketTestCase, frame, told_by
 
@@ -157,7 +158,7 @@ class AllParts(WebSocketTestCase):
         member, typing, slow, unanswered, inside = (self.client().open().log_in() for _ in range(5))
         typing.write(frame(b"not all", fin=False))
         slow.protocol.outgoing.pauseProducing()
-        unanswered.protocol.close(4000, "")
+        unanswered.protocol.close(codes.STOPPING)
         tls = StringTransport(peerAddress=inside.transport.getPeer())
         self.factory._beneath[inside.protocol] = tls
         tls.loseConnection()
@@ -217,10 +218,10 @@ class AllParts(WebSocketTestCase):
 
     def test_who_had_their_time_to_leave_gets_no_more_by_what_else_is_over(self) -> None:
         client = self.client().open().log_in()
-        client.protocol.close(4505, "")
+        client.protocol.close(codes.ENDED)
         client.write(frame(b"not all", fin=False))  # goes on, and its message takes too long as well
         self.factory.closing_deadlines.seconds = self.factory.message_deadlines.seconds
-        client.protocol.close(4505, "")
+        client.protocol.close(codes.ENDED)
         self.factory.leaving(client.protocol)
         # An overloaded relay looks at both in one sweep.
         self.pass_time(self.factory.message_deadlines.seconds + 0.5)

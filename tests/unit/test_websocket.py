@@ -48,6 +48,7 @@ from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import protocol as websocket
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
+from chatrelay.wire import codes
 
 # The same tests hold with the fast path and without it; end to end, the relay reads this variable itself.
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
@@ -1513,7 +1514,7 @@ class SlowReaders(WebSocketTestCase):
         self.assertEqual(client.hear(), [])
 
     def test_who_leaves_while_behind_is_forgotten(self) -> None:
-        for leave in (Client.lost, lambda client: client.protocol.close(4000, "")):
+        for leave in (Client.lost, lambda client: client.protocol.close(codes.STOPPING)):
             client = self.client().open().log_in()
             client.protocol.outgoing.pauseProducing()
             self.assertEqual(len(self.factory.slow_readers), 1)
@@ -1659,7 +1660,7 @@ class Pings(WebSocketTestCase):
         self.factory = self.make_factory(ping_interval=0.25, handshake_timeout=0)
         shaking = self.client()
         closing = self.client().open()
-        closing.protocol.close(4000, "")
+        closing.protocol.close(codes.STOPPING)
         closing.read()
         gone = self.client().open()
         gone.lost()

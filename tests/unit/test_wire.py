@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.model import user_key
 from chatrelay.wire import v1 as wire
-from chatrelay.wire.v1 import AuthRequest, Reason, SendRequest, UnusableFrame, decode
+from chatrelay.wire.codes import Reason
+from chatrelay.wire.v1 import AuthRequest, SendRequest, UnusableFrame, decode
 
 MAX = 2**53
 
