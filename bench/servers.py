@@ -233,7 +233,8 @@ TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import
 
 def _chatrelay(reactor: str | None = None, log: bool = False, tls: bool = False) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
-        from chatrelay.config.options import Config, option_name
+        from chatrelay.config.checks import option_name
+        from chatrelay.config.options import Config
 
         if tls:
             files = f"privateKey={place.private_key}:certKey={place.certificate}"

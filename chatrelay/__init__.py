@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatrelay.app.service import ChatRelayService, build
-    from chatrelay.config.options import Config, ConfigError
+    from chatrelay.config.checks import ConfigError
+    from chatrelay.config.options import Config
     from chatrelay.interfaces import Authenticator, MessageLog
     from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Unavailable
 

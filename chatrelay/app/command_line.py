@@ -21,7 +21,8 @@ from twisted.scripts._twistd_unix import ServerOptions
 import chatrelay
 from chatrelay.app import output
 from chatrelay.app.twistd_options import check_places, remove_own_pid_file
-from chatrelay.config.options import HEADINGS, Config, ConfigError, option_name, value_of
+from chatrelay.config.checks import ConfigError, option_name
+from chatrelay.config.options import HEADINGS, Config, value_of
 from chatrelay.config.sources import Given, gather
 
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`.

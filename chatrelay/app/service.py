@@ -34,7 +34,8 @@ from chatrelay.app.unix_sockets import UnixListener, is_unix
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.session_index import Logins
 from chatrelay.auth.throttle import RecentDenials
-from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.checks import ConfigError
+from chatrelay.config.options import Config
 from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.limits.alarms import TimeLimit
 from chatrelay.messagelog import message_log as make_message_log

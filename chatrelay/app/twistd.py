@@ -41,7 +41,8 @@ from chatrelay.app.json_log import line_of
 from chatrelay.app.logs import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
 from chatrelay.app.service import ChatRelayService
 from chatrelay.app.signals import at_start, let_end, on_terminal
-from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.checks import ConfigError
+from chatrelay.config.options import Config
 from chatrelay.config.sources import Given
 from chatrelay.model import LogUnavailable
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in

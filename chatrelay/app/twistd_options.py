@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from chatrelay.config.options import ConfigError
+from chatrelay.config.checks import ConfigError
 from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
 
 NO_PID_FILE = "give --pidfile= before chatrelay, for none, or --pidfile=FILE"

@@ -16,7 +16,8 @@ from typing import Any
 
 import attrs
 
-from chatrelay.config.options import Config, ConfigError, option_name
+from chatrelay.config.checks import ConfigError, option_name
+from chatrelay.config.options import Config
 from chatrelay.permissions import cannot_be_read
 
 ENVIRONMENT_PREFIX = "CHATRELAY_"
@@ -117,7 +118,7 @@ def gather(
 
 def _several(field: attrs.Attribute[Any], text: str) -> tuple[str, ...]:
     """The values of a repeatable option from its variable's text."""
-    return tuple(value.strip() for value in text.split(field.metadata["split"]) if value.strip())
+    return tuple(value.strip() for value in text.split(field.metadata["separator"]) if value.strip())
 
 
 def _check_variables(environment: Iterable[str]) -> None:

@@ -16,7 +16,8 @@ from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
 
 from chatrelay.auth.diagnosis import MissingCookie, two_names
-from chatrelay.config.options import Config, ConfigError, normal_origin
+from chatrelay.config.checks import ConfigError, normal_origin
+from chatrelay.config.options import Config
 from chatrelay.limits.addresses import UNIX, TrustedProxies
 from chatrelay.limits.admission import RETRY_AFTER
 from chatrelay.limits.buckets import MINUTE

@@ -15,7 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
-from chatrelay.config.options import HEADINGS, Config, option_name, value_of
+from chatrelay.config.checks import option_name
+from chatrelay.config.options import HEADINGS, Config, value_of
 from chatrelay.config.sources import ENVIRONMENT_PREFIX
 
 SPECIAL = "\\*`|_[]<>:"

@@ -80,10 +80,10 @@ class Refusal:
 
 REFUSALS = {
     "no auth-url": Refusal(r"auth-url: is missing: .* --auth-url http://", auth_url=None),
-    "another scheme": Refusal(r"auth-url: 'ftp://x' is no http or https URL", auth_url="ftp://x"),
-    "half an address": Refusal(r"auth-url: 'http://\[::1' is no http or https URL", auth_url="http://[::1"),
-    "no such port": Refusal(r"auth-url: 'http://x:99999' is no http or https URL", auth_url="http://x:99999"),
-    "an origin with a path": Refusal(r"origin: 'https://a.example/' is no origin", ("--origin", "https://a.example/")),
+    "another scheme": Refusal(r"auth-url: 'ftp://x' is not an http or https URL", auth_url="ftp://x"),
+    "half an address": Refusal(r"auth-url: 'http://\[::1' is not an http or https URL", auth_url="http://[::1"),
+    "no such port": Refusal(r"auth-url: 'http://x:99999' is not an http or https URL", auth_url="http://x:99999"),
+    "an origin with a path": Refusal(r"origin: 'https://a.example/' is not an origin", ("--origin", "https://a.example/")),
     "an origin with a wildcard": Refusal(r"origin: .* without wildcards", ("--origin", "https://*.example.com")),
     "a cookie without an origin": Refusal(
         r"session-cookie: needs origin: .* --origin https://", ("--session-cookie", "PHPSESSID")

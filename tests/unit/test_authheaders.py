@@ -13,7 +13,8 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from chatrelay.auth.breaker import State
 from chatrelay.auth.headers import host_name, read_header
-from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.checks import ConfigError
+from chatrelay.config.options import Config
 from chatrelay.config.sources import read
 from chatrelay.model import LoggedIn
 from tests.unit.test_auth import IN, WebserverTestCase, answer

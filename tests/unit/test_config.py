@@ -8,7 +8,8 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.app.twistd import Options
-from chatrelay.config.options import HEADINGS, Config, ConfigError, normal_origin, option_name, value_of
+from chatrelay.config.checks import ConfigError, normal_origin, option_name
+from chatrelay.config.options import HEADINGS, Config, value_of
 from chatrelay.config.sources import read
 
 
@@ -61,11 +62,11 @@ class Values(SynchronousTestCase):
 
     def test_auth_urls(self) -> None:
         for url in ("", "example.com", "ftp://example.com/", "http:///session", "//example.com"):
-            self.assertIn("no http or https URL", self.refused(auth_url=url))
+            self.assertIn("is not an http or https URL", self.refused(auth_url=url))
         for url in ("http://[::1", "http://x:99999/", "http://x:/", "http://a b/", "http://exämple.com/", "http://x/å"):
-            self.assertIn("no http or https URL", self.refused(auth_url=url))
+            self.assertIn("is not an http or https URL", self.refused(auth_url=url))
         for url in ("http://my_site/", "http://-a/", "http://a..b/"):
-            self.assertIn("is no host name", self.refused(auth_url=url))
+            self.assertIn("is not a host name", self.refused(auth_url=url))
         self.assertIn("auth-secret-file", self.refused(auth_url="http://me:pw@example.com/"))
         self.assertIn("fragment", self.refused(auth_url="http://example.com/#x"))
         for url in (
@@ -80,7 +81,7 @@ class Values(SynchronousTestCase):
         self.assertIn("needs origin", self.refused(session_cookie="PHPSESSID"))
         Config(session_cookie="PHPSESSID", origin=("https://example.com",))
         for name in ("", "a b", "a=b", "a;b", "å"):
-            self.assertIn("no name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",)))
+            self.assertIn("is not the name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",)))
 
     def test_a_token_needs_an_ops_endpoint(self) -> None:
         self.assertIn("needs ops-listen", self.refused(ops_token_file="token"))

@@ -24,7 +24,8 @@ from chatrelay.auth import authenticator as auth
 from chatrelay.auth import client as webserver
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth import verdicts
-from chatrelay.config.options import Config, option_name
+from chatrelay.config.checks import option_name
+from chatrelay.config.options import Config
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import Full

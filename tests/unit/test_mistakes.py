@@ -71,7 +71,7 @@ COMMAND_LINES = {
     "--message-size 64k": "--message-size: '64k' is not a whole number of bytes: give 65536, without a unit",
     "--unread-size 1MiB": "--unread-size: '1MiB' is not a whole number of bytes: give 1048576, without a unit",
     "--message-burst 5s": "--message-burst: '5s' is not a whole number of messages",
-    "--webserver-checks 1.5": "--webserver-checks: '1.5' is not a whole number of questions",
+    "--webserver-checks 1.5": "--webserver-checks: '1.5' is not a whole number of requests",
     "--login-timeout nan": "--login-timeout: nan is not a number",
     "--login-timeout inf": "--login-timeout: inf is more than 2147483647: give a number from 0 (which means no limit) "
     "to 2147483647",

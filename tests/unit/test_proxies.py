@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.checks import ConfigError
+from chatrelay.config.options import Config
 from chatrelay.limits.addresses import TrustedProxies
 
 TRUSTED = TrustedProxies(("10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"))

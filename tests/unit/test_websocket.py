@@ -38,7 +38,8 @@ from twisted.web.client import HTTPConnectionPool
 
 from chatrelay.auth import client as webserver
 from chatrelay.auth.throttle import Attempts, RecentDenials
-from chatrelay.config.options import Config, ConfigError
+from chatrelay.config.checks import ConfigError
+from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.relay.delivery import Relay
