@@ -37,7 +37,7 @@ _HOME = {
     "Authenticator": "chatrelay.interfaces",
     "ChatRelayService": "chatrelay.app.service",
     "Config": "chatrelay.config.options",
-    "ConfigError": "chatrelay.config.options",
+    "ConfigError": "chatrelay.config.checks",
     "Denied": "chatrelay.model",
     "LogUnavailable": "chatrelay.model",
     "LoggedIn": "chatrelay.model",
