@@ -1,8 +1,7 @@
-"""Compression of messages (permessage-deflate, RFC 7692): which offers of it are taken up, and how small it is kept.
+"""Compression of messages (permessage-deflate, RFC 7692): which offers are accepted, and how little memory it takes.
 
-It knows the words of a handshake's offer, and some numbers of zlib's. It must
-not know connections or messages: whether compression is offered at all is the
-option's, and when a message is compressed `chatrelay.websocket.protocol`'s.
+It must not know connections or messages: the option says whether compression is offered at all, and
+`chatrelay.websocket.autobahn` which messages are compressed.
 """
 
 from __future__ import annotations
@@ -13,22 +12,21 @@ from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflat
 
 from chatrelay.wire.extensions import WINDOW_BITS
 
-LEAST_COMPRESSED = 256
-"""Bytes of a message below which compressing it gains next to nothing."""
+MIN_COMPRESSED = 256
+"""Bytes of the shortest message that is compressed. Compressing a shorter one gains next to nothing."""
 
 MEMORY_LEVEL = 5
-"""How much compression remembers, as zlib counts; with `WINDOW_BITS` 32 KiB a connection, where zlib's own take 256."""
+"""zlib's memory level. With `WINDOW_BITS` a connection takes 32 KiB; zlib's own default takes 256 KiB."""
 
-MOST_ADDED = 1024
-"""Bytes by which compression may make a message larger: zlib adds some 5 to each frame and to each 16 KiB."""
+MAX_ADDED = 1024
+"""Bytes by which compression may make a message larger: zlib adds about 5 to each frame and to each 16 KiB."""
 
 
 def accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
-    """What to answer a client that offers compression; None where it is not of the kind that is spoken here.
+    """Return the answer to a client that offers compression, or None if none of its offers is permessage-deflate.
 
-    Each message is compressed by itself (no context takeover), so that no
-    message's length tells of another's text, and nothing but the two small
-    windows is kept between them.
+    Each message is compressed by itself (no context takeover). So no message's length tells anything of another's
+    text, and only the two small windows are kept between messages.
     """
     for offer in offers:
         if isinstance(offer, PerMessageDeflateOffer):

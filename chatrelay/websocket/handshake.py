@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from types import MappingProxyType
 
 from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
@@ -50,22 +49,6 @@ REMEDIES = {
     "to send SESSID",
 }
 """Why the cookie of a handshake is not used, as its client is told -> what the operator can do about it."""
-
-AUTOBAHN_HANDSHAKE: dict[str, object] = {
-    "_wskey": "",
-    "http_headers": MappingProxyType({}),
-    "http_request_data": b"",
-    "http_request_host": "",
-    "http_request_params": MappingProxyType({}),
-    "http_request_path": "",
-    "http_request_uri": "",
-    "http_response_data": "",
-    "http_status_line": "",
-    "websocket_extensions": (),
-    "websocket_origin": "",
-    "websocket_protocols": (),
-}
-"""What Autobahn's protocol keeps of a handshake, and what takes its place once that is released. A test looks it up."""
 
 
 def printable(text: str) -> str:

@@ -5,22 +5,17 @@ messages are taken out of frames, and every end of a connection goes its way.
 What a message means is `chatrelay.relay.session`'s to know, how bytes are sent
 `chatrelay.websocket.outbox`'s, who may shake hands `chatrelay.websocket.handshake`'s, and when
 the time of something is over `chatrelay.websocket.registry`'s.
-
-Autobahn speaks RFC 6455. The names of its that we rely on beyond its
-documented interface are listed in `AUTOBAHN_NAMES`, which a test looks up.
 """
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -29,9 +24,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
-from txaio.tx import make_logger
 
 from chatrelay.limits.addresses import address_in, address_key
 from chatrelay.limits.admission import Full, Visit
@@ -40,67 +33,19 @@ from chatrelay.limits.inflow import MIN_READ, Inflow
 from chatrelay.model import LoggedIn, Verdict
 from chatrelay.relay.session import Session
 from chatrelay.websocket import closing
+from chatrelay.websocket.autobahn import AutobahnProtocol, HAProxyProtocolWrapper
 from chatrelay.websocket.closing import NO_CODE, End
-from chatrelay.websocket.compression import LEAST_COMPRESSED, MOST_ADDED
-from chatrelay.websocket.handshake import (
-    AUTOBAHN_HANDSHAKE,
-    NO_HANDSHAKE,
-    http_error,
-    printable,
-)
+from chatrelay.websocket.compression import MAX_ADDED
+from chatrelay.websocket.handshake import NO_HANDSHAKE, http_error, printable
 from chatrelay.websocket.outbox import OutgoingBuffer
 from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Close
 from chatrelay.wire.extensions import BrokenOffers, acceptable
-from chatrelay.wire.frames import TextValidator, ends_by_going_away, take_messages
+from chatrelay.wire.frames import ends_by_going_away, take_messages
 from chatrelay.wire.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead, header_values
 
-if TYPE_CHECKING:
-    from chatrelay.websocket.factory import ChatFactory
-
 log = Logger("chatrelay.websocket")
-
-AUTOBAHN_NAMES = (
-    "CONFIG_ATTRS",
-    "MESSAGE_TYPE_TEXT",
-    "STATE_CLOSED",
-    "STATE_CONNECTING",
-    "STATE_OPEN",
-    "_dataReceived",
-    "_fail_connection",
-    "_onOpen",
-    "dropConnection",
-    "failHandshake",
-    "onMessageBegin",
-    "onMessageEnd",
-    "onMessageFrameBegin",
-    "processData",
-    "sendCloseFrame",
-    "sendFrame",
-    "sendHttpErrorResponse",
-)
-"""What we call or override of Autobahn's protocol that its documentation does not promise."""
-
-AUTOBAHN_ATTRIBUTES = (
-    "_perMessageCompress",
-    "current_frame",
-    "data",
-    "failedByMe",
-    "http_request_data",
-    "inside_message",
-    "remoteCloseCode",
-    "send_queue",
-    "state",
-    "utf8validator",
-)
-"""What we read of Autobahn's open protocol, likewise, and empty (`data`) or replace."""
-
-AUTOBAHN_FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length")
-"""What we read of it in a frame, too."""
-
-HAPROXY_NAMES = ("getPeer", "transport")
-"""What we use of Twisted's `HAProxyProtocolWrapper`, whose module is not promised; a test looks them up."""
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -121,50 +66,14 @@ PING = b"\x89\x00"
 """A whole frame, without a payload (RFC 6455, section 5.5.2)."""
 
 
-class FactoryOption:
-    """One of Autobahn's options, read from the factory; set on a connection, it is that connection's own."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, protocol: ChatProtocol | None, owner: type[ChatProtocol]) -> Any:
-        return self if protocol is None else getattr(protocol.factory, self._name)
-
-
-class SendQueue:
-    """Autobahn's queue of what is sent in pieces, made when it is read, which is rare. It takes 0.7 KiB."""
-
-    def __get__(self, protocol: ChatProtocol | None, owner: type[ChatProtocol]) -> Any:
-        if protocol is None:
-            return self
-        queue = vars(protocol)["send_queue"] = deque[tuple[bytes, bool]]()
-        return queue
-
-
 def _take_nothing(payload: bytes) -> bool:
     """What takes the messages of a connection that is gone: none comes."""
     return False
 
 
-class ChatProtocol(WebSocketServerProtocol):
+class ChatProtocol(AutobahnProtocol):
     """One connection: Autobahn's frames on one side, a `Session` on the other."""
 
-    # Autobahn would copy its options into every connection, one by one, and
-    # pretty-print them for a debug line that nobody reads: a third of what a
-    # login cost, and 1.7 KiB of each connection. It would also want the first
-    # of them, tcpNoDelay, before it has copied it, and go on without. Here
-    # each is a `FactoryOption`; see below the class.
-    CONFIG_ATTRS: list[str] = []
-
-    send_queue = SendQueue()
-
-    # Autobahn's own logger would print handshakes, cookies and all, at the
-    # debug level of a program that embeds us, and warn of each bad client.
-    log = make_logger(level="error")
-
-    factory: ChatFactory
-    transport: Any  # whichever of Twisted's stream transports the endpoint makes
-    outgoing: OutgoingBuffer
     session: Session | None = None
     _asking: Deferred[Any] | None = None
     _frames = 0
@@ -181,7 +90,7 @@ class ChatProtocol(WebSocketServerProtocol):
     _pausing: IDelayedCall | None = None  # while reading pauses: what ends that
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
-    __slots__ = ("_between_messages", "_fast", "_inflow", "_longest", "_receive", "_visit")
+    __slots__ = ("_between_messages", "_inflow", "_receive", "_visit")
 
     # Opening ---------------------------------------------------------------
 
@@ -203,16 +112,12 @@ class ChatProtocol(WebSocketServerProtocol):
             return
         self._visit = admitted
         self._began = self.factory.seconds()
-        self._fast = config.fast_path
-        self._longest = config.message_size
+        super().connectionMade()
         self.outgoing = OutgoingBuffer(
-            self, self.transport, self.factory.turn, self.factory.slow_readers, config.unread_size, self._fast
+            self, self.transport, self.factory.turn, self.factory.slow_readers, config.unread_size, config.fast_path
         )
         if config.ping_interval and config.ping_timeout:
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
-        super().connectionMade()
-        validator: Any = TextValidator()
-        self.utf8validator = validator
         self.factory.accepted(self)
         if isinstance(self.transport, HAProxyProtocolWrapper):
             self.factory.unlocated[self] = None
@@ -245,7 +150,7 @@ class ChatProtocol(WebSocketServerProtocol):
         if left < 0:
             self._pause_reading()
         if self._between_messages:
-            taken = take_messages(data, self._longest, self._receive)
+            taken = take_messages(data, self._message_size, self._receive)
             if taken == len(data):
                 return
             if taken:
@@ -320,15 +225,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._tell_of_defect(Failure())
             self._end = closing.DEFECT
             self.dropConnection(abort=True)
-        self._release_handshake()
-        if not self.send_queue:
-            del vars(self)["send_queue"]
-
-    def _release_handshake(self) -> None:
-        """Let go of the handshake, which Autobahn would keep, parsed, for as long as the connection lasts."""
-        kept = vars(self)
-        for name in AUTOBAHN_HANDSHAKE:
-            kept.pop(name, None)
+        self.release_handshake()
 
     def _try_to_connect(
         self, connect: Callable[[ConnectionRequest], Any], head: RequestHead, request: ConnectionRequest
@@ -388,12 +285,12 @@ class ChatProtocol(WebSocketServerProtocol):
             factory.login_without_cookie,
         )
         self._began = factory.seconds()
-        if self._perMessageCompress is not None:
+        if self.is_compressed:
             self.outgoing.leave_frames_to_the_protocol()
             # Autobahn unpacks up to its bound, and what zlib holds back then is lost without a word: up to 2 KiB of
             # a message that is too large. It also counts what is still packed of a frame, though little may be left
             # in that. So its bound is put higher, and ours kept where a frame begins and closing.
-            self.maxMessagePayloadSize = self.maxFramePayloadSize = self._longest + MOST_ADDED
+            self.maxMessagePayloadSize = self.maxFramePayloadSize = self._message_size + MAX_ADDED
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
@@ -476,7 +373,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self.factory.handshakes.tell_of_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(reason, code, responseHeaders)
         self.data = b""
-        self._release_handshake()
+        self.release_handshake()
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """Autobahn: answer with an HTTP error."""
@@ -486,10 +383,9 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _open_received(self, data: bytes) -> None:
         """Bytes that the fast path did not take, on an open connection."""
-        begun = self.current_frame
-        if self._fast and begun is not None:
+        if self._fast_path and self.is_inside_frame:
             # A frame that came in pieces: Autobahn gets the rest of it, and no more.
-            rest = begun.length - self.current_frame_masker.pointer()
+            rest = self.rest_of_frame()
             if rest < len(data):
                 self._for_autobahn(data[:rest])
                 self._inflow.bytes.left += len(data) - rest + MIN_READ  # counted already
@@ -499,7 +395,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def processData(self) -> bool:
         """Autobahn: take a frame apart, or what has come of it; return whether there may be more to do."""
-        if not self._is_inside_frame and self.data and not self._take_frame():
+        if not self.is_inside_frame and self.data and not self._take_frame():
             self._inflow.hold(b"")
             return False
         more: bool = super().processData()
@@ -507,13 +403,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _take_piece(self) -> bool:
         """Count a piece of a handshake or a frame; a frame that begins is counted when Autobahn takes it apart."""
-        return not (self.state == self.STATE_CONNECTING or self._is_inside_frame) or self._take_frame()
-
-    @property
-    def _is_inside_frame(self) -> bool:
-        """Whether Autobahn has the head of a frame, and not yet all of it."""
-        begun: object = self.current_frame
-        return begun is not None
+        return not (self.state == self.STATE_CONNECTING or self.is_inside_frame) or self._take_frame()
 
     def _take_frame(self) -> bool:
         """Count a frame, or a piece of one. Where that is too many, reading pauses, and it has to wait."""
@@ -555,19 +445,13 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _for_autobahn(self, data: bytes) -> None:
         ended_before = self._end
-        self._dataReceived(data)  # its dataReceived is this with a debug line before it
+        self.feed(data)
         ended = self._end
         if ended is not ended_before and closing.is_broken_stream(ended) and ends_by_going_away(data):
             # Caddy ends a WebSocket so, in its own name and wherever it is in a client's frame; the client's answer to
             # that comes behind it. Autobahn takes either for the client's error.
             self._end = closing.PROXY_CLOSED
-        self._between_messages = (
-            self._fast
-            and self.state == self.STATE_OPEN
-            and not self.data
-            and self.current_frame is None
-            and not self.inside_message
-        )
+        self._between_messages = self._fast_path and self.state == self.STATE_OPEN and self.is_between_messages
 
     def _message_taken(self, payload: bytes) -> bool:
         self.onMessage(payload, False)
@@ -587,21 +471,21 @@ class ChatProtocol(WebSocketServerProtocol):
         self._frames += 1
         limit = self.factory.config.message_frames
         if limit and self._frames > limit:
-            self._fail_connection(*codes.too_many_frames(limit))
-        if self._perMessageCompress is not None:
+            self.fail(codes.too_many_frames(limit))
+        if self.is_compressed:
             # What is packed is bound by itself, as it need not become anything: zlib keeps what follows its end.
             self._packed += length
-            self._bound_message(self._packed, self._longest + MOST_ADDED)
+            self._bound_message(self._packed, self._message_size + MAX_ADDED)
 
     def onMessageFrameEnd(self) -> None:
         """Autobahn: a frame of a message ended, and is unpacked."""
         super().onMessageFrameEnd()
-        if self._perMessageCompress is not None:
-            self._bound_message(self.message_data_total_length, self._longest)
+        if self.is_compressed:
+            self._bound_message(self.message_data_total_length, self._message_size)
 
     def _bound_message(self, size: int, most: int) -> None:
         if size > most and not self.failedByMe:
-            self._fail_connection(*codes.message_too_big(self._longest))
+            self.fail(codes.message_too_big(self._message_size))
 
     def onMessageEnd(self) -> None:
         """Autobahn: the last frame of a message ended."""
@@ -653,42 +537,6 @@ class ChatProtocol(WebSocketServerProtocol):
         self._asking = factory.attempts.ask(self.client_address, sessid, is_ticket)
         self._asking.addCallback(answered)
 
-    # Sending ---------------------------------------------------------------
-
-    def sendMessage(
-        self,
-        payload: bytes,
-        isBinary: bool = False,
-        fragmentSize: int | None = None,
-        sync: bool = False,
-        doNotCompress: bool = False,
-    ) -> None:
-        """Autobahn: send a message. Text in one frame goes the short way; the rest is Autobahn's.
-
-        Autobahn's bound on what is received would also refuse to send more;
-        a message can grow on the way (fromuID is added), so it does not here.
-        """
-        if isBinary or fragmentSize or sync:
-            super().sendMessage(payload, isBinary, fragmentSize, sync, doNotCompress)
-        else:
-            self.outgoing.send(payload)
-
-    def send_text_frame(self, payload: bytes) -> None:
-        """Have Autobahn make a text frame and write it; for `OutgoingBuffer` where it makes none itself."""
-        if self._perMessageCompress is not None and LEAST_COMPRESSED <= len(payload) <= self._longest:
-            super().sendMessage(payload)
-        else:
-            # What is received is bound, and Autobahn's bound on that would refuse to send more, too.
-            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
-
-    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Autobahn: every byte that is sent comes through here. What one turn sends is written at its end."""
-        if sync or chopsize or not self._fast:
-            self.outgoing.flush()  # what was sent before goes out before
-            super().sendData(data, sync, chopsize)
-        else:
-            self.outgoing.append(data)
-
     def onPing(self, payload: bytes) -> None:
         """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
         if self._within_control_frame_limit() and self.outgoing.within_budget(len(payload) + MAX_HEADER):
@@ -707,7 +555,7 @@ class ChatProtocol(WebSocketServerProtocol):
             return True
         if self.state == self.STATE_OPEN:
             limit = self.factory.config.control_frames_per_second
-            self._fail_connection(*codes.too_many_control_frames(limit))
+            self.fail(codes.too_many_control_frames(limit))
         else:
             self._hear_no_more()
         return False
@@ -816,7 +664,7 @@ class ChatProtocol(WebSocketServerProtocol):
         if self._pausing is not None:
             self.factory.message_deadlines.start(self, self.factory.active.now())  # the rest may be there, unread
         else:
-            self._fail_connection(*codes.MESSAGE_TOO_SLOW)
+            self.fail(codes.MESSAGE_TOO_SLOW)
 
     def ping(self) -> None:
         """Its turn to be pinged has come.
@@ -877,9 +725,3 @@ class ChatProtocol(WebSocketServerProtocol):
             return self._forwarded_for
         peer = self.transport.getPeer()
         return printable(f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer))
-
-
-for _name, _empty in AUTOBAHN_HANDSHAKE.items():
-    setattr(ChatProtocol, _name, _empty)
-for _name in WebSocketServerProtocol.CONFIG_ATTRS:
-    setattr(ChatProtocol, _name, FactoryOption(_name))

@@ -310,7 +310,7 @@ def _() -> None:
     def any_frame(made: Any) -> Any:
         def connection_made(self: Any) -> None:
             made(self)
-            self._longest = 0
+            self._message_size = 0
 
         return connection_made
 

@@ -19,10 +19,8 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
@@ -46,7 +44,7 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import outbox as outgoing
-from chatrelay.websocket import protocol as websocket
+from chatrelay.websocket.compression import MAX_ADDED
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
@@ -1809,56 +1807,7 @@ class SendingTooFast(WebSocketTestCase):
 
 
 class NamesOfOthers(SynchronousTestCase):
-    """What we use of Autobahn and Twisted beyond their documentation is still there."""
-
-    def test_autobahn(self) -> None:
-        for name in websocket.AUTOBAHN_NAMES:
-            self.assertTrue(
-                hasattr(WebSocketServerProtocol, name),
-                f"Autobahn has moved {name}; see chatrelay/websocket/protocol.py",
-            )
-
-    def test_autobahns_attributes(self) -> None:
-        relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
-        client = Client(ChatFactory(Config(), relay, Directory(), KnownSessions({}), Clock())).open()
-        for name in websocket.AUTOBAHN_ATTRIBUTES:
-            self.assertTrue(
-                hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket/protocol.py"
-            )
-        client.write(frame(b"half")[:8])
-        for name in websocket.AUTOBAHN_FRAME_ATTRIBUTES:
-            self.assertTrue(
-                hasattr(client.protocol, name), f"Autobahn has moved {name}; see chatrelay/websocket/protocol.py"
-            )
-        self.assertEqual(client.protocol.current_frame.length, 4)
-        self.assertEqual(client.protocol.message_data_total_length, 4)
-        self.assertEqual(client.protocol.current_frame_masker.pointer(), 2)
-
-    def test_autobahns_options(self) -> None:
-        relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
-        factory = ChatFactory(Config(message_size=1234), relay, Directory(), KnownSessions({}), Clock())
-        client = Client(factory)
-        names = WebSocketServerProtocol.CONFIG_ATTRS
-        self.assertIn("maxMessagePayloadSize", names)
-        self.assertEqual(
-            {name: getattr(client.protocol, name) for name in names}, {name: getattr(factory, name) for name in names}
-        )
-        self.assertEqual(client.protocol.maxMessagePayloadSize, 1234)
-        self.assertFalse(set(names) - {"trackTimings"} & vars(client.protocol).keys())
-        # And Autobahn finds this one when it wants it: a batch does not wait for the client's ACK.
-        self.assertTrue(client.transport.no_delay)
-
-    def test_twisteds_proxy_protocol(self) -> None:
-        relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
-        factory = ChatFactory(Config(), relay, Directory(), KnownSessions({}), Clock())
-        reactor = MemoryReactorClock()
-        serverFromString(reactor, "haproxy:tcp:8080").listen(factory)
-        ((_, wrapping, *_),) = reactor.tcpServers
-        wrapper = wrapping.buildProtocol(PEER)
-        wrapper.makeConnection(Transport())
-        self.assertIsInstance(wrapper, websocket.HAProxyProtocolWrapper)
-        for name in websocket.HAPROXY_NAMES:
-            self.assertTrue(hasattr(wrapper, name), f"Twisted has moved {name}; see chatrelay/websocket/protocol.py")
+    """What we use of Twisted beyond its documentation is still there."""
 
     def test_twisteds_tcp(self) -> None:
         with socket.socket() as unconnected:
@@ -2013,7 +1962,7 @@ class Compression(WebSocketTestCase):
         # After its end, deflate ignores what follows, and zlib keeps it.
         compressor = zlib.compressobj(wbits=-12)
         whole = compressor.compress(b'{"type":"auth-request","SESSID":"alice"}') + compressor.flush(zlib.Z_FINISH)
-        most = 65536 + websocket.MOST_ADDED - len(whole)
+        most = 65536 + MAX_ADDED - len(whole)
         for more, answer in ((most, YES), (most + 1, 1009)):
             self.assertEqual(self.answer_to([whole, bytes(30_000), bytes(more - 30_000)]), [answer], more)
 

@@ -1,0 +1,220 @@
+"""Autobahn's server protocol as it is used here, and all of Autobahn's and Twisted's names that are not promised.
+
+A test looks each of these names up, so that a release that moves one is noticed. This module must not know handshakes,
+sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper as HAProxyProtocolWrapper
+from txaio.tx import make_logger
+
+from chatrelay.websocket.compression import MIN_COMPRESSED
+from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.wire.codes import Close
+from chatrelay.wire.frames import TextValidator
+
+if TYPE_CHECKING:
+    from chatrelay.websocket.factory import ChatFactory
+
+NAMES = (
+    "CONFIG_ATTRS",
+    "MESSAGE_TYPE_TEXT",
+    "STATE_CLOSED",
+    "STATE_CONNECTING",
+    "STATE_OPEN",
+    "_dataReceived",
+    "_fail_connection",
+    "_onOpen",
+    "dropConnection",
+    "failHandshake",
+    "onMessageBegin",
+    "onMessageEnd",
+    "onMessageFrameBegin",
+    "onMessageFrameEnd",
+    "processData",
+    "sendCloseFrame",
+    "sendFrame",
+    "sendHttpErrorResponse",
+)
+"""Methods and constants of Autobahn's protocol that chatrelay calls or overrides."""
+
+ATTRIBUTES = (
+    "_perMessageCompress",
+    "current_frame",
+    "data",
+    "failedByMe",
+    "http_request_data",
+    "inside_message",
+    "remoteCloseCode",
+    "send_queue",
+    "state",
+    "utf8validator",
+)
+"""Attributes of Autobahn's open protocol that chatrelay reads, sets or replaces."""
+
+FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length")
+"""Attributes that Autobahn's protocol has inside a frame."""
+
+HAPROXY_NAMES = ("getPeer", "transport")
+"""What is used of Twisted's `HAProxyProtocolWrapper`, whose module is private."""
+
+HANDSHAKE: dict[str, object] = {
+    "_wskey": "",
+    "http_headers": MappingProxyType({}),
+    "http_request_data": b"",
+    "http_request_host": "",
+    "http_request_params": MappingProxyType({}),
+    "http_request_path": "",
+    "http_request_uri": "",
+    "http_response_data": "",
+    "http_status_line": "",
+    "websocket_extensions": (),
+    "websocket_origin": "",
+    "websocket_protocols": (),
+}
+"""Attributes in which Autobahn's protocol keeps the handshake, each with its value once the handshake is released."""
+
+
+class FactoryOption:
+    """One of Autobahn's options, read from the factory; set on a connection, it is that connection's own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, protocol: AutobahnProtocol | None, owner: type[AutobahnProtocol]) -> Any:
+        return self if protocol is None else getattr(protocol.factory, self._name)
+
+
+class MadeWhenRead:
+    """An object of Autobahn's that is made when it is first read, as most connections never need it."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type[AutobahnProtocol], name: str) -> None:
+        self._name = name
+
+    def __get__(self, protocol: AutobahnProtocol | None, owner: type[AutobahnProtocol]) -> Any:
+        if protocol is None:
+            return self
+        made = vars(protocol)[self._name] = self._make()
+        return made
+
+
+class AutobahnProtocol(WebSocketServerProtocol):
+    """Autobahn's protocol with less memory per connection, an outgoing buffer, and names for what is private in it."""
+
+    # Autobahn would copy its options into every connection, one by one, and
+    # pretty-print them for a debug line that nobody reads: a third of what a
+    # login cost, and 1.7 KiB of each connection. It would also want the first
+    # of them, tcpNoDelay, before it has copied it, and go on without. Here
+    # each is a `FactoryOption`; see below the class.
+    CONFIG_ATTRS: list[str] = []
+
+    send_queue = MadeWhenRead(deque)  # for what is sent in pieces; 0.7 KiB
+    utf8validator = MadeWhenRead(TextValidator)  # for text that the fast path does not take; 0.3 KiB
+
+    # Autobahn's own logger would print handshakes, cookies and all, at the
+    # debug level of a program that embeds us, and warn of each bad client.
+    log = make_logger(level="error")
+
+    factory: ChatFactory
+    transport: Any  # whichever of Twisted's stream transports the endpoint makes
+    outgoing: OutgoingBuffer
+
+    # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
+    __slots__ = ("_fast_path", "_message_size")
+
+    def connectionMade(self) -> None:
+        """Twisted: a TCP connection was accepted."""
+        self._fast_path = self.factory.config.fast_path
+        self._message_size = self.factory.config.message_size
+        super().connectionMade()
+        made = vars(self)
+        del made["send_queue"], made["utf8validator"]
+
+    def release_handshake(self) -> None:
+        """Release the handshake, which Autobahn would keep, parsed, for as long as the connection lasts."""
+        kept = vars(self)
+        for name in HANDSHAKE:
+            kept.pop(name, None)
+
+    # Frames ----------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Have Autobahn take received bytes apart."""
+        self._dataReceived(data)  # Autobahn's dataReceived is this with a debug line before it
+
+    @property
+    def is_inside_frame(self) -> bool:
+        """Whether Autobahn has the head of a frame, and not yet all of the frame."""
+        begun: object = self.current_frame
+        return begun is not None
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether Autobahn has taken all that came, and no message has begun."""
+        return not self.data and self.current_frame is None and not self.inside_message
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether messages may be compressed on this connection."""
+        return self._perMessageCompress is not None
+
+    def rest_of_frame(self) -> int:
+        """Return how many bytes of payload the frame that has begun lacks."""
+        rest: int = self.current_frame.length - self.current_frame_masker.pointer()
+        return rest
+
+    def fail(self, close: Close) -> None:
+        """Begin the closing handshake because of what the client sent; end the TCP connection if it has begun."""
+        self._fail_connection(*close)
+
+    # Sending ---------------------------------------------------------------
+
+    def sendMessage(
+        self,
+        payload: bytes,
+        isBinary: bool = False,
+        fragmentSize: int | None = None,
+        sync: bool = False,
+        doNotCompress: bool = False,
+    ) -> None:
+        """Autobahn: send a message. Text in one frame goes by the outgoing buffer; the rest is left to Autobahn.
+
+        Autobahn's bound on what is received would also refuse to send more;
+        a message can grow on the way (fromuID is added), so it does not here.
+        """
+        if isBinary or fragmentSize or sync:
+            super().sendMessage(payload, isBinary, fragmentSize, sync, doNotCompress)
+        else:
+            self.outgoing.send(payload)
+
+    def send_text_frame(self, payload: bytes) -> None:
+        """Have Autobahn make a text frame and write it; for `OutgoingBuffer` where it makes none itself."""
+        if self.is_compressed and MIN_COMPRESSED <= len(payload) <= self._message_size:
+            super().sendMessage(payload)
+        else:
+            # Autobahn's bound on what is received would refuse to send more.
+            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Autobahn: send bytes. Every byte comes through here, and is written at the end of the reactor's turn."""
+        if sync or chopsize or not self._fast_path:
+            self.outgoing.flush()  # what was sent before goes out before
+            super().sendData(data, sync, chopsize)
+        else:
+            self.outgoing.append(data)
+
+
+for _name, _empty in HANDSHAKE.items():
+    setattr(AutobahnProtocol, _name, _empty)
+for _name in WebSocketServerProtocol.CONFIG_ATTRS:
+    setattr(AutobahnProtocol, _name, FactoryOption(_name))

@@ -1,0 +1,94 @@
+"""What chatrelay uses of Autobahn, and of Twisted's PROXY protocol, beyond their documentation is still there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.config.options import Config
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.testing import KnownSessions
+from chatrelay.websocket import autobahn
+from chatrelay.websocket.factory import ChatFactory
+from tests.unit.test_websocket import PEER, Client, Transport, frame, handshake_of
+
+MOVED = "has moved {}; see chatrelay/websocket/autobahn.py"
+
+
+def make_factory(**options: Any) -> ChatFactory:
+    """A factory with these options."""
+    relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
+    return ChatFactory(Config(**options), relay, Directory(), KnownSessions({}), Clock())
+
+
+class AutobahnNames(SynchronousTestCase):
+    """Autobahn's own protocol, as a program without chatrelay has it."""
+
+    def setUp(self) -> None:
+        factory: Any = WebSocketServerFactory(reactor=Clock())
+        factory.protocol = WebSocketServerProtocol
+        self.protocol = factory.buildProtocol(PEER)
+        self.protocol.makeConnection(Transport())
+
+    def test_protocol_class_has_each_name(self) -> None:
+        for name in autobahn.NAMES:
+            self.assertTrue(hasattr(WebSocketServerProtocol, name), f"Autobahn {MOVED.format(name)}")
+
+    def test_open_connection_has_each_attribute(self) -> None:
+        self.protocol.dataReceived(handshake_of("GET / HTTP/1.1"))
+        for name in autobahn.ATTRIBUTES:
+            self.assertIn(name, vars(self.protocol), f"Autobahn {MOVED.format(name)}")
+        moved = autobahn.HANDSHAKE.keys() - vars(self.protocol).keys()
+        self.assertEqual(moved, set(), f"Autobahn {MOVED.format(moved)}")
+
+    def test_frame_that_has_begun_has_each_attribute(self) -> None:
+        self.protocol.dataReceived(handshake_of("GET / HTTP/1.1") + frame(b"half")[:8])
+        for name in autobahn.FRAME_ATTRIBUTES:
+            self.assertTrue(hasattr(self.protocol, name), f"Autobahn {MOVED.format(name)}")
+        self.assertEqual(self.protocol.current_frame.length, 4)
+        self.assertEqual(self.protocol.message_data_total_length, 4)
+        self.assertEqual(self.protocol.current_frame_masker.pointer(), 2)
+
+
+class AutobahnOptions(SynchronousTestCase):
+    """Autobahn's options are read from the factory."""
+
+    def test_connection_has_the_options_of_its_factory(self) -> None:
+        factory = make_factory(message_size=1234)
+        client = Client(factory)
+        names = WebSocketServerProtocol.CONFIG_ATTRS
+        self.assertIn("maxMessagePayloadSize", names)
+        self.assertEqual(
+            {name: getattr(client.protocol, name) for name in names}, {name: getattr(factory, name) for name in names}
+        )
+        self.assertEqual(client.protocol.maxMessagePayloadSize, 1234)
+        self.assertFalse(set(names) - {"trackTimings"} & vars(client.protocol).keys())
+        # And Autobahn finds this one when it wants it: a batch does not wait for the client's ACK.
+        self.assertTrue(client.transport.no_delay)
+
+    def test_connection_has_no_queue_and_no_validator_before_they_are_needed(self) -> None:
+        client = Client(make_factory(fast_path=True)).open()
+        self.assertFalse({"send_queue", "utf8validator"} & vars(client.protocol).keys())
+        client.write(frame(b"half")[:8])
+        self.assertIn("utf8validator", vars(client.protocol))
+
+
+class ProxyProtocolNames(SynchronousTestCase):
+    """Twisted's wrapper for the PROXY protocol."""
+
+    def test_wrapper_has_each_name(self) -> None:
+        reactor = MemoryReactorClock()
+        serverFromString(reactor, "haproxy:tcp:8080").listen(make_factory())
+        ((_, wrapping, *_),) = reactor.tcpServers
+        wrapper = wrapping.buildProtocol(PEER)
+        wrapper.makeConnection(Transport())
+        self.assertIsInstance(wrapper, autobahn.HAProxyProtocolWrapper)
+        for name in autobahn.HAPROXY_NAMES:
+            self.assertTrue(hasattr(wrapper, name), f"Twisted {MOVED.format(name)}")
