@@ -405,10 +405,27 @@ class Links(SynchronousTestCase):
 
 
 class Design(SynchronousTestCase):
-    """docs/design.rst lists the modules there are."""
+    """docs/design.rst shows the rooms and the layers that there are."""
 
-    def test_each_module_has_a_place_in_the_list_of_parts(self) -> None:
-        text = page("design.rst")
-        for path in (ROOT / "chatrelay").glob("*.py"):
-            if path.name != "__init__.py":
-                self.assertTrue(f"``{path.name}``" in text, path.name)
+    text = page("design.rst")
+
+    def test_each_room_has_its_row(self) -> None:
+        listed = literals(self.text, "table-of-rooms")
+        rooms = {path.name for path in (ROOT / "chatrelay").glob("*.py")} - {"__init__.py"}
+        rooms |= {f"{path.parent.name}/" for path in (ROOT / "chatrelay").glob("*/__init__.py")}
+        self.assertEqual(sorted(listed), sorted(rooms))
+
+    def test_each_module_has_its_place(self) -> None:
+        for room, what in rows(self.text, "table-of-rooms"):
+            folder = ROOT / "chatrelay" / room.strip("`")
+            if room == "``demo/``" or not folder.is_dir():
+                continue
+            modules = {path.name for path in folder.rglob("*.py")} - {"__init__.py"}
+            self.assertEqual(set(re.findall(r"``(\w+\.py)``", what)), modules, room)
+
+    def test_the_layers_are_those_that_import_linter_checks(self) -> None:
+        settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+        (layers,) = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
+        _, _, rest = self.text.partition("   :name: layers\n\n")
+        shown = [line.strip() for line in rest.split("\n\n")[0].splitlines()]
+        self.assertEqual(shown, layers)
