@@ -33,7 +33,7 @@ def arguments(words: tuple[object, ...], prelude: str = "") -> tuple[list[str], 
     :param prelude: Python to run before it begins.
     """
     name, log, *rest = map(str, words)
-    program = f"import sys\n{prelude}\nfrom chatrelay.app.cli import main\nsys.exit(main(sys.argv[1:]))"
+    program = f"import sys\n{prelude}\nfrom chatrelay.app.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     # Not in the coverage: a process that is killed tells nothing.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
     return [sys.executable, "-c", program, name, "--message-log", f"sqlite:{log}", *rest], environment
@@ -258,13 +258,13 @@ def test_an_interrupted_command_leaves_nothing_and_says_so(
         fill(other, 40).close()
     before = set(os.listdir(tmp_path))
     slow = """
-import signal, time, chatrelay.app.cli as cli
+import signal, time, chatrelay.app.cli.terminal as terminal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell runs the tests in the background
 def report(self, *_):
     print("begun", flush=True)
     while True:  # a signal that comes just before a sleep begins does not end it
         time.sleep(0.1)
-cli.Progress.__call__ = report
+terminal.Progress.__call__ = report
 """
     line, environment = arguments((name, log, other, "--yes"), slow)
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -299,7 +299,7 @@ def on_a_terminal(*words: object, answer: str = "") -> tuple[int, str]:
 
     :param answer: typed when it asks.
     """
-    prelude = "import fcntl, termios, chatrelay.app.cli as cli; cli.Progress.SECONDS = 0; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    prelude = "import fcntl, termios, chatrelay.app.cli.terminal as terminal; terminal.Progress.SECONDS = 0; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
     line, environment = arguments(words, prelude)
     ours, theirs = pty.openpty()
     with subprocess.Popen(

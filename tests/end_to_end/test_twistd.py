@@ -83,7 +83,9 @@ REFUSALS = {
     "another scheme": Refusal(r"auth-url: 'ftp://x' is not an http or https URL", auth_url="ftp://x"),
     "half an address": Refusal(r"auth-url: 'http://\[::1' is not an http or https URL", auth_url="http://[::1"),
     "no such port": Refusal(r"auth-url: 'http://x:99999' is not an http or https URL", auth_url="http://x:99999"),
-    "an origin with a path": Refusal(r"origin: 'https://a.example/' is not an origin", ("--origin", "https://a.example/")),
+    "an origin with a path": Refusal(
+        r"origin: 'https://a.example/' is not an origin", ("--origin", "https://a.example/")
+    ),
     "an origin with a wildcard": Refusal(r"origin: .* without wildcards", ("--origin", "https://*.example.com")),
     "a cookie without an origin": Refusal(
         r"session-cookie: needs origin: .* --origin https://", ("--session-cookie", "PHPSESSID")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from chatrelay.app.cli import json_line, main
+from chatrelay.app.cli.main import main
+from chatrelay.app.cli.messages import json_line
 from chatrelay.messagelog.sqlite import MIGRATIONS, LoggedMessage, SqliteStore
 from chatrelay.model import Message
 

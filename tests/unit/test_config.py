@@ -81,7 +81,9 @@ class Values(SynchronousTestCase):
         self.assertIn("needs origin", self.refused(session_cookie="PHPSESSID"))
         Config(session_cookie="PHPSESSID", origin=("https://example.com",))
         for name in ("", "a b", "a=b", "a;b", "å"):
-            self.assertIn("is not the name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",)))
+            self.assertIn(
+                "is not the name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",))
+            )
 
     def test_a_token_needs_an_ops_endpoint(self) -> None:
         self.assertIn("needs ops-listen", self.refused(ops_token_file="token"))

@@ -1,0 +1,105 @@
+"""The command line of `chatrelay`: which commands there are, and what is said of one that is mistyped.
+
+    chatrelay messages --message-log sqlite:chatrelay.sqlite3
+    chatrelay backup --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
+    chatrelay restore --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
+
+What a command does is its own module's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import chatrelay
+from chatrelay.app import output
+from chatrelay.app.cli import backup, messages, restore
+from chatrelay.app.cli.terminal import Interrupted, complain, signals_raise
+from chatrelay.messagelog import SQLITE
+
+_OPTIONS = ("--message-log", "--yes", "--json", "--help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0 done, 1 not done, 2 misused, 128 and more ended by a signal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # JSON Lines are UTF-8, whatever the terminal's locale
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        if options is None:
+            return 2
+        with signals_raise() as ignore_signals:
+            status: int = options.run(options, ignore_signals)
+        return status
+    except BrokenPipeError:
+        output.discard()  # the reader (head, a pager) has seen enough
+        return 0
+    except output.NotWrittenError as error:
+        complain(str(error))
+        return 1
+    except Interrupted as interrupted:
+        if sys.stdout is not None:
+            output.discard()  # the reader may be gone, and Python would wait for it
+        return 128 + interrupted.signal
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Parse the command line.
+
+    :returns: None where there is no command, and the help was printed.
+    :raises SystemExit: where help was asked for, or the command line is not valid.
+    """
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as end:
+        if not end.code and sys.stdout is not None:
+            with output.checked():  # the help
+                pass
+        raise
+    if "run" not in options:
+        parser.print_help(sys.stderr)
+        return None
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="chatrelay", description="Look after a chatrelay. The relay itself is run by: twistd -n chatrelay --help"
+    )
+    parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in (messages, backup, restore):
+        command.add_command(commands)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what was meant, where that can be told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake, and end."""
+        super().error(message + _hint(message))
+
+
+def _hint(message: str) -> str:
+    if (command := re.search(r"invalid choice: '(\S+)' \(choose from (.*)\)$", message)) is not None:
+        if command[1] in ("serve", "run", "start"):
+            return ": the relay itself is run by: twistd -n chatrelay"
+        return _did_you_mean(command[1], re.findall(r"\w+", command[2]))
+    if (unknown := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
+        if unknown[1].startswith(SQLITE):
+            return f"; did you mean --message-log {unknown[1]}?"
+        return _did_you_mean(unknown[1].partition("=")[0], _OPTIONS)
+    return ""
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    meant = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {meant[0]}?" if meant else ""

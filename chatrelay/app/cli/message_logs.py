@@ -1,0 +1,89 @@
+"""The message log that a command is about: how it is named, what it holds in words, and how a command on it ends.
+
+It decides nothing about one command alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from chatrelay.app.cli.terminal import Interrupted, Progress, Refused, complain, rfc3339
+from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
+from chatrelay.messagelog.sqlite.backup import NotDone
+from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
+from chatrelay.messagelog.sqlite.verify import Contents
+from chatrelay.model import LogUnavailable
+
+VARIABLE = "CHATRELAY_MESSAGE_LOG"
+
+DEFAULT = "sqlite:chatrelay.sqlite3"
+"""The message log where neither the command line nor the environment names one."""
+
+
+def add_option(command: argparse.ArgumentParser) -> None:
+    """Give a command the option ``--message-log``."""
+    command.add_argument(
+        "--message-log",
+        metavar="URL",
+        help=f"the relay's message log, sqlite:PATH [default: ${VARIABLE}, else {DEFAULT}]",
+    )
+
+
+def path_of(url: str | None, verb: str) -> str:
+    """Return the path of a message log's file.
+
+    :param url: of the command line; None for the one in the environment, or else the default.
+    :param verb: what the command does with it, as a participle.
+    :raises BadMessageLogURL: where it is not in a file. The text names where it was set.
+    """
+    place = VARIABLE if url is None else "--message-log"
+    chosen = os.environ.get(VARIABLE, DEFAULT) if url is None else url
+    try:
+        check_url(chosen)
+        if not chosen.startswith(SQLITE):
+            raise BadMessageLogURL(f"a {chosen.rstrip(':')} message log can't be {verb} from outside the relay")
+    except BadMessageLogURL as error:
+        raise BadMessageLogURL(f"{place}: {error}") from None
+    return sqlite_path(chosen)
+
+
+def run(work: Callable[[Progress], None], outcome: str) -> int:
+    """Run a command that can be interrupted until it commits; return its exit status.
+
+    :param outcome: the result of an interruption, such as "no backup was made".
+    """
+    progress = Progress(sys.stderr, time.monotonic)
+    try:
+        work(progress)
+    except (BadMessageLogURL, LogUnavailable, NotDone, NotUsable, Refused) as error:
+        progress.end()
+        complain(f"{error}; {outcome}" if isinstance(error, Damaged) else str(error))
+        return 1
+    except Interrupted:
+        progress.end()
+        complain(f"interrupted; {outcome}")
+        raise
+    return 0
+
+
+def as_json(contents: Contents) -> dict[str, object]:
+    """Return what a message log holds, for a program."""
+    received_at = contents.last_received_at
+    return {
+        "messages": contents.messages,
+        "lastReceivedAt": None if received_at is None else rfc3339(received_at),
+        "schema": contents.schema,
+        "bytes": contents.size,
+    }
+
+
+def described(contents: Contents) -> str:
+    """Return what a message log holds, in words."""
+    last = "" if contents.last_received_at is None else f", the last one of {rfc3339(contents.last_received_at)}"
+    mib = contents.size / 1024**2
+    size = f"{mib:,.1f} MiB" if mib >= 1 else f"{mib * 1024:,.0f} KiB"
+    return f"{contents.messages:,} message{'s' if contents.messages != 1 else ''} ({size}){last}"

@@ -1,0 +1,73 @@
+"""``chatrelay restore``: put a backup in the place of the message log.
+
+`chatrelay.messagelog.sqlite.restore` does it; here the person is asked and told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from chatrelay.app.cli import message_logs
+from chatrelay.app.cli.terminal import Progress, ask, can_ask, show, show_json
+from chatrelay.messagelog.sqlite.backup import NotDone
+from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.messagelog.sqlite.reading import NotUsable
+from chatrelay.messagelog.sqlite.restore import restore
+from chatrelay.messagelog.sqlite.verify import Contents
+from chatrelay.permissions import user_name
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "restore",
+        help="put a backup in the place of the message log, while no relay runs",
+        description="Check a backup by reading a copy of it, and put that copy in the place of the message log. Stop "
+        "the relay first. The message log that was there is kept under another name.",
+        epilog="example: chatrelay restore --message-log sqlite:/var/lib/chatrelay/messages.sqlite3 "
+        "/var/backups/chatrelay.sqlite3",
+    )
+    message_logs.add_option(command)
+    command.add_argument("backup", metavar="BACKUP", help="a file that chatrelay backup made, or another message log")
+    command.add_argument("--yes", action="store_true", help="replace the message log where it exists, without asking")
+    command.add_argument("--json", action="store_true", help="print what was done as a JSON object")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
+    """Run the command; return its exit status.
+
+    :param ignore_signals: called before the backup is put in the log's place.
+    """
+
+    def work(progress: Progress) -> None:
+        log = LogFiles(message_logs.path_of(options.message_log, "restored")).path
+
+        def confirm(new: Contents, old: Contents | NotUsable) -> None:
+            if options.yes:
+                return
+            exists = (
+                f"{log} exists, and holds {message_logs.described(old)}"
+                if isinstance(old, Contents)
+                else f"there is a file already, and {old}"
+            )
+            if not can_ask():
+                raise NotDone(f"{exists}: replace it with --yes, which keeps it under another name")
+            ask(f"{exists}.\nReplace it by {message_logs.described(new)}? What is there is kept under another name.")
+
+        restored = restore(
+            log, options.backup, now=time.time(), confirm=confirm, report=progress, commit=ignore_signals
+        )
+        progress.end()
+        if options.json:
+            show_json({"messageLog": log, **message_logs.as_json(restored.contents), "kept": restored.kept})
+        else:
+            kept = f"; what was there is kept as {restored.kept}" if restored.kept else ""
+            owner = f"; it belongs to {user_name(os.stat(log).st_uid)}" if os.geteuid() == 0 else ""
+            show(f"restored {message_logs.described(restored.contents)}, to {log}{kept}{owner}")
+
+    return message_logs.run(work, "nothing was restored")
