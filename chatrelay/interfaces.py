@@ -9,7 +9,7 @@ test that every implementation of ours runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
@@ -31,6 +31,39 @@ class Authenticator(Protocol):
         :returns: a Deferred that fires with the verdict. Cancelling it gives
             up the question. It does not fail otherwise: trouble is a verdict.
         """
+
+
+@runtime_checkable
+class TicketAuthenticator(Protocol):
+    """An `Authenticator` that makes a difference where a SESSID is a ticket."""
+
+    def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
+        """Ask as `Authenticator.authenticate` does, about a SESSID that is good for one request only."""
+
+
+@runtime_checkable
+class Abandons(Protocol):
+    """An `Authenticator` that wants to know when nobody waits for a verdict any more."""
+
+    def give_up(self, verdict: Deferred[Any]) -> None:
+        """Note that nobody waits for this verdict. Without this method, the relay cancels the Deferred.
+
+        :param verdict: what `authenticate` or `authenticate_ticket` returned.
+        """
+
+
+@runtime_checkable
+class Startable(Protocol):
+    """An `Authenticator` that does something when the relay starts and stops."""
+
+    def startup_check(self) -> None:
+        """Check, without waiting for the result, that the relay is set up to get verdicts; log what is not right."""
+
+    def stop_startup_check(self) -> None:
+        """Give that check up, if it is still pending, and log nothing more of it: the relay is stopping."""
+
+    def close(self) -> Deferred[None]:
+        """Give up what is pending, and free what is held; fires when that is done."""
 
 
 class Connection(Protocol):

@@ -77,6 +77,7 @@ class LoggedIn:
 
     :ivar expires_in: seconds until it should be asked about again; None: the relay's own ``recheck_interval``.
     :ivar session: what to ask by then in place of the SESSID, and as secret; None: the SESSID, unless it is a ticket.
+    :ivar user: the user's `user_key`, made of `uid`.
     :raises ValueError: where `uid` is none (`is_uid`), `expires_in` no time (`is_expiry`), or `session` could be no
         SESSID (`is_sessid`).
     """
@@ -84,6 +85,7 @@ class LoggedIn:
     uid: str | int = attrs.field()
     expires_in: float | None = attrs.field(default=None)
     session: str | None = attrs.field(default=None, repr=False)
+    user: str = attrs.field(init=False, repr=False, eq=False)
 
     @uid.validator
     def _check(self, _: object, uid: object) -> None:
@@ -101,6 +103,10 @@ class LoggedIn:
     def _check_session(self, _: object, session: object) -> None:
         if session is not None and not is_sessid(session):
             raise ValueError("what to ask by next is no string of 1 to 4096 characters")  # which must not be told
+
+    @user.default
+    def _user(self) -> str:
+        return user_key(self.uid)
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ from chatrelay.app.certificates import UNUSABLE, EndpointCertificate, has_certif
 from chatrelay.app.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
 from chatrelay.app.unix_sockets import UnixListener, is_unix
 from chatrelay.auth.authenticator import WebserverAuthenticator
-from chatrelay.auth.session_index import Logins
-from chatrelay.auth.throttle import RecentDenials
+from chatrelay.auth.session_index import SessionIndex
+from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
 from chatrelay.interfaces import Authenticator, MessageLog
@@ -83,26 +84,26 @@ def build(
     if message_log is None:
         message_log = make_message_log(config.message_log, reactor)
     directory = Directory()
-    logins = Logins(directory, secrets.token_bytes())
-    turn = Turn(lambda call: reactor.callLater(0, call))
+    index = SessionIndex(directory, secrets.token_bytes())
+    turn = Turn(partial(reactor.callLater, 0))
     relay = Relay(directory, message_log, time.time, turn.call_soon)
     # What an embedding program's own authenticator has answered is that program's to remember.
     denials = (
-        RecentDenials(secrets.token_bytes(), config.denial_memory)
+        DenialCache(secrets.token_bytes(), config.denial_memory)
         if isinstance(authenticator, WebserverAuthenticator)
         else None
     )
     if connections is None:
         connections = descriptors.for_connections(descriptors.limit(), config.webserver_checks)
     factory = ChatFactory(
-        config, relay, directory, authenticator, reactor, turn, logins, denials, connections=connections
+        config, relay, directory, authenticator, reactor, turn, index, denials, connections=connections
     )
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
         service.serve("listen", description, factory).setServiceParent(service)
     if config.ops_listen is not None:
         token = None if config.ops_token_file is None else _token(config.ops_token_file)
-        site = OpsSite(Ops(logins, service.not_ready, token), reactor)
+        site = OpsSite(Ops(index, service.not_ready, token), reactor)
         service.ops = service.serve("ops-listen", on_loopback(config.ops_listen), BoundedConnections(site, reactor))
     return service
 
@@ -166,7 +167,7 @@ class ChatRelayService(MultiService):
         :param uid: ``7`` and ``"7"`` are the same user.
         :returns: how many were closed. A login that is being asked about is refused when the answer comes.
         """
-        return self.factory.logins.end_user(uid)
+        return self.factory.logins.index.end_user(uid)
 
     def end_session(self, sessid: str) -> int:
         """Close every connection that logged in by a SESSID, or is about to, with 4505.
@@ -174,7 +175,7 @@ class ChatRelayService(MultiService):
         :param sessid: as the client sent it, or as the session cookie has it.
         :returns: how many were closed.
         """
-        return self.factory.logins.end_session(sessid)
+        return self.factory.logins.index.end_session(sessid)
 
     def serve(self, option: str, description: str, factory: Any) -> IService:
         """Make a service that listens.
@@ -269,7 +270,7 @@ class ChatRelayService(MultiService):
             if self._once_running is not None and self._once_running.active():
                 self._once_running.cancel()
             if isinstance(self._authenticator, WebserverAuthenticator):
-                self._authenticator.end_look()
+                self._authenticator.stop_startup_check()
             await super().stopService()
             # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
             await for_turns.wait(Deferred.fromCoroutine(self.factory.close_by_turns()))
@@ -291,7 +292,7 @@ class ChatRelayService(MultiService):
     def _runs(self) -> None:
         self._say_how_it_runs()
         if isinstance(self._authenticator, WebserverAuthenticator):
-            self._authenticator.look()
+            self._authenticator.startup_check()
 
     def _say_how_it_runs(self) -> None:
         log.info(

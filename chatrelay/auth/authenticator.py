@@ -161,7 +161,7 @@ class WebserverAuthenticator:
         elif verdict.question.is_given_up_by_all_but(verdict):
             self._forget(verdict.question)
 
-    def look(self) -> None:
+    def startup_check(self) -> None:
         """Ask once about a session that there can't be, and log a warning where what comes is no denial.
 
         So a mistake in the URL, or in the page, is told at the start and not
@@ -227,8 +227,8 @@ class WebserverAuthenticator:
             silence='A page that denies with {"loggedin": false} is not suspected',
         )
 
-    def end_look(self) -> None:
-        """Give up the question of `look`, and log nothing of it: a site may well be stopped together with the relay."""
+    def stop_startup_check(self) -> None:
+        """Give up `startup_check`, and log nothing of it: a site may well be stopped together with the relay."""
         self._is_look_ended = True
         if self._look is not None:
             self._look.cancel()
@@ -236,7 +236,7 @@ class WebserverAuthenticator:
     def close(self) -> Deferred[None]:
         """Give up all that waits or is out; close the connections that are kept to the webserver."""
         self._is_closed = True
-        self.end_look()
+        self.stop_startup_check()
         while self._queue:
             waiting = self._next()
             self._forget(waiting)

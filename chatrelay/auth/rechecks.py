@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chatrelay.interfaces import Connection
-from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
+from chatrelay.model import LoggedIn, Unavailable, Verdict
 from chatrelay.wire import codes
 from chatrelay.wire.codes import Close
 
@@ -183,11 +183,14 @@ class Rechecks:
 
         :param sessid: what to ask by; None where there is nothing, and so no asking.
         """
-        self.left(connection)
+        if connection in self._check_of:
+            self.left(connection)
         if sessid is None or not self._longest:
             return
-        name = _Name(sessid, user_key(verdict.uid))
-        check = self._checks.setdefault(name, _Check(name))
+        name = _Name(sessid, verdict.user)
+        check = self._checks.get(name)
+        if check is None:
+            check = self._checks[name] = _Check(name)
         check.connections[connection] = None
         self._check_of[connection] = check
         if check.asking is None:
@@ -265,7 +268,7 @@ class Rechecks:
         self._ask_next()
 
     def _decide(self, check: _Check, verdict: Verdict) -> None:
-        if isinstance(verdict, LoggedIn) and user_key(verdict.uid) == check.name.user:
+        if isinstance(verdict, LoggedIn) and verdict.user == check.name.user:
             self._confirmed(check, verdict)
         elif isinstance(verdict, Unavailable):
             self._unreachable(check)

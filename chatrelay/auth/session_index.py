@@ -27,7 +27,7 @@ def digest(sessid: str, key: bytes) -> bytes:
     return hashlib.blake2b(sessid.encode("utf-8", "surrogateescape"), key=key, digest_size=DIGEST_SIZE).digest()
 
 
-class _Question:
+class _Pending:
     """A SESSID that the webserver is being asked about.
 
     :ivar digest: of the SESSID.
@@ -43,7 +43,7 @@ class _Question:
         self.since = since
 
 
-class Logins:
+class SessionIndex:
     """The connections that are logged in, or about to be, by SESSID.
 
     :param directory: the connections by user.
@@ -53,8 +53,8 @@ class Logins:
     def __init__(self, directory: Directory, key: bytes) -> None:
         self._directory = directory
         self._key = key
-        self._questions: dict[bytes, _Question] = {}
-        self._pending: dict[Connection, _Question] = {}
+        self._questions: dict[bytes, _Pending] = {}
+        self._pending: dict[Connection, _Pending] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
         self._digests: dict[Connection, frozenset[bytes]] = {}
         # The users, and the sessions by their digests, that were ended while anything was being asked, each with the
@@ -66,12 +66,14 @@ class Logins:
         """The webserver is asked whose session it is that `connection` brought."""
         digest = self._digest(sessid)
         # Who asks about the same SESSID meanwhile may get the same answer, and so shares what makes it too old.
-        question = self._questions.setdefault(digest, _Question(digest, self._ends))
+        question = self._questions.get(digest)
+        if question is None:
+            question = self._questions[digest] = _Pending(digest, self._ends)
         question.connections[connection] = None
         self._pending[connection] = question
 
-    def answered(self, connection: Connection, uid: str | int | None, session: str | None = None) -> bool:
-        """The webserver has answered: `uid` is logged in; None where nobody is.
+    def answered(self, connection: Connection, user: str | None, session: str | None = None) -> bool:
+        """The webserver has answered: `user` is logged in; None where nobody is.
 
         :param session: the SESSID that the answer names; None where it names none.
         :returns: whether that counts. It does not where this session or all of this user's were ended meanwhile.
@@ -79,15 +81,20 @@ class Logins:
         question = self._pending.pop(connection, None)
         if question is None:
             return True
-        counts = uid is None or not (
-            self._has_ended(question, user_key(uid))
-            or self._has_ended(question, question.digest)
-            or (session is not None and self._has_ended(question, self._digest(session)))
+        counts = (
+            user is None
+            or not self._ended
+            or not (
+                self._has_ended(question, user)
+                or self._has_ended(question, question.digest)
+                or (session is not None and self._has_ended(question, self._digest(session)))
+            )
         )
         del question.connections[connection]
         if not question.connections:
             del self._questions[question.digest]
-            self._forget_ends()
+            if self._ended:
+                self._forget_ends()
         return counts
 
     def entered(self, connection: Connection, names: Iterable[str]) -> None:
@@ -137,7 +144,7 @@ class Logins:
             self._ended.pop(name, None)
             self._ended[name] = self._ends
 
-    def _has_ended(self, question: _Question, name: str | bytes) -> bool:
+    def _has_ended(self, question: _Pending, name: str | bytes) -> bool:
         return self._ended.get(name, 0) > question.since
 
     def _forget_ends(self) -> None:

@@ -1,7 +1,7 @@
 """Attempts to log in: how many of one address may fail, and denials that are remembered for a moment.
 
 Pure, but for the Deferreds of the questions: the time and who is asked are
-handed in. `Attempts` stands between a connection that wants to log in and
+handed in. `LoginThrottle` stands between a connection that wants to log in and
 whoever knows whose session it is; re-checks of those who are logged in do not
 come by here.
 """
@@ -9,6 +9,7 @@ come by here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -24,7 +25,7 @@ MAX_DENIED = 10_000
 """Sessions that are remembered as denied; one more displaces the oldest."""
 
 
-class RecentDenials:
+class DenialCache:
     """The sessions that the webserver has just denied, by a keyed hash of each.
 
     :param key: of the hashes, at most 64 random bytes.
@@ -48,6 +49,8 @@ class RecentDenials:
 
     def has(self, sessid: str, now: float) -> bool:
         """Whether it has denied this session within the last moments."""
+        if not self._denied_at:
+            return False
         return self._is_recent(self._denied_at.get(digest(sessid, self._key)), now)
 
     def forget(self, now: float) -> None:
@@ -71,7 +74,7 @@ class RecentDenials:
 class _Address:
     """What is known of an address.
 
-    :ivar denials: a token for each denial that it may still have.
+    :ivar denials: a token for each denial that it may still have; None until it has had one.
     :ivar out: how many of its questions are out, each of which may come to a denial.
     :ivar waiting: its attempts that wait for those.
     :ivar is_letting_in: whether those who wait are being gone through.
@@ -80,9 +83,9 @@ class _Address:
 
     __slots__ = ("denials", "is_letting_in", "is_told", "name", "out", "waiting")
 
-    def __init__(self, name: str, denials: TokenBucket) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.denials = denials
+        self.denials: TokenBucket | None = None
         self.out = 0
         self.waiting: dict[_Attempt, None] = {}
         self.is_letting_in = False
@@ -107,7 +110,7 @@ class _Attempt:
         self.verdict: Deferred[Verdict]
 
 
-class Attempts:
+class LoginThrottle:
     """Has the webserver asked, as long as the client's address may have denials.
 
     An address never has more questions out than denials left, so that many
@@ -133,9 +136,9 @@ class Attempts:
         per_minute: int,
         ask: Callable[[str, bool], Deferred[Verdict]],
         seconds: Callable[[], float],
-        recent: RecentDenials | None,
+        recent: DenialCache | None,
         tell: Callable[[str], None],
-        give_up: Callable[[Deferred[None]], None] = Deferred.cancel,
+        give_up: Callable[[Deferred[Any]], None] = Deferred.cancel,
     ) -> None:
         self._per_minute = per_minute
         self._ask = ask
@@ -145,7 +148,8 @@ class Attempts:
         self._give_up = give_up
         self._addresses: dict[str, _Address] = {}
         self._resting: Deadlines[str] = Deadlines(self._denials().seconds_to_fill)
-        self._no_address = _Address("", TokenBucket(0, 0))
+        self._no_address = _Address("")
+        self._no_address.denials = TokenBucket(0, 0)
 
     def ask(self, address: str | None, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
         """Whose session is it? Cancelling gives the question up; a verdict comes all the same.
@@ -177,10 +181,11 @@ class Attempts:
     def _arrived(self, name: str | None) -> _Address:
         if name is None or not self._per_minute:
             return self._no_address
-        self._resting.stop(name)
         address = self._addresses.get(name)
         if address is None:
-            address = self._addresses[name] = _Address(name, self._denials())
+            address = self._addresses[name] = _Address(name)
+        else:
+            self._resting.stop(name)
         return address
 
     def _denials(self) -> TokenBucket:
@@ -193,7 +198,7 @@ class Attempts:
             return
         address.is_letting_in = True
         while address.waiting:
-            left = address.denials.left(self._seconds())
+            left = self._per_minute if address.denials is None else address.denials.left(self._seconds())
             if address.out and address.out >= left:
                 break
             attempt = next(iter(address.waiting))
@@ -222,6 +227,8 @@ class Attempts:
         # Who shares an answer with others is denied with them, which is one denial.
         if isinstance(verdict, Denied) and not self._is_denied(attempt):
             now = self._seconds()
+            if address.denials is None:
+                address.denials = self._denials()
             address.denials.take(now)
             if self._recent is not None and not attempt.is_ticket:
                 self._recent.add(attempt.sessid, now)
@@ -248,7 +255,7 @@ class Attempts:
         name, now = address.name, self._seconds()
         if self._addresses.get(name) is not address:
             return
-        if address.denials.is_full(now):
+        if address.denials is None or address.denials.is_full(now):
             del self._addresses[name]
             return
         self._resting.start(name, now)

@@ -63,7 +63,7 @@ BACKED_OFF = 0.5
 """Seconds between two such messages after which they are in a row no more."""
 
 
-def _nobody_asks(sessid: str) -> None:
+def _nobody_asks(sessid: str, is_cookie: bool) -> None:
     """What an ended session calls to ask: never."""
 
 
@@ -83,8 +83,8 @@ class Session:
     :param directory: where a logged-in connection is entered.
     :param limits: how much may be sent.
     :param seconds: the clock by which `limits` are kept.
-    :param ask: called with a SESSID to have the webserver asked; the verdict
-        comes back by `answered`.
+    :param ask: called with a SESSID, and whether it is `cookie`, to have the session page asked; the verdict comes
+        back by `answered`.
     :param cookie: the SESSID of the handshake's session cookie, or None.
     :param no_cookie_because: where there is no cookie to use: None when the
         visitor simply has none (a denial), else why an auth-request must
@@ -123,7 +123,7 @@ class Session:
         directory: Directory,
         limits: SendLimits,
         seconds: Callable[[], float],
-        ask: Callable[[str], None],
+        ask: Callable[[str, bool], None],
         cookie: str | None = None,
         no_cookie_because: str | None = None,
         charge: Callable[[int], None] = _charge_nobody,
@@ -155,17 +155,9 @@ class Session:
         """Whether this connection belongs to a user."""
         return self.state is _MEMBER or self.state is _ASKING_AGAIN
 
-    def belongs_to(self, uid: str | int) -> bool:
-        """Whether this connection is logged in as that user."""
-        return self.logged_in and user_key(uid) == user_key(self._uid)
-
     @property
     def _cookie_text(self) -> str | None:
         return self._cookie.decode("utf-8", "surrogateescape") if isinstance(self._cookie, bytes) else self._cookie
-
-    def is_cookie(self, sessid: str) -> bool:
-        """Whether this is the SESSID of the handshake's session cookie."""
-        return sessid == self._cookie_text
 
     @property
     def uid(self) -> str | int | None:
@@ -224,34 +216,38 @@ class Session:
         now = self._seconds()
         return self._messages.take(now) or not self._keeps_on(now)
 
-    def answered(self, verdict: Verdict) -> None:
-        """The webserver's verdict on the SESSID last asked about."""
+    def answered(self, verdict: Verdict) -> bool:
+        """Take the verdict on the SESSID last asked about.
+
+        :returns: whether the connection is now logged in as the user of this verdict.
+        """
         if self.state is State.ASKING:
             self.state = State.VISITOR
             if isinstance(verdict, LoggedIn):
                 self.state = State.MEMBER
                 self._uid = verdict.uid
-                self._sender = self._limits.arrived(user_key(verdict.uid))
+                self._sender = self._limits.arrived(verdict.user)
                 self._messages = self._limits.messages()  # what a visitor has sent is not held against the user
                 # Entered first: should the answer find the client's budget used
                 # up, the connection closes, and `ended` must find it to take it out.
-                self._directory.add(user_key(self._uid), self._connection)
+                self._directory.add(verdict.user, self._connection)
                 self._connection.send(wire.auth_response(True))
-                return
+                return self.state is _MEMBER
         elif self.state is State.ASKING_AGAIN:
             self.state = State.MEMBER
             if isinstance(verdict, LoggedIn):
-                if user_key(verdict.uid) == user_key(self._uid):
+                if verdict.user == user_key(self._uid):
                     self._connection.send(wire.auth_response(True))
-                else:
-                    self._connection.send(wire.auth_response(False, Reason.ALREADY_LOGGED_IN))
-                return
+                    return self.state is _MEMBER
+                self._connection.send(wire.auth_response(False, Reason.ALREADY_LOGGED_IN))
+                return False
         else:
-            return
+            return False
         if isinstance(verdict, Unavailable):
             self._connection.send(wire.auth_response(False, Reason.WEBSERVER_UNAVAILABLE))
         else:
             self._denied()
+        return False
 
     def login_timed_out(self) -> None:
         """The time to log in is over; the question that is still out, if any, is answered first."""
@@ -320,7 +316,7 @@ class Session:
             self._goes_on(now)
         else:
             self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
-            self._ask(sessid)
+            self._ask(sessid, sessid == self._cookie_text)
 
     def _may_ask_again(self, now: float) -> bool:
         """Count a question about who is logged in already; whether the webserver may be asked."""

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from chatrelay.auth.session_index import Logins
+from chatrelay.auth.session_index import SessionIndex
 from chatrelay.limits.alarms import Alarm
 from chatrelay.model import MAX_SESSID, MAX_TOKEN, is_uid
 
@@ -85,16 +85,16 @@ class _Route:
 class Ops(Resource):
     """The ops endpoint's whole tree.
 
-    :param logins: ends sessions.
+    :param index: ends sessions.
     :param not_ready: why the relay takes no clients, or None.
     :param token: what ``/v1/revoke`` wants as a bearer token; None where nobody may use it.
     """
 
     isLeaf = True
 
-    def __init__(self, logins: Logins, not_ready: Readiness, token: str | None) -> None:
+    def __init__(self, index: SessionIndex, not_ready: Readiness, token: str | None) -> None:
         super().__init__()
-        self._logins = logins
+        self._index = index
         self._not_ready = not_ready
         self._token = token
         self._routes = {
@@ -147,9 +147,9 @@ class Ops(Resource):
         self._check_token(request)
         wanted = _revocation(request)
         if isinstance(wanted.sessid, str):
-            return {"ended": self._logins.end_session(wanted.sessid)}
+            return {"ended": self._index.end_session(wanted.sessid)}
         assert not isinstance(wanted.uid, UnsetType)
-        return {"ended": self._logins.end_user(wanted.uid)}
+        return {"ended": self._index.end_user(wanted.uid)}
 
     def _check_token(self, request: Request) -> None:
         if self._token is None:

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import random
 import secrets
-import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from chatrelay.auth.login import Logins, VerdictSource
 from chatrelay.auth.rechecks import RecheckLines, Rechecks
-from chatrelay.auth.session_index import Logins
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.session_index import SessionIndex
+from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator, Connection
+from chatrelay.interfaces import Authenticator
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
-from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.websocket.closing import EndLines
@@ -36,7 +34,6 @@ from chatrelay.websocket.outbox import Turn
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Connections
 from chatrelay.websocket.sweep import Ends
-from chatrelay.wire import codes
 
 log = Logger("chatrelay.websocket")
 
@@ -53,7 +50,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
     :param authenticator: who knows whose session it is.
     :param reactor: for time.
     :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
-    :param logins: which of the site's sessions each connection came in by.
+    :param index: which of the site's sessions each connection came in by.
     :param denials: the denials that are remembered; None where none is.
     :param chance: a random number from 0 to 1.
     :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
@@ -70,36 +67,35 @@ class ChatFactory(Connections, WebSocketServerFactory):
         authenticator: Authenticator,
         reactor: Any,
         turn: Turn | None = None,
-        logins: Logins | None = None,
-        denials: RecentDenials | None = None,
+        index: SessionIndex | None = None,
+        denials: DenialCache | None = None,
         chance: Callable[[], float] = random.random,
         connections: int = 0,
     ) -> None:
         WebSocketServerFactory.__init__(self, server="chatrelay", reactor=reactor)
         Connections.__init__(self, config, relay, reactor, chance)
         self.directory = directory
-        self.logins = Logins(directory, secrets.token_bytes()) if logins is None else logins
-        self.authenticator = authenticator
         # Logins have the other three quarters of webserver-checks to themselves.
         at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
         seconds = reactor.seconds
-        # An embedding program's authenticator need not have one.
-        give_up = getattr(authenticator, "give_up", Deferred.cancel)
+        verdicts = VerdictSource(authenticator)
         recheck_lines = RecheckLines()
-        self.rechecks = Rechecks(
+        rechecks = Rechecks(
             config.recheck_interval,
             config.recheck_spread,
             config.recheck_grace,
             at_once,
-            self.ask,
+            verdicts.ask,
             seconds,
             chance,
             self.active.now,
-            give_up,
+            verdicts.give_up,
             recheck_lines.behind,
             recheck_lines.on_time,
         )
-        self.attempts = Attempts(config.logins_per_minute, self.ask, seconds, denials, self._tell_of_denials, give_up)
+        throttle = LoginThrottle(
+            config.logins_per_minute, verdicts.ask, seconds, denials, self._log_denials, verdicts.give_up
+        )
         self.admission = Admission(
             connections if config.connections is None else config.connections,
             config.connections_per_address,
@@ -109,6 +105,15 @@ class ChatFactory(Connections, WebSocketServerFactory):
         # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
         self.unlocated: dict[ChatProtocol, None] = {}
         self.handshakes = Handshakes(config, seconds)
+        self.logins = Logins(
+            directory,
+            SessionIndex(directory, secrets.token_bytes()) if index is None else index,
+            throttle,
+            rechecks,
+            self.handshakes.missing_cookie,
+            config.auth_tickets,
+            config.connections_per_user,
+        )
         self.login_without_cookie = self.handshakes.login_without_cookie  # one bound method for all connections
         self.send_limits = SendLimits(
             config.messages_per_second,
@@ -123,7 +128,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.message_size,
             config.control_frames_per_second,
         )
-        self.turn = turn or Turn(lambda call: reactor.callLater(0, call))
+        self.turn = turn or Turn(partial(reactor.callLater, 0))
         self.end_lines = EndLines(config.log_format == "json", self.may_tell)
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
@@ -148,46 +153,13 @@ class ChatFactory(Connections, WebSocketServerFactory):
 
     # Whose session it is ---------------------------------------------------------
 
-    def _tell_of_denials(self, address: str) -> None:
+    def _log_denials(self, address: str) -> None:
         if self.may_tell("addresses with too many denied logins"):
             log.info(
                 "too many logins from {address} were denied: for now, more of them are denied without asking the "
                 "webserver (logins-per-minute)",
                 address=address,
             )
-
-    def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
-        """Ask the authenticator. Cancelling gives the question up; whatever it does, a verdict comes of it."""
-        authenticate = self.authenticator.authenticate
-        if is_ticket:  # an embedding program's authenticator need make no difference
-            authenticate = getattr(self.authenticator, "authenticate_ticket", authenticate)
-
-        def failed(failure: Failure) -> Verdict:
-            if not failure.check(CancelledError):
-                # Without the exception's own text: the session id may be in it.
-                log.critical(
-                    "an authenticator failed with {kind}, which it must not; it did so in:\n{frames}",
-                    kind=failure.value.__class__.__name__,
-                    frames="".join(traceback.format_tb(failure.getTracebackObject())),
-                )
-            return Unavailable("the authenticator failed")
-
-        asking: Deferred[Verdict] = maybeDeferred(authenticate, sessid)
-        return asking.addErrback(failed)
-
-    def is_ticket(self, is_cookie: bool) -> bool:
-        """Whether a SESSID is good for one question only; a cookie is not."""
-        return self.config.auth_tickets and not is_cookie
-
-    def entered(self, connection: Connection, sessid: str, verdict: LoggedIn, is_cookie: bool) -> None:
-        """A connection is logged in: note by what its session is found when it is to end, and asked about again."""
-        # A ticket is used up, and nothing to know the session by.
-        lasting = None if self.is_ticket(is_cookie) else sessid
-        self.logins.entered(connection, {name for name in (lasting, verdict.session) if name is not None})
-        self.rechecks.entered(connection, lasting if verdict.session is None else verdict.session, verdict)
-        most = self.config.connections_per_user
-        for oldest in self.directory.oldest_beyond(user_key(verdict.uid), most):
-            oldest.close(codes.TOO_MANY_CONNECTIONS)
 
     # Time ------------------------------------------------------------------------
 
@@ -204,10 +176,10 @@ class ChatFactory(Connections, WebSocketServerFactory):
         return {
             "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
             "users who have gone": lambda now: self.send_limits.forget(self.seconds()),
-            "addresses with denied logins": lambda now: self.attempts.sweep(),
+            "addresses with denied logins": lambda now: self.logins.throttle.sweep(),
             "addresses behind the PROXY protocol": lambda now: (each.locate for each in self.not_located()),
             **super().parts_of_a_sweep(),
-            "recheck-interval": lambda now: self.rechecks.sweep(),
+            "recheck-interval": lambda now: self.logins.rechecks.sweep(),
         }
 
     def stop_sweeping(self) -> None:

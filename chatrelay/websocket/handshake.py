@@ -82,6 +82,7 @@ class Handshakes:
     :param config: the origins, the trusted proxies and the session cookie.
     :param seconds: the time.
     :ivar trusted_proxies: whose word on where a client is counts.
+    :ivar missing_cookie: the logins in a row without the session cookie.
     """
 
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
@@ -97,7 +98,7 @@ class Handshakes:
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
         self._told_of_forwarding = self._told_of_nobody = False
-        self._missing_cookie = MissingCookie()
+        self.missing_cookie = MissingCookie()
         self._told_of_logins: set[str] = set()
 
     def forwarded_for(self, request: bytes, host: str | None, peer: str) -> list[str]:
@@ -216,15 +217,7 @@ class Handshakes:
         """A handshake was accepted that has no session cookie, though it might have one."""
         host, origin = header_value(request, "host"), header_value(request, "origin")
         cookies = ";".join(header_values(request, "cookie"))
-        self._missing_cookie.handshake(cookies, (host or "")[:200], (origin or "")[:200])
-
-    def login_by_cookie(self) -> None:
-        """Somebody logs in by the session cookie."""
-        self._missing_cookie.came()
-
-    def let_in(self) -> None:
-        """Somebody was logged in, by the cookie or otherwise."""
-        self._missing_cookie.let_in()
+        self.missing_cookie.handshake(cookies, (host or "")[:200], (origin or "")[:200])
 
     def login_without_cookie(self, because: str | None) -> None:
         """Somebody wanted to log in by the session cookie, and had none.
@@ -240,7 +233,7 @@ class Handshakes:
                     remedy=REMEDIES[because],
                 )
             return
-        missing = self._missing_cookie
+        missing = self.missing_cookie
         if missing.login():
             log.warn(
                 "{logins} logins in a row came without the session cookie {cookie}, and were denied. {cause}. Nothing "

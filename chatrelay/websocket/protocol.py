@@ -30,7 +30,6 @@ from chatrelay.limits.addresses import address_in, address_key
 from chatrelay.limits.admission import Full, Visit
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import MIN_READ, Inflow
-from chatrelay.model import LoggedIn, Verdict
 from chatrelay.relay.session import Session
 from chatrelay.websocket import closing
 from chatrelay.websocket.autobahn import AutobahnProtocol, HAProxyProtocolWrapper
@@ -75,7 +74,6 @@ class ChatProtocol(AutobahnProtocol):
     """One connection: Autobahn's frames on one side, a `Session` on the other."""
 
     session: Session | None = None
-    _asking: Deferred[Any] | None = None
     _frames = 0
     _packed = 0  # bytes of a message as they come, which may be compressed
     _began = 0.0  # when it was accepted, or its handshake was complete
@@ -278,7 +276,7 @@ class ChatProtocol(AutobahnProtocol):
             factory.directory,
             factory.send_limits,
             factory.seconds,
-            self._ask,
+            partial(factory.logins.begin, self, self.client_address),
             cookie,
             because,
             self._inflow.charge,
@@ -434,10 +432,15 @@ class ChatProtocol(AutobahnProtocol):
         if not (self._is_pausing or self._deaf):
             self.transport.resumeProducing()
 
-    def _read_as_a_user(self) -> None:
-        self._inflow.logged_in(self.factory.inflow_rates, self.factory.seconds())
+    def logged_in(self) -> None:
+        """Apply a user's limits from here on; see `chatrelay.auth.login.LoginClient`."""
+        factory = self.factory
+        self._inflow.logged_in(factory.inflow_rates, factory.seconds())
         if self._pausing is not None:
             self._pausing.reset(0)
+        factory.login_deadlines.stop(self)
+        assert self._visit is not None
+        factory.admission.logged_in(self._visit)
 
     @property
     def _is_pausing(self) -> bool:
@@ -506,36 +509,6 @@ class ChatProtocol(AutobahnProtocol):
         """The relay is stopping: from here on `onMessage` is asked about every message, and takes none."""
         self._takes_messages = False
         self._receive = self._message_taken
-
-    def _ask(self, sessid: str) -> None:
-        """Have the webserver asked, for the session."""
-        session, factory, visit = self.session, self.factory, self._visit
-        assert session is not None and visit is not None
-
-        def answered(verdict: Verdict) -> None:
-            self._asking = None
-            said = (verdict.uid, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
-            if not factory.logins.answered(self.outgoing, *said):
-                self.close(codes.ENDED)
-                return
-            is_new = not session.logged_in
-            session.answered(verdict)
-            if session.logged_in:
-                if is_new:
-                    self._read_as_a_user()
-                    factory.handshakes.let_in()
-                factory.login_deadlines.stop(self)
-                factory.admission.logged_in(visit)
-            if isinstance(verdict, LoggedIn) and session.belongs_to(verdict.uid):
-                factory.entered(self.outgoing, sessid, verdict, is_cookie=session.is_cookie(sessid))
-
-        factory.logins.asked(self.outgoing, sessid)
-        is_cookie = session.is_cookie(sessid)
-        if is_cookie:
-            factory.handshakes.login_by_cookie()
-        is_ticket = factory.is_ticket(is_cookie)
-        self._asking = factory.attempts.ask(self.client_address, sessid, is_ticket)
-        self._asking.addCallback(answered)
 
     def onPing(self, payload: bytes) -> None:
         """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
@@ -646,10 +619,7 @@ class ChatProtocol(AutobahnProtocol):
         self.outgoing.ended()
         if self.session is not None:
             self.session.ended()
-        if self._asking is not None:
-            self._asking.cancel()
         self.factory.logins.left(self.outgoing)
-        self.factory.rechecks.left(self.outgoing)
         self.factory.leaving(self)
 
     # Deadlines ---------------------------------------------------------------

@@ -10,8 +10,8 @@ from unittest.mock import patch
 from twisted.internet.defer import succeed
 
 from chatrelay.auth import rechecks
-from chatrelay.auth.session_index import Logins
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.session_index import SessionIndex
+from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.interfaces import Connection
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.sending import Sender
@@ -31,7 +31,7 @@ from chatrelay.wire.codes import Reason
 from chatrelay.wire.v1 import SendRequest, UnusableFrame
 
 _deliver, _commit, _submit = Relay._deliver, Relay._commit, Relay.submit
-_message, _received, _login_answered = wire.message, Session.received, Logins.answered
+_message, _received, _login_answered = wire.message, Session.received, SessionIndex.answered
 
 
 def _reversed(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
@@ -85,8 +85,8 @@ def _visitors_are_told(self: Session, payload: bytes) -> bool:
     return _received(self, payload)
 
 
-def _revoked_too_late(self: Logins, connection: Connection, uid: str | int | None, session: str | None = None) -> bool:
-    _login_answered(self, connection, uid, session)
+def _revoked_too_late(self: SessionIndex, connection: Connection, user: str | None, session: str | None = None) -> bool:
+    _login_answered(self, connection, user, session)
     return True
 
 
@@ -94,7 +94,7 @@ def _newest_beyond(self: Directory, user: str, most: int) -> tuple[Connection, .
     return self.connections_of(user)[most:]
 
 
-def _asked_about_all_the_same(_: Attempts, attempt: Any) -> None:
+def _asked_about_all_the_same(_: LoginThrottle, attempt: Any) -> None:
     attempt.verdict.callback(Unavailable("given up"))
 
 
@@ -104,7 +104,7 @@ def _all_of_them(self: Farewells[Any], _: float) -> list[Any]:
     return there
 
 
-def _is_within_a_minute(_: RecentDenials, at: float | None, now: float) -> bool:
+def _is_within_a_minute(_: DenialCache, at: float | None, now: float) -> bool:
     return at is not None and now - at < 60
 
 
@@ -138,7 +138,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "there is no limit on messages": lambda: patch.object(TokenBucket, "take", _yes),
     "a user may send without limit": lambda: patch.object(Sender, "may_send", _yes),
     "the site is asked whenever a user likes": lambda: patch.object(Session, "_may_ask_again", _yes),
-    "revoking forgets the login under way": lambda: patch.object(Logins, "answered", _revoked_too_late),
+    "revoking forgets the login under way": lambda: patch.object(SessionIndex, "answered", _revoked_too_late),
     "a denied session goes on": lambda: patch.object(rechecks, "_end", _no_matter),
     "nobody is asked about again": lambda: patch.object(rechecks.Rechecks, "sweep", _no_matter),
     "who does not log in stays": lambda: patch.object(ChatProtocol, "login_timed_out", _no_matter),
@@ -151,9 +151,9 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a user may have any number of connections": lambda: patch.object(Directory, "oldest_beyond", lambda *_: ()),
     "the newest connection goes": lambda: patch.object(Directory, "oldest_beyond", _newest_beyond),
     "any number of logins may be denied": lambda: patch.object(TokenBucket, "left", lambda *_: math.inf),
-    "a denial is not remembered": lambda: patch.object(RecentDenials, "add", _no_matter),
-    "a denial is remembered for long": lambda: patch.object(RecentDenials, "_is_recent", _is_within_a_minute),
-    "who has left is asked about": lambda: patch.object(Attempts, "_given_up", _asked_about_all_the_same),
+    "a denial is not remembered": lambda: patch.object(DenialCache, "add", _no_matter),
+    "a denial is remembered for long": lambda: patch.object(DenialCache, "_is_recent", _is_within_a_minute),
+    "who has left is asked about": lambda: patch.object(LoginThrottle, "_given_up", _asked_about_all_the_same),
     "who gives no sign of life stays": lambda: patch.object(ChatProtocol, "ping_unanswered", _no_matter),
     "nobody is pinged": lambda: patch.object(Pings, "due", lambda *_: []),
     "a pong is no sign of life": lambda: patch.object(ChatProtocol, "signs_of_life", lambda _: 0),

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from chatrelay.app.service import ChatRelayService
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.authenticator import WebserverAuthenticator
-from chatrelay.auth.throttle import RecentDenials
+from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.options import Config
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
@@ -346,7 +346,7 @@ class World:
         directory = Directory()
         self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
         # As the service has it: only what its own authenticator denied is remembered.
-        denials = RecentDenials(b"of this world", config.denial_memory) if guarded else None
+        denials = DenialCache(b"of this world", config.denial_memory) if guarded else None
         self._stack = ExitStack()
         self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
         self._stack.enter_context(patch.object(session, "MINUTE", float(model.MINUTE)))
@@ -639,14 +639,14 @@ class World:
         watch("caught_up", "caught_up")
 
     def _watch_rechecks(self) -> None:
-        ask_next = self.factory.rechecks._ask_next
+        ask_next = self.factory.logins.rechecks._ask_next
 
         def watched() -> None:
             before, self._is_rechecking = self._is_rechecking, True
             ask_next()
             self._is_rechecking = before
 
-        self.factory.rechecks._ask_next = watched  # type: ignore[method-assign]
+        self.factory.logins.rechecks._ask_next = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
         """The site answers one of the questions that are out."""
@@ -669,13 +669,13 @@ class World:
     def revoke_user(self, user: str) -> None:
         """The site ends all sessions of a user."""
         self.note(self.model.revoked_user, str(USERS[user]))
-        self.factory.logins.end_user(USERS[user])
+        self.factory.logins.index.end_user(USERS[user])
         self._settle_turn()
 
     def revoke_session(self, sessid: str) -> None:
         """The site ends a session."""
         self.note(self.model.revoked_session, sessid)
-        self.factory.logins.end_session(sessid)
+        self.factory.logins.index.end_session(sessid)
         self._settle_turn()
 
     # What the log does ----------------------------------------------------------------
@@ -785,11 +785,11 @@ class World:
         assert self.has_stopped, "everybody is closed, and the relay waits on"
         assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
         assert not self.factory.connections and not len(self.factory.directory), "a connection is remembered"
-        assert not len(self.factory.logins) and not len(self.factory.rechecks), "a login is remembered"
+        assert not len(self.factory.logins.index) and not len(self.factory.logins.rechecks), "a login is remembered"
         self.advance(60)
         self.factory.sweep()
         assert not len(self.factory.send_limits), "a user is remembered"
-        assert not len(self.factory.attempts), "an address is remembered"
+        assert not len(self.factory.logins.throttle), "an address is remembered"
         assert not len(self.factory.pings) and not len(self.factory.slow_readers), "somebody gone is waited for"
         deadlines = (self.factory.login_deadlines, self.factory.message_deadlines, self.factory.handshake_deadlines)
         assert not any(map(len, (*deadlines, self.factory.closing_deadlines))), "a deadline is left"

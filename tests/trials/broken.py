@@ -20,7 +20,7 @@ from chatrelay.app import twistd as tap
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import Breaker
 from chatrelay.auth.rechecks import Rechecks
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.limits import inflow
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import Inflow
@@ -467,12 +467,12 @@ def _() -> None:
 
 @named("forgets logins-per-minute")
 def _() -> None:
-    replace(Attempts, "_denials", lambda _: lambda self: TokenBucket(0, 0))
+    replace(LoginThrottle, "_denials", lambda _: lambda self: TokenBucket(0, 0))
 
 
 @named("remembers no denial")
 def _() -> None:
-    replace(RecentDenials, "has", always(False))
+    replace(DenialCache, "has", always(False))
 
 
 @named("shares a ticket as it shares a session")

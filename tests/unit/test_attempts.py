@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth import throttle as attempts
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 
@@ -18,7 +18,7 @@ HOME = "192.0.2.1"
 
 
 class AttemptsTestCase(SynchronousTestCase):
-    """Attempts on a clock that the test holds, and a webserver that answers at once."""
+    """LoginThrottle on a clock that the test holds, and a webserver that answers at once."""
 
     def setUp(self) -> None:
         self.now = 1_800_000_000.0
@@ -26,11 +26,11 @@ class AttemptsTestCase(SynchronousTestCase):
         self.asked: list[str] = []
         self.given_up: list[Deferred[None]] = []
         self.answers: dict[str, Verdict] = {"alice": LoggedIn(1)}
-        self.recent: RecentDenials | None = RecentDenials(b"key", 5)
+        self.recent: DenialCache | None = DenialCache(b"key", 5)
         self.attempts = self.make(20)
 
-    def make(self, per_minute: int, authenticator: Any = None) -> Attempts:
-        """Attempts with this limit."""
+    def make(self, per_minute: int, authenticator: Any = None) -> LoginThrottle:
+        """LoginThrottle with this limit."""
         known = authenticator or KnownSessions({"alice": 1})
 
         def ask(sessid: str, is_ticket: bool) -> Deferred[Verdict]:
@@ -38,7 +38,7 @@ class AttemptsTestCase(SynchronousTestCase):
             verdict: Deferred[Verdict] = known.authenticate(sessid)
             return verdict.addErrback(lambda _: Unavailable("given up"))
 
-        return Attempts(per_minute, ask, lambda: self.now, self.recent, self.told.append, self.given_up.append)
+        return LoginThrottle(per_minute, ask, lambda: self.now, self.recent, self.told.append, self.given_up.append)
 
     def asks(self, sessid: str, address: str | None = HOME, is_ticket: bool = False) -> Verdict:
         """The verdict that comes at once."""
@@ -263,7 +263,7 @@ class RememberedDenials(AttemptsTestCase):
 
     def test_for_as_long_as_was_said(self) -> None:
         for seconds in (0.5, 3600):
-            self.recent, self.asked = RecentDenials(b"key", seconds), []
+            self.recent, self.asked = DenialCache(b"key", seconds), []
             self.attempts = self.make(0)
             self.asks("guess")
             self.now += seconds - 0.01
@@ -275,13 +275,13 @@ class RememberedDenials(AttemptsTestCase):
             self.assertEqual(self.asked, ["guess", "guess"])
 
     def test_zero_is_not_at_all(self) -> None:
-        self.recent = RecentDenials(b"key", 0)
+        self.recent = DenialCache(b"key", 0)
         self.attempts = self.make(20)
         self.assertEqual([self.asks("guess") for _ in range(30)], [Denied()] * 30)
         self.assertEqual((len(self.asked), len(self.recent)), (20, 0))  # each was a denial of the address
 
     def test_a_ticket_never_however_long_a_denial_is_remembered(self) -> None:
-        self.recent = RecentDenials(b"key", 3600)
+        self.recent = DenialCache(b"key", 3600)
         self.attempts = self.make(20)
         for _ in range(3):
             self.assertEqual(self.asks("ticket", is_ticket=True), Denied())

@@ -159,7 +159,7 @@ class FirstLook(WebserverTestCase):
         """What the operator is told of a look."""
         told = self.told()
         authenticator = self.authenticator(**options)
-        authenticator.look()
+        authenticator.startup_check()
         assert authenticator._look is not None
         await authenticator._look
         return told
@@ -210,7 +210,7 @@ class FirstLook(WebserverTestCase):
         told = self.told()
         authenticator = self.authenticator(checks=1, breaker_failures=1)
         self.reply = lambda conversation: None
-        authenticator.look()
+        authenticator.startup_check()
         while not self.requests:
             await deferLater(reactor, 0.01)
         # It has taken nobody's turn; and when it fails, that is no failure to the breaker.
@@ -225,7 +225,7 @@ class FirstLook(WebserverTestCase):
         told = self.told()
         authenticator = self.authenticator()
         self.reply = lambda conversation: None
-        authenticator.look()
+        authenticator.startup_check()
         while not self.requests:
             await deferLater(reactor, 0.01)
         await authenticator.close()

@@ -138,7 +138,7 @@ class Sent(WebserverTestCase):
     async def test_all_kinds_of_question_have_them(self) -> None:
         asker = self.authenticator(host="www.example.com", headers=FORWARDED, secret="s3cret", breaker_failures=2)
         self.answering(answer(b'{"loggedin":false}'), answer(IN), answer(IN), answer(b"", "500 Oops"), answer(IN))
-        asker.look()
+        asker.startup_check()
         await asker._look
         self.assertEqual(await asker.authenticate("login-or-recheck"), LoggedIn(7))
         self.assertEqual(await asker.authenticate_ticket("ticket"), LoggedIn(7))

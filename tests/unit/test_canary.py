@@ -15,7 +15,7 @@ from twisted.logger import eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
 from chatrelay.auth.authenticator import WebserverAuthenticator
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.throttle import DenialCache
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
@@ -54,9 +54,9 @@ class Printed(WebSocketTestCase):
     """Every object of a factory with clients in every state."""
 
     def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
-        self.denials = RecentDenials(b"key", 5)
-        factory = super().make_factory(authenticator, **options)
-        factory.attempts = Attempts(3, factory.ask, factory.seconds, self.denials, lambda address: None)
+        self.denials = DenialCache(b"key", 5)
+        factory = super().make_factory(authenticator, logins_per_minute=3, **options)
+        self.patch(factory.logins.throttle, "_recent", self.denials)
         return factory
 
     def test_no_object_shows_the_session_ids_that_it_knows(self) -> None:
@@ -75,9 +75,19 @@ class Printed(WebSocketTestCase):
             client.say(type="auth-request", SESSID=f"{CANARY}-{id(client)}")
         self.assertTrue(held.asked)
         printed = what_is_printed_of(self.factory)
-        for name in ("ChatFactory", "ChatProtocol", "Session", "Logins", "Rechecks", "_Check", "_Name", "Attempts"):
+        for name in (
+            "ChatFactory",
+            "ChatProtocol",
+            "Session",
+            "Logins",
+            "SessionIndex",
+            "Rechecks",
+            "_Check",
+            "_Name",
+            "LoginThrottle",
+        ):
             self.assertIn(name, printed)
-        for name in ("_Attempt", "_Address", "RecentDenials", "OutgoingBuffer", "Deferred", "_Question"):
+        for name in ("_Attempt", "_Address", "DenialCache", "OutgoingBuffer", "Deferred", "_Pending"):
             self.assertIn(name, printed)
         del printed["HeldAuthenticator"]  # a test's own
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
@@ -137,7 +147,7 @@ class Tracebacks(WebSocketTestCase):
     def test_an_authenticator_that_says_it_in_what_it_raises(self) -> None:
         for at_once in (True, False):
             said = self.lines(Raising(at_once))
-            self.assertIn("an authenticator failed with RuntimeError", said)
+            self.assertIn("an authenticator raised RuntimeError", said)
             self.assertIn("webserver-unavailable", said)
             self.assertNotIn(CANARY, said)
 

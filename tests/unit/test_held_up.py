@@ -180,7 +180,7 @@ class Questions(SynchronousTestCase):
     def test_so_is_the_answer_to_the_first_look(self) -> None:
         told = told_by(self)
         authenticator = self.authenticator(timeout=5.0)
-        authenticator.look()
+        authenticator.startup_check()
         self.clock.pump([0.25] * 19)
         self.clock.advance(HELD_UP)
         self.assertEqual(told, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.auth.session_index import Logins
+from chatrelay.auth.session_index import SessionIndex
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 from chatrelay.wire.codes import Close
@@ -17,7 +17,7 @@ class LoginsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.directory = Directory()
-        self.logins = Logins(self.directory, b"key")
+        self.logins = SessionIndex(self.directory, b"key")
 
     def pending(self, sessid: str) -> RecordedConnection:
         """A connection that the webserver is asked about."""
@@ -28,7 +28,7 @@ class LoginsTests(SynchronousTestCase):
     def member(self, sessid: str, uid: str | int = 1) -> RecordedConnection:
         """A connection that is logged in."""
         connection = self.pending(sessid)
-        self.assertTrue(self.logins.answered(connection, uid))
+        self.assertTrue(self.logins.answered(connection, str(uid)))
         self.directory.add(str(uid), connection)
         self.logins.entered(connection, [sessid])
         return connection
@@ -55,24 +55,24 @@ class LoginsTests(SynchronousTestCase):
         self.assertEqual(self.logins.end_user(7), 0)
         joined = self.pending("a")
         self.assertFalse(self.logins.answered(pending, "7"))
-        self.assertFalse(self.logins.answered(joined, 7))
-        self.assertTrue(self.logins.answered(late, 8))
-        self.assertTrue(self.logins.answered(self.pending("a"), 7))
+        self.assertFalse(self.logins.answered(joined, "7"))
+        self.assertTrue(self.logins.answered(late, "8"))
+        self.assertTrue(self.logins.answered(self.pending("a"), "7"))
 
     def test_an_answer_older_than_the_end_of_the_session_it_names_does_not_count(self) -> None:
         pending, other, nameless = self.pending("ticket"), self.pending("ticket 2"), self.pending("ticket 3")
         self.assertEqual(self.logins.end_session("handle"), 0)
-        self.assertFalse(self.logins.answered(pending, 7, "handle"))
-        self.assertTrue(self.logins.answered(other, 7, "another handle"))
-        self.assertTrue(self.logins.answered(nameless, 7))
-        self.assertTrue(self.logins.answered(self.pending("ticket 4"), 7, "handle"))
+        self.assertFalse(self.logins.answered(pending, "7", "handle"))
+        self.assertTrue(self.logins.answered(other, "7", "another handle"))
+        self.assertTrue(self.logins.answered(nameless, "7"))
+        self.assertTrue(self.logins.answered(self.pending("ticket 4"), "7", "handle"))
 
     def test_who_joins_a_question_older_than_the_end_of_the_session_ends_too(self) -> None:
         asking = self.pending("a")
         self.assertEqual(self.logins.end_session("a"), 1)
-        self.assertFalse(self.logins.answered(self.pending("a"), 7))
-        self.assertFalse(self.logins.answered(asking, 7))
-        self.assertTrue(self.logins.answered(self.pending("a"), 7))
+        self.assertFalse(self.logins.answered(self.pending("a"), "7"))
+        self.assertFalse(self.logins.answered(asking, "7"))
+        self.assertTrue(self.logins.answered(self.pending("a"), "7"))
 
     def test_what_was_ended_is_known_for_as_long_as_an_answer_may_be_older_and_no_longer(self) -> None:
         self.logins.end_user(7)
@@ -85,9 +85,9 @@ class LoginsTests(SynchronousTestCase):
         self.assertEqual(len(self.logins._ended), 200)
         second = self.pending("second")
         self.logins.end_session("last")
-        self.assertFalse(self.logins.answered(first, 1000, "0"))
+        self.assertFalse(self.logins.answered(first, "1000", "0"))
         self.assertEqual(len(self.logins._ended), 1)
-        self.assertTrue(self.logins.answered(second, 7, "0"))
+        self.assertTrue(self.logins.answered(second, "7", "0"))
         self.assertEqual(len(self.logins._ended), 0)
 
     def test_one_that_logs_in_again_by_the_same_sessid_is_one(self) -> None:
@@ -98,7 +98,7 @@ class LoginsTests(SynchronousTestCase):
     def test_the_last_sessid_counts(self) -> None:
         member = self.member("old")
         self.logins.asked(member, "new")
-        self.assertTrue(self.logins.answered(member, 1))
+        self.assertTrue(self.logins.answered(member, "1"))
         self.logins.entered(member, ["new"])
         self.assertEqual(self.logins.end_session("old"), 0)
         self.assertEqual(self.logins.end_session("new"), 1)
@@ -140,5 +140,5 @@ class LoginsTests(SynchronousTestCase):
         self.assertNotIn("CANARY", repr((vars(self.logins), questions)))
 
     def test_the_same_session_has_another_hash_in_another_process(self) -> None:
-        digests = {Logins(self.directory, key)._digest("a") for key in (b"one", b"two")}
+        digests = {SessionIndex(self.directory, key)._digest("a") for key in (b"one", b"two")}
         self.assertEqual(len(digests), 2)

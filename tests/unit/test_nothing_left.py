@@ -18,9 +18,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from zope.interface import directlyProvides
 
+from chatrelay.auth.login import Logins
 from chatrelay.auth.rechecks import Rechecks
-from chatrelay.auth.session_index import Logins
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.session_index import SessionIndex
+from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.config.options import Config
 from chatrelay.limits.deadlines import Deadlines
 from chatrelay.limits.pace import SlowReaders
@@ -38,10 +39,21 @@ from tests.unit.test_connecting import OFFICE, Proxied, version_1
 from tests.unit.test_fairness import HANDSHAKE
 from tests.unit.test_websocket import BINARY, CLOSE, PING, Client, Transport, frame
 
-COUNTED = (Deadlines, Directory, Logins, Rechecks, Pings, SlowReaders, Attempts, SendLimits, RecentDenials)
+COUNTED = (
+    Deadlines,
+    Directory,
+    Logins,
+    SessionIndex,
+    Rechecks,
+    Pings,
+    SlowReaders,
+    LoginThrottle,
+    SendLimits,
+    DenialCache,
+)
 """What of ours remembers connections, or what came of them."""
 
-REMEMBERED_FOR_A_MINUTE = ("send_limits", "attempts", "_resting", "_recent")
+REMEMBERED_FOR_A_MINUTE = ("send_limits", "throttle", "_resting", "_recent")
 """What of them remembers users and addresses of late, or sessions that were denied."""
 
 RECHECK_SECONDS, GRACE_SECONDS = 10.0, 20.0
@@ -89,7 +101,7 @@ class Place:
             directory,
             self.site,
             self.clock,
-            denials=RecentDenials(b"key", 5),
+            denials=DenialCache(b"key", 5),
             chance=lambda: 0.5,
         )
         self.factory.start_sweeping()
@@ -124,7 +136,7 @@ class Place:
         factory = self.factory
         parts: dict[str, Any] = {
             name: part
-            for name, part in {**vars(factory), **vars(factory.attempts)}.items()
+            for name, part in {**vars(factory), **vars(factory.logins), **vars(factory.logins.throttle)}.items()
             if isinstance(part, COUNTED)
         }
         parts.update({name: getattr(factory, name) for name in ("connections", "refused", "_beneath")})
@@ -305,12 +317,12 @@ def reads_too_little(place: Place, client: Client) -> None:
 
 
 def is_ended_by_sessid(place: Place, client: Client) -> None:
-    place.factory.logins.end_session("alice")
+    place.factory.logins.index.end_session("alice")
     place.lose(client)
 
 
 def is_ended_by_user(place: Place, client: Client) -> None:
-    place.factory.logins.end_user(1)
+    place.factory.logins.index.end_user(1)
     for _, answer in place.site.asked:
         if not answer.called:
             answer.callback(LoggedIn(1))

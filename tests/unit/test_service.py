@@ -53,7 +53,7 @@ class Made(SynchronousTestCase):
         for seconds, waits, questions in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
             reactor = MemoryReactorClock()
             config = Config(message_log="memory:", auth_url="http://x/", denial_memory=seconds)
-            attempts = build(config, reactor).factory.attempts
+            attempts = build(config, reactor).factory.logins.throttle
             asked: list[str] = []
 
             def deny(sessid: str, is_ticket: bool, asked: list[str] = asked) -> Deferred[Verdict]:

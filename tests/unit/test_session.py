@@ -54,7 +54,7 @@ class SessionTestCase(SynchronousTestCase):
             self.directory,
             self.limits,
             self.clock.seconds,
-            self.asked.append,
+            lambda sessid, is_cookie: self.asked.append(sessid),
             cookie,
             because,
         )

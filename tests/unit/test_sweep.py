@@ -114,7 +114,7 @@ class Counted(KnownSessions):
 PARTS = {
     "origins that were too many": "handshakes.tell_how_many_origins",
     "users who have gone": "send_limits.forget",
-    "addresses with denied logins": "attempts.sweep",
+    "addresses with denied logins": "logins.throttle.sweep",
     "addresses behind the PROXY protocol": "not_located",
     "lines that were too many": "_tell_how_many_more",
     "closings that go unanswered": "closing_deadlines.expired",
@@ -125,7 +125,7 @@ PARTS = {
     "unread-time": "slow_readers.expired",
     "TLS that has ended": "_ended_beneath",
     "ping-interval": "pings.due",
-    "recheck-interval": "rechecks.sweep",
+    "recheck-interval": "logins.rechecks.sweep",
 }
 """What a sweep looks at, and by what of the factory."""
 
@@ -184,7 +184,7 @@ class AllParts(WebSocketTestCase):
                 "lines that were too many": any("too many lines at once" in line for line in told),
                 "origins that were too many": any("too many origins at once" in line for line in told),
                 "users who have gone": not len(self.factory.send_limits),
-                "addresses with denied logins": not len(self.factory.attempts),
+                "addresses with denied logins": not len(self.factory.logins.throttle),
                 "addresses behind the PROXY protocol": visit.address == "192.0.2.3",
                 "handshake-timeout": ends_at_12[0],
                 "login-timeout": (4001, "not logged in in time") in heard["visitor"],

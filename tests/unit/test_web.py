@@ -18,7 +18,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
-from chatrelay.auth.session_index import Logins
+from chatrelay.auth.session_index import SessionIndex
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
 from chatrelay.web.ops import (
@@ -63,7 +63,7 @@ class OpsTestCase(TestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
         self.why: str | None = None
         self.directory = Directory()
-        self.logins = Logins(self.directory, b"key")
+        self.logins = SessionIndex(self.directory, b"key")
         self.members = [RecordedConnection(), RecordedConnection()]
         for member in self.members:
             self.directory.add("7", member)
@@ -252,7 +252,7 @@ class Bounded(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        ops = Ops(Logins(Directory(), b"key"), lambda: None, None)
+        ops = Ops(SessionIndex(Directory(), b"key"), lambda: None, None)
         self.factory = BoundedConnections(OpsSite(ops, self.clock), self.clock)
 
     def connect(self) -> tuple[Any, StringTransportWithDisconnection]:

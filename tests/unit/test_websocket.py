@@ -35,7 +35,7 @@ from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
 
 from chatrelay.auth import client as webserver
-from chatrelay.auth.throttle import Attempts, RecentDenials
+from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
@@ -504,7 +504,8 @@ class Handshakes(WebSocketTestCase):
         ]
         self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
         self.assertEqual(
-            (factory.connections, len(self.directory), len(factory.logins), len(factory.rechecks)), (set(), 0, 0, 0)
+            (factory.connections, len(self.directory), len(factory.logins.index), len(factory.logins.rechecks)),
+            (set(), 0, 0, 0),
         )
 
 
@@ -1125,7 +1126,7 @@ class DeniedLogins(WebSocketTestCase):
                 (4001, "not logged in in time"),
             ],
         )
-        self.assertEqual(len(self.factory.attempts), 0)
+        self.assertEqual(len(self.factory.logins.throttle), 0)
 
 
 class RememberedDenials(WebSocketTestCase):
@@ -1133,13 +1134,13 @@ class RememberedDenials(WebSocketTestCase):
 
     def setUp(self) -> None:
         self.held = HeldAuthenticator()
-        self.denials = RecentDenials(b"key", 5)
+        self.denials = DenialCache(b"key", 5)
         super().setUp()
         self.factory = self.make_factory(self.held)
 
     def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
-        factory = super().make_factory(authenticator, **options)
-        factory.attempts = Attempts(0, factory.ask, factory.seconds, self.denials, lambda address: None)
+        factory = super().make_factory(authenticator, logins_per_minute=0, **options)
+        self.patch(factory.logins.throttle, "_recent", self.denials)
         return factory
 
     def ask(self, *headers: str, **keys: str) -> Client:
@@ -1189,7 +1190,7 @@ class RememberedDenials(WebSocketTestCase):
         alice = self.ask(SESSID="alice")
         self.held.answer(LoggedIn(1))
         alice.hear()
-        self.assertEqual(self.factory.logins.end_session("alice"), 1)
+        self.assertEqual(self.factory.logins.index.end_session("alice"), 1)
         self.ask(SESSID="alice")
         self.assertEqual(len(self.held.asked), 1)
 
@@ -1217,15 +1218,15 @@ class EndedFromOutside(WebSocketTestCase):
 
     def test_by_user_and_by_sessid(self) -> None:
         alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
-        self.assertEqual(self.factory.logins.end_session("alice"), 2)
+        self.assertEqual(self.factory.logins.index.end_session("alice"), 2)
         self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.CLOSED], [self.CLOSED], []])
-        self.assertEqual(self.factory.logins.end_user(2), 1)
+        self.assertEqual(self.factory.logins.index.end_user(2), 1)
         self.assertEqual(bo.hear(), [self.CLOSED])
-        self.assertEqual((len(self.directory), len(self.factory.logins)), (0, 0))
+        self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
 
     def test_nothing_is_delivered_or_taken_afterwards(self) -> None:
         alice, bo = (self.client().open().log_in(name) for name in ("alice", "bo"))
-        self.factory.logins.end_user(1)
+        self.factory.logins.index.end_user(1)
         alice.send(2)
         bo.send(1)
         self.clock.advance(0)
@@ -1235,7 +1236,7 @@ class EndedFromOutside(WebSocketTestCase):
 
     def test_one_that_does_not_answer_the_close_is_cut(self) -> None:
         client = self.client().open().log_in()
-        self.factory.logins.end_user(1)
+        self.factory.logins.index.end_user(1)
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
 
@@ -1246,15 +1247,15 @@ class EndedFromOutside(WebSocketTestCase):
         by_sessid.say(type="auth-request", SESSID="a")
         by_user.say(type="auth-request", SESSID="b")
         other.say(type="auth-request", SESSID="c")
-        self.assertEqual(self.factory.logins.end_session("a"), 1)
+        self.assertEqual(self.factory.logins.index.end_session("a"), 1)
         self.assertEqual(webserver.cancelled, ["a"])
         self.assertEqual(by_sessid.hear(), [self.CLOSED])
-        self.assertEqual(self.factory.logins.end_user(7), 0)
+        self.assertEqual(self.factory.logins.index.end_user(7), 0)
         webserver.asked.pop(0)
         webserver.answer(LoggedIn(7))  # as the site saw it before
         webserver.answer(LoggedIn(8))
         self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [YES]])
-        self.assertEqual((len(self.directory), len(self.factory.logins)), (1, 1))
+        self.assertEqual((len(self.directory), len(self.factory.logins.index)), (1, 1))
 
     def test_by_the_sessid_it_last_logged_in_by(self) -> None:
         self.factory = self.make_factory(KnownSessions({"old": 1, "new": 1, "another": 2}))
@@ -1262,8 +1263,10 @@ class EndedFromOutside(WebSocketTestCase):
         client.say(type="auth-request", SESSID="another")
         client.say(type="auth-request", SESSID="unknown")
         self.assertEqual([answer["response"] for answer in client.hear()], [False, False])
-        self.assertEqual([self.factory.logins.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0])
-        self.assertEqual(self.factory.logins.end_session("new"), 1)
+        self.assertEqual(
+            [self.factory.logins.index.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0]
+        )
+        self.assertEqual(self.factory.logins.index.end_session("new"), 1)
 
 
 class AskedAgain(WebSocketTestCase):
@@ -1280,7 +1283,9 @@ class AskedAgain(WebSocketTestCase):
         self.assertEqual([client.hear() for client in (alice, tab, bo)], [[], [], []])
         self.pass_time(122)
         self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.GONE], [self.GONE], []])
-        self.assertEqual((len(self.directory), len(self.factory.logins), len(self.factory.rechecks)), (1, 1, 1))
+        self.assertEqual(
+            (len(self.directory), len(self.factory.logins.index), len(self.factory.logins.rechecks)), (1, 1, 1)
+        )
 
     def test_zero_is_never(self) -> None:
         known = KnownSessions({"alice": 1})
@@ -1306,8 +1311,10 @@ class AskedAgain(WebSocketTestCase):
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        known = KnownSessions({"alice": 1})
+        self.factory = self.make_factory(known, recheck_interval=300)
         alice = self.client().open().log_in("alice")
-        self.patch(self.factory.authenticator, "authenticate", {"x": 1}.__getitem__)
+        self.patch(known, "authenticate", {"x": 1}.__getitem__)
         self.pass_time(361)
         self.assertEqual(alice.hear(), [])
         told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.critical]
@@ -1354,7 +1361,7 @@ class Handles(WebSocketTestCase):
 
     def test_a_ticket_is_not_asked_about_again(self) -> None:
         self.log_in(LoggedIn(1, expires_in=1), auth_tickets=True)
-        self.assertEqual((self.asked(), len(self.factory.rechecks)), ([], 0))
+        self.assertEqual((self.asked(), len(self.factory.logins.rechecks)), ([], 0))
         self.log_in(LoggedIn(1, session="handle"), auth_tickets=True)
         self.assertEqual(self.asked(), ["handle"])
 
@@ -1397,17 +1404,17 @@ class Handles(WebSocketTestCase):
             (True, "handle", 1),
         ):
             client = self.log_in(LoggedIn(1, session="handle"), auth_tickets=tickets)
-            self.assertEqual(self.factory.logins.end_session(name), ended, (tickets, name))
+            self.assertEqual(self.factory.logins.index.end_session(name), ended, (tickets, name))
             self.assertEqual(len(client.hear()), ended)
             client.lost()
-            self.assertEqual(len(self.factory.logins), 0)
+            self.assertEqual(len(self.factory.logins.index), 0)
 
     def test_a_session_that_ends_while_its_ticket_is_asked_about(self) -> None:
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, auth_tickets=True)
         client = self.client().open()
         client.say(type="auth-request", SESSID="ticket")
-        self.assertEqual(self.factory.logins.end_session("handle"), 0)
+        self.assertEqual(self.factory.logins.index.end_session("handle"), 0)
         self.webserver.answer(LoggedIn(1, session="handle"))
         self.assertEqual([code for code, _ in client.hear()], [4505])
         self.assertEqual(len(self.directory), 0)
@@ -1420,11 +1427,11 @@ class Handles(WebSocketTestCase):
             tabs = [self.client().open(f"Origin: {origin}", "Cookie: c=sid") for _ in range(2)]
             for tab in tabs:
                 tab.say(type="auth-request", **({} if by_cookie else {"SESSID": "other"}))
-            self.assertEqual(self.factory.logins.end_session("handle"), 0)
+            self.assertEqual(self.factory.logins.index.end_session("handle"), 0)
             for _ in tabs:
                 self.webserver.answer(LoggedIn(1, session="handle"))
             self.assertEqual([[code for code, _ in tab.hear()] for tab in tabs], [[4505], [4505]])
-            self.assertEqual((len(self.directory), len(self.factory.logins)), (0, 0))
+            self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
             again = self.client().open()
             again.say(type="auth-request", SESSID="other")
             self.webserver.answer(LoggedIn(1, session="handle"))
@@ -1619,7 +1626,7 @@ class Pings(WebSocketTestCase):
         self.assertEqual(client.hear(), [(PING, b"")])
 
     def test_a_defect_in_one_look_at_the_deadlines_does_not_end_them(self) -> None:
-        broken = self.patch(self.factory.attempts, "sweep", lambda: 1 / 0)
+        broken = self.patch(self.factory.logins.throttle, "sweep", lambda: 1 / 0)
         self.pass_time(1)
         self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
         broken.restore()
