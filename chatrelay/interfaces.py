@@ -8,14 +8,14 @@ test that every implementation of ours runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
+from chatrelay.model import LoggedMessage, Verdict
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs imported both from here
 from chatrelay.model import Message as Message
-from chatrelay.model import Verdict
 
 if TYPE_CHECKING:
     from chatrelay.wire.codes import Close
@@ -81,6 +81,18 @@ class Connection(Protocol):
         """Begin the closing handshake; nothing is received from here on.
 
         :param close: the code and the reason that the client is sent; one of `chatrelay.wire.codes`.
+        """
+
+
+class MessageReader(Protocol):
+    """Reads a message log, beside whatever writes to it."""
+
+    def messages(self) -> Generator[LoggedMessage, None, None]:
+        """Yield every message that is committed, oldest first, those included that reached nobody.
+
+        Messages that are committed meanwhile may be among them. Close the generator where it is not read to its end.
+
+        :raises LogUnavailable: where the log can't be read; the text is a sentence with the remedy.
         """
 
 

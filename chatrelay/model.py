@@ -72,6 +72,24 @@ def is_expiry(value: object) -> bool:
 
 
 @attrs.frozen
+class LoggedMessage:
+    """A message as it is read from the message log.
+
+    :ivar number: counts the messages of the log, from 1.
+    :ivar received_at: microseconds since 1970, UTC.
+    :ivar delivered: whether it was handed to anybody, as far as the log knows.
+    """
+
+    number: int
+    from_uid: str
+    to_uid: str
+    time_stamp: str | int
+    content: str
+    received_at: int
+    delivered: bool
+
+
+@attrs.frozen
 class LoggedIn:
     """The webserver knows this session: it belongs to the user `uid`.
 

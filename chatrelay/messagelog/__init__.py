@@ -1,7 +1,7 @@
 """The message log: the durable record of messages, one implementation a module.
 
-`message_log` chooses by URL. `chatrelay.interfaces.MessageLog` says what each
-of them promises, and one contract test holds them all to it.
+`message_log` and `message_reader` choose by URL. `chatrelay.interfaces` says what each implementation promises, and one
+contract test checks all of them. This package must not know connections, delivery, or who reads the log and why.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from chatrelay.interfaces import MessageLog
+from chatrelay.interfaces import MessageLog, MessageReader
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads
@@ -68,3 +68,16 @@ def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
     from chatrelay.messagelog.sqlite import SqliteMessageLog
 
     return SqliteMessageLog(sqlite_path(url), reactor)
+
+
+def message_reader(url: str) -> MessageReader:
+    """Make a reader of the message log that `url` names, for a process that is not the relay.
+
+    :raises BadMessageLogURL: where it names none, or one that only the relay can read.
+    """
+    check_url(url)
+    if not url.startswith(SQLITE):
+        raise BadMessageLogURL(f"a {url.rstrip(':')} message log can't be read from outside the relay")
+    from chatrelay.messagelog.sqlite import SqliteMessageReader
+
+    return SqliteMessageReader(sqlite_path(url))

@@ -1,17 +1,20 @@
-"""The logs that outlive nothing: one that remembers until it is closed, and none at all.
+"""The message logs that do not outlive the process: one in memory, and one that keeps nothing.
 
-`MemoryMessageLog` is for tests and tries: it grows with every message.
+`MemoryMessageLog` is for tests and trials, as it grows with every message. Neither opens a file.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from chatrelay.model import Message, user_key
+from chatrelay.model import LoggedMessage, Message, user_key
+
+MICROSECONDS = 1_000_000
+"""In a second; times are read as integers, which are exact."""
 
 
 @attrs.define
@@ -26,7 +29,7 @@ class MemoryRow:
 
 
 class MemoryMessageLog:
-    """Keeps messages in a list.
+    """Keeps messages in a list, and reads them.
 
     :ivar rows: what was committed, oldest first.
     :ivar is_open: always.
@@ -61,6 +64,20 @@ class MemoryMessageLog:
         for number in numbers:
             self.rows[number - 1].delivered = False
         return succeed(None)
+
+    def messages(self) -> Generator[LoggedMessage, None, None]:
+        """Yield every message, oldest first."""
+        for row in self.rows:
+            message = row.message
+            yield LoggedMessage(
+                row.number,
+                user_key(message.from_uid),
+                user_key(message.to_uid),
+                message.time_stamp,
+                message.content,
+                int(message.received_at * MICROSECONDS),
+                row.delivered,
+            )
 
     def stop(self) -> Deferred[None]:
         """Nothing to close."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from chatrelay.messagelog.sqlite import SqliteStore, read_messages
+from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
 from chatrelay.model import Message
 from tests.end_to_end.programs import HIGH_RATES, PATIENCE, ROOT, RelayProcess
 from tests.end_to_end.promise import read_log
@@ -76,7 +76,7 @@ def contents(path: Path) -> list[str]:
 
 def said_in(path: Path) -> list[str]:
     """The same, without a process: where it is looked at often."""
-    return [message.content for message in read_messages(str(path))]
+    return [message.content for message in SqliteMessageReader(str(path)).messages()]
 
 
 # Under load ------------------------------------------------------------------

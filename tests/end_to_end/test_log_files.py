@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_gone_through_is_told_and_recovered_from(
         assert send(alice, f"refused {number}")["reason"] == "log-unavailable"
     assert bo.hears_nothing(0.1)
     time.sleep(1.2)  # while it is tried again and again
-    told = [line for line in relay.output if "Nothing is delivered until it can be written" in line]
+    told = [line for line in relay.output if "No message is delivered until it can be written" in line]
     assert 1 <= len(told) <= 2, told  # that the file has gone, and why there can't be another
     disk.unlink(missing_ok=True)
     (tmp_path / "away").rename(disk)

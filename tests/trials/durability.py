@@ -587,7 +587,7 @@ def errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
     told = [line for line in relay.output if "please report it" in line or "Traceback" in line]
     assert not told, told
     # A line for each reason: what was met first, and what the attempts to open the log met. None comes twice.
-    reason = re.compile(r" (the message log .*)\. Nothing is delivered until it can be written")
+    reason = re.compile(r" (the message log .*)\. No message is delivered until it can be written")
     outages = [reason.findall(said) for said in "\n".join(relay.output).split("can be written again")]
     assert not [reasons for reasons in outages if len(set(reasons)) < len(reasons)], outages
     logged = [row.content for row in read_log(stage.log) if row.delivered]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chatrelay.messagelog.sqlite import APPLICATION_ID, MIGRATIONS, SqliteStore, read_messages
+from chatrelay.messagelog.sqlite import APPLICATION_ID, MIGRATIONS, SqliteMessageReader, SqliteStore
 from chatrelay.messagelog.sqlite.backup import NotDone, back_up
 from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
 from chatrelay.messagelog.sqlite.restore import Restored, restore
@@ -78,7 +78,7 @@ def put_back(log: Path, backup: Path, confirm: Any = lambda *_: None, report: An
 
 def contents(path: Path) -> list[str]:
     """What the messages in a log say."""
-    return [message.content for message in read_messages(str(path))]
+    return [message.content for message in SqliteMessageReader(str(path)).messages()]
 
 
 def expected(count: int, first: int = 1) -> list[str]:

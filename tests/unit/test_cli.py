@@ -16,8 +16,8 @@ import pytest
 
 from chatrelay.app.cli.main import main
 from chatrelay.app.cli.messages import json_line
-from chatrelay.messagelog.sqlite import MIGRATIONS, LoggedMessage, SqliteStore
-from chatrelay.model import Message
+from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteStore
+from chatrelay.model import LoggedMessage, Message
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.messagelog.sqlite import SqliteStore, checkpoints, read_messages
+from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore, checkpoints
 from tests.unit.test_message_log import message
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ class Length(SynchronousTestCase):
         """Write so many bytes, in small batches, and look after each."""
         for _ in range(size // (8 * KIB)):
             self.store.append([message("x" * 8 * KIB)])
-            self.store.look()
+            self.store.check()
             self.sent += 1
 
     def reader(self) -> sqlite3.Connection:
@@ -65,14 +65,14 @@ class Length(SynchronousTestCase):
         """Look until it is short, at most for a while."""
         until = time.monotonic() + 20
         while self.size > checkpoints.MAX_WAL_BYTES and time.monotonic() < until:
-            self.store.look()
+            self.store.check()
             time.sleep(0.01)
         return self.size <= checkpoints.MAX_WAL_BYTES
 
     def test_without_readers_it_stays_short(self) -> None:
         self.write(2000 * KIB)
         self.assertLess(self.size, checkpoints.MAX_WAL_BYTES)
-        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+        self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
     def test_a_batch_beyond_the_limit_leaves_no_long_one(self) -> None:
         self.store.append([message("x" * 16 * KIB) for _ in range(40)])
@@ -85,7 +85,7 @@ class Length(SynchronousTestCase):
         self.assertGreater(self.size, checkpoints.MAX_WAL_BYTES)
         reader.close()
         self.assertTrue(self.shortened())
-        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+        self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
     def test_it_is_shortened_when_the_reader_has_gone_while_others_write(self) -> None:
         reader = self.reader()
@@ -96,7 +96,7 @@ class Length(SynchronousTestCase):
             self.write(8 * KIB)
             time.sleep(0.01)
         self.assertLessEqual(self.size, checkpoints.MAX_WAL_BYTES)
-        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+        self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
     def test_its_growth_is_told_once_until_it_has_shrunk(self) -> None:
         for told in (1, 2):
@@ -107,7 +107,7 @@ class Length(SynchronousTestCase):
             self.assertIn(f"{self.path}-wal has grown to 0 MiB", lines[-1])
             reader.close()
             self.assertTrue(self.shortened())
-            self.store.look()
+            self.store.check()
 
     def test_a_long_one_is_not_copied_by_the_thread_that_writes(self) -> None:
         reader = self.reader()
@@ -118,7 +118,7 @@ class Length(SynchronousTestCase):
         connection.set_trace_callback(statements.append)
         reader.close()
         self.store.append([message("x" * 100 * KIB)])  # a checkpoint is due
-        self.store.look()
+        self.store.check()
         connection.set_trace_callback(None)
         self.assertEqual([text for text in statements if "checkpoint" in text], [])
         self.assertTrue(self.shortened())
@@ -128,12 +128,12 @@ class Length(SynchronousTestCase):
             reader = self.reader()
             self.write(400 * KIB)
             reader.close()
-            self.store.look()
+            self.store.check()
             self.store.close()
             names = [thread.name for thread in threading.enumerate()]
             self.assertNotIn("message-log-checkpoint", names)
             self.store.open()
-            self.assertEqual(len(list(read_messages(self.path))), self.sent)
+            self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
     def test_a_failure_is_told_once_and_refuses_nothing(self) -> None:
         connection: Any = self.store._connection
@@ -156,17 +156,17 @@ class Length(SynchronousTestCase):
                 self.store.append([message("x" * 8 * KIB)])
                 self.sent += 1
             self.assertEqual(len([line for line in self.lines if "could not be copied" in line]), told)
-        self.assertEqual(len(list(read_messages(self.path))), self.sent)
+        self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
     def test_a_failure_to_copy_a_long_one_is_told(self) -> None:
         reader = self.reader()
         self.write(400 * KIB)
         self.store._checkpoints.end()  # one that began before has nothing to find
         os.rename(self.path, f"{self.path}.moved")  # which the thread finds before the store looks
-        self.store._checkpoints.look(None, self.size)  # type: ignore[arg-type]
+        self.store._checkpoints.check(None, self.size)  # type: ignore[arg-type]
         while (long := self.store._checkpoints._long) is not None and long.is_running:
             time.sleep(0.01)
-        self.store._checkpoints.look(None, self.size)  # type: ignore[arg-type]
+        self.store._checkpoints.check(None, self.size)  # type: ignore[arg-type]
         self.assertEqual(len([line for line in self.lines if "could not be copied" in line]), 1)
         self.assertFalse(os.path.exists(self.path))
         reader.close()

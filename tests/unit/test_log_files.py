@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.messagelog.sqlite import SqliteStore, read_messages
+from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.model import LogUnavailable
 from tests.unit.test_message_log import message
@@ -103,7 +103,7 @@ class Names(SynchronousTestCase):
         store.open()
         self.assertEqual(store.append([message("elsewhere")]), [1])
         for path, content in ((self.real, "there"), (self.folder / "disk" / "other.sqlite3", "elsewhere")):
-            self.assertEqual([row.content for row in read_messages(str(path))], [content])
+            self.assertEqual([row.content for row in SqliteMessageReader(str(path)).messages()], [content])
 
     def test_a_failed_sync_is_made_good_beside_the_database(self) -> None:
         # What is in the WAL is written once more when a log is opened: the real WAL.
@@ -238,12 +238,12 @@ class Faults(SynchronousTestCase):
                 said.add(str(error))
 
         if store.is_open:
-            attempt(store.look)
+            attempt(store.check)
             attempt(store.append, [message()])
             attempt(store.mark_undelivered, [1])
         attempt(store.open)
         attempt(SqliteStore(path).open)
-        attempt(lambda: list(read_messages(path)))
+        attempt(lambda: list(SqliteMessageReader(path).messages()))
         store.close()
         attempt(store.open)
         return said
@@ -266,7 +266,7 @@ class Faults(SynchronousTestCase):
                 store.close()
                 store.open()
                 store.append([message("after")])
-                contents = [row.content for row in read_messages(path)]
+                contents = [row.content for row in SqliteMessageReader(path).messages()]
                 self.assertEqual((contents[0], contents[-1]), ("kept", "after"))
                 store.close()
         self.assertEqual({call for call in met if not met[call]} - {"access", "scandir", "rename", "fsync"}, set())
@@ -288,7 +288,7 @@ class Faults(SynchronousTestCase):
                 store.close()
                 (kept,) = Path(path).parent.glob(f"{Path(path).name}-wal.orphaned-*")
                 os.rename(kept, f"{path}.1-wal")
-                self.assertEqual([row.content for row in read_messages(f"{path}.1")], ["kept"])
+                self.assertEqual([row.content for row in SqliteMessageReader(f"{path}.1").messages()], ["kept"])
 
     def test_a_lock_that_fails_is_told_with_its_file(self) -> None:
         path = os.path.realpath(self.mktemp())
@@ -299,7 +299,7 @@ class Faults(SynchronousTestCase):
     def test_sqlite_warnings_are_no_defect(self) -> None:
         store = SqliteStore(self.mktemp())
         store.open()
-        with self.assertRaises(LogUnavailable), store._trouble():
+        with self.assertRaises(LogUnavailable), store._close_on_error():
             raise sqlite3.Warning("some warning")
 
     def test_a_name_that_is_not_utf_8(self) -> None:
@@ -308,4 +308,4 @@ class Faults(SynchronousTestCase):
         store.open()
         self.addCleanup(store.close)
         store.append([message("a")])
-        self.assertEqual([row.content for row in read_messages(path)], ["a"])
+        self.assertEqual([row.content for row in SqliteMessageReader(path).messages()], ["a"])

@@ -17,7 +17,7 @@ from unittest.mock import patch
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteStore, checkpoints, files, read_messages, wal
+from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, checkpoints, files, wal
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID
 from chatrelay.model import LogUnavailable
 from tests.unit.test_message_log import message
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 def contents(path: object) -> list[str]:
     """The contents of a log's messages."""
-    return [row.content for row in read_messages(str(path))]
+    return [row.content for row in SqliteMessageReader(str(path)).messages()]
 
 
 def run(command: str) -> str:
@@ -279,7 +279,7 @@ class Recovery(SynchronousTestCase):
                         with closing(sqlite3.connect(source, timeout=0)) as other:
                             other.execute("VACUUM")
                     elif what == 6:
-                        store.look()
+                        store.check()
                     else:
                         content = f"{len(sent)}-" + "x" * chance.choice([1, 1000, 20_000])
                         store.append([message(content)])
@@ -407,7 +407,7 @@ class Recovery(SynchronousTestCase):
                 self.assertEqual(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone(), (0, 0, 0))
             self.assertEqual(self.wal.stat().st_size, 0)
             if look:
-                store.look()
+                store.check()
             store.append([message("c")])
         self.assertEqual(contents(self.path), ["a", "b", "c"] * 2)
         self.assertEqual(self.lines, [])

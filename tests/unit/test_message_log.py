@@ -15,18 +15,18 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from chatrelay.interfaces import MessageLog
-from chatrelay.messagelog import BadMessageLogURL, message_log
+from chatrelay.interfaces import MessageLog, MessageReader
+from chatrelay.messagelog import BadMessageLogURL, message_log, message_reader
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
 from chatrelay.messagelog.sqlite import (
     APPLICATION_ID,
     BLOCK_SIZE,
     MIGRATIONS,
     SqliteMessageLog,
+    SqliteMessageReader,
     SqliteStore,
-    read_messages,
 )
-from chatrelay.model import LogUnavailable, Message
+from chatrelay.model import LoggedMessage, LogUnavailable, Message
 from chatrelay.testing import HeldMessageLog
 from tests.fuzz.world import SteppedMessageLog
 
@@ -89,11 +89,55 @@ class MessageLogContract:
         self.assertEqual(await self.make().stop(), None)
 
 
-class MemoryLog(MessageLogContract, TestCase):
+class MessageReaderContract(MessageLogContract):
+    """What every message log promises that can be read."""
+
+    def reader_of(self, log: Any) -> MessageReader:
+        """A reader of a log that was started."""
+        raise NotImplementedError
+
+    async def test_committed_messages_are_read_in_order_with_what_was_logged(self) -> None:
+        log = self.make()
+        log.start()
+        await log.append([message("a", from_uid=7, to_uid="x", time_stamp=5), message("b", time_stamp="5")])
+        await log.append([message("c")])
+        await log.mark_undelivered([2])
+        self.assertEqual(
+            list(self.reader_of(log).messages()),
+            [
+                LoggedMessage(1, "7", "x", 5, "a", 1_700_000_000_123_456, True),
+                LoggedMessage(2, "1", "2", "5", "b", 1_700_000_000_123_456, False),
+                LoggedMessage(3, "1", "2", "23", "c", 1_700_000_000_123_456, True),
+            ],
+        )
+        await log.stop()
+
+    async def test_a_reader_that_is_closed_early_leaves_the_log_usable(self) -> None:
+        log = self.make()
+        log.start()
+        await log.append([message("a"), message("b")])
+        messages = self.reader_of(log).messages()
+        self.assertEqual(next(messages).content, "a")
+        messages.close()
+        await log.append([message("c")])
+        self.assertEqual([each.content for each in self.reader_of(log).messages()], ["a", "b", "c"])
+        await log.stop()
+
+    async def test_an_empty_log_has_no_messages(self) -> None:
+        log = self.make()
+        log.start()
+        self.assertEqual(list(self.reader_of(log).messages()), [])
+        await log.stop()
+
+
+class MemoryLog(MessageReaderContract, TestCase):
     """``memory:``"""
 
     def make(self) -> MemoryMessageLog:
         return MemoryMessageLog()
+
+    def reader_of(self, log: MemoryMessageLog) -> MessageReader:
+        return log
 
     async def test_inboxes_have_no_holes(self) -> None:
         log = self.make()
@@ -162,7 +206,7 @@ class SteppedLog(MessageLogContract, TestCase):
         self.assertEqual([row.delivered for row in log.rows], [False, False])
 
 
-class SqliteLog(MessageLogContract, TestCase):
+class SqliteLog(MessageReaderContract, TestCase):
     """``sqlite:``, with its thread."""
 
     def setUp(self) -> None:
@@ -171,13 +215,19 @@ class SqliteLog(MessageLogContract, TestCase):
     def make(self) -> SqliteMessageLog:
         return SqliteMessageLog(self.path, reactor)  # type: ignore[arg-type]
 
+    def reader_of(self, log: SqliteMessageLog) -> MessageReader:
+        return message_reader(f"sqlite:{self.path}")
+
     async def test_what_was_appended_can_be_read(self) -> None:
         log = self.make()
         log.start()
         await log.append([message("a", time_stamp="007"), message("b", time_stamp=7)])
-        self.assertEqual([(row.content, row.time_stamp) for row in read_messages(self.path)], [("a", "007"), ("b", 7)])
+        self.assertEqual(
+            [(row.content, row.time_stamp) for row in SqliteMessageReader(self.path).messages()],
+            [("a", "007"), ("b", 7)],
+        )
         await log.stop()
-        self.assertEqual([row.number for row in read_messages(self.path)], [1, 2])
+        self.assertEqual([row.number for row in SqliteMessageReader(self.path).messages()], [1, 2])
         self.assertFalse(log.is_open)
 
     async def test_one_transaction_one_sync_and_one_call_into_the_reactor_a_batch(self) -> None:
@@ -277,7 +327,7 @@ class SqliteLog(MessageLogContract, TestCase):
         self.assertTrue(log.is_open)
         await log.stop()
         self.assertEqual(
-            [(row.content, row.delivered) for row in read_messages(self.path)],
+            [(row.content, row.delivered) for row in SqliteMessageReader(self.path).messages()],
             [("kept", True), ("refused", False), ("after", True)],
         )
 
@@ -349,7 +399,7 @@ class Store(SynchronousTestCase):
         self.assertFalse(self.store.is_open)
         self.allow_writing()
         self.store.open()
-        self.assertEqual([row.content for row in read_messages(self.path)], ["before"])
+        self.assertEqual([row.content for row in SqliteMessageReader(self.path).messages()], ["before"])
         self.store.append([message("after", to_uid=3), message("later")])
         self.assertEqual(
             self.rows("SELECT number, from_place, to_place FROM message"), [(1, 1, 1), (2, 2, 1), (3, 3, 2)]
@@ -376,7 +426,7 @@ class Store(SynchronousTestCase):
         characters = "".join(chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000)
         contents = [characters[start : start + 4096] for start in range(0, len(characters), 4096)]
         self.store.append([message(content) for content in contents])
-        self.assertEqual([row.content for row in read_messages(self.path)], contents)
+        self.assertEqual([row.content for row in SqliteMessageReader(self.path).messages()], contents)
 
     def test_every_character_survives_in_the_names_of_users(self) -> None:
         characters = [chr(code) for code in (*range(1, 0x3000), *range(0xFF00, 0x10010), 0x1F600, 0x10FFFF)]
@@ -432,7 +482,7 @@ class Store(SynchronousTestCase):
         self.store.append([message("a")])
         self.store.mark_undelivered([1, 2])
         self.store.append([message("b")])
-        self.assertEqual([row.delivered for row in read_messages(self.path)], [False, True])
+        self.assertEqual([row.delivered for row in SqliteMessageReader(self.path).messages()], [False, True])
 
     def test_all_of_a_batch_whose_commit_is_in_doubt_is_marked(self) -> None:
         self.store.append([message("kept")])
@@ -440,7 +490,9 @@ class Store(SynchronousTestCase):
         self.store._doubtful_from = 2
         self.store.close()
         self.store.open()
-        self.assertEqual([row.delivered for row in read_messages(self.path)], [True, *[False] * (BLOCK_SIZE + 1)])
+        self.assertEqual(
+            [row.delivered for row in SqliteMessageReader(self.path).messages()], [True, *[False] * (BLOCK_SIZE + 1)]
+        )
 
     def test_a_log_of_the_first_schema_is_taken_over(self) -> None:
         path = self.mktemp()
@@ -453,7 +505,9 @@ class Store(SynchronousTestCase):
             old.executemany(f"INSERT INTO message VALUES ({'?, ' * 9}?)", rows)
             old.executemany("INSERT INTO inbox VALUES (?, ?)", [("a", 2), ("b", 1), ("7", 1)])
             old.commit()
-        self.assertIn("older chatrelay", str(self.assertRaises(LogUnavailable, list, read_messages(path))))
+        self.assertIn(
+            "older chatrelay", str(self.assertRaises(LogUnavailable, list, SqliteMessageReader(path).messages()))
+        )
         store = self.opened(path)
         self.assertEqual(store.append([Message("a", "b", 3, 3, "new", 0.000125)]), [3])
         with closing(sqlite3.connect(path)) as connection:
@@ -474,7 +528,7 @@ class Store(SynchronousTestCase):
             with patch("chatrelay.messagelog.sqlite.store.LOCK_WAIT_SECONDS", 0):
                 self.assertIn("locked", str(self.assertRaises(LogUnavailable, self.store.open)))
         self.store.open()
-        self.assertEqual([row.delivered for row in read_messages(self.path)], [True, False])
+        self.assertEqual([row.delivered for row in SqliteMessageReader(self.path).messages()], [True, False])
 
     def test_what_the_write_ahead_log_holds_is_written_once_more_before_anything_is_put_behind_it(self) -> None:
         # Some of it may be what a failed sync was to write, and be on no disk.
@@ -503,7 +557,7 @@ class Store(SynchronousTestCase):
         self.assertFalse(copy.is_open)
         copy.open()
         copy.close()
-        self.assertEqual([row.content for row in read_messages(copy.path)], ["acknowledged"])
+        self.assertEqual([row.content for row in SqliteMessageReader(copy.path).messages()], ["acknowledged"])
 
     def test_a_second_relay_is_kept_out(self) -> None:
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
@@ -519,7 +573,7 @@ class Store(SynchronousTestCase):
         self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
         self.store.open()
         self.assertEqual(self.store.append([message("b")]), [1])
-        self.assertEqual([row.content for row in read_messages(self.path)], ["b"])
+        self.assertEqual([row.content for row in SqliteMessageReader(self.path).messages()], ["b"])
 
     def test_a_write_ahead_log_that_was_removed_is_noticed(self) -> None:
         self.store.append([message("a")])
@@ -543,7 +597,9 @@ class Store(SynchronousTestCase):
                 os.remove(self.path + suffix)
         os.replace(other.path, self.path)
         self.store.open()
-        self.assertEqual([(row.content, row.delivered) for row in read_messages(self.path)], [("innocent", True)])
+        self.assertEqual(
+            [(row.content, row.delivered) for row in SqliteMessageReader(self.path).messages()], [("innocent", True)]
+        )
 
     def test_a_file_of_another_program_is_left_alone(self) -> None:
         path = self.mktemp()
@@ -551,7 +607,7 @@ class Store(SynchronousTestCase):
             other.execute("CREATE TABLE theirs (a)")
         error = self.assertRaises(LogUnavailable, SqliteStore(path).open)
         self.assertIn("belongs to another program", str(error))
-        error = self.assertRaises(LogUnavailable, list, read_messages(path))
+        error = self.assertRaises(LogUnavailable, list, SqliteMessageReader(path).messages())
         self.assertIn("not a message log", str(error))
 
     def test_a_file_that_is_no_database(self) -> None:
@@ -560,7 +616,7 @@ class Store(SynchronousTestCase):
             file.write(b"not a database at all, but long enough to be taken for one" * 100)
         error = str(self.assertRaises(LogUnavailable, SqliteStore(path).open))
         self.assertIn(f"{os.path.abspath(path)} is not a message log, but a file of another kind", error)
-        error = str(self.assertRaises(LogUnavailable, list, read_messages(path)))
+        error = str(self.assertRaises(LogUnavailable, list, SqliteMessageReader(path).messages()))
         self.assertEqual(error, f"{path} is not a message log of chatrelay's")
         self.assertFalse(os.path.exists(f"{path}.lock"))
 
@@ -570,7 +626,10 @@ class Store(SynchronousTestCase):
 
     def test_a_missing_log_is_not_made_by_reading(self) -> None:
         path = self.mktemp()
-        self.assertIn("there is no message log", str(self.assertRaises(LogUnavailable, list, read_messages(path))))
+        self.assertIn(
+            "there is no message log",
+            str(self.assertRaises(LogUnavailable, list, SqliteMessageReader(path).messages())),
+        )
         self.assertFalse(os.path.exists(path))
 
     def test_migrations_bring_an_old_file_up_to_date(self) -> None:
@@ -585,7 +644,7 @@ class Store(SynchronousTestCase):
         store.close()
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
         self.assertIn("made by a newer chatrelay (schema 3, this one knows 2)", str(error))
-        error = self.assertRaises(LogUnavailable, list, read_messages(self.path))
+        error = self.assertRaises(LogUnavailable, list, SqliteMessageReader(self.path).messages())
         self.assertIn("made by a newer chatrelay (schema 3, this one knows 2): use that one", str(error))
 
     def test_a_migration_that_fails_changes_nothing(self) -> None:
@@ -599,7 +658,7 @@ class Store(SynchronousTestCase):
 
     def test_reading_a_long_log_page_by_page(self) -> None:
         self.store.append([message(str(number)) for number in range(2500)])
-        reader = read_messages(self.path)
+        reader = SqliteMessageReader(self.path).messages()
         first = [next(reader) for _ in range(1000)]
         self.store.append([message("2500")])
         contents = [row.content for row in (*first, *reader)]
@@ -618,6 +677,12 @@ class URLs(SynchronousTestCase):
         for url in ("", "sqlite:", "x.sqlite3", "mysql://x", "None", "memory"):
             error = self.assertRaises(BadMessageLogURL, message_log, url, reactor)
             self.assertIn("use sqlite:PATH, memory: or none", str(error))
+
+    def test_only_a_log_in_a_file_is_read_from_another_process(self) -> None:
+        for url in ("memory:", "none"):
+            error = self.assertRaises(BadMessageLogURL, message_reader, url)
+            self.assertIn("can't be read from outside the relay", str(error))
+        self.assertRaises(BadMessageLogURL, message_reader, "mysql://x")
 
     def test_a_name_that_no_file_can_have_is_refused(self) -> None:
         self.assertIn("NUL", str(self.assertRaises(BadMessageLogURL, message_log, "sqlite:a\0b", reactor)))

@@ -33,8 +33,8 @@ def add_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def path_of(url: str | None, verb: str) -> str:
-    """Return the path of a message log's file.
+def url_of(url: str | None, verb: str) -> str:
+    """Return the URL of a message log that is in a file.
 
     :param url: of the command line; None for the one in the environment, or else the default.
     :param verb: what the command does with it, as a participle.
@@ -48,7 +48,12 @@ def path_of(url: str | None, verb: str) -> str:
             raise BadMessageLogURL(f"a {chosen.rstrip(':')} message log can't be {verb} from outside the relay")
     except BadMessageLogURL as error:
         raise BadMessageLogURL(f"{place}: {error}") from None
-    return sqlite_path(chosen)
+    return chosen
+
+
+def path_of(url: str | None, verb: str) -> str:
+    """Return the path of a message log's file; see `url_of`."""
+    return sqlite_path(url_of(url, verb))
 
 
 def run(work: Callable[[Progress], None], outcome: str) -> int:

@@ -13,9 +13,8 @@ from typing import Any
 from chatrelay.app import output
 from chatrelay.app.cli import message_logs
 from chatrelay.app.cli.terminal import complain, json_text, rfc3339
-from chatrelay.messagelog import BadMessageLogURL
-from chatrelay.messagelog.sqlite import LoggedMessage, read_messages
-from chatrelay.model import LogUnavailable
+from chatrelay.messagelog import BadMessageLogURL, message_reader
+from chatrelay.model import LoggedMessage, LogUnavailable
 
 
 def add_command(commands: Any) -> None:
@@ -32,8 +31,8 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
     """Run the command; return its exit status."""
     try:
-        path = message_logs.path_of(options.message_log, "read")
-        with output.checked(), closing(read_messages(path)) as messages:
+        reader = message_reader(message_logs.url_of(options.message_log, "read"))
+        with output.checked(), closing(reader.messages()) as messages:
             for message in messages:
                 print(json_line(message))
     except (BadMessageLogURL, LogUnavailable) as error:

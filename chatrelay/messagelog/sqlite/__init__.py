@@ -3,8 +3,7 @@
 The names below are what other parts of chatrelay use. Everything else is for the modules of this package.
 """
 
-from chatrelay.messagelog.sqlite.reader import LoggedMessage as LoggedMessage
-from chatrelay.messagelog.sqlite.reader import read_messages as read_messages
+from chatrelay.messagelog.sqlite.reader import SqliteMessageReader as SqliteMessageReader
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID as APPLICATION_ID
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS as MIGRATIONS
 from chatrelay.messagelog.sqlite.store import BLOCK_SIZE as BLOCK_SIZE

@@ -1,6 +1,6 @@
-"""Copying the write-ahead log into the database: when, by whom, and how the two are told from copies of them.
+"""Copying the write-ahead log into the database: when, in which thread, and so that copies of either are recognised.
 
-It is called by the store, in the thread that writes, and opens no transaction of its own but in `Checkpoints.begin`.
+The store calls it in the thread that writes. It knows no table of the message log.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ log = Logger("chatrelay.messagelog")
 MIB = 1024 * 1024
 
 CHECKPOINT_BYTES = 4 * MIB
-"""After about so many bytes written, what they wrote is copied into the database."""
+"""After about this many bytes, the write-ahead log is copied into the database."""
 
 MAX_WAL_BYTES = 16 * MIB
-"""A longer write-ahead log is shortened as soon as nobody reads in it, by a thread that keeps no message waiting."""
+"""A longer write-ahead log is shortened as soon as no program reads in it, in a thread of its own: no message waits."""
 
 WAL_WARNING_BYTES = 64 * MIB
-"""From this length on the operator is told."""
+"""A longer write-ahead log is logged."""
 
 _PAGE = 4096
 _PAGES_OF_A_COMMIT = 1
@@ -54,15 +54,15 @@ class Checkpoints:
         self._is_first = True  # whether the next commit may begin the write-ahead log again
         self._is_due = False
         self._marked = b""  # the generation of the write-ahead log that has page 1 with the cookie of the database
-        self._cookie: int | None = None  # what it was before the commit that is under way changed it
+        self._cookie: int | None = None  # its value before the current commit changed it
         self._long: _LongCheckpoint | None = None
-        self._told_of_length = False
-        self._told_of_failure = False
+        self._length_logged = False
+        self._failure_logged = False
 
     def begin(self, connection: sqlite3.Connection, path: str, wal_path: str) -> None:
-        """Take over a log that has just been opened, and has no transaction under way."""
+        """Begin with a log that has just been opened, and has no open transaction."""
         self._path, self._wal = path, wal_path
-        self._told_of_length = self._told_of_failure = self._is_due = False
+        self._length_logged = self._failure_logged = self._is_due = False
         self._written = 0
         self._cookie = None
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -72,7 +72,7 @@ class Checkpoints:
     def empty(self, connection: sqlite3.Connection) -> None:
         """Copy all that the write-ahead log holds, and empty it.
 
-        :raises sqlite3.Error: where that fails. A reader that is in the way is no failure.
+        :raises sqlite3.Error: where that fails. A reader that prevents it is not an error.
         """
         self._truncate(connection)
 
@@ -91,7 +91,7 @@ class Checkpoints:
         self._truncate(connection)
 
     def within_commit(self, connection: sqlite3.Connection, size: int) -> None:
-        """Write what belongs into a transaction beside its rows.
+        """Write what a transaction needs beside its rows.
 
         :param size: how many bytes these are, about.
         """
@@ -117,24 +117,24 @@ class Checkpoints:
             self._is_due = False
             self._is_first = True
             self._written = 0
-            with self._failure_told():
+            with self._log_failure():
                 self._keep_cookie(connection)
                 if wal_size > MAX_WAL_BYTES:
                     self._begin_long()
                 else:
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    def look(self, connection: sqlite3.Connection, wal_size: int) -> bool:
-        """Shorten a long write-ahead log if nobody reads in it, and tell the operator if it grows.
+    def check(self, connection: sqlite3.Connection, wal_size: int) -> bool:
+        """Shorten a long write-ahead log if no program reads in it, and log a warning if it grows.
 
         :param wal_size: bytes.
         :returns: whether it was shortened.
         """
         if wal_size <= MAX_WAL_BYTES:
-            self._told_of_length = False
+            self._length_logged = False
             return False
-        if wal_size > WAL_WARNING_BYTES and not self._told_of_length:
-            self._told_of_length = True
+        if wal_size > WAL_WARNING_BYTES and not self._length_logged:
+            self._length_logged = True
             log.warn(
                 "{wal} has grown to {size} MiB: a program that reads the message log keeps it from being shortened, "
                 "such as a backup or an sqlite3 that was left open",
@@ -145,16 +145,16 @@ class Checkpoints:
             self._begin_long()
             return False
         ended, self._long = self._long, None
-        with self._failure_told():
+        with self._log_failure():
             if ended.error is not None:
                 raise ended.error
-            # Else a reader or another checkpoint is in the way: the next look tries again.
+            # Otherwise a reader or another checkpoint prevents it: the next check tries again.
             if ended.left is not None and (ended.left + 1) * _PAGE + self._written <= MAX_WAL_BYTES:
                 return self._truncate(connection)
         return False
 
     def end(self) -> None:
-        """Wait for what is under way, which is broken off."""
+        """Interrupt the checkpoint that is running in its thread, and wait for its end."""
         if self._long is not None:
             self._long.stop()
             self._long = None
@@ -171,7 +171,7 @@ class Checkpoints:
     def _keep_cookie(self, connection: sqlite3.Connection) -> None:
         """Change the cookie back if its change began the write-ahead log again, which then lacks the one before.
 
-        So it is where another program has copied all of it at that moment.
+        That happens when another program has copied all of it at that moment.
         """
         cookie, self._cookie = self._cookie, None
         if cookie is not None and wal.generation(self._wal) != self._marked:
@@ -180,7 +180,7 @@ class Checkpoints:
             connection.execute("COMMIT")
 
     def _truncate(self, connection: sqlite3.Connection) -> bool:
-        """Copy all and empty the write-ahead log, unless somebody is in the way; does not wait."""
+        """Copy all of the write-ahead log and empty it, without waiting for readers; return whether it was done."""
         (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
         connection.execute("PRAGMA busy_timeout = 0")
         try:
@@ -191,12 +191,12 @@ class Checkpoints:
         return not busy
 
     @contextmanager
-    def _failure_told(self) -> Iterator[None]:
+    def _log_failure(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            if not self._told_of_failure:
-                self._told_of_failure = True
+            if not self._failure_logged:
+                self._failure_logged = True
                 log.warn(
                     "{wal} could not be copied into the message log: {error}. No message is lost; it grows until that "
                     "succeeds",
@@ -204,7 +204,7 @@ class Checkpoints:
                     error=error,
                 )
         else:
-            self._told_of_failure = False
+            self._failure_logged = False
 
 
 class _LongCheckpoint:
@@ -230,7 +230,7 @@ class _LongCheckpoint:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Break it off and wait for its end."""
+        """Interrupt it and wait for its end."""
         self._is_stopped = True
         while self._thread.is_alive():
             if self._connection is not None:
@@ -239,7 +239,7 @@ class _LongCheckpoint:
             self._thread.join(0.01)
 
     def _run(self) -> None:
-        # Never made where it is not: beside an empty database, SQLite deletes the write-ahead log.
+        # A missing database is not made: beside an empty one, SQLite deletes the write-ahead log.
         uri = f"file:{quote(os.fsencode(self._path))}?mode=rw"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=0, check_same_thread=False)) as connection:

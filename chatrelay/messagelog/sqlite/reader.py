@@ -1,6 +1,6 @@
-"""Reading a message log in SQLite, whether a relay writes to it or not.
+"""The reader of a message log in SQLite, beside a relay that writes to it or without one.
 
-It never writes, takes no lock of ours, and knows nothing of the thread that writes.
+It never writes, takes none of our locks, and knows nothing of the thread that writes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import sqlite3
 from collections.abc import Generator
 from typing import Any
 
-import attrs
-
 from chatrelay.messagelog.sqlite.reading import NotThere, NotUsable, reading, schema_of
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS
-from chatrelay.model import LogUnavailable
+from chatrelay.model import LoggedMessage, LogUnavailable
 
-# Read in pages of whole blocks, each page a transaction of its own: a reader that dawdles
-# (a pager left open) would otherwise keep SQLite from ever shortening its WAL.
 PAGE_BLOCKS = 10
+"""Blocks that are read at once, in a transaction of their own.
+
+In one long transaction a slow reader, such as a pager that was left open, would keep SQLite from shortening its
+write-ahead log.
+"""
+
 _PAGE = """
 SELECT number, from_uid, to_uid, time_stamp, content, received_at, delivered, block FROM message
 WHERE block IN (SELECT first_number FROM block WHERE first_number > ? ORDER BY first_number LIMIT ?)
@@ -25,46 +27,41 @@ ORDER BY number
 """
 
 
-@attrs.frozen
-class LoggedMessage:
-    """A row of the message log, for those who read it.
-
-    :ivar received_at: microseconds since 1970, UTC.
-    """
-
-    number: int
-    from_uid: str
-    to_uid: str
-    time_stamp: str | int
-    content: str
-    received_at: int
-    delivered: bool
-
-
 def _logged_message(row: tuple[Any, ...]) -> LoggedMessage:
     *fields, delivered, _block = row
     return LoggedMessage(*fields, bool(delivered))  # type: ignore[call-arg]  # six fields, as _PAGE selects them
 
 
-def read_messages(path: str) -> Generator[LoggedMessage, None, None]:
-    """The messages in a log, oldest first, whether a relay writes to it or not.
+class SqliteMessageReader:
+    """Reads the file of a message log: `chatrelay.interfaces.MessageReader`.
 
-    Close it where it is not read to its end: SQLite's files beside a log that no relay has open are removed then.
-
-    :raises LogUnavailable: where the file can't be read, or is none of ours.
+    :param path: the file.
     """
-    try:
-        with reading(path) as connection:
-            version = schema_of(connection, path)
-            if version < len(MIGRATIONS):
-                raise LogUnavailable(f"{path} was made by an older chatrelay: start the relay with it once")
-            last_block = 0
-            while rows := connection.execute(_PAGE, (last_block, PAGE_BLOCKS)).fetchall():
-                yield from map(_logged_message, rows)
-                last_block = rows[-1][-1]
-    except NotThere as error:
-        raise LogUnavailable(f"{error}; name another with --message-log sqlite:PATH") from error
-    except NotUsable as error:
-        raise LogUnavailable(str(error)) from error
-    except sqlite3.Warning as error:
-        raise LogUnavailable(f"the message log {path} cannot be read: {error}") from error
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def messages(self) -> Generator[LoggedMessage, None, None]:
+        """Yield every message, oldest first.
+
+        Close the generator where it is not read to its end: SQLite's files beside a log that no relay has open are
+        removed then.
+
+        :raises LogUnavailable: where the file can't be read, or is not a message log.
+        """
+        path = self._path
+        try:
+            with reading(path) as connection:
+                version = schema_of(connection, path)
+                if version < len(MIGRATIONS):
+                    raise LogUnavailable(f"{path} was made by an older chatrelay: start the relay with it once")
+                last_block = 0
+                while rows := connection.execute(_PAGE, (last_block, PAGE_BLOCKS)).fetchall():
+                    yield from map(_logged_message, rows)
+                    last_block = rows[-1][-1]
+        except NotThere as error:
+            raise LogUnavailable(f"{error}; name another with --message-log sqlite:PATH") from error
+        except NotUsable as error:
+            raise LogUnavailable(str(error)) from error
+        except sqlite3.Warning as error:
+            raise LogUnavailable(f"the message log {path} cannot be read: {error}") from error

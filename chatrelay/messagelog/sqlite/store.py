@@ -3,8 +3,8 @@
 It is synchronous, and knows no thread or reactor.
 
 Messages lie in blocks of up to `BLOCK_SIZE`, each one row of JSON: a batch costs
-SQLite a few rows, whatever its size, and the GIL is not let go of and fought
-for with every message. ``docs/benchmarks.rst`` has the figures of this and of
+SQLite a few rows, whatever its size, and the GIL is not released and acquired
+again for every message. ``docs/benchmarks.rst`` has the figures of this and of
 what else was tried. The view ``message`` shows the blocks as one row a message.
 
 A store that failed in a commit does not know whether the batch is on the
@@ -35,14 +35,13 @@ MICROSECONDS = 1_000_000
 """In a second; the file keeps times as integers, which are exact."""
 
 BLOCK_SIZE = 100
-"""Messages in a block, at most: more saves nothing that could be measured, and makes what is read at once larger."""
+"""The most messages in a block. Larger blocks saved no time that could be measured, and more is read at once then."""
 
 SAVE_EVERY = 10_000
-"""After how many messages the last places of the users among them are saved.
+"""After how many messages the last places of their users are saved.
 
-With every batch it would cost more than the messages themselves, where they
-are between many users. Opening the log makes good what a crash left unsaved:
-the messages hold their places.
+Saved with every batch, the places of many users would cost more than the messages. After a crash, opening the log finds
+the unsaved places in the messages.
 """
 
 _INSERT = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
@@ -57,7 +56,7 @@ _SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
 _SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
 _SAVED_THROUGH = "UPDATE saved_through SET number = ?"
 _MARK = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
-# What is doubtful is whole batches, and so whole blocks.
+# A commit whose outcome is unknown was that of a whole batch, and so of whole blocks.
 _MARK_FROM = "INSERT OR IGNORE INTO undelivered (number) SELECT number FROM message WHERE block >= ?"
 
 _encoder = msgspec.json.Encoder()
@@ -107,7 +106,7 @@ class SqliteStore:
 
     def open(self) -> None:
         """Open the file, bring its schema up to date, mark what is due, and try a write."""
-        with self._trouble():
+        with self._close_on_error():
             self._files.take_lock()
             self._keep_wal()
             self._files.make_database()
@@ -157,7 +156,7 @@ class SqliteStore:
         """Commit and sync `messages`; return their numbers."""
         connection = self._ready()
         first = self._last_number + 1
-        with self._trouble(doubtful_from=first):
+        with self._close_on_error(doubtful_from=first):
             rows, places = self._placed(connection, messages)
             blocks = [
                 (first + start, _json(rows[start : start + BLOCK_SIZE])) for start in range(0, len(rows), BLOCK_SIZE)
@@ -181,34 +180,34 @@ class SqliteStore:
         return list(range(first, first + len(rows)))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> None:
-        """Note that these messages reached nobody; what fails is made good by the next `open`."""
+        """Mark messages as delivered to nobody. Marks that fail are written by the next `open`."""
         self._undelivered.extend(numbers)
         connection = self._ready()
-        with self._trouble():
+        with self._close_on_error():
             connection.execute("BEGIN IMMEDIATE")
             self._write_marks(connection)
             connection.execute("COMMIT")
         self._undelivered = []
 
-    def look(self) -> None:
-        """Do what is due although nobody writes: see that the files are still there, and keep them short."""
+    def check(self) -> None:
+        """Check, with or without messages, that the files are still there, and keep them short."""
         connection = self._ready()
-        with self._trouble():
+        with self._close_on_error():
             if self._files.keep_lock():
                 log.warn(
                     "{lock} was removed or replaced while the relay ran: it is there again, and locked",
                     lock=self._files.lock,
                 )
-            if self._checkpoints.look(connection, self._wal_size):
+            if self._checkpoints.check(connection, self._wal_size):
                 _, _, self._wal_size = self._files.identity()
 
     def close(self) -> None:
-        """Close the file and let go of it; never fails."""
-        self._places.clear()  # nobody knows what becomes of the file from here on; opening it reads them again
+        """Close the file and release its lock. Never fails."""
+        self._places.clear()  # another process may write to the file from here on; opening it reads them again
         self._checkpoints.end()
         connection, self._connection = self._connection, None
         if connection is not None:
-            # What a broken file says on closing adds nothing to what it said before.
+            # An error on closing a broken file adds nothing to the one that was reported.
             with suppress(sqlite3.Error):
                 connection.close()
         self._files.release_lock()
@@ -226,7 +225,7 @@ class SqliteStore:
             )
 
     def _ready(self) -> sqlite3.Connection:
-        """The open connection, after a look whether its files still have their names.
+        """Return the open connection, after a check that its files still have their names.
 
         SQLite goes on writing to a file that was removed or replaced, and
         what it then acknowledges is lost.
@@ -240,7 +239,7 @@ class SqliteStore:
             raise self._failed(error) from error
         if identity != self._identity or size < self._size:
             self._rescue(connection, identity)
-            raise self._not_as_it_was()
+            raise self._changed_by_others()
         # SQLite itself cuts the write-ahead log to no less than its limit.
         if wal_size < min(self._wal_size, checkpoints.MAX_WAL_BYTES):
             return self._open_shortened()
@@ -252,16 +251,16 @@ class SqliteStore:
         """Open a log again whose write-ahead log is shorter than it was.
 
         Another program may have copied all of it before (``PRAGMA wal_checkpoint(TRUNCATE)``), and SQLite does not say
-        so; or something cut it, and messages are lost. The open log tells.
+        so. Or something cut it, and messages are lost. The last number in the log, opened again, shows which.
         """
         last = self._last_number
         self.close()
         self.open()
         if self._last_number < last or self._connection is None:
-            raise self._not_as_it_was()
+            raise self._changed_by_others()
         return self._connection
 
-    def _not_as_it_was(self) -> LogUnavailable:
+    def _changed_by_others(self) -> LogUnavailable:
         """Close the store; return what to raise."""
         self.close()
         self._has_failed = True
@@ -270,7 +269,7 @@ class SqliteStore:
         )
 
     def _rescue(self, connection: sqlite3.Connection, identity: Identity) -> None:
-        """Copy what a write-ahead log holds that has lost its name into the database, if that is still there."""
+        """Copy a write-ahead log that has lost its name into the database, if the database is still there."""
         database, wal_file = identity
         if database != self._identity[0] or wal_file == self._identity[1]:
             return
@@ -280,7 +279,7 @@ class SqliteStore:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[_Row], dict[str, int]]:
-        """The messages as they lie in a block, and the last place that each user among them has then."""
+        """Return the messages as they lie in a block, and the last place that each of their users has then."""
         rows: list[_Row] = []
         places = _Places(self._places, connection)
         for message in messages:
@@ -304,14 +303,14 @@ class SqliteStore:
         return rows, places
 
     def _write_marks(self, connection: sqlite3.Connection) -> None:
-        # A mark past the end would fall on a message to come.
+        # A mark beyond the last number would apply to a later message.
         connection.executemany(_MARK, [(number,) for number in self._undelivered if number <= self._last_number])
 
     @contextmanager
-    def _trouble(self, doubtful_from: int | None = None) -> Iterator[None]:
-        """Close the store on any failure inside, and say what it was.
+    def _close_on_error(self, doubtful_from: int | None = None) -> Iterator[None]:
+        """Close the store where the block fails, and raise `LogUnavailable` with the reason.
 
-        :param doubtful_from: the first number of the batch whose fate is then unknown.
+        :param doubtful_from: the first number of the batch whose outcome is unknown then.
         """
         try:
             yield
@@ -328,19 +327,19 @@ class SqliteStore:
             return error
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
             return LogUnavailable(schema.not_a_database(self.path))
-        why = _what_can_be_seen(self._files) or _told(error)
+        why = _diagnose(self._files) or _in_words(error)
         return LogUnavailable(f"the message log {self.path} cannot be written: {why}")
 
 
-def _told(error: Exception) -> str:
-    """An error in words."""
+def _in_words(error: Exception) -> str:
+    """Return the text of an error for the operator."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
     return str(error)
 
 
-def _what_can_be_seen(files: LogFiles) -> str | None:
-    """What is wrong, where that can be seen from here better than SQLite says it, and the remedy."""
+def _diagnose(files: LogFiles) -> str | None:
+    """Return what is wrong with the files, and the remedy; None where SQLite's own error says more."""
     if why := why_not_found(files.path):
         return f"{why}: make it, or name another file with --message-log" if why.startswith("there is no") else why
     for path in (files.path, files.lock, files.wal, f"{files.path}-shm"):
@@ -352,7 +351,7 @@ def _what_can_be_seen(files: LogFiles) -> str | None:
 
 
 class _Places(dict[str, int]):
-    """The last places that a batch takes in inboxes; asked for another user's, the last one taken before it.
+    """The last place of each user in a batch. For a user who is not in it: the last place before it.
 
     :param unsaved: last places that are not in the table yet.
     """

@@ -1,6 +1,6 @@
 """The thread that writes a message log in SQLite, with one call back into the reactor a batch.
 
-It decides when the store works and tells the operator about it. It does not know what is in the files.
+It decides when the store works, and logs its failures. It does not know what is in the files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log = Logger("chatrelay.messagelog")
 RETRY_SECONDS = 0.5
 """How long a failed log waits before it is opened again."""
 
-LOOK_SECONDS = 1.0
-"""How often the files are looked at, whether messages come or not."""
+CHECK_SECONDS = 1.0
+"""How often the files are checked, whether messages come or not."""
 
 MAX_REASONS = 10
-"""So many reasons why the log can't be written are told, until it can."""
+"""The most reasons that are logged for one outage of the log."""
 
 _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
 
@@ -44,12 +44,11 @@ class SqliteMessageLog:
     def __init__(
         self, path: str, reactor: IReactorFromThreads, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        # Operators filter by the namespace: it stays what it was before this module had its present name.
         self._store = SqliteStore(path)
         self._reactor = reactor
         self._monotonic = monotonic
         self._retry_at = 0.0
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._reasons: set[str] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
@@ -68,43 +67,42 @@ class SqliteMessageLog:
     def start(self) -> None:
         """Open the file and start the thread."""
         self._store.open()
-        self._look_at = self._monotonic() + LOOK_SECONDS
+        self._check_at = self._monotonic() + CHECK_SECONDS
         self._stopped = Deferred()
         self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
         self._thread.start()
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
         """Commit a batch in the thread."""
-        return self._ask(self._store.append, messages)
+        return self._run(self._store.append, messages)
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Mark rows in the thread."""
-        return self._ask(self._store.mark_undelivered, numbers)
+        return self._run(self._store.mark_undelivered, numbers)
 
     def stop(self) -> Deferred[None]:
-        """Close the file behind everything that was asked before, and end the thread."""
+        """Close the file when all earlier jobs are done, and end the thread."""
         thread, self._thread = self._thread, None
         if thread is None:
             return succeed(None)
         self._jobs.put(None)
         return self._stopped.addCallback(lambda _: thread.join())
 
-    def _ask(self, work: Callable[[Any], Any], argument: Any) -> Deferred[Any]:
-        answer: Deferred[Any] = Deferred()
-        self._jobs.put((work, argument, answer))
-        return answer
+    def _run(self, work: Callable[[Any], Any], argument: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self._jobs.put((work, argument, done))
+        return done
 
     # In the thread, from here on.
 
     def _write(self) -> None:
         while True:
-            # Whether jobs keep coming or none does, a closed log is opened again when it is time to, and an open one
-            # looked at.
+            # With or without jobs, a closed log is opened again when it is time, and an open one is checked.
             is_open = self._store.is_open
-            wait = max(0.0, (self._look_at if is_open else self._retry_at) - self._monotonic())
+            wait = max(0.0, (self._check_at if is_open else self._retry_at) - self._monotonic())
             if wait == 0.0:
                 if is_open:
-                    self._look()
+                    self._check()
                 else:
                     self._reopen()
                 continue
@@ -114,21 +112,21 @@ class SqliteMessageLog:
                 continue
             if job is None:
                 break
-            work, argument, answer = job
+            work, argument, done = job
             was_open = self._store.is_open
             try:
                 result = work(argument)
             except LogUnavailable as error:
                 if was_open:
                     self._failed(error)
-                self._reactor.callFromThread(answer.errback, error)
-            # A defect, whatever it is, must reach the caller: else its senders wait for ever.
+                self._reactor.callFromThread(done.errback, error)
+            # A defect of any kind must reach the caller: otherwise the senders wait for ever.
             except Exception:
-                self._reactor.callFromThread(answer.errback, Failure())
+                self._reactor.callFromThread(done.errback, Failure())
             else:
-                self._reactor.callFromThread(answer.callback, result)
+                self._reactor.callFromThread(done.callback, result)
         if not self._store.is_open:
-            self._reopen()  # the last chance for marks that are due
+            self._reopen()  # the last chance to write marks
         self._store.close()
         self._reactor.callFromThread(self._stopped.callback, None)
 
@@ -139,34 +137,34 @@ class SqliteMessageLog:
             return
         self._reasons.add(reason)
         log.critical(
-            "{error}. Nothing is delivered until it can be written; trying again every {seconds} s",
+            "{error}. No message is delivered until it can be written. Retrying every {seconds} s",
             error=error,
             seconds=RETRY_SECONDS,
         )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
-            self._store.look()
+            self._store.check()
         except LogUnavailable as error:
             self._failed(error)
-        # Whatever it is, the thread must live: else every sender waits for ever.
+        # The thread must survive a defect of any kind: otherwise all senders wait for ever.
         except Exception:
-            log.failure("looking at the message log met a defect of chatrelay; please report it")
+            log.failure("checking the message log failed because of a defect in chatrelay; please report it")
         finally:
-            self._look_at = self._monotonic() + LOOK_SECONDS
+            self._check_at = self._monotonic() + CHECK_SECONDS
 
     def _reopen(self) -> None:
         try:
             self._store.open()
         except LogUnavailable as error:
             self._failed(error)
-        # Whatever it is, the thread must live: else every sender waits for ever.
+        # The thread must survive a defect of any kind: otherwise all senders wait for ever.
         except Exception:
-            log.failure("opening the message log met a defect of chatrelay; please report it")
+            log.failure("opening the message log failed because of a defect in chatrelay; please report it")
         else:
             self._reasons.clear()
-            self._look_at = self._monotonic() + LOOK_SECONDS
+            self._check_at = self._monotonic() + CHECK_SECONDS
             log.warn("the message log {path} can be written again", path=self._store.path)
         finally:
-            # Counted from the end: opening may itself take long, and jobs must get their turn in between.
+            # Counted from the end: opening may take long, and jobs must be done in between.
             self._retry_at = self._monotonic() + RETRY_SECONDS
