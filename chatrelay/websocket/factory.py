@@ -31,6 +31,7 @@ from chatrelay.websocket.closing import EndLines
 from chatrelay.websocket.compression import accept_compression
 from chatrelay.websocket.handshake import Handshakes
 from chatrelay.websocket.outbox import Turn
+from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Connections
 from chatrelay.websocket.sweep import Ends
@@ -103,7 +104,8 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.unauthenticated_per_address,
         )
         # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
-        self.unlocated: dict[ChatProtocol, None] = {}
+        self.awaiting_address: dict[ChatProtocol, None] = {}
+        self.peers = Peers(config.trusted_proxy, self.admission)
         self.handshakes = Handshakes(config, seconds)
         self.logins = Logins(
             directory,
@@ -167,9 +169,9 @@ class ChatFactory(Connections, WebSocketServerFactory):
         """Twisted: a port begins to listen."""
         self.start_sweeping()
 
-    def not_located(self) -> tuple[ChatProtocol, ...]:
+    def connections_awaiting_address(self) -> tuple[ChatProtocol, ...]:
         """The connections behind the PROXY protocol whose addresses may not be known yet."""
-        return tuple(self.unlocated)
+        return tuple(self.awaiting_address)
 
     def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
         """What is looked at, in this order: what is to be told or forgotten, the connections, the sessions."""
@@ -177,7 +179,9 @@ class ChatFactory(Connections, WebSocketServerFactory):
             "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
             "users who have gone": lambda now: self.send_limits.forget(self.seconds()),
             "addresses with denied logins": lambda now: self.logins.throttle.sweep(),
-            "addresses behind the PROXY protocol": lambda now: (each.locate for each in self.not_located()),
+            "addresses behind the PROXY protocol": lambda now: (
+                each.locate for each in self.connections_awaiting_address()
+            ),
             **super().parts_of_a_sweep(),
             "recheck-interval": lambda now: self.logins.rechecks.sweep(),
         }

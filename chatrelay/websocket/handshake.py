@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from chatrelay.auth.diagnosis import MissingCookie, two_names
 from chatrelay.config.checks import ConfigError, normal_origin
 from chatrelay.config.options import Config
-from chatrelay.limits.addresses import UNIX, TrustedProxies
 from chatrelay.limits.admission import RETRY_AFTER
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
@@ -52,7 +51,7 @@ REMEDIES = {
 
 
 def printable(text: str) -> str:
-    """A stranger's text as a terminal may safely show it."""
+    """Return a stranger's text as a terminal may safely show it."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
@@ -79,14 +78,12 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
 class Handshakes:
     """What every handshake is held to, and what the operator has been told of them.
 
-    :param config: the origins, the trusted proxies and the session cookie.
+    :param config: the origins and the session cookie.
     :param seconds: the time.
-    :ivar trusted_proxies: whose word on where a client is counts.
     :ivar missing_cookie: the logins in a row without the session cookie.
     """
 
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
-        self.trusted_proxies = TrustedProxies(config.trusted_proxy)
         self._seconds = seconds
         self._session_cookie = config.session_cookie
         # Those that have a value. A header may have thousands of others, which are passed over without a call for each.
@@ -97,48 +94,8 @@ class Handshakes:
         self._posts_any_bytes = config.auth_url is not None and config.auth_format == "form"
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
-        self._told_of_forwarding = self._told_of_nobody = False
         self.missing_cookie = MissingCookie()
         self._told_of_logins: set[str] = set()
-
-    def forwarded_for(self, request: bytes, host: str | None, peer: str) -> list[str]:
-        """The ``X-Forwarded-For`` of a handshake, where whoever sent it is believed; else empty.
-
-        :param host: the address it came from; None for a UNIX socket.
-        :param peer: how the operator is told of it.
-        """
-        is_trusted = self.trusted_proxies.trusts(host)
-        is_news = is_trusted or not self._told_of_forwarding
-        if not is_news or b"x-forwarded-for" not in request.lower():
-            return []
-        forwarded = header_values(request, "x-forwarded-for")
-        if is_trusted or not forwarded:
-            return forwarded
-        self._told_of_forwarding = True
-        log.warn(
-            "a handshake from {peer} had an X-Forwarded-For, which is ignored: if that is a proxy of yours, say "
-            "--trusted-proxy {host} (told once)",
-            peer=peer,
-            host=UNIX if host is None else host,
-        )
-        return []
-
-    def tell_of_nobody(self, host: str | None, peer: str) -> None:
-        """Tell the operator, once, of who is counted under no address: a proxy is between, and names no client.
-
-        :param host: the address of the proxy; None for a UNIX socket.
-        :param peer: how the operator is told of it.
-        """
-        is_trusted = self.trusted_proxies.trusts(host)
-        if self._told_of_nobody or (self._told_of_forwarding and not is_trusted):
-            return
-        self._told_of_nobody = True
-        log.warn(
-            "a handshake from {peer} named no client, so that no limit of an address holds for those who come so: have "
-            "the proxy there set X-Forwarded-For, with --trusted-proxy {host} here (told once)",
-            peer=peer,
-            host=UNIX if host is None else host,
-        )
 
     def check_origin(self, request: bytes) -> None:
         """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.

@@ -18,7 +18,6 @@ from typing import Any
 
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL.SSL import Error as TLSError
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
@@ -26,17 +25,17 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.limits.addresses import address_in, address_key
-from chatrelay.limits.admission import Full, Visit
+from chatrelay.limits.admission import Full
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import MIN_READ, Inflow
 from chatrelay.relay.session import Session
 from chatrelay.websocket import closing
-from chatrelay.websocket.autobahn import AutobahnProtocol, HAProxyProtocolWrapper
+from chatrelay.websocket.autobahn import AutobahnProtocol
 from chatrelay.websocket.closing import NO_CODE, End
 from chatrelay.websocket.compression import MAX_ADDED
 from chatrelay.websocket.handshake import NO_HANDSHAKE, http_error, printable
 from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.peer import Peer
 from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Close
@@ -81,14 +80,13 @@ class ChatProtocol(AutobahnProtocol):
     _is_told = False  # whether the operator has been told of its end
     _deaf = False
     _takes_messages = True
-    _forwarded_for: str | None = None  # the client's address where it is no peer's but was told by proxies
-    _visit: Visit | None  # None for who was turned away
+    remote: Peer
     _refusal: bytes | None = None  # what that one is answered
     _control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
     _pausing: IDelayedCall | None = None  # while reading pauses: what ends that
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
-    __slots__ = ("_between_messages", "_inflow", "_receive", "_visit")
+    __slots__ = ("_between_messages", "_inflow", "_receive", "remote")
 
     # Opening ---------------------------------------------------------------
 
@@ -96,19 +94,17 @@ class ChatProtocol(AutobahnProtocol):
         """Twisted: a TCP connection was accepted."""
         config = self.factory.config
         self._between_messages = False
+        self.remote = Peer(self.transport)
         self._inflow = Inflow(self.factory.inflow_rates, self.factory.seconds())
         if self.factory.is_over:
-            self._visit = None
             self.state = self.STATE_CLOSED
-            self.factory.end_lines.connection_cut(self.peer_name)
+            self.factory.end_lines.connection_cut(self.remote.name)
             self.transport.abortConnection()
             return
-        admitted = self.factory.admission.enter(self._address_at_first())
-        if isinstance(admitted, Full):
-            self._visit = None
-            self._turn_away(admitted)
+        full = self.factory.peers.admit(self.remote)
+        if full is not None:
+            self._turn_away(full)
             return
-        self._visit = admitted
         self._began = self.factory.seconds()
         super().connectionMade()
         self.outgoing = OutgoingBuffer(
@@ -117,14 +113,14 @@ class ChatProtocol(AutobahnProtocol):
         if config.ping_interval and config.ping_timeout:
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
         self.factory.accepted(self)
-        if isinstance(self.transport, HAProxyProtocolWrapper):
-            self.factory.unlocated[self] = None
+        if self.remote.has_proxy_protocol:
+            self.factory.awaiting_address[self] = None
 
     def _turn_away(self, full: Full) -> None:
         """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment."""
         factory = self.factory
         self.state = self.STATE_CLOSED
-        factory.end_lines.connection_refused(self.peer_name, full)
+        factory.end_lines.connection_refused(self.remote.name, full)
         factory.closing_deadlines.start(self, factory.active.now())
         factory.refused.add(self)
         if ISSLTransport.providedBy(self.transport):
@@ -160,7 +156,7 @@ class ChatProtocol(AutobahnProtocol):
         state = self.state
         if state == self.STATE_CLOSED or self._deaf:
             # Autobahn would go on buffering for a client that was refused.
-            if self._visit is None:
+            if self.remote.slot is None:
                 self._answer_refused()
         elif self._inflow.held is not None or not self._take_piece():
             self._inflow.hold(data)
@@ -254,7 +250,8 @@ class ChatProtocol(AutobahnProtocol):
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
-        self._find_client()
+        self.factory.awaiting_address.pop(self, None)
+        self.factory.peers.locate(self.remote, self.http_request_data)
         self.factory.handshakes.check_origin(self.http_request_data)
         if not any(request.protocols):
             return None
@@ -276,7 +273,7 @@ class ChatProtocol(AutobahnProtocol):
             factory.directory,
             factory.send_limits,
             factory.seconds,
-            partial(factory.logins.begin, self, self.client_address),
+            partial(factory.logins.begin, self, self.remote.address),
             cookie,
             because,
             self._inflow.charge,
@@ -295,61 +292,16 @@ class ChatProtocol(AutobahnProtocol):
         self.outgoing.open()
         factory.opened(self)
 
-    def _address_at_first(self) -> str | None:
-        """Under which address to count a connection of which nothing has come yet; None where a proxy is to tell."""
-        if isinstance(self.transport, HAProxyProtocolWrapper):
-            return None
-        return self._address_of(self.peer_host())
-
-    def _find_client(self) -> None:
-        """Find out whom this handshake is from, past the proxies; count the connection there.
-
-        :raises ConnectionDeny: where there are as many from that address as there may be.
-        """
-        assert self._visit is not None
-        factory, host = self.factory, self.peer_host()
-        factory.unlocated.pop(self, None)
-        forwarded = factory.handshakes.forwarded_for(self.http_request_data, host, self.peer_name)
-        if self._visit.address is not None:
-            return  # no proxy is between
-        client = factory.handshakes.trusted_proxies.client_of(host, forwarded) if forwarded else host
-        if client != host:
-            self._forwarded_for = client
-        proxy: Any = self.transport.transport if isinstance(self.transport, HAProxyProtocolWrapper) else None
-        if proxy is not None and proxy.getPeer() == self.transport.getPeer():
-            return  # the proxy speaks for itself, as in a health check, or does not say for whom
-        address = self._address_of(client)
-        if address is None:
-            factory.handshakes.tell_of_nobody(host, self.peer_name)
-        full = factory.admission.locate(self._visit, address)
-        if full is not None:
-            raise ConnectionDeny(full.status, f"{full.why} ({full.option} {full.most})")
-
     def locate(self) -> None:
-        """Count a connection where the PROXY protocol says it is from, if by now it does.
-
-        That comes first; who then sends no handshake must not have more places for it.
-        """
-        assert self._visit is not None
+        """Count the connection at the address in its PROXY header, if the header has come by now."""
         if self.state != self.STATE_CONNECTING:
-            self.factory.unlocated.pop(self, None)
-        elif self.transport.transport.getPeer() != self.transport.getPeer():
-            self.factory.unlocated.pop(self, None)
-            full = self.factory.admission.locate(self._visit, self._address_of(self.peer_host()))
-            if full is not None:
-                self.failHandshake(f"{full.why} ({full.option} {full.most})", full.status)
-
-    def peer_host(self) -> str | None:
-        """The address of whoever made the connection, as far as is known yet; None for a UNIX socket."""
-        peer = self.transport.getPeer()
-        if not isinstance(peer, IPv4Address | IPv6Address):
-            return None
-        # Twisted takes anything for an address in a PROXY header.
-        return address_in(peer.host) if isinstance(self.transport, HAProxyProtocolWrapper) else peer.host
-
-    def _address_of(self, host: str | None) -> str | None:
-        """Under which address a client is counted; None for a trusted proxy, behind which are many."""
-        return None if host is None or self.factory.handshakes.trusted_proxies.trusts(host) else address_key(host)
+            self.factory.awaiting_address.pop(self, None)
+        elif self.remote.is_announced:
+            self.factory.awaiting_address.pop(self, None)
+            try:
+                self.factory.peers.locate_announced(self.remote)
+            except ConnectionDeny as denied:
+                self.failHandshake(denied.reason or "", denied.code)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Tells the operator too."""
@@ -365,7 +317,7 @@ class ChatProtocol(AutobahnProtocol):
             self._is_told = True
             lines = self.factory.end_lines
             (lines.no_handshake if no_handshake else lines.handshake_refused)(
-                self.peer_name, self._seconds, int(code), printable(reason)
+                self.remote.name, self._seconds, int(code), printable(reason)
             )
         if of_origin:
             self.factory.handshakes.tell_of_origin(", ".join(header_values(self.http_request_data, "origin")))
@@ -439,8 +391,8 @@ class ChatProtocol(AutobahnProtocol):
         if self._pausing is not None:
             self._pausing.reset(0)
         factory.login_deadlines.stop(self)
-        assert self._visit is not None
-        factory.admission.logged_in(self._visit)
+        assert self.remote.slot is not None
+        factory.admission.logged_in(self.remote.slot)
 
     @property
     def _is_pausing(self) -> bool:
@@ -563,7 +515,7 @@ class ChatProtocol(AutobahnProtocol):
         if isinstance(error, TLSError):
             # Autobahn would log an error, and anybody can cause as many as they like.
             reason = Failure(ConnectionLost("TLS failed"))
-        if self._visit is None:
+        if self.remote.slot is None:
             self.factory.closing_deadlines.stop(self)
             self.factory.refused.discard(self)
             return
@@ -574,8 +526,8 @@ class ChatProtocol(AutobahnProtocol):
         if self._pausing is not None:
             self._pausing.cancel()
             self._pausing = None
-        self.factory.unlocated.pop(self, None)
-        self.factory.admission.left(self._visit)
+        self.factory.awaiting_address.pop(self, None)
+        self.factory.admission.left(self.remote.slot)
         self.factory.lost(self)
         if not self._is_told:
             self._is_told = True
@@ -588,7 +540,7 @@ class ChatProtocol(AutobahnProtocol):
 
     def _end_by_loss(self, error: BaseException) -> End:
         transport, over_tls = self.transport, ISSLTransport.providedBy(self.transport)
-        if isinstance(transport, HAProxyProtocolWrapper) and transport.disconnecting and self.session is None:
+        if self.remote.has_proxy_protocol and transport.disconnecting and self.session is None:
             return closing.NO_PROXY_HEADER
         return closing.of_lost(error, over_tls, self.outgoing.unacknowledged)
 
@@ -596,7 +548,7 @@ class ChatProtocol(AutobahnProtocol):
         session = self.session
         uid = None if session is None else session.uid
         phase = closing.HANDSHAKE if session is None else closing.VISITOR if uid is None else closing.USER
-        self.factory.end_lines.ended(phase, uid, self.peer_name, self._seconds, end)
+        self.factory.end_lines.ended(phase, uid, self.remote.name, self._seconds, end)
 
     @property
     def _seconds(self) -> float:
@@ -682,16 +634,3 @@ class ChatProtocol(AutobahnProtocol):
             self.dropConnection(abort=True)
         else:
             self.transport.abortConnection()
-
-    @property
-    def client_address(self) -> str | None:
-        """Under which address limits count this client, once its handshake is complete; None where it has none."""
-        return None if self._visit is None else self._visit.address
-
-    @property
-    def peer_name(self) -> str:
-        """The client's address, for the operator."""
-        if self._forwarded_for is not None:
-            return self._forwarded_for
-        peer = self.transport.getPeer()
-        return printable(f"{peer.host}:{peer.port}" if isinstance(peer, IPv4Address | IPv6Address) else str(peer))

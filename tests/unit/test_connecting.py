@@ -419,7 +419,7 @@ class BehindProxies(ConnectingTestCase):
             self.come(PROXY).open(f"X-Forwarded-For: 203.0.113.{number}")
         for _ in range(2):
             client = self.come(PROXY).open(f"X-Forwarded-For: 198.51.100.1, {OFFICE}", "X-Forwarded-For: 10.0.0.2")
-            self.assertEqual(client.protocol.client_address, OFFICE)
+            self.assertEqual(client.protocol.remote.address, OFFICE)
         answer = self.come(PROXY).shake(f"X-Forwarded-For: {OFFICE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer)
         self.assertIn(b"\r\nRetry-After: 10\r\n", answer)
@@ -436,14 +436,14 @@ class BehindProxies(ConnectingTestCase):
     def test_a_client_of_ipv6_is_its_network_and_named_in_full(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         protocol = self.come(PROXY).open("X-Forwarded-For: 2001:db8:1:2::7").protocol
-        self.assertEqual((protocol.client_address, protocol.peer_name), ("2001:db8:1:2::/64", "2001:db8:1:2::7"))
+        self.assertEqual((protocol.remote.address, protocol.remote.name), ("2001:db8:1:2::/64", "2001:db8:1:2::7"))
 
     def test_who_comes_through_a_trusted_proxy_that_does_not_say_for_whom_has_no_address(self) -> None:
         self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1, connections_per_address=1)
         for headers in ((), ("X-Forwarded-For: unknown",), ()):
             client = self.come(PROXY).open(*headers)
-            self.assertIsNone(client.protocol.client_address)
-            self.assertEqual(client.protocol.peer_name, f"{PROXY}:4321")
+            self.assertIsNone(client.protocol.remote.address)
+            self.assertEqual(client.protocol.remote.name, f"{PROXY}:4321")
 
     def nobody_named(self, peer: str, name: str) -> str:
         """What the operator is told, once, of a proxy that names no client."""
@@ -494,8 +494,8 @@ class BehindProxies(ConnectingTestCase):
             self.limit(trusted_proxy=trusted, unauthenticated_per_address=3)
             for number in range(3):
                 client = self.come().open(f"X-Forwarded-For: 203.0.113.{number}")
-                self.assertEqual(client.protocol.client_address, OFFICE)
-                self.assertEqual(client.protocol.peer_name, f"{OFFICE}:4321")
+                self.assertEqual(client.protocol.remote.address, OFFICE)
+                self.assertEqual(client.protocol.remote.name, f"{OFFICE}:4321")
             self.assertTrue(self.refuses(OFFICE))
             self.assertEqual(
                 self.said(LogLevel.warn),
@@ -517,18 +517,18 @@ class BehindProxies(ConnectingTestCase):
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
         for _ in range(3):
             client = Client(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
-            self.assertIsNone(client.protocol.client_address)
+            self.assertIsNone(client.protocol.remote.address)
         self.assertIn("say --trusted-proxy unix (told once)", self.said(LogLevel.warn)[0])
         self.limit(unauthenticated_per_address=1, trusted_proxy=("unix",))
         client = Client(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
-        self.assertEqual((client.protocol.client_address, client.protocol.peer_name), (OFFICE, OFFICE))
+        self.assertEqual((client.protocol.remote.address, client.protocol.remote.name), (OFFICE, OFFICE))
         answer = Client(self.factory, Transport(peer)).shake(f"X-Forwarded-For: {OFFICE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 429 "))
 
     def test_what_only_looks_like_the_header_is_none(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         client = self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}", f"X: a\r\n X-Forwarded-For: {ELSEWHERE}")
-        self.assertEqual(client.protocol.client_address, OFFICE)
+        self.assertEqual(client.protocol.remote.address, OFFICE)
         answer = self.come(PROXY).shake(f"X-Forwarded-For: {OFFICE}", f"X-Forwarded-For : {ELSEWHERE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
 
@@ -589,7 +589,7 @@ class ProxyProtocol(ConnectingTestCase):
                 self.assertFalse(Proxied(self.factory, b"").transport.disconnecting)
                 Proxied(self.factory, header(f"203.0.113.{number}")).open()
             client = Proxied(self.factory, header(OFFICE)).open()
-            self.assertEqual((client.protocol.client_address, client.protocol.peer_name), (OFFICE, f"{OFFICE}:4321"))
+            self.assertEqual((client.protocol.remote.address, client.protocol.remote.name), (OFFICE, f"{OFFICE}:4321"))
             answer = Proxied(self.factory, header(OFFICE)).shake()
             self.assertTrue(answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer)
             client.log_in()
@@ -617,29 +617,29 @@ class ProxyProtocol(ConnectingTestCase):
             nothing_yet.open()
             for client in (*silent[:2], own, nothing_yet):
                 client.lost()
-            self.assertEqual((len(self.factory.unlocated), self.factory.admission.addresses()), (0, 0))
+            self.assertEqual((len(self.factory.awaiting_address), self.factory.admission.addresses()), (0, 0))
 
     def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
         for header in (version_2(None), b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"):
             client = Proxied(self.factory, header).open()
-            self.assertIsNone(client.protocol.client_address)
+            self.assertIsNone(client.protocol.remote.address)
 
     def test_what_is_no_address_is_none_and_safe_to_print(self) -> None:
         self.limit(unauthenticated_per_address=1)
         for _ in range(2):
             client = Proxied(self.factory, b"PROXY TCP4 1.2.\x1b[2J 1.2.3.4 1 2\r\n").open()
-            self.assertIsNone(client.protocol.client_address)
-            self.assertNotIn("\x1b", client.protocol.peer_name)
+            self.assertIsNone(client.protocol.remote.address)
+            self.assertNotIn("\x1b", client.protocol.remote.name)
 
     def test_a_chain_of_both_kinds(self) -> None:
         # haproxy passes on what nginx (203.0.113.1) has sent, and that names its own client.
         self.limit(trusted_proxy=("203.0.113.1",))
         header = version_1("203.0.113.1")
         client = Proxied(self.factory, header).open(f"X-Forwarded-For: 198.51.100.9, {OFFICE}")
-        self.assertEqual(client.protocol.client_address, OFFICE)
+        self.assertEqual(client.protocol.remote.address, OFFICE)
         client = Proxied(self.factory, version_1("203.0.113.2")).open(f"X-Forwarded-For: {OFFICE}")
-        self.assertEqual(client.protocol.client_address, "203.0.113.2")
+        self.assertEqual(client.protocol.remote.address, "203.0.113.2")
 
     def test_a_full_relay_says_so_before_it_knows_for_whom(self) -> None:
         self.limit(connections=1)

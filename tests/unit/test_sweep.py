@@ -115,7 +115,7 @@ PARTS = {
     "origins that were too many": "handshakes.tell_how_many_origins",
     "users who have gone": "send_limits.forget",
     "addresses with denied logins": "logins.throttle.sweep",
-    "addresses behind the PROXY protocol": "not_located",
+    "addresses behind the PROXY protocol": "connections_awaiting_address",
     "lines that were too many": "_tell_how_many_more",
     "closings that go unanswered": "closing_deadlines.expired",
     "handshake-timeout": "handshake_deadlines.expired",
@@ -166,7 +166,7 @@ class AllParts(WebSocketTestCase):
             self.client().shake(f"Origin: https://{number}.test")
         proxied = Proxied(self.factory, version_2("192.0.2.3")).protocol
         self.pass_time(1)
-        visit = proxied._visit
+        visit = proxied.remote.slot
         assert visit is not None
         self.pass_time(11)
         ends_at_12 = in_handshake.aborted, unanswered.transport.aborted, inside.transport.aborted
