@@ -97,7 +97,7 @@ class Logins:
     :param index: the connections by session, to end those of a session from outside.
     :param throttle: asks for verdicts, within the limits of the client's address.
     :param rechecks: asks again about the sessions of users.
-    :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup.
+    :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup; None where none is used.
     :param auth_tickets: whether a SESSID that is no cookie is good for one request only.
     :param connections_per_user: how many connections a user may have; 0 for no limit.
     """
@@ -108,7 +108,7 @@ class Logins:
         index: SessionIndex,
         throttle: LoginThrottle,
         rechecks: Rechecks,
-        missing_cookie: MissingCookie,
+        missing_cookie: MissingCookie | None,
         auth_tickets: bool,
         connections_per_user: int,
     ) -> None:
@@ -130,7 +130,7 @@ class Logins:
         """
         connection = client.outgoing
         self.index.asked(connection, sessid)
-        if is_cookie:
+        if is_cookie and self._missing_cookie is not None:
             self._missing_cookie.came()
         is_ticket = self._auth_tickets and not is_cookie
         # A ticket is used up by its login, so nothing can be asked by it later, nor a session be ended by it.
@@ -156,11 +156,14 @@ class Logins:
             return
         if not was_logged_in:
             client.logged_in()
-            self._missing_cookie.let_in()
+            if self._missing_cookie is not None:
+                self._missing_cookie.let_in()
         self.index.entered(connection, {name for name in (sessid, handle) if name is not None})
         self.rechecks.entered(connection, sessid if handle is None else handle, verdict)
-        for oldest in self._directory.oldest_beyond(verdict.user, self._connections_per_user):
-            oldest.close(codes.TOO_MANY_CONNECTIONS)
+        limit = self._connections_per_user
+        if limit and len(self._directory.connections_of(verdict.user)) > limit:
+            for oldest in self._directory.oldest_beyond(verdict.user, limit):
+                oldest.close(codes.TOO_MANY_CONNECTIONS)
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that is closing, and give up its pending login. Unknown connections are ignored."""

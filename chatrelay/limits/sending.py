@@ -5,6 +5,8 @@ Pure: the time is handed in. Nothing here answers or closes anything.
 
 from __future__ import annotations
 
+import attrs
+
 from chatrelay.limits.buckets import MINUTE, TokenBucket
 from chatrelay.limits.deadlines import Deadlines
 from chatrelay.model import MAX_TOKEN, user_key
@@ -13,6 +15,7 @@ MAX_KNOWN_RECIPIENTS = 256
 """Recipients that a user is remembered to have written to; the next displaces the one that was new longest ago."""
 
 
+@attrs.define(eq=False, weakref_slot=False)
 class Sender:
     """What one user may still send, over all their connections.
 
@@ -26,13 +29,10 @@ class Sender:
     :ivar connections: how many of the user's connections are logged in.
     """
 
-    __slots__ = ("_known", "_messages", "_new_recipients", "connections")
-
-    def __init__(self, messages: TokenBucket, new_recipients: TokenBucket) -> None:
-        self.connections = 0
-        self._messages = messages
-        self._new_recipients = new_recipients
-        self._known: dict[str, None] = {}
+    _messages: TokenBucket
+    _new_recipients: TokenBucket
+    connections: int = attrs.field(default=0, init=False)
+    _known: dict[str, None] = attrs.field(factory=dict, init=False)
 
     def may_send(self, recipient: str | int, now: float) -> bool:
         """Count a message; whether it may be sent."""
@@ -87,11 +87,12 @@ class SendLimits:
         self._messages_per_second = messages_per_second
         self._message_burst = message_burst
         self._user_messages_per_second = user_messages_per_second
-        self._new_recipients_per_minute = new_recipients_per_minute
+        self._user_burst = max(message_burst, user_messages_per_second)  # one connection alone may use its burst
+        self._new_recipients_per_second = new_recipients_per_minute / MINUTE
+        self._new_recipients_burst = new_recipients_per_minute
         self._senders: dict[str, Sender] = {}
-        self._gone: Deadlines[str] = Deadlines(
-            max(self._user_messages().seconds_to_fill, self._new_recipients().seconds_to_fill)
-        )
+        messages, new_recipients = self._user_buckets()
+        self._gone: Deadlines[str] = Deadlines(max(messages.seconds_to_fill, new_recipients.seconds_to_fill))
 
     def messages(self) -> TokenBucket:
         """A bucket for the messages of a new connection."""
@@ -99,10 +100,11 @@ class SendLimits:
 
     def arrived(self, user: str) -> Sender:
         """A connection of `user` has logged in; what they may still send."""
-        self._gone.stop(user)
         sender = self._senders.get(user)
         if sender is None:
-            sender = self._senders[user] = Sender(self._user_messages(), self._new_recipients())
+            sender = self._senders[user] = Sender(*self._user_buckets())
+        else:
+            self._gone.stop(user)
         sender.connections += 1
         return sender
 
@@ -125,10 +127,9 @@ class SendLimits:
         """How many users are remembered."""
         return len(self._senders)
 
-    def _user_messages(self) -> TokenBucket:
-        # One connection alone may use its burst.
-        burst = max(self._message_burst, self._user_messages_per_second)
-        return TokenBucket(self._user_messages_per_second, burst)
-
-    def _new_recipients(self) -> TokenBucket:
-        return TokenBucket(self._new_recipients_per_minute / MINUTE, self._new_recipients_per_minute)
+    def _user_buckets(self) -> tuple[TokenBucket, TokenBucket]:
+        """Make a new user's buckets: for messages, and for new recipients."""
+        return (
+            TokenBucket(self._user_messages_per_second, self._user_burst),
+            TokenBucket(self._new_recipients_per_second, self._new_recipients_burst),
+        )

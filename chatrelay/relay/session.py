@@ -227,7 +227,7 @@ class Session:
                 self.state = State.MEMBER
                 self._uid = verdict.uid
                 self._sender = self._limits.arrived(verdict.user)
-                self._messages = self._limits.messages()  # what a visitor has sent is not held against the user
+                self._messages.full_at = 0.0  # full again: what a visitor has sent is not held against the user
                 # Entered first: should the answer find the client's budget used
                 # up, the connection closes, and `ended` must find it to take it out.
                 self._directory.add(verdict.user, self._connection)

@@ -112,7 +112,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
             SessionIndex(directory, secrets.token_bytes()) if index is None else index,
             throttle,
             rechecks,
-            self.handshakes.missing_cookie,
+            self.handshakes.missing_cookie if config.session_cookie else None,
             config.auth_tickets,
             config.connections_per_user,
         )
