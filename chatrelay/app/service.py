@@ -45,7 +45,7 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.web.ops import SHORTEST_TOKEN, BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.websocket.outbox import Turn
+from chatrelay.websocket.outbox import FlushScheduler
 from chatrelay.websocket.resource import ChatResource
 
 log = Logger("chatrelay.app")
@@ -85,8 +85,8 @@ def build(
         message_log = make_message_log(config.message_log, reactor)
     directory = Directory()
     index = SessionIndex(directory, secrets.token_bytes())
-    turn = Turn(partial(reactor.callLater, 0))
-    relay = Relay(directory, message_log, time.time, turn.call_soon)
+    flushes = FlushScheduler(partial(reactor.callLater, 0))
+    relay = Relay(directory, message_log, time.time, flushes.call_soon)
     # What an embedding program's own authenticator has answered is that program's to remember.
     denials = (
         DenialCache(secrets.token_bytes(), config.denial_memory)
@@ -96,7 +96,7 @@ def build(
     if connections is None:
         connections = descriptors.for_connections(descriptors.limit(), config.webserver_checks)
     factory = ChatFactory(
-        config, relay, directory, authenticator, reactor, turn, index, denials, connections=connections
+        config, relay, directory, authenticator, reactor, flushes, index, denials, connections=connections
     )
     service = ChatRelayService(config, reactor, factory, relay, message_log, authenticator, log_name)
     for description in config.listen:
@@ -220,7 +220,7 @@ class ChatRelayService(MultiService):
 
     def not_ready(self) -> str | None:
         """Why no client can be served now; None where they can."""
-        if self.factory.stopping:
+        if self.factory.registry.stopping:
             return "the relay is stopping"
         if not self.message_log.is_open:
             return "the message log cannot be written: the relay's own lines say why"
@@ -246,7 +246,7 @@ class ChatRelayService(MultiService):
         :raises CannotListenError: where a port can't be opened.
         """
         self.message_log.start()
-        self.factory.stopping = False
+        self.factory.registry.stopping = False
         try:
             super().startService()
             if self.ops is not None:
@@ -266,17 +266,17 @@ class ChatRelayService(MultiService):
     async def _stop(self) -> None:
         limit, clock = self.config.drain_time, self._reactor
         with TimeLimit(clock, limit * TURNS_SHARE) as for_turns, TimeLimit(clock, limit) as for_all:
-            self.factory.stopping = True
+            self.factory.registry.stopping = True
             if self._once_running is not None and self._once_running.active():
                 self._once_running.cancel()
             if isinstance(self._authenticator, WebserverAuthenticator):
                 self._authenticator.stop_startup_check()
             await super().stopService()
             # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
-            await for_turns.wait(Deferred.fromCoroutine(self.factory.close_by_turns()))
-            await for_all.wait(self.factory.close_all())
-        self.factory.abort_all()
-        if self.factory.connections:
+            await for_turns.wait(Deferred.fromCoroutine(self.factory.registry.close_by_turns()))
+            await for_all.wait(self.factory.registry.close_all())
+        self.factory.registry.abort_all()
+        if self.factory.registry.connections:
             await deferLater(self._reactor, 0)  # Twisted tells of each in its next turn, and so the operator is told
         self.factory.stop_sweeping()
         # The log, which may have a slow disk to wait for, has as long again.

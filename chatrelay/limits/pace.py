@@ -11,10 +11,10 @@ from typing import Protocol
 
 from chatrelay.limits.deadlines import Deadlines
 
-LEAST_TAKEN = 64 * 1024
+MIN_PROGRESS = 64 * 1024
 """Bytes that a client takes in its unread-time at the least, unless it takes all there is."""
 
-MAX_AHEAD = 16 * LEAST_TAKEN
+MAX_AHEAD = 16 * MIN_PROGRESS
 """Bytes that count for a client's pace although it took them earlier, at most.
 
 A kernel acknowledges in jumps once its buffer is full: jumps of 110 KB were seen on loopback, of 590 KB where the
@@ -22,7 +22,7 @@ buffer had grown to 6 MB. Between two of them a client that reads all the time s
 """
 
 
-MAX_DEBT = LEAST_TAKEN // 2
+MAX_DEBT = MIN_PROGRESS // 2
 """Bytes by which a client may be behind its pace after an unread-time.
 
 A link may stand still for a part of it: after a loss, or while the sender's congestion control looks for the delay of
@@ -46,13 +46,13 @@ def left_of_pace(ahead: float, taken: int) -> float:
     :param ahead: what it was before.
     :param taken: bytes that it has taken in that time.
     """
-    return min(ahead + taken, MAX_AHEAD) - LEAST_TAKEN
+    return min(ahead + taken, MAX_AHEAD) - MIN_PROGRESS
 
 
 class SlowReader(Hashable, Protocol):
     """The buffer of a client, as far as its pace is concerned."""
 
-    def unread_for_long(self) -> None:
+    def unread_time_passed(self) -> None:
         """The unread-time is over."""
 
 
@@ -72,7 +72,7 @@ class SlowReaders:
         self._deadlines: Deadlines[SlowReader] = Deadlines(unread_time)
         self.unread_time = unread_time
         self.seconds = seconds
-        self.pace = LEAST_TAKEN / unread_time if unread_time else 0.0
+        self.pace = MIN_PROGRESS / unread_time if unread_time else 0.0
 
     @property
     def are_limited(self) -> bool:

@@ -16,7 +16,7 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper as HAProxy
 from txaio.tx import make_logger
 
 from chatrelay.websocket.compression import MIN_COMPRESSED
-from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.outbox import Outbox
 from chatrelay.wire.codes import Close
 from chatrelay.wire.frames import TextValidator
 
@@ -127,7 +127,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
 
     factory: ChatFactory
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
-    outgoing: OutgoingBuffer
+    outgoing: Outbox
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
     __slots__ = ("_fast_path", "_message_size")
@@ -198,7 +198,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
             self.outgoing.send(payload)
 
     def send_text_frame(self, payload: bytes) -> None:
-        """Have Autobahn make a text frame and write it; for `OutgoingBuffer` where it makes none itself."""
+        """Have Autobahn make a text frame and write it; for `Outbox` where it makes none itself."""
         if self.is_compressed and MIN_COMPRESSED <= len(payload) <= self._message_size:
             super().sendMessage(payload)
         else:

@@ -21,6 +21,7 @@ from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.config.options import Config
 from chatrelay.interfaces import Authenticator
+from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import InflowRates
@@ -30,11 +31,12 @@ from chatrelay.relay.directory import Directory
 from chatrelay.websocket.closing import EndLines
 from chatrelay.websocket.compression import accept_compression
 from chatrelay.websocket.handshake import Handshakes
-from chatrelay.websocket.outbox import Turn
+from chatrelay.websocket.log_limiter import LogLimiter
+from chatrelay.websocket.outbox import FlushScheduler
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.protocol import ChatProtocol
-from chatrelay.websocket.registry import Connections
-from chatrelay.websocket.sweep import Ends
+from chatrelay.websocket.registry import Registry
+from chatrelay.websocket.sweep import Sweep
 
 log = Logger("chatrelay.websocket")
 
@@ -42,7 +44,7 @@ RECHECKS = 8
 """How many sessions are asked about again at once, where webserver-checks has no limit."""
 
 
-class ChatFactory(Connections, WebSocketServerFactory):
+class ChatFactory(WebSocketServerFactory):
     """What all connections share.
 
     :param config: the limits, the origins and the session cookie.
@@ -50,7 +52,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
     :param directory: who is here.
     :param authenticator: who knows whose session it is.
     :param reactor: for time.
-    :param turn: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
+    :param flushes: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
     :param index: which of the site's sessions each connection came in by.
     :param denials: the denials that are remembered; None where none is.
     :param chance: a random number from 0 to 1.
@@ -67,15 +69,20 @@ class ChatFactory(Connections, WebSocketServerFactory):
         directory: Directory,
         authenticator: Authenticator,
         reactor: Any,
-        turn: Turn | None = None,
+        flushes: FlushScheduler | None = None,
         index: SessionIndex | None = None,
         denials: DenialCache | None = None,
         chance: Callable[[], float] = random.random,
         connections: int = 0,
     ) -> None:
         WebSocketServerFactory.__init__(self, server="chatrelay", reactor=reactor)
-        Connections.__init__(self, config, relay, reactor, chance)
+        self.config = config
+        self.relay = relay
         self.directory = directory
+        self.seconds = reactor.seconds
+        self.log_limiter = LogLimiter()
+        active = ActiveTime(reactor.seconds)
+        self.registry = Registry(config, relay.drain, active, reactor, chance)
         # Logins have the other three quarters of webserver-checks to themselves.
         at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
         seconds = reactor.seconds
@@ -89,7 +96,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
             verdicts.ask,
             seconds,
             chance,
-            self.active.now,
+            active.now,
             verdicts.give_up,
             recheck_lines.behind,
             recheck_lines.on_time,
@@ -103,8 +110,6 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.unauthenticated,
             config.unauthenticated_per_address,
         )
-        # Those behind the PROXY protocol whose handshakes are not complete, and whose addresses may not be known yet.
-        self.awaiting_address: dict[ChatProtocol, None] = {}
         self.peers = Peers(config.trusted_proxy, self.admission)
         self.handshakes = Handshakes(config, seconds)
         self.logins = Logins(
@@ -130,8 +135,20 @@ class ChatFactory(Connections, WebSocketServerFactory):
             config.message_size,
             config.control_frames_per_second,
         )
-        self.turn = turn or Turn(partial(reactor.callLater, 0))
-        self.end_lines = EndLines(config.log_format == "json", self.may_tell)
+        self.flushes = flushes or FlushScheduler(partial(reactor.callLater, 0))
+        self.end_lines = EndLines(config.log_format == "json", self.log_limiter.allow)
+        self.sweep = Sweep(
+            {
+                "refused origins": lambda now: self.handshakes.tell_how_many_origins(),
+                "limits of disconnected users": lambda now: self.send_limits.forget(self.seconds()),
+                "addresses with denied logins": lambda now: self.logins.throttle.sweep(),
+                "log messages that were left out": lambda now: self.log_limiter.report(),
+                **self.registry.sweep_tasks(),
+                "recheck-interval": lambda now: self.logins.rechecks.sweep(),
+            },
+            active,
+            reactor,
+        )
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
             webStatus=False,
@@ -156,7 +173,7 @@ class ChatFactory(Connections, WebSocketServerFactory):
     # Whose session it is ---------------------------------------------------------
 
     def _log_denials(self, address: str) -> None:
-        if self.may_tell("addresses with too many denied logins"):
+        if self.log_limiter.allow("addresses with too many denied logins"):
             log.info(
                 "too many logins from {address} were denied: for now, more of them are denied without asking the "
                 "webserver (logins-per-minute)",
@@ -169,24 +186,13 @@ class ChatFactory(Connections, WebSocketServerFactory):
         """Twisted: a port begins to listen."""
         self.start_sweeping()
 
-    def connections_awaiting_address(self) -> tuple[ChatProtocol, ...]:
-        """The connections behind the PROXY protocol whose addresses may not be known yet."""
-        return tuple(self.awaiting_address)
-
-    def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
-        """What is looked at, in this order: what is to be told or forgotten, the connections, the sessions."""
-        return {
-            "origins that were too many": lambda now: self.handshakes.tell_how_many_origins(),
-            "users who have gone": lambda now: self.send_limits.forget(self.seconds()),
-            "addresses with denied logins": lambda now: self.logins.throttle.sweep(),
-            "addresses behind the PROXY protocol": lambda now: (
-                each.locate for each in self.connections_awaiting_address()
-            ),
-            **super().parts_of_a_sweep(),
-            "recheck-interval": lambda now: self.logins.rechecks.sweep(),
-        }
+    def start_sweeping(self) -> None:
+        """Begin to check time limits."""
+        self.registry.has_stopped = False
+        self.sweep.start()
 
     def stop_sweeping(self) -> None:
-        """Look at deadlines no more."""
-        super().stop_sweeping()
+        """Check no more time limits, and log what was not logged yet."""
+        self.sweep.stop()
+        self.log_limiter.report()
         self.handshakes.tell_how_many_origins(at_least=0)

@@ -1,12 +1,12 @@
-"""Pings: which clients are asked for a sign of life, when, and who gave none.
+"""Pings: which clients to ping, when, and which of them showed no activity afterwards.
 
-Pure: the time and the chance are handed in, and who asks sends the pings and
-closes. A user whose network went away is found so, and does not count as
-connected until the operating system notices, which can take hours.
+Pure: the time and the chance are handed in. The caller sends the pings and closes connections.
 
-What counts as a sign of life is a number that changes (`Alive`): it is looked
-at when a ping is sent and when its time is over, so that nothing is done for
-each message or pong that comes.
+A user whose network went away is found this way. Otherwise they would count as connected until the operating system
+notices, which can take hours.
+
+Activity is a value that changes (`Alive`). It is read when a ping is sent and when the ping's time is over, so that a
+message or a pong costs nothing here.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Generic, Protocol, TypeVar
 
 from chatrelay.limits.deadlines import Deadlines
 
-SLOT = 0.25
-"""Seconds between the pings of those whose turns follow each other; longer where there would be too many slots."""
+MIN_SLOT_SECONDS = 0.25
+"""Seconds between two slots of a schedule; longer where there would be more than `MAX_SLOTS`."""
 
 MAX_SLOTS = 1000
-"""Into how many parts an interval is divided at most."""
+"""Parts into which an interval is divided."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Turns(Generic[Key]):
-    """Keys, each of which has its turn once in an interval; all turns are spread over it by chance.
+class PingSchedule(Generic[Key]):
+    """When each key is due: once in an interval, in a slot that is chosen by chance.
 
-    :param interval: seconds; 0 means that no turn ever comes.
+    :param interval: seconds; 0 means that no key is ever due.
     :param chance: a random number from 0 to 1.
     """
 
     def __init__(self, interval: float, chance: Callable[[], float]) -> None:
-        count = min(MAX_SLOTS, max(1, round(interval / SLOT))) if interval else 0
+        count = min(MAX_SLOTS, max(1, round(interval / MIN_SLOT_SECONDS))) if interval else 0
         self._slots: list[dict[Key, None]] = [{} for _ in range(count)]
         self._slot_seconds = interval / count if count else math.inf
         self._slot_of: dict[Key, int] = {}
@@ -42,20 +42,20 @@ class Turns(Generic[Key]):
         self._at: int | None = None
 
     def add(self, key: Key) -> None:
-        """Give `key` a turn, the first within an interval."""
+        """Give `key` a slot; it is due for the first time within one interval."""
         if self._slots:
             self.remove(key)
             slot = self._slot_of[key] = int(self._chance() * len(self._slots)) % len(self._slots)
             self._slots[slot][key] = None
 
     def remove(self, key: Key) -> None:
-        """Take `key` out; nothing happens where it is not known."""
+        """Remove `key`; nothing happens where it is not known."""
         slot = self._slot_of.pop(key, None)
         if slot is not None:
             del self._slots[slot][key]
 
-    def come(self, now: float) -> list[Key]:
-        """The keys whose turn has come since the last call, each once."""
+    def due(self, now: float) -> list[Key]:
+        """Return the keys that have become due since the last call, each once."""
         count = len(self._slots)
         at = int(now / self._slot_seconds)
         before, self._at = self._at, at
@@ -68,52 +68,52 @@ class Turns(Generic[Key]):
 
 
 class Alive(Hashable, Protocol):
-    """A connection, as far as its life is concerned."""
+    """A connection, as far as its activity is concerned."""
 
-    def signs_of_life(self) -> object:
-        """Something that compares unequal after each message, ping or pong that came."""
+    def activity(self) -> object:
+        """Return a value that compares unequal after each message, ping or pong that came."""
 
 
 Pinged = TypeVar("Pinged", bound=Alive)
 
 
 class Pings(Generic[Pinged]):
-    """Who is to be pinged, and who did not answer.
+    """Which connections are due for a ping, and which did not answer one.
 
     :param interval: seconds between the pings of a connection; 0 for no pings.
-    :param timeout: seconds in which a sign of life must come after one; 0 for no limit.
+    :param timeout: seconds in which there must be activity after a ping; 0 for no limit.
     :param chance: a random number from 0 to 1.
     """
 
     def __init__(self, interval: float, timeout: float, chance: Callable[[], float]) -> None:
-        self._turns: Turns[Pinged] = Turns(interval, chance)
+        self._schedule: PingSchedule[Pinged] = PingSchedule(interval, chance)
         self._deadlines: Deadlines[Pinged] = Deadlines(timeout)
-        self._signs: dict[Pinged, object] = {}
+        self._activity: dict[Pinged, object] = {}  # at the last ping, until something came after it
 
     def opened(self, connection: Pinged) -> None:
-        """A connection is open: it has its turns from now on."""
-        self._turns.add(connection)
+        """A connection is open: ping it from now on."""
+        self._schedule.add(connection)
 
-    def left(self, connection: Pinged) -> None:
-        """A connection is closing; nothing happens where it was not known."""
-        self._turns.remove(connection)
+    def closing(self, connection: Pinged) -> None:
+        """A connection is closing: ping it no more. Nothing happens where it was not known."""
+        self._schedule.remove(connection)
         self._deadlines.stop(connection)
-        self._signs.pop(connection, None)
+        self._activity.pop(connection, None)
 
     def due(self, now: float) -> list[Pinged]:
-        """Who is to be pinged now. Who has been, has not answered and still has time is not asked again."""
-        come = self._turns.come(now)
-        silent = set(self._still_silent(come))
-        return [connection for connection in come if connection not in silent]
+        """Return the connections to ping now. One that still has time to answer its last ping is left out."""
+        due = self._schedule.due(now)
+        silent = set(self._still_silent(due))
+        return [connection for connection in due if connection not in silent]
 
     def sent(self, connection: Pinged, now: float) -> None:
-        """A ping was sent: the time for a sign of life begins."""
+        """A ping was sent: its timeout begins."""
         if self._deadlines.seconds:
-            self._signs[connection] = connection.signs_of_life()
+            self._activity[connection] = connection.activity()
             self._deadlines.start(connection, now)
 
     def unanswered(self, now: float) -> list[Pinged]:
-        """Return who has given no sign of life in time.
+        """Return the connections that showed no activity in time.
 
         :param now: active seconds (`chatrelay.limits.active_time`), so that what came before the deadline has been
             read.
@@ -121,17 +121,17 @@ class Pings(Generic[Pinged]):
         return self._still_silent(self._deadlines.expired(now))
 
     def _still_silent(self, connections: list[Pinged]) -> list[Pinged]:
-        """Those who were pinged and have not answered; who has is noted."""
+        """Return those that were pinged and showed no activity since; forget the pings of the others."""
         silent = []
         for connection in connections:
-            if connection in self._signs:
-                if self._signs[connection] == connection.signs_of_life():
+            if connection in self._activity:
+                if self._activity[connection] == connection.activity():
                     silent.append(connection)
                 else:
-                    del self._signs[connection]
+                    del self._activity[connection]
                     self._deadlines.stop(connection)
         return silent
 
     def __len__(self) -> int:
-        """How many connections have their turns."""
-        return len(self._turns)
+        """Return how many connections are pinged."""
+        return len(self._schedule)

@@ -34,7 +34,7 @@ from chatrelay.websocket.autobahn import AutobahnProtocol
 from chatrelay.websocket.closing import NO_CODE, End
 from chatrelay.websocket.compression import MAX_ADDED
 from chatrelay.websocket.handshake import NO_HANDSHAKE, http_error, printable
-from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.peer import Peer
 from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
@@ -96,7 +96,7 @@ class ChatProtocol(AutobahnProtocol):
         self._between_messages = False
         self.remote = Peer(self.transport)
         self._inflow = Inflow(self.factory.inflow_rates, self.factory.seconds())
-        if self.factory.is_over:
+        if self.factory.registry.has_stopped:
             self.state = self.STATE_CLOSED
             self.factory.end_lines.connection_cut(self.remote.name)
             self.transport.abortConnection()
@@ -107,28 +107,33 @@ class ChatProtocol(AutobahnProtocol):
             return
         self._began = self.factory.seconds()
         super().connectionMade()
-        self.outgoing = OutgoingBuffer(
-            self, self.transport, self.factory.turn, self.factory.slow_readers, config.unread_size, config.fast_path
+        self.outgoing = Outbox(
+            self,
+            self.transport,
+            self.factory.flushes,
+            self.factory.registry.slow_readers,
+            config.unread_size,
+            config.fast_path,
         )
         if config.ping_interval and config.ping_timeout:
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
-        self.factory.accepted(self)
+        self.factory.registry.accepted(self)
         if self.remote.has_proxy_protocol:
-            self.factory.awaiting_address[self] = None
+            self.factory.registry.awaiting_address[self] = None
 
     def _turn_away(self, full: Full) -> None:
         """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment."""
         factory = self.factory
         self.state = self.STATE_CLOSED
         factory.end_lines.connection_refused(self.remote.name, full)
-        factory.closing_deadlines.start(self, factory.active.now())
-        factory.refused.add(self)
+        factory.registry.closing_deadlines.start(self, factory.registry.active.now())
+        factory.registry.refused.add(self)
         if ISSLTransport.providedBy(self.transport):
             self.transport.abortConnection()  # to say anything would take a TLS handshake first
             return
         self._refusal = http_error(full.status, full.why)
         # Many clients are confused by an answer that comes before they have asked, or lose it.
-        if len(factory.refused) > MAX_REFUSED:
+        if len(factory.registry.refused) > MAX_REFUSED:
             self._answer_refused()
 
     def _answer_refused(self) -> None:
@@ -240,7 +245,7 @@ class ChatProtocol(AutobahnProtocol):
         return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
 
     def _tell_of_defect(self, failure: Failure) -> None:
-        if self.factory.may_tell("handshakes that met a defect"):
+        if self.factory.log_limiter.allow("handshakes that met a defect"):
             # Without the exception's own text: the session cookie may be in it.
             log.critical(
                 "a handshake met a defect, {kind}; please report it. It was met in:\n{frames}",
@@ -250,7 +255,7 @@ class ChatProtocol(AutobahnProtocol):
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
-        self.factory.awaiting_address.pop(self, None)
+        self.factory.registry.awaiting_address.pop(self, None)
         self.factory.peers.locate(self.remote, self.http_request_data)
         self.factory.handshakes.check_origin(self.http_request_data)
         if not any(request.protocols):
@@ -290,14 +295,14 @@ class ChatProtocol(AutobahnProtocol):
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
         self.outgoing.open()
-        factory.opened(self)
+        factory.registry.opened(self)
 
     def locate(self) -> None:
         """Count the connection at the address in its PROXY header, if the header has come by now."""
         if self.state != self.STATE_CONNECTING:
-            self.factory.awaiting_address.pop(self, None)
+            self.factory.registry.awaiting_address.pop(self, None)
         elif self.remote.is_announced:
-            self.factory.awaiting_address.pop(self, None)
+            self.factory.registry.awaiting_address.pop(self, None)
             try:
                 self.factory.peers.locate_announced(self.remote)
             except ConnectionDeny as denied:
@@ -390,7 +395,7 @@ class ChatProtocol(AutobahnProtocol):
         self._inflow.logged_in(factory.inflow_rates, factory.seconds())
         if self._pausing is not None:
             self._pausing.reset(0)
-        factory.login_deadlines.stop(self)
+        factory.registry.login_deadlines.stop(self)
         assert self.remote.slot is not None
         factory.admission.logged_in(self.remote.slot)
 
@@ -417,7 +422,7 @@ class ChatProtocol(AutobahnProtocol):
         self._frames = self._packed = 0
         if self.state != self.STATE_OPEN and self.session is not None and not self.session.received_too_late():
             self._hear_no_more()
-        self.factory.message_deadlines.start(self, self.factory.active.now())
+        self.factory.registry.message_deadlines.start(self, self.factory.registry.active.now())
         super().onMessageBegin(isBinary)
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -444,7 +449,7 @@ class ChatProtocol(AutobahnProtocol):
 
     def onMessageEnd(self) -> None:
         """Autobahn: the last frame of a message ended."""
-        self.factory.message_deadlines.stop(self)
+        self.factory.registry.message_deadlines.stop(self)
         super().onMessageEnd()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -464,7 +469,7 @@ class ChatProtocol(AutobahnProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Autobahn: a ping came. Pongs count towards the budget: who pings and does not read is cut, too."""
-        if self._within_control_frame_limit() and self.outgoing.within_budget(len(payload) + MAX_HEADER):
+        if self._within_control_frame_limit() and self.outgoing.charge(len(payload) + MAX_HEADER):
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
@@ -516,8 +521,8 @@ class ChatProtocol(AutobahnProtocol):
             # Autobahn would log an error, and anybody can cause as many as they like.
             reason = Failure(ConnectionLost("TLS failed"))
         if self.remote.slot is None:
-            self.factory.closing_deadlines.stop(self)
-            self.factory.refused.discard(self)
+            self.factory.registry.closing_deadlines.stop(self)
+            self.factory.registry.refused.discard(self)
             return
         super().connectionLost(reason)
         # What it sent and nobody read would otherwise stay until the garbage is collected.
@@ -526,15 +531,14 @@ class ChatProtocol(AutobahnProtocol):
         if self._pausing is not None:
             self._pausing.cancel()
             self._pausing = None
-        self.factory.awaiting_address.pop(self, None)
         self.factory.admission.left(self.remote.slot)
-        self.factory.lost(self)
+        self.factory.registry.disconnected(self)
         if not self._is_told:
             self._is_told = True
             self._tell_of_end(self._end or self._end_by_loss(error))
         # What refers to this and is referred to by it would stay, with all there is of a connection, until garbage
         # is collected, which may be after thousands of others: 10 KiB each.
-        self.outgoing.lost()
+        self.outgoing.disconnected()
         self.is_closed = succeed(None)  # Autobahn's own has this as its result
         self._receive = _take_nothing
 
@@ -568,11 +572,11 @@ class ChatProtocol(AutobahnProtocol):
     def _leave(self) -> None:
         """From here on, nothing is delivered to this client and nothing taken from it."""
         self._between_messages = False
-        self.outgoing.ended()
+        self.outgoing.closing()
         if self.session is not None:
             self.session.ended()
         self.factory.logins.left(self.outgoing)
-        self.factory.leaving(self)
+        self.factory.registry.closing(self)
 
     # Deadlines ---------------------------------------------------------------
 
@@ -584,38 +588,43 @@ class ChatProtocol(AutobahnProtocol):
     def message_timed_out(self) -> None:
         """The message-timeout has passed."""
         if self._pausing is not None:
-            self.factory.message_deadlines.start(self, self.factory.active.now())  # the rest may be there, unread
+            self.factory.registry.message_deadlines.start(
+                self, self.factory.registry.active.now()
+            )  # the rest may be there, unread
         else:
             self.fail(codes.MESSAGE_TOO_SLOW)
 
     def ping(self) -> None:
-        """Its turn to be pinged has come.
+        """Ping the client.
 
-        A ping to who is behind would wait behind all that; their unread-time finds those who are gone.
+        A client that is behind is not pinged: the ping would wait behind everything else, and the unread-time finds
+        whether it is gone.
         """
         if self.state != self.STATE_OPEN:
-            return  # the same look at the deadlines has closed it
-        self.outgoing.before_ping()
-        if not self.outgoing.is_left_to_slow_readers and self.outgoing.within_budget(MAX_HEADER):
+            return  # the same sweep has closed it
+        self.outgoing.about_to_ping()
+        if not self.outgoing.is_slow_reader and self.outgoing.charge(MAX_HEADER):
             self.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
-            self.factory.pings.sent(self, self.factory.active.now())
+            self.factory.registry.pings.sent(self, self.factory.registry.active.now())
 
     def ping_unanswered(self) -> None:
         """The ping-timeout has passed."""
         outgoing = self.outgoing
         if (
             self._is_pausing
-            or outgoing.is_left_to_slow_readers
+            or outgoing.is_slow_reader
             or outgoing.may_not_have_read_the_ping(self.factory.config.ping_timeout)
         ):
-            self.factory.pings.sent(self, self.factory.active.now())  # the ping is still out when that time is over
+            self.factory.registry.pings.sent(
+                self, self.factory.registry.active.now()
+            )  # the ping is still out when that time is over
         else:
             self.close(codes.NO_PONG)
 
-    def signs_of_life(self) -> object:
-        """Something that compares unequal after each message, ping or pong that came; see `websocket.keepalive`.
+    def activity(self) -> object:
+        """Return a value that compares unequal after each message, ping or pong that came; see `websocket.keepalive`.
 
-        And after each pause, as what it sends comes after what was too much, and may be a pong.
+        It does so after each pause, too: what the client sends comes after what was too much, and may be a pong.
         """
         session, control_frames = self.session, self._control_frames
         return (

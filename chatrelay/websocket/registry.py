@@ -1,13 +1,11 @@
-"""The connections there are: what has a time, what the operator is told of them, and how all are closed at the end.
+"""All connections: their time limits, their pings, and how they are closed when the relay stops.
 
-`Connections` is told what happens to each, looks at deadlines and pings, and
-says when one is to be ended. It must not know how: no handshake, no frame, no
-session and no message is known here, and nothing of Autobahn's.
+`Registry` is told what happens to each connection, and says when one is to be closed. How that is done is not known
+here: neither a handshake, a frame, a session nor a message, and nothing of Autobahn's.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, Protocol
@@ -15,38 +13,30 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from chatrelay.config.options import Config
-from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
+from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.deadlines import Deadlines
 from chatrelay.limits.pace import SlowReaders
-from chatrelay.relay.delivery import Relay
 from chatrelay.websocket.closing import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
 from chatrelay.websocket.keepalive import Pings
-from chatrelay.websocket.outbox import beneath
-from chatrelay.websocket.shutdown import Farewells
-from chatrelay.websocket.sweep import Ends, Sweep
+from chatrelay.websocket.outbox import innermost_transport
+from chatrelay.websocket.shutdown import ShutdownPacer
+from chatrelay.websocket.sweep import SWEEP_SECONDS, Actions, Check
 from chatrelay.wire import codes
 from chatrelay.wire.codes import Close
 
 log = Logger("chatrelay.websocket")
 
-SWEEP_SECONDS = TICK_SECONDS
-"""How often deadlines are looked at, and the least that a client has to answer a close frame."""
+SHUTDOWN_TICK_SECONDS = 0.05
+"""How often, while the relay stops, the next connections are closed."""
 
-TURN_SECONDS = 0.05
-"""How often, while the relay stops, the next connections are told so."""
-
-SWEEPS_TO_LOOK_BENEATH = 4
-"""In every so manieth sweep the transports beneath TLS are looked at: once a second."""
-
-MAX_LINES = 25
-"""Lines of one kind, such as anybody can cause, that are told between two sweeps; the rest are counted."""
+SWEEPS_PER_TLS_CHECK = 4
+"""In every fourth sweep, once a second, the transports beneath TLS are checked."""
 
 
-class Live(Hashable, Protocol):
-    """A connection, as far as its deadlines and its end are concerned."""
+class ManagedConnection(Hashable, Protocol):
+    """A connection, as far as its time limits and its end are concerned."""
 
     transport: Any
     state: Any
@@ -57,10 +47,16 @@ class Live(Hashable, Protocol):
         """Begin the closing handshake."""
 
     def abort(self, end: End = ...) -> None:
-        """Cut it without waiting for the client. The operator is told that it ended so, unless something had before."""
+        """End the TCP connection without waiting for the client.
+
+        :param end: what is logged as the reason, unless something had ended the connection before.
+        """
 
     def stop_taking(self) -> None:
-        """Take no more messages of it."""
+        """Accept no more messages of the client."""
+
+    def locate(self) -> None:
+        """Count the connection under its client's address, if the PROXY protocol has told that by now."""
 
     def login_timed_out(self) -> None:
         """The login-timeout has passed."""
@@ -69,213 +65,168 @@ class Live(Hashable, Protocol):
         """The message-timeout has passed."""
 
     def ping(self) -> None:
-        """Its turn to be pinged has come."""
+        """Ping the client."""
 
     def ping_unanswered(self) -> None:
         """The ping-timeout has passed."""
 
-    def signs_of_life(self) -> object:
-        """Something that compares unequal after each message, ping or pong that came."""
+    def activity(self) -> object:
+        """Return a value that compares unequal after each message, ping or pong that came."""
 
 
-class Connections:
+class Registry:
     """All connections together, each from when it is accepted until it is lost.
 
-    :param config: the times and the pings.
-    :param relay: drained before anybody is told that the relay stops.
-    :param reactor: for time.
+    :param config: the time limits and the intervals.
+    :param drain: returns a Deferred that fires when all messages that were accepted have been answered.
+    :param active: the clock of all time limits, which stands still while the process is held up.
+    :param reactor: for the timer of stopping.
     :param chance: a random number from 0 to 1.
-    :ivar active: the clock of all deadlines, which a hold-up of the process does not move.
-    :ivar connections: those that are there.
-    :ivar refused: those that were accepted and turned away, until they are lost.
+    :ivar connections: the connections that there are.
+    :ivar refused: connections that were accepted and refused at once, until they are lost.
+    :ivar awaiting_address: connections behind the PROXY protocol whose handshakes are not complete, and whose addresses
+        may not be known yet.
     :ivar stopping: whether the relay stops, and lets nobody in any more.
-    :ivar is_over: whether it has stopped: who comes by a port that is not the relay's own is cut at once.
+    :ivar has_stopped: whether it has stopped: a connection that comes by a port that is not the relay's own is ended at
+        once.
     """
 
-    def __init__(self, config: Config, relay: Relay, reactor: Any, chance: Callable[[], float]) -> None:
-        self.config = config
-        self.relay = relay
-        self.seconds = reactor.seconds
-        self.active = ActiveTime(reactor.seconds)
-        self.connections: set[Live] = set()
-        self.refused: set[Live] = set()
-        # What is beneath TLS, of those that have such a thing.
-        self._beneath: dict[Live, Any] = {}
-        self._sweeps = 0
+    def __init__(
+        self,
+        config: Config,
+        drain: Callable[[], Deferred[None]],
+        active: ActiveTime,
+        reactor: Any,
+        chance: Callable[[], float],
+    ) -> None:
+        self.active = active
+        self.connections: set[ManagedConnection] = set()
+        self.refused: set[ManagedConnection] = set()
+        self.awaiting_address: dict[ManagedConnection, None] = {}
         self.stopping = False
-        self.is_over = False
+        self.has_stopped = False
+        self.handshake_deadlines: Deadlines[ManagedConnection] = Deadlines(config.handshake_timeout)
+        self.login_deadlines: Deadlines[ManagedConnection] = Deadlines(config.login_timeout)
+        self.message_deadlines: Deadlines[ManagedConnection] = Deadlines(config.message_timeout)
+        self.closing_deadlines: Deadlines[ManagedConnection] = Deadlines(max(config.closing_timeout, SWEEP_SECONDS))
+        self.slow_readers = SlowReaders(config.unread_time, active.now)
+        self.pings: Pings[ManagedConnection] = Pings(config.ping_interval, config.ping_timeout, chance)
+        self._beneath_tls: dict[ManagedConnection, Any] = {}
+        self._sweeps = 0
+        self._drain = drain
+        self._drain_time = config.drain_time
         self._chance = chance
-        self._farewells: Farewells[Live] | None = None
-        self._telling = LoopingCall(self._tell_next)
-        self._telling.clock = reactor
-        self.handshake_deadlines: Deadlines[Live] = Deadlines(config.handshake_timeout)
-        self.login_deadlines: Deadlines[Live] = Deadlines(config.login_timeout)
-        self.message_deadlines: Deadlines[Live] = Deadlines(config.message_timeout)
-        self.closing_deadlines: Deadlines[Live] = Deadlines(max(config.closing_timeout, SWEEP_SECONDS))
-        self.slow_readers = SlowReaders(config.unread_time, self.active.now)
-        self.pings: Pings[Live] = Pings(config.ping_interval, config.ping_timeout, chance)
-        self._lines: Counter[str] = Counter()
+        self._shutdown: ShutdownPacer[ManagedConnection] | None = None
+        self._closing_next = LoopingCall(self._close_next)
+        self._closing_next.clock = reactor
         self._empty: Deferred[None] | None = None
-        self._sweep = Sweep(self.parts_of_a_sweep())
-        self._sweeping = LoopingCall(self.sweep)
-        self._sweeping.clock = reactor
 
     # A connection's life, told by the protocol -------------------------------
 
-    def accepted(self, connection: Live) -> None:
+    def accepted(self, connection: ManagedConnection) -> None:
         """A TCP connection was accepted."""
         self.connections.add(connection)
-        transport = beneath(connection.transport)
+        transport = innermost_transport(connection.transport)
         if transport is not connection.transport:
-            self._beneath[connection] = transport
+            self._beneath_tls[connection] = transport
         self.handshake_deadlines.start(connection, self.active.now())
 
-    def opened(self, connection: Live) -> None:
+    def opened(self, connection: ManagedConnection) -> None:
         """An opening handshake was completed."""
         self.handshake_deadlines.stop(connection)
-        if self.stopping and (self._farewells is None or connection not in self._farewells):
-            self._tell_of_stopping(connection)
+        if self.stopping and (self._shutdown is None or connection not in self._shutdown):
+            self._close_for_stopping(connection)
         else:
             self.login_deadlines.start(connection, self.active.now())
             self.pings.opened(connection)
 
-    def leaving(self, connection: Live) -> None:
+    def closing(self, connection: ManagedConnection) -> None:
         """A connection is closing, from either side."""
         self.handshake_deadlines.stop(connection)
         self.login_deadlines.stop(connection)
         self.message_deadlines.stop(connection)
-        self.pings.left(connection)
+        self.pings.closing(connection)
         if connection in self.connections:
             self.closing_deadlines.start(connection, self.active.now())
 
-    def lost(self, connection: Live) -> None:
+    def disconnected(self, connection: ManagedConnection) -> None:
         """A TCP connection is gone."""
         self.connections.discard(connection)
-        self._beneath.pop(connection, None)
+        self.awaiting_address.pop(connection, None)
+        self._beneath_tls.pop(connection, None)
         self.closing_deadlines.stop(connection)
-        if self._farewells is not None:
-            self._farewells.left(connection)
+        if self._shutdown is not None:
+            self._shutdown.disconnected(connection)
         if self._empty is not None and not self.connections:
             empty, self._empty = self._empty, None
             empty.callback(None)
 
-    # What is told of them ---------------------------------------------------
-
-    def may_tell(self, what: str) -> bool:
-        """Whether there may be a line about one more of these before the next sweep; else it is only counted."""
-        self._lines[what] += 1
-        return self._lines[what] <= MAX_LINES
-
-    def _tell_how_many_more(self) -> None:
-        lines, self._lines = self._lines, Counter()
-        for what, count in lines.items():
-            if count > MAX_LINES:
-                log.info("too many lines at once: {count} more {what}", count=count - MAX_LINES, what=what)
-
     # Time ------------------------------------------------------------------------
 
-    def start_sweeping(self) -> None:
-        """Begin to look at deadlines."""
-        self.is_over = False
-        if not self._sweeping.running:
-            self.active.begin()
-            self._sweeping.start(SWEEP_SECONDS, now=False).addErrback(self._sweep_failed)
+    def sweep_tasks(self) -> dict[str, Check]:
+        """Return the checks of the time limits, for a `chatrelay.websocket.sweep.Sweep`, in their order.
 
-    def _sweep_failed(self, failure: Failure) -> None:
-        """A sweep met a defect, and the loop has ended; deadlines must be looked at all the same."""
-        log.failure("looking at deadlines failed; please report it", failure=failure)
-        self.start_sweeping()
-
-    def sweep(self) -> None:
-        """Look at everything that has a time, and end what is over it."""
-        judged = self.active.tick()
-        if self.active.held_up:
-            log.warn(
-                "this process was held up for {seconds} s: that time counts towards no deadline",
-                seconds=round(self.active.held_up, 1),
-            )
-        self._sweep.look(judged)
-
-    def parts_of_a_sweep(self) -> dict[str, Callable[[float], Ends | None]]:
-        """What is looked at, in this order.
-
-        Whose time to leave is over comes first, as any other end would give
-        them that time anew; and pings come last, as nobody is pinged who has
-        just been closed.
+        Unanswered close frames come first, as every other end would begin the time for the answer anew. Pings come
+        last, as nobody is pinged who has just been closed.
         """
         return {
-            "lines that were too many": lambda now: self._tell_how_many_more(),
-            "closings that go unanswered": lambda now: (each.abort for each in self.closing_deadlines.expired(now)),
-            "handshake-timeout": lambda now: self._aborts(self.handshake_deadlines.expired(now), NO_HANDSHAKE_IN_TIME),
+            "addresses behind the PROXY protocol": lambda now: (each.locate for each in self._without_address()),
+            "unanswered close frames": lambda now: (each.abort for each in self.closing_deadlines.expired(now)),
+            "handshake-timeout": lambda now: _aborts(self.handshake_deadlines.expired(now), NO_HANDSHAKE_IN_TIME),
             "login-timeout": lambda now: (each.login_timed_out for each in self.login_deadlines.expired(now)),
             "message-timeout": lambda now: (each.message_timed_out for each in self.message_deadlines.expired(now)),
             "ping-timeout": lambda now: (each.ping_unanswered for each in self.pings.unanswered(now)),
-            "unread-time": lambda now: (each.unread_for_long for each in self.slow_readers.expired(now)),
-            "TLS that has ended": lambda now: self._aborts(self._ended_beneath(), TLS_CLOSED),
+            "unread-time": lambda now: (each.unread_time_passed for each in self.slow_readers.expired(now)),
+            "TLS connections that have ended": lambda now: _aborts(self._tls_ended(), TLS_CLOSED),
             "ping-interval": lambda now: (each.ping for each in self.pings.due(now)),
         }
 
-    def _aborts(self, connections: Iterable[Live], end: End) -> Ends:
-        return (partial(each.abort, end) for each in connections)
+    def _without_address(self) -> tuple[ManagedConnection, ...]:
+        return tuple(self.awaiting_address)
 
-    def _each(self, ends: Ends) -> None:
-        for end in ends:
-            try:
-                end()
-            # One connection's trouble must not keep all others from being ended.
-            except Exception:
-                log.failure("ending a connection failed; please report it")
+    def _tls_ended(self) -> list[ManagedConnection]:
+        """Return the open connections whose TLS has ended, while TCP still holds bytes that the client does not read.
 
-    def _ended_beneath(self) -> list[Live]:
-        """Open connections whose TLS has ended, while TCP waits to be rid of what is unread.
-
-        A client that says goodbye in TLS (or spoils it) and does not read has
-        Twisted's TLS close the TCP connection once all is sent, for which
-        there is no time limit, and tell us nothing until then.
+        A client may end TLS, or break it, and not read. Twisted's TLS then closes the TCP connection when all is sent,
+        for which there is no time limit, and tells the protocol nothing until then.
         """
         self._sweeps += 1
-        if self._sweeps % SWEEPS_TO_LOOK_BENEATH:
+        if self._sweeps % SWEEPS_PER_TLS_CHECK:
             return []
         return [
             connection
-            for connection, transport in self._beneath.items()
+            for connection, transport in self._beneath_tls.items()
             if transport.disconnecting and connection.state == connection.STATE_OPEN
         ]
-
-    def stop_sweeping(self) -> None:
-        """Look at deadlines no more."""
-        if self._sweeping.running:
-            self._sweeping.stop()
-        self._tell_how_many_more()
 
     # Stopping -------------------------------------------------------------------
 
     async def close_by_turns(self) -> None:
-        """Close the connections there are with 4000, spread over most of ``drain-time``; return when all were told.
+        """Close all connections with 4000, spread over most of ``drain-time``; return when every one had its turn.
 
-        Until its turn each goes on as ever. Then no message of it is taken
-        any more, those that were are answered, and it is closed.
+        Until its turn a connection works as before. Then no more message of it is accepted, those that were accepted
+        are answered, and it is closed.
         """
         self.stopping = True
-        self._farewells = Farewells(self.connections, self.config.drain_time, self.active.now(), self._chance)
+        self._shutdown = ShutdownPacer(self.connections, self._drain_time, self.active.now(), self._chance)
         try:
-            await self._telling.start(TURN_SECONDS)
-            await self.relay.drain()
+            await self._closing_next.start(SHUTDOWN_TICK_SECONDS)
+            await self._drain()
         finally:
-            if self._telling.running:
-                self._telling.stop()
-            self._farewells = None
+            if self._closing_next.running:
+                self._closing_next.stop()
+            self._shutdown = None
 
-    def _tell_next(self) -> None:
-        assert self._farewells is not None
-        told = self._farewells.due(self.active.now())
-        for connection in told:
+    def _close_next(self) -> None:
+        assert self._shutdown is not None
+        due = self._shutdown.due(self.active.now())
+        for connection in due:
             connection.stop_taking()
-        self.relay.drain().addCallback(lambda _: self._each(partial(self._tell_of_stopping, each) for each in told))
-        if not self._farewells:
-            self._telling.stop()
+        self._drain().addCallback(lambda _: _call_each(partial(self._close_for_stopping, each) for each in due))
+        if not self._shutdown:
+            self._closing_next.stop()
 
-    def _tell_of_stopping(self, connection: Live) -> None:
+    def _close_for_stopping(self, connection: ManagedConnection) -> None:
         if connection.state == connection.STATE_CONNECTING:
             connection.abort(STOPPING)
         else:
@@ -284,15 +235,28 @@ class Connections:
     def close_all(self) -> Deferred[None]:
         """Close every connection that is left with 4000, at once; wait until all are gone."""
         self.stopping = True
-        there = list(self.connections)
-        self._each(each.stop_taking for each in there)
-        self._each(partial(self._tell_of_stopping, each) for each in there)
+        connections = list(self.connections)
+        _call_each(each.stop_taking for each in connections)
+        _call_each(partial(self._close_for_stopping, each) for each in connections)
         if not self.connections:
             return succeed(None)
         self._empty = Deferred()
         return self._empty
 
     def abort_all(self) -> None:
-        """Cut the connections that are left."""
-        self.is_over = True
-        self._each(self._aborts(list(self.connections), STOPPING))
+        """End the TCP connections that are left."""
+        self.has_stopped = True
+        _call_each(_aborts(list(self.connections), STOPPING))
+
+
+def _aborts(connections: Iterable[ManagedConnection], end: End) -> Actions:
+    return (partial(each.abort, end) for each in connections)
+
+
+def _call_each(actions: Actions) -> None:
+    for action in actions:
+        try:
+            action()
+        # An error with one connection must not keep the others from being closed.
+        except Exception:
+            log.failure("closing a connection failed; please report it")

@@ -1,10 +1,10 @@
-"""The kernel's send queue of one connection: bound it, and ask what it holds.
+"""The kernel's send queue of one connection: bound it, and read what it holds.
 
-It knows sockets and options of Linux; it must not know what waits in the
-process, what is a frame, or what follows from an answer.
+This module knows sockets and options of Linux. It must not know what waits in the process, what a frame is, or what
+follows from an answer.
 
-The queue holds what the process has written and the client's kernel has not
-acknowledged. On a UNIX socket it holds what the client has not read.
+The queue holds what the process has written and the client's kernel has not acknowledged. On a UNIX socket it holds
+what the client has not read.
 """
 
 from __future__ import annotations
@@ -18,36 +18,33 @@ if sys.platform == "linux":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-SHARE = 8
-"""Which part of a budget the send buffer gets. Linux doubles that, to have room for its own bookkeeping."""
+BUDGET_DIVISOR = 8
+"""The send buffer gets this part of a budget. Linux doubles it, to have room for its own bookkeeping."""
 
-OVERSHOOT = 128 * 1024
-"""Bytes that Linux takes beyond a send buffer, at most.
-
-It looks at the bound before it fills a segment. 77 KB were seen.
-"""
+MAX_OVERSHOOT = 128 * 1024
+"""Bytes that Linux takes beyond a send buffer. It checks the bound before it fills a segment. 77 KB were seen."""
 
 MAX_BUFFER = 2**31 - 1
-"""Bytes: setsockopt(2) takes an int. The system has a lower bound of its own."""
+"""Bytes of a send buffer: setsockopt(2) takes an int. The system has a lower bound of its own."""
 
 TCP_INFO_SIZE = 128
 """Bytes of ``struct tcp_info`` that are read; Linux has had them since 4.1."""
 
 
 def bound(connection: socket.socket, budget: int) -> int:
-    """Bound the send queue by a part of a budget, which ends the kernel's own tuning of it.
+    """Bound the send queue by a part of a budget. That ends the kernel's own tuning of it.
 
     :param budget: bytes, 1 or more.
-    :returns: bytes that the queue holds at most.
+    :returns: how many bytes the queue can hold.
     """
     with suppress(OSError):  # the connection is lost already
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(budget // SHARE, MAX_BUFFER))
-        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + OVERSHOOT
-    return OVERSHOOT
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(budget // BUDGET_DIVISOR, MAX_BUFFER))
+        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + MAX_OVERSHOOT
+    return MAX_OVERSHOOT
 
 
 def unacknowledged(connection: socket.socket) -> int | None:
-    """How many bytes the queue holds (SIOCOUTQ, tcp(7) and unix(7)); None where the system does not tell."""
+    """Return how many bytes the queue holds (SIOCOUTQ, tcp(7) and unix(7)); None where the system does not tell."""
     if sys.platform == "linux":
         with suppress(OSError, ValueError):  # the socket is closed
             return int.from_bytes(ioctl(connection, TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -55,10 +52,10 @@ def unacknowledged(connection: socket.socket) -> int | None:
 
 
 def acknowledged(connection: socket.socket) -> int | None:
-    """How many bytes the client's kernel has acknowledged in all; None where the system does not tell.
+    """Return how many bytes the client's kernel has acknowledged in all; None where the system does not tell.
 
-    From ``tcpi_bytes_acked`` and, for what came after a segment that was lost, about ``tcpi_sacked`` segments of
-    ``tcpi_snd_mss``. A UNIX socket has none.
+    They are ``tcpi_bytes_acked`` and, for what came after a lost segment, about ``tcpi_sacked`` segments of
+    ``tcpi_snd_mss``. A UNIX socket has none of these.
     """
     if sys.platform == "linux":
         with suppress(OSError, struct.error):
@@ -71,10 +68,10 @@ def acknowledged(connection: socket.socket) -> int | None:
 def give_up_after(connection: socket.socket, seconds: float) -> bool:
     """Have the system end the connection when what was sent stays unacknowledged for so long.
 
-    Linux has that for TCP (RFC 5482).
+    Linux can do that for TCP (RFC 5482).
 
-    :param seconds: 0 for the system's own patience, which is long.
-    :returns: whether the system could be told.
+    :param seconds: 0 for the system's own timeout, which is long.
+    :returns: whether the system does so.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         with suppress(OSError):  # a UNIX socket, or a client that has left already
@@ -84,10 +81,11 @@ def give_up_after(connection: socket.socket, seconds: float) -> bool:
 
 
 def attempts(connection: socket.socket) -> tuple[int, int, float]:
-    """How often something was sent again, and a larger window asked for, in vain; and seconds since the last answer.
+    """Return the system's unanswered attempts to reach the client, and the seconds since its last answer.
 
-    From ``tcpi_retransmits``, ``tcpi_probes`` and ``tcpi_last_ack_recv``. A client that reads nothing and whose kernel
-    answers has neither. Systems other than Linux have no such struct, or another one of that name.
+    The attempts are those to send something again (``tcpi_retransmits``) and the requests for a larger window
+    (``tcpi_probes``); the seconds are from ``tcpi_last_ack_recv``. A client that reads nothing, but whose kernel
+    answers, has no unanswered attempts. Other systems have no such struct, or a different one of that name.
     """
     if sys.platform == "linux":
         with suppress(OSError, struct.error):

@@ -1,9 +1,8 @@
-"""Whose turn it is to be told that the relay stops.
+"""At which pace connections are closed while the relay stops.
 
-Pure: the time and the chance are handed in. Who is closed comes back after
-about the same wait as everybody else, so ten thousand that are closed at once
-come back at once. Each gets a turn instead, spread over part of the time that
-stopping may take; but where few are connected nobody waits for their sake.
+Pure: the time and the chance are handed in, and the caller closes the connections. A client that is closed comes back
+after about the same wait as every other, so ten thousand that are closed at once come back at once. Their turns are
+therefore spread over part of the time that stopping may take. Where few are connected, nobody waits.
 """
 
 from __future__ import annotations
@@ -13,52 +12,51 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
 
-SHARE = 0.8
-"""Of the time that stopping may take, what the turns may take. The rest is for closing handshakes."""
+TURNS_SHARE = 0.8
+"""The share of the time that stopping may take in which all turns come. The rest is for closing handshakes."""
 
-AT_ONCE = 20
-"""Connections that have the first turn."""
+FIRST_TURNS = 20
+"""Connections whose turn comes at once."""
 
-LEAST_RATE = 200.0
-"""Turns a second at the least, and where there is no limit to the time that stopping may take."""
+MIN_TURNS_PER_SECOND = 200.0
+"""The least rate of turns, and the rate where the time that stopping may take has no limit."""
 
 
-class Farewells(Generic[Key]):
-    """The turns of those who are there when a relay stops, in random order.
+class ShutdownPacer(Generic[Key]):
+    """The turns of the connections that there are when a relay stops, in random order.
 
-    Whoever leaves without having been told has taken a turn all the same, so
-    that connections end at one rate, whoever ends them.
+    A connection that ends before its turn uses the turn up, so that connections end at one rate, whoever ends them.
 
-    :param there: who is there.
+    :param connections: all of them.
     :param limit: seconds that stopping may take; 0 for no limit.
-    :param now: the present moment, in seconds.
+    :param now: seconds of any clock.
     :param chance: a random number from 0 to 1.
     """
 
-    def __init__(self, there: Iterable[Key], limit: float, now: float, chance: Callable[[], float]) -> None:
-        self._waiting = dict.fromkeys(sorted(there, key=lambda _: chance()))
+    def __init__(self, connections: Iterable[Key], limit: float, now: float, chance: Callable[[], float]) -> None:
+        self._waiting = dict.fromkeys(sorted(connections, key=lambda _: chance()))
         self._count = len(self._waiting)
         self._begun = now
-        in_time = (self._count - AT_ONCE) / max(limit * SHARE, 0.001) if limit else 0.0
-        self._rate = max(LEAST_RATE, in_time)
+        in_time = (self._count - FIRST_TURNS) / max(limit * TURNS_SHARE, 0.001) if limit else 0.0
+        self._rate = max(MIN_TURNS_PER_SECOND, in_time)
 
     def due(self, now: float) -> list[Key]:
-        """Take out and return those whose turn has come.
+        """Remove and return the connections whose turn has come.
 
-        :param now: the present moment, in seconds; set back, it brings no turn.
+        :param now: seconds of the same clock. A clock that is set back brings no turn.
         """
-        told = self._count - len(self._waiting)
-        turns = AT_ONCE + int(self._rate * (now - self._begun)) - told
+        done = self._count - len(self._waiting)
+        turns = FIRST_TURNS + int(self._rate * (now - self._begun)) - done
         return [self._waiting.popitem()[0] for _ in range(min(turns, len(self._waiting)))]
 
-    def left(self, key: Key) -> None:
-        """Somebody has gone by themselves; may be unknown, or told already."""
+    def disconnected(self, key: Key) -> None:
+        """A connection is gone. Nothing happens where it had its turn, or is not known."""
         self._waiting.pop(key, None)
 
     def __contains__(self, key: Key) -> bool:
-        """Whether a turn is still to come."""
+        """Return whether a connection still waits for its turn."""
         return key in self._waiting
 
     def __len__(self) -> int:
-        """How many turns are still to come."""
+        """Return how many connections wait for their turns."""
         return len(self._waiting)

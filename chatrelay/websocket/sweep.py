@@ -1,96 +1,132 @@
-"""A sweep: everything that has a time is looked at, part by part, four times a second.
+"""The sweep: four times a second it runs every check that has a time limit, one after the other.
 
-Pure: the time is handed in. A defect in one part keeps no other part from
-being looked at, and trouble with one connection no other connection from
-being ended. What the parts look at it must not know: they are handed in by
-whoever has them (`chatrelay.websocket.protocol`).
+A defect in one check keeps no other check from running, and an error with one connection keeps no other connection
+from being closed. What is checked is not known here: the checks are handed in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 
 log = Logger("chatrelay.websocket")
 
-Ends = Iterable[Callable[[], object]]
-"""What is to be called, one after the other, to end what is over its time."""
+SWEEP_SECONDS = TICK_SECONDS
+"""How often time limits are checked, and the least time that a client has to answer a close frame."""
 
-WELL_AFTER = 240
-"""So many sweeps in a row a part must go well to count as well again: a minute of them."""
+Actions = Iterable[Callable[[], object]]
+"""What to call, one after the other, because a time limit has passed."""
+
+Check = Callable[[float], Actions | None]
+"""Called with the time. It does what is due by itself, or returns the actions that do."""
+
+RECOVERY_SWEEPS = 240
+"""Sweeps in a row without a failure after which a check counts as recovered: one minute."""
 
 
-class _Part:
-    """One kind of what is looked at.
+class _Task:
+    """One check.
 
-    :ivar failures: since it was last well; 0 while it is.
-    :ivar went_well: how many sweeps in a row it has gone well since it failed.
+    :ivar failures: since it last recovered; 0 while it works.
+    :ivar successes: sweeps in a row without a failure since the last one.
     """
 
-    __slots__ = ("failures", "look", "name", "went_well")
+    __slots__ = ("check", "failures", "name", "successes")
 
-    def __init__(self, name: str, look: Callable[[float], Ends | None]) -> None:
+    def __init__(self, name: str, check: Check) -> None:
         self.name = name
-        self.look = look
+        self.check = check
         self.failures = 0
-        self.went_well = 0
+        self.successes = 0
 
 
 class Sweep:
-    """Looks at each part in its order, and ends what it finds before the next is looked at.
+    """Runs the checks in their order. What one of them finds is done before the next one runs.
 
-    The operator is told of a defect when it begins and when it is over: a
-    lasting one would fill the log with four tracebacks a second, and the
-    traceback of the first says it all.
+    A defect is logged when it begins and when it is over. A lasting one would otherwise fill the log with four
+    tracebacks a second.
 
-    :param parts: what each looks at, in the operator's words, and how: called with the time, it does what is due by
-        itself, or returns what does.
+    :param tasks: the name of each check, in words for the operator, and the check.
+    :param active: the clock of all time limits.
+    :param reactor: for the timer.
     """
 
-    def __init__(self, parts: Mapping[str, Callable[[float], Ends | None]]) -> None:
-        self._parts = [_Part(name, look) for name, look in parts.items()]
+    def __init__(self, tasks: Mapping[str, Check], active: ActiveTime, reactor: Any) -> None:
+        self._tasks = [_Task(name, check) for name, check in tasks.items()]
+        self._active = active
+        self._loop = LoopingCall(self.run)
+        self._loop.clock = reactor
 
-    def look(self, now: float) -> None:
-        """Look at every part.
+    def start(self) -> None:
+        """Begin to check; nothing happens where that has begun."""
+        if not self._loop.running:
+            self._active.begin()
+            self._loop.start(SWEEP_SECONDS, now=False).addErrback(self._restart)
+
+    def _restart(self, failure: Failure) -> None:
+        """Start again after a defect in `run` itself, which has ended the loop: time limits must hold all the same."""
+        log.failure("checking time limits failed; please report it", failure=failure)
+        self.start()
+
+    def stop(self) -> None:
+        """Check nothing more."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def run(self) -> None:
+        """Run every check now."""
+        now = self._active.tick()
+        if self._active.held_up:
+            log.warn(
+                "this process was held up for {seconds} s: that time counts towards no deadline",
+                seconds=round(self._active.held_up, 1),
+            )
+        self.check(now)
+
+    def check(self, now: float) -> None:
+        """Run every check.
 
         :param now: seconds of any clock, the same at each call.
         """
-        for part in self._parts:
-            failures = part.failures
+        for task in self._tasks:
+            failures = task.failures
             try:
-                # All that is found, before the first of it ends and changes what is looked at.
-                for end in tuple(part.look(now) or ()):
-                    self._end(end, part)
-            # A defect in one part must not keep the others from being looked at.
+                # All actions are found before the first of them changes what is checked.
+                for action in tuple(task.check(now) or ()):
+                    self._call(action, task)
+            # A defect in one check must not keep the others from running.
             except Exception:
-                self._failed(part)
-            if part.failures and part.failures == failures:
-                self._went_well(part)
+                self._failed(task)
+            if task.failures and task.failures == failures:
+                self._succeeded(task)
 
-    def _end(self, end: Callable[[], object], part: _Part) -> None:
+    def _call(self, action: Callable[[], object], task: _Task) -> None:
         try:
-            end()
-        # One connection's trouble must not keep all others from being ended.
+            action()
+        # An error with one connection must not keep the others from being closed.
         except Exception:
-            self._failed(part)
+            self._failed(task)
 
-    def _failed(self, part: _Part) -> None:
-        part.failures += 1
-        part.went_well = 0
-        if part.failures == 1:
+    def _failed(self, task: _Task) -> None:
+        task.failures += 1
+        task.successes = 0
+        if task.failures == 1:
             log.failure(
-                "looking at {what} failed; the rest is looked at as ever, and this is tried again and again, but not "
-                "told again until it goes well; please report it",
-                what=part.name,
+                "checking {what} failed; please report it. It is checked again four times a second, and further "
+                "failures are not logged until it recovers",
+                what=task.name,
             )
 
-    def _went_well(self, part: _Part) -> None:
-        part.went_well += 1
-        if part.went_well == WELL_AFTER:
+    def _succeeded(self, task: _Task) -> None:
+        task.successes += 1
+        if task.successes == RECOVERY_SWEEPS:
             log.warn(
-                "looking at {what} goes well again; it had failed {failures} times",
-                what=part.name,
-                failures=part.failures,
+                "checking {what} works again; it had failed {failures} times", what=task.name, failures=task.failures
             )
-            part.failures = 0
+            task.failures = 0

@@ -307,7 +307,7 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
         assert 0 <= fields["seconds"] < 4 * PATIENCE
     assert resets.count(True) < len(resets) / 10
     assert {event["level"] for event in events} == {"info"}
-    assert "too many lines" not in "".join(relay.output)
+    assert "too many log messages" not in "".join(relay.output)
     assert "chen-session" not in "".join(relay.output)
 
 

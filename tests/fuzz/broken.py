@@ -23,9 +23,9 @@ from chatrelay.relay.session import Session
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.keepalive import Pings
-from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.protocol import ChatProtocol
-from chatrelay.websocket.shutdown import Farewells
+from chatrelay.websocket.shutdown import ShutdownPacer
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
 from chatrelay.wire.v1 import SendRequest, UnusableFrame
@@ -98,7 +98,7 @@ def _asked_about_all_the_same(_: LoginThrottle, attempt: Any) -> None:
     attempt.verdict.callback(Unavailable("given up"))
 
 
-def _all_of_them(self: Farewells[Any], _: float) -> list[Any]:
+def _all_of_them(self: ShutdownPacer[Any], _: float) -> list[Any]:
     there = list(self._waiting)
     self._waiting.clear()
     return there
@@ -133,8 +133,8 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a uID goes out as a string": lambda: patch.object(
         wire, "message", lambda stamp, sender, to, content: _message(stamp, str(sender), to, content)
     ),
-    "messages are sent after the close frame": lambda: patch.object(OutgoingBuffer, "ended", _no_matter),
-    "what is unread has no bound": lambda: patch.object(OutgoingBuffer, "within_budget", _yes),
+    "messages are sent after the close frame": lambda: patch.object(Outbox, "ended", _no_matter),
+    "what is unread has no bound": lambda: patch.object(Outbox, "charge", _yes),
     "there is no limit on messages": lambda: patch.object(TokenBucket, "take", _yes),
     "a user may send without limit": lambda: patch.object(Sender, "may_send", _yes),
     "the site is asked whenever a user likes": lambda: patch.object(Session, "_may_ask_again", _yes),
@@ -146,7 +146,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a third denial closes nothing": lambda: patch("chatrelay.relay.session.MAX_DENIALS", 4),
     "eleven frames may be unusable": lambda: patch("chatrelay.relay.session.MAX_UNUSABLE_FRAMES", 11),
     "stopping waits for no answers": lambda: patch.object(Relay, "drain", lambda _: succeed(None)),
-    "stopping is told to all at once": lambda: patch.object(Farewells, "due", _all_of_them),
+    "stopping is told to all at once": lambda: patch.object(ShutdownPacer, "due", _all_of_them),
     "nobody is told of stopping": lambda: patch.object(ChatFactory, "_tell_of_stopping", _no_matter),
     "a user may have any number of connections": lambda: patch.object(Directory, "oldest_beyond", lambda *_: ()),
     "the newest connection goes": lambda: patch.object(Directory, "oldest_beyond", _newest_beyond),
@@ -156,8 +156,8 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "who has left is asked about": lambda: patch.object(LoginThrottle, "_given_up", _asked_about_all_the_same),
     "who gives no sign of life stays": lambda: patch.object(ChatProtocol, "ping_unanswered", _no_matter),
     "nobody is pinged": lambda: patch.object(Pings, "due", lambda *_: []),
-    "a pong is no sign of life": lambda: patch.object(ChatProtocol, "signs_of_life", lambda _: 0),
-    "slow readers have all the time": lambda: patch.object(OutgoingBuffer, "unread_for_long", _no_matter),
-    "frames that waited are not written": lambda: patch.object(outgoing.Turn, "touch", _no_matter),
+    "a pong is no sign of life": lambda: patch.object(ChatProtocol, "activity", lambda _: 0),
+    "slow readers have all the time": lambda: patch.object(Outbox, "unread_time_passed", _no_matter),
+    "frames that waited are not written": lambda: patch.object(outgoing.FlushScheduler, "schedule", _no_matter),
 }
 """What is wrong -> makes it so, as long as the context lasts."""

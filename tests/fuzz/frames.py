@@ -60,7 +60,11 @@ class Side:
             client.write(piece)
             self.clock.advance(0)
             self.clock.advance(0)
-            deadlines = (factory.login_deadlines, factory.message_deadlines, factory.closing_deadlines)
+            deadlines = (
+                factory.registry.login_deadlines,
+                factory.registry.message_deadlines,
+                factory.registry.closing_deadlines,
+            )
             shown.append(
                 (
                     client.read(),

@@ -39,7 +39,7 @@ from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import shutdown as stopping
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.websocket.outbox import OutgoingBuffer, Turn
+from chatrelay.websocket.outbox import FlushScheduler, Outbox
 from chatrelay.websocket.protocol import ChatProtocol
 from tests.end_to_end.promise import UID, Request, Row
 from tests.fuzz import model
@@ -228,7 +228,7 @@ class WatchedProtocol(ChatProtocol):
 
 
 class WatchedFactory(ChatFactory):
-    """Tells the world when deadlines are looked at, which connection is let go or lost, and when all are closed."""
+    """Makes connections that tell the world of themselves."""
 
     protocol = WatchedProtocol
     world: World
@@ -237,22 +237,6 @@ class WatchedFactory(ChatFactory):
         c = self.world.connection_of(connection)
         if c is not None:
             self.world.note(what, c, *arguments)
-
-    def sweep(self) -> None:
-        self.world.note(self.world.model.swept)
-        super().sweep()
-
-    def leaving(self, connection: ChatProtocol) -> None:
-        self.tell(self.world.model.left, connection)
-        super().leaving(connection)
-
-    def lost(self, connection: ChatProtocol) -> None:
-        self.tell(self.world.model.lost, connection)
-        super().lost(connection)
-
-    def close_all(self) -> Deferred[None]:
-        self.world.note(self.world.model.closed_all)
-        return super().close_all()
 
 
 class Client:
@@ -342,7 +326,7 @@ class World:
         self.site: Site | BareSite = Site(self.reactor, config) if guarded else BareSite()
         self.log = SteppedMessageLog() if held else MemoryMessageLog()
         self._watch_log()
-        turn = Turn(lambda call: self.reactor.callLater(0, call))
+        turn = FlushScheduler(lambda call: self.reactor.callLater(0, call))
         directory = Directory()
         self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
         # As the service has it: only what its own authenticator denied is remembered.
@@ -355,10 +339,11 @@ class World:
         self.factory = WatchedFactory(
             config, self.relay, directory, self, self.reactor, turn, denials=denials, chance=chance
         )
-        self.factory.connections = InOrder()  # type: ignore[assignment]
+        self.factory.registry.connections = InOrder()  # type: ignore[assignment]
         self._watch_rechecks()
         self._watch_slow_readers()
         self.factory.world = self
+        self._watch_connections()
         self.service = ChatRelayService(
             config, self.reactor, self.factory, self.relay, self.log, self.site, "moved by hand"
         )
@@ -378,8 +363,8 @@ class World:
 
     def __enter__(self) -> World:
         self._stack.enter_context(patch.object(relay_module, "MAX_WAITING", model.MAX_WAITING))
-        self._stack.enter_context(patch.object(stopping, "AT_ONCE", model.TURNS_AT_ONCE))
-        self._stack.enter_context(patch.object(stopping, "LEAST_RATE", model.LEAST_TURNS))
+        self._stack.enter_context(patch.object(stopping, "FIRST_TURNS", model.TURNS_AT_ONCE))
+        self._stack.enter_context(patch.object(stopping, "MIN_TURNS_PER_SECOND", model.LEAST_TURNS))
         # Failures that are meant to happen are nobody else's business.
         for module in (
             "relay.delivery",
@@ -621,13 +606,31 @@ class World:
         returned = True
         return asking
 
+    def _watch_connections(self) -> None:
+        """Note when time limits are checked, which connection is closing or gone, and when all are closed."""
+
+        def watch(owner: Any, name: str, note: Callable[..., None]) -> None:
+            really = getattr(owner, name)
+
+            def watched(*arguments: Any) -> Any:
+                note(*arguments)
+                return really(*arguments)
+
+            setattr(owner, name, watched)
+
+        registry, model = self.factory.registry, self.model
+        watch(self.factory.sweep, "check", lambda now: self.note(model.swept))
+        watch(registry, "closing", lambda connection: self.factory.tell(model.left, connection))
+        watch(registry, "disconnected", lambda connection: self.factory.tell(model.lost, connection))
+        watch(registry, "close_all", lambda: self.note(model.closed_all))
+
     def _watch_slow_readers(self) -> None:
-        slow_readers = self.factory.slow_readers
+        slow_readers = self.factory.registry.slow_readers
 
         def watch(name: str, what: str) -> None:
             really = getattr(slow_readers, name)
 
-            def watched(outgoing: OutgoingBuffer) -> None:
+            def watched(outgoing: Outbox) -> None:
                 for client in self.clients:
                     if getattr(client.protocol, "outgoing", None) is outgoing:
                         self.note(getattr(self.model, what), client.known)
@@ -784,15 +787,21 @@ class World:
         self.advance(model.DRAIN_TIME + 1)
         assert self.has_stopped, "everybody is closed, and the relay waits on"
         assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
-        assert not self.factory.connections and not len(self.factory.directory), "a connection is remembered"
+        assert not self.factory.registry.connections and not len(self.factory.directory), "a connection is remembered"
         assert not len(self.factory.logins.index) and not len(self.factory.logins.rechecks), "a login is remembered"
         self.advance(60)
-        self.factory.sweep()
+        self.factory.sweep.run()
         assert not len(self.factory.send_limits), "a user is remembered"
         assert not len(self.factory.logins.throttle), "an address is remembered"
-        assert not len(self.factory.pings) and not len(self.factory.slow_readers), "somebody gone is waited for"
-        deadlines = (self.factory.login_deadlines, self.factory.message_deadlines, self.factory.handshake_deadlines)
-        assert not any(map(len, (*deadlines, self.factory.closing_deadlines))), "a deadline is left"
+        assert not len(self.factory.registry.pings) and not len(self.factory.registry.slow_readers), (
+            "somebody gone is waited for"
+        )
+        deadlines = (
+            self.factory.registry.login_deadlines,
+            self.factory.registry.message_deadlines,
+            self.factory.registry.handshake_deadlines,
+        )
+        assert not any(map(len, (*deadlines, self.factory.registry.closing_deadlines))), "a deadline is left"
         self.model.check_promise(self.rows())
 
     def rows(self) -> list[Row]:

@@ -32,10 +32,10 @@ from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.session import Session
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.websocket.outbox import OutgoingBuffer
+from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.protocol import ChatProtocol
-from chatrelay.websocket.registry import Connections
-from chatrelay.websocket.shutdown import Farewells
+from chatrelay.websocket.registry import Registry
+from chatrelay.websocket.shutdown import ShutdownPacer
 from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
 
@@ -85,18 +85,18 @@ def pragma(text: str) -> None:
     replace(SqliteStore, "open", make)
 
 
-def look_not_at(part: str) -> None:
-    """Leave something out of what is looked at again and again for what is due."""
+def leave_out(check: str) -> None:
+    """Leave a check out of the sweep."""
 
-    def make(parts: Any) -> Any:
+    def make(sweep_tasks: Any) -> Any:
         def others(self: Any) -> Any:
-            kept = parts(self)
-            del kept[part]
+            kept = sweep_tasks(self)
+            del kept[check]
             return kept
 
         return others
 
-    replace(Connections, "parts_of_a_sweep", make)
+    replace(Registry, "sweep_tasks", make)
 
 
 # Not broken: what a short trial needs to see all there is -------------------------------
@@ -277,7 +277,7 @@ def _() -> None:
 
         return made
 
-    replace(OutgoingBuffer, "__init__", make)
+    replace(Outbox, "__init__", make)
 
 
 # Limits -------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def _() -> None:
 
 @named("forgets unread-size")
 def _() -> None:
-    replace(OutgoingBuffer, "within_budget", always(True))
+    replace(Outbox, "charge", always(True))
 
 
 @named("forgets message-size")
@@ -332,12 +332,12 @@ def _() -> None:
 
 @named("forgets handshake-timeout")
 def _() -> None:
-    look_not_at("handshake-timeout")
+    leave_out("handshake-timeout")
 
 
 @named("forgets pings")
 def _() -> None:
-    look_not_at("ping-interval")
+    leave_out("ping-interval")
 
 
 @named("goes by the clock on the wall")
@@ -352,7 +352,7 @@ def _() -> None:
 
 @named("tells all at once that it stops")
 def _() -> None:
-    replace(Farewells, "due", lambda due: lambda self, now: due(self, now + 3600))
+    replace(ShutdownPacer, "due", lambda due: lambda self, now: due(self, now + 3600))
 
 
 def _read_at_any_rate() -> None:
@@ -432,7 +432,7 @@ def _() -> None:
 
         return lost_and_kept
 
-    replace(Connections, "lost", make)
+    replace(Registry, "disconnected", make)
 
 
 # The webserver ------------------------------------------------------------------------------

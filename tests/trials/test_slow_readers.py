@@ -26,7 +26,7 @@ LEAST_SHARE = 64
 """Answers of the writer, who has as many requests under way at once, for one of the others: of a share, not a time."""
 
 TOO_SLOW = re.compile(r"connection of deaf-\d+ from .* ended by the relay with 4002")
-MORE = re.compile(r"too many lines at once: (\d+) more connections ended")
+MORE = re.compile(r"too many log messages at once: (\d+) more connections ended")
 
 
 def closed(relay: RelayProcess) -> int:

@@ -87,7 +87,7 @@ class Printed(WebSocketTestCase):
             "LoginThrottle",
         ):
             self.assertIn(name, printed)
-        for name in ("_Attempt", "_Address", "DenialCache", "OutgoingBuffer", "Deferred", "_Pending"):
+        for name in ("_Attempt", "_Address", "DenialCache", "Outbox", "Deferred", "_Pending"):
             self.assertIn(name, printed)
         del printed["HeldAuthenticator"]  # a test's own
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])

@@ -20,8 +20,8 @@ from zope.interface import directlyProvides
 
 from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
+from chatrelay.websocket import log_limiter
 from chatrelay.websocket import protocol as websocket
-from chatrelay.websocket import registry as connections
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
@@ -150,16 +150,16 @@ class Defects(ConnectingTestCase):
         self.assertNotIn(self.SECRET, defect[0])
         self.assertIn("ended by the relay with 1006", end)
         self.assertTrue(end.endswith("a defect, told before this"))
-        self.assertEqual(len(self.factory.connections), 0)
+        self.assertEqual(len(self.factory.registry.connections), 0)
 
     def test_many_defects_are_counted(self) -> None:
         self.patch(self.factory.handshakes, "check_origin", None)
-        for _ in range(connections.MAX_LINES + 5):
+        for _ in range(log_limiter.MAX_PER_SWEEP + 5):
             self.refusal()
         self.pass_time(1)
         lines = [line for line in self.said() if "met a defect" in line]
-        self.assertEqual(len(lines), connections.MAX_LINES + 1)
-        self.assertIn("too many lines at once: 5 more handshakes that met a defect", lines)
+        self.assertEqual(len(lines), log_limiter.MAX_PER_SWEEP + 1)
+        self.assertIn("too many log messages at once: 5 more handshakes that met a defect", lines)
 
     def test_nor_is_the_text_of_what_autobahn_catches(self) -> None:
         def fail(*_: object) -> None:
@@ -241,8 +241,8 @@ class Refusals(ConnectingTestCase):
         for _ in range(10):
             self.come().lost()
         self.assertEqual(self.factory.admission.connections, 1)
-        self.assertEqual(self.factory.connections, {inside.protocol})
-        self.assertEqual((len(self.factory.closing_deadlines), len(self.factory.refused)), (0, 0))
+        self.assertEqual(self.factory.registry.connections, {inside.protocol})
+        self.assertEqual((len(self.factory.registry.closing_deadlines), len(self.factory.registry.refused)), (0, 0))
 
     def test_when_somebody_has_gone_there_is_room(self) -> None:
         self.limit(connections=2)
@@ -263,7 +263,7 @@ class Refusals(ConnectingTestCase):
             self.come()
         self.pass_time(0.25)
         self.assertEqual(len([line for line in self.said() if "(connections 1)" in line]), 25)
-        self.assertIn("too many lines at once: 35 more connections refused", self.said())
+        self.assertIn("too many log messages at once: 35 more connections refused", self.said())
 
     def test_so_many_as_the_process_has_descriptors_for_where_the_options_do_not_say(self) -> None:
         for options, given, most in (({}, 2, 2), ({"connections": 3}, 2, 3), ({"connections": 0}, 2, 0), ({}, 0, 0)):
@@ -617,7 +617,7 @@ class ProxyProtocol(ConnectingTestCase):
             nothing_yet.open()
             for client in (*silent[:2], own, nothing_yet):
                 client.lost()
-            self.assertEqual((len(self.factory.awaiting_address), self.factory.admission.addresses()), (0, 0))
+            self.assertEqual((len(self.factory.registry.awaiting_address), self.factory.admission.addresses()), (0, 0))
 
     def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
         self.limit(unauthenticated_per_address=1, connections_per_address=1)

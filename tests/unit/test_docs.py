@@ -35,7 +35,6 @@ from chatrelay.relay import delivery as relay
 from chatrelay.relay import session
 from chatrelay.web import ops as web
 from chatrelay.websocket import closing as ends
-from chatrelay.websocket import registry as connections
 from chatrelay.websocket import sweep
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import CloseCode, Reason
@@ -165,7 +164,7 @@ class ProtocolPage(SynchronousTestCase):
             f"- {defaults['connections_per_user']} - the oldest is closed with 4504",
             f"so many connections ({defaults['connections_per_user']} unless changed)",
             f"- {defaults['unread_size'] // 1024**2} MiB - closed with 4002",
-            f"all that waits for it, or {pace.LEAST_TAKEN // 1024} KiB of it - {defaults['unread_time']:g} s - closed with",
+            f"all that waits for it, or {pace.MIN_PROGRESS // 1024} KiB of it - {defaults['unread_time']:g} s - closed with",
             f"- {defaults['ping_timeout']:g} s - closed with 4004",
             f"pings every {defaults['ping_interval']:g} s unless",
             f"- {rate:g} a second, {burst} at once - ``rate-limited``, then closed with 4503",
@@ -232,9 +231,9 @@ class OperatingPages(SynchronousTestCase):
         limit = Config().logins_per_minute
         closing = Config().closing_timeout
         self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
-        self.assertEqual(sweep.WELL_AFTER * connections.SWEEP_SECONDS, limits.MINUTE)
+        self.assertEqual(sweep.RECOVERY_SWEEPS * sweep.SWEEP_SECONDS, limits.MINUTE)
         for said in (
-            "It has gone well for a minute.",
+            "It has not failed for a minute.",
             f"that the site denied less than ``denial-memory`` ({Config().denial_memory:g} seconds) ago",
             f"{limit} at once, and {limit} a minute in the long run",
             f"one comes back every {limits.MINUTE / limit:g} seconds",

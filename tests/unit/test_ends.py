@@ -19,7 +19,7 @@ from chatrelay.app.json_log import line_of
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sendqueue
-from chatrelay.websocket.outbox import OutgoingBuffer, Turn, seconds_unacknowledged
+from chatrelay.websocket.outbox import FlushScheduler, Outbox, seconds_unacknowledged
 from chatrelay.websocket.protocol import MAX_REFUSED
 from chatrelay.wire import codes
 from tests.unit.test_connecting import ConnectingTestCase, Proxied
@@ -120,7 +120,7 @@ class Acknowledged(SynchronousTestCase):
         descriptor = Server.__new__(Server)
         descriptor.socket = peer
         protocol: Any = None
-        buffer = OutgoingBuffer(protocol, descriptor, Turn(lambda call: None), SlowReaders(0, float), 0, True)
+        buffer = Outbox(protocol, descriptor, FlushScheduler(lambda call: None), SlowReaders(0, float), 0, True)
         buffer.give_up_after(patience)
         buffer.stopProducing()
         return buffer.unacknowledged
@@ -270,15 +270,15 @@ class InJSON(EndsTestCase):
         self.assertEqual(self.told(), [])
 
     def test_who_comes_when_the_relay_has_stopped(self) -> None:
-        self.factory.abort_all()
+        self.factory.registry.abort_all()
         client = self.come()
         client.lost(ConnectionAborted())
         self.assertEqual(self.told(), [(self.level, "connection", "relay", 1006, "the relay is stopping")])
 
     def test_a_relay_that_stops(self) -> None:
         shaking, visitor, user = self.come(), self.come().open(), self.come().open().log_in()
-        self.factory.close_all()
-        self.factory.abort_all()
+        self.factory.registry.close_all()
+        self.factory.registry.abort_all()
         for client in (shaking, visitor, user):
             client.lost(ConnectionAborted())
         self.assertEqual(
@@ -343,9 +343,9 @@ class InText(InJSON):
     log_format = "text"
     many = {("info", "connection"): 25, ("info", "handshake"): 25, ("debug", "visitor"): 30, ("info", "user"): 25}
     more = [
-        "too many lines at once: 5 more connections refused",
-        "too many lines at once: 5 more handshakes refused",
-        "too many lines at once: 5 more connections ended",
+        "too many log messages at once: 5 more connections refused",
+        "too many log messages at once: 5 more handshakes refused",
+        "too many log messages at once: 5 more connections ended",
     ]
 
 

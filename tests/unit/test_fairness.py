@@ -28,7 +28,7 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.websocket.outbox import Turn
+from chatrelay.websocket.outbox import FlushScheduler
 from tests.unit.test_websocket import CLOSE, FAST_PATH, frame
 
 TURN = 64 * 1024
@@ -177,7 +177,7 @@ class Fairness(SynchronousTestCase):
     def serve(self, log: MessageLog, **options: Any) -> None:
         """Have a relay with this log and these options."""
         directory = Directory()
-        turn = Turn(lambda call: self.reactor.callLater(0, call))  # as the service makes it
+        turn = FlushScheduler(lambda call: self.reactor.callLater(0, call))  # as the service makes it
         relay = Relay(directory, log, self.reactor.seconds, turn.call_soon)
         options |= {"messages_per_second": 0, "user_messages_per_second": 0}  # a burst is what is looked at
         sessions = KnownSessions({"alice": 1, "bo": 2, "chen": 3})

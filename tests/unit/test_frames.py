@@ -171,7 +171,11 @@ class Both:
             clock.advance(0)
             clock.advance(0)
             transport = client.transport
-            deadlines = [len(factory.login_deadlines), len(factory.message_deadlines), len(factory.closing_deadlines)]
+            deadlines = [
+                len(factory.registry.login_deadlines),
+                len(factory.registry.message_deadlines),
+                len(factory.registry.closing_deadlines),
+            ]
             seen.append(
                 (
                     client.read(),

@@ -199,7 +199,7 @@ class Paused(SynchronousTestCase):
         """In small steps, each with a look at the deadlines."""
         for _ in range(round(seconds / 0.05)):
             self.clock.advance(0.05)
-            self.factory.sweep()
+            self.factory.sweep.run()
 
     def member(self, **options: Any) -> Client:
         """A client that is logged in."""
@@ -343,7 +343,7 @@ class Paused(SynchronousTestCase):
         self.pass_time(5)
         client.write(fragments(request(1), 20))
         self.pass_time(15)
-        self.assertEqual(self.factory.message_deadlines.seconds, 2)
+        self.assertEqual(self.factory.registry.message_deadlines.seconds, 2)
         self.pass_time(10)
         self.assertEqual([row.message.client_id for row in self.log.rows], [1])
 
@@ -383,11 +383,11 @@ class Paused(SynchronousTestCase):
 
     def test_a_pause_is_a_sign_of_life(self) -> None:
         client = self.client(frames_per_second=10).log_in()
-        before = client.protocol.signs_of_life()
+        before = client.protocol.activity()
         client.write(fragments(request(1), 64))
         self.assertTrue(self.is_paused(client))
         self.assertEqual(self.log.rows, [])
-        self.assertNotEqual(client.protocol.signs_of_life(), before)
+        self.assertNotEqual(client.protocol.activity(), before)
 
     def test_who_is_heard_no_more_stays_so(self) -> None:
         client = self.client(frames_per_second=10).log_in()

@@ -134,12 +134,14 @@ class Place:
     def left(self) -> dict[str, int]:
         """What is remembered, and of how many."""
         factory = self.factory
+        registry = factory.registry
         parts: dict[str, Any] = {
             name: part
-            for name, part in {**vars(factory), **vars(factory.logins), **vars(factory.logins.throttle)}.items()
+            for owner in (factory, registry, factory.logins, factory.logins.throttle)
+            for name, part in vars(owner).items()
             if isinstance(part, COUNTED)
         }
-        parts.update({name: getattr(factory, name) for name in ("connections", "refused", "_beneath")})
+        parts.update({name: getattr(registry, name) for name in ("connections", "refused", "_beneath_tls")})
         counts = {name: len(part) for name, part in parts.items()}
         counts["admission"] = factory.admission.connections + factory.admission.addresses()
         counts["unauthenticated"] = factory.admission.unauthenticated
@@ -330,18 +332,18 @@ def is_ended_by_user(place: Place, client: Client) -> None:
 
 
 def is_told_that_the_relay_stops(place: Place, client: Client) -> None:
-    Deferred.fromCoroutine(place.factory.close_by_turns())
+    Deferred.fromCoroutine(place.factory.registry.close_by_turns())
     place.pass_time(1)
-    place.factory.close_all()
+    place.factory.registry.close_all()
 
 
 def is_there_when_the_relay_has_no_time(place: Place, client: Client) -> None:
-    place.factory.close_all()
-    place.factory.abort_all()
+    place.factory.registry.close_all()
+    place.factory.registry.abort_all()
 
 
 def has_its_tls_end(place: Place, client: Client) -> None:
-    for beneath in place.factory._beneath.values():
+    for beneath in place.factory.registry._beneath_tls.values():
         beneath.disconnecting = True
     place.clock.pump([0.25] * 5)
     assert client.transport.aborted == place.proxied
@@ -407,7 +409,7 @@ def is_one_too_many(place: Place) -> None:
     second.write(HANDSHAKE)
     place.clock.advance(0)
     assert second.transport.value().startswith(b"HTTP/1.1 429 ")
-    assert len(place.factory.refused) == (not place.proxied)
+    assert len(place.factory.registry.refused) == (not place.proxied)
     place.lose(second)
     place.lose(first)
 
@@ -464,7 +466,7 @@ def sends_a_message_in_too_many_frames(place: Place) -> None:
 
 
 def comes_when_the_relay_has_stopped(place: Place) -> None:
-    place.factory.abort_all()
+    place.factory.registry.abort_all()
     assert place.come().transport.aborted
 
 

@@ -272,8 +272,8 @@ class Running(SynchronousTestCase):
 
     def crowd(self, count: int, first_turn: int = 1, rate: float = 1.0) -> list[Client]:
         """So many members, by turns Alice and Bo; when the relay stops they have turns at this rate."""
-        self.patch(stopping, "AT_ONCE", first_turn)
-        self.patch(stopping, "LEAST_RATE", rate)
+        self.patch(stopping, "FIRST_TURNS", first_turn)
+        self.patch(stopping, "MIN_TURNS_PER_SECOND", rate)
         return [self.client(("alice", "bo")[number % 2]) for number in range(count)]
 
     def test_stopping_closes_by_turns_in_random_order(self) -> None:
@@ -378,7 +378,9 @@ class Running(SynchronousTestCase):
     def test_without_a_limit_it_waits_for_everybody(self) -> None:
         service = self.start(drain_time=0, connections_per_user=0)
         crowd = self.crowd(30)
-        self.patch(self.service.factory, "closing_deadlines", type(self.service.factory.closing_deadlines)(0))
+        self.patch(
+            self.service.factory.registry, "closing_deadlines", type(self.service.factory.registry.closing_deadlines)(0)
+        )
         stopped = service.stopService()
         self.reactor.pump([0.25] * 4 * 31)
         for client in crowd:
@@ -392,7 +394,9 @@ class Running(SynchronousTestCase):
     def test_stopping_takes_no_longer_than_its_time(self) -> None:
         service = self.start(drain_time=5)
         client = self.client("alice")
-        self.patch(self.service.factory, "closing_deadlines", type(self.service.factory.closing_deadlines)(0))
+        self.patch(
+            self.service.factory.registry, "closing_deadlines", type(self.service.factory.registry.closing_deadlines)(0)
+        )
         stopped = service.stopService()
         self.reactor.pump([0.25] * 19)
         self.assertNoResult(stopped)

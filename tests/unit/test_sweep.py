@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -11,18 +12,25 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.limits.active_time import ActiveTime
 from chatrelay.model import Verdict
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import sweep
-from chatrelay.websocket.sweep import Sweep
+from chatrelay.websocket.sweep import Check, Sweep
 from chatrelay.wire import codes
 from tests.unit.test_connecting import Proxied, version_2
 from tests.unit.test_websocket import PING, Client, Transport, WebSocketTestCase, frame, told_by
 
 FAILED = (
-    "looking at {} failed; the rest is looked at as ever, and this is tried again and again, but not told again until "
-    "it goes well; please report it"
+    "checking {} failed; please report it. It is checked again four times a second, and further failures are not logged "
+    "until it recovers"
 )
+
+
+def sweep_of(tasks: Mapping[str, Check]) -> Sweep:
+    """A sweep that the test runs by hand."""
+    clock = Clock()
+    return Sweep(tasks, ActiveTime(clock.seconds), clock)
 
 
 class Looks(SynchronousTestCase):
@@ -41,13 +49,13 @@ class Looks(SynchronousTestCase):
             self.done.append(f"a at {now}")
             return (self.do(f"a{number}") for number in (1, 2))
 
-        Sweep({"a": look, "b": self.do("b")}).look(7.0)
+        sweep_of({"a": look, "b": self.do("b")}).check(7.0)
         self.assertEqual(self.done, ["a at 7.0", "a1", "a2", "b"])
         self.assertEqual(self.told, [])
 
     def test_all_of_a_part_is_found_before_the_first_of_it_ends(self) -> None:
         there = {"x": 1, "y": 2}
-        Sweep({"a": lambda now: (there.clear if name == "x" else self.do(name) for name in there)}).look(0)
+        sweep_of({"a": lambda now: (there.clear if name == "x" else self.do(name) for name in there)}).check(0)
         self.assertEqual((there, self.done), ({}, ["y"]))
 
     def test_a_part_that_fails_keeps_no_other_from_its_turn(self) -> None:
@@ -55,15 +63,15 @@ class Looks(SynchronousTestCase):
             yield self.do("not all was found")
             raise KeyError
 
-        looks = Sweep({"a": lambda now: 1 / 0, "b": self.do("b"), "c": fails_on_the_way, "d": self.do("d")})  # type: ignore[dict-item, return-value]
-        looks.look(0)
+        looks = sweep_of({"a": lambda now: 1 / 0, "b": self.do("b"), "c": fails_on_the_way, "d": self.do("d")})  # type: ignore[dict-item, return-value]
+        looks.check(0)
         self.assertEqual(self.done, ["b", "d"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertEqual(self.told, [FAILED.format("a"), FAILED.format("c")])
 
     def test_one_that_can_not_be_ended_keeps_no_other_from_being_ended(self) -> None:
-        Sweep({"a": lambda now: (self.do("x"), lambda: 1 / 0, self.do("y")), "b": self.do("b")}).look(0)
+        sweep_of({"a": lambda now: (self.do("x"), lambda: 1 / 0, self.do("y")), "b": self.do("b")}).check(0)
         self.assertEqual(self.done, ["x", "y", "b"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
@@ -73,28 +81,28 @@ class Looks(SynchronousTestCase):
         def look(now: float) -> Any:
             return [lambda: 1 / 0, lambda: 1 / 0] if failing else []
 
-        looks = Sweep({"a": look})
+        looks = sweep_of({"a": look})
         for _ in range(1000):
-            looks.look(0)
+            looks.check(0)
         failing = False
-        for _ in range(sweep.WELL_AFTER - 1):
-            looks.look(0)
+        for _ in range(sweep.RECOVERY_SWEEPS - 1):
+            looks.check(0)
         self.assertEqual(self.told, [FAILED.format("a")])
-        looks.look(0)
-        self.assertEqual(self.told[1:], ["looking at a goes well again; it had failed 2000 times"])
-        for _ in range(sweep.WELL_AFTER):
-            looks.look(0)
+        looks.check(0)
+        self.assertEqual(self.told[1:], ["checking a works again; it had failed 2000 times"])
+        for _ in range(sweep.RECOVERY_SWEEPS):
+            looks.check(0)
         self.assertEqual(len(self.told), 2)
         failing = True
-        looks.look(0)
+        looks.check(0)
         self.assertEqual(self.told[2:], [FAILED.format("a")])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_one_that_comes_and_goes_is_told_once(self) -> None:
         sweeps = iter(range(10_000))
-        looks = Sweep({"a": lambda now: [lambda: 1 / 0] * (next(sweeps) % sweep.WELL_AFTER == 0)})
+        looks = sweep_of({"a": lambda now: [lambda: 1 / 0] * (next(sweeps) % sweep.RECOVERY_SWEEPS == 0)})
         for _ in range(10_000):
-            looks.look(0)
+            looks.check(0)
         self.assertEqual(self.told, [FAILED.format("a")])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
@@ -112,19 +120,19 @@ class Counted(KnownSessions):
 
 
 PARTS = {
-    "origins that were too many": "handshakes.tell_how_many_origins",
-    "users who have gone": "send_limits.forget",
+    "refused origins": "handshakes.tell_how_many_origins",
+    "limits of disconnected users": "send_limits.forget",
     "addresses with denied logins": "logins.throttle.sweep",
-    "addresses behind the PROXY protocol": "connections_awaiting_address",
-    "lines that were too many": "_tell_how_many_more",
-    "closings that go unanswered": "closing_deadlines.expired",
-    "handshake-timeout": "handshake_deadlines.expired",
-    "login-timeout": "login_deadlines.expired",
-    "message-timeout": "message_deadlines.expired",
-    "ping-timeout": "pings.unanswered",
-    "unread-time": "slow_readers.expired",
-    "TLS that has ended": "_ended_beneath",
-    "ping-interval": "pings.due",
+    "log messages that were left out": "log_limiter.report",
+    "addresses behind the PROXY protocol": "registry._without_address",
+    "unanswered close frames": "registry.closing_deadlines.expired",
+    "handshake-timeout": "registry.handshake_deadlines.expired",
+    "login-timeout": "registry.login_deadlines.expired",
+    "message-timeout": "registry.message_deadlines.expired",
+    "ping-timeout": "registry.pings.unanswered",
+    "unread-time": "registry.slow_readers.expired",
+    "TLS connections that have ended": "registry._tls_ended",
+    "ping-interval": "registry.pings.due",
     "recheck-interval": "logins.rechecks.sweep",
 }
 """What a sweep looks at, and by what of the factory."""
@@ -146,7 +154,7 @@ class AllParts(WebSocketTestCase):
         )
         for part in broken:
             owner, _, name = PARTS[part].rpartition(".")
-            self.patch(attrgetter(owner)(self.factory) if owner else self.factory, name, lambda *_: 1 / 0)
+            self.patch(attrgetter(owner)(self.factory), name, lambda *_: 1 / 0)
         told = told_by(self)
 
         self.client()
@@ -160,7 +168,7 @@ class AllParts(WebSocketTestCase):
         slow.protocol.outgoing.pauseProducing()
         unanswered.protocol.close(codes.STOPPING)
         tls = StringTransport(peerAddress=inside.transport.getPeer())
-        self.factory._beneath[inside.protocol] = tls
+        self.factory.registry._beneath_tls[inside.protocol] = tls
         tls.loseConnection()
         for number in range(100):
             self.client().shake(f"Origin: https://{number}.test")
@@ -181,9 +189,9 @@ class AllParts(WebSocketTestCase):
         return {
             part
             for part, has_worked in {
-                "lines that were too many": any("too many lines at once" in line for line in told),
-                "origins that were too many": any("too many origins at once" in line for line in told),
-                "users who have gone": not len(self.factory.send_limits),
+                "log messages that were left out": any("too many log messages at once" in line for line in told),
+                "refused origins": any("too many origins at once" in line for line in told),
+                "limits of disconnected users": not len(self.factory.send_limits),
                 "addresses with denied logins": not len(self.factory.logins.throttle),
                 "addresses behind the PROXY protocol": visit.address == "192.0.2.3",
                 "handshake-timeout": ends_at_12[0],
@@ -191,8 +199,8 @@ class AllParts(WebSocketTestCase):
                 "message-timeout": (1002, "a message took too long") in heard["typing"],
                 "ping-timeout": (4004, "no answer to pings") in heard["member"],
                 "unread-time": (4002, "not reading fast enough") in heard["slow"],
-                "closings that go unanswered": ends_at_12[1],
-                "TLS that has ended": ends_at_12[2],
+                "unanswered close frames": ends_at_12[1],
+                "TLS connections that have ended": ends_at_12[2],
                 "ping-interval": (PING, b"") in heard["member"],
                 "recheck-interval": asked > 6,
             }.items()
@@ -220,18 +228,18 @@ class AllParts(WebSocketTestCase):
         client = self.client().open().log_in()
         client.protocol.close(codes.ENDED)
         client.write(frame(b"not all", fin=False))  # goes on, and its message takes too long as well
-        self.factory.closing_deadlines.seconds = self.factory.message_deadlines.seconds
+        self.factory.registry.closing_deadlines.seconds = self.factory.registry.message_deadlines.seconds
         client.protocol.close(codes.ENDED)
-        self.factory.leaving(client.protocol)
+        self.factory.registry.closing(client.protocol)
         # An overloaded relay looks at both in one sweep.
-        self.pass_time(self.factory.message_deadlines.seconds + 0.5)
+        self.pass_time(self.factory.registry.message_deadlines.seconds + 0.5)
         self.assertTrue(client.transport.aborted)
 
     def test_a_defect_in_telling_does_not_keep_sweeps_from_being_stopped(self) -> None:
-        telling = self.patch(self.factory, "_tell_how_many_more", lambda: 1 / 0)
+        telling = self.patch(self.factory.log_limiter, "report", lambda: 1 / 0)
         self.assertRaises(ZeroDivisionError, self.factory.stop_sweeping)
         telling.restore()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_each_is_named_here(self) -> None:
-        self.assertEqual(list(self.factory.parts_of_a_sweep()), list(PARTS))
+        self.assertEqual([task.name for task in self.factory.sweep._tasks], list(PARTS))

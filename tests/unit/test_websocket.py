@@ -497,14 +497,19 @@ class Handshakes(WebSocketTestCase):
             client.lost()
         factory = self.factory
         kept = [
-            factory.handshake_deadlines,
-            factory.login_deadlines,
-            factory.message_deadlines,
-            factory.closing_deadlines,
+            factory.registry.handshake_deadlines,
+            factory.registry.login_deadlines,
+            factory.registry.message_deadlines,
+            factory.registry.closing_deadlines,
         ]
         self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
         self.assertEqual(
-            (factory.connections, len(self.directory), len(factory.logins.index), len(factory.logins.rechecks)),
+            (
+                factory.registry.connections,
+                len(self.directory),
+                len(factory.logins.index),
+                len(factory.logins.rechecks),
+            ),
             (set(), 0, 0, 0),
         )
 
@@ -847,7 +852,7 @@ class Leaving(WebSocketTestCase):
 
     def test_stopping_closes_with_4000(self) -> None:
         member, visitor, accepted = self.client().open().log_in(), self.client().open(), self.client()
-        closed = self.factory.close_all()
+        closed = self.factory.registry.close_all()
         self.assertEqual(member.hear(), [(4000, "the relay is stopping")])
         self.assertEqual(visitor.hear(), [(4000, "the relay is stopping")])
         self.assertTrue(accepted.transport.aborted)
@@ -858,17 +863,19 @@ class Leaving(WebSocketTestCase):
 
     def test_trouble_with_one_keeps_nobody_else_from_being_closed(self) -> None:
         first, second = (self.client().open().log_in(name) for name in ("alice", "bo"))
-        troubled, other = (first, second) if next(iter(self.factory.connections)) is first.protocol else (second, first)
+        troubled, other = (
+            (first, second) if next(iter(self.factory.registry.connections)) is first.protocol else (second, first)
+        )
         with patch.object(troubled.protocol, "close", side_effect=RuntimeError("trouble")):
-            self.factory.close_all()
+            self.factory.registry.close_all()
         self.assertEqual(other.hear(), [(4000, "the relay is stopping")])
         with patch.object(troubled.protocol, "abort", side_effect=RuntimeError("trouble")):
-            self.factory.abort_all()
+            self.factory.registry.abort_all()
         self.assertTrue(other.transport.aborted)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
     def test_who_comes_when_it_has_stopped_is_cut(self) -> None:
-        self.factory.abort_all()
+        self.factory.registry.abort_all()
         client = self.client()
         self.assertTrue(client.transport.aborted)
         client.lost()
@@ -877,7 +884,7 @@ class Leaving(WebSocketTestCase):
 
     def test_what_comes_while_stopping_is_not_taken(self) -> None:
         client = self.client().open().log_in()
-        told = Deferred.fromCoroutine(self.factory.close_by_turns())
+        told = Deferred.fromCoroutine(self.factory.registry.close_by_turns())
         self.successResultOf(told)
         client.send(1)
         self.clock.advance(0)
@@ -928,7 +935,7 @@ class Ends(WebSocketTestCase):
         crooked = self.client().open().log_in()
         crooked.write(frame(b"x", rsv=1))
         stopped = self.client().open().log_in()
-        self.factory.close_all()
+        self.factory.registry.close_all()
         for client in (binary, crooked, stopped):
             client.lost()
         binary_line, crooked_line, stopped_line = self.told()
@@ -951,7 +958,7 @@ class Ends(WebSocketTestCase):
             client.lost()
         self.assertEqual(len(self.told()), 25)
         self.pass_time(0.25)
-        self.assertEqual(self.told(), ["too many lines at once: 5 more connections ended"])
+        self.assertEqual(self.told(), ["too many log messages at once: 5 more connections ended"])
         self.pass_time(0.25)
         self.assertEqual(self.told(), [])
         self.client().open().log_in().lost()
@@ -969,7 +976,7 @@ class Ends(WebSocketTestCase):
             self.client().shake("Sec-WebSocket-Protocol: nonsense")
         self.assertEqual(len(self.told()), 25)
         self.factory.stop_sweeping()
-        self.assertEqual(self.told(), ["too many lines at once: 1 more handshakes refused"])
+        self.assertEqual(self.told(), ["too many log messages at once: 1 more handshakes refused"])
 
 
 class Logins(WebSocketTestCase):
@@ -1523,10 +1530,10 @@ class SlowReaders(WebSocketTestCase):
         for leave in (Client.lost, lambda client: client.protocol.close(codes.STOPPING)):
             client = self.client().open().log_in()
             client.protocol.outgoing.pauseProducing()
-            self.assertEqual(len(self.factory.slow_readers), 1)
+            self.assertEqual(len(self.factory.registry.slow_readers), 1)
             leave(client)
             client.protocol.outgoing.pauseProducing()
-            self.assertEqual(len(self.factory.slow_readers), 0)
+            self.assertEqual(len(self.factory.registry.slow_readers), 0)
 
 
 class Pings(WebSocketTestCase):
@@ -1609,7 +1616,7 @@ class Pings(WebSocketTestCase):
         clients = [Client(factory).open() for _ in range(100)]
         pinged = []
         for _ in range(82):
-            factory.sweep()
+            factory.sweep.run()
             pinged.append(sum(client.hear() == [(PING, b"")] for client in clients))
             self.clock.advance(0.25)
         self.assertEqual(sum(pinged), 100)
@@ -1618,7 +1625,7 @@ class Pings(WebSocketTestCase):
     def test_who_is_behind_is_left_to_their_unread_time(self) -> None:
         client = self.client().open().log_in()
         client.protocol.outgoing.pauseProducing()
-        self.factory.slow_readers.caught_up(client.protocol.outgoing)  # that one's time is another test's
+        self.factory.registry.slow_readers.caught_up(client.protocol.outgoing)  # that one's time is another test's
         self.pass_time(60)
         self.assertEqual(client.hear(), [])
         client.protocol.outgoing.resumeProducing()
@@ -1656,7 +1663,7 @@ class Pings(WebSocketTestCase):
 
     def test_the_system_is_told_of_both_times_together(self) -> None:
         told: list[float] = []
-        self.patch(outgoing.OutgoingBuffer, "give_up_after", lambda _, seconds: told.append(seconds))
+        self.patch(outgoing.Outbox, "give_up_after", lambda _, seconds: told.append(seconds))
         for interval, timeout in ((20, 15), (0, 15), (20, 0)):
             self.factory = self.make_factory(ping_interval=interval, ping_timeout=timeout)
             self.client()
@@ -1672,7 +1679,7 @@ class Pings(WebSocketTestCase):
         gone.lost()
         self.pass_time(1)
         self.assertEqual((shaking.read(), closing.read(), gone.read()), (b"", b"", b""))
-        self.assertEqual(len(self.factory.pings), 0)
+        self.assertEqual(len(self.factory.registry.pings), 0)
 
     def test_who_is_closed_by_the_same_look_at_the_deadlines_is_not_pinged(self) -> None:
         self.factory = self.make_factory(ping_interval=0.25, ping_timeout=0, login_timeout=1)
@@ -1820,7 +1827,7 @@ class NamesOfOthers(SynchronousTestCase):
         with socket.socket() as unconnected:
             transport = Server(unconnected, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
             for name in outgoing.TCP_SERVER_NAMES:
-                self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see OutgoingBuffer.flush")
+                self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see Outbox.flush")
 
     def test_twisteds_tls(self) -> None:
         clock = Clock()

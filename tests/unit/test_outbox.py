@@ -20,9 +20,9 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from chatrelay.limits.pace import LEAST_TAKEN, MAX_AHEAD, SlowReaders, ahead_of_pace, left_of_pace
+from chatrelay.limits.pace import MAX_AHEAD, MIN_PROGRESS, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.websocket import sendqueue
-from chatrelay.websocket.outbox import OutgoingBuffer, Turn
+from chatrelay.websocket.outbox import FlushScheduler, Outbox
 from chatrelay.wire.codes import Close
 
 MIB = 1024 * 1024
@@ -62,7 +62,7 @@ class OutgoingTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.soon: list[Callable[[], None]] = []
-        self.turn = Turn(self.soon.append)
+        self.flushes = FlushScheduler(self.soon.append)
         self.now = 0.0
         self.reactor = PolledReactor()
         self.slow_readers = SlowReaders(10, lambda: self.now)
@@ -70,7 +70,7 @@ class OutgoingTestCase(SynchronousTestCase):
 
     def connection(
         self, budget: int = MIB, room: int = SMALL, unix: bool = False
-    ) -> tuple[Closing, socket.socket, Any, OutgoingBuffer]:
+    ) -> tuple[Closing, socket.socket, Any, Outbox]:
         """A client, and the relay's side of its connection."""
         if unix:
             client, accepted = socket.socketpair()
@@ -86,7 +86,7 @@ class OutgoingTestCase(SynchronousTestCase):
             self.addCleanup(end.close)
         transport = Server(accepted, None, ("192.0.2.1", 4321), None, 0, self.reactor)  # type: ignore[arg-type]
         protocol = Closing()
-        buffer = OutgoingBuffer(protocol, transport, self.turn, self.slow_readers, budget, fast=True)
+        buffer = Outbox(protocol, transport, self.flushes, self.slow_readers, budget, fast=True)
         buffer.open()
         return protocol, client, transport, buffer
 
@@ -97,7 +97,7 @@ class OutgoingTestCase(SynchronousTestCase):
             call()
         self.reactor.turn()
 
-    def send(self, buffer: OutgoingBuffer, size: int) -> int:
+    def send(self, buffer: Outbox, size: int) -> int:
         """Send messages, each in a turn of its own; how many bytes of them could be sent."""
         sent = 0
         while sent < size and buffer.send(b"x" * 1000):
@@ -122,7 +122,7 @@ class OutgoingTestCase(SynchronousTestCase):
     def sweep(self) -> None:
         """Look at the deadlines."""
         for slow in self.slow_readers.expired(self.now):
-            slow.unread_for_long()
+            slow.unread_time_passed()
 
 
 class Writing(OutgoingTestCase):
@@ -193,7 +193,7 @@ class Budget(OutgoingTestCase):
             )
             tls: Any = wrapping.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
             tls.makeConnection(transport)  # a handshake that is never done: TLS holds everything
-            buffer = OutgoingBuffer(protocol, tls, self.turn, self.slow_readers, budget, fast=True)
+            buffer = Outbox(protocol, tls, self.flushes, self.slow_readers, budget, fast=True)
             buffer.open()
             sent = 0
             while sent < 2 * MIB and buffer.send(b"x" * 1000):
@@ -255,7 +255,7 @@ class Bound(OutgoingTestCase):
     def test_a_connection_that_is_gone_raises_nothing(self) -> None:
         gone = socket.socket()
         gone.close()
-        self.assertEqual(sendqueue.bound(gone, MIB), sendqueue.OVERSHOOT)
+        self.assertEqual(sendqueue.bound(gone, MIB), sendqueue.MAX_OVERSHOOT)
         self.assertIsNone(sendqueue.unacknowledged(gone))
         self.assertIsNone(sendqueue.acknowledged(gone))
         self.assertEqual(sendqueue.attempts(gone), (0, 0, 0.0))
@@ -304,7 +304,7 @@ class Pace(OutgoingTestCase):
         """
         protocol, client, _, buffer = self.connection(room=room, unix=unix)
         self.send(buffer, 700_000)
-        self.assertTrue(buffer.is_left_to_slow_readers)
+        self.assertTrue(buffer.is_slow_reader)
         began = self.now
         for _ in range(seconds):
             self.now += 1
@@ -322,14 +322,14 @@ class Pace(OutgoingTestCase):
     def test_a_client_whose_kernel_had_taken_more_at_once_is_closed_later(self) -> None:
         code, seconds = self.behind(0, room=USUAL)
         self.assertEqual(code, 4002)
-        self.assertLessEqual(seconds, 10 * (1 + MAX_AHEAD // LEAST_TAKEN))
+        self.assertLessEqual(seconds, 10 * (1 + MAX_AHEAD // MIN_PROGRESS))
 
     def test_a_client_that_takes_a_byte_now_and_then_is_closed(self) -> None:
         self.assertEqual(self.behind(1), (4002, 10))
 
     def test_a_client_that_takes_half_of_what_it_must_is_closed(self) -> None:
         for room in (SMALL, USUAL):
-            self.assertEqual(self.behind(LEAST_TAKEN // 20, 120, room)[0], 4002)
+            self.assertEqual(self.behind(MIN_PROGRESS // 20, 120, room)[0], 4002)
 
     def test_a_client_may_fall_short_once_and_make_up_for_it(self) -> None:
         for pace, code in ((5000, None), (2500, 4002)):
@@ -378,8 +378,8 @@ class Pace(OutgoingTestCase):
 
     def test_a_ping_waits_for_what_lies_before_it(self) -> None:
         self.send(self.buffer, 200_000)
-        self.assertFalse(self.buffer.is_left_to_slow_readers)
-        self.buffer.before_ping()
+        self.assertFalse(self.buffer.is_slow_reader)
+        self.buffer.about_to_ping()
         self.now += 25
         self.assertTrue(self.buffer.may_not_have_read_the_ping(15))
         self.now += 10
@@ -387,10 +387,10 @@ class Pace(OutgoingTestCase):
 
     def test_a_ping_with_nothing_before_it_or_to_a_silent_kernel_waits_no_longer(self) -> None:
         self.now += 1
-        self.buffer.before_ping()
+        self.buffer.about_to_ping()
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
         self.send(self.buffer, 200_000)
-        self.buffer.before_ping()
+        self.buffer.about_to_ping()
         self.patch(sendqueue, "attempts", lambda connection: (1, 1, 15.0))
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
 
@@ -407,22 +407,22 @@ class Pace(OutgoingTestCase):
         def user_timeout() -> int:
             return transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)  # type: ignore[no-any-return]
 
-        buffer.before_ping()
+        buffer.about_to_ping()
         self.assertEqual(user_timeout(), 35_000)
         self.send(buffer, 100_000)
-        buffer.before_ping()
+        buffer.about_to_ping()
         self.assertEqual(user_timeout(), 0)
         self.pull(client, 100_400)
         until = time.monotonic() + 10
         while sendqueue.unacknowledged(transport.socket) and time.monotonic() < until:
             time.sleep(0.01)  # the last ACK is put off
-        buffer.before_ping()
+        buffer.about_to_ping()
         self.assertEqual(user_timeout(), 35_000)
         self.send(buffer, 100_000)
         for retransmits, probes, expected in ((0, 2, 35_000), (0, 0, 0), (0, 2, 0), (2, 0, 35_000)):
             # Without an answer it is no slow reader; but Linux would count probes from long before.
             self.patch(sendqueue, "attempts", lambda connection, said=(retransmits, probes, 1.0): said)
-            buffer.before_ping()
+            buffer.about_to_ping()
             self.assertEqual(user_timeout(), expected)
 
 
@@ -442,7 +442,7 @@ class Rule(SynchronousTestCase):
 
     def test_a_reader_that_keeps_its_pace_stays_whatever_its_jumps(self) -> None:
         for jump in (1, 65536, 109_568, 590_000):
-            had = ahead_of_pace(0.0, jump + LEAST_TAKEN, 0.0)
+            had = ahead_of_pace(0.0, jump + MIN_PROGRESS, 0.0)
             self.assertTrue(self.survives(7168, jump, had), jump)
 
     def test_a_reader_that_falls_short_is_closed_whatever_counted_ahead(self) -> None:
@@ -467,7 +467,7 @@ class Patience(OutgoingTestCase):
             for below in (transport, ProtocolWrapper(None, None)):  # type: ignore[arg-type]
                 if below is not transport:
                     below.transport = transport  # as TLS is, and the PROXY protocol
-                buffer = OutgoingBuffer(self.protocol, below, self.turn, self.slow_readers, 0, fast=True)
+                buffer = Outbox(self.protocol, below, self.flushes, self.slow_readers, 0, fast=True)
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
                 buffer.give_up_after(35)
                 self.assertEqual(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 35_000)
