@@ -96,6 +96,16 @@ def printed_messages() -> Iterator[tuple[str, str]]:
                 )
 
 
+def string_constants() -> list[str]:
+    """Every string in the source, an f-string in the pieces between its fields."""
+    return [
+        node.value
+        for path in (ROOT / "chatrelay").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
 def logged_messages(name: str) -> set[tuple[str, str]]:
     """The log messages that a page of docs/operating explains, and the level of each."""
     return set(re.findall(r"^``(.+)`` : (info|warn|error|critical)$", page(f"operating/{name}"), re.MULTILINE))
@@ -266,6 +276,15 @@ class OperatingPages(SynchronousTestCase):
     def test_each_warning_and_error_is_in_troubleshooting(self) -> None:
         alarming = {(message, level) for message, level in printed_messages() if level != "info"}
         self.assertEqual(alarming - logged_messages("troubleshooting.rst"), set())
+
+    def test_each_sentence_about_a_failed_start_is_one_that_the_relay_prints(self) -> None:
+        _, _, rest = page("operating/troubleshooting.rst").partition("The relay does not start\n===")
+        listed = re.findall(r"^``(.+?)``(?:, ``(.+)``)?$", rest.partition("\n===")[0], re.MULTILINE)
+        parts = [part.strip(" ,") for pair in listed for term in pair for part in re.split("…|\\b\\d+\\b", term)]
+        ours = [part for part in parts if part and "twistd server" not in part]
+        self.assertTrue(ours)
+        source = "\n".join(string_constants())
+        self.assertEqual([part for part in ours if part not in source], [])
 
     def test_the_fields_of_ends_are_those_that_are_told(self) -> None:
         events: list[LogEvent] = []
