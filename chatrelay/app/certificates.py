@@ -1,9 +1,7 @@
-"""The certificate of an ``ssl:`` endpoint, read anew while the relay runs.
+"""The certificate of an ``ssl:`` endpoint, which can be reloaded while the relay runs.
 
-Twisted reads the files that such an endpoint names once, and gives the
-reactor what it made of them. `EndpointCertificate` stands between the two: it
-has Twisted read them again when asked to, and from then on shows what they
-say to who connects. Connections there are go on as they began.
+Twisted reads the files of such an endpoint once. `EndpointCertificate` has Twisted read them again, and shows the new
+certificate to clients that connect from then on. Open connections are not affected.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from zope.interface import implementer
 log = Logger("chatrelay.app")
 
 UNUSABLE = (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError, VerifyError)
-"""What Twisted's parsers of endpoints raise, each in its own way; OpenSSL's errors are for keys that are none."""
+"""What Twisted's endpoint parsers raise. OpenSSL's errors are for files that hold no key or certificate."""
 
 MAX_NAMES = 5
-"""How many of a certificate's names are told."""
+"""The most names of a certificate that are logged."""
 
 
 def has_certificate(description: str) -> bool:
-    """Whether an endpoint is one whose certificate can be read anew.
+    """Whether an endpoint has a certificate that can be reloaded.
 
     :param description: a Twisted endpoint string.
     """
@@ -43,7 +41,7 @@ def has_certificate(description: str) -> bool:
 
 @implementer(IOpenSSLServerConnectionCreator)
 class EndpointCertificate:
-    """What an ``ssl:`` endpoint shows to those who connect.
+    """The certificate of an ``ssl:`` endpoint.
 
     :param description: a Twisted endpoint string.
     :raises: one of `UNUSABLE`.
@@ -54,7 +52,7 @@ class EndpointCertificate:
         self._options, self._certificate = _read(description)
 
     def listening_on(self, reactor: Any) -> Any:
-        """The reactor as the endpoint is to see it: it listens with what was read last."""
+        """Return a reactor for the endpoint that listens with the certificate that was read last."""
 
         def listen(port: int, factory: IProtocolFactory, contextFactory: object, *others: Any, **more: Any) -> Any:
             return reactor.listenSSL(port, factory, self, *others, **more)
@@ -62,25 +60,25 @@ class EndpointCertificate:
         return _ListensWithTLS(listen)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> Connection:
-        """Twisted: somebody connects."""
+        """Twisted: make the TLS side of a new connection."""
         return Connection(self._options.getContext())
 
-    def read_anew(self) -> bool:
-        """Read the files, and show what is in them from now on; where they can't be used, go on as before.
+    def reload(self) -> bool:
+        """Read the files again, for connections from now on. Keep the certificate where they can't be used.
 
-        :returns: whether they can.
+        :returns: whether they could be used.
         """
         try:
             self._options, self._certificate = _read(self._description)
         except UNUSABLE as error:
             log.error(
-                "the certificate of {endpoint} was to be read anew and can't be used; the one before stays: {why}",
+                "the certificate of {endpoint} could not be reloaded, and the previous one is kept: {why}",
                 endpoint=self._description,
                 why=str(error) or type(error).__name__,
             )
             return False
         log.info(
-            "the certificate of {endpoint} was read anew: for {names}, until {until}",
+            "the certificate of {endpoint} was reloaded: for {names}, until {until}",
             endpoint=self._description,
             names=", ".join(self.names[:MAX_NAMES]) + (" …" if len(self.names) > MAX_NAMES else ""),
             until=self.until,
@@ -89,7 +87,7 @@ class EndpointCertificate:
 
     @property
     def names(self) -> list[str]:
-        """The hosts and addresses for which it is."""
+        """The host names and addresses that it is for."""
         extensions = self._certificate.extensions
         try:
             names = extensions.get_extension_for_class(SubjectAlternativeName).value
@@ -99,19 +97,19 @@ class EndpointCertificate:
 
     @property
     def until(self) -> str:
-        """The last moment at which it is good: ISO 8601, UTC."""
+        """The last moment at which it is valid: ISO 8601, UTC."""
         return self._certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _ListensWithTLS:
-    """As much of a reactor as an ``ssl:`` endpoint needs."""
+    """The part of a reactor that an ``ssl:`` endpoint needs."""
 
     def __init__(self, listen: Callable[..., Any]) -> None:
         self.listenSSL = listen
 
 
 def _read(description: str) -> tuple[CertificateOptions, Certificate]:
-    """What Twisted makes of the files that an endpoint names, and the certificate among them.
+    """Read the files that an endpoint names; return Twisted's options and the certificate.
 
     :raises: one of `UNUSABLE`.
     """
@@ -122,6 +120,6 @@ def _read(description: str) -> tuple[CertificateOptions, Certificate]:
 
     serverFromString(_ListensWithTLS(listen), description).listen(Factory())
     (options,) = read
-    options.getContext()  # which finds out what no parser does: a chain that OpenSSL does not take, for one
+    options.getContext()  # finds what the parser does not, such as a chain that OpenSSL refuses
     assert options.certificate is not None  # an ssl: endpoint always has one
     return options, options.certificate.to_cryptography()

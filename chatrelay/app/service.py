@@ -208,15 +208,15 @@ class ChatRelayService(MultiService):
         for listener in self._unix_listeners:
             listener.abandon()
 
-    def read_certificates_anew(self) -> None:
+    def reload_certificates(self) -> None:
         """Read the certificates of all ``ssl:`` endpoints again, for those who connect from now on.
 
         Where one can't be used, the one before stays. The log says which.
         """
         if not self._certificates:
-            log.info("there is no certificate to read anew: no endpoint is an ssl: one")
+            log.info("there is no certificate to reload: no endpoint is an ssl: endpoint")
         for certificate in self._certificates:
-            certificate.read_anew()
+            certificate.reload()
 
     def not_ready(self) -> str | None:
         """Why no client can be served now; None where they can."""

@@ -59,19 +59,19 @@ def test_sighup_reads_the_certificate_anew_and_nobody_notices(
         renew(authorities, "new.example")
         assert names_shown(relay, authorities) == {"old.example"}  # until it is told
         relay.process.send_signal(signal.SIGHUP)
-        assert "for new.example, 127.0.0.1, until 3000-" in relay.said("was read anew")
+        assert "for new.example, 127.0.0.1, until 3000-" in relay.said("was reloaded")
         assert names_shown(relay, authorities) == {"new.example"}
 
         key = authorities.root.parent / "key.pem"
         whole = key.read_bytes()
         key.write_bytes(whole[: len(whole) // 2])
         relay.process.send_signal(signal.SIGHUP)
-        relay.said("can't be used; the one before stays: .")
+        relay.said("could not be reloaded, and the previous one is kept: .")
         assert names_shown(relay, authorities) == {"new.example"}
 
         key.write_bytes(whole)
         relay.process.send_signal(signal.SIGHUP)
-        relay.said("was read anew", times=2)
+        relay.said("was reloaded", times=2)
         assert names_shown(relay, authorities) == {"new.example"}
 
         # Two who have been here all the while.
@@ -85,7 +85,7 @@ def test_sighup_reads_the_certificate_anew_and_nobody_notices(
 
 def test_sighup_without_a_certificate_does_nothing(relay: RelayProcess) -> None:
     relay.process.send_signal(signal.SIGHUP)
-    relay.said("there is no certificate to read anew")
+    relay.said("there is no certificate to reload")
     with relay.client() as alice:
         assert alice.log_in("alice-session") == ADMITTED
     assert relay.stop() == -signal.SIGTERM
@@ -97,7 +97,7 @@ def test_a_terminal_that_is_closed_ends_it_with_its_goodbyes(site: Site, tmp_pat
     os.close(inside)
     with relay:
         relay.process.send_signal(signal.SIGHUP)
-        relay.said("there is no certificate to read anew")
+        relay.said("there is no certificate to reload")
         with relay.client() as alice:
             os.close(terminal)
             relay.process.send_signal(signal.SIGHUP)
@@ -156,7 +156,7 @@ def test_signal_while_it_starts_is_heeded_when_it_runs(
     relay = start_relay(
         "--message-log", "sqlite:messages", prelude=AT.format(name=moment, signal=int(sign)), measured=False
     )
-    relay.said("there is no " + ("certificate to read anew" if sign == signal.SIGHUP else "log file to rotate"))
+    relay.said("there is no " + ("certificate to reload" if sign == signal.SIGHUP else "log file to rotate"))
     with relay.client() as alice:
         assert alice.log_in("alice-session") == ADMITTED
     assert relay.stop() == -signal.SIGTERM

@@ -104,7 +104,7 @@ def test_a_reactor_that_hangs_gives_no_sign_of_life(start_relay: StartRelay, tmp
     with path.open("wb") as pipe:
         systemd.hears_nothing(0.3)
         pipe.write(whole)
-    relay.said("was read anew")
+    relay.said("was reloaded")
     systemd.hears_signs_of_life(2)
     systemd.close()
 

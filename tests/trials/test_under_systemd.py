@@ -210,7 +210,7 @@ def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
         assert systemd.systemctl("reload", "chatrelay") == ""
         alice.send(1, "note")
         assert {alice.hear()["type"] for _ in range(2)} == {"message", "send-request-response"}
-        assert "there is no certificate to read anew" in systemd.log()
+        assert "there is no certificate to reload" in systemd.log()
 
     systemd.hears_of_it(times=2)
     assert systemd.show("NRestarts") == "0"

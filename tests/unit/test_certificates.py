@@ -1,4 +1,4 @@
-"""The certificate of an endpoint, read anew: what is taken, what is refused, what is said of it."""
+"""The certificate of an endpoint, reloaded: what is accepted, what is refused, what is said of it."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ class CertificateTests(SynchronousTestCase):
         for description in ("tcp:443", "haproxy:tcp:443", "unix:ssl:", "systemd:domain=INET:index=0", "ssl"):
             self.assertFalse(has_certificate(description))
 
-    def test_what_is_read_anew_is_shown_from_then_on(self) -> None:
+    def test_a_reloaded_certificate_is_shown_from_then_on(self) -> None:
         certificate = EndpointCertificate(self.description)
         self.assertEqual((certificate.names, certificate.until), (["one.example"], "2031-02-03T04:05:06Z"))
         self.write("two.example", "192.0.2.1")
         self.assertEqual(certificate.names, ["one.example"])
-        self.assertTrue(certificate.read_anew())
+        self.assertTrue(certificate.reload())
         self.assertEqual(certificate.names, ["two.example", "192.0.2.1"])
         self.assertEqual(
             self.told(),
             [
                 (
                     LogLevel.info,
-                    f"the certificate of {self.description} was read anew: for two.example, 192.0.2.1, "
+                    f"the certificate of {self.description} was reloaded: for two.example, 192.0.2.1, "
                     "until 2031-02-03T04:05:06Z",
                 )
             ],
@@ -73,7 +73,7 @@ class CertificateTests(SynchronousTestCase):
     def test_a_few_names_are_told(self) -> None:
         for count, said in ((5, "for 0.x, 1.x, 2.x, 3.x, 4.x, until"), (6, "for 0.x, 1.x, 2.x, 3.x, 4.x …, until")):
             self.write(*(f"{number}.x" for number in range(count)))
-            EndpointCertificate(self.description).read_anew()
+            EndpointCertificate(self.description).reload()
             ((_, line),) = self.told()
             self.assertIn(said, line)
 
@@ -93,10 +93,10 @@ class CertificateTests(SynchronousTestCase):
                 path.unlink(missing_ok=True)
                 if text is not None:
                     path.write_bytes(text)
-            self.assertFalse(certificate.read_anew(), (cert, key))
+            self.assertFalse(certificate.reload(), (cert, key))
             ((level, line),) = self.told()
             self.assertIs(level, LogLevel.error)
-            self.assertIn("can't be used; the one before stays: ", line)
+            self.assertIn("could not be reloaded, and the previous one is kept: ", line)
             self.assertIn(said, line)
             self.assertFalse(line.endswith(": "))
             self.assertEqual(certificate.names, ["one.example"])
@@ -105,11 +105,11 @@ class CertificateTests(SynchronousTestCase):
     def test_a_key_of_another_certificate_is_refused(self) -> None:
         certificate = EndpointCertificate(self.description)
         self.write("two.example", key=False)  # as when a renewal is caught between its two files
-        self.assertFalse(certificate.read_anew())
+        self.assertFalse(certificate.reload())
         self.assertEqual(certificate.names, ["one.example"])
         self.assertRaises(UNUSABLE, EndpointCertificate, self.description)
         self.write("three.example")
-        self.assertTrue(certificate.read_anew())
+        self.assertTrue(certificate.reload())
         self.assertEqual(certificate.names, ["three.example"])
 
     def test_the_reactor_listens_as_the_endpoint_says(self) -> None:
@@ -131,22 +131,22 @@ class CertificateTests(SynchronousTestCase):
         certificate = EndpointCertificate(self.description)
         before: Context = certificate.serverConnectionForTLS(None).get_context()  # type: ignore[arg-type]  # not looked at
         self.assertIs(certificate.serverConnectionForTLS(None).get_context(), before)  # type: ignore[arg-type]
-        certificate.read_anew()
+        certificate.reload()
         self.assertIsNot(certificate.serverConnectionForTLS(None).get_context(), before)  # type: ignore[arg-type]
 
-    def test_all_of_a_service_are_read_anew_the_ops_endpoint_too(self) -> None:
+    def test_a_service_reloads_all_certificates_the_ops_endpoint_included(self) -> None:
         service = build(
             Config(listen=(self.description,), ops_listen=self.description), MemoryReactorClock(), KnownSessions({})
         )
         self.events.clear()
-        service.read_certificates_anew()
+        service.reload_certificates()
         lines = self.told()
         self.assertEqual(len(lines), 2)
         for _, line in lines:
-            self.assertIn("was read anew: for one.example", line)
+            self.assertIn("was reloaded: for one.example", line)
 
     def test_where_there_is_none_that_is_said(self) -> None:
-        build(Config(), MemoryReactorClock(), KnownSessions({})).read_certificates_anew()
+        build(Config(), MemoryReactorClock(), KnownSessions({})).reload_certificates()
         self.assertEqual(
-            self.told(), [(LogLevel.info, "there is no certificate to read anew: no endpoint is an ssl: one")]
+            self.told(), [(LogLevel.info, "there is no certificate to reload: no endpoint is an ssl: endpoint")]
         )

@@ -11,8 +11,9 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
+from chatrelay.app.process import RelayProcess
 from chatrelay.app.systemd import ALIVE, READY, STOPPING, Supervisor, supervisor
-from chatrelay.app.twistd import TwistdLog, _PlainlySpoken
+from chatrelay.app.twistd_log import TwistdLog
 from chatrelay.testing import HeldMessageLog, KnownSessions
 
 
@@ -62,12 +63,12 @@ class SupervisedTests(SynchronousTestCase):
             except BlockingIOError:
                 return heard
 
-    def service(self, **environment: str) -> _PlainlySpoken:
+    def service(self, **environment: str) -> RelayProcess:
         """A relay, not started yet."""
         os.environ.update({"NOTIFY_SOCKET": self.address, **environment})
         self.reactor = MemoryReactorClock()
         relay = build(Config(), self.reactor, KnownSessions({}), self.log)
-        return _PlainlySpoken(relay, TwistdLog(), self.reactor)
+        return RelayProcess(relay, TwistdLog(), self.reactor)
 
     def run_reactor(self) -> None:
         """What the reactor does first."""
