@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-SKIPPED = frozenset({"_build", "build", "changelog.d", "node_modules"})
-"""Folders of other people's files, of what is built, and of news, which may name files that have gone."""
+SKIPPED = frozenset({"_build", "_trial_temp", "build", "changelog.d", "node_modules"})
+"""Folders with files of other projects, with build results, and with news about files that are gone."""
 
 LINK = re.compile(
     r"(?<![:\w`])`[^`<]*<([^`>]+)>`__?|\]\(([^)\s]+)\)|^\.\. (?:image|include|literalinclude):: (\S+)", re.MULTILINE
@@ -26,21 +26,21 @@ MARKDOWN_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def files(root: Path, *suffixes: str) -> Iterator[Path]:
-    """The files of a repository that have one of these suffixes, without those in `SKIPPED` and hidden folders."""
+    """Find the files with one of these suffixes, except in folders that are hidden or in `SKIPPED`."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in SKIPPED and (name == ".ci" or name[0] != "."))
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffixes))
 
 
 def anchors(page: Path) -> set[str]:
-    """The names by which a page's headings can be linked to."""
+    """Return the anchors of a page's headings."""
     headings = MARKDOWN_HEADING if page.suffix == ".md" else RST_HEADING
     titles = [match[1] for match in headings.finditer(page.read_text("utf-8"))]
     return {re.sub("[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles}
 
 
 def broken(root: Path) -> Iterator[str]:
-    """Each broken link, as text for a person."""
+    """Find each broken link, and describe it."""
     for page in files(root, ".rst", ".md"):
         text, name = page.read_text("utf-8"), page.relative_to(root)
         for match in LINK.finditer(text):

@@ -1,7 +1,7 @@
 """
-The directive ``config-options``: every option of the relay, out of `chatrelay.config.options.Config` itself.
+The directive ``config-options``: show every option of the relay, from `chatrelay.config.options.Config`.
 
-It has no content. The page that has it can't say anything else than ``twistd chatrelay --help`` does.
+It has no content, so the page says the same as ``twistd chatrelay --help``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SPECIAL = "\\*`|_[]<>:"
 
 
 def escaped(text: str) -> str:
-    """`text` as reStructuredText that means it literally."""
+    """Escape `text`, so that reStructuredText shows it as it is."""
     return "".join("\\" + character if character in SPECIAL else character for character in text)
 
 
 def shown(field: attrs.Attribute[Any]) -> str:
-    """An option's default, as reStructuredText."""
+    """Return an option's default as reStructuredText."""
     value, unit = field.default, field.metadata["unit"]
     if value is None or value == ():
         return "none"
@@ -40,14 +40,15 @@ def shown(field: attrs.Attribute[Any]) -> str:
 
 
 def description(field: attrs.Attribute[Any]) -> list[str]:
-    """One option as lines of reStructuredText."""
+    """Return one option as lines of reStructuredText."""
     about = field.metadata
     default = f"Default: {shown(field)}"
     if about["zero"]:
         default += f"; 0 means {escaped(about['zero'])}"
     places = f"``{field.name}`` in the file, ``{ENVIRONMENT_PREFIX}{field.name.upper()}`` in the environment"
     if about["repeatable"]:
-        places = places.replace("file,", "file (a list),") + " (divided by spaces)"
+        separated = "one a line" if about["separator"] == "\n" else "separated by spaces"
+        places = f"{places.replace('file,', 'file (a list),')} ({separated})"
     return [
         f".. option:: --{option_name(field.name)} {value_of(field)}",
         "",
