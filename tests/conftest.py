@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+pytest_plugins = ["tests.support.evidence"]
+
 BROWSER_TESTS = Path(__file__).parent / "browser"
 
 

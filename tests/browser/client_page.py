@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tests.browser.conftest import Demo, People
+from tests.browser.people import Demo, People
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page

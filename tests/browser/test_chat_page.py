@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Demo, Line, People, Person, start_demo
-from tests.end_to_end.programs import Client
+from tests.browser.people import Demo, Line, People, Person, start_demo
+from tests.support.client import Client
 
 PHONE: dict[str, Any] = {
     "viewport": {"width": 360, "height": 740},

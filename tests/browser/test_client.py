@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.browser.client_page import QUICK, SLOW, Clients, admit, log_in
-from tests.browser.conftest import Demo, Line, People
+from tests.browser.people import Demo, Line, People
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route

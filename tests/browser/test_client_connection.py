@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser.client_page import PREPARE, QUICK, SLOW, Client, Clients, admit, log_in
-from tests.browser.conftest import ROOT, Demo, Line, People
-from tests.end_to_end.programs import RelayProcess, Site
+from tests.browser.people import Demo, Line, People
+from tests.support import ROOT
+from tests.support.programs import RelayProcess, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.conftest import Line
-from tests.end_to_end.example_programs import SiteExample
-from tests.end_to_end.php_site import EXAMPLE, PHP, PhpSite
-from tests.end_to_end.programs import RelayProcess
+from tests.browser.people import Line
+from tests.support.example_programs import SiteExample
+from tests.support.php_site import EXAMPLE, PHP, PhpSite
+from tests.support.programs import RelayProcess
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser.client_page import PREPARE, QUICK, Client, Clients
-from tests.browser.conftest import ROOT
-from tests.end_to_end.programs import RelayProcess
+from tests.support import ROOT
+from tests.support.programs import RelayProcess
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route

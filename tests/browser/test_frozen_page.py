@@ -15,8 +15,10 @@ from typing import Any, Self
 
 import pytest
 
-from tests.browser.conftest import CHROMIUM_FLAGS, chromium
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
+from tests.browser.people import CHROMIUM_FLAGS, chromium
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site
 
 START = """(async () => {
   const { ChatClient } = await import("/chatrelay.js");

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.programs import ROOT
+from tests.support import ROOT
 
 PERFORMANCE = "9.*"
 COMPRESSION = ("12.", "13.")  # which the relay does not take up unless asked

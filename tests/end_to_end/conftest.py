@@ -1,56 +1,6 @@
-"""What end-to-end tests start from: a site with three users, and a relay that asks it."""
+"""What end-to-end tests start from."""
 
-from __future__ import annotations
+from tests.support.authorities import authorities
+from tests.support.relay_fixtures import logged_in, relay, site, start_relay
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from tests.end_to_end.programs import Client, RelayProcess, Site
-
-ALICE = {"sessid": "alice-session", "uid": 1}
-BO = {"sessid": "bo-session", "uid": 2}
-CHEN = {"sessid": "chen-session", "uid": "chen"}
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    """A website where Alice (1), Bo (2) and Chen ("chen") are logged in."""
-    site = Site()
-    for user in (ALICE, BO, CHEN):
-        site.users[str(user["sessid"])] = user["uid"]
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def start_relay(site: Site, tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
-    """Starts relays that ask the site, and stops them at the end."""
-    with ExitStack() as running:
-
-        def start(*options: str, **keywords: Any) -> RelayProcess:
-            return running.enter_context(RelayProcess(tmp_path, "--auth-url", site.url, *options, **keywords))
-
-        yield start
-
-
-@pytest.fixture
-def relay(start_relay: Callable[..., RelayProcess]) -> RelayProcess:
-    """A relay with its defaults."""
-    return start_relay()
-
-
-@pytest.fixture
-def logged_in(relay: RelayProcess) -> Iterator[Callable[[str], Client]]:
-    """Connects and logs in by SESSID."""
-    with ExitStack() as open_clients:
-
-        def log_in(sessid: str) -> Client:
-            client = open_clients.enter_context(relay.client())
-            assert client.log_in(sessid) == {"type": "auth-response", "response": True}
-            return client
-
-        yield log_in
+__all__ = ["authorities", "logged_in", "relay", "site", "start_relay"]

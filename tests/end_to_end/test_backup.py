@@ -20,9 +20,10 @@ import pytest
 
 from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
 from chatrelay.model import Message
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, ROOT, RelayProcess
-from tests.end_to_end.promise import read_log
-from tests.end_to_end.saturation import USERS, Crowd, Part, by_turns
+from tests.support import PATIENCE, ROOT
+from tests.support.programs import HIGH_RATES, RelayProcess
+from tests.support.promise import read_log
+from tests.support.saturation import USERS, Crowd, Part, by_turns
 
 SIDES = ("-wal", "-shm", "-journal")
 

@@ -24,7 +24,9 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site
 
 StartRelay = Callable[..., RelayProcess]
 

@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-from tests.end_to_end.programs import Client, RelayProcess
+from tests.support.client import Client
+from tests.support.programs import RelayProcess
 
 StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])

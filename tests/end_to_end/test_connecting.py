@@ -15,7 +15,9 @@ import trustme
 from websockets.exceptions import InvalidStatus
 
 from chatrelay.app.descriptors import MOST
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, connected
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, connected
 
 StartRelay = Callable[..., RelayProcess]
 UNHURRIED = ("--handshake-timeout", "0", "--login-timeout", "0")

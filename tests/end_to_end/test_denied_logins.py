@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tests.end_to_end.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site
 
 StartRelay = Callable[..., RelayProcess]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import ssl
@@ -17,18 +16,16 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site, connected
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.deploy import DEPLOY, NGINX, ORIGIN, PATH, needs_nginx
+from tests.support.programs import RelayProcess, Site, connected, free_port
 
-DEPLOY = ROOT / "examples" / "deploy"
-ORIGIN = "https://www.example.com"
 TOKEN = "0123456789abcdef" * 4
 ADMITTED = {"type": "auth-response", "response": True}
 
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
-NGINX = shutil.which("nginx", path=PATH)
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze", path=PATH)
 
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is missing (on Debian: apt install nginx)")
 needs_systemd = pytest.mark.skipif(
     SYSTEMD_ANALYZE is None, reason="systemd-analyze is missing (on Debian: apt install systemd)"
 )
@@ -74,13 +71,6 @@ class Deployment:
             assert time.monotonic() < until, logged
             time.sleep(0.02)
         return [json.loads(line) for line in logged]
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
-from tests.end_to_end.test_deploy import free_port
-from tests.end_to_end.test_site_setup import SERVED
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.framework_sites import SERVED
+from tests.support.programs import RelayProcess, free_port
 
 ADMITTED = {"type": "auth-response", "response": True}
 DENIED = {"type": "auth-response", "response": False}

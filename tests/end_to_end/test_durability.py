@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import Client, RelayProcess, Site
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site
 
 LogIn = Callable[[str], Client]
 
@@ -74,12 +75,6 @@ def accepted_within(seconds: float, client: Client, to: str | int, id: str) -> f
             return time.monotonic() - began
         time.sleep(0.05)
     raise AssertionError(f"not accepted within {seconds} s")
-
-
-def rows(path: Path) -> list[tuple[str, int]]:
-    """The log's contents, and whether they were delivered."""
-    with closing(sqlite3.connect(path)) as log:
-        return log.execute("SELECT content, delivered FROM message ORDER BY number").fetchall()
 
 
 def test_a_broken_file_is_told_and_recovered_from(logged_in: LogIn, relay: RelayProcess) -> None:

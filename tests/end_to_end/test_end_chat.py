@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from examples import end_chat
-from tests.end_to_end.programs import ROOT, RelayProcess
+from tests.support import ROOT
+from tests.support.programs import RelayProcess
 
 PHP = "require 'examples/php/end_chat.php'; end_chat(1);"
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.example_programs import Example, SiteExample
-from tests.end_to_end.programs import PATIENCE, ROOT, Client
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.example_programs import Example, SiteExample
 
 ADMITTED = {"type": "auth-response", "response": True}
 REFUSED = {"type": "auth-response", "response": False}

@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import pytest
 
-from tests.end_to_end.framework_visitors import Browser
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
-from tests.end_to_end.test_deploy import free_port
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.framework_visitors import Browser
+from tests.support.programs import RelayProcess, free_port
 
 NODE = shutil.which("node")
 PACKAGES = ROOT / "tests" / "express" / "node_modules"

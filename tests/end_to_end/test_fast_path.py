@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, RelayProcess
-from tests.end_to_end.saturation import resident
+from tests.support.processes import resident
+from tests.support.programs import HIGH_RATES, RelayProcess
 
 StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])

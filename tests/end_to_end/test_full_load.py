@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
-from tests.end_to_end.promise import Trial, read_log
-from tests.end_to_end.saturation import NOBODY, USERS, Crowd, Part, by_turns, resident
-from tests.end_to_end.test_tls import Authorities
-from tests.trials.conftest import Evidence, evidence
-
-__all__ = ["evidence"]
+from tests.support.authorities import Authorities
+from tests.support.evidence import Evidence
+from tests.support.processes import resident
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.promise import Trial, read_log
+from tests.support.saturation import NOBODY, USERS, Crowd, Part, by_turns
 
 pytestmark = pytest.mark.alone
 

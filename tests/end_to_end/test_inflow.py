@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import ssl
 import time
@@ -12,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess
-from tests.end_to_end.test_tls import Authorities
-from tests.trials.crowd import CLOSE, CONTINUATION, HANDSHAKE, PING, PONG, TEXT, auth_request, frame
+from tests.support import PATIENCE, v1
+from tests.support.authorities import Authorities
+from tests.support.client import SocketClient
+from tests.support.frames import close_frame, fragments, frame
+from tests.support.programs import RelayProcess
+from tests.support.v1 import ADMITTED
 
 FRAMES_PER_SECOND = 100
 MESSAGES, FRAGMENTS = 10, 40
@@ -23,54 +25,15 @@ OPTIONS = (
     # Its pongs wait behind what it has sent, and may take longer than it has for them.
     *("--ping-interval", "0.5", "--ping-timeout", "0.5"),
 )
-YES = {"type": "auth-response", "response": True}
 
 
 def request(id: int) -> bytes:
-    """Alice's message to herself."""
-    message = {"timeStamp": 1, "touID": 1, "content": "hej"}
-    return json.dumps({"type": "message-send-request", "id": id, "message": message}).encode()
+    """Alice's message to herself, in many frames."""
+    return fragments(v1.encoded(v1.message(1, id=id)), FRAGMENTS)
 
 
-def fragments(payload: bytes, count: int) -> bytes:
-    """A message in so many frames."""
-    step = -(-len(payload) // count)
-    parts = [payload[number * step : (number + 1) * step] for number in range(count)]
-    return b"".join(
-        frame(CONTINUATION if number else TEXT, part, final=number == count - 1) for number, part in enumerate(parts)
-    )
-
-
-class Connection:
-    """A client's end, logged in as Alice, whose pings are answered as it reads."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        self._data = b""
-        connected.settimeout(PATIENCE)
-        connected.sendall(HANDSHAKE)
-        while b"\r\n\r\n" not in self._data:
-            self._data += connected.recv(4096)
-        self._data = self._data.partition(b"\r\n\r\n")[2]
-        connected.sendall(auth_request("alice-session"))
-        assert self.hear() == YES
-
-    def hear(self) -> object:
-        """The next message, as JSON; of a close frame the code."""
-        while True:
-            if len(self._data) >= 2 and len(self._data) >= 2 + self._data[1]:
-                opcode, payload = self._data[0] & 15, self._data[2 : 2 + self._data[1]]
-                self._data = self._data[2 + len(payload) :]
-                if opcode == TEXT:
-                    return json.loads(payload)
-                if opcode == CLOSE:
-                    return int.from_bytes(payload[:2], "big")
-                assert opcode == PING
-                self.socket.sendall(frame(PONG, payload))
-            else:
-                received = self.socket.recv(65536)
-                assert received, "the relay ended the connection without a word"
-                self._data += received
+class Alice(SocketClient):
+    """A client that sends messages to itself."""
 
     def answers(self, count: int) -> list[int]:
         """The ids of so many messages that were sent, in the order of their answers."""
@@ -87,7 +50,7 @@ class Connection:
 @pytest.fixture(params=["TCP", "TLS", "PROXY"])
 def connect(
     request: pytest.FixtureRequest, start_relay: Callable[..., RelayProcess], tmp_path: Path
-) -> Iterator[Callable[[], Connection]]:
+) -> Iterator[Callable[[], Alice]]:
     """Connects to a relay that reads frames slowly."""
     authorities = Authorities(tmp_path / "authorities")
     endpoint = {
@@ -98,42 +61,46 @@ def connect(
     relay = start_relay(*OPTIONS, listen=endpoint)
     with contextlib.ExitStack() as closing:
 
-        def connected() -> Connection:
+        def connected() -> Alice:
+            alice = Alice(transport()).open()
+            assert alice.log_in("alice-session") == ADMITTED
+            return alice
+
+        def transport() -> socket.socket:
             plain = closing.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE))
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if request.param == "TLS":
                 trusting = authorities.trusting()
-                return Connection(closing.enter_context(trusting.wrap_socket(plain, server_hostname="127.0.0.1")))
+                return closing.enter_context(trusting.wrap_socket(plain, server_hostname="127.0.0.1"))
             if request.param == "PROXY":
                 plain.sendall(b"PROXY TCP4 192.0.2.7 127.0.0.1 4321 8080\r\n")
-            return Connection(plain)
+            return plain
 
         yield connected
     relay.stop()
     assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
 
 
-def test_what_is_sent_too_fast_is_answered_later(connect: Callable[[], Connection]) -> None:
+def test_what_is_sent_too_fast_is_answered_later(connect: Callable[[], Alice]) -> None:
     alice = connect()
     begun = time.monotonic()
-    alice.socket.sendall(b"".join(fragments(request(number), FRAGMENTS) for number in range(MESSAGES)))
+    alice.write(b"".join(request(number) for number in range(MESSAGES)))
     assert alice.answers(MESSAGES) == list(range(MESSAGES))
     # Two seconds' worth at once, the rest at its rate.
     assert time.monotonic() - begun > (MESSAGES * FRAGMENTS / FRAMES_PER_SECOND - 2) * 0.9
 
 
-def test_single_bytes_wait_and_are_taken_together(connect: Callable[[], Connection]) -> None:
+def test_single_bytes_wait_and_are_taken_together(connect: Callable[[], Alice]) -> None:
     alice = connect()
-    data = b"".join(frame(TEXT, request(number)) for number in range(5))
+    data = b"".join(frame(v1.encoded(v1.message(1, id=number))) for number in range(5))
     for byte in data:
-        alice.socket.sendall(bytes([byte]))  # over TLS, a record each
+        alice.write(bytes([byte]))  # over TLS, a record each
     assert alice.answers(5) == list(range(5))
 
 
-def test_the_closing_handshake_waits_its_turn(connect: Callable[[], Connection]) -> None:
+def test_the_closing_handshake_waits_its_turn(connect: Callable[[], Alice]) -> None:
     alice = connect()
-    close = frame(CLOSE, (1000).to_bytes(2, "big"))
-    alice.socket.sendall(b"".join(fragments(request(number), FRAGMENTS) for number in range(MESSAGES)) + close)
+    alice.write(b"".join(request(number) for number in range(MESSAGES)) + close_frame())
     alice.answers(MESSAGES - 1)  # the last one is read together with the close frame
     while isinstance(heard := alice.hear(), dict):
         assert heard["type"] in ("message", "send-request-response")
@@ -143,8 +110,8 @@ def test_the_closing_handshake_waits_its_turn(connect: Callable[[], Connection])
         assert alice.socket.recv(1) == b""
 
 
-def test_who_leaves_in_a_pause_is_gone(connect: Callable[[], Connection]) -> None:
+def test_who_leaves_in_a_pause_is_gone(connect: Callable[[], Alice]) -> None:
     alice = connect()
-    alice.socket.sendall(b"".join(fragments(request(number), FRAGMENTS) for number in range(MESSAGES)))
+    alice.write(b"".join(request(number) for number in range(MESSAGES)))
     alice.socket.close()
     assert connect().answers(0) == []

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, suppress
@@ -19,8 +18,12 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
-from tests.end_to_end.test_tls import Authorities
+from tests.support import PATIENCE
+from tests.support.authorities import Authorities
+from tests.support.client import SocketClient
+from tests.support.frames import BINARY, HANDSHAKE, close_frame, frame, handshake
+from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED
 
 StartRelay = Callable[..., RelayProcess]
 
@@ -50,11 +53,8 @@ def the_event(events: list[dict[str, Any]], text: str) -> dict[str, Any]:
 def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_relay: StartRelay, site: Site) -> None:
     relay = start_relay("--log-format", "json", "--origin", "https://example.com")
     with socket.create_connection(("127.0.0.1", relay.port)) as stranger:
-        stranger.sendall(
-            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: "
-            + HOSTILE.replace("\n", "\x0b").encode()  # a line break is refused before
-            + b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        origin = HOSTILE.replace("\n", "\x0b")  # a line break is refused before
+        stranger.sendall(handshake(f"Origin: {origin}"))
         assert stranger.recv(1000).startswith(b"HTTP/1.1 403")
     with pytest.raises(InvalidStatus):
         relay.client(subprotocols=["nonsense"])
@@ -69,7 +69,7 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
 
     # From the very first line, before twistd had read its options; nothing of it is text.
     events = events_of(relay.output)
-    assert the_event(events, "listens on")["namespace"] == "chatrelay.app.service.ChatRelayService"
+    assert the_event(events, "listens on")["namespace"] == "chatrelay.app"
     assert the_event(events, "chatrelay has stopped")
     refused = the_event(events, "was refused; that is no origin")
     assert refused["level"] == "warn"
@@ -115,19 +115,8 @@ def test_a_relay_that_cannot_start_says_so_in_json_once_twistd_logs(tmp_path: Pa
 PLACES = 40
 """How many of one address may be there without a login."""
 
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-)
 
-
-def masked(opcode: int, payload: bytes) -> bytes:
-    """A client's frame (RFC 6455, section 5.2), whose mask changes nothing."""
-    assert len(payload) < 126
-    return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
-
-
-class Stranger:
+class Stranger(SocketClient):
     """A connection, byte by byte.
 
     :param port: of the relay.
@@ -138,29 +127,28 @@ class Stranger:
 
     def __init__(self, port: int, address: str, trusting: ssl.SSLContext, others: Container[str] = ()) -> None:
         while True:
-            self.socket = socket.socket()
-            self.socket.bind((address, 0))
-            if "{}:{}".format(*self.socket.getsockname()) not in others:
+            made = socket.socket()
+            made.bind((address, 0))
+            if "{}:{}".format(*made.getsockname()) not in others:
                 break
-            self.socket.close()
-        self.socket.settimeout(PATIENCE)
+            made.close()
+        super().__init__(made)
         self.socket.connect(("127.0.0.1", port))
         self._trusting = trusting
 
-    def send(self, data: bytes, answer: bytes = b"") -> Stranger:
+    def ask(self, data: bytes, answer: bytes) -> Stranger:
         """Send this; what comes for it must have that in it."""
-        self.socket.sendall(data)
-        assert not answer or answer in self.socket.recv(65536)
+        assert answer in self.write(data).receive()
         return self
 
-    def shake(self, header: bytes = b"", status: bytes = b"101") -> Stranger:
-        """Send a handshake with one more header."""
-        return self.send(HANDSHAKE + header + b"\r\n", b"HTTP/1.1 " + status)
+    def shake(self, header: str, status: bytes) -> Stranger:
+        """Send a handshake with one more header, that is refused."""
+        return self.ask(handshake(header), b"HTTP/1.1 " + status)
 
-    def log_in(self) -> Stranger:
+    def member(self) -> Stranger:
         """Shake hands and log in."""
-        asking = b'{"type":"auth-request","SESSID":"chen-session"}'
-        return self.shake().send(masked(1, asking), b'"response":true')
+        assert self.open().log_in("chen-session") == ADMITTED
+        return self
 
     def speak_tls(self) -> Stranger:
         """Begin with TLS, of which nobody will say goodbye."""
@@ -173,19 +161,10 @@ class Stranger:
             ssl.create_default_context().wrap_socket(self.socket, server_hostname="127.0.0.1")
         return self
 
-    def leave(self) -> None:
-        """End it with a FIN."""
-        self.socket.close()
-
     def hear_out(self) -> None:
         """Wait for what the relay says, unless it has been heard, and leave."""
         with suppress(OSError):
             self.socket.recv(65536)
-        self.socket.close()
-
-    def reset(self) -> None:
-        """End it with a RST."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
 
@@ -208,11 +187,11 @@ FIN, RST, CUT_OFF = "closed without a close frame", "reset by peer", "TLS: cut o
 TAKEN_FOR_FIN = "client", FIN
 """As what Twisted takes one reset in some hundreds, where epoll has it before the kernel is done with the connection."""
 
-GOODBYE = masked(8, struct.pack("!H", 1000))
+GOODBYE = close_frame()
 
 SILENT = Kind(lambda one: one, ("handshake", "relay", 1006, "no handshake in time"), PLACES)
 AT_THE_DOOR = Kind(
-    lambda one: one.send(b"GET / HTTP/1.1\r\n", b"HTTP/1.1 429"),
+    lambda one: one.ask(b"GET / HTTP/1.1\r\n", b"HTTP/1.1 429"),
     ("connection", "relay", 429, "too many connections from this address"),
     30,
 )
@@ -220,40 +199,42 @@ KINDS = (
     SILENT,
     AT_THE_DOOR,  # from the address of the silent
     Kind(
-        lambda one: one.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426"),
+        lambda one: one.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426"),
         ("handshake", "relay", 426, "HTTP Upgrade header missing"),
         30,
     ),
     Kind(
-        lambda one: one.shake(b"Sec-WebSocket-Protocol: nonsense\r\n", b"400"),
+        lambda one: one.shake("Sec-WebSocket-Protocol: nonsense", b"400"),
         ("handshake", "relay", 400, "no offered subprotocol is spoken here"),
     ),
     Kind(
-        lambda one: one.shake(b"Origin: https://evil.test\r\n", b"403"),
+        lambda one: one.shake("Origin: https://evil.test", b"403"),
         ("handshake", "relay", 403, "pages of this origin may not connect"),
         30,
     ),
-    Kind(lambda one: one.send(b"GET / ").leave(), ("handshake", "client", 1006, FIN)),
-    Kind(lambda one: one.send(b"GET / ").reset(), ("handshake", "network", 1006, RST)),
-    Kind(lambda one: one.shake(), ("visitor", "relay", 4001, "not logged in in time"), 30),
-    Kind(lambda one: one.shake().send(GOODBYE), ("visitor", "client", 1000, "it closed")),
-    Kind(lambda one: one.shake().leave(), ("visitor", "client", 1006, FIN)),
-    Kind(lambda one: one.shake().reset(), ("visitor", "network", 1006, RST), 30),
-    Kind(lambda one: one.log_in().send(GOODBYE), ("user", "client", 1000, "it closed"), 30),
-    Kind(lambda one: one.log_in().leave(), ("user", "client", 1006, FIN)),
-    Kind(lambda one: one.log_in().reset(), ("user", "network", 1006, RST), 30),
-    Kind(lambda one: one.log_in().send(masked(2, b"x")), ("user", "relay", 1003, "binary messages are not accepted")),
-    Kind(lambda one: one.send(HANDSHAKE), ("handshake", "network", 1006, "TLS: http request"), tls=True),
+    Kind(lambda one: one.write(b"GET / ").close(), ("handshake", "client", 1006, FIN)),
+    Kind(lambda one: one.write(b"GET / ").reset(), ("handshake", "network", 1006, RST)),
+    Kind(lambda one: one.open(), ("visitor", "relay", 4001, "not logged in in time"), 30),
+    Kind(lambda one: one.open().write(GOODBYE), ("visitor", "client", 1000, "it closed")),
+    Kind(lambda one: one.open().close(), ("visitor", "client", 1006, FIN)),
+    Kind(lambda one: one.open().reset(), ("visitor", "network", 1006, RST), 30),
+    Kind(lambda one: one.member().write(GOODBYE), ("user", "client", 1000, "it closed"), 30),
+    Kind(lambda one: one.member().close(), ("user", "client", 1006, FIN)),
+    Kind(lambda one: one.member().reset(), ("user", "network", 1006, RST), 30),
+    Kind(
+        lambda one: one.member().write(frame(b"x", BINARY)), ("user", "relay", 1003, "binary messages are not accepted")
+    ),
+    Kind(lambda one: one.write(HANDSHAKE), ("handshake", "network", 1006, "TLS: http request"), tls=True),
     Kind(lambda one: one.trust_others(), ("handshake", "network", 1006, "TLS: tlsv1 alert unknown ca"), tls=True),
-    Kind(lambda one: one.leave(), ("handshake", "network", 1006, CUT_OFF), tls=True),
-    Kind(lambda one: one.speak_tls().log_in().leave(), ("user", "network", 1006, CUT_OFF), tls=True),
-    Kind(lambda one: one.speak_tls().log_in().send(GOODBYE), ("user", "client", 1000, "it closed"), tls=True),
+    Kind(lambda one: one.close(), ("handshake", "network", 1006, CUT_OFF), tls=True),
+    Kind(lambda one: one.speak_tls().member().close(), ("user", "network", 1006, CUT_OFF), tls=True),
+    Kind(lambda one: one.speak_tls().member().write(GOODBYE), ("user", "client", 1000, "it closed"), tls=True),
 )
 
 STAYING = (
     Kind(lambda one: one, ("handshake", "relay", 1006, "the relay is stopping")),
-    Kind(lambda one: one.shake(), ("visitor", "relay", 4000, "the relay is stopping")),
-    Kind(lambda one: one.log_in(), ("user", "relay", 4000, "the relay is stopping"), 30),
+    Kind(lambda one: one.open(), ("visitor", "relay", 4000, "the relay is stopping")),
+    Kind(lambda one: one.member(), ("user", "relay", 4000, "the relay is stopping"), 30),
 )
 """Who is there when the relay is stopped, and does not answer its close frame."""
 
@@ -280,7 +261,7 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
                 for _ in range(kind.count):
                     one = Stranger(ports[kind.tls], addresses[id(kind)], trusting, everybody)
                     everybody["{}:{}".format(*one.socket.getsockname())] = kind
-                    there.callback(one.leave)
+                    there.callback(one.close)
                     kind.doing(one)
                     yield one
 
@@ -314,9 +295,9 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
 def test_in_text_those_that_took_no_login_are_told_at_the_level_debug(start_relay: StartRelay) -> None:
     relay = start_relay("--log-level", "debug")
     for doing, level, line in (
-        (Stranger.leave, "debug", "connection from {} ended by the client in its handshake, after .*: closed without"),
-        (lambda one: one.shake().leave(), "debug", "connection of a visitor from {} ended by the client with 1006 .*"),
-        (lambda one: one.log_in().leave(), "info", "connection of chen from {} ended by the client with 1006 .*"),
+        (Stranger.close, "debug", "connection from {} ended by the client in its handshake, after .*: closed without"),
+        (lambda one: one.open().close(), "debug", "connection of a visitor from {} ended by the client with 1006 .*"),
+        (lambda one: one.member().close(), "info", "connection of chen from {} ended by the client with 1006 .*"),
     ):
         stranger = Stranger(relay.port, "127.0.0.1", ssl.create_default_context())
         peer = "{}:{}".format(*stranger.socket.getsockname())

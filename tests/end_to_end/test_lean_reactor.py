@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.end_to_end.programs import HIGH_RATES, RelayProcess
+from tests.support.programs import HIGH_RATES, RelayProcess
 
 REACTOR = "chatrelay-epoll"
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
-from tests.end_to_end.promise import read_log
-from tests.trials.durability import follow, orphans
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site, follow, orphans
+from tests.support.promise import read_log
 
 LOG = "disk/log.sqlite3"
 MESSAGE_LOG = ("--message-log", f"sqlite:{LOG}", "--ops-listen", "tcp:0")

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.end_to_end.programs import ROOT, Client, RelayProcess, Site
+from tests.support import ROOT
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site
 
 LogIn = Callable[[str], Client]
 

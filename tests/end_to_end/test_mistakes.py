@@ -14,7 +14,8 @@ import pytest
 
 from chatrelay.messagelog.sqlite import SqliteStore
 from chatrelay.model import Message
-from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, RelayProcess
+from tests.support import PATIENCE, ROOT
+from tests.support.programs import TWISTD, RelayProcess
 
 URL = "http://127.0.0.1:1/session"
 CHATRELAY = (sys.executable, "-m", "chatrelay.app.cli")

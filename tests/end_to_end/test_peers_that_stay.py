@@ -6,32 +6,29 @@ kernel says (/proc), not what the relay thinks.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess
-from tests.end_to_end.test_tls import Authorities, authorities
-
-__all__ = ["authorities"]
+from tests.support.authorities import Authorities
+from tests.support.client import Client, SocketClient
+from tests.support.frames import BINARY, CLOSE, frame
+from tests.support.programs import HIGH_RATES, RelayProcess
+from tests.support.readers import connection
+from tests.support.v1 import ADMITTED
 
 LONGEST = 5.0
 """Seconds that the relay may hold the descriptor of such a client."""
 
 MOMENT = 3.0
 """Seconds that a busy machine may take to look, after the handshake-timeout of those who do not even shake hands."""
-
-TEXT, BINARY, CLOSE = 1, 2, 8
 
 
 def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
@@ -54,133 +51,83 @@ def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
     return connections
 
 
-class Peer:
-    """A connection that does what it likes with each layer: WebSocket, TLS, TCP.
+class Peer(SocketClient):
+    """A client that does what it likes with each layer: WebSocket, TLS, TCP.
 
     :param context: how TLS is spoken; None for plain TCP.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext | None, narrow: bool = False) -> None:
-        self.tcp = socket.socket()
-        if narrow:
-            self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.tcp.settimeout(PATIENCE)
-        self.tcp.connect(("127.0.0.1", port))
-        self.connection: tuple[int, int] = (port, self.tcp.getsockname()[1])
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls: ssl.SSLObject | None = None
-        if context is not None:
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+        super().__init__(connection(port, receive_buffer=4096 if narrow else 0), context)
+        self.addresses: tuple[int, int] = (port, self.socket.getsockname()[1])
 
     def say_hello(self, size: int | None = None) -> Peer:
         """Send the first message of a TLS handshake, or its first bytes."""
         assert self._tls is not None
         with pytest.raises(ssl.SSLWantReadError):
             self._tls.do_handshake()
-        self.tcp.sendall(self._outgoing.read()[:size])
+        self.socket.sendall(self._tls_out.read()[:size])
         return self
-
-    def tls(self) -> Peer:
-        """The TLS handshake, where there is one."""
-        while self._tls is not None:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self.tcp.sendall(self._outgoing.read())
-                self._incoming.write(self.tcp.recv(65536))
-        self._flush()
-        return self
-
-    def say(self, data: bytes) -> Peer:
-        """Send bytes."""
-        if self._tls is None:
-            self.tcp.sendall(data)
-        else:
-            self._tls.write(data)
-            self._flush()
-        return self
-
-    def hear(self) -> bytes:
-        """Some bytes that came."""
-        if self._tls is None:
-            return self.tcp.recv(65536)
-        while True:
-            try:
-                return self._tls.read()
-            except ssl.SSLWantReadError:
-                self._incoming.write(self.tcp.recv(65536))
 
     def websocket(self) -> Peer:
-        """An opening handshake."""
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.tls().say(
-            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: " + key.encode() + b"\r\n\r\n"
-        )
-        assert self.hear().startswith(b"HTTP/1.1 101 ")
-        return self
+        """Do an opening handshake, over TLS where it is spoken."""
+        return self.start_tls().open()
 
     def frame(self, opcode: int, payload: bytes) -> Peer:
-        """Send a frame, of a payload below 126 bytes."""
-        return self.say(struct.pack("!BBI", 0x80 | opcode, 0x80 | len(payload), 0) + payload)
+        """Send a frame."""
+        return self.write(frame(payload, opcode))
 
-    def log_in(self, sessid: str) -> Peer:
-        """An opening handshake, and a login."""
-        self.websocket().frame(TEXT, json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
-        assert b'"response":true' in self.hear()
+    def member(self, sessid: str = "chen-session") -> Peer:
+        """Do an opening handshake, and log in."""
+        assert self.websocket().log_in(sessid) == ADMITTED
         return self
 
     def half_close(self) -> None:
         """End our half of TCP, without a word of TLS."""
-        self.tcp.shutdown(socket.SHUT_WR)
+        self.socket.shutdown(socket.SHUT_WR)
 
     def close_notify(self) -> None:
         """End our half of TLS (RFC 8446, section 6.1), and leave TCP as it is."""
         assert self._tls is not None
         with pytest.raises((ssl.SSLWantReadError, ssl.SSLSyscallError)):
             self._tls.unwrap()
-        self._flush()
-
-    def _flush(self) -> None:
-        if data := self._outgoing.read():
-            self.tcp.sendall(data)
+        self._flush_tls()
 
 
 def refused(peer: Peer) -> Peer:
     """A client that makes no WebSocket handshake, and gets an HTTP error."""
-    return peer.tls().say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    return peer.start_tls().write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 # What a client does, up to the moment from which it holds a descriptor for nothing.
 STAYING: dict[str, Callable[[Peer], object]] = {
     "is silent": lambda peer: None,
-    "sends half a request": lambda peer: peer.tls().say(b"GET / HTTP/1.1\r\n"),
+    "sends half a request": lambda peer: peer.start_tls().write(b"GET / HTTP/1.1\r\n"),
     "is refused": refused,
-    "is refused and talks on": lambda peer: refused(peer).say(b"x" * 10_000),
-    "half-closes in the handshake": lambda peer: peer.tls().say(b"GET / HTTP/1.1\r\n").half_close(),
+    "is refused and talks on": lambda peer: refused(peer).write(b"x" * 10_000),
+    "half-closes in the handshake": lambda peer: peer.start_tls().write(b"GET / HTTP/1.1\r\n").half_close(),
     "half-closes when refused": lambda peer: refused(peer).half_close(),
     "half-closes when open": lambda peer: peer.websocket().half_close(),
-    "half-closes when logged in": lambda peer: peer.log_in("chen-session").half_close(),
+    "half-closes when logged in": lambda peer: peer.member().half_close(),
     "closes and stays": lambda peer: peer.websocket().frame(CLOSE, b""),
     "closes and half-closes": lambda peer: peer.websocket().frame(CLOSE, b"").half_close(),
     "is closed and does not answer": lambda peer: peer.websocket().frame(BINARY, b"x"),
     "is closed and half-closes": lambda peer: peer.websocket().frame(BINARY, b"x").half_close(),
-    "half a frame, and half-closes": lambda peer: peer.websocket().say(b"\x81\xfe\x10").half_close(),
+    "half a frame, and half-closes": lambda peer: peer.websocket().write(b"\x81\xfe\x10").half_close(),
 }
 STAYING_WITH_TLS: dict[str, Callable[[Peer], object]] = {
-    "says what is no TLS": lambda peer: peer.tcp.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "says what is no TLS": lambda peer: peer.socket.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
     "stalls in its hello": lambda peer: peer.say_hello(50),
     "stalls after its hello": lambda peer: peer.say_hello(),
     "half-closes after its hello": lambda peer: peer.say_hello().half_close(),
-    "does TLS and no more": lambda peer: peer.tls(),
-    "ends TLS at once": lambda peer: peer.tls().close_notify(),
-    "ends TLS in the handshake": lambda peer: peer.tls().say(b"GET / HTTP/1.1\r\n").close_notify(),
+    "does TLS and no more": lambda peer: peer.start_tls(),
+    "ends TLS at once": lambda peer: peer.start_tls().close_notify(),
+    "ends TLS in the handshake": lambda peer: peer.start_tls().write(b"GET / HTTP/1.1\r\n").close_notify(),
     "ends TLS when refused": lambda peer: refused(peer).close_notify(),
     "ends TLS when open": lambda peer: peer.websocket().close_notify(),
-    "ends TLS when logged in": lambda peer: peer.log_in("chen-session").close_notify(),
+    "ends TLS when logged in": lambda peer: peer.member().close_notify(),
     "ends TLS when it closes": lambda peer: peer.websocket().frame(CLOSE, b"").close_notify(),
-    "spoils a record": lambda peer: peer.websocket().tcp.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32),
+    "spoils a record": lambda peer: peer.websocket().socket.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32),
 }
 
 SAY_NOTHING = {
@@ -199,7 +146,7 @@ UNREAD: dict[str, Callable[[Peer], object]] = {
 }
 UNREAD_WITH_TLS: dict[str, Callable[[Peer], object]] = {
     "ends TLS with much unread": lambda peer: peer.close_notify(),
-    "spoils a record with much unread": lambda peer: peer.tcp.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32),
+    "spoils a record with much unread": lambda peer: peer.socket.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32),
 }
 
 
@@ -210,7 +157,7 @@ def peers() -> Iterator[Callable[..., Peer]]:
 
         def connect(*arguments: object, **keywords: bool) -> Peer:
             peer = Peer(*arguments, **keywords)  # type: ignore[arg-type]
-            open_sockets.enter_context(peer.tcp)
+            open_sockets.enter_context(peer.socket)
             return peer
 
         yield connect
@@ -223,11 +170,9 @@ def test_who_is_closed_has_as_long_to_leave_as_was_said(
     relay = start_relay("--message-log", "none", "--closing-timeout", f"{seconds:g}")
     peer = peers(relay.port, None).websocket()
     began = time.monotonic()
-    heard = peer.frame(BINARY, b"x").hear()
-    assert heard[0] == 0x80 | CLOSE
-    assert struct.unpack("!H", heard[2:4]) == (1003,)
-    with suppress(ConnectionResetError):
-        assert peer.hear() == b""
+    assert peer.frame(BINARY, b"x").hear() == 1003
+    with pytest.raises((EOFError, ConnectionResetError)):
+        peer.receive()
     assert time.monotonic() - began >= seconds  # and no longer than PATIENCE, even with 0
 
 
@@ -257,16 +202,16 @@ def test_who_stays_holds_no_descriptor_longer_than_5_s(
         assert bo.log_in("bo-session")["response"]
         unread = list(cases(UNREAD, UNREAD_WITH_TLS, narrow=True))
         for _, peer, _ in unread:
-            peer.log_in("alice-session")
+            peer.member("alice-session")
         for number in range(600):  # 9.6 MB to each; the kernel takes 4 to 6, unless it was set otherwise
             bo.send(1, "x" * 16_000, id=number)
         assert all(bo.hear()["response"]["value"] for _ in range(600))
-        assert {peer.connection for _, peer, _ in unread} <= held()
+        assert {peer.addresses for _, peer, _ in unread} <= held()
 
         begun: dict[str, tuple[tuple[int, int], float]] = {}
         for name, peer, stay in chain(cases(STAYING, STAYING_WITH_TLS), unread):
             stay(peer)
-            begun[name] = (peer.connection, time.monotonic())
+            begun[name] = (peer.addresses, time.monotonic())
         took: dict[str, float] = {}
         until = time.monotonic() + LONGEST + MOMENT
         while len(took) < len(begun) and time.monotonic() < until:

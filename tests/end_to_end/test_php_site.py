@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.php_site import EXAMPLE, PHP, PhpSite
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.php_site import EXAMPLE, PHP, PhpSite
+from tests.support.programs import RelayProcess
 
 REFUSED = {"type": "auth-response", "response": False}
 ADMITTED = {"type": "auth-response", "response": True}

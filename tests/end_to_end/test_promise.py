@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.promise import Account, Request, Row, Trial, read_log
+from tests.support.promise import Account, Request, Row, Trial, read_log
 
 
 def request(name: str, number: int, to: str | int) -> Request:

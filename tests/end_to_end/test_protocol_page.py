@@ -22,7 +22,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
-from tests.end_to_end.programs import ROOT, Client, RelayProcess, Site
+from tests.support import ROOT
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site
 
 PAGE = (ROOT / "docs" / "protocol.rst").read_text("utf-8")
 

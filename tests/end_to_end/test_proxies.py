@@ -17,10 +17,11 @@ import attrs
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site, connected
-from tests.end_to_end.test_deploy import free_port
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.deploy import PATH
+from tests.support.programs import RelayProcess, Site, connected, free_port
 
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 PROGRAMS = {name: shutil.which(name, path=PATH) for name in ("nginx", "apache2", "caddy", "haproxy")}
 NAMING = ("nginx", "apache2", "caddy")
 """Those that name the client in X-Forwarded-For."""

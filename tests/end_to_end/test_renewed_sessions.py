@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.framework_visitors import Browser, Site
+from tests.support.framework_visitors import Browser, Site
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("django") is None, reason="django is not installed: pip install 'chatrelay[test]'"

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.programs import Client, RelayProcess
+from tests.support.client import Client
+from tests.support.programs import RelayProcess
 
 StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import unix_connect
 
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
-from tests.end_to_end.test_tls import ADMITTED, Authorities
+from tests.support import PATIENCE
+from tests.support.authorities import Authorities
+from tests.support.client import Client
+from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED
 
 StartRelay = Callable[..., RelayProcess]
 
@@ -24,13 +27,6 @@ StartRelay = Callable[..., RelayProcess]
 def authorities(tmp_path: Path) -> Authorities:
     """Authorities that whoever has the root's certificate trusts."""
     return Authorities(tmp_path / "authorities")
-
-
-def renew(authorities: Authorities, *names: str) -> str:
-    """Put a new certificate in the files of the old one; return the endpoint."""
-    chain = authorities.root.parent / "chain.pem"
-    chain.unlink(missing_ok=True)
-    return authorities.endpoint(authorities.issue("127.0.0.1", *names))
 
 
 def names_shown(relay: RelayProcess, authorities: Authorities) -> set[str]:
@@ -47,7 +43,7 @@ def names_shown(relay: RelayProcess, authorities: Authorities) -> set[str]:
 def test_sighup_reads_the_certificate_anew_and_nobody_notices(
     start_relay: StartRelay, authorities: Authorities
 ) -> None:
-    relay = start_relay("--message-log", "memory:", listen=renew(authorities, "old.example"))
+    relay = start_relay("--message-log", "memory:", listen=authorities.renewed_endpoint("old.example"))
     with (
         Client(f"wss://127.0.0.1:{relay.port}/", ssl=authorities.trusting()) as alice,
         Client(f"wss://127.0.0.1:{relay.port}/", ssl=authorities.trusting()) as bo,
@@ -56,7 +52,7 @@ def test_sighup_reads_the_certificate_anew_and_nobody_notices(
         assert bo.log_in("bo-session") == ADMITTED
         assert names_shown(relay, authorities) == {"old.example"}
 
-        renew(authorities, "new.example")
+        authorities.renewed_endpoint("new.example")
         assert names_shown(relay, authorities) == {"old.example"}  # until it is told
         relay.process.send_signal(signal.SIGHUP)
         assert "for new.example, 127.0.0.1, until 3000-" in relay.said("was reloaded")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.end_to_end.framework_visitors import Browser, Site
-from tests.end_to_end.programs import PATIENCE, Client
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.framework_visitors import Browser, Site
 
 MODULES = {"flask": "flask", "starlette": "starlette", "django": "django", "jwt": "jwt"}
 

@@ -18,27 +18,18 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site, connected
-from tests.end_to_end.test_deploy import NGINX, free_port, needs_nginx
-from tests.end_to_end.test_php_site import PHP, PhpSite
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.deploy import NGINX, needs_nginx
+from tests.support.framework_sites import SERVED
+from tests.support.php_site import PHP, PhpSite
+from tests.support.programs import RelayProcess, Site, connected, free_port
 
 ADMITTED = {"type": "auth-response", "response": True}
 DENIED = {"type": "auth-response", "response": False}
 UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
 
 NAME = "www.example.com"
-
-SERVED = """
-from wsgiref.simple_server import WSGIRequestHandler, make_server
-
-class Quiet(WSGIRequestHandler):
-    def log_message(self, format, *arguments):
-        pass
-
-server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
-print("listening on", server.server_port, flush=True)
-server.serve_forever()
-"""
 
 DJANGO = """
 import json, sys

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.end_to_end.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
 SESSIONS = 34

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess, Site
-from tests.end_to_end.saturation import HANDSHAKE
+from tests.support import PATIENCE
+from tests.support.frames import HANDSHAKE
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.promise import deliveries
 
 
 def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Callable[..., RelayProcess]) -> None:
@@ -62,9 +64,7 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
             # Connections are closed by turns, in random order: where bo's turn came first, the last messages found nobody.
             assert answer["reason"] == "receiving-user-not-connected"
             assert number > heard[-1]
-    from tests.end_to_end.test_durability import rows
-
-    logged = rows(relay.folder / "chatrelay.sqlite3")
+    logged = deliveries(relay.folder / "chatrelay.sqlite3")
     assert {content for content, was_delivered in logged if was_delivered} >= {f"message {number}" for number in heard}
 
 

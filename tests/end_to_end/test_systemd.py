@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess
-from tests.end_to_end.test_signals import renew
-from tests.end_to_end.test_tls import Authorities
+from tests.support import PATIENCE
+from tests.support.authorities import Authorities
+from tests.support.programs import RelayProcess
 
 StartRelay = Callable[..., RelayProcess]
 READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
@@ -92,7 +92,7 @@ def test_systemd_is_told(start_relay: StartRelay, systemd: Systemd) -> None:
 def test_a_reactor_that_hangs_gives_no_sign_of_life(start_relay: StartRelay, tmp_path: Path) -> None:
     authorities = Authorities(tmp_path / "authorities")
     systemd = Systemd(str(tmp_path / "notify"))
-    relay = start_relay(listen=renew(authorities), NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="100000")
+    relay = start_relay(listen=authorities.renewed_endpoint(), NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="100000")
     assert systemd.hears() == READY
     systemd.hears_signs_of_life(2)
     # It waits for a certificate that comes through a pipe.

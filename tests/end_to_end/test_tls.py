@@ -19,46 +19,15 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
+from tests.support import PATIENCE
+from tests.support.authorities import Authorities
+from tests.support.client import Client
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
 UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
 
 StartRelay = Callable[..., RelayProcess]
-
-
-class Authorities:
-    """A root and the authority below it that signs.
-
-    :ivar root: the file with the root's certificate.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir()
-        root = trustme.CA()
-        self._signing = root.create_child_ca()
-        self.root = folder / "root.pem"
-        root.cert_pem.write_to_path(str(self.root))
-
-    def issue(self, *names: str) -> trustme.LeafCert:
-        """A certificate for hosts of these names or addresses."""
-        return self._signing.issue_cert(*names)
-
-    def endpoint(self, leaf: trustme.LeafCert) -> str:
-        """A Twisted endpoint that listens with a certificate, from files as an operator has them."""
-        key, own, rest = (self._folder / name for name in ("key.pem", "cert.pem", "chain.pem"))
-        leaf.private_key_pem.write_to_path(str(key))
-        certificate, *chain = leaf.cert_chain_pems
-        certificate.write_to_path(str(own))
-        assert chain, "no certificate between the root and the leaf"
-        for link in chain:
-            link.write_to_path(str(rest), append=True)
-        return f"ssl:0:privateKey={key}:certKey={own}:extraCertChain={rest}:interface=127.0.0.1"
-
-    def trusting(self) -> ssl.SSLContext:
-        """A client's settings that trust the root and nothing else."""
-        return ssl.create_default_context(cafile=str(self.root))
 
 
 class TLSSite(Site):
@@ -77,12 +46,6 @@ class TLSSite(Site):
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.users["alice-session"] = 1
         self.url = f"https://127.0.0.1:{self.port}/session"
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
-    """Authorities that whoever has the root's certificate trusts."""
-    return Authorities(tmp_path_factory.mktemp("tls") / "authorities")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
 from chatrelay.config.options import HEADINGS, Config
-from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, Client, RelayProcess, Site
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.programs import TWISTD, RelayProcess, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
 REFUSED = {"type": "auth-response", "response": False}

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
-from tests.end_to_end.readers import Reader, Sender, connection
-from tests.end_to_end.test_tls import Authorities
+from tests.support import PATIENCE
+from tests.support.authorities import Authorities
+from tests.support.client import Client
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.readers import Reader, Sender, connection
 
 SMALL = 4096
 """Bytes of a receive buffer that is known; the kernel doubles them."""

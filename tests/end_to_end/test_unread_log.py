@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from websockets.sync.client import unix_connect
 
-from tests.end_to_end.programs import PATIENCE, ROOT, TWISTD, Client, Site
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.programs import TWISTD, Site
 
 ADMITTED = {"type": "auth-response", "response": True}
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, Client, RelayProcess, Site
-from tests.end_to_end.saturation import HANDSHAKE
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.frames import HANDSHAKE
+from tests.support.programs import RelayProcess, Site
 
 StartRelay = Callable[..., RelayProcess]
 

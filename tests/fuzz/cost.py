@@ -30,8 +30,8 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
-from tests.fuzz.network import TEXT, frame
-from tests.unit.test_websocket import Client
+from tests.support.frames import TEXT, frame
+from tests.support.memory import MemoryClient
 
 MESSAGE_SIZE = 65_536
 MESSAGES_PER_SECOND = 10
@@ -183,13 +183,13 @@ class Meter:
         # That a recipient reads is not measured, and to how many one may write is another limit.
         config = Config(new_recipients_per_minute=0, unread_size=0, connections_per_user=0)
         self._factory = ChatFactory(config, relay, directory, KnownSessions({"alice": 1, "bo": 2}), clock)
-        self._recipient = Client(self._factory).open().log_in("bo")
+        self._recipient = MemoryClient(self._factory).open().log_in("bo")
 
     def once(self, candidate: Candidate) -> float:
         """CPU seconds that a client takes in a second, in the long run; 0 for one that is closed."""
         clock = self._clock
         pieces = candidate.pieces()
-        client = Client(self._factory).open()
+        client = MemoryClient(self._factory).open()
         if candidate.role == USER:
             client.log_in()
         protocol, transport = client.protocol, client.transport
@@ -224,7 +224,7 @@ class Meter:
     def taking(self, candidate: Candidate, times: int = 3) -> float:
         """CPU seconds to take one message that comes whole, whatever its sender may send a second: the least of several."""
         (data,) = attrs.evolve(candidate, frames=1, reads=1).pieces()
-        client = Client(self._factory).open()
+        client = MemoryClient(self._factory).open()
         if candidate.role == USER:
             client.log_in()
         least = math.inf

@@ -20,8 +20,8 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
 from tests.fuzz.harness import Fuzzed, message
-from tests.fuzz.network import BINARY, CLOSE, PING, frame
-from tests.unit.test_websocket import Client
+from tests.support.frames import BINARY, CLOSE, PING, frame
+from tests.support.memory import MemoryClient
 
 SEEDS = tuple(
     bytes((3, 40)) + data
@@ -54,7 +54,7 @@ class Side:
 
     def shows(self, pieces: list[bytes]) -> list[tuple[Any, ...]]:
         """What these bytes come to."""
-        client = Client(self.factory).open()
+        client = MemoryClient(self.factory).open()
         factory, shown = self.factory, []
         for piece in pieces:
             client.write(piece)

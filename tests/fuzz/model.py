@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.end_to_end.promise import UID, Account, Request, Row, Trial
 from tests.fuzz.network import Stream, exactly
+from tests.support.promise import UID, Account, Request, Row, Trial
 
 # The limits that a scenario runs under. Small, so that a few dozen events reach them; all sums with them are exact in
 # binary, so that the model and the relay can't differ by a rounding.

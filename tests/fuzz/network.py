@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import struct
-from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet import error, tcp
@@ -20,30 +18,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.support.frames import CLOSE, FIN, TEXT, close_code, split
+
 ROOM = 512
 """Bytes that the kernel takes for a client that does not read."""
 
 PAUSE_AT = 1024
 """Bytes that wait in a transport before it asks its producer to pause; also what is read at once. Twisted has 64 KiB."""
-
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-def frame(payload: bytes, opcode: int = TEXT, *, rsv: int = 0, masked: bool = True) -> bytes:
-    """A client's frame (RFC 6455, section 5.2)."""
-    length = len(payload)
-    bit = 0x80 if masked else 0
-    if length < 126:
-        head = bytes([0x80 | rsv << 4 | opcode, bit | length])
-    elif length < 65536:
-        head = struct.pack("!BBH", 0x80 | rsv << 4 | opcode, bit | 126, length)
-    else:
-        head = struct.pack("!BBQ", 0x80 | rsv << 4 | opcode, bit | 127, length)
-    if not masked:
-        return head + payload
-    mask = b"\x37\xfa\x21\x3d"
-    whole = (mask * (length // 4 + 1))[:length]
-    return head + mask + (int.from_bytes(payload) ^ int.from_bytes(whole)).to_bytes(length)
 
 
 class Socket:
@@ -231,24 +212,17 @@ class Stream:
         held = self._held()
         sent = self._socket.written
         data = bytes(sent[self._parsed :]) + held[max(0, self._parsed - len(sent)) :]
-        at = 0
-        while at < len(data):
-            length, start = data[at + 1], at + 2
-            if length == 126:
-                length, start = int.from_bytes(data[start : start + 2]), start + 2
-            elif length == 127:
-                length, start = int.from_bytes(data[start : start + 8]), start + 8
-            payload = data[start : start + length]
-            assert len(payload) == length, "half a frame was handed over"
-            opcode = data[at] & 15
-            assert data[at] & 0xF0 == 0x80, "not final, or reserved bits"
+        end = 0
+        for first, payload, end in split(data):  # noqa: B007
+            assert first & 0xF0 == FIN, "not final, or reserved bits"
+            opcode = first & 15
             if opcode == TEXT:
                 self.frames.append(json.loads(payload))
             elif opcode == CLOSE:
-                self.frames.append((int.from_bytes(payload[:2]) if payload else 1005,))
+                self.frames.append((close_code(payload),))
             else:
                 self.frames.append((opcode, payload))
-            at = start + length
+        assert end == len(data), "half a frame was handed over"
         self._parsed += len(data)
 
 
@@ -259,17 +233,3 @@ def exactly(value: object) -> object:
     if isinstance(value, list | tuple):
         return [exactly(item) for item in value]
     return type(value), value
-
-
-def handshake(headers: Iterable[str] = ()) -> bytes:
-    """A client's opening handshake."""
-    lines = (
-        "GET / HTTP/1.1",
-        "Host: relay.example",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-        *headers,
-    )
-    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.broken import BROKEN
 from tests.fuzz.scenarios import Broken, Scenario, run, spread
-from tests.trials import test_simulated_time as simulated
+from tests.fuzz.seen import SEEN, asked_for
 
 SEEDS = 200
 """Scenarios in which each must be found."""
@@ -48,7 +48,7 @@ def test_a_failure_survives_the_way_from_its_process() -> None:
 
 
 def test_what_is_asked_for_grows_with_the_scenarios() -> None:
-    at_20_000 = {what: simulated.asked_for(20 * per_thousand) for what, per_thousand in simulated.SEEN.items()}
+    at_20_000 = {what: asked_for(20 * per_thousand) for what, per_thousand in SEEN.items()}
     assert min(at_20_000.values()) > 5
-    assert simulated.asked_for(10) == 0
-    assert simulated.asked_for(100_000) > 10 * simulated.asked_for(10_000) > 0
+    assert asked_for(10) == 0
+    assert asked_for(100_000) > 10 * asked_for(10_000) > 0

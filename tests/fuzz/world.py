@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from twisted.internet import tcp
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -29,36 +29,23 @@ from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.options import Config
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Unavailable
+from chatrelay.model import Denied, LoggedIn, Message, Unavailable
 from chatrelay.model import Verdict as SiteVerdict
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay import session
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.testing import HeldMessageLog
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import shutdown as stopping
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import FlushScheduler, Outbox
 from chatrelay.websocket.protocol import ChatProtocol
-from tests.end_to_end.promise import UID, Request, Row
 from tests.fuzz import model
 from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Pong, Send, Sent, State, Unusable, Verdict
-from tests.fuzz.network import (
-    BINARY,
-    CLOSE,
-    PAUSE_AT,
-    PING,
-    PONG,
-    TEXT,
-    Kernel,
-    NotDirect,
-    Reactor,
-    Socket,
-    Stream,
-    frame,
-    handshake,
-)
+from tests.fuzz.network import PAUSE_AT, Kernel, NotDirect, Reactor, Socket, Stream
+from tests.support.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, handshake
+from tests.support.message_logs import SteppedMessageLog
+from tests.support.promise import UID, Request, Row
 
 USERS: dict[str, UID] = {"alice": 1, "bo": "2", "cy": "cy"}
 """Whose sessions the site knows: ``alice.7`` is one of alice's."""
@@ -67,67 +54,6 @@ UNCOUNTED = 512
 """Bytes that do not count towards a budget, at most: the answer to the opening handshake, and a close frame."""
 
 RECIPIENTS: tuple[UID, ...] = (1, "1", 2, "2", "cy", "nobody")
-
-
-class SteppedMessageLog(HeldMessageLog):
-    """A message log that does what it is asked when the test says so, or fails in each of the ways that a log may.
-
-    :ivar marks: what waits to be marked undelivered.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_closed = False
-        self.marks: list[tuple[Sequence[int], Deferred[None]]] = []
-        self._to_mark: list[int] = []
-
-    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
-        """Let a batch wait."""
-        return fail(LogUnavailable("closed")) if self.is_closed else super().append(messages)
-
-    def commit_and_forget(self) -> None:
-        """Commit the oldest batch and fail to say so: the rows are found later, and marked (the promise's C5)."""
-        messages, committed = self.batches.pop(0)
-        numbers: Sequence[int] = []
-        MemoryMessageLog.append(self, messages).addCallback(lambda found: numbers.extend(found))  # type: ignore[attr-defined]
-        self._to_mark.extend(numbers)
-        committed.errback(LogUnavailable("the disk failed at the sync"))
-
-    def break_down(self) -> None:
-        """Fail as no log may."""
-        self.batches.pop(0)[1].errback(ZeroDivisionError("a defect of the log's"))
-
-    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
-        """Let marks wait."""
-        marked: Deferred[None] = Deferred()
-        self.marks.append((numbers, marked))
-        return marked
-
-    def mark(self) -> None:
-        """Write the oldest marks."""
-        numbers, marked = self.marks.pop(0)
-        super().mark_undelivered(numbers).chainDeferred(marked)
-
-    def fail_to_mark(self) -> None:
-        """Refuse the oldest marks; they are written when the log recovers."""
-        numbers, marked = self.marks.pop(0)
-        self._to_mark.extend(numbers)
-        marked.errback(LogUnavailable("the disk is full"))
-
-    def recover(self) -> None:
-        """Be opened anew, and look at what was left."""
-        MemoryMessageLog.mark_undelivered(self, self._to_mark)
-        self._to_mark = []
-
-    def stop(self) -> Deferred[None]:
-        """Do what is left, and nothing more."""
-        self.is_closed = True
-        while self.batches:
-            self.commit()
-        while self.marks:
-            self.mark()
-        self.recover()
-        return super().stop()
 
 
 class _ByHand:

@@ -1,67 +1,11 @@
-"""What trials start from, and the table of what they showed.
+"""What trials start from.
 
-A trial does something to a real relay that the world may do to it, counts how
-often it did, and measures what came of it. `make trials` runs each in full;
-every other run takes a short form where the full one would take over a
-minute, which its docstring names.
+A trial does something to a real relay that the world may do to it, counts how often it did, and measures what came of it.
+`make trials` runs each in full; every other run takes a short form where the full one would take over a minute, which its
+docstring names.
 """
 
-from __future__ import annotations
+from tests.support.authorities import authorities
+from tests.support.relay_fixtures import logged_in, relay, site, start_relay
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import pytest
-
-from tests.end_to_end.conftest import logged_in, relay, site, start_relay
-
-__all__ = ["logged_in", "relay", "site", "start_relay"]
-
-
-@dataclass
-class Evidence:
-    """What one trial did, and what it found."""
-
-    trial: str
-    counts: list[str] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
-
-    def count(self, what: str, count: int, at_least: int) -> None:
-        """Something was done to the relay so often; fewer than `at_least` prove nothing, and fail."""
-        self.counts.append(f"{count:,} {what}")
-        assert count >= at_least, f"only {count:,} {what}: the trial proves nothing below {at_least:,}"
-
-    def figure(self, text: str) -> None:
-        """Something was measured."""
-        self.figures.append(text)
-
-    def __str__(self) -> str:
-        return f"{self.trial}: {', '.join(self.counts)}; {'; '.join(self.figures) or 'held'}"
-
-
-EVIDENCE = "evidence"
-
-
-@pytest.fixture
-def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
-    """Where a trial puts what it counted and measured: a line of the table at the end."""
-    found = Evidence(request.node.name.removeprefix("test_"))
-    yield found
-    print(found)
-    # Properties of a report reach the process that sums up, whichever process ran the test.
-    request.node.user_properties.append((EVIDENCE, str(found)))
-    assert found.counts, "a trial that counts nothing proves nothing: evidence.count(...)"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    ended = [
-        report
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", "") == "teardown"
-    ]
-    lines = [text for report in ended for name, text in report.user_properties if name == EVIDENCE]
-    if lines:
-        terminalreporter.section(f"trials, {'in full' if config.getoption('full') else 'in their short form'}")
-        for line in lines:
-            terminalreporter.write_line(line)
+__all__ = ["authorities", "logged_in", "relay", "site", "start_relay"]

@@ -6,42 +6,13 @@ clients and not one.
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import resource
 import socket
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
-)
-"""An opening handshake (RFC 6455, section 1.3)."""
-
-COMPRESSING_HANDSHAKE = HANDSHAKE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
-"""One that offers compression (RFC 7692, section 7)."""
-
-CONTINUATION, TEXT, CLOSE, PING, PONG = 0, 1, 8, 9, 10
-
-COMPRESSED = 0x40
-"""To be added to the opcode of a compressed message's first frame (RFC 7692, section 6)."""
-
-
-def frame(opcode: int, payload: bytes = b"", final: bool = True) -> bytes:
-    """A client's frame (RFC 6455, section 5.2), masked with zeros."""
-    first = (0x80 if final else 0) | opcode
-    if len(payload) < 126:
-        return struct.pack("!BBI", first, 0x80 | len(payload), 0) + payload
-    return struct.pack("!BBHI", first, 0x80 | 126, len(payload), 0) + payload
-
-
-def auth_request(sessid: str) -> bytes:
-    """A login, as a frame."""
-    return frame(TEXT, json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
+from tests.support import frames
+from tests.support.frames import CLOSE, FIN, HANDSHAKE, PING, PONG, Decoder
 
 
 def address(number: int) -> str:
@@ -141,17 +112,14 @@ def farewell(one: socket.socket) -> tuple[int, str, int]:
     :raises AssertionError: where it sends something else than pings, pongs and a close frame, or ends the connection
         without a word.
     """
-    data, pongs = b"", 0
-    while True:
-        while len(data) >= 2 and len(data) >= 2 + data[1]:
-            first, payload, data = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
-            if first == 0x80 | CLOSE:
-                return int.from_bytes(payload[:2]), payload[2:].decode(), pongs
-            assert first in (0x80 | PING, 0x80 | PONG), (first, payload)
-            pongs += first == 0x80 | PONG
-        received = one.recv(65536)
-        assert received, f"the relay ended the connection without a word, after {pongs} pongs"
-        data += received
+    decoder, pongs = Decoder(), 0
+    while received := one.recv(65536):
+        for first, payload in decoder.feed(received):
+            if first == FIN | CLOSE:
+                return frames.close_code(payload), payload[2:].decode(), pongs
+            assert first in (FIN | PING, FIN | PONG), (first, payload)
+            pongs += first == FIN | PONG
+    raise AssertionError(f"the relay ended the connection without a word, after {pongs} pongs")
 
 
 def close_code(one: socket.socket) -> int:
@@ -173,16 +141,3 @@ def still_open(sockets: Sequence[socket.socket]) -> int:
             pass
         one.setblocking(True)
     return count
-
-
-def descriptors_of(pid: int) -> int:
-    """How many file descriptors a process has open."""
-    return len(os.listdir(Path("/proc", str(pid), "fd")))
-
-
-def peak_mib(pid: int) -> float:
-    """The most memory that a process has had resident so far, in MiB."""
-    for line in Path("/proc", str(pid), "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError("no VmHWM: has the process ended?")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
 import sqlite3
 import statistics
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,10 +21,13 @@ import pytest
 from chatrelay.messagelog.sqlite import SqliteStore, recovery
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.model import Message
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
-from tests.end_to_end.promise import Trial, read_log
-from tests.end_to_end.saturation import SATURATED, USERS, Crowd, Part, Talker, by_turns, resident
-from tests.trials.conftest import Evidence
+from tests.support import PATIENCE
+from tests.support.client import Client
+from tests.support.evidence import Evidence
+from tests.support.processes import resident
+from tests.support.programs import HIGH_RATES, RelayProcess, Site, follow, orphans
+from tests.support.promise import Trial, read_log
+from tests.support.saturation import SATURATED, USERS, Crowd, Part, Talker, by_turns
 from tests.trials.power import PARTS, Recording, recorder
 
 MIB = 1024 * 1024
@@ -214,19 +215,6 @@ def rotated_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
     evidence.count("messages acknowledged", trial.counts["acknowledged"], at_least=rounds * 1000)
     evidence.count("refused", trial.counts["refused"], at_least=rounds * 2)
     evidence.figure("all kept")
-
-
-def orphans(relay: RelayProcess) -> list[str]:
-    """The commands of what a relay said of write-ahead logs that it set aside."""
-    return [line.partition("To read them: ")[2] for line in relay.output if "was set aside" in line]
-
-
-def follow(command: str) -> str:
-    """Execute a command of a line in a shell, as it stands there; return what it printed."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert ran.returncode == 0, f"{command}: {ran.stderr}"
-    return ran.stdout
 
 
 def a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:

@@ -17,7 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.trials.crowd import Crowd, auth_request, opened
+from tests.support import v1
+from tests.support.frames import frame
+from tests.trials.crowd import Crowd, opened
 
 EVERY = 0.1
 """Seconds between two messages of a connection."""
@@ -56,7 +58,7 @@ def connect(crowd: Crowd, plans: Sequence[dict[str, object]]) -> list[Sender]:
         for number, data in enumerate(messages):
             one = opened(crowd, str(plan["address"]))
             if sessids:
-                one.sendall(auth_request(sessids[number]))
+                one.sendall(frame(v1.encoded(v1.login(sessids[number]))))
                 assert b'"response":true' in one.recv(4096)
             one.setblocking(False)
             # Not all at once: their turns are spread over the time between two.

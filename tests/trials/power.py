@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.promise import Account
-from tests.end_to_end.saturation import TEXT, Talker, frames
+from tests.support.frames import FIN, TEXT, split
+from tests.support.promise import Account
+from tests.support.saturation import Talker
 
 SECTOR = 512
 """Bytes that a disk writes whole or not at all."""
@@ -349,11 +350,10 @@ class Told:
         start = stream.index(b"\r\n\r\n") + 4
         heard: list[tuple[int, Any]] = []
         place = 0
-        for first, payload in frames(stream[start:]):
-            start += len(payload) + (2 if len(payload) < 126 else 4 if len(payload) < 65536 else 10)
-            while ends[place][0] < start:
+        for first, payload, end in split(stream, start):
+            while ends[place][0] < end:
                 place += 1
-            if first == TEXT:
+            if first == FIN | TEXT:
                 heard.append((ends[place][1], json.loads(payload)))
         self._heard.append(heard[1:])  # the login's answer is not a message's
 

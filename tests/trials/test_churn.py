@@ -22,10 +22,12 @@ from statistics import median
 
 import trustme
 
-from tests.end_to_end.programs import RelayProcess
-from tests.end_to_end.saturation import HANDSHAKE, TEXT, masked
-from tests.trials.caller import PACKED, PATIENCE, Caller, descriptors, resident
-from tests.trials.conftest import Evidence
+from tests.support import PATIENCE
+from tests.support.client import StreamClient
+from tests.support.evidence import Evidence
+from tests.support.frames import HANDSHAKE, frame
+from tests.support.processes import descriptors, resident
+from tests.support.programs import RelayProcess
 from tests.trials.webserver import Webserver
 
 YES = {"type": "auth-response", "response": True}
@@ -70,14 +72,14 @@ class Town:
     ended: Counter[str] = field(default_factory=Counter)
     _newcomers: itertools.count[int] = field(default_factory=lambda: itertools.count(REGULARS))
 
-    def caller(self) -> Caller:
+    def caller(self) -> StreamClient:
         """Somebody at one of the addresses; every third speaks TLS."""
         number = 1 + random.randrange(self.addresses)
         address = f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         if random.randrange(3):
-            return Caller(self.port, address)
+            return StreamClient(self.port, address)
         self.over_tls += 1
-        return Caller(self.tls_port, address, self.tls)
+        return StreamClient(self.tls_port, address, self.tls)
 
     def user(self) -> int:
         """Somebody new, or somebody who was there before."""
@@ -88,7 +90,7 @@ class TooLate(Exception):
     """The machine had so much else to do that a login took longer than it may."""
 
 
-async def log_in(caller: Caller, sessid: str, expected: object) -> None:
+async def log_in(caller: StreamClient, sessid: str, expected: object) -> None:
     """Ask to be logged in, and be answered so."""
     answer = await caller.log_in(sessid)
     if answer in (4001, UNAVAILABLE):
@@ -96,7 +98,7 @@ async def log_in(caller: Caller, sessid: str, expected: object) -> None:
     assert answer == expected, answer
 
 
-async def chat(caller: Caller, number: int) -> None:
+async def chat(caller: StreamClient, number: int) -> None:
     """Log in, write to oneself and to somebody who may be there, and read the answers."""
     await caller.open()
     await log_in(caller, f"session-{number}", YES)
@@ -108,42 +110,41 @@ async def chat(caller: Caller, number: int) -> None:
         assert answer["response"].get("reason") in (None, "receiving-user-not-connected", "rate-limited"), answer
 
 
-async def a_close(caller: Caller, number: int) -> None:
+async def a_close(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     caller.say_close()
     assert await caller.closed() == 1000
 
 
-async def a_reset(caller: Caller, number: int) -> None:
+async def a_reset(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     caller.abort()
 
 
-async def an_end_without_a_word(caller: Caller, number: int) -> None:
+async def an_end_without_a_word(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
 
 
-async def half_a_close(caller: Caller, number: int) -> None:
+async def half_a_close(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     caller.close_half()
     await caller.cut()
 
 
-async def half_a_frame(caller: Caller, number: int) -> None:
+async def half_a_frame(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    caller.writer.write(masked(TEXT, b'{"type":"message-send-request"' + b" " * 5000)[:-1000])
+    caller.write(frame(b'{"type":"message-send-request"' + b" " * 5000)[:-1000])
     await caller.writer.drain()
     await asyncio.sleep(random.uniform(0, 0.02))
 
 
-async def half_a_message(caller: Caller, number: int) -> None:
+async def half_a_message(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    not_final = TEXT & 0x7F
-    caller.writer.write(masked(not_final, b'{"type":"message-send-request"' + b" " * 5000))
+    caller.write(frame(b'{"type":"message-send-request"' + b" " * 5000, fin=False))
     await asyncio.sleep(random.uniform(0, 0.02))
 
 
-async def answers_unread(caller: Caller, number: int) -> None:
+async def answers_unread(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     for id in range(10):
         caller.send(f"user-{number}", "x" * 1000, id=id)
@@ -151,74 +152,73 @@ async def answers_unread(caller: Caller, number: int) -> None:
     caller.abort()
 
 
-async def packed_messages(caller: Caller, number: int) -> None:
+async def packed_messages(caller: StreamClient, number: int) -> None:
     await caller.open(compression=True)
     await log_in(caller, f"session-{number}", YES)
     for id in range(5):
-        caller.send(f"user-{number}", "to self" * random.randrange(100, 1000), id=id, packed=True)
+        caller.send_compressed(f"user-{number}", "to self" * random.randrange(100, 1000), id=id)
     for _ in range(5):
         await caller.answer("send-request-response")
     caller.say_close()
     assert await caller.closed() == 1000
 
 
-async def packed_messages_unread(caller: Caller, number: int) -> None:
+async def packed_messages_unread(caller: StreamClient, number: int) -> None:
     await caller.open(compression=True)
     await log_in(caller, f"session-{number}", YES)
     for id in range(10):
-        caller.send(f"user-{number}", "to self" * 1000, id=id, packed=True)
+        caller.send_compressed(f"user-{number}", "to self" * 1000, id=id)
     await caller.writer.drain()
     caller.abort()
 
 
-async def half_a_packed_message(caller: Caller, number: int) -> None:
+async def half_a_packed_message(caller: StreamClient, number: int) -> None:
     await caller.open(compression=True)
     await log_in(caller, f"session-{number}", YES)
-    not_final = PACKED & 0x7F
-    caller.writer.write(masked(not_final, random.randbytes(500)))
+    caller.write(frame(random.randbytes(500), fin=False, rsv=4))
     await asyncio.sleep(random.uniform(0, 0.02))
 
 
-async def too_large_a_message(caller: Caller, number: int) -> None:
+async def too_large_a_message(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    caller.writer.write(b"\x81\xff" + (1 << 20).to_bytes(8, "big") + b"mask")
+    caller.write(b"\x81\xff" + (1 << 20).to_bytes(8, "big") + b"mask")
     assert await caller.closed() == 1009
 
 
-async def ten_unusable_frames(caller: Caller, number: int) -> None:
+async def ten_unusable_frames(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     for _ in range(10):
         caller.say("rubbish")
     assert await caller.closed() == 4502
 
 
-async def sending_too_fast(caller: Caller, number: int) -> None:
+async def sending_too_fast(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     for id in range(130):
         caller.send(f"user-{number}", "hej", id=id)
     assert await caller.closed() == 4503
 
 
-async def too_many_pings(caller: Caller, number: int) -> None:
+async def too_many_pings(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    caller.writer.write(masked(PING, b"") * 30)
+    caller.write(frame(b"", PING) * 30)
     assert await caller.closed() == 1002
 
 
-async def a_close_unanswered(caller: Caller, number: int) -> None:
+async def a_close_unanswered(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    caller.writer.write(masked(BINARY, b""))
+    caller.write(frame(b"", BINARY))
     assert await caller.closed() == 1003
     await caller.cut()
 
 
-async def a_second_login(caller: Caller, number: int) -> None:
+async def a_second_login(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     await log_in(caller, "nobody", NO)
     await log_in(caller, f"session-{number}", YES)
 
 
-async def three_denials(caller: Caller, number: int) -> None:
+async def three_denials(caller: StreamClient, number: int) -> None:
     await caller.open()
     for _ in range(3):
         # The same answer where this address was denied too often and is not asked about.
@@ -226,18 +226,18 @@ async def three_denials(caller: Caller, number: int) -> None:
     assert await caller.closed() == 4500
 
 
-async def a_login_pending(caller: Caller, number: int) -> None:
+async def a_login_pending(caller: StreamClient, number: int) -> None:
     await caller.open()
     caller.say({"type": "auth-request", "SESSID": f"session-{number}"})
     await asyncio.sleep(random.uniform(0, 0.02))
 
 
-async def a_login_pending_and_a_reset(caller: Caller, number: int) -> None:
+async def a_login_pending_and_a_reset(caller: StreamClient, number: int) -> None:
     await a_login_pending(caller, number)
     caller.abort()
 
 
-async def a_while(caller: Caller, number: int) -> None:
+async def a_while(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
     await asyncio.sleep(3)  # asked about again meanwhile
     caller.send(f"user-{number}", "still here", id=3)
@@ -246,27 +246,27 @@ async def a_while(caller: Caller, number: int) -> None:
     assert await caller.closed() == 1000
 
 
-async def no_login(caller: Caller, number: int) -> None:
+async def no_login(caller: StreamClient, number: int) -> None:
     await caller.open()
     assert await caller.closed() == 4001
 
 
-async def half_a_handshake(caller: Caller, number: int) -> None:
-    caller.writer.write(HANDSHAKE[: random.randrange(len(HANDSHAKE))])
+async def half_a_handshake(caller: StreamClient, number: int) -> None:
+    caller.write(HANDSHAKE[: random.randrange(len(HANDSHAKE))])
     await asyncio.sleep(random.uniform(0, 0.02))
 
 
-async def no_handshake(caller: Caller, number: int) -> None:
-    caller.writer.write(b"GET /favicon.ico HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+async def no_handshake(caller: StreamClient, number: int) -> None:
+    caller.write(b"GET /favicon.ico HTTP/1.1\r\nHost: relay.example\r\n\r\n")
     async with asyncio.timeout(PATIENCE):
         assert await caller.reader.readexactly(10) == b"HTTP/1.1 4"
 
 
-async def nothing_at_all(caller: Caller, number: int) -> None:
+async def nothing_at_all(caller: StreamClient, number: int) -> None:
     pass
 
 
-KINDS: tuple[Callable[[Caller, int], Awaitable[None]], ...] = (
+KINDS: tuple[Callable[[StreamClient, int], Awaitable[None]], ...] = (
     *(a_close, a_reset, an_end_without_a_word, half_a_close, half_a_frame, half_a_message, answers_unread),
     *(too_large_a_message, ten_unusable_frames, sending_too_fast, too_many_pings, a_second_login, three_denials),
     *(packed_messages, packed_messages_unread, half_a_packed_message),
@@ -298,7 +298,7 @@ async def a_round(town: Town) -> None:
     """As many of each kind as come in a round, in any order."""
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def come(kind: Callable[[Caller, int], Awaitable[None]]) -> None:
+    async def come(kind: Callable[[StreamClient, int], Awaitable[None]]) -> None:
         try:
             async with gate, town.caller() as caller:
                 await kind(caller, town.user())

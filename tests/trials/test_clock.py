@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.end_to_end.programs import Client, RelayProcess, Site
-from tests.trials.conftest import Evidence
+from tests.support.client import Client
+from tests.support.evidence import Evidence
+from tests.support.programs import RelayProcess, Site
 
 USERS = 50
 HOUR = 3600

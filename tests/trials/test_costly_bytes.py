@@ -17,11 +17,12 @@ import attrs
 import pytest
 
 from bench.proc import cpu_seconds_of
-from tests.end_to_end.programs import ROOT, RelayProcess, Site
 from tests.fuzz.cost import REQUEST, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate
-from tests.trials.conftest import Evidence
+from tests.support import ROOT
+from tests.support.evidence import Evidence
+from tests.support.programs import RelayProcess, Site
 from tests.trials.crowd import address
-from tests.trials.test_hostile_clients import Member
+from tests.trials.siege import Member
 
 pytestmark = pytest.mark.alone
 

@@ -10,12 +10,14 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from bench.proc import cpu_seconds_of
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, Client, RelayProcess, Site
-from tests.end_to_end.test_tls import Authorities, authorities
-from tests.trials.conftest import Evidence
-from tests.trials.crowd import HANDSHAKE, Crowd, address, auth_request, descriptors_of
-
-__all__ = ["authorities"]
+from tests.support import PATIENCE, v1
+from tests.support.authorities import Authorities
+from tests.support.client import Client
+from tests.support.evidence import Evidence
+from tests.support.frames import HANDSHAKE, frame
+from tests.support.processes import descriptors
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.trials.crowd import Crowd, address
 
 DESCRIPTORS = 256
 CONNECTS = 400
@@ -60,7 +62,9 @@ def chat(alice: Client, bo: Client, number: int) -> None:
 def crowd_in(crowd: Crowd, silent: bool = False) -> None:
     """A tenth log in, a tenth complete the handshake, and the others, or all, are silent; ten of an address."""
     for number in range(CONNECTS):
-        says = {0: HANDSHAKE + auth_request(f"member-{number // 10}"), 1: HANDSHAKE}.get(number % 10, b"")
+        says = {0: HANDSHAKE + frame(v1.encoded(v1.login(f"member-{number // 10}"))), 1: HANDSHAKE}.get(
+            number % 10, b""
+        )
         crowd.connect(address(number // 10), b"" if silent else says)
 
 
@@ -103,7 +107,7 @@ def test_descriptors_used_up_by_connections(
         evidence.count("connects", len(crowd.sockets), CONNECTS)
         relay.said("EMFILE encountered")
         share = cpu_share(pid)
-        most = descriptors_of(pid)
+        most = descriptors(pid)
         for number in range(20):
             chat(alice, bo, number)
         crowd.leave()
@@ -130,7 +134,7 @@ def test_connections_leave_descriptors_to_the_rest(
         assert chen.log_in("chen-session") == ADMITTED  # the webserver can be asked
         # Those that are refused are closed in turns: on a busy machine some are still there.
         until = time.monotonic() + PATIENCE
-        while (taken := descriptors_of(pid)) >= DESCRIPTORS - SPARE and time.monotonic() < until:
+        while (taken := descriptors(pid)) >= DESCRIPTORS - SPARE and time.monotonic() < until:
             time.sleep(0.05)
         assert taken < DESCRIPTORS - SPARE
         for number in range(20):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import Site
+from tests.support.evidence import Evidence
+from tests.support.programs import Site
 from tests.trials import durability
-from tests.trials.conftest import Evidence
 from tests.trials.durability import Stage
 
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: apt-get install strace")

@@ -15,18 +15,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess, Site
-from tests.trials.conftest import Evidence
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.evidence import Evidence
+from tests.support.programs import RelayProcess, Site
+from tests.trials.networks import ip
 
 USERS = 20
 
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 """Addresses of the two ends of a network that a trial makes."""
-
-
-def ip(*words: str) -> bool:
-    """Run the program of that name; whether it did as it was told."""
-    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
 
 
 @contextmanager

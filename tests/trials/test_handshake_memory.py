@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import ROOT, RelayProcess, Site
-from tests.trials.caller import resident
-from tests.trials.conftest import Evidence
+from tests.support import ROOT
+from tests.support.evidence import Evidence
+from tests.support.frames import DEFLATE, handshake
+from tests.support.large_handshakes import HANDSHAKES, PAGE
+from tests.support.processes import resident
+from tests.support.programs import RelayProcess, Site
 from tests.trials.crowd import Crowd, address, opened
-from tests.unit.test_handshake_memory import DEFLATE, HANDSHAKES, PAGE, handshake
 
 CONNECTIONS = 1000
 FIRST = 100
@@ -105,7 +107,7 @@ def test_what_is_kept_of_a_handshake(where: str, site: Site, tmp_path: Path, ful
     taken: dict[str, float] = {}
     for name, (target, headers) in {"a plain one": ("/", offer), **kinds}.items():
         with relay() as started:
-            taken[name] = kib(started, before, handshake(path + target, *headers))
+            taken[name] = kib(started, before, handshake(*headers, target=path + target))
         counted += CONNECTIONS
     evidence.count("idle connections", counted, CONNECTIONS * (1 + len(kinds)))
     evidence.figure("KiB each: " + ", ".join(f"{name} {size:.1f}" for name, size in taken.items()))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,26 +14,17 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
-from tests.trials.conftest import Evidence
-from tests.trials.crowd import (
-    CLOSE,
-    CONTINUATION,
-    HANDSHAKE,
-    PING,
-    PONG,
-    TEXT,
-    Crowd,
-    auth_request,
-    frame,
-    opened,
-    to_the_end,
-)
+from tests.support import PATIENCE, v1
+from tests.support.client import SocketClient
+from tests.support.evidence import Evidence
+from tests.support.frames import CONTINUATION, HANDSHAKE, frame
+from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED
+from tests.trials.crowd import Crowd, opened, to_the_end
 
 pytestmark = pytest.mark.alone
 
 LOGINS = 20
-ADMITTED = {"type": "auth-response", "response": True}
 
 HELD_UP = 6.0
 """Seconds, longer than each of these times."""
@@ -62,31 +51,6 @@ def stopped(relay: RelayProcess) -> Iterator[None]:
         yield
     finally:
         os.kill(relay.pid, signal.SIGCONT)
-
-
-class Bare:
-    """A client that writes its frames itself, in pieces."""
-
-    def __init__(self, one: socket.socket) -> None:
-        self.socket = one
-        self._data = b""
-
-    def hear(self) -> Any:
-        """The next text, as JSON; or the close code."""
-        while True:
-            if len(self._data) >= 2 and len(self._data) >= 2 + self._data[1]:
-                opcode, size = self._data[0] & 15, self._data[1]
-                payload, self._data = self._data[2 : 2 + size], self._data[2 + size :]
-                if opcode == PING:
-                    self.socket.sendall(frame(PONG, payload))
-                elif opcode == CLOSE:
-                    return int.from_bytes(payload[:2])
-                else:
-                    return json.loads(payload)
-            else:
-                received = self.socket.recv(4096)
-                assert received, "the relay ended the connection without a word"
-                self._data += received
 
 
 class Held:
@@ -116,21 +80,19 @@ def test_what_came_while_the_relay_was_held_up_is_in_time(
     with ExitStack() as stack, Crowd(relay.port) as crowd:
         bo = stack.enter_context(relay.client())
         assert bo.log_in("bo-session") == ADMITTED
-        writer = Bare(opened(crowd, "127.0.0.1"))
-        writer.socket.sendall(auth_request("alice-session"))
-        assert writer.hear() == ADMITTED
+        writer = SocketClient(opened(crowd, "127.0.0.1"))
+        assert writer.log_in("alice-session") == ADMITTED
         held = Held(site)
         visitors = [stack.enter_context(relay.client()) for _ in range(LOGINS)]
-        quiet, silent = Bare(opened(crowd, "127.0.0.1")), Bare(opened(crowd, "127.0.0.1"))
+        quiet, silent = SocketClient(opened(crowd, "127.0.0.1")), SocketClient(opened(crowd, "127.0.0.1"))
         half, mute = crowd.connect("127.0.0.1", HANDSHAKE[:40]), crowd.connect("127.0.0.1")
         asks_ops = http.client.HTTPConnection("127.0.0.1", relay.ops_port, timeout=PATIENCE)
         asks_ops.connect()
-        message = {"timeStamp": 1, "touID": 2, "content": "hej"}
-        text = json.dumps({"type": "message-send-request", "id": 1, "message": message}).encode()
-        writer.socket.sendall(frame(TEXT, text[:20], final=False))
+        text = v1.encoded(v1.message(2))
+        writer.write(frame(text[:20], fin=False))
         asked = len(site.asked)
         for number, visitor in enumerate(visitors):
-            visitor.say({"type": "auth-request", "SESSID": f"visitor-{number}"})
+            visitor.say_login(f"visitor-{number}")
         until = time.monotonic() + PATIENCE
         while len(site.asked) < asked + LOGINS:
             assert time.monotonic() < until
@@ -139,9 +101,9 @@ def test_what_came_while_the_relay_was_held_up_is_in_time(
         begun = time.monotonic()
         with stopped(relay):
             held.answers.set()
-            writer.socket.sendall(frame(CONTINUATION, text[20:]))
+            writer.write(frame(text[20:], CONTINUATION))
             half.sendall(HANDSHAKE[40:])
-            quiet.socket.sendall(auth_request("quiet-session"))
+            quiet.say_login("quiet-session")
             asks_ops.request("GET", "/healthz")
             time.sleep(seconds)
         evidence.count("seconds held up", round(time.monotonic() - begun), round(seconds))

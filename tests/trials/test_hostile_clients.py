@@ -7,48 +7,20 @@ trial is about, and not the one on connections of an address.
 from __future__ import annotations
 
 import socket
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Protocol
+from contextlib import suppress
 
 import pytest
 
-from tests.end_to_end.programs import RelayProcess
-from tests.trials.conftest import Evidence
-from tests.trials.crowd import (
-    COMPRESSED,
-    COMPRESSING_HANDSHAKE,
-    CONTINUATION,
-    HANDSHAKE,
-    PING,
-    TEXT,
-    Crowd,
-    address,
-    close_code,
-    farewell,
-    frame,
-    opened,
-    peak_mib,
-    sent_of,
-    still_open,
-    to_the_end,
-)
+from tests.support.evidence import Evidence
+from tests.support.frames import CONTINUATION, DEFLATE, HANDSHAKE, PING, fragments, frame, handshake
+from tests.trials.crowd import address, close_code, farewell, opened, sent_of, still_open, to_the_end
+from tests.trials.siege import MEBIBYTE, Begin, siege
+
+__all__ = ["siege"]
 
 pytestmark = pytest.mark.alone
-
-ADMITTED = {"type": "auth-response", "response": True}
-
-LOGINS = 100
-"""Logins beside each attack, at least."""
-
-MOST_SECONDS = 1.0
-"""p99 of what a login may take meanwhile, from connecting to the answer."""
-
-LONGEST = 120.0
-"""Seconds within which there must be so many logins: with `MOST_SECONDS` each there are."""
 
 HEADER = 20_000_000
 """Bytes."""
@@ -63,7 +35,6 @@ SMALL = 16384
 
 FRAGMENTS = 1_000_000
 PINGS = 100_000
-MEBIBYTE = 1 << 20
 
 BOMBS = 500
 BOMBERS = 10
@@ -74,115 +45,6 @@ MOST_GROWN = 16
 
 LARGEST_FRAME = 65_000
 """Bytes: what of a bomb fits into one frame, to become 64 MiB."""
-
-
-class Member:
-    """Logs in again and again, and takes the time."""
-
-    def __init__(self, relay: RelayProcess) -> None:
-        self._relay = relay
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self.seconds: list[float] = []
-        self.trouble: list[object] = []
-
-    def _work(self) -> None:
-        while not self._over.is_set() and not self.trouble:
-            begun = time.monotonic()
-            try:
-                with self._relay.client() as bo:
-                    if (answer := bo.log_in("bo-session")) != ADMITTED:
-                        self.trouble.append(answer)
-                    self.seconds.append(time.monotonic() - begun)
-            # Refused, cut or timed out: whatever it was, it is what the attack did to a member.
-            except Exception as error:
-                self.trouble.append(error)
-            self._over.wait(0.02)
-
-    @property
-    def p99(self) -> float:
-        """The time that 99 % of the logins did not exceed."""
-        return sorted(self.seconds)[-1 - len(self.seconds) // 100]
-
-    def __enter__(self) -> Member:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
-class Siege:
-    """An attack that goes on.
-
-    :ivar crowd: the attackers.
-    """
-
-    def __init__(self, relay: RelayProcess, member: Member, crowd: Crowd) -> None:
-        self.crowd = crowd
-        self._relay = relay
-        self._member = member
-        self._begun = time.monotonic()
-
-    def lasts(self) -> bool:
-        """Whether there were too few logins yet."""
-        assert self._member.trouble == []
-        logins, took = len(self._member.seconds), time.monotonic() - self._begun
-        assert logins >= LOGINS or took < LONGEST, f"only {logins} logins beside the attack in {took:.0f} s"
-        return logins < LOGINS
-
-    def ended(self, seconds: float) -> float:
-        """Wait until the relay has closed all attackers; say how long that took.
-
-        :param seconds: how long it may take.
-        """
-        begun = time.monotonic()
-        while left := still_open(self.crowd.sockets):
-            took = time.monotonic() - begun
-            assert took < seconds, f"{left} of {len(self.crowd.sockets)} attackers are still there after {took:.1f} s"
-            time.sleep(0.05)
-        return time.monotonic() - begun
-
-
-class Begin(Protocol):
-    """Begins an attack."""
-
-    def __call__(self, most_mib: float, *options: str) -> AbstractContextManager[Siege]:
-        """
-        :param most_mib: by how much the relay may grow.
-        :param options: the relay's, where the defaults won't do.
-        """
-
-
-@pytest.fixture
-def siege(start_relay: Callable[..., RelayProcess], evidence: Evidence) -> Iterator[Begin]:
-    """Attacks a relay, while a member logs in."""
-
-    @contextmanager
-    def begin(most_mib: float, *options: str) -> Iterator[Siege]:
-        relay = start_relay(*options)
-        pid = relay.process.pid
-        with Crowd(relay.port) as crowd:
-            with relay.client() as bo:
-                assert bo.log_in("bo-session") == ADMITTED
-            before = peak_mib(pid)
-            with Member(relay) as member:
-                siege = Siege(relay, member, crowd)
-                yield siege
-                while siege.lasts():
-                    time.sleep(0.05)
-            grown = peak_mib(pid) - before
-        assert member.trouble == []
-        evidence.count("logins beside it", len(member.seconds), LOGINS)
-        evidence.figure(f"p99 of a login {member.p99 * 1000:.0f} ms")
-        evidence.figure(f"memory +{grown:.1f} MiB")
-        assert grown < most_mib
-        assert member.p99 < MOST_SECONDS
-        relay.stop()
-        assert "Traceback" not in "\n".join(relay.output)
-
-    yield begin
 
 
 def test_silent_connections(siege: Begin, full: bool, evidence: Evidence) -> None:
@@ -245,8 +107,8 @@ def test_a_million_empty_fragments(siege: Begin, evidence: Evidence) -> None:
 
     A ping after the 64th is answered, and one after the 65th is not: so many were taken.
     """
-    empty, ping = frame(CONTINUATION, final=False), frame(PING)
-    begins = frame(TEXT, final=False) + empty * (MESSAGE_FRAMES - 1) + ping + empty + ping
+    empty, ping = frame(b"", CONTINUATION, fin=False), frame(b"", PING)
+    begins = frame(b"", fin=False) + empty * (MESSAGE_FRAMES - 1) + ping + empty + ping
     flood = begins + empty * (FRAGMENTS - MESSAGE_FRAMES - 1)
     attackers, sent, most_sent = 0, 0, 0
     with siege(8) as attack:
@@ -267,7 +129,7 @@ def test_a_million_empty_fragments(siege: Begin, evidence: Evidence) -> None:
 
 def test_100_000_unread_pings(siege: Begin, evidence: Evidence) -> None:
     """A client that sends 100,000 pings and reads no pong is cut after 20, with 1002, and as many as the time brings."""
-    ping = frame(PING, b"x" * 125)
+    ping = frame(b"x" * 125, PING)
     flood = ping * PINGS
     attackers, sent, most_sent, most_answered = 0, 0, 0, 0
     with siege(8) as attack:
@@ -296,29 +158,25 @@ def deflated_zeros(mebibytes: int) -> bytes:
     return b"".join(compressor.compress(bytes(MEBIBYTE)) for _ in range(mebibytes)) + compressor.flush()
 
 
-def fragments(data: bytes, size: int) -> bytes:
-    """A compressed message in frames of so many bytes."""
-    pieces = [data[start : start + size] for start in range(0, len(data), size)]
-    return b"".join(
-        frame(CONTINUATION if number else TEXT | COMPRESSED, piece, final=number == len(pieces) - 1)
-        for number, piece in enumerate(pieces)
-    )
-
-
 def test_deflate_bombs(siege: Begin, evidence: Evidence) -> None:
     """100 MiB of zeros, compressed, in one frame as far as it fits and in 60, again and again, are closed with 1009."""
     zeros = deflated_zeros(100)
     bombs = (
-        frame(TEXT | COMPRESSED, zeros[:LARGEST_FRAME]),
-        frame(TEXT | COMPRESSED, zeros[:LARGEST_FRAME], final=False),
-        fragments(zeros, len(zeros) // 60 + 1),
-        fragments(zeros[:LARGEST_FRAME], 60),  # more of them than a message may have, if it came to that
+        frame(zeros[:LARGEST_FRAME], rsv=4),
+        frame(zeros[:LARGEST_FRAME], fin=False, rsv=4),
+        fragments(zeros, 60, rsv=4),
+        fragments(
+            zeros[:LARGEST_FRAME], LARGEST_FRAME // 60, rsv=4
+        ),  # more of them than a message may have, if it came to that
     )
     exploded = 0
     with siege(MOST_GROWN, "--compression", "yes") as attack:
         while exploded < BOMBS or attack.lasts():
             attack.crowd.leave()  # to come back at once
-            bombers = [opened(attack.crowd, address(each), COMPRESSING_HANDSHAKE) for each in range(BOMBERS)]
+            bombers = [
+                opened(attack.crowd, address(each), handshake(f"{DEFLATE}; client_max_window_bits"))
+                for each in range(BOMBERS)
+            ]
             for each, one in enumerate(bombers):
                 sent_of(one, bombs[(exploded + each) % len(bombs)])
             codes = {close_code(one) for one in bombers}

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, PATIENCE, RelayProcess, Site
-from tests.end_to_end.saturation import Crowd, Part, resident
-from tests.trials.conftest import Evidence
+from tests.support import PATIENCE
+from tests.support.evidence import Evidence
+from tests.support.processes import resident
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.saturation import Crowd, Part
 
 pytestmark = pytest.mark.alone
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
-from tests.end_to_end.readers import Reader, Sender, connection
-from tests.end_to_end.test_tls import Authorities
-from tests.trials.conftest import Evidence
-from tests.trials.test_half_open import ip
+from tests.support.authorities import Authorities
+from tests.support.client import Client
+from tests.support.evidence import Evidence
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.readers import Reader, Sender, connection
+from tests.trials.networks import ip
 
 KIB = 1024
 PACES = (7, 40, 100)

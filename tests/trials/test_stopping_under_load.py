@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.end_to_end.programs import HIGH_RATES, RelayProcess, Site
-from tests.end_to_end.promise import Account, Trial, read_log
-from tests.end_to_end.saturation import Crowd, Part
-from tests.trials.conftest import Evidence
+from tests.support.evidence import Evidence
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.promise import Account, Trial, read_log
+from tests.support.saturation import Crowd, Part
 
 pytestmark = pytest.mark.alone
 

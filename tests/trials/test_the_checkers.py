@@ -7,41 +7,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.end_to_end import (
-    programs,
-    saturation,
-    test_denied_logins,
-    test_fast_path,
-    test_full_load,
-    test_log_files,
-    test_send_limits,
-    test_tls,
-    test_who_gets_in,
-)
-from tests.end_to_end.programs import HIGH_RATES, Client, RelayProcess, Site
-from tests.trials import (
-    durability,
-    test_churn,
-    test_clock,
-    test_costly_bytes,
-    test_descriptors,
-    test_half_open,
-    test_hostile_clients,
-    test_login_storm,
-    test_slow_readers,
-    test_stopping_under_load,
-    test_webserver,
-)
+from tests.support import ROOT, programs, saturation
+from tests.support.client import Client
+from tests.support.evidence import Evidence
+from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.trials import durability
+from tests.trials import siege as siege_module
 from tests.trials.broken import BUILDS
-from tests.trials.conftest import Evidence
 from tests.trials.durability import Stage
-from tests.trials.test_hostile_clients import siege
-from tests.trials.test_login_storm import storm
+from tests.trials.siege import Begin, siege
+from tests.trials.storm import storm
 
 __all__ = ["siege", "storm"]
 
@@ -53,6 +34,11 @@ class Trials:
         self.stage = stage
         self.evidence = Evidence("of a broken build")
         self._request = request
+
+    def module(self, name: str) -> ModuleType:
+        """Return the module of a trial as pytest finds it: what is tried here is that very test."""
+        found: ModuleType = pytest.Module.from_parent(self._request.session, path=ROOT / "tests" / f"{name}.py").obj
+        return found
 
     def _start(self, *options: str, **keywords: Any) -> RelayProcess:
         relay: RelayProcess = self._request.getfixturevalue("start_relay")(*options, **keywords)
@@ -69,7 +55,7 @@ class Trials:
 
     def a_second_relay(self) -> None:
         (self.stage.folder / "disk").mkdir()
-        test_log_files.test_a_second_relay_is_refused_although_the_lock_was_removed(
+        self.module("end_to_end/test_log_files").test_a_second_relay_is_refused_although_the_lock_was_removed(
             self._start, self.stage.site, self.stage.folder, self.stage.folder / "disk"
         )
 
@@ -99,99 +85,123 @@ class Trials:
 
     def _full_load(self, tls: bool) -> None:
         stage = self.stage
-        test_full_load.test_every_request_meets_its_promised_fate(
+        self.module("end_to_end/test_full_load").test_every_request_meets_its_promised_fate(
             self._start, stage.site, stage.folder, self.evidence, False, "yes", tls, "sqlite:chatrelay.sqlite3"
         )
 
     def bursts(self) -> None:
-        test_send_limits.test_the_30th_message_passes_and_the_31st_does_not(self._start, "yes")
+        self.module("end_to_end/test_send_limits").test_the_30th_message_passes_and_the_31st_does_not(
+            self._start, "yes"
+        )
 
     def new_recipients(self) -> None:
-        test_send_limits.test_a_new_connection_is_no_way_around_the_limits_of_a_user(self._start, "yes")
+        self.module("end_to_end/test_send_limits").test_a_new_connection_is_no_way_around_the_limits_of_a_user(
+            self._start, "yes"
+        )
 
     def slow_readers(self) -> None:
-        test_fast_path.test_a_client_that_does_not_read_is_cut_and_the_sender_told(self._start, "yes")
+        self.module("end_to_end/test_fast_path").test_a_client_that_does_not_read_is_cut_and_the_sender_told(
+            self._start, "yes"
+        )
 
     def large_messages(self) -> None:
         relay = self._start(*HIGH_RATES)
         with relay.client() as alice, relay.client() as bo:
             alice.log_in("alice-session")
             bo.log_in("bo-session")
-            test_tls.test_large_messages_pass_over_tls_up_to_the_limit((alice, bo))
+            self.module("end_to_end/test_tls").test_large_messages_pass_over_tls_up_to_the_limit((alice, bo))
 
     def login_storm(self) -> None:
-        test_login_storm.test_the_tabs_of_a_user_are_one_question(self._request.getfixturevalue("storm"))
+        self.module("trials/test_login_storm").test_the_tabs_of_a_user_are_one_question(
+            self._request.getfixturevalue("storm")
+        )
 
     def deflate_bombs(self) -> None:
-        test_hostile_clients.test_deflate_bombs(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_deflate_bombs(self._siege, self.evidence)
 
     def silent_connections(self) -> None:
-        test_hostile_clients.test_silent_connections(self._siege, False, self.evidence)
+        self.module("trials/test_hostile_clients").test_silent_connections(self._siege, False, self.evidence)
 
     def a_header_of_20_mb(self) -> None:
-        test_hostile_clients.test_a_header_of_20_mb(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_a_header_of_20_mb(self._siege, self.evidence)
 
     def a_million_empty_fragments(self) -> None:
-        test_hostile_clients.test_a_million_empty_fragments(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_a_million_empty_fragments(self._siege, self.evidence)
 
     def unusable_messages(self) -> None:
-        test_costly_bytes.test_unusable_messages_of_visitors(self._start(), self.stage.folder, self.evidence, False)
+        self.module("trials/test_costly_bytes").test_unusable_messages_of_visitors(
+            self._start(), self.stage.folder, self.evidence, False
+        )
 
     def messages_in_empty_fragments(self) -> None:
-        test_costly_bytes.test_messages_in_empty_fragments(self._start(), self.stage.folder, self.evidence, False)
+        self.module("trials/test_costly_bytes").test_messages_in_empty_fragments(
+            self._start(), self.stage.folder, self.evidence, False
+        )
 
     def unread_pings(self) -> None:
-        test_hostile_clients.test_100_000_unread_pings(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_100_000_unread_pings(self._siege, self.evidence)
 
     def who_does_not_read(self) -> None:
-        test_slow_readers.test_slow_readers(self._start, self.stage.site, False, self.evidence)
+        self.module("trials/test_slow_readers").test_slow_readers(self._start, self.stage.site, False, self.evidence)
 
     def half_open_connections(self) -> None:
         relay = self._start("--ping-interval", "1", "--ping-timeout", "1", listen="tcp:0")
-        test_half_open.stopped_clients(test_half_open.Half(relay, self.stage.site, limit=8), self.evidence)
+        self.module("trials/test_half_open").stopped_clients(
+            self.module("trials/test_half_open").Half(relay, self.stage.site, limit=8), self.evidence
+        )
 
     def the_clock_is_set(self) -> None:
         try:
-            test_clock.test_the_clock_is_set(
+            self.module("trials/test_clock").test_the_clock_is_set(
                 self._start, self.stage.site, False, self.stage.folder, evidence=self.evidence
             )
         except ConnectionClosed as end:
             raise AssertionError(f"somebody was closed: {end}") from end
 
     def few_descriptors(self) -> None:
-        test_descriptors.test_connections_leave_descriptors_to_the_rest(self._start, None, self.evidence)
+        self.module("trials/test_descriptors").test_connections_leave_descriptors_to_the_rest(
+            self._start, None, self.evidence
+        )
 
     def sigterm_under_load(self) -> None:
-        test_stopping_under_load.test_sigterm_under_load(self._start, self.stage.site, self.evidence, False, "yes")
+        self.module("trials/test_stopping_under_load").test_sigterm_under_load(
+            self._start, self.stage.site, self.evidence, False, "yes"
+        )
 
     def a_webserver_away_for_a_second(self) -> None:
         self._outage(20, 1)
 
     def a_webserver_that_returns(self) -> None:
-        self._outage(20, test_webserver.SHORT.seconds)
+        self._outage(20, self.module("trials/test_webserver").SHORT.seconds)
 
     def a_webserver_that_goes_away(self) -> None:
         self._outage(50, 2.5)  # long enough for everybody to be asked about again
 
     def _outage(self, users: int, seconds: float) -> None:
-        outage = replace(test_webserver.SHORT, users=users, seconds=seconds)
-        asyncio.run(test_webserver.outages(self.stage.folder, self.evidence, outage))
+        outage = replace(self.module("trials/test_webserver").SHORT, users=users, seconds=seconds)
+        asyncio.run(self.module("trials/test_webserver").outages(self.stage.folder, self.evidence, outage))
 
     def churn(self) -> None:
-        test_churn.test_an_hour_of_churn(self.stage.folder, self.evidence, False)
+        self.module("trials/test_churn").test_an_hour_of_churn(self.stage.folder, self.evidence, False)
 
     def many_denials(self) -> None:
-        test_denied_logins.test_an_address_has_20_denials_and_others_do_not_notice(self.stage.site, self._start)
+        self.module("end_to_end/test_denied_logins").test_an_address_has_20_denials_and_others_do_not_notice(
+            self.stage.site, self._start
+        )
 
     def one_denial(self) -> None:
-        test_denied_logins.test_a_denial_is_remembered_for_five_seconds(self.stage.site, self._start)
+        self.module("end_to_end/test_denied_logins").test_a_denial_is_remembered_for_five_seconds(
+            self.stage.site, self._start
+        )
 
     def a_ticket_brought_twice(self) -> None:
-        test_who_gets_in.test_of_two_who_bring_a_ticket_at_once_one_gets_in(self.stage.site, self._start)
+        self.module("end_to_end/test_who_gets_in").test_of_two_who_bring_a_ticket_at_once_one_gets_in(
+            self.stage.site, self._start
+        )
 
     @property
-    def _siege(self) -> test_hostile_clients.Begin:
-        begin: test_hostile_clients.Begin = self._request.getfixturevalue("siege")
+    def _siege(self) -> Begin:
+        begin: Begin = self._request.getfixturevalue("siege")
         return begin
 
 
@@ -292,13 +302,14 @@ def test_a_broken_build_is_caught(
         monkeypatch.setattr(saturation, "PATIENCE", 5.0)
     monkeypatch.setattr(Client.closed, "__defaults__", (3.0,))
     # One bomb that is unpacked shows it, and each takes a while.
-    monkeypatch.setattr(test_hostile_clients, "BOMBS", 10)
-    monkeypatch.setattr(test_hostile_clients, "LOGINS", 5)
+    trials = Trials(Stage(tmp_path, site), request)
+    monkeypatch.setattr(trials.module("trials/test_hostile_clients"), "BOMBS", 10)
+    monkeypatch.setattr(siege_module, "LOGINS", 5)
     started: list[RelayProcess] = []
     enter = RelayProcess.__enter__
     monkeypatch.setattr(RelayProcess, "__enter__", lambda relay: started.append(relay) or enter(relay))
     with pytest.raises((AssertionError, TimeoutError), match=says) as caught:
-        trial(Trials(Stage(tmp_path, site), request))
+        trial(trials)
     # What does not fit the relay any more breaks it in another way than was meant.
     assert not [line for relay in started for line in relay.output if "please report it" in line]
     evidence.count("broken build", len(started) and 1, at_least=1)

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, Site
-from tests.end_to_end.test_deploy import ADMITTED, DEPLOY, ORIGIN
-from tests.trials.conftest import Evidence
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.deploy import DEPLOY, ORIGIN
+from tests.support.evidence import Evidence
+from tests.support.programs import Site
+from tests.support.v1 import ADMITTED
 
 SYSTEMD = Path("/lib/systemd/systemd")
 NAMESPACES = ("--pid", "--kill-child", "--fork", "--mount", "--uts", "--ipc", "--cgroup", "--mount-proc")

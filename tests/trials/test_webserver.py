@@ -19,9 +19,11 @@ from urllib.parse import parse_qs
 import pytest
 import trustme
 
-from tests.end_to_end.programs import RelayProcess
-from tests.trials.caller import PATIENCE, Caller, forget_peak, peak, resident
-from tests.trials.conftest import Evidence
+from tests.support import PATIENCE
+from tests.support.client import StreamClient
+from tests.support.evidence import Evidence
+from tests.support.processes import forget_peak, peak, resident
+from tests.support.programs import RelayProcess
 from tests.trials.webserver import AT_START, Webserver
 
 YES = {"type": "auth-response", "response": True}
@@ -145,10 +147,10 @@ async def outages(folder: Path, evidence: Evidence, outage: Outage) -> None:
     assert sum(AGAIN in line for line in relay.output) >= 2
 
 
-async def member(relay: RelayProcess, number: int, leaving: AsyncExitStack) -> Caller:
+async def member(relay: RelayProcess, number: int, leaving: AsyncExitStack) -> StreamClient:
     """Log a user in, ten at each address."""
     address = f"127.0.{1 + number // 2500}.{1 + number // 10 % 250}"
-    caller = await leaving.enter_async_context(Caller(relay.port, address))
+    caller = await leaving.enter_async_context(StreamClient(relay.port, address))
     await caller.open()
     assert await caller.log_in(f"session-{number}") == YES
     return caller
@@ -158,7 +160,7 @@ async def logins(relay: RelayProcess, count: int, expected: object) -> int:
     """So many visitors come at once and are answered so; how many."""
 
     async def come(number: int) -> None:
-        async with Caller(relay.port, f"127.9.0.{1 + number}") as caller:
+        async with StreamClient(relay.port, f"127.9.0.{1 + number}") as caller:
             await caller.open()
             assert await caller.log_in(f"session-visitor-{number}") == expected
 
@@ -169,7 +171,7 @@ async def logins(relay: RelayProcess, count: int, expected: object) -> int:
 async def first_login(relay: RelayProcess) -> float:
     """Wait until a visitor is logged in who tries every tenth of a second; when that was."""
     while True:
-        async with Caller(relay.port) as caller:
+        async with StreamClient(relay.port) as caller:
             await caller.open()
             while (answer := await caller.log_in("session-first")) == UNAVAILABLE:
                 await asyncio.sleep(0.1)
@@ -178,10 +180,10 @@ async def first_login(relay: RelayProcess) -> float:
         assert answer == 4001  # not logged in for 10 s
 
 
-async def everybody_writes(users: list[Caller]) -> int:
+async def everybody_writes(users: list[StreamClient]) -> int:
     """Everybody writes to their neighbour, and all of it arrives; how many messages."""
 
-    async def hear(number: int, user: Caller) -> None:
+    async def hear(number: int, user: StreamClient) -> None:
         heard = [await user.hear(), await user.hear()]
         assert all(isinstance(message, dict) for message in heard), f"user-{number} was put out: {heard}"
         assert sorted(message["type"] for message in heard) == ["message", "send-request-response"], heard
@@ -215,9 +217,9 @@ async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
         gate = asyncio.Semaphore(50)
 
         async def ask_and_leave(number: int) -> None:
-            async with gate, Caller(relay.port, f"127.2.0.{1 + number % addresses}") as caller:
+            async with gate, StreamClient(relay.port, f"127.2.0.{1 + number % addresses}") as caller:
                 await caller.open()
-                caller.say({"type": "auth-request", "SESSID": f"guess-{number}"})
+                caller.say_login(f"guess-{number}")
                 for _ in range(20):
                     if not site.asked[f"guess-{number}"]:  # for which many wait in vain
                         await asyncio.sleep(0.01)
@@ -225,7 +227,7 @@ async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
                 left.append(number)
 
         async def log_in(number: int) -> None:
-            async with Caller(relay.port, "127.3.0.1") as caller:
+            async with StreamClient(relay.port, "127.3.0.1") as caller:
                 await caller.open()
                 began = time.monotonic()
                 assert await caller.log_in(f"session-{number}") == YES
@@ -437,7 +439,7 @@ async def ask(relay: RelayProcess, site: FaultySite, names: list[str]) -> dict[s
     wrong: dict[str, object] = {}
 
     async def come(number: int, name: str) -> None:
-        async with Caller(relay.port, f"127.0.1.{1 + number % 250}") as caller:
+        async with StreamClient(relay.port, f"127.0.1.{1 + number % 250}") as caller:
             await caller.open()
             began = time.monotonic()
             answer = await caller.log_in(site.sessid(name, number))

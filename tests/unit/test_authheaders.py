@@ -17,7 +17,7 @@ from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
 from chatrelay.config.sources import read
 from chatrelay.model import LoggedIn
-from tests.unit.test_auth import IN, WebserverTestCase, answer
+from tests.support.session_page_case import IN, WebserverTestCase, answer
 
 reactor: Any = untyped_reactor
 

@@ -17,7 +17,8 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import autobahn
 from chatrelay.websocket.factory import ChatFactory
-from tests.unit.test_websocket import PEER, Client, Transport, frame, handshake_of
+from tests.support.frames import HANDSHAKE, frame
+from tests.support.memory import PEER, MemoryClient, Transport
 
 MOVED = "has moved {}; see chatrelay/websocket/autobahn.py"
 
@@ -42,14 +43,14 @@ class AutobahnNames(SynchronousTestCase):
             self.assertTrue(hasattr(WebSocketServerProtocol, name), f"Autobahn {MOVED.format(name)}")
 
     def test_open_connection_has_each_attribute(self) -> None:
-        self.protocol.dataReceived(handshake_of("GET / HTTP/1.1"))
+        self.protocol.dataReceived(HANDSHAKE)
         for name in autobahn.ATTRIBUTES:
             self.assertIn(name, vars(self.protocol), f"Autobahn {MOVED.format(name)}")
         moved = autobahn.HANDSHAKE.keys() - vars(self.protocol).keys()
         self.assertEqual(moved, set(), f"Autobahn {MOVED.format(moved)}")
 
     def test_frame_that_has_begun_has_each_attribute(self) -> None:
-        self.protocol.dataReceived(handshake_of("GET / HTTP/1.1") + frame(b"half")[:8])
+        self.protocol.dataReceived(HANDSHAKE + frame(b"half")[:8])
         for name in autobahn.FRAME_ATTRIBUTES:
             self.assertTrue(hasattr(self.protocol, name), f"Autobahn {MOVED.format(name)}")
         self.assertEqual(self.protocol.current_frame.length, 4)
@@ -62,7 +63,7 @@ class AutobahnOptions(SynchronousTestCase):
 
     def test_connection_has_the_options_of_its_factory(self) -> None:
         factory = make_factory(message_size=1234)
-        client = Client(factory)
+        client = MemoryClient(factory)
         names = WebSocketServerProtocol.CONFIG_ATTRS
         self.assertIn("maxMessagePayloadSize", names)
         self.assertEqual(
@@ -74,7 +75,7 @@ class AutobahnOptions(SynchronousTestCase):
         self.assertTrue(client.transport.no_delay)
 
     def test_connection_has_no_queue_and_no_validator_before_they_are_needed(self) -> None:
-        client = Client(make_factory(fast_path=True)).open()
+        client = MemoryClient(make_factory(fast_path=True)).open()
         self.assertFalse({"send_queue", "utf8validator"} & vars(client.protocol).keys())
         client.write(frame(b"half")[:8])
         self.assertIn("utf8validator", vars(client.protocol))

@@ -20,8 +20,9 @@ from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.v1 import AuthRequest, decode
-from tests.unit.test_auth import WebserverTestCase
-from tests.unit.test_websocket import Client, WebSocketTestCase
+from tests.support.memory import MemoryClient
+from tests.support.relay_case import WebSocketTestCase
+from tests.support.session_page_case import WebserverTestCase
 
 CANARY = "canary-7f3e91d0c4"
 
@@ -69,10 +70,10 @@ class Printed(WebSocketTestCase):
         for client, verdict in zip(
             clients, (LoggedIn(1), LoggedIn(2, session=f"{CANARY}-handle"), Denied(), Unavailable("down")), strict=False
         ):
-            client.say(type="auth-request")
+            client.say_login()
             held.answer(verdict)
         for client in clients[1:]:  # one asks again; others ask, and wait for those who ask
-            client.say(type="auth-request", SESSID=f"{CANARY}-{id(client)}")
+            client.say_login(f"{CANARY}-{id(client)}")
         self.assertTrue(held.asked)
         printed = what_is_printed_of(self.factory)
         for name in (
@@ -137,8 +138,8 @@ class Tracebacks(WebSocketTestCase):
         globalLogPublisher.addObserver(note)
         self.addCleanup(globalLogPublisher.removeObserver, note)
         self.factory = self.make_factory(authenticator)
-        client = Client(self.factory).open()
-        client.say(type="auth-request", SESSID=CANARY)
+        client = MemoryClient(self.factory).open()
+        client.say_login(CANARY)
         lines.append(repr(client.hear()))
         client.lost()
         gc.collect()  # what nobody looked at would be reported now

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from typing import Any
 
 from autobahn.websocket import protocol as autobahn
 from autobahn.websocket.compress import PerMessageDeflateOffer
 from autobahn.websocket.types import ConnectionDeny
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IAddress, ISSLTransport
-from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
-from twisted.python.failure import Failure
+from twisted.internet.address import UNIXAddress
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import ISSLTransport
+from twisted.logger import LogLevel
 from zope.interface import directlyProvides
 
 from chatrelay.model import Denied, LoggedIn
@@ -25,10 +20,18 @@ from chatrelay.websocket import protocol as websocket
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
-from tests.unit.test_websocket import Client, Transport, WebSocketTestCase
+from tests.support.memory import (
+    ELSEWHERE,
+    OFFICE,
+    PROXY,
+    MemoryClient,
+    ProxiedClient,
+    Transport,
+    proxy_header_1,
+    proxy_header_2,
+)
+from tests.support.relay_case import ConnectingTestCase
 
-OFFICE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
-PROXY = "10.0.0.1"
 FULL_ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\n"
@@ -39,48 +42,6 @@ FULL_ANSWER = (
     b"\r\n"
     b"chatrelay speaks WebSocket here, and refused this request: the relay is full\n"
 )
-
-
-def address(host: str) -> IAddress:
-    """Somebody's end of a TCP connection."""
-    kind = IPv6Address if ":" in host else IPv4Address
-    peer: IAddress = kind("TCP", host, 4321)
-    return peer
-
-
-class ConnectingTestCase(WebSocketTestCase):
-    """A relay without a port, and what it says."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.events: list[Any] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
-
-    def limit(self, authenticator: Any = None, **options: Any) -> None:
-        """Start anew with these options, and the defaults."""
-        options.setdefault("unauthenticated_per_address", 100)
-        self.factory = self.make_factory(authenticator, **options)
-
-    def said(self, *levels: LogLevel) -> list[str]:
-        """The lines for the operator, of these levels or of all that are told."""
-        levels = levels or (LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)
-        return [formatEvent(event) for event in self.events if event["log_level"] in levels]
-
-    def come(self, host: str = OFFICE) -> Client:
-        """Connect from there, and say nothing yet."""
-        return Client(self.factory, Transport(address(host)))
-
-    def is_refused(self, client: Client) -> bool:
-        """Whether a client that has just come is sent away when it says something."""
-        client.write(b"GET / HTTP/1.1\r\n")
-        return client.transport.disconnecting and client.transport.value().startswith(b"HTTP/1.1 ")
-
-    def refuses(self, host: str) -> bool:
-        """Whether somebody who comes from there is sent away; who is not goes away again."""
-        client = self.come(host)
-        client.lost()
-        return self.is_refused(client)
 
 
 class Defects(ConnectingTestCase):
@@ -210,7 +171,7 @@ class Refusals(ConnectingTestCase):
         self.come()
         transport = Transport()
         directlyProvides(transport, ISSLTransport)
-        Client(self.factory, transport)
+        MemoryClient(self.factory, transport)
         self.assertTrue(transport.aborted)
         self.assertEqual(transport.value(), b"")
 
@@ -277,8 +238,8 @@ class Refusals(ConnectingTestCase):
                 connections=given,
             )
             for _ in range(most or 50):
-                self.assertFalse(self.is_refused(Client(factory)))
-            self.assertEqual(self.is_refused(Client(factory)), bool(most))
+                self.assertFalse(self.is_refused(MemoryClient(factory)))
+            self.assertEqual(self.is_refused(MemoryClient(factory)), bool(most))
 
 
 class Unauthenticated(ConnectingTestCase):
@@ -321,13 +282,13 @@ class Unauthenticated(ConnectingTestCase):
         self.limit(authenticator, unauthenticated_per_address=1)
         client = self.come().open()
         for sessid, verdict, room in (("nobody", Denied(), False), ("alice", LoggedIn(1), True)):
-            client.say(type="auth-request", SESSID=sessid)
+            client.say_login(sessid)
             self.assertTrue(self.refuses(OFFICE))
             authenticator.answer(verdict)
             self.assertEqual(self.refuses(OFFICE), not room)
         # Asking again is no second way out, and no way back in.
         self.come()
-        client.say(type="auth-request", SESSID="alice")
+        client.say_login("alice")
         authenticator.answer(LoggedIn(1))
         self.assertTrue(self.refuses(OFFICE))
         client.lost()
@@ -466,26 +427,26 @@ class BehindProxies(ConnectingTestCase):
             self.events.clear()
             self.limit(trusted_proxy=trusted)
             for _ in range(3):
-                Client(self.factory, Transport(peer)).open()
+                MemoryClient(self.factory, Transport(peer)).open()
             self.assertEqual(self.said(), [self.nobody_named(str(peer), "unix")])
 
     def test_no_line_where_somebody_is_named_or_no_proxy_is_between_or_there_was_no_handshake(self) -> None:
         self.limit(trusted_proxy=("unix", PROXY), origin=("https://example.com",))
         self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
-        Client(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
+        MemoryClient(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
         self.come(OFFICE).open()
-        Proxied(self.factory, version_1(OFFICE)).open()
+        ProxiedClient(self.factory, proxy_header_1(OFFICE)).open()
         self.come(PROXY).lost()
         self.come(PROXY).write(b"GET /healthz HTTP/1.1\r\nHost: relay.example\r\n\r\n")
         self.assertEqual(self.said(), [])
         # Of both mistakes at once, the line that names the header is enough.
         self.limit()
-        Client(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
+        MemoryClient(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
         self.assertEqual(len(self.said()), 1)
 
     def test_a_proxy_that_the_proxy_protocol_names_must_name_its_clients_too(self) -> None:
         self.limit(trusted_proxy=("203.0.113.1",))
-        Proxied(self.factory, version_1("203.0.113.1")).open()
+        ProxiedClient(self.factory, proxy_header_1("203.0.113.1")).open()
         self.assertEqual(self.said(), [self.nobody_named("203.0.113.1:4321", "203.0.113.1")])
 
     def test_from_anybody_else_it_is_ignored_and_one_line_says_so(self) -> None:
@@ -516,13 +477,13 @@ class BehindProxies(ConnectingTestCase):
         peer = UNIXAddress(None)
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
         for _ in range(3):
-            client = Client(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
+            client = MemoryClient(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
             self.assertIsNone(client.protocol.remote.address)
         self.assertIn("say --trusted-proxy unix (told once)", self.said(LogLevel.warn)[0])
         self.limit(unauthenticated_per_address=1, trusted_proxy=("unix",))
-        client = Client(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
+        client = MemoryClient(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
         self.assertEqual((client.protocol.remote.address, client.protocol.remote.name), (OFFICE, OFFICE))
-        answer = Client(self.factory, Transport(peer)).shake(f"X-Forwarded-For: {OFFICE}")
+        answer = MemoryClient(self.factory, Transport(peer)).shake(f"X-Forwarded-For: {OFFICE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 429 "))
 
     def test_what_only_looks_like_the_header_is_none(self) -> None:
@@ -538,72 +499,31 @@ class BehindProxies(ConnectingTestCase):
         self.assertIn(f"connection of 1 from {ELSEWHERE} ended by the client", self.said()[-1])
 
 
-class Proxied(Client):
-    """A client at the far end of a proxy that speaks the PROXY protocol."""
-
-    def __init__(self, factory: ChatFactory, header: bytes, proxy: str = PROXY) -> None:
-        reactor = MemoryReactorClock()
-        serverFromString(reactor, "haproxy:tcp:8080").listen(factory)
-        ((_, wrapping, *_),) = reactor.tcpServers
-        self.transport = Transport(address(proxy))
-        self.wrapper = wrapping.buildProtocol(address(proxy))
-        self.wrapper.makeConnection(self.transport)
-        self.protocol: ChatProtocol = self.wrapper.wrappedProtocol
-        if header:
-            self.write(header)
-
-    def write(self, data: bytes) -> None:
-        """Bytes to the relay, through the proxy."""
-        if self.wrapper.wrappedProtocol is not None:  # else it is lost
-            self.wrapper.dataReceived(data)
-
-    def lost(self, error: Exception | None = None) -> None:
-        """The TCP connection ends."""
-        self.wrapper.connectionLost(Failure(ConnectionDone() if error is None else error))
-
-
-def version_1(host: str) -> bytes:
-    """A PROXY header in text."""
-    family = b"TCP6" if ":" in host else b"TCP4"
-    return b"PROXY %b %b %b 4321 8080\r\n" % (family, host.encode(), host.encode())
-
-
-def version_2(host: str | None) -> bytes:
-    """A PROXY header in binary; None: the proxy speaks for itself (LOCAL)."""
-    signature = b"\r\n\r\n\x00\r\nQUIT\n"
-    if host is None:
-        return signature + b"\x20\x00\x00\x00"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    packed = socket.inet_pton(family, host)
-    body = packed + packed + struct.pack("!HH", 4321, 8080)
-    return signature + bytes([0x21, 0x21 if ":" in host else 0x11]) + struct.pack("!H", len(body)) + body
-
-
 class ProxyProtocol(ConnectingTestCase):
     """The PROXY protocol, on an endpoint `haproxy:`."""
 
     def test_limits_count_the_clients_and_not_the_proxy(self) -> None:
-        for header in (version_1, version_2):
+        for header in (proxy_header_1, proxy_header_2):
             self.limit(unauthenticated_per_address=1)
             for number in range(10):
-                self.assertFalse(Proxied(self.factory, b"").transport.disconnecting)
-                Proxied(self.factory, header(f"203.0.113.{number}")).open()
-            client = Proxied(self.factory, header(OFFICE)).open()
+                self.assertFalse(ProxiedClient(self.factory, b"").transport.disconnecting)
+                ProxiedClient(self.factory, header(f"203.0.113.{number}")).open()
+            client = ProxiedClient(self.factory, header(OFFICE)).open()
             self.assertEqual((client.protocol.remote.address, client.protocol.remote.name), (OFFICE, f"{OFFICE}:4321"))
-            answer = Proxied(self.factory, header(OFFICE)).shake()
+            answer = ProxiedClient(self.factory, header(OFFICE)).shake()
             self.assertTrue(answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer)
             client.log_in()
-            Proxied(self.factory, header(OFFICE)).open()
-            Proxied(self.factory, header("2001:db8:1:2::1")).open()
-            answer = Proxied(self.factory, header("2001:db8:1:2::2")).shake()
+            ProxiedClient(self.factory, header(OFFICE)).open()
+            ProxiedClient(self.factory, header("2001:db8:1:2::1")).open()
+            answer = ProxiedClient(self.factory, header("2001:db8:1:2::2")).shake()
             self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), answer)
 
     def test_who_sends_no_handshake_through_a_proxy_is_counted_too(self) -> None:
-        for header in (version_1, version_2):
+        for header in (proxy_header_1, proxy_header_2):
             self.limit(unauthenticated_per_address=2, unauthenticated=10)
-            silent = [Proxied(self.factory, header(OFFICE)) for _ in range(6)]
+            silent = [ProxiedClient(self.factory, header(OFFICE)) for _ in range(6)]
             silent[-1].write(b"GET / HTTP/1.1\r\nHost:")
-            own, nothing_yet = Proxied(self.factory, version_2(None)), Proxied(self.factory, b"")
+            own, nothing_yet = ProxiedClient(self.factory, proxy_header_2(None)), ProxiedClient(self.factory, b"")
             self.pass_time(0.25)
             refused = [b" 429 " in client.transport.value() for client in silent]
             self.assertEqual(refused, [False, False, True, True, True, True])
@@ -621,30 +541,30 @@ class ProxyProtocol(ConnectingTestCase):
 
     def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
-        for header in (version_2(None), b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"):
-            client = Proxied(self.factory, header).open()
+        for header in (proxy_header_2(None), b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"):
+            client = ProxiedClient(self.factory, header).open()
             self.assertIsNone(client.protocol.remote.address)
 
     def test_what_is_no_address_is_none_and_safe_to_print(self) -> None:
         self.limit(unauthenticated_per_address=1)
         for _ in range(2):
-            client = Proxied(self.factory, b"PROXY TCP4 1.2.\x1b[2J 1.2.3.4 1 2\r\n").open()
+            client = ProxiedClient(self.factory, b"PROXY TCP4 1.2.\x1b[2J 1.2.3.4 1 2\r\n").open()
             self.assertIsNone(client.protocol.remote.address)
             self.assertNotIn("\x1b", client.protocol.remote.name)
 
     def test_a_chain_of_both_kinds(self) -> None:
         # haproxy passes on what nginx (203.0.113.1) has sent, and that names its own client.
         self.limit(trusted_proxy=("203.0.113.1",))
-        header = version_1("203.0.113.1")
-        client = Proxied(self.factory, header).open(f"X-Forwarded-For: 198.51.100.9, {OFFICE}")
+        header = proxy_header_1("203.0.113.1")
+        client = ProxiedClient(self.factory, header).open(f"X-Forwarded-For: 198.51.100.9, {OFFICE}")
         self.assertEqual(client.protocol.remote.address, OFFICE)
-        client = Proxied(self.factory, version_1("203.0.113.2")).open(f"X-Forwarded-For: {OFFICE}")
+        client = ProxiedClient(self.factory, proxy_header_1("203.0.113.2")).open(f"X-Forwarded-For: {OFFICE}")
         self.assertEqual(client.protocol.remote.address, "203.0.113.2")
 
     def test_a_full_relay_says_so_before_it_knows_for_whom(self) -> None:
         self.limit(connections=1)
         self.come()
-        refused = Proxied(self.factory, b"")
+        refused = ProxiedClient(self.factory, b"")
         self.assertEqual(refused.transport.value(), b"")
-        refused.write(version_1(OFFICE) + b"GET / HTTP/1.1\r\n\r\n")
+        refused.write(proxy_header_1(OFFICE) + b"GET / HTTP/1.1\r\n\r\n")
         self.assertEqual(refused.transport.value(), FULL_ANSWER)

@@ -1,12 +1,10 @@
 """chatrelay inside an application: built, started and stopped in the reactor that runs the tests.
 
-`Autobahn's client <https://autobahn.readthedocs.io/>`_ is on the other side. pytest runs these, with pytest-twisted; trial
-finds none of them.
+pytest runs these, with pytest-twisted; trial finds none of them.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,9 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol, connectWS
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
@@ -27,58 +23,13 @@ from chatrelay import ChatRelayService, Config, LoggedIn, build
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import LogUnavailable
 from chatrelay.testing import HeldAuthenticator, KnownSessions
+from tests.support import PATIENCE
+from tests.support.twisted_client import TwistedClient
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 USERS: dict[str, str | int] = {"alice-session": 1, "bo-session": 2}
-PATIENCE = 10.0
 
 async_test = pytest_twisted.ensureDeferred
-
-
-class Client(WebSocketClientProtocol):
-    """A client in the same reactor.
-
-    :ivar opened: fires with this client when the handshake is done.
-    :ivar closed: fires with the close code.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: Deferred[Client] = Deferred()
-        self.closed: Deferred[int | None] = Deferred()
-        self._heard: DeferredQueue[Any] = DeferredQueue()
-
-    def onOpen(self) -> None:
-        self.opened.callback(self)
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self._heard.put(json.loads(payload))
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        self.closed.callback(code)
-
-    def say(self, frame: object) -> None:
-        """Send one frame."""
-        self.sendMessage(json.dumps(frame).encode())
-
-    async def hear(self) -> Any:
-        """The next frame."""
-        return await self._heard.get().addTimeout(PATIENCE, reactor)
-
-    async def log_in(self, sessid: str) -> Any:
-        """Ask to be logged in; return the answer."""
-        self.say({"type": "auth-request", "SESSID": sessid})
-        return await self.hear()
-
-    def send(self, to: str | int, content: str, id: int = 1) -> None:
-        """Send a message-send-request."""
-        message = {"timeStamp": 0, "touID": to, "content": content}
-        self.say({"type": "message-send-request", "id": id, "message": message})
-
-    async def leave(self) -> None:
-        """Close, and wait until it is closed."""
-        self.sendClose(1000)
-        await self.closed
 
 
 def ports() -> set[Any]:
@@ -86,16 +37,9 @@ def ports() -> set[Any]:
     return {reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)}
 
 
-async def connect(port: Any, path: str = "/", **options: Any) -> Client:
-    """Open a connection, with options of Autobahn's factory."""
-    factory = WebSocketClientFactory(f"ws://127.0.0.1:{port.getHost().port}{path}", **options)
-    factory.noisy = False
-    client = Client()
-    client.factory = factory
-    factory.buildProtocol = lambda address: client
-    factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
-    connectWS(factory)
-    return await client.opened.addTimeout(PATIENCE, reactor)
+async def connect(port: Any, *headers: str, target: str = "/") -> TwistedClient:
+    """Open a connection to a port of this reactor."""
+    return await TwistedClient.connect(reactor, port.getHost().port, *headers, target=target)
 
 
 @asynccontextmanager
@@ -141,7 +85,7 @@ async def test_a_relay_in_an_application_carries_messages_and_leaves_nothing_beh
             alice.send(2, "hej", id=21)
             assert await bo.hear() == {
                 "type": "message",
-                "message": {"timeStamp": 0, "fromuID": 1, "touID": 2, "content": "hej"},
+                "message": {"timeStamp": 1, "fromuID": 1, "touID": 2, "content": "hej"},
             }
             assert await alice.hear() == {"type": "send-request-response", "response": {"id": 21, "value": True}}
             await bo.leave()
@@ -189,7 +133,7 @@ async def test_a_relay_can_be_mounted_in_a_site_and_opens_no_port_of_its_own() -
         async with running(relay) as no_port:
             assert no_port is None
             port = reactor.listenTCP(0, Site(root), interface="127.0.0.1")
-            alice, bo = await connect(port, "/chat"), await connect(port, "/chat")
+            alice, bo = await connect(port, target="/chat"), await connect(port, target="/chat")
             await alice.log_in("alice-session")
             await bo.log_in("bo-session")
             for number in range(200):
@@ -218,10 +162,9 @@ async def test_cookies_of_several_headers_are_read_in_a_site_too() -> None:
                 ("session=alice-session", "a=b"),
                 ("a=b", "c=d; session=alice-session; e=f", "g=h"),
             ):
-                # Autobahn's client writes a header as it is told.
-                headers = {"Cookie": "\r\nCookie: ".join(cookies)}
-                alice = await connect(port, "/chat", origin="https://example.com", headers=headers)
-                alice.say({"type": "auth-request"})
+                headers = (f"Cookie: {cookie}" for cookie in cookies)
+                alice = await connect(port, "Origin: https://example.com", *headers, target="/chat")
+                alice.say_login()
                 assert await alice.hear() == {"type": "auth-response", "response": True}, cookies
         await alice.closed
         await port.stopListening()

@@ -22,8 +22,9 @@ from chatrelay.websocket import sendqueue
 from chatrelay.websocket.outbox import FlushScheduler, Outbox, seconds_unacknowledged
 from chatrelay.websocket.protocol import MAX_REFUSED
 from chatrelay.wire import codes
-from tests.unit.test_connecting import ConnectingTestCase, Proxied
-from tests.unit.test_websocket import BINARY, CLOSE, frame, told_by
+from tests.support.frames import BINARY, CLOSE, close_frame, frame
+from tests.support.memory import ProxiedClient
+from tests.support.relay_case import ConnectingTestCase, logged_lines
 
 PEER = "192.0.2.1:4321"
 
@@ -59,7 +60,7 @@ class ByAProxy(ConnectingTestCase):
     """A proxy closes with 1001 in its own name, and wherever it is in a client's frame."""
 
     def test_a_close_by_a_proxy_is_not_logged_as_an_error_of_the_client(self) -> None:
-        told = told_by(self)
+        told = logged_lines(self)
         unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
         half = frame(b"x" * 1000)[:500]
         for before, closing, is_by_proxy in (
@@ -84,7 +85,7 @@ class ByAProxy(ConnectingTestCase):
                 self.assertEqual("ended by the client" in line, is_by_proxy, line)
 
     def test_another_reason_of_the_relay_is_logged_though_a_close_follows(self) -> None:
-        told = told_by(self)
+        told = logged_lines(self)
         unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
         for before, code in ((frame(b"?") * 10, 4502), (frame(b"x", BINARY), 1003), (frame(b"x" * 70000), 1009)):
             for closing in (unmasked, masked):
@@ -234,13 +235,13 @@ class InJSON(EndsTestCase):
     def test_a_visitor_who_does_not_log_in(self) -> None:
         client = self.come().open()
         self.pass_time(10.25)
-        client.write(frame(struct.pack("!H", 4001), CLOSE))
+        client.write(close_frame(4001))
         client.lost()
         self.assertEqual(self.told(), [(self.level, "visitor", "relay", 4001, "not logged in in time")])
 
     def test_a_visitor_who_closes(self) -> None:
         client = self.come().open()
-        client.write(frame(struct.pack("!H", 1001) + b"my words", CLOSE))
+        client.write(close_frame(1001, "my words"))
         client.lost()
         self.assertEqual(self.told(), [(self.level, "visitor", "client", 1001, "it closed")])
 
@@ -291,7 +292,7 @@ class InJSON(EndsTestCase):
         )
 
     def test_tls_that_has_ended_beneath_what_waits(self) -> None:
-        client = Proxied(self.factory, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").open().log_in()
+        client = ProxiedClient(self.factory, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").open().log_in()
         client.transport.disconnecting = True
         self.pass_time(1.25)
         client.lost(ConnectionAborted())
@@ -299,7 +300,7 @@ class InJSON(EndsTestCase):
         self.assertEqual((by, code, reason.partition(",")[0]), ("client", 1006, "TLS: closed without a close frame"))
 
     def test_no_header_of_the_proxy_protocol(self) -> None:
-        client = Proxied(self.factory, b"GET / HTTP/1.1\r\n")
+        client = ProxiedClient(self.factory, b"GET / HTTP/1.1\r\n")
         self.assertTrue(client.transport.disconnecting)
         client.lost()
         reason = "no header of the PROXY protocol came first"

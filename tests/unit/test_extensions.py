@@ -7,7 +7,8 @@ import contextlib
 import pytest
 
 from chatrelay.wire.extensions import BrokenOffers, acceptable, offers_in
-from tests.unit.test_websocket import CLOSE, TEXT, WebSocketTestCase, frame, frames
+from tests.support.frames import CLOSE, TEXT, frame, frames
+from tests.support.relay_case import WebSocketTestCase
 
 DEFLATE = "permessage-deflate"
 

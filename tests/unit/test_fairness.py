@@ -12,7 +12,7 @@ import contextlib  # not its names: trial takes a module's `suppress` for warnin
 import json
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -29,7 +29,10 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import FlushScheduler
-from tests.unit.test_websocket import CLOSE, FAST_PATH, frame
+from tests.support import v1
+from tests.support.client import Speaker
+from tests.support.frames import CLOSE, FIN, HANDSHAKE, Decoder, close_code, frame
+from tests.support.relay_case import FAST_PATH
 
 TURN = 64 * 1024
 """Bytes of one connection that one turn takes."""
@@ -43,11 +46,6 @@ ANSWER_TURNS = 2
 
 NEVER = 1e9
 """Seconds that no test lets pass."""
-
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 
 
 class HeldReactor(MemoryReactorClock):
@@ -76,7 +74,7 @@ class HeldReactor(MemoryReactorClock):
             transport.doWrite()
 
 
-class Client:
+class Client(Speaker):
     """The client's end of one connection, logged in. It reads when it is asked what it has heard.
 
     :param room: how much the system takes for it before it reads, in bytes.
@@ -86,6 +84,7 @@ class Client:
         self.heard: list[Any] = []
         self._unsent = b""
         self._stream = b""
+        self._decoder = Decoder()
         self._socket, accepted = socket.socketpair()
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
@@ -98,7 +97,8 @@ class Client:
         transport.setTcpNoDelay = lambda enabled: None  # type: ignore[method-assign]  # a Unix socket has none
         protocol.makeConnection(transport)  # type: ignore[union-attr]
         case.clients.append(self)
-        self.write(HANDSHAKE + frame(json.dumps({"type": "auth-request", "SESSID": sessid}).encode()))
+        self.write(HANDSHAKE)
+        self.say_login(sessid)
         while not self._stream.endswith(b'"response":true}'):
             case.turns(1)
             self._read()
@@ -119,11 +119,9 @@ class Client:
     def hear(self) -> list[Any]:
         """All that has come since the login: JSON values, and the close code."""
         self._read()
-        start = 0
-        for opcode, payload, end in whole_frames(self._stream):
-            self.heard.append(int.from_bytes(payload[:2], "big") if opcode == CLOSE else json.loads(payload))
-            start = end
-        self._stream = self._stream[start:]
+        for first, payload in self._decoder.feed(self._stream):
+            self.heard.append(close_code(payload) if first == FIN | CLOSE else json.loads(payload))
+        self._stream = b""
         return self.heard
 
     def _read(self) -> None:
@@ -132,23 +130,9 @@ class Client:
                 self._stream += data
 
 
-def whole_frames(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """The server's frames in a stream, but for one that is cut off: (opcode, payload, where it ends)."""
-    end = 0
-    while len(stream) >= end + 2:
-        length, start = stream[end + 1], end + 2
-        if length == 126:
-            length, start = int.from_bytes(stream[start : start + 2], "big"), start + 2
-        if len(stream) < start + length:
-            break
-        opcode, end = stream[end] & 15, start + length
-        yield opcode, stream[start:end], end
-
-
 def request(to: int, id: int, content: str = "hej") -> bytes:
     """The frame of a message-send-request."""
-    message = {"timeStamp": 1, "touID": to, "content": content}
-    return frame(json.dumps({"type": "message-send-request", "id": id, "message": message}).encode())
+    return frame(v1.encoded(v1.message(to, content, id)))
 
 
 def answer(id: int) -> dict[str, object]:

@@ -18,7 +18,8 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.frames import TextValidator, take_messages, text_frame
-from tests.unit.test_websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, frame
+from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from tests.support.memory import MemoryClient
 
 MESSAGE = b'{"type":"auth-request","SESSID":"alice"}'
 
@@ -143,9 +144,9 @@ FRAMES = st.one_of(
         frame,
         REQUESTS | st.binary(max_size=130),
         st.sampled_from([TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG, 3, 11]),
-        st.booleans(),
-        st.sampled_from([0, 0, 0, 4]),
-        st.sampled_from([True, True, True, False]),
+        fin=st.booleans(),
+        rsv=st.sampled_from([0, 0, 0, 4]),
+        masked=st.sampled_from([True, True, True, False]),
     ),
     st.binary(max_size=8),
 )
@@ -155,12 +156,12 @@ class Both:
     """The same client on two relays: one with the fast path, one without."""
 
     def __init__(self) -> None:
-        self.sides: list[tuple[Client, Clock, MemoryMessageLog, ChatFactory]] = []
+        self.sides: list[tuple[MemoryClient, Clock, MemoryMessageLog, ChatFactory]] = []
         for fast_path in (True, False):
             clock, directory, log = Clock(), Directory(), MemoryMessageLog()
             relay = Relay(directory, log, clock.seconds, lambda call, clock=clock: clock.callLater(0, call))  # type: ignore[misc]
             factory = ChatFactory(Config(fast_path=fast_path), relay, directory, KnownSessions({"alice": 1}), clock)
-            client = Client(factory).open()
+            client = MemoryClient(factory).open()
             self.sides.append((client, clock, log, factory))
 
     def write(self, data: bytes) -> list[tuple[Any, ...]]:

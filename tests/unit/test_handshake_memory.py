@@ -13,50 +13,13 @@ from chatrelay.model import MAX_SESSID
 from chatrelay.relay.session import Session
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
-from chatrelay.wire.request_head import MAX_PARTS
-from tests.unit.test_connecting import Proxied, version_2
-from tests.unit.test_websocket import Client, WebSocketTestCase
+from tests.support.frames import DEFLATE, HANDSHAKE, handshake
+from tests.support.large_handshakes import FILL, HANDSHAKES, MAX_PARTS, PAGE
+from tests.support.memory import MemoryClient, ProxiedClient, proxy_header_2
+from tests.support.relay_case import WebSocketTestCase
 
 MOST_KEPT = 4096
 """Bytes that a connection may keep of what is special about its handshake."""
-
-FILL = 15_000
-"""Bytes of a value that is large, and fits into a handshake."""
-
-PAGE = "Origin: https://example.com"
-DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
-
-HANDSHAKES: dict[str, tuple[str, list[str]]] = {
-    "many headers": ("/", [f"x{number}: {number:0120}" for number in range(MAX_PARTS - 6)]),
-    "a long header": ("/", ["User-Agent: " + "x" * FILL]),
-    "a long origin": ("/", ["Origin: https://" + "x" * FILL + ".example"]),
-    "a cookie that is not ours": ("/", [PAGE, "Cookie: other=" + "x" * FILL]),
-    "a long path": ("/" + "x" * FILL, []),
-    "many query parameters": ("/?" + "&".join(f"{number}={number:0100}" for number in range(MAX_PARTS)), []),
-    "many subprotocols": (
-        "/",
-        ["Sec-WebSocket-Protocol: chatrelay.v1, " + ", ".join(f"{number:0100}" for number in range(MAX_PARTS - 1))],
-    ),
-    "many extensions": (
-        "/",
-        ["Sec-WebSocket-Extensions: " + ", ".join(f"x{number}; a={number:0100}" for number in range(MAX_PARTS // 2))],
-    ),
-    "compressed, with many headers": ("/", [DEFLATE, *(f"x{number}: {number:0120}" for number in range(90))]),
-}
-"""What each is, its target, and its headers beside those that it needs."""
-
-LINES = (
-    "Host: relay.example",
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    "Sec-WebSocket-Version: 13",
-)
-
-
-def handshake(target: str, *headers: str) -> bytes:
-    """The bytes of a handshake."""
-    return "\r\n".join([f"GET {target} HTTP/1.1", *LINES, *headers, "", ""]).encode("utf-8")
 
 
 class Asking(ChatProtocol):
@@ -103,8 +66,8 @@ class HandshakeMemory(WebSocketTestCase):
         for compression in (False, True):
             self.factory = self.make_factory(compression=compression)
             for name, (target, headers) in HANDSHAKES.items():
-                plain = self.kept(self.client, handshake("/", *([DEFLATE] if name.startswith("compressed") else [])))
-                whole = handshake(target, *headers)
+                plain = self.kept(self.client, handshake(*([DEFLATE] if name.startswith("compressed") else [])))
+                whole = handshake(*headers, target=target)
                 for pieces in (
                     [whole],
                     [whole[:-1], whole[-1:]],
@@ -117,27 +80,27 @@ class HandshakeMemory(WebSocketTestCase):
                     self.assertLess(self.kept(self.client, *pieces), plain + MOST_KEPT, name)
 
     def test_behind_the_proxy_protocol_neither(self) -> None:
-        def come() -> Client:
-            return Proxied(self.factory, version_2("192.0.2.3"))
+        def come() -> MemoryClient:
+            return ProxiedClient(self.factory, proxy_header_2("192.0.2.3"))
 
-        plain = self.kept(come, handshake("/"))
+        plain = self.kept(come, handshake())
         for name, (target, headers) in HANDSHAKES.items():
-            self.assertLess(self.kept(come, handshake(target, *headers)), plain + MOST_KEPT, name)
+            self.assertLess(self.kept(come, handshake(*headers, target=target)), plain + MOST_KEPT, name)
 
     def test_nor_of_one_that_is_refused_and_waits_to_be_closed(self) -> None:
         self.factory = self.make_factory(origin=("https://other.example",))
         refused = (
-            handshake("/", PAGE),
+            handshake(PAGE),
             *(
-                handshake(target, *headers, *([] if "igin" in "".join(headers) else [PAGE]))
+                handshake(*headers, *([] if "igin" in "".join(headers) else [PAGE]), target=target)
                 for target, headers in HANDSHAKES.values()
             ),
-            handshake("/", PAGE, "x: " + "x" * 16384),
-            handshake("/", PAGE, *(["x:"] * 2000)),
-            handshake("/" + "x" * FILL).replace(b"GET", b"x" * 500),
-            handshake("/", PAGE) + b"x" * 60_000,
-            handshake("/", f"{DEFLATE}; ={'x' * FILL}"),
-            handshake("/", "Origin: " + "x" * FILL),
+            handshake(PAGE, "x: " + "x" * 16384),
+            handshake(PAGE, *(["x:"] * 2000)),
+            handshake(target="/" + "x" * FILL).replace(b"GET", b"x" * 500),
+            handshake(PAGE) + b"x" * 60_000,
+            handshake(f"{DEFLATE}; ={'x' * FILL}"),
+            handshake("Origin: " + "x" * FILL),
         )
         least = self.kept(self.client, refused[0])
         for whole in refused:
@@ -148,7 +111,7 @@ class HandshakeMemory(WebSocketTestCase):
 
     def test_of_a_session_cookie_its_own_value_is_kept(self) -> None:
         self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
-        plain = self.kept(self.client, handshake("/", PAGE))
+        plain = self.kept(self.client, handshake(PAGE))
         others = "b=" + "x" * 10_000
         longest = "x" * MAX_SESSID
         for value, most in (
@@ -156,7 +119,7 @@ class HandshakeMemory(WebSocketTestCase):
             ("\N{GRINNING FACE}" + "x" * (MAX_SESSID - 4), MAX_SESSID),
             ("å" * 2048, 4096),
         ):
-            whole = handshake("/", PAGE, f"Cookie: a=1; sid={value}; {others}")
+            whole = handshake(PAGE, f"Cookie: a=1; sid={value}; {others}")
             client = self.client()
             client.write(whole)
             session = client.protocol.session
@@ -175,8 +138,8 @@ class HandshakeMemory(WebSocketTestCase):
     def test_a_program_that_embeds_it_reads_the_handshake_until_it_is_open(self) -> None:
         factory: ChatFactory = self.factory
         factory.protocol = Asking
-        client = Client(factory)
-        client.write(handshake("/a?b=c", "X-Mine: 7", PAGE, "Sec-WebSocket-Protocol: chatrelay.v1"))
+        client = MemoryClient(factory)
+        client.write(handshake("X-Mine: 7", PAGE, "Sec-WebSocket-Protocol: chatrelay.v1", target="/a?b=c"))
         protocol = client.protocol
         assert isinstance(protocol, Asking)
         expected = ["7", {"b": ["c"]}, "/a", "7", {"b": ["c"]}, "/a", ["chatrelay.v1"], "https://example.com", False]
@@ -214,16 +177,16 @@ class HandshakeParts(WebSocketTestCase):
         self.assertIn(reason.encode(), answer)
 
     def test_so_many_headers_and_no_more(self) -> None:
-        room = MAX_PARTS - len(LINES)
+        room = MAX_PARTS - HANDSHAKE.count(b": ")
         for value in ("", "1", "\u0085x:" * 30, "\x0bx:" * 30):
             fits, does_not = (
-                handshake("/", *(f"x{number}:{value}" for number in range(count))) for count in (room, room + 1)
+                handshake(*(f"x{number}:{value}" for number in range(count))) for count in (room, room + 1)
             )
             self.assert_bounded(fits, does_not, "more than 100 headers")
-        self.assert_bounded(handshake("/", *["x: 1"] * room), handshake("/", *["x: 1"] * (room + 1)), "100 headers")
+        self.assert_bounded(handshake(*["x: 1"] * room), handshake(*["x: 1"] * (room + 1)), "100 headers")
 
     def test_so_many_query_parameters_and_no_more(self) -> None:
-        fits, does_not = (handshake("/?" + "&".join(["a=1"] * count)) for count in (MAX_PARTS, MAX_PARTS + 1))
+        fits, does_not = (handshake(target="/?" + "&".join(["a=1"] * count)) for count in (MAX_PARTS, MAX_PARTS + 1))
         self.assert_bounded(fits, does_not, "more than 100 query parameters")
 
     def test_so_many_offers_and_no_more(self) -> None:
@@ -234,13 +197,13 @@ class HandshakeParts(WebSocketTestCase):
             ("SEC-WEBSOCKET-EXTENSIONS: x", ";"),
         ):
             fits, does_not = (
-                handshake("/", line + "".join(f"{separator}a{number}" for number in range(count)))
+                handshake(line + "".join(f"{separator}a{number}" for number in range(count)))
                 for count in (MAX_PARTS - 1, MAX_PARTS)
             )
             self.assert_bounded(fits, does_not, "offers more than 100 subprotocols, extensions and parameters")
 
     def test_commas_elsewhere_do_not_count(self) -> None:
-        self.assertTrue(self.answer(handshake("/", "x: " + ",;&" * 500)).startswith(b"HTTP/1.1 101 "))
+        self.assertTrue(self.answer(handshake("x: " + ",;&" * 500)).startswith(b"HTTP/1.1 101 "))
 
 
 class Calls(WebSocketTestCase):
@@ -257,7 +220,7 @@ class Calls(WebSocketTestCase):
         before = sys.getprofile()
         sys.setprofile(count)
         try:
-            client.write(handshake("/", PAGE, f"Cookie: {cookies}"))
+            client.write(handshake(PAGE, f"Cookie: {cookies}"))
         finally:
             sys.setprofile(before)
         self.assertIn(b"HTTP/1.1 101 ", client.read())

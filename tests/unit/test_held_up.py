@@ -12,7 +12,10 @@ from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.breaker import State
 from chatrelay.model import LoggedIn, Unavailable, Verdict
 from chatrelay.wire import codes
-from tests.unit.test_websocket import CLOSE, CONTINUATION, PING, PONG, YES, Client, WebSocketTestCase, frame, told_by
+from tests.support.frames import CLOSE, CONTINUATION, HANDSHAKE, PING, PONG, frame
+from tests.support.memory import MemoryClient
+from tests.support.relay_case import WebSocketTestCase, logged_lines
+from tests.support.v1 import ADMITTED
 
 HELD_UP = 25.0
 """Seconds."""
@@ -20,16 +23,13 @@ HELD_UP = 25.0
 LONGEST = 15.0
 """Seconds: the longest of the times that are tried here."""
 
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
 
 class Connections(WebSocketTestCase):
     """What the sweep judges: one client's bytes came while the relay was held up, another's never do."""
 
-    def hold_up(self, begin: Callable[[], Client], arrives: Callable[[Client], None], seconds: float) -> list[Client]:
+    def hold_up(
+        self, begin: Callable[[], MemoryClient], arrives: Callable[[MemoryClient], None], seconds: float
+    ) -> list[MemoryClient]:
         """Have two in that state, with most of their time used, when the relay is held up; return them afterwards.
 
         :param begin: makes one.
@@ -45,7 +45,7 @@ class Connections(WebSocketTestCase):
         return clients
 
     def test_a_handshake(self) -> None:
-        def begin() -> Client:
+        def begin() -> MemoryClient:
             client = self.client()
             client.write(HANDSHAKE[:-9])
             return client
@@ -56,14 +56,12 @@ class Connections(WebSocketTestCase):
         self.assertEqual((in_time.transport.aborted, silent.transport.aborted), (False, True))
 
     def test_a_login(self) -> None:
-        in_time, silent = self.hold_up(
-            lambda: self.client().open(), lambda client: client.say(type="auth-request", SESSID="alice"), 10
-        )
-        self.assertEqual(in_time.hear(), [YES])
+        in_time, silent = self.hold_up(lambda: self.client().open(), lambda client: client.say_login("alice"), 10)
+        self.assertEqual(in_time.hear(), [ADMITTED])
         self.assertEqual(silent.hear(), [(4001, "not logged in in time")])
 
     def test_a_message(self) -> None:
-        def begin() -> Client:
+        def begin() -> MemoryClient:
             client = self.client().open().log_in()
             client.write(frame(b'{"type":', fin=False))
             return client
@@ -75,7 +73,7 @@ class Connections(WebSocketTestCase):
     def test_the_answer_to_a_ping(self) -> None:
         self.factory = self.make_factory(ping_interval=LONGEST, ping_timeout=10)
 
-        def begin() -> Client:
+        def begin() -> MemoryClient:
             client = self.client().open().log_in()
             client.protocol.ping()
             return client
@@ -93,7 +91,7 @@ class Connections(WebSocketTestCase):
     def test_a_slow_reader(self) -> None:
         self.factory = self.make_factory(unread_time=10)
 
-        def begin() -> Client:
+        def begin() -> MemoryClient:
             client = self.client().open().log_in()
             client.protocol.outgoing.pauseProducing()
             return client
@@ -104,12 +102,12 @@ class Connections(WebSocketTestCase):
     def test_a_closing_handshake(self) -> None:
         self.factory = self.make_factory(closing_timeout=2)
 
-        def begin() -> Client:
+        def begin() -> MemoryClient:
             client = self.client().open().log_in()
             client.protocol.close(codes.ENDED)
             return client
 
-        def arrives(client: Client) -> None:
+        def arrives(client: MemoryClient) -> None:
             self.assertFalse(client.transport.aborted)
             client.write(frame(b"\x11\x99", CLOSE))
             self.assertTrue(client.transport.aborted)  # Autobahn's way to end what both have closed
@@ -118,7 +116,7 @@ class Connections(WebSocketTestCase):
         self.assertTrue(silent.transport.aborted)
 
     def test_the_operator_is_told_once(self) -> None:
-        told = told_by(self)
+        told = logged_lines(self)
         self.pass_time(1)
         self.clock.advance(1.25)
         self.pass_time(5)
@@ -178,7 +176,7 @@ class Questions(SynchronousTestCase):
         self.assertEqual([self.successResultOf(verdict) for verdict in (first, second)], [LoggedIn(1), LoggedIn(2)])
 
     def test_so_is_the_answer_to_the_first_look(self) -> None:
-        told = told_by(self)
+        told = logged_lines(self)
         authenticator = self.authenticator(timeout=5.0)
         authenticator.startup_check()
         self.clock.pump([0.25] * 19)

@@ -28,7 +28,8 @@ from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire import codes
-from tests.unit.test_websocket import CLOSE, PING, PONG, Client, frame
+from tests.support.frames import CLOSE, PING, PONG, fragments, frame
+from tests.support.memory import MemoryClient
 
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
 LOG_IN = b'{"type":"auth-request","SESSID":"alice"}'
@@ -45,15 +46,6 @@ def request(id: int, content: str = "hej") -> bytes:
     return b'{"type":"message-send-request","id":%d,"message":{"timeStamp":1,"touID":1,"content":"%b"}}' % (
         id,
         content.encode(),
-    )
-
-
-def fragments(payload: bytes, count: int) -> bytes:
-    """A message in so many frames, the last ones empty where it is too short."""
-    step = -(-len(payload) // count)
-    return b"".join(
-        frame(payload[number * step : (number + 1) * step], 0 if number else 1, number == count - 1)
-        for number in range(count)
     )
 
 
@@ -187,13 +179,13 @@ class Paused(SynchronousTestCase):
         self.clock = Clock()
         self.log = MemoryMessageLog()
 
-    def client(self, **options: Any) -> Client:
+    def client(self, **options: Any) -> MemoryClient:
         """A client of a relay with these options."""
         clock, directory = self.clock, Directory()
         relay = Relay(directory, self.log, clock.seconds, lambda call: clock.callLater(0, call))
         config = Config(**{"fast_path": FAST_PATH, **UNLIMITED, **options})
         self.factory = ChatFactory(config, relay, directory, KnownSessions({"alice": 1}), clock)
-        return Client(self.factory).open()
+        return MemoryClient(self.factory).open()
 
     def pass_time(self, seconds: float) -> None:
         """In small steps, each with a look at the deadlines."""
@@ -201,15 +193,15 @@ class Paused(SynchronousTestCase):
             self.clock.advance(0.05)
             self.factory.sweep.run()
 
-    def member(self, **options: Any) -> Client:
+    def member(self, **options: Any) -> MemoryClient:
         """A client that is logged in."""
         return self.client(**options).log_in()
 
-    def is_paused(self, client: Client) -> bool:
+    def is_paused(self, client: MemoryClient) -> bool:
         """Whether the relay reads no more of it."""
         return client.transport.producerState == "paused"
 
-    def pongs(self, client: Client) -> int:
+    def pongs(self, client: MemoryClient) -> int:
         """How many have come since the last look."""
         return sum(what == PONG for what, _ in client.hear())
 
@@ -261,7 +253,7 @@ class Paused(SynchronousTestCase):
 
     def test_pieces_of_a_handshake_are_counted(self) -> None:
         self.client(frames_per_second=10)
-        client = Client(self.factory)
+        client = MemoryClient(self.factory)
         head = b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         head += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         for byte in head:

@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore, checkpoints
-from tests.unit.test_message_log import message
+from tests.support.message_logs import message
 
 ROOT = Path(__file__).parents[2]
 KIB = 1024

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.model import LogUnavailable
-from tests.unit.test_message_log import message
+from tests.support.message_logs import message
 
 
 class Names(SynchronousTestCase):

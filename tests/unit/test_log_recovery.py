@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, checkpoints, files, wal
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID
 from chatrelay.model import LogUnavailable
-from tests.unit.test_message_log import message
+from tests.support.message_logs import message
 
 SEEDS = 6
 """Histories of a log that are tried out; more were, when this was written."""

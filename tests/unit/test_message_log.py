@@ -28,14 +28,7 @@ from chatrelay.messagelog.sqlite import (
 )
 from chatrelay.model import LoggedMessage, LogUnavailable, Message
 from chatrelay.testing import HeldMessageLog
-from tests.fuzz.world import SteppedMessageLog
-
-
-def message(
-    content: str = "hej", from_uid: str | int = 1, to_uid: str | int = 2, time_stamp: str | int = "23"
-) -> Message:
-    """A message that was received at a certain moment."""
-    return Message(from_uid, to_uid, "id", time_stamp, content, 1_700_000_000.123456)
+from tests.support.message_logs import SteppedMessageLog, message
 
 
 class MessageLogContract:

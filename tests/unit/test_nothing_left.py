@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import struct
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,9 +34,8 @@ from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.protocol import MAX_REFUSED, ChatProtocol
 from chatrelay.wire import codes
-from tests.unit.test_connecting import OFFICE, Proxied, version_1
-from tests.unit.test_fairness import HANDSHAKE
-from tests.unit.test_websocket import BINARY, CLOSE, PING, Client, Transport, frame
+from tests.support.frames import BINARY, HANDSHAKE, PING, close_frame, frame
+from tests.support.memory import OFFICE, MemoryClient, ProxiedClient, Transport, proxy_header_1
 
 COUNTED = (
     Deadlines,
@@ -79,12 +77,12 @@ class Place:
     :ivar state: what a connection was brought into.
     """
 
-    state: Callable[[Place], Client]
+    state: Callable[[Place], MemoryClient]
 
     def __init__(self, fast: bool, proxied: bool, **options: Any) -> None:
         self.clock = Clock()
         self.site = Site()
-        self.clients: list[Client] = []
+        self.clients: list[MemoryClient] = []
         self.connections: list[weakref.ref[ChatProtocol]] = []
         self.proxied = proxied
         directory = Directory()
@@ -106,14 +104,18 @@ class Place:
         )
         self.factory.start_sweeping()
 
-    def come(self, transport: Transport | None = None) -> Client:
+    def come(self, transport: Transport | None = None) -> MemoryClient:
         """Somebody connects."""
-        client = Proxied(self.factory, version_1(OFFICE)) if self.proxied else Client(self.factory, transport)
+        client = (
+            ProxiedClient(self.factory, proxy_header_1(OFFICE))
+            if self.proxied
+            else MemoryClient(self.factory, transport)
+        )
         self.clients.append(client)
         self.connections.append(weakref.ref(client.protocol))
         return client
 
-    def member(self) -> Client:
+    def member(self) -> MemoryClient:
         """Somebody connects and logs in."""
         return self.come().open().log_in()
 
@@ -125,7 +127,7 @@ class Place:
                 if client.transport.aborted or client.transport.disconnecting:
                     self.lose(client)
 
-    def lose(self, client: Client) -> None:
+    def lose(self, client: MemoryClient) -> None:
         """The TCP connection is gone."""
         if client in self.clients:
             self.clients.remove(client)
@@ -148,12 +150,12 @@ class Place:
         return {name: count for name, count in counts.items() if count}
 
 
-def say(client: Client, **message: Any) -> None:
+def say(client: MemoryClient, **message: Any) -> None:
     """One message, of which nothing is heard yet."""
     client.write(frame(json.dumps(message).encode()))
 
 
-def close_codes(client: Client) -> list[int]:
+def close_codes(client: MemoryClient) -> list[int]:
     """The close codes that a client has heard."""
     return [heard[0] for heard in client.hear() if isinstance(heard, tuple) and heard[0] >= 1000]
 
@@ -161,36 +163,36 @@ def close_codes(client: Client) -> list[int]:
 # What a connection may be at -----------------------------------------------------------
 
 
-def visitor(place: Place) -> Client:
+def visitor(place: Place) -> MemoryClient:
     return place.come().open()
 
 
-def denied(place: Place) -> Client:
+def denied(place: Place) -> MemoryClient:
     place.site.verdict = Denied()
     client = place.come().open()
     say(client, type="auth-request", SESSID="nobody")
     return client
 
 
-def asking(place: Place) -> Client:
+def asking(place: Place) -> MemoryClient:
     place.site.verdict = None
     client = place.come().open()
     say(client, type="auth-request", SESSID="alice")
     return client
 
 
-def logged_in(place: Place) -> Client:
+def logged_in(place: Place) -> MemoryClient:
     return place.member()
 
 
-def asking_again(place: Place) -> Client:
+def asking_again(place: Place) -> MemoryClient:
     client = place.member()
     place.site.verdict = None
     say(client, type="auth-request", SESSID="another")
     return client
 
 
-def asked_about_again(place: Place) -> Client:
+def asked_about_again(place: Place) -> MemoryClient:
     client = place.member()
     place.site.verdict = None
     place.pass_time(RECHECK_SECONDS + 1)
@@ -198,26 +200,26 @@ def asked_about_again(place: Place) -> Client:
     return client
 
 
-def sending(place: Place) -> Client:
+def sending(place: Place) -> MemoryClient:
     client = place.member()
     client.send(1)
     client.send("nobody")
     return client
 
 
-def in_a_message(place: Place) -> Client:
+def in_a_message(place: Place) -> MemoryClient:
     client = place.member()
     client.write(frame(b"not all", fin=False))
     return client
 
 
-def in_a_frame(place: Place) -> Client:
+def in_a_frame(place: Place) -> MemoryClient:
     client = place.member()
     client.write(frame(b"not all")[:8])
     return client
 
 
-def behind(place: Place) -> Client:
+def behind(place: Place) -> MemoryClient:
     client = place.member()
     client.protocol.outgoing.pauseProducing()
     client.send(1)
@@ -225,7 +227,7 @@ def behind(place: Place) -> Client:
     return client
 
 
-def pinged(place: Place) -> Client:
+def pinged(place: Place) -> MemoryClient:
     client = place.member()
     client.hear()
     while (PING, b"") not in client.hear():
@@ -252,78 +254,78 @@ STATES = {
 # How it ends ---------------------------------------------------------------------------
 
 
-def is_lost(place: Place, client: Client) -> None:
+def is_lost(place: Place, client: MemoryClient) -> None:
     place.lose(client)
 
 
-def closes(place: Place, client: Client) -> None:
-    client.write(frame(struct.pack("!H", 1000), CLOSE))
+def closes(place: Place, client: MemoryClient) -> None:
+    client.write(close_frame())
 
 
-def closes_and_is_lost(place: Place, client: Client) -> None:
-    client.write(frame(struct.pack("!H", 1000), CLOSE))
+def closes_and_is_lost(place: Place, client: MemoryClient) -> None:
+    client.write(close_frame())
     place.lose(client)
 
 
-def says_no_more(place: Place, client: Client) -> None:
+def says_no_more(place: Place, client: MemoryClient) -> None:
     place.pass_time(45)
     assert close_codes(client) == [STATES[place.state]]
 
 
-def is_closed(place: Place, client: Client) -> None:
+def is_closed(place: Place, client: MemoryClient) -> None:
     client.protocol.close(codes.ENDED)
 
 
-def is_closed_and_answers(place: Place, client: Client) -> None:
+def is_closed_and_answers(place: Place, client: MemoryClient) -> None:
     client.protocol.close(codes.ENDED)
-    client.write(frame(struct.pack("!H", 4505), CLOSE))
+    client.write(close_frame(4505))
 
 
-def is_closed_and_goes_on(place: Place, client: Client) -> None:
+def is_closed_and_goes_on(place: Place, client: MemoryClient) -> None:
     client.protocol.close(codes.ENDED)
     client.write(frame(b"{}") * 200)
 
 
-def is_cut(place: Place, client: Client) -> None:
+def is_cut(place: Place, client: MemoryClient) -> None:
     client.protocol.abort()
 
 
-def breaks_the_protocol(place: Place, client: Client) -> None:
+def breaks_the_protocol(place: Place, client: MemoryClient) -> None:
     client.write(frame(b"x", rsv=1))
 
 
-def sends_binary(place: Place, client: Client) -> None:
+def sends_binary(place: Place, client: MemoryClient) -> None:
     client.write(frame(b"x", BINARY))
 
 
-def sends_too_much(place: Place, client: Client) -> None:
+def sends_too_much(place: Place, client: MemoryClient) -> None:
     client.write(frame(b"x" * 100_000))
 
 
-def pings_too_often(place: Place, client: Client) -> None:
+def pings_too_often(place: Place, client: MemoryClient) -> None:
     client.write(frame(b"p", PING) * 100)
 
 
-def sends_too_fast(place: Place, client: Client) -> None:
+def sends_too_fast(place: Place, client: MemoryClient) -> None:
     client.write(frame(json.dumps({"type": "message-send-request", "id": 1, "message": {}}).encode()) * 200)
 
 
-def sends_what_nobody_can_use(place: Place, client: Client) -> None:
+def sends_what_nobody_can_use(place: Place, client: MemoryClient) -> None:
     client.write(frame(b"x") * 10)
 
 
-def reads_too_little(place: Place, client: Client) -> None:
+def reads_too_little(place: Place, client: MemoryClient) -> None:
     client.protocol.outgoing.pauseProducing()
     for _ in range(20):
         client.protocol.outgoing.send(b"x" * 100_000)
 
 
-def is_ended_by_sessid(place: Place, client: Client) -> None:
+def is_ended_by_sessid(place: Place, client: MemoryClient) -> None:
     place.factory.logins.index.end_session("alice")
     place.lose(client)
 
 
-def is_ended_by_user(place: Place, client: Client) -> None:
+def is_ended_by_user(place: Place, client: MemoryClient) -> None:
     place.factory.logins.index.end_user(1)
     for _, answer in place.site.asked:
         if not answer.called:
@@ -331,18 +333,18 @@ def is_ended_by_user(place: Place, client: Client) -> None:
     place.lose(client)
 
 
-def is_told_that_the_relay_stops(place: Place, client: Client) -> None:
+def is_told_that_the_relay_stops(place: Place, client: MemoryClient) -> None:
     Deferred.fromCoroutine(place.factory.registry.close_by_turns())
     place.pass_time(1)
     place.factory.registry.close_all()
 
 
-def is_there_when_the_relay_has_no_time(place: Place, client: Client) -> None:
+def is_there_when_the_relay_has_no_time(place: Place, client: MemoryClient) -> None:
     place.factory.registry.close_all()
     place.factory.registry.abort_all()
 
 
-def has_its_tls_end(place: Place, client: Client) -> None:
+def has_its_tls_end(place: Place, client: MemoryClient) -> None:
     for beneath in place.factory.registry._beneath_tls.values():
         beneath.disconnecting = True
     place.clock.pump([0.25] * 5)
@@ -509,7 +511,7 @@ def let_go(place: Place) -> dict[str, int]:
 def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[[], None]]]:
     """Each end of each kind of connection: what to call it, where, and what brings it about."""
 
-    def of_open_one(place: Place, end: Callable[[Place, Client], None]) -> None:
+    def of_open_one(place: Place, end: Callable[[Place, MemoryClient], None]) -> None:
         client = place.state(place)
         assert place.left()
         end(place, client)

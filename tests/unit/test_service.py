@@ -26,7 +26,7 @@ from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LogUnavailable, Verdict
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import shutdown as stopping
-from tests.unit.test_websocket import Client
+from tests.support.memory import MemoryClient
 
 
 class Made(SynchronousTestCase):
@@ -43,8 +43,8 @@ class Made(SynchronousTestCase):
     def test_what_an_authenticator_of_ones_own_denies_is_not_remembered(self) -> None:
         sessions: dict[str, str | int] = {}
         relay = build(Config(message_log="memory:"), MemoryReactorClock(), KnownSessions(sessions))
-        client = Client(relay.factory).open()
-        client.say(type="auth-request", SESSID="alice")
+        client = MemoryClient(relay.factory).open()
+        client.say_login("alice")
         self.assertEqual(client.hear(), [{"type": "auth-response", "response": False}])
         sessions["alice"] = 1
         client.log_in("alice")
@@ -161,9 +161,9 @@ class Running(SynchronousTestCase):
         self.service.startService()
         return self.service
 
-    def client(self, sessid: str) -> Client:
+    def client(self, sessid: str) -> MemoryClient:
         """A logged-in client."""
-        return Client(self.service.factory).open().log_in(sessid)
+        return MemoryClient(self.service.factory).open().log_in(sessid)
 
     def test_it_listens_where_it_is_told(self) -> None:
         self.start(listen=("tcp:8080", "tcp:8081:interface=127.0.0.1"))
@@ -270,7 +270,7 @@ class Running(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def crowd(self, count: int, first_turn: int = 1, rate: float = 1.0) -> list[Client]:
+    def crowd(self, count: int, first_turn: int = 1, rate: float = 1.0) -> list[MemoryClient]:
         """So many members, by turns Alice and Bo; when the relay stops they have turns at this rate."""
         self.patch(stopping, "FIRST_TURNS", first_turn)
         self.patch(stopping, "MIN_TURNS_PER_SECOND", rate)
@@ -330,10 +330,10 @@ class Running(SynchronousTestCase):
 
     def test_who_comes_while_it_stops_is_told_at_once_and_who_was_there_has_a_turn(self) -> None:
         service = self.start(drain_time=10)
-        early = [Client(service.factory) for _ in range(3)]  # which have not said what they want yet
+        early = [MemoryClient(service.factory) for _ in range(3)]  # which have not said what they want yet
         crowd = self.crowd(3)
         stopped = service.stopService()
-        late = Client(service.factory)  # an embedding site's own port may still be open
+        late = MemoryClient(service.factory)  # an embedding site's own port may still be open
         self.assertIn(b"the relay is stopping", late.shake())
         here = [client.open() for client in early if not client.transport.aborted]
         self.assertGreaterEqual(len(here), 2)

@@ -18,8 +18,9 @@ from chatrelay.testing import KnownSessions
 from chatrelay.websocket import sweep
 from chatrelay.websocket.sweep import Check, Sweep
 from chatrelay.wire import codes
-from tests.unit.test_connecting import Proxied, version_2
-from tests.unit.test_websocket import PING, Client, Transport, WebSocketTestCase, frame, told_by
+from tests.support.frames import PING, frame
+from tests.support.memory import MemoryClient, ProxiedClient, Transport, proxy_header_2
+from tests.support.relay_case import WebSocketTestCase, logged_lines
 
 FAILED = (
     "checking {} failed; please report it. It is checked again four times a second, and further failures are not logged "
@@ -38,7 +39,7 @@ class Looks(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.done: list[str] = []
-        self.told = told_by(self)
+        self.told = logged_lines(self)
 
     def do(self, what: str) -> Any:
         """Something that does it."""
@@ -155,13 +156,13 @@ class AllParts(WebSocketTestCase):
         for part in broken:
             owner, _, name = PARTS[part].rpartition(".")
             self.patch(attrgetter(owner)(self.factory), name, lambda *_: 1 / 0)
-        told = told_by(self)
+        told = logged_lines(self)
 
         self.client()
         in_handshake = self.client().transport
         visitor = self.client().open()
-        denied = Client(self.factory, Transport(IPv4Address("TCP", "192.0.2.2", 4321))).open()
-        denied.say(type="auth-request", SESSID="nobody")
+        denied = MemoryClient(self.factory, Transport(IPv4Address("TCP", "192.0.2.2", 4321))).open()
+        denied.say_login("nobody")
         denied.lost()
         member, typing, slow, unanswered, inside = (self.client().open().log_in() for _ in range(5))
         typing.write(frame(b"not all", fin=False))
@@ -172,7 +173,7 @@ class AllParts(WebSocketTestCase):
         tls.loseConnection()
         for number in range(100):
             self.client().shake(f"Origin: https://{number}.test")
-        proxied = Proxied(self.factory, version_2("192.0.2.3")).protocol
+        proxied = ProxiedClient(self.factory, proxy_header_2("192.0.2.3")).protocol
         self.pass_time(1)
         visit = proxied.remote.slot
         assert visit is not None
@@ -180,7 +181,7 @@ class AllParts(WebSocketTestCase):
         ends_at_12 = in_handshake.aborted, unanswered.transport.aborted, inside.transport.aborted
         self.pass_time(28)
         asked = authenticator.asked  # with nobody logging in but the five
-        heard = {name: client.hear() for name, client in locals().items() if isinstance(client, Client)}
+        heard = {name: client.hear() for name, client in locals().items() if isinstance(client, MemoryClient)}
         talker = self.client().open().log_in()
         talker.send("bo")
         for client in (member, typing, slow, unanswered, inside, talker):
@@ -212,7 +213,7 @@ class AllParts(WebSocketTestCase):
 
     def test_with_any_of_them_broken_the_others_do_it(self) -> None:
         for part in PARTS:
-            told = told_by(self)
+            told = logged_lines(self)
             idle = {part, "ping-timeout"} if part == "ping-interval" else {part}
             self.assertEqual(self.do_their_work(part), set(PARTS) - idle)
             self.assertEqual([line for line in told if "failed" in line], [FAILED.format(part)])

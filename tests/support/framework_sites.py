@@ -1,7 +1,7 @@
 """Websites by frameworks, with the sessions that those have.
 
 The whole session is in a signed cookie with Flask, Starlette, Django's ``signed_cookies`` and a JSON Web Token; Django has
-it in its database, too. ``python -m tests.end_to_end.framework_sites KIND`` serves one of them on 127.0.0.1 and prints its
+it in its database, too. ``python -m tests.support.framework_sites KIND`` serves one of them on 127.0.0.1 and prints its
 port. They have these pages:
 
 - ``POST /login`` with ``uid``, ``POST /logout``;
@@ -366,6 +366,20 @@ def jwt_site() -> Any:
         return str(asked)
 
     return app
+
+
+SERVED = """
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, format, *arguments):
+        pass
+
+server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
+print("listening on", server.server_port, flush=True)
+server.serve_forever()
+"""
+"""A program's last lines: they serve its WSGI `application`, and print the port."""
 
 
 class QuietHandler(WSGIRequestHandler):

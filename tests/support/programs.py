@@ -1,8 +1,7 @@
-"""The programs an end-to-end test puts around each other: a site, a relay, clients.
+"""The programs that a test puts around each other: a site and a relay.
 
-Nothing of chatrelay is imported here. The relay is `twistd` as an operator
-starts it; the client is the library `websockets`; the site is Python's own
-HTTP server, with faults on request.
+The relay is `twistd` as an operator starts it; the site is Python's own HTTP server, with faults on request. Nothing of
+chatrelay is imported here.
 """
 
 from __future__ import annotations
@@ -25,13 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from websockets.sync.client import ClientConnection, connect
-
-from tests.end_to_end.tls_tunnel import TLSTunnel
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
-"""Seconds after which something that should have happened counts as not happening."""
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
 
 HIGH_RATES = (
     *("--messages-per-second", "10000000", "--message-burst", "10000000"),
@@ -44,6 +38,13 @@ HIGH_RATES = (
 def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
     """A TCP connection to a port of this machine, from one of its own addresses (Linux: all of 127.0.0.0/8 are)."""
     return socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
 
 
 class Site:
@@ -264,75 +265,14 @@ TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import
 """What every relay runs, for who wants to begin with something else."""
 
 
-class Client:
-    """A program on one WebSocket connection.
+def orphans(relay: RelayProcess) -> list[str]:
+    """The commands of what a relay said of write-ahead logs that it set aside."""
+    return [line.partition("To read them: ")[2] for line in relay.output if "was set aside" in line]
 
-    :param url: ``ws:`` or ``wss:``.
-    :param options: for `websockets.sync.client.connect`.
-    """
 
-    def __init__(self, url: str, **options: Any) -> None:
-        options.setdefault("open_timeout", PATIENCE)
-        options.setdefault("compression", None)
-        options.setdefault("max_size", None)
-        options.setdefault("proxy", None)
-        options.setdefault("close_timeout", 2)
-        self._open = ExitStack()
-        to = urllib.parse.urlsplit(url)
-        if to.scheme == "wss":
-            outside = options.get("sock") or socket.create_connection((to.hostname, to.port), PATIENCE)
-            name = options.pop("server_hostname", to.hostname)
-            options["sock"] = self._open.enter_context(TLSTunnel(outside, options.pop("ssl"), name)).inside
-            url = to._replace(scheme="ws").geturl()
-        self.socket: ClientConnection = self._open.enter_context(connect(url, **options))
-
-    def say(self, frame: object) -> None:
-        """Send one frame: text or bytes as they are, anything else as JSON."""
-        self.socket.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
-
-    def hear(self, timeout: float = PATIENCE) -> Any:
-        """The next frame, as JSON."""
-        return json.loads(self.socket.recv(timeout))
-
-    def hears_nothing(self, seconds: float = 0.3) -> bool:
-        """Whether nothing comes for a while."""
-        try:
-            frame = self.socket.recv(seconds)
-        except TimeoutError:
-            return True
-        raise AssertionError(f"unexpected: {frame!r}")
-
-    def log_in(self, sessid: str | None) -> Any:
-        """Ask to be logged in; return the answer."""
-        request = {"type": "auth-request"} if sessid is None else {"type": "auth-request", "SESSID": sessid}
-        self.say(request)
-        return self.hear()
-
-    def send(self, to: str | int, content: str, id: str | int = "1", time_stamp: str | int = "0") -> None:
-        """Send a message-send-request."""
-        message = {"timeStamp": time_stamp, "touID": to, "content": content}
-        self.say({"type": "message-send-request", "id": id, "message": message})
-
-    def closed(self, timeout: float = PATIENCE) -> tuple[int | None, list[Any]]:
-        """Wait until the relay closes; return the close code, and the frames that came before."""
-        from websockets.exceptions import ConnectionClosed
-
-        frames = []
-        until = time.monotonic() + timeout
-        while True:
-            try:
-                frames.append(json.loads(self.socket.recv(max(0.01, until - time.monotonic()))))
-            except ConnectionClosed as end:
-                return (end.rcvd.code if end.rcvd else None), frames
-            except TimeoutError:
-                raise AssertionError(f"not closed within {timeout} s; it sent {frames!r}") from None
-
-    def close(self) -> None:
-        """Close."""
-        self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def follow(command: str) -> str:
+    """Execute a command of a line in a shell, as it stands there; return what it printed."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert ran.returncode == 0, f"{command}: {ran.stderr}"
+    return ran.stdout

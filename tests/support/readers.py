@@ -6,11 +6,8 @@ has read. It answers pings when it comes to them, as a browser does.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
-import json
-import os
 import socket
 import ssl
 import struct
@@ -19,19 +16,19 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.end_to_end.programs import PATIENCE, Client
+from tests.support import PATIENCE
+from tests.support.client import Client, SocketClient
+from tests.support.frames import CLOSE, FIN, PING, PONG, TEXT, close_code, frame
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 TICK = 0.05
 """Seconds between the reads of a reader with a pace."""
 
 
-class Reader:
+class Reader(SocketClient):
     """One connection, logged in.
 
     :param connect: makes a TCP connection; `connection` where the receive buffer is to be small.
     :param tls: how TLS is spoken; None for plain TCP.
-    :ivar read: bytes that it has read of the socket.
     :ivar messages: how many messages it has read, the answer to the login among them.
     :ivar payloads: how many bytes of text these had.
     :ivar pings: how many pings it has answered.
@@ -39,32 +36,14 @@ class Reader:
     """
 
     def __init__(self, connect: Callable[[], socket.socket], sessid: str, tls: ssl.SSLContext | None = None) -> None:
-        self.read = self.messages = self.payloads = self.pings = 0
+        super().__init__(connect(), tls)
+        self.messages = self.payloads = self.pings = 0
         self.ended: int | None = None
-        self._stream = b""
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = None if tls is None else tls.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
-        self.socket = connect()
-        self.socket.settimeout(PATIENCE)
-        while self._tls is not None:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self._write(b"")
-                self._take(65536)
-        key = base64.b64encode(os.urandom(16))
-        self._write(
-            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: " + key + b"\r\n\r\n"
-        )
-        while b"\r\n\r\n" not in self._stream:
-            self._take(4096)
-        head, _, self._stream = self._stream.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 "), head
-        self._frame(TEXT, json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
+        self.start_tls().open()
+        self._look_at_frames()
+        self.say_login(sessid)
         while not self.messages:
             self._take(4096)
             self._look_at_frames()
@@ -105,54 +84,24 @@ class Reader:
         self.socket.close()
 
     def _take(self, size: int) -> int:
-        data = self.socket.recv(size)
-        if not data:
+        before = self.read
+        try:
+            self._frames += self._decoder.feed(self.receive(size))
+        except EOFError:
             self.ended = -1 if self.ended is None else self.ended
-            return 0
-        self.read += len(data)
-        if self._tls is None:
-            self._stream += data
-            return len(data)
-        self._incoming.write(data)
-        while self._tls.version() is not None:
-            try:
-                self._stream += self._tls.read(65536)
-            except ssl.SSLWantReadError:
-                break
-        return len(data)
+        return self.read - before
 
     def _look_at_frames(self) -> None:
-        stream = self._stream
-        while len(stream) >= 2:
-            length, start = stream[1], 2
-            if length >= 126:
-                start = 4 if length == 126 else 10
-                length = int.from_bytes(stream[2:start], "big")
-            if len(stream) < start + length:
-                break
-            opcode, payload, stream = stream[0] & 15, stream[start : start + length], stream[start + length :]
-            if opcode == TEXT:
+        frames, self._frames = self._frames, []
+        for first, payload in frames:
+            if first == FIN | TEXT:
                 self.messages += 1
                 self.payloads += len(payload)
-            elif opcode == PING:
+            elif first == FIN | PING:
                 self.pings += 1
-                self._frame(PONG, payload)
-            elif opcode == CLOSE:
-                self.ended = int.from_bytes(payload[:2], "big")
-        self._stream = stream
-
-    def _frame(self, opcode: int, payload: bytes) -> None:
-        size = len(payload)
-        assert size < 126
-        self._write(struct.pack("!BBI", 0x80 | opcode, 0x80 | size, 0) + payload)
-
-    def _write(self, data: bytes) -> None:
-        if self._tls is not None:
-            if data:
-                self._tls.write(data)
-            data = self._outgoing.read()
-        if data:
-            self.socket.sendall(data)
+                self.write(frame(payload, PONG))
+            elif first == FIN | CLOSE:
+                self.ended = close_code(payload)
 
 
 def connection(port: int, host: str = "127.0.0.1", receive_buffer: int = 0) -> socket.socket:

@@ -175,6 +175,11 @@ def read_log(path: Path) -> list[Row]:
     return rows
 
 
+def deliveries(path: Path) -> list[tuple[str, int]]:
+    """The contents in a message log that nobody writes any more, and whether each was delivered."""
+    return [(row.content, row.delivered) for row in read_log(path)]
+
+
 def _answers(account: Account, fates: dict[str, _Fate]) -> None:
     """C9, and that the answers `true` come in the order of the requests."""
     requests = {request.id: request for request in account.requests}

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from tests.end_to_end.programs import PATIENCE, ROOT
+from tests.support import PATIENCE, ROOT
 
 PHP = shutil.which("php")
 """The program, if it is there."""

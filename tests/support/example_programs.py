@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
 
 # A job that a shell started in the background ignores SIGINT, and so would what it starts.
 HEARS_SIGINT = (

@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from tests.end_to_end.programs import PATIENCE, ROOT, Client, RelayProcess
+from tests.support import PATIENCE, ROOT
+from tests.support.client import Client
+from tests.support.programs import RelayProcess
 
 ADMITTED = {"type": "auth-response", "response": True}
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class Site:
-    """One of `tests.end_to_end.framework_sites` as a process, and the relay that asks it.
+    """One of `tests.support.framework_sites` as a process, and the relay that asks it.
 
     :ivar relay: looks for ended sessions three times a second.
     """
@@ -30,7 +32,7 @@ class Site:
     def __init__(self, kind: str, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.framework_sites", kind],
+            [sys.executable, "-m", "tests.support.framework_sites", kind],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdout=subprocess.PIPE,

@@ -9,29 +9,26 @@ connection.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import selectors
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.end_to_end.programs import PATIENCE, RelayProcess, Site
-from tests.end_to_end.promise import UID, Account, Request
+from tests.support import PATIENCE, v1
+from tests.support.frames import CLOSE, FIN, HANDSHAKE, PING, TEXT, close_code, close_frame, frame, split
+from tests.support.processes import work_of
+from tests.support.programs import RelayProcess, Site
+from tests.support.promise import UID, Account, Request
 
 NOBODY = "nobody"
 """A uID that never logs in."""
-
-TEXT, CLOSE, PING = 0x81, 0x88, 0x89
-"""The first bytes of the kinds of frame that come and go here. Pings get no pong: messages are signs of life, too."""
 
 USERS: Sequence[UID] = tuple(number if number % 2 else f"user-{number}" for number in range(16))
 """Who is there at full load, with two connections each."""
@@ -45,12 +42,6 @@ SATURATED = 0.8
 ATTEMPTS = 10
 """How often a full load is tried for."""
 
-MASK = b"\x37\xfa\x21\x3d"
-NORMAL_CLOSURE = struct.pack("!H", 1000)
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 LOGGED_IN = b'{"type":"auth-response","response":true}'
 ANSWER = b'"send-request-response"'
 REFUSAL = b'"value":false'
@@ -70,30 +61,6 @@ NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a socket says that would have to wait."""
 
 
-def masked(first: int, payload: bytes) -> bytes:
-    """A whole frame, as a client sends it (RFC 6455, section 5.2)."""
-    size = len(payload)
-    head = bytes((first, 0x80 | size)) if size < 126 else struct.pack("!BBH", first, 0x80 | 126, size)
-    key = (MASK * (size // 4 + 1))[:size]
-    body = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
-    return head + MASK + body.to_bytes(size, "big")
-
-
-def frames(stream: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The server's whole frames in a stream, from one on: (first byte, payload). One that is cut off at the end is left out."""
-    size = len(stream)
-    while start + 2 <= size:
-        length, payload = stream[start + 1], start + 2
-        if length >= 126:
-            payload += 2 if length == 126 else 8
-            length = int.from_bytes(stream[start + 2 : payload], "big")
-        end = payload + length
-        if size < end:
-            break
-        yield stream[start], stream[payload:end]
-        start = end
-
-
 class Heard:
     """The JSON values of the text frames in a stream, but for the answer to the login.
 
@@ -108,7 +75,7 @@ class Heard:
         self._start = start
 
     def __iter__(self) -> Iterator[Any]:
-        texts = (payload for first, payload in frames(self._stream, self._start) if first == TEXT)
+        texts = (payload for first, payload, _ in split(self._stream, self._start) if first == FIN | TEXT)
         decode = json.JSONDecoder().decode  # json.loads would look for the encoding of each
         return (decode(payload.decode()) for payload in islice(texts, 1, None))
 
@@ -166,7 +133,7 @@ class Talker:
             self._socket = crowd.tls.wrap_socket(self._socket, server_hostname="127.0.0.1")
         self._socket.setblocking(False)
         crowd.selector.register(self._socket, selectors.EVENT_READ, self)
-        self._write(HANDSHAKE + masked(TEXT, json.dumps({"type": "auth-request", "SESSID": str(uid)}).encode()))
+        self._write(HANDSHAKE + frame(v1.encoded(v1.login(str(uid)))))
 
     # Talking -----------------------------------------------------------------
 
@@ -178,7 +145,7 @@ class Talker:
 
     def say_goodbye(self) -> None:
         """Begin the closing handshake, or end it."""
-        self._write(masked(CLOSE, NORMAL_CLOSURE))
+        self._write(close_frame())
 
     def heed(self, events: int) -> None:
         """The socket is ready."""
@@ -205,7 +172,7 @@ class Talker:
         if self.talking and wanted * 2 >= self.part.window:
             self._sent_at = time.perf_counter()
             first, self.sent = self.sent, self.sent + wanted
-            self._write(b"".join([masked(TEXT, self._frame(number)) for number in range(first, self.sent)]))
+            self._write(b"".join([frame(self._frame(number)) for number in range(first, self.sent)]))
 
     def _write(self, data: bytes) -> None:
         unsent = self._unsent + data
@@ -289,11 +256,11 @@ class Talker:
         assert not stream or stream.startswith(b"HTTP/1.1 101 "), stream[:start]
         code = None
         login = None
-        for first, payload in frames(stream, start):
-            if first == CLOSE:
-                code = int.from_bytes(payload[:2], "big")
-            elif first != PING:
-                assert first == TEXT, f"a frame that begins with {first:#x}"
+        for first, payload, _ in split(stream, start):
+            if first == FIN | CLOSE:
+                code = close_code(payload)
+            elif first != FIN | PING:  # no pong is sent: messages are signs of life, too
+                assert first == FIN | TEXT, f"a frame that begins with {first:#x}"
                 assert code is None, f"after the close frame: {payload!r}"
                 login = login or payload
         assert login in (None, LOGGED_IN), login
@@ -471,21 +438,6 @@ class Crowd:
         for talker in self.talkers:
             talker.leave()
         self.selector.close()
-
-
-def work_of(pid: int) -> tuple[float, float]:
-    """CPU seconds that a living process has used, and those with the seconds its threads waited for a processor."""
-    cpu = waited = 0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        ran, queued, _ = map(int, (thread / "schedstat").read_text().split())
-        cpu += ran
-        waited += queued
-    return cpu / 1e9, (cpu + waited) / 1e9
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def by_turns(recipients: Sequence[UID], seed: int, turns: int = 97) -> list[UID]:

@@ -1,0 +1,79 @@
+"""Messages, and a message log that a test moves by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, fail
+
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.model import LogUnavailable, Message
+from chatrelay.testing import HeldMessageLog
+
+
+def message(
+    content: str = "hej", from_uid: str | int = 1, to_uid: str | int = 2, time_stamp: str | int = "23"
+) -> Message:
+    """Build a message that was received at a certain moment."""
+    return Message(from_uid, to_uid, "id", time_stamp, content, 1_700_000_000.123456)
+
+
+class SteppedMessageLog(HeldMessageLog):
+    """A message log that does what it is asked when the test says so, or fails in each of the ways that a log may.
+
+    :ivar marks: what waits to be marked undelivered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closed = False
+        self.marks: list[tuple[Sequence[int], Deferred[None]]] = []
+        self._to_mark: list[int] = []
+
+    def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
+        """Let a batch wait."""
+        return fail(LogUnavailable("closed")) if self.is_closed else super().append(messages)
+
+    def commit_and_forget(self) -> None:
+        """Commit the oldest batch and fail to say so: the rows are found later, and marked (the promise's C5)."""
+        messages, committed = self.batches.pop(0)
+        numbers: Sequence[int] = []
+        MemoryMessageLog.append(self, messages).addCallback(lambda found: numbers.extend(found))  # type: ignore[attr-defined]
+        self._to_mark.extend(numbers)
+        committed.errback(LogUnavailable("the disk failed at the sync"))
+
+    def break_down(self) -> None:
+        """Fail as no log may."""
+        self.batches.pop(0)[1].errback(ZeroDivisionError("a defect of the log's"))
+
+    def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
+        """Let marks wait."""
+        marked: Deferred[None] = Deferred()
+        self.marks.append((numbers, marked))
+        return marked
+
+    def mark(self) -> None:
+        """Write the oldest marks."""
+        numbers, marked = self.marks.pop(0)
+        super().mark_undelivered(numbers).chainDeferred(marked)
+
+    def fail_to_mark(self) -> None:
+        """Refuse the oldest marks; they are written when the log recovers."""
+        numbers, marked = self.marks.pop(0)
+        self._to_mark.extend(numbers)
+        marked.errback(LogUnavailable("the disk is full"))
+
+    def recover(self) -> None:
+        """Be opened anew, and look at what was left."""
+        MemoryMessageLog.mark_undelivered(self, self._to_mark)
+        self._to_mark = []
+
+    def stop(self) -> Deferred[None]:
+        """Do what is left, and nothing more."""
+        self.is_closed = True
+        while self.batches:
+            self.commit()
+        while self.marks:
+            self.mark()
+        self.recover()
+        return super().stop()

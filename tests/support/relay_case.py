@@ -1,0 +1,103 @@
+"""TestCases with a relay that has no port, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.config.options import Config
+from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.testing import KnownSessions
+from chatrelay.websocket.factory import ChatFactory
+from tests.support.memory import OFFICE, MemoryClient, Transport, address
+
+# The same tests hold with the fast path and without it; end to end, the relay reads this variable itself.
+FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
+
+
+def logged_lines(test: SynchronousTestCase) -> list[str]:
+    """Collect what is logged from now on, a line each."""
+    lines: list[str] = []
+
+    def note(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(note)
+    test.addCleanup(globalLogPublisher.removeObserver, note)
+    return lines
+
+
+class WebSocketTestCase(SynchronousTestCase):
+    """A relay where Alice is 1 and Bo is 2.
+
+    :ivar chance: what the relay has for a random number.
+    """
+
+    chance = 0.5
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.factory = self.make_factory()
+
+    def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
+        """Build a factory with these options."""
+        self.directory = Directory()
+        self.log = MemoryMessageLog()
+        relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
+        options.setdefault("fast_path", FAST_PATH)
+        options.setdefault("unauthenticated_per_address", 0)  # nobody here hangs up
+        options.setdefault("ping_interval", 0)  # what is heard is what a test is about
+        known = authenticator or KnownSessions({"alice": 1, "bo": 2})
+        factory = ChatFactory(Config(**options), relay, self.directory, known, self.clock, chance=lambda: self.chance)
+        factory.start_sweeping()
+        self.addCleanup(factory.stop_sweeping)
+        return factory
+
+    def client(self) -> MemoryClient:
+        """Make a new TCP connection."""
+        return MemoryClient(self.factory)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, a sweep at a time."""
+        self.clock.pump([0.125] * int(seconds / 0.125))
+
+
+class ConnectingTestCase(WebSocketTestCase):
+    """A relay to which clients come from many addresses, and what it logs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events: list[Any] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def limit(self, authenticator: Any = None, **options: Any) -> None:
+        """Start anew with these options, and the defaults."""
+        options.setdefault("unauthenticated_per_address", 100)
+        self.factory = self.make_factory(authenticator, **options)
+
+    def said(self, *levels: LogLevel) -> list[str]:
+        """Return the lines that were logged, of these levels or of all above debug."""
+        levels = levels or (LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)
+        return [formatEvent(event) for event in self.events if event["log_level"] in levels]
+
+    def come(self, host: str = OFFICE) -> MemoryClient:
+        """Connect from there, and say nothing yet."""
+        return MemoryClient(self.factory, Transport(address(host)))
+
+    def is_refused(self, client: MemoryClient) -> bool:
+        """Whether a client that has just come is sent away when it says something."""
+        client.write(b"GET / HTTP/1.1\r\n")
+        return client.transport.disconnecting and client.transport.value().startswith(b"HTTP/1.1 ")
+
+    def refuses(self, host: str) -> bool:
+        """Whether somebody who comes from there is sent away; who is not goes away again."""
+        client = self.come(host)
+        client.lost()
+        return self.is_refused(client)

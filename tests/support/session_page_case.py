@@ -1,0 +1,121 @@
+"""A TestCase with a site's session page on a real port, whose answers the test decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor as untyped_reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.trial.unittest import TestCase
+
+from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.model import Unavailable
+
+reactor: Any = untyped_reactor
+
+IN = b'{"loggedin":true,"uID":7}'
+
+
+def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    """An HTTP answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class Conversation(Protocol):
+    """One connection of the relay's to the webserver; requests are answered by a function of the test's."""
+
+    transport: Any  # TCP's or TLS's
+
+    def __init__(self, site: WebserverTestCase) -> None:
+        self.site = site
+        self.received = b""
+        self.requests = 0
+        self.gone: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        self.site.conversations.append(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if data.startswith(b"\x16\x03"):  # a TLS ClientHello: say what nginx says
+            self.write(answer(b"The plain HTTP request was sent to HTTPS port", "400 Bad Request"))
+            return
+        self.received += data
+        while b"\r\n\r\n" in self.received:
+            head, rest = self.received.split(b"\r\n\r\n", 1)
+            lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+            length = int(headers["content-length"])
+            if len(rest) < length:
+                return
+            self.received = rest[length:]
+            self.requests += 1
+            self.site.requests.append((lines[0], headers, rest[:length]))
+            self.site.reply(self)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the relay."""
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.gone.callback(None)
+
+
+class WebserverTestCase(TestCase):
+    """A webserver on a real port whose answers the test decides."""
+
+    def setUp(self) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.conversations: list[Conversation] = []
+        self.reply: Callable[[Conversation], None] = lambda conversation: conversation.write(answer(IN))
+        self.factory = Factory.forProtocol(Conversation)
+        self.factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
+        self.port = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port.getHost().port}/session?x=1"
+        self.authenticators: list[WebserverAuthenticator] = []
+
+    async def tearDown(self) -> None:
+        for authenticator in self.authenticators:
+            await authenticator.close()
+        await self.port.stopListening()
+        for conversation in self.conversations:
+            conversation.transport.abortConnection()
+        await gatherResults([conversation.gone for conversation in self.conversations])
+
+    def authenticator(self, **options: Any) -> WebserverAuthenticator:
+        """An authenticator that asks this webserver."""
+        authenticator = WebserverAuthenticator(reactor, options.pop("url", self.url), **options)
+        self.authenticators.append(authenticator)
+        return authenticator
+
+    def answering(self, *answers: bytes) -> None:
+        """Give these answers, one a request; the last one again and again."""
+        left = list(answers)
+        self.reply = lambda conversation: conversation.write(left.pop(0) if len(left) > 1 else left[0])
+
+    def told(self) -> list[str]:
+        """What the operator is told from now on, a line each."""
+        lines: list[str] = []
+
+        def note(event: Any) -> None:
+            if event.get("log_namespace", "").startswith("chatrelay"):
+                lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        return lines
+
+    async def trouble(self, authenticator: WebserverAuthenticator | None = None) -> str:
+        """What the operator is told of a question that could not be asked."""
+        got = await (authenticator or self.authenticator()).authenticate("sid")
+        assert isinstance(got, Unavailable), got
+        return got.why

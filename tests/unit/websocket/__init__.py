@@ -1,0 +1,1 @@
+"""Tests of chatrelay.websocket: real frames from a client in memory."""

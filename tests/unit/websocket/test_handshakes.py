@@ -1,0 +1,286 @@
+"""Opening handshakes: who may connect, and how a refusal is worded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+from tests.support.frames import frame
+from tests.support.relay_case import WebSocketTestCase
+
+OTHER_ORIGINS = (
+    "http://example.com",  # the scheme
+    "wss://example.com",
+    "httpss://example.com",
+    "https:example.com",
+    "//example.com",
+    "example.com",
+    "https://example.com:444",  # the port
+    "https://example.com:80",
+    "https://example.com:",
+    "https://example.com:443:443",
+    "https://example.com:443.evil.test",
+    "https://example.com:443@evil.test",
+    "https://example.com.evil.test",  # a name that begins like it, or ends so
+    "https://example.community",
+    "https://evilexample.com",
+    "https://evil-example.com",
+    "https://www.example.com",
+    "https://example.com.",
+    "https://example.co",
+    "https://example",
+    "https://example.com@evil.test",  # user names, paths and the like
+    "https://evil.test@example.com",
+    "https://@example.com",
+    "https://example.com/",
+    "https://example.com/.evil.test",
+    "https://evil.test/https://example.com",
+    "https://evil.test?https://example.com",
+    "https://evil.test#https://example.com",
+    "https://example.com?",
+    "https://example.com#",
+    "https://example.com\\.evil.test",
+    "https://evil.test\\@example.com",
+    "https://example%2ecom",
+    "https://example.com%00.evil.test",
+    "https://ex\u0430mple.com",  # a Cyrillic a: as it is, and as a browser would send it
+    "https://xn--exmple-4nf.com",
+    "https://\uff45xample.com",  # what Unicode calls compatible
+    "https://example\u3002com",
+    "https://*",
+    "https://*.com",
+    "*",
+    "null",
+    "NULL",
+    "",
+    "https://",
+    "file://",
+    "about:blank",
+    "https://example.com, https://evil.test",  # several in one
+    "https://evil.test, https://example.com",
+    "https://example.com https://evil.test",
+    "https://example.com,",
+    "https:// example.com",  # spaces and control characters
+    "https://exam\tple.com",
+    "https://example.com\x00",
+    "https://example.com\x0b.evil.test",
+    "https://example.com\u0085X: y",
+)
+"""What is not https://example.com, however it may look."""
+
+
+class Handshakes(WebSocketTestCase):
+    """Who may connect, and how it is refused."""
+
+    def test_no_subprotocol_and_v1(self) -> None:
+        self.assertNotIn(b"Sec-WebSocket-Protocol", self.client().shake())
+        for offer in ("chatrelay.v1", "chatrelay.v2, chatrelay.v1"):
+            answer = self.client().shake(f"Sec-WebSocket-Protocol: {offer}")
+            self.assertIn(b"Sec-WebSocket-Protocol: chatrelay.v1\r\n", answer)
+
+    def test_other_subprotocols_are_refused(self) -> None:
+        client = self.client()
+        answer = client.shake("Sec-WebSocket-Protocol: chatrelay.v2")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"))
+        self.assertIn(b"offer chatrelay.v1, or none", answer)
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_a_browser_that_visits_is_told(self) -> None:
+        client = self.client()
+        client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+        answer = client.read()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n"))
+        self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
+        self.assertIn(b"chatrelay speaks WebSocket here", answer)
+
+    def test_a_proxy_that_takes_websocket_out_is_told_what_to_pass_on(self) -> None:
+        upgrade, connection = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
+        for line, headers, status in (
+            ("GET / HTTP/1.0", "", 505),
+            ("GET / HTTP/1.0", "Connection: close\r\n", 505),  # nginx, unless it is told
+            ("GET / HTTP/1.0", upgrade + connection, 505),
+            ("GET / HTTP/1.1", "", 426),
+            ("GET / HTTP/1.1", connection, 426),
+            ("GET / HTTP/1.1", upgrade, 400),
+            ("GET / HTTP/1.1", upgrade + "Connection: close\r\n", 400),
+            ("GET / HTTP/1.1", "Upgrade: h2c\r\n" + connection, 400),
+            ("OPTIONS / HTTP/1.0", "", 405),  # haproxy, with option httpchk
+        ):
+            client = self.client()
+            client.write(f"{line}\r\nHost: h\r\n{headers}\r\n".encode())
+            head, _, body = client.read().partition(b"\r\n\r\n")
+            self.assertTrue(head.startswith(b"HTTP/1.1 %d " % status), (line, headers, head))
+            self.assertIn(f"\r\nContent-Length: {len(body)}\r\n".encode(), head)
+            for needed in (b"HTTP/1.1", b"Upgrade: websocket", b"Connection: Upgrade", b"proxy"):
+                self.assertIn(needed, body, (line, headers))
+        self.factory = self.make_factory(origin=("https://example.com",))
+        self.assertNotIn(b"proxy", self.client().shake("Origin: https://evil.test"))
+
+    def test_compression_is_not_taken_up(self) -> None:
+        self.assertNotIn(b"deflate", self.client().shake("Sec-WebSocket-Extensions: permessage-deflate"))
+
+    def test_without_origin_option_any_origin_may_connect(self) -> None:
+        for origin in ("https://example.com", "null", "http://127.0.0.1:8000", "capacitor://localhost"):
+            self.client().open(f"Origin: {origin}")
+
+    def test_listed_origins_and_programs_without_any_may_connect(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com", "http://localhost:8000"))
+        for origin in (
+            "https://example.com",
+            "https://example.com:443",
+            "HTTPS://EXAMPLE.COM",
+            "http://localhost:8000",
+        ):
+            self.client().open(f"Origin: {origin}")
+        self.client().open()
+
+    def test_every_other_origin_is_refused(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        for origin in OTHER_ORIGINS:
+            client = self.client()
+            answer = client.shake(f"Origin: {origin}")
+            self.assertTrue(answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), (origin, answer))
+            self.assertTrue(client.transport.disconnecting)
+        for headers in (
+            ("Origin: https://example.com", "Origin: https://example.com"),
+            ("Origin: https://example.com", "origin: https://evil.test"),
+            ("ORIGIN: https://evil.test", "Origin: https://example.com"),
+            ("Origin: https://example.com", "Origin:"),
+            ("Origin:", "Origin: https://example.com"),
+            ("Origin: https://evil.test", "Origin : https://example.com"),
+        ):
+            answer = self.client().shake(*headers)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), (headers, answer))
+
+    def test_the_operator_is_told_which_origin_and_how_to_admit_it(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        for _ in range(3):
+            self.client().shake("Origin: https://www.example.com")
+        self.client().shake("Origin: null")
+        self.client().shake("Origin: ")
+        self.client().shake("Origin: https://a.test", "Origin: https://b.test")
+        warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
+        self.assertEqual(len(warnings), 4)
+        self.assertIn("of origin (empty) was refused", warnings[2])
+        self.assertIn("https://a.test, https://b.test", warnings[3])
+        self.assertIn("admit it with --origin https://www.example.com (told once", warnings[0])
+        self.assertIn("no origin which could be admitted", warnings[1])
+        told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.info]
+        self.assertEqual(len(told), 6)
+        self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
+
+    def test_a_stranger_cannot_keep_the_operator_from_being_told(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        for number in range(1000):
+            self.client().shake(f"Origin: https://made-up-{number}.test")
+            if number in (500, 600):  # a page, which tries again
+                self.client().shake("Origin: https://www.example.com")
+        self.pass_time(120)
+        warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
+        self.assertEqual(len(warnings), 12)
+        self.assertIn("origin https://www.example.com was refused", warnings[10])
+        self.assertIn("too many origins at once: 991 more handshakes of pages were refused", warnings[11])
+
+    def test_what_strangers_send_is_safe_to_print_and_no_cookie_is_in_it(self) -> None:
+        self.factory = self.make_factory(origin=("https://example.com",))
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.client().shake("Origin: https://\x1b[2J.test")
+        for request in (
+            "Cookie: sid=CANARY\r\n\r\n",
+            "GET /\x1b[2J HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        ):
+            client = self.client()
+            client.write(request.encode())
+            client.read()
+        told = [formatEvent(event) for event in events if event["log_level"] >= LogLevel.info]
+        self.assertEqual(len(told), 2)  # the refused origin, twice; what is no handshake at all is not worth a line
+        self.assertNotIn("\x1b", "".join(told))
+        self.assertNotIn("CANARY", "".join(formatEvent(event) for event in events))
+
+    def test_a_handshake_up_to_its_size_and_no_further(self) -> None:
+        bare = len(
+            b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX: \r\n\r\n"
+        )
+        self.client().open("X: " + "x" * (16384 - bare))
+        client = self.client()
+        answer = client.shake("X: " + "x" * (16384 - bare + 1))
+        self.assertTrue(answer.startswith(b"HTTP/1.1 431 "), answer)
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_no_handshake_size_is_no_limit(self) -> None:
+        self.factory = self.make_factory(handshake_size=0)
+        self.client().open("X: " + "x" * 20_000)
+
+    def test_an_endless_handshake_is_cut_at_its_size(self) -> None:
+        client = self.client()
+        client.write(b"GET / HTTP/1.1\r\nX: ")
+        for _ in range(90):
+            client.write(b"x" * 200)
+        self.assertTrue(client.read().startswith(b"HTTP/1.1 431 "))
+        self.assertLess(len(client.protocol.data), 16385)
+
+    def test_frames_behind_a_handshake_count_not_towards_its_size(self) -> None:
+        client = self.client()
+        handshake = (
+            b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        client.write(handshake + frame(b'{"type":"auth-request","SESSID":"alice"}') + frame(b"x" * 20000))
+        self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
+        self.assertEqual(len(self.directory), 1)
+
+    def test_a_handshake_has_its_time(self) -> None:
+        client = self.client()
+        client.write(b"GET / HTTP/1.1\r\n")
+        self.pass_time(4.5)
+        self.assertFalse(client.transport.aborted)
+        client.write(b"Host: h\r\n")
+        self.pass_time(1)
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_refused_client_that_does_not_leave_is_cut(self) -> None:
+        client = self.client()
+        client.shake("Sec-WebSocket-Protocol: nonsense")
+        self.pass_time(1.5)
+        self.assertFalse(client.transport.aborted)
+        self.pass_time(1)
+        self.assertTrue(client.transport.aborted)
+
+    def test_nothing_is_left_of_connections_that_have_gone(self) -> None:
+        for step in ("accepted", "refused", "open", "member"):
+            client = self.client()
+            if step == "refused":
+                client.shake("Sec-WebSocket-Protocol: nonsense")
+            elif step != "accepted":
+                client.open()
+            if step == "member":
+                client.log_in()
+            client.lost()
+        factory = self.factory
+        kept = [
+            factory.registry.handshake_deadlines,
+            factory.registry.login_deadlines,
+            factory.registry.message_deadlines,
+            factory.registry.closing_deadlines,
+        ]
+        self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
+        self.assertEqual(
+            (
+                factory.registry.connections,
+                len(self.directory),
+                len(factory.logins.index),
+                len(factory.logins.rechecks),
+            ),
+            (set(), 0, 0, 0),
+        )

@@ -1,0 +1,133 @@
+"""Messages and their frames: sizes, fragments, times, and what is not a message."""
+
+from __future__ import annotations
+
+from tests.support.frames import BINARY, CONTINUATION, PING, PONG, frame
+from tests.support.memory import MemoryClient
+from tests.support.relay_case import WebSocketTestCase
+from tests.support.v1 import ADMITTED
+
+
+class Messages(WebSocketTestCase):
+    """Whole messages out of frames, and the limits on them."""
+
+    def member(self, sessid: str = "alice") -> MemoryClient:
+        """A logged-in client."""
+        return self.client().open().log_in(sessid)
+
+    def test_from_one_client_to_another(self) -> None:
+        alice, bo = self.member(), self.member("bo")
+        alice.send(2, "hej", id="x")
+        self.clock.advance(0)
+        delivered = {"type": "message", "message": {"timeStamp": 1, "fromuID": 1, "touID": 2, "content": "hej"}}
+        self.assertEqual(bo.hear(), [delivered])
+        self.assertEqual(alice.hear(), [{"type": "send-request-response", "response": {"id": "x", "value": True}}])
+
+    def test_a_message_may_grow_on_its_way(self) -> None:
+        # The bound on what is received is none on what is sent: fromuID is
+        # added, and control characters are escaped in six bytes each.
+        alice, bo = self.member(), self.member("bo")
+        content = "\x01" * 10_900
+        alice.send(2, content)
+        self.clock.advance(0)
+        self.assertEqual(bo.hear()[0]["message"]["content"], content)
+        self.assertEqual(alice.hear()[0]["response"]["value"], True)
+
+    def test_byte_by_byte(self) -> None:
+        client = self.client().open()
+        for byte in frame(b'{"type":"auth-request","SESSID":"alice"}'):
+            client.write(bytes([byte]))
+        self.assertEqual(client.hear(), [ADMITTED])
+
+    def test_in_fragments(self) -> None:
+        client = self.client().open()
+        client.write(frame(b'{"type":"auth-', fin=False) + frame(b"p", PING))
+        client.write(frame(b'request","SESSID":', CONTINUATION, fin=False) + frame(b'"alice"}', CONTINUATION))
+        self.assertEqual(client.hear(), [(PONG, b"p"), ADMITTED])
+
+    def test_a_message_up_to_its_size_and_no_further(self) -> None:
+        client = self.client().open()
+        client.write(frame(b" " * 65536))
+        (error,) = client.hear()
+        self.assertEqual(error["reason"], "invalid-json")
+        client.write(frame(b" " * 65537)[:20])
+        self.assertEqual(client.hear()[0][0], 1009)
+
+    def test_fragments_add_up_to_the_size(self) -> None:
+        client = self.client().open()
+        client.write(frame(b" " * 40000, fin=False))
+        self.assertEqual(client.hear(), [])
+        client.write(frame(b" " * 25537, CONTINUATION))
+        self.assertEqual(client.hear()[0][0], 1009)
+
+    def test_as_many_frames_as_may_be_and_no_more(self) -> None:
+        client = self.client().open()
+        parts = [frame(b"", CONTINUATION, fin=False) for _ in range(62)]
+        client.write(frame(b"{", fin=False) + b"".join(parts) + frame(b"}", CONTINUATION))
+        self.assertEqual([message["reason"] for message in client.hear()], ["unknown-type"])
+        client = self.client().open()
+        client.write(frame(b"{", fin=False) + b"".join(parts) + frame(b"", CONTINUATION, fin=False))
+        self.assertEqual(client.hear(), [])
+        client.write(frame(b"}", CONTINUATION))
+        self.assertEqual(client.hear(), [(1002, "a message in more than 64 frames")])
+
+    def test_a_message_has_its_time(self) -> None:
+        client = self.member()
+        client.write(frame(b"{", fin=False))
+        self.pass_time(9.5)
+        self.assertEqual(client.hear(), [])
+        self.pass_time(1)
+        self.assertEqual(client.hear(), [(1002, "a message took too long")])
+
+    def test_a_message_that_ended_has_no_deadline(self) -> None:
+        client = self.member()
+        client.write(frame(b"{", fin=False) + frame(b"}", CONTINUATION))
+        client.hear()
+        self.pass_time(30)
+        self.assertEqual(client.hear(), [])
+
+    def test_binary_messages_close(self) -> None:
+        client = self.member()
+        client.write(frame(b"{}", BINARY))
+        self.assertEqual(client.hear()[0][0], 1003)
+
+    def test_protocol_errors_close(self) -> None:
+        for bad in (
+            frame(b"{}", masked=False),
+            frame(b"{}", rsv=1),
+            frame(b"{}", opcode=3),
+            frame(b"{}", CONTINUATION),
+            frame(b"", PING, fin=False),
+        ):
+            client = self.member()
+            client.write(bad)
+            self.assertEqual(client.hear()[0][0], 1002, bad)
+
+    def test_text_that_is_not_utf8_closes(self) -> None:
+        skipped = b'{"type":"auth-request","x":"\xf5\x80\x80\x80"}'  # where the JSON decoder does not look
+        for bad in (b"\xff", b'{"type":"auth-request","SESSID":"\xed\xa0\x80"}', b"\xc3", skipped):
+            client = self.member()
+            client.write(frame(bad))
+            self.assertEqual(client.hear()[0][0], 1007, bad)
+
+    def test_nothing_counts_that_comes_after_the_close(self) -> None:
+        client, bo = self.member(), self.member("bo")
+        client.write(frame(b"x", BINARY))
+        client.hear()
+        client.send(2)
+        self.clock.advance(0)
+        self.assertEqual((client.hear(), bo.hear(), self.log.rows), ([], [], []))
+
+    def test_ten_unusable_frames(self) -> None:
+        client = self.client().open()
+        for _ in range(9):
+            client.write(frame(b"x"))
+        self.assertEqual(len(client.hear()), 9)
+        client.write(frame(b"x") * 3)
+        heard = client.hear()
+        self.assertEqual(heard[1:], [(4502, "ten frames could not be used")])
+
+    def test_a_bad_frame_does_not_raise_into_autobahn(self) -> None:
+        client = self.member()
+        client.write(frame(b"[" * 60000))
+        self.assertEqual(client.hear()[0]["reason"], "invalid-json")

@@ -1,0 +1,252 @@
+"""Sessions that end at the site, are checked again, or have other names than their SESSID."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+from chatrelay.model import Denied, LoggedIn, Verdict
+from chatrelay.testing import HeldAuthenticator, KnownSessions
+from tests.support.memory import MemoryClient
+from tests.support.relay_case import WebSocketTestCase
+from tests.support.v1 import ADMITTED
+
+
+class EndedFromOutside(WebSocketTestCase):
+    """The operator or the site ends sessions."""
+
+    CLOSED = (4505, "ended by the operator or the site")
+
+    def test_by_user_and_by_sessid(self) -> None:
+        alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
+        self.assertEqual(self.factory.logins.index.end_session("alice"), 2)
+        self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.CLOSED], [self.CLOSED], []])
+        self.assertEqual(self.factory.logins.index.end_user(2), 1)
+        self.assertEqual(bo.hear(), [self.CLOSED])
+        self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
+
+    def test_nothing_is_delivered_or_taken_afterwards(self) -> None:
+        alice, bo = (self.client().open().log_in(name) for name in ("alice", "bo"))
+        self.factory.logins.index.end_user(1)
+        alice.send(2)
+        bo.send(1)
+        self.clock.advance(0)
+        self.assertEqual(alice.hear(), [self.CLOSED])
+        self.assertEqual(bo.hear()[0]["response"]["reason"], "receiving-user-not-connected")
+        self.assertEqual(self.log.rows, [])
+
+    def test_one_that_does_not_answer_the_close_is_cut(self) -> None:
+        client = self.client().open().log_in()
+        self.factory.logins.index.end_user(1)
+        self.pass_time(2.5)
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_login_under_way(self) -> None:
+        webserver = HeldAuthenticator()
+        self.factory = self.make_factory(webserver)
+        by_sessid, by_user, other = (self.client().open() for _ in range(3))
+        by_sessid.say_login("a")
+        by_user.say_login("b")
+        other.say_login("c")
+        self.assertEqual(self.factory.logins.index.end_session("a"), 1)
+        self.assertEqual(webserver.cancelled, ["a"])
+        self.assertEqual(by_sessid.hear(), [self.CLOSED])
+        self.assertEqual(self.factory.logins.index.end_user(7), 0)
+        webserver.asked.pop(0)
+        webserver.answer(LoggedIn(7))  # as the site saw it before
+        webserver.answer(LoggedIn(8))
+        self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [ADMITTED]])
+        self.assertEqual((len(self.directory), len(self.factory.logins.index)), (1, 1))
+
+    def test_by_the_sessid_it_last_logged_in_by(self) -> None:
+        self.factory = self.make_factory(KnownSessions({"old": 1, "new": 1, "another": 2}))
+        client = self.client().open().log_in("old").log_in("new")
+        client.say_login("another")
+        client.say_login("unknown")
+        self.assertEqual([answer["response"] for answer in client.hear()], [False, False])
+        self.assertEqual(
+            [self.factory.logins.index.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0]
+        )
+        self.assertEqual(self.factory.logins.index.end_session("new"), 1)
+
+
+class AskedAgain(WebSocketTestCase):
+    """Whether those who are logged in still are."""
+
+    GONE = (4501, "the session at the site has ended")
+
+    def test_a_session_that_ends_at_the_site(self) -> None:
+        known = KnownSessions({"alice": 1, "bo": 2})
+        self.factory = self.make_factory(known)
+        alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
+        known.users = {"bo": 2}
+        self.pass_time(239)
+        self.assertEqual([client.hear() for client in (alice, tab, bo)], [[], [], []])
+        self.pass_time(122)
+        self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.GONE], [self.GONE], []])
+        self.assertEqual(
+            (len(self.directory), len(self.factory.logins.index), len(self.factory.logins.rechecks)), (1, 1, 1)
+        )
+
+    def test_zero_is_never(self) -> None:
+        known = KnownSessions({"alice": 1})
+        self.factory = self.make_factory(known, recheck_interval=0)
+        alice = self.client().open().log_in("alice")
+        known.users = {}
+        self.pass_time(1000)
+        self.assertEqual(alice.hear(), [])
+
+    def test_they_are_spread_as_was_said(self) -> None:
+        for spread, chance, due in ((0.0, 0.0, 100), (50.0, 0.0, 50), (50.0, 1.0, 150)):
+            self.chance = chance
+            known = KnownSessions({"alice": 1})
+            self.factory = self.make_factory(known, recheck_interval=100, recheck_spread=spread)
+            alice = self.client().open().log_in("alice")
+            known.users = {}
+            self.pass_time(due - 1)
+            self.assertEqual(alice.hear(), [])
+            self.pass_time(2.5)
+            self.assertEqual(alice.hear(), [self.GONE])
+
+    def test_an_authenticator_that_fails_is_reported_and_people_stay(self) -> None:
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        known = KnownSessions({"alice": 1})
+        self.factory = self.make_factory(known, recheck_interval=300)
+        alice = self.client().open().log_in("alice")
+        self.patch(known, "authenticate", {"x": 1}.__getitem__)
+        self.pass_time(361)
+        self.assertEqual(alice.hear(), [])
+        told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.critical]
+        self.assertEqual(len(told), 1)
+        self.assertIn("KeyError", told[0])
+        self.assertNotIn("alice", str(events))
+
+    def test_some_of_the_webservers_checks_are_left_to_logins(self) -> None:
+        for checks, most in ((32, 8), (4, 1), (1, 1), (0, 8)):
+            webserver = HeldAuthenticator()
+            self.factory = self.make_factory(webserver, webserver_checks=checks)
+            for number in range(20):
+                self.client().open().say_login(str(number))
+                webserver.answer(LoggedIn(number))
+            self.pass_time(361)
+            self.assertEqual(len(webserver.asked), most)
+
+
+class Handles(WebSocketTestCase):
+    """By what a session is asked about again, and found when it is to end."""
+
+    def log_in(self, verdict: LoggedIn, *headers: str, **options: Any) -> MemoryClient:
+        """A client that logged in by "sid", and is due to be asked about."""
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver, **options)
+        client = self.client().open(*headers)
+        client.say_login(None if headers else "sid")
+        self.webserver.answer(verdict)
+        self.assertEqual(client.hear(), [ADMITTED])
+        self.pass_time(361)
+        return client
+
+    def asked(self) -> list[str]:
+        """What the webserver is asked about."""
+        return [sessid for sessid, _ in self.webserver.asked]
+
+    def test_the_sessid_unless_the_site_names_another(self) -> None:
+        self.log_in(LoggedIn(1))
+        self.assertEqual(self.asked(), ["sid"])
+        client = self.log_in(LoggedIn(1, session="handle"))
+        self.assertEqual(self.asked(), ["handle"])
+        self.webserver.answer(Denied())
+        self.assertEqual(client.hear()[0][0], 4501)
+
+    def test_a_ticket_is_not_asked_about_again(self) -> None:
+        self.log_in(LoggedIn(1, expires_in=1), auth_tickets=True)
+        self.assertEqual((self.asked(), len(self.factory.logins.rechecks)), ([], 0))
+        self.log_in(LoggedIn(1, session="handle"), auth_tickets=True)
+        self.assertEqual(self.asked(), ["handle"])
+
+    def test_a_cookie_is_no_ticket(self) -> None:
+        self.log_in(
+            LoggedIn(1),
+            "Origin: https://example.com",
+            "Cookie: c=from-cookie",
+            auth_tickets=True,
+            session_cookie="c",
+            origin=("https://example.com",),
+        )
+        self.assertEqual(self.asked(), ["from-cookie"])
+
+    def test_only_what_comes_in_a_message_is_asked_about_as_a_ticket(self) -> None:
+        tickets: list[str] = []
+
+        class Both(HeldAuthenticator):
+            def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
+                tickets.append(sessid)
+                return self.authenticate(sessid)
+
+        self.webserver = Both()
+        self.factory = self.make_factory(
+            self.webserver, auth_tickets=True, session_cookie="c", origin=("https://example.com",)
+        )
+        self.client().open("Origin: https://example.com", "Cookie: c=cookie").say_login()
+        self.client().open("Origin: https://example.com").say_login("ticket")
+        self.webserver.answer(LoggedIn(1))
+        self.webserver.answer(LoggedIn(2, session="handle"))
+        self.pass_time(361)
+        self.assertEqual(sorted(self.asked()), ["cookie", "handle"])
+        self.assertEqual(tickets, ["ticket"])
+
+    def test_by_which_name_a_session_ends(self) -> None:
+        for tickets, name, ended in (
+            (False, "sid", 1),
+            (False, "handle", 1),
+            (True, "sid", 0),
+            (True, "handle", 1),
+        ):
+            client = self.log_in(LoggedIn(1, session="handle"), auth_tickets=tickets)
+            self.assertEqual(self.factory.logins.index.end_session(name), ended, (tickets, name))
+            self.assertEqual(len(client.hear()), ended)
+            client.lost()
+            self.assertEqual(len(self.factory.logins.index), 0)
+
+    def test_a_session_that_ends_while_its_ticket_is_asked_about(self) -> None:
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver, auth_tickets=True)
+        client = self.client().open()
+        client.say_login("ticket")
+        self.assertEqual(self.factory.logins.index.end_session("handle"), 0)
+        self.webserver.answer(LoggedIn(1, session="handle"))
+        self.assertEqual([code for code, _ in client.hear()], [4505])
+        self.assertEqual(len(self.directory), 0)
+
+    def test_a_session_that_ends_by_its_handle_while_its_sessid_or_cookie_is_asked_about(self) -> None:
+        origin = "https://example.com"
+        for by_cookie in (False, True):
+            self.webserver = HeldAuthenticator()
+            self.factory = self.make_factory(self.webserver, session_cookie="c", origin=(origin,))
+            tabs = [self.client().open(f"Origin: {origin}", "Cookie: c=sid") for _ in range(2)]
+            for tab in tabs:
+                tab.say_login(None if by_cookie else "other")
+            self.assertEqual(self.factory.logins.index.end_session("handle"), 0)
+            for _ in tabs:
+                self.webserver.answer(LoggedIn(1, session="handle"))
+            self.assertEqual([[code for code, _ in tab.hear()] for tab in tabs], [[4505], [4505]])
+            self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
+            again = self.client().open()
+            again.say_login("other")
+            self.webserver.answer(LoggedIn(1, session="handle"))
+            self.assertEqual(again.hear(), [ADMITTED])  # what the site says since then counts
+            again.lost()
+
+    def test_two_tickets_at_once_are_two_questions_whoever_answers(self) -> None:
+        self.webserver = HeldAuthenticator()
+        self.factory = self.make_factory(self.webserver, auth_tickets=True)
+        clients = [self.client().open() for _ in range(2)]
+        for client in clients:
+            client.say_login("ticket")
+        self.webserver.answer(LoggedIn(1))
+        self.webserver.answer(Denied())
+        self.assertEqual([client.hear()[0]["response"] for client in clients], [True, False])
