@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
+from chatrelay.config import options
 from chatrelay.config.checks import option_name
 from chatrelay.config.options import HEADINGS, Config, value_of
 from chatrelay.config.sources import ENVIRONMENT_PREFIX
@@ -64,6 +65,8 @@ class ConfigOptions(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make the entries, under the headings that ``--help`` has."""
+        for source in (__file__, options.__file__):
+            self.env.note_dependency(source)
         lines = [".. program:: chatrelay", ""]
         fields = attrs.fields_dict(Config)
         for heading, names in HEADINGS:
