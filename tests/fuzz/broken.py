@@ -21,10 +21,10 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.session import Session
 from chatrelay.websocket import outbox as outgoing
-from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.protocol import ChatProtocol
+from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.shutdown import ShutdownPacer
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
@@ -133,7 +133,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a uID goes out as a string": lambda: patch.object(
         wire, "message", lambda stamp, sender, to, content: _message(stamp, str(sender), to, content)
     ),
-    "messages are sent after the close frame": lambda: patch.object(Outbox, "ended", _no_matter),
+    "messages are sent after the close frame": lambda: patch.object(Outbox, "closing", _no_matter),
     "what is unread has no bound": lambda: patch.object(Outbox, "charge", _yes),
     "there is no limit on messages": lambda: patch.object(TokenBucket, "take", _yes),
     "a user may send without limit": lambda: patch.object(Sender, "may_send", _yes),
@@ -142,12 +142,12 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a denied session goes on": lambda: patch.object(rechecks, "_end", _no_matter),
     "nobody is asked about again": lambda: patch.object(rechecks.Rechecks, "sweep", _no_matter),
     "who does not log in stays": lambda: patch.object(ChatProtocol, "login_timed_out", _no_matter),
-    "who does not answer a close frame stays": lambda: patch.object(ChatFactory, "leaving", _no_matter),
+    "who does not answer a close frame stays": lambda: patch.object(Registry, "closing", _no_matter),
     "a third denial closes nothing": lambda: patch("chatrelay.relay.session.MAX_DENIALS", 4),
     "eleven frames may be unusable": lambda: patch("chatrelay.relay.session.MAX_UNUSABLE_FRAMES", 11),
     "stopping waits for no answers": lambda: patch.object(Relay, "drain", lambda _: succeed(None)),
     "stopping is told to all at once": lambda: patch.object(ShutdownPacer, "due", _all_of_them),
-    "nobody is told of stopping": lambda: patch.object(ChatFactory, "_tell_of_stopping", _no_matter),
+    "nobody is told of stopping": lambda: patch.object(Registry, "_close_for_stopping", _no_matter),
     "a user may have any number of connections": lambda: patch.object(Directory, "oldest_beyond", lambda *_: ()),
     "the newest connection goes": lambda: patch.object(Directory, "oldest_beyond", _newest_beyond),
     "any number of logins may be denied": lambda: patch.object(TokenBucket, "left", lambda *_: math.inf),

@@ -91,7 +91,7 @@ class Site(WebserverAuthenticator):
         self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
         self._webserver = _ByHand(self.out)  # type: ignore[assignment]
 
-    def look(self) -> None:
+    def startup_check(self) -> None:
         """A first look, which nothing comes of but a line for the operator: not here."""
 
 
@@ -269,7 +269,6 @@ class World:
         self._watch_rechecks()
         self._watch_slow_readers()
         self.factory.world = self
-        self._watch_connections()
         self.service = ChatRelayService(
             config, self.reactor, self.factory, self.relay, self.log, self.site, "moved by hand"
         )
@@ -286,6 +285,7 @@ class World:
         self._failures: list[str] = []
         self._journal: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._is_rechecking = False
+        self._watch_connections()
 
     def __enter__(self) -> World:
         self._stack.enter_context(patch.object(relay_module, "MAX_WAITING", model.MAX_WAITING))
@@ -302,6 +302,8 @@ class World:
             "websocket.registry",
             "websocket.handshake",
             "websocket.closing",
+            "websocket.log_limiter",
+            "websocket.sweep",
         ):
             self._stack.enter_context(patch(f"chatrelay.{module}.log", Logger(observer=self._observe)))
         globalLogPublisher.addObserver(self._observe)
