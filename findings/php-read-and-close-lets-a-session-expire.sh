@@ -7,7 +7,7 @@
 #            also where nothing has changed; with read_and_close, which the manual has for pages that change nothing, it does
 #            not, and neither does session_abort().
 # Matters:   After session.gc_maxlifetime (24 minutes) the session of somebody who loads such pages all the time is deleted.
-#            No page tells of it, and nothing in the session says when it was used.
+#            Nothing in the page or in the session shows it beforehand.
 # Seen:      session_start() + session_write_close(): kept
 #            session_start() + session_abort(): collected
 #            session_start(['read_and_close' => true]): collected

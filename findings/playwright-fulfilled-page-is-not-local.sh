@@ -1,11 +1,11 @@
 #!/bin/bash
-# Playwright with Chromium: a page of 127.0.0.1 that a test fulfils may not open a WebSocket to 127.0.0.1
+# Playwright with Chromium: a page of 127.0.0.1 that a test fulfils cannot open a WebSocket to 127.0.0.1
 #
-# Guess:     A page that page.route() fulfils under http://127.0.0.1:PORT/ may do what a page that this server sends may do.
-# Behaviour: Chromium knows no address that the fulfilled page came from, and its local network access check keeps it from
-#            127.0.0.1: a WebSocket to the page's own server fails (1006, without a handshake at the server). The same page,
+# Guess:     A page that page.route() fulfils under http://127.0.0.1:PORT/ may do what the same page may do when the server sends it.
+# Behaviour: Chromium does not know from which address the fulfilled page came, and its check for local network access denies
+#            it 127.0.0.1. A WebSocket to the page's own server fails (1006, without a handshake at the server). The same page,
 #            sent by the server, connects. The page's URL, origin and cookies are the same.
-# Matters:   A test that makes up a page for a client looks as if the server had refused the client. Serve the page.
+# Matters:   In a test that makes up a page, the server seems to refuse the client. Serve the page instead.
 # Seen:      sent by the server: open, handshakes 1
 #            fulfilled by the test: closed 1006, handshakes 0
 # Versions:  Chromium 156.0.8078.108 (Debian 12), playwright 1.65.2, Python 3.11

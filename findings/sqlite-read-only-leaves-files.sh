@@ -4,8 +4,8 @@
 # Guess:     A connection opened with mode=ro writes nothing into the folder, or removes what it made when it is closed.
 # Behaviour: It makes an empty -wal and a -shm of 32 KiB, which stay when it is closed, although it was the only one. A
 #            connection with mode=rw that reads the same makes both, too, and removes them.
-# Matters:   Looking into a database that nobody has open leaves two files beside it, with the name of whoever looked, or
-#            of root. A program that is to leave nothing opens it with mode=rw and PRAGMA query_only=ON.
+# Matters:   Looking into a database that nobody has open leaves two files beside it. They belong to the user who looked, which
+#            may be root. A program that is to leave nothing opens it with mode=rw and PRAGMA query_only=ON.
 # Seen:      before: database; while mode=ro reads: database database-shm database-wal; after: the same three
 #            before: database; while mode=rw reads: database database-shm database-wal; after: database
 # Versions:  SQLite 3.40.1, Python 3.11 (sqlite3)

@@ -3,7 +3,7 @@
 #
 # Guess:     cursor.lastrowid after INSERT ... ON CONFLICT DO UPDATE is the id of the row that was inserted or updated.
 # Behaviour: It is the id of the last row that this connection inserted, in whatever table and by whatever cursor. The same
-#            holds for INSERT OR IGNORE and for a table WITHOUT ROWID. rowcount tells 1 for the upsert, as for an insert.
+#            holds for INSERT OR IGNORE and for a table WITHOUT ROWID. rowcount is 1 for the upsert, as for an insert.
 # Matters:   A child row that is written with that id refers to the wrong parent, silently where one has that id. Use
 #            RETURNING id.
 # Seen:      updated the row with id 1; lastrowid 9, rowcount 1

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Twisted: some resets are told as ConnectionDone
+# Twisted: some resets are reported as ConnectionDone
 #
 # Guess:     A peer that resets a TCP connection (RST) gives connectionLost a ConnectionLost, and ConnectionDone means that it
-#            closed in order (FIN).
-# Behaviour: One reset in several hundreds is a ConnectionDone. Linux notes the error of a socket before it marks the socket
-#            as readable. Where epoll_wait looks in between, it reports EPOLLERR (or EPOLLERR and EPOLLHUP) without EPOLLIN,
-#            and Twisted takes that for an end in order. It needs two processors.
-# Matters:   A test that counts resets fails once in a while, and a log that tells who ended a connection is sometimes wrong.
+#            closed the connection normally (FIN).
+# Behaviour: One reset in several hundreds is a ConnectionDone. Linux stores the error of a socket before it marks the socket
+#            as readable. If epoll_wait looks in between, it reports EPOLLERR (or EPOLLERR and EPOLLHUP) without EPOLLIN,
+#            and Twisted takes that for an orderly close. It needs two processors.
+# Matters:   A test that counts resets fails once in a while, and a log that says who ended a connection is sometimes wrong.
 # Seen:      30000 resets: ConnectionDone 65, with the events ERR 51, ERR|HUP 14 (13 and 39 in two further runs)
 # Versions:  Twisted 26.10.0, Python 3.11, Linux 6.18
 # Checked:   2026-11-27

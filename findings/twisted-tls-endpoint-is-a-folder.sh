@@ -1,10 +1,10 @@
 #!/bin/bash
 # Twisted: the endpoint tls:8443 listens on port 443, and without a certificate
 #
-# Guess:     tls:8443 is to tcp:8443 what ssl:8443 is: it listens on port 8443, and fails without a certificate.
+# Guess:     tls:8443 listens on port 8443, as tcp:8443 does, and fails without a certificate, as ssl:8443 does.
 # Behaviour: The first argument of tls: is a folder of PEM files, and the port, 443 unless it is given, comes second. A
 #            folder that is not there counts as an empty one: it listens, and every handshake fails.
-# Matters:   A slip in the folder's name, or a port in its place, is told by clients alone. Check the folder first.
+# Matters:   Only clients notice a wrong folder name, or a port in its place. Check the folder first.
 # Seen:      tls:8443 would listen on port 443
 #            tls:nowhere:0 listens; a client's handshake ends with SSLError
 # Versions:  Twisted 26.10.0, pyOpenSSL 26.4.0, Python 3.11

@@ -3,7 +3,7 @@
 #
 # Guess:     from contextlib import suppress at the top of a module of tests is an import like any other.
 # Behaviour: Every test of a TestCase in that module fails with "TypeError: 'ABCMeta' object is not iterable": trial looks for an
-#            attribute named suppress in the method, the class and the module, and takes it for a list of warnings to leave out.
+#            attribute named suppress in the method, the class and the module, and treats it as a list of warnings to suppress.
 # Matters:   The error names neither the import nor the module, and appears in tests that do not use it. Write
 #            import contextlib, and contextlib.suppress.
 # Seen:      from contextlib import suppress: TypeError
