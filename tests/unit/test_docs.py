@@ -77,7 +77,7 @@ def literals(text: str, table: str) -> list[str]:
 
 
 def printed_messages() -> Iterator[tuple[str, str]]:
-    """The formats of what the relay prints, with ``…`` where they have a field, and where each is."""
+    """Find the formats of all log messages, with ``…`` for each field, and their levels."""
     for path in sorted((ROOT / "chatrelay").rglob("*.py")):
         if "demo" in path.parts:
             continue
@@ -86,7 +86,7 @@ def printed_messages() -> Iterator[tuple[str, str]]:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr in ("info", "warn", "error", "critical", "failure")
-                and ast.unparse(node.func.value) in ("log", "self.log")
+                and ast.unparse(node.func.value).rpartition(".")[2].strip("_") in ("log", "logger", "events")
             ):
                 (format, *_) = node.args
                 assert isinstance(format, ast.Constant) and isinstance(format.value, str), ast.unparse(node)
