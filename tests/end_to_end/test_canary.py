@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 StartRelay = Callable[..., RelayProcess]
 
@@ -34,10 +35,6 @@ ORIGIN = "https://example.com"
 TOKEN = "ops-token-of-tests"
 PIECE = 10
 """Characters of a session id that are as bad as all of it."""
-
-YES = {"type": "auth-response", "response": True}
-NO = {"type": "auth-response", "response": False}
-UNAVAILABLE = {**NO, "reason": "webserver-unavailable"}
 
 
 def pieces(word: str) -> Iterator[bytes]:
@@ -267,19 +264,19 @@ def test_no_session_id_comes_to_light(
     # In: by message, by cookie, again, and asked about again, by a name that the site gives.
     post(site, lambda request, sessid: request.reply(200, {"loggedin": True, "uID": 1, "session": handle}))
     with client() as by_handle:
-        assert by_handle.log_in(alice) == YES
+        assert by_handle.log_in(alice) == ADMITTED
         site.answer = None
         with client() as by_message, client(cookie=bo) as by_cookie:
-            assert by_message.log_in_again_and_again(alice) == YES
-            assert by_cookie.log_in_again_and_again(None) == YES
+            assert by_message.log_in_again_and_again(alice) == ADMITTED
+            assert by_cookie.log_in_again_and_again(None) == ADMITTED
             by_message.send(2, "hej")
             assert by_message.hear()["response"]["value"] is True
             assert by_cookie.hear()["message"]["content"] == "hej"
             # Denied, twice of one session; the third time closes.
-            assert by_message.log_in_again_and_again(denied) == NO
-            assert by_message.log_in(canaries.make()) == NO
+            assert by_message.log_in_again_and_again(denied) == DENIED
+            assert by_message.log_in(canaries.make()) == DENIED
             with client(cookie=canaries.make(".")) as visitor:
-                assert visitor.log_in(None) == NO
+                assert visitor.log_in(None) == DENIED
             # The site says it back, in every answer that is none.
             with client() as visitor:
                 for fault in FAULTS:
@@ -312,9 +309,9 @@ def test_no_session_id_comes_to_light(
     # Gone midway, and gone while the relay stops.
     site.answer = lambda request: time.sleep(2)
     gone = client()
-    gone.say({"type": "auth-request", "SESSID": canaries.make()})
+    gone.say_login(canaries.make())
     pending = client()
-    pending.say({"type": "auth-request", "SESSID": canaries.make()})
+    pending.say_login(canaries.make())
     until = time.monotonic() + PATIENCE
     while len(site.requests) < 2 or site.asked[-1] in site.users:
         assert time.monotonic() < until

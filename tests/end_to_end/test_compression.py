@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from tests.support.client import Client
+from tests.support.frames import frame
 from tests.support.programs import RelayProcess
 
 StartRelay = Callable[..., RelayProcess]
@@ -72,9 +72,7 @@ def test_a_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: s
         before = memory(relay)
         for _ in range(10):
             with relay.client(compression="deflate") as client:
-                # A text frame, compressed, not the last of its message, with a mask of zeros (RFC 6455, section 5.2).
-                head = b"\x41\xfe" + struct.pack("!H", 65_000) + bytes(4)
-                client.socket.socket.sendall(head + bomb[:65_000])
+                client.write(frame(bomb[:65_000], fin=False, rsv=4))
                 with pytest.raises(ConnectionClosed) as closed:
                     client.socket.recv(10)
                 assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009

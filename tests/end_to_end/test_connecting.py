@@ -18,11 +18,11 @@ from chatrelay.app.descriptors import MOST
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, connected
+from tests.support.v1 import ADMITTED
 
 StartRelay = Callable[..., RelayProcess]
 UNHURRIED = ("--handshake-timeout", "0", "--login-timeout", "0")
 """Options for a relay that has patience with those who say nothing: so they stay, however slow the machine."""
-YES = {"type": "auth-response", "response": True}
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def descriptor_limit(pid: int) -> int:
 def test_a_relay_that_is_full_lets_nobody_in_until_somebody_leaves(start_relay: StartRelay, held: ExitStack) -> None:
     relay = start_relay("--connections", "3", *UNHURRIED)
     alice, bo = (held.enter_context(relay.client()) for _ in range(2))
-    assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (YES, YES)
+    assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)
     stranger = held.enter_context(connected(relay.port))
     heard = answer(relay)
     assert heard.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -99,7 +99,7 @@ def test_a_relay_that_is_full_lets_nobody_in_until_somebody_leaves(start_relay: 
             chen = relay.client()
         except (InvalidStatus, OSError):
             return False
-        return held.enter_context(chen).log_in("chen-session") == YES
+        return held.enter_context(chen).log_in("chen-session") == ADMITTED
 
     assert within_patience(lets_in)
 
@@ -140,7 +140,7 @@ def test_strangers_of_one_address_keep_nobody_else_out(start_relay: StartRelay, 
     assert answer(relay, "127.0.0.5").startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     relay.said(r"connection from 127.0.0.5:\d+ refused: .* \(unauthenticated-per-address 100\)")
     alice = held.enter_context(relay.client(sock=connected(relay.port, "127.0.0.6")))
-    assert alice.log_in("alice-session") == YES
+    assert alice.log_in("alice-session") == ADMITTED
     strangers[0].close()
 
     def lets_in() -> bool:
@@ -148,7 +148,7 @@ def test_strangers_of_one_address_keep_nobody_else_out(start_relay: StartRelay, 
             bo = relay.client(sock=connected(relay.port, "127.0.0.5"))
         except (InvalidStatus, OSError):
             return False
-        return held.enter_context(bo).log_in("bo-session") == YES
+        return held.enter_context(bo).log_in("bo-session") == ADMITTED
 
     assert within_patience(lets_in)
 
@@ -158,10 +158,10 @@ def test_the_11th_connection_of_a_user_ends_the_oldest(start_relay: StartRelay, 
     tabs: list[Client] = []
     for _ in range(11):
         tabs.append(held.enter_context(relay.client()))
-        assert tabs[-1].log_in("alice-session") == YES
+        assert tabs[-1].log_in("alice-session") == ADMITTED
     assert tabs[0].closed() == (4504, [])
     with relay.client() as bo:
-        assert bo.log_in("bo-session") == YES
+        assert bo.log_in("bo-session") == ADMITTED
         bo.send(1, "to all of them")
         assert [tab.hear()["message"]["content"] for tab in tabs[1:]] == ["to all of them"] * 10
     relay.said("connection of 1 from .* ended by the relay with 4504")

@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable
 
 from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED, DENIED
 
 StartRelay = Callable[..., RelayProcess]
-
-YES = {"type": "auth-response", "response": True}
-NO = {"type": "auth-response", "response": False}
 
 
 def guess(relay: RelayProcess, count: int) -> None:
@@ -18,7 +16,7 @@ def guess(relay: RelayProcess, count: int) -> None:
     for number in range(count):
         if number % 2 == 0:  # the third denial would close the connection
             client = relay.client()
-        assert client.log_in(f"guess-{number}") == NO
+        assert client.log_in(f"guess-{number}") == DENIED
         if number % 2:
             client.close()
 
@@ -30,13 +28,13 @@ def test_an_address_has_20_denials_and_others_do_not_notice(site: Site, start_re
     came_back = (time.monotonic() - began) / 3
     assert 20 <= len(site.asked) <= 20 + came_back
     with relay.client() as alice, relay.client(source_address=("127.0.0.2", 0)) as bo:
-        assert bo.log_in("bo-session") == YES
+        assert bo.log_in("bo-session") == ADMITTED
         before = len(site.asked)
         answer = alice.log_in("alice-session")
         # Another denial may have come back to the address meanwhile: then the site was asked.
-        assert (answer == YES) is (len(site.asked) > before)
+        assert (answer == ADMITTED) is (len(site.asked) > before)
         until = time.monotonic() + 10
-        while alice.log_in("alice-session") != YES:
+        while alice.log_in("alice-session") != ADMITTED:
             assert time.monotonic() < until
             time.sleep(3.2)
     relay.said("too many logins from 127.0.0.1 were denied")
@@ -55,7 +53,7 @@ def test_zero_is_no_limit(site: Site, start_relay: StartRelay) -> None:
 def test_a_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay()
     with relay.client() as alice, relay.client(source_address=("127.0.0.2", 0)) as other:
-        assert alice.log_in("new-session") == NO
+        assert alice.log_in("new-session") == DENIED
         denied_at = time.monotonic()
         site.users["new-session"] = 1
         answers = []
@@ -63,41 +61,41 @@ def test_a_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartR
             answers.append(client.log_in("new-session"))
         if time.monotonic() < denied_at + 4.5:  # else the machine was too busy
             assert site.asked == ["new-session"], "a session that was just denied was asked about again"
-            assert answers == [NO, NO]
+            assert answers == [DENIED, DENIED]
         time.sleep(max(0.0, denied_at + 5.2 - time.monotonic()))
-        assert other.log_in("new-session") == YES
+        assert other.log_in("new-session") == ADMITTED
 
 
 def test_a_denial_is_remembered_for_as_long_as_was_said(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--denial-memory", "2")
     with relay.client() as alice:
-        assert alice.log_in("new-session") == NO
+        assert alice.log_in("new-session") == DENIED
         denied_at = time.monotonic()
         site.users["new-session"] = 1
         answer = alice.log_in("new-session")
         if time.monotonic() < denied_at + 1.5:  # else the machine was too busy
-            assert answer == NO
+            assert answer == DENIED
             assert site.asked == ["new-session"]
         time.sleep(max(0.0, denied_at + 2.2 - time.monotonic()))
-        assert alice.log_in("new-session") == YES
+        assert alice.log_in("new-session") == ADMITTED
 
 
 def test_no_denial_is_remembered_with_0(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--denial-memory", "0")
     with relay.client() as alice:
-        assert [alice.log_in("new-session") for _ in range(2)] == [NO, NO]
+        assert [alice.log_in("new-session") for _ in range(2)] == [DENIED, DENIED]
         site.users["new-session"] = 1
-        assert alice.log_in("new-session") == YES
+        assert alice.log_in("new-session") == ADMITTED
     assert site.asked == ["new-session"] * 3
 
 
 def test_tickets_and_trouble_are_not_remembered(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--auth-tickets", "yes", "--denial-memory", "1000")
     with relay.client() as alice:
-        assert alice.log_in("ticket") == NO
-        assert alice.log_in("ticket") == NO
+        assert alice.log_in("ticket") == DENIED
+        assert alice.log_in("ticket") == DENIED
         site.answer = lambda request: request.reply(500, b"")
         assert alice.log_in("alice-session")["reason"] == "webserver-unavailable"
         site.answer = None
-        assert alice.log_in("alice-session") == YES
+        assert alice.log_in("alice-session") == ADMITTED
     assert site.asked == ["ticket", "ticket", "alice-session", "alice-session"]

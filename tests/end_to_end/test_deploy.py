@@ -20,9 +20,9 @@ from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.deploy import DEPLOY, NGINX, ORIGIN, PATH, needs_nginx
 from tests.support.programs import RelayProcess, Site, connected, free_port
+from tests.support.v1 import ADMITTED
 
 TOKEN = "0123456789abcdef" * 4
-ADMITTED = {"type": "auth-response", "response": True}
 
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze", path=PATH)
 

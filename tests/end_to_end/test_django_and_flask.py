@@ -23,9 +23,7 @@ from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.framework_sites import SERVED
 from tests.support.programs import RelayProcess, free_port
-
-ADMITTED = {"type": "auth-response", "response": True}
-DENIED = {"type": "auth-response", "response": False}
+from tests.support.v1 import ADMITTED
 
 DJANGO = """
 import django

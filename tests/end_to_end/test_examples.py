@@ -15,9 +15,7 @@ from websockets.exceptions import InvalidStatus
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.example_programs import Example, SiteExample
-
-ADMITTED = {"type": "auth-response", "response": True}
-REFUSED = {"type": "auth-response", "response": False}
+from tests.support.v1 import ADMITTED, DENIED
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def test_an_application_with_its_own_authenticator_carries_messages(embedded: Ex
     with Client(url) as alice, Client(url) as bo, Client(url) as stranger:
         assert alice.log_in("alice-session") == ADMITTED
         assert bo.log_in("bo-session") == ADMITTED
-        assert stranger.log_in("stolen") == REFUSED
+        assert stranger.log_in("stolen") == DENIED
         alice.send(2, "hej", id="21", time_stamp="23")
         assert bo.hear()["message"] == {"timeStamp": "23", "fromuID": 1, "touID": 2, "content": "hej"}
         assert alice.hear() == {"type": "send-request-response", "response": {"id": "21", "value": True}}
@@ -122,7 +120,7 @@ def test_a_login_as_somebody_else_at_the_twisted_web_site_ends_the_chat_of_the_u
 def test_who_has_no_session_at_the_site_is_refused(web_site: SiteExample) -> None:
     for cookie in (None, "session=stolen", "other=" + web_site.cookie("bo").partition("=")[2]):
         with web_site.client(cookie) as stranger:
-            assert stranger.log_in(None) == REFUSED
+            assert stranger.log_in(None) == DENIED
 
 
 def test_the_mounted_relay_refuses_the_pages_of_other_origins(web_site: SiteExample) -> None:

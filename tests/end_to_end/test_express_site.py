@@ -20,12 +20,11 @@ from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.framework_visitors import Browser
 from tests.support.programs import RelayProcess, free_port
+from tests.support.v1 import ADMITTED, DENIED
 
 NODE = shutil.which("node")
 PACKAGES = ROOT / "tests" / "express" / "node_modules"
 EXAMPLE = ROOT / "examples" / "express"
-ADMITTED = {"type": "auth-response", "response": True}
-DENIED = {"type": "auth-response", "response": False}
 
 pytestmark = [
     pytest.mark.skipif(NODE is None, reason="node is missing (on Debian: apt install nodejs npm)"),

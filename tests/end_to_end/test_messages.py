@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.support import ROOT
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import DENIED
 
 LogIn = Callable[[str], Client]
 
@@ -85,7 +86,7 @@ def test_who_is_not_logged_in_gets_nothing_at_all(relay: RelayProcess, site: Sit
         visitor.say({"type": "message-send-request", "id": "1"})
         assert visitor.hears_nothing()
         assert bo.hears_nothing(0.01)
-        assert visitor.log_in("stolen") == {"type": "auth-response", "response": False}
+        assert visitor.log_in("stolen") == DENIED
         visitor.send(2, "let me in")
         assert visitor.hears_nothing()
     assert messages(relay.folder) == []

@@ -113,7 +113,7 @@ STAYING: dict[str, Callable[[Peer], object]] = {
     "closes and half-closes": lambda peer: peer.websocket().frame(CLOSE, b"").half_close(),
     "is closed and does not answer": lambda peer: peer.websocket().frame(BINARY, b"x"),
     "is closed and half-closes": lambda peer: peer.websocket().frame(BINARY, b"x").half_close(),
-    "half a frame, and half-closes": lambda peer: peer.websocket().write(b"\x81\xfe\x10").half_close(),
+    "half a frame, and half-closes": lambda peer: peer.websocket().write(frame(b"x" * 4096)[:3]).half_close(),
 }
 STAYING_WITH_TLS: dict[str, Callable[[Peer], object]] = {
     "says what is no TLS": lambda peer: peer.socket.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),

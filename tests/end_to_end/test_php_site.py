@@ -22,9 +22,8 @@ from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.php_site import EXAMPLE, PHP, PhpSite
 from tests.support.programs import RelayProcess
+from tests.support.v1 import ADMITTED, DENIED
 
-REFUSED = {"type": "auth-response", "response": False}
-ADMITTED = {"type": "auth-response", "response": True}
 OPS_TOKEN = "0123456789abcdef0123456789abcdef"
 UNKNOWN = "abcdefghijklmnopqrstuvwxyz"
 
@@ -151,7 +150,7 @@ def test_users_of_a_php_site_message_each_other_by_their_session_cookies(php: Ph
         assert bo.log_in(None) == ADMITTED
         converse(alice, bo)
     with with_cookie(relay, php, UNKNOWN) as stranger:
-        assert stranger.log_in(None) == REFUSED
+        assert stranger.log_in(None) == DENIED
 
 
 def test_a_cookie_that_php_encoded_logs_in(start_php: StartSite, start: StartRelay) -> None:
@@ -193,7 +192,7 @@ def test_a_sessid_that_php_does_not_know_is_plainly_refused_and_leaves_nothing_b
     relay = start(php)
     for sessid in (*UNUSABLE, f" {known}", f"{known}\n", f"./{known}", f"{known}%00"):
         with relay.client() as stranger:
-            assert (sessid, stranger.log_in(sessid)) == (sessid, REFUSED)
+            assert (sessid, stranger.log_in(sessid)) == (sessid, DENIED)
     assert php.session_files() == before
 
 
@@ -204,8 +203,8 @@ def test_who_logged_out_at_the_site_or_never_logged_in_is_refused(php: PhpSite, 
     alice.log_out()
     visitor.get("login.php")  # which opens a session, with nobody in it
     with relay.client() as client:
-        assert client.log_in(sessid) == REFUSED
-        assert client.log_in(visitor.session_cookie) == REFUSED
+        assert client.log_in(sessid) == DENIED
+        assert client.log_in(visitor.session_cookie) == DENIED
     assert f"sess_{sessid}" not in php.session_files()
 
 
@@ -292,14 +291,14 @@ def test_with_a_secret_only_who_knows_it_is_answered(start_php: StartSite, start
     for options in (("--auth-secret-file", "wrong"), ()):
         relay = start(php, *options)
         with relay.client() as client:
-            assert client.log_in(sessid) == {**REFUSED, "reason": "webserver-unavailable"}
+            assert client.log_in(sessid) == {**DENIED, "reason": "webserver-unavailable"}
         relay.said("could not be asked: it answered with status 400")
 
 
 def test_a_relay_that_asks_in_another_format_is_told(php: PhpSite, start: StartRelay) -> None:
     relay = start(php, "--auth-format", "json")
     with relay.client() as client:
-        assert client.log_in(Browser(php).log_in("alice")) == {**REFUSED, "reason": "webserver-unavailable"}
+        assert client.log_in(Browser(php).log_in("alice")) == {**DENIED, "reason": "webserver-unavailable"}
     relay.said("could not be asked: it answered with status 400")
 
 
@@ -396,7 +395,7 @@ def test_a_page_holds_up_the_login_only_while_it_has_the_session_open(
             assert time.monotonic() < until
             time.sleep(0.01)
         with start(php, "--webserver-timeout", "0").client() as client:
-            client.say({"type": "auth-request", "SESSID": sessid})
+            client.say_login(sessid)
             if not closes_early:
                 assert client.hears_nothing(1)
                 (pages / "end").touch()

@@ -20,13 +20,14 @@ from websockets.exceptions import InvalidStatus
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.deploy import PATH
+from tests.support.frames import frame
 from tests.support.programs import RelayProcess, Site, connected, free_port
+from tests.support.v1 import ADMITTED
 
 PROGRAMS = {name: shutil.which(name, path=PATH) for name in ("nginx", "apache2", "caddy", "haproxy")}
 NAMING = ("nginx", "apache2", "caddy")
 """Those that name the client in X-Forwarded-For."""
 
-YES = {"type": "auth-response", "response": True}
 OWN_NAME = ("--trusted-proxy", "127.0.0.1")
 
 
@@ -154,12 +155,12 @@ def test_block_of_the_documentation_carries_messages(
     relay = start_relay(*OWN_NAME, "--connections-per-address", "2")
     proxy = start_proxy(name, relay)
     with proxy.client("127.0.0.5") as alice, proxy.client("127.0.0.5") as bo:
-        assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (YES, YES)
+        assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)
         with pytest.raises(InvalidStatus) as refusal:
             proxy.client("127.0.0.5")
         assert refusal.value.response.status_code == 429
         with proxy.client("127.0.0.6") as chen:
-            assert chen.log_in("chen-session") == YES
+            assert chen.log_in("chen-session") == ADMITTED
             chen.send(1, "å" * 8000)
             assert alice.hear()["message"]["content"] == "å" * 8000
     relay.said(r"connection of chen from 127.0.0.6 ended by the client")
@@ -174,7 +175,7 @@ def test_pings_keep_an_idle_connection(start_relay: StartRelay, start_proxy: Sta
         "caddy": {},
     }[name]
     with start_proxy(name, relay, **short).client() as alice:
-        assert alice.log_in("alice-session") == YES
+        assert alice.log_in("alice-session") == ADMITTED
         assert alice.hears_nothing(5)
         alice.send(1, "still here")
         assert alice.hear()["message"]["content"] == "still here"
@@ -201,9 +202,9 @@ def test_reload_of_caddy_is_not_told_as_an_error_of_the_client(
     relay = start_relay(*OWN_NAME)
     proxy = start_proxy("caddy", relay)
     with proxy.client() as alice, proxy.client() as bo:
-        assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (YES, YES)
+        assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)
         # Half of a frame, and a whole one behind which is nothing.
-        alice.socket.socket.sendall(b"\x81\xfe\x10\x00" + bytes(4) + b"x" * 100)
+        alice.write(frame(b"x" * 4096)[:108])
         bo.send(2, "hej")
         bo.hear()
         config = proxy.folder / "caddy.conf"
@@ -226,13 +227,13 @@ def test_haproxy_says_whom_a_connection_is_from(
     with RelayProcess(tmp_path, *options, listen="haproxy:tcp:0:interface=127.0.0.1") as relay:
         proxy = start_proxy("haproxy", relay, **{"port 8081": f"port {relay.ops_port}", "send-proxy-v2": sending})
         with proxy.client("127.0.0.5") as alice, proxy.client("127.0.0.5") as bo:
-            assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (YES, YES)
+            assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)
             with pytest.raises(InvalidStatus) as refusal:
                 proxy.client("127.0.0.5")
             assert refusal.value.response.status_code == 429
             relay.said(r"handshake from 127.0.0.5:\d+ refused with 429: .* \(connections-per-address 2\)")
             with proxy.client("127.0.0.6") as chen:
-                assert chen.log_in("chen-session") == YES
+                assert chen.log_in("chen-session") == ADMITTED
                 chen.send(1, "hej")
                 assert alice.hear()["message"]["content"] == "hej"
         relay.said(r"connection of chen from 127.0.0.6:\d+ ended by the client")

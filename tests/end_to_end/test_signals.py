@@ -17,6 +17,7 @@ from websockets.sync.client import unix_connect
 from tests.support import PATIENCE
 from tests.support.authorities import Authorities
 from tests.support.client import Client
+from tests.support.frames import HANDSHAKE
 from tests.support.programs import RelayProcess, Site
 from tests.support.v1 import ADMITTED
 
@@ -100,11 +101,6 @@ def test_a_terminal_that_is_closed_ends_it_with_its_goodbyes(site: Site, tmp_pat
             assert alice.closed() == (4000, [])
         assert relay.wait() == 0
 
-
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 
 # While it starts ------------------------------------------------------------------------
 

@@ -24,10 +24,7 @@ from tests.support.deploy import NGINX, needs_nginx
 from tests.support.framework_sites import SERVED
 from tests.support.php_site import PHP, PhpSite
 from tests.support.programs import RelayProcess, Site, connected, free_port
-
-ADMITTED = {"type": "auth-response", "response": True}
-DENIED = {"type": "auth-response", "response": False}
-UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
+from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 NAME = "www.example.com"
 

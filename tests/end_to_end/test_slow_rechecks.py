@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED
 
-ADMITTED = {"type": "auth-response", "response": True}
 SESSIONS = 34
 
 

@@ -23,9 +23,7 @@ from tests.support import PATIENCE
 from tests.support.authorities import Authorities
 from tests.support.client import Client
 from tests.support.programs import HIGH_RATES, RelayProcess, Site
-
-ADMITTED = {"type": "auth-response", "response": True}
-UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
+from tests.support.v1 import ADMITTED, UNAVAILABLE
 
 StartRelay = Callable[..., RelayProcess]
 

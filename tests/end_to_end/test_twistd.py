@@ -23,9 +23,8 @@ from chatrelay.config.options import HEADINGS, Config
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.programs import TWISTD, RelayProcess, Site
+from tests.support.v1 import ADMITTED
 
-ADMITTED = {"type": "auth-response", "response": True}
-REFUSED = {"type": "auth-response", "response": False}
 URL = "http://127.0.0.1:1/session"
 
 StartRelay = Callable[..., RelayProcess]

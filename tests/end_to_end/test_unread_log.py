@@ -23,8 +23,7 @@ from websockets.sync.client import unix_connect
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.programs import TWISTD, Site
-
-ADMITTED = {"type": "auth-response", "response": True}
+from tests.support.v1 import ADMITTED
 
 REFUSED = 4000
 """Handshakes, whose lines are more than a pipe and what waits in the relay can hold."""

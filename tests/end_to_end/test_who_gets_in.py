@@ -17,20 +17,17 @@ from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.frames import HANDSHAKE
 from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 StartRelay = Callable[..., RelayProcess]
 
 TOKEN = "ops-token-of-tests"
 
-YES = {"type": "auth-response", "response": True}
-NO = {"type": "auth-response", "response": False}
-UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
-
 
 def log_in(relay: RelayProcess, sessid: str) -> Client:
     """A client that is logged in."""
     client = relay.client()
-    assert client.log_in(sessid) == YES
+    assert client.log_in(sessid) == ADMITTED
     return client
 
 
@@ -58,7 +55,7 @@ def test_a_site_that_keeps_failing_is_left_alone_until_it_answers_again(site: Si
         assert alice.hear()["response"]["value"] is True
         site.answer = None
         until = time.monotonic() + 12
-        while bo.log_in("bo-session") != YES:
+        while bo.log_in("bo-session") != ADMITTED:
             assert time.monotonic() < until
             time.sleep(0.1)
         assert len(site.asked) == asked + 1
@@ -87,7 +84,7 @@ def test_a_site_that_fails_is_tried_after_as_long_as_was_said(site: Site, start_
             assert time.monotonic() < until
             time.sleep(0.1)  # no more than messages-per-second: some are refused while the relay's own question is out
         site.answer = None
-        while bo.log_in("bo-session") != YES:
+        while bo.log_in("bo-session") != ADMITTED:
             assert time.monotonic() < until
             time.sleep(0.1)  # no more than messages-per-second here, too
 
@@ -105,7 +102,7 @@ def test_who_logs_in_by_what_the_site_fails_over_shuts_nobody_out(site: Site, st
         with relay.client() as stranger, relay.client() as bo:
             for number in range(20):
                 assert stranger.log_in(f"odd-{attempt}-{number}") == UNAVAILABLE
-            assert bo.log_in("bo-session") == YES
+            assert bo.log_in("bo-session") == ADMITTED
     relay.stop()
     assert not [line for line in relay.output if "in a row" in line]
 
@@ -244,7 +241,7 @@ def test_a_ticket_gets_one_connection_in_and_its_session_is_asked_about_again(
 
     site.answer = answer
     with log_in(relay, "alice-session") as alice, relay.client() as thief:
-        assert thief.log_in("alice-session") == NO
+        assert thief.log_in("alice-session") == DENIED
         assert alice.hears_nothing(2.5)
         handles.clear()
         assert alice.closed(5) == (4501, [])
@@ -266,13 +263,13 @@ def test_of_two_who_bring_a_ticket_at_once_one_gets_in(site: Site, start_relay: 
     site.answer = answer
     with relay.client() as alice, relay.client() as thief:
         for client in (alice, thief):
-            client.say({"type": "auth-request", "SESSID": "alice-session"})
+            client.say_login("alice-session")
         # Two questions of which neither is answered; or else one for both, and no other in all this time.
         until = time.monotonic() + 1
         while len(site.asked) < 2 and time.monotonic() < until:
             time.sleep(0.01)
         both_wait.set()
         answers = [alice.hear(), thief.hear()]
-    assert answers.count(YES) == 1, f"{answers.count(YES)} got in by one ticket"
-    assert answers.count(NO) == 1
+    assert answers.count(ADMITTED) == 1, f"{answers.count(ADMITTED)} got in by one ticket"
+    assert answers.count(DENIED) == 1
     assert site.asked == ["alice-session"] * 2

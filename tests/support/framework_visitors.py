@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.programs import RelayProcess
+from tests.support.v1 import ADMITTED
 
-ADMITTED = {"type": "auth-response", "response": True}
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 

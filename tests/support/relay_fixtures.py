@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, Site
+from tests.support.v1 import ADMITTED
 
 ALICE = {"sessid": "alice-session", "uid": 1}
 BO = {"sessid": "bo-session", "uid": 2}
@@ -51,7 +52,7 @@ def logged_in(relay: RelayProcess) -> Iterator[Callable[[str], Client]]:
 
         def log_in(sessid: str) -> Client:
             client = open_clients.enter_context(relay.client())
-            assert client.log_in(sessid) == {"type": "auth-response", "response": True}
+            assert client.log_in(sessid) == ADMITTED
             return client
 
         yield log_in

@@ -25,16 +25,12 @@ import trustme
 from tests.support import PATIENCE
 from tests.support.client import StreamClient
 from tests.support.evidence import Evidence
-from tests.support.frames import HANDSHAKE, frame
+from tests.support.frames import BINARY, HANDSHAKE, PING, frame
 from tests.support.processes import descriptors, resident
 from tests.support.programs import RelayProcess
+from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 from tests.trials.webserver import Webserver
 
-YES = {"type": "auth-response", "response": True}
-NO = {"type": "auth-response", "response": False}
-UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
-
-BINARY, PING = 0x82, 0x89
 """The first bytes of two kinds of frame."""
 
 AT_ONCE = 100
@@ -101,7 +97,7 @@ async def log_in(caller: StreamClient, sessid: str, expected: object) -> None:
 async def chat(caller: StreamClient, number: int) -> None:
     """Log in, write to oneself and to somebody who may be there, and read the answers."""
     await caller.open()
-    await log_in(caller, f"session-{number}", YES)
+    await log_in(caller, f"session-{number}", ADMITTED)
     caller.send(f"user-{number}", f"note of {number} to self", id=1)
     caller.send(f"user-{random.randrange(REGULARS)}", "hej", id=2)
     for _ in range(2):
@@ -154,7 +150,7 @@ async def answers_unread(caller: StreamClient, number: int) -> None:
 
 async def packed_messages(caller: StreamClient, number: int) -> None:
     await caller.open(compression=True)
-    await log_in(caller, f"session-{number}", YES)
+    await log_in(caller, f"session-{number}", ADMITTED)
     for id in range(5):
         caller.send_compressed(f"user-{number}", "to self" * random.randrange(100, 1000), id=id)
     for _ in range(5):
@@ -165,7 +161,7 @@ async def packed_messages(caller: StreamClient, number: int) -> None:
 
 async def packed_messages_unread(caller: StreamClient, number: int) -> None:
     await caller.open(compression=True)
-    await log_in(caller, f"session-{number}", YES)
+    await log_in(caller, f"session-{number}", ADMITTED)
     for id in range(10):
         caller.send_compressed(f"user-{number}", "to self" * 1000, id=id)
     await caller.writer.drain()
@@ -174,14 +170,14 @@ async def packed_messages_unread(caller: StreamClient, number: int) -> None:
 
 async def half_a_packed_message(caller: StreamClient, number: int) -> None:
     await caller.open(compression=True)
-    await log_in(caller, f"session-{number}", YES)
+    await log_in(caller, f"session-{number}", ADMITTED)
     caller.write(frame(random.randbytes(500), fin=False, rsv=4))
     await asyncio.sleep(random.uniform(0, 0.02))
 
 
 async def too_large_a_message(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    caller.write(b"\x81\xff" + (1 << 20).to_bytes(8, "big") + b"mask")
+    caller.write(frame(bytes(1 << 20))[:14])
     assert await caller.closed() == 1009
 
 
@@ -214,21 +210,21 @@ async def a_close_unanswered(caller: StreamClient, number: int) -> None:
 
 async def a_second_login(caller: StreamClient, number: int) -> None:
     await chat(caller, number)
-    await log_in(caller, "nobody", NO)
-    await log_in(caller, f"session-{number}", YES)
+    await log_in(caller, "nobody", DENIED)
+    await log_in(caller, f"session-{number}", ADMITTED)
 
 
 async def three_denials(caller: StreamClient, number: int) -> None:
     await caller.open()
     for _ in range(3):
         # The same answer where this address was denied too often and is not asked about.
-        await log_in(caller, f"nobody-{number}", NO)
+        await log_in(caller, f"nobody-{number}", DENIED)
     assert await caller.closed() == 4500
 
 
 async def a_login_pending(caller: StreamClient, number: int) -> None:
     await caller.open()
-    caller.say({"type": "auth-request", "SESSID": f"session-{number}"})
+    caller.say_login(f"session-{number}")
     await asyncio.sleep(random.uniform(0, 0.02))
 
 

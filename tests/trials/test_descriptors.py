@@ -17,6 +17,7 @@ from tests.support.evidence import Evidence
 from tests.support.frames import HANDSHAKE, frame
 from tests.support.processes import descriptors
 from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.v1 import ADMITTED
 from tests.trials.crowd import Crowd, address
 
 DESCRIPTORS = 256
@@ -28,8 +29,6 @@ MEMBERS = 40
 """Of those who connect, as many as are users and log in."""
 
 FEW_DESCRIPTORS = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
-
-ADMITTED = {"type": "auth-response", "response": True}
 
 
 def cpu_share(pid: int, seconds: float = 2.0) -> float:

@@ -24,11 +24,8 @@ from tests.support.client import StreamClient
 from tests.support.evidence import Evidence
 from tests.support.processes import forget_peak, peak, resident
 from tests.support.programs import RelayProcess
+from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 from tests.trials.webserver import AT_START, Webserver
-
-YES = {"type": "auth-response", "response": True}
-NO = {"type": "auth-response", "response": False}
-UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-unavailable"}
 
 MEBIBYTE = 1024 * 1024
 
@@ -152,7 +149,7 @@ async def member(relay: RelayProcess, number: int, leaving: AsyncExitStack) -> S
     address = f"127.0.{1 + number // 2500}.{1 + number // 10 % 250}"
     caller = await leaving.enter_async_context(StreamClient(relay.port, address))
     await caller.open()
-    assert await caller.log_in(f"session-{number}") == YES
+    assert await caller.log_in(f"session-{number}") == ADMITTED
     return caller
 
 
@@ -175,7 +172,7 @@ async def first_login(relay: RelayProcess) -> float:
             await caller.open()
             while (answer := await caller.log_in("session-first")) == UNAVAILABLE:
                 await asyncio.sleep(0.1)
-        if answer == YES:
+        if answer == ADMITTED:
             return time.monotonic()
         assert answer == 4001  # not logged in for 10 s
 
@@ -230,7 +227,7 @@ async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
             async with StreamClient(relay.port, "127.3.0.1") as caller:
                 await caller.open()
                 began = time.monotonic()
-                assert await caller.log_in(f"session-{number}") == YES
+                assert await caller.log_in(f"session-{number}") == ADMITTED
                 waits.append(time.monotonic() - began)
 
         began = time.monotonic()
@@ -319,12 +316,12 @@ def faults(elsewhere: str) -> dict[str, Fault]:
     """
     away = b"Location: " + elsewhere.encode()
     return {
-        "good": Fault(says(whole(GOOD)), YES),
+        "good": Fault(says(whole(GOOD)), ADMITTED),
         "cookies": Fault(
-            says(whole(GOOD, b"200 OK", b"Set-Cookie: id=canary; Path=/", b"Set-Cookie2: id=canary")), YES
+            says(whole(GOOD, b"200 OK", b"Set-Cookie: id=canary; Path=/", b"Set-Cookie2: id=canary")), ADMITTED
         ),
-        "not logged in": Fault(says(whole(b'{"loggedin": false}')), NO),
-        "forbidden, and 100 MB": Fault(repeats(b"HTTP/1.1 403 No\r\nContent-Length: 104857600\r\n\r\n", BLOCK), NO),
+        "not logged in": Fault(says(whole(b'{"loggedin": false}')), DENIED),
+        "forbidden, and 100 MB": Fault(repeats(b"HTTP/1.1 403 No\r\nContent-Length: 104857600\r\n\r\n", BLOCK), DENIED),
         # Time
         "silence": Fault(says(), told=OUT_OF_TIME),
         "slow": Fault(says(b"", whole(GOOD), every=5), told=OUT_OF_TIME),
@@ -366,10 +363,10 @@ def faults(elsewhere: str) -> dict[str, Fault]:
         ),
         "nobody": Fault(says(whole(b'{"loggedin": true}')), told='no "uID" that is'),
         # HTTP
-        "a prelude": Fault(says(b"HTTP/1.1 103 Early Hints\r\n\r\n" + whole(GOOD)), YES),
+        "a prelude": Fault(says(b"HTTP/1.1 103 Early Hints\r\n\r\n" + whole(GOOD)), ADMITTED),
         "another protocol": Fault(says(b"SSH-2.0-OpenSSH_9.2p1\r\n"), told=NO_HTTP),
         "no number": Fault(says(b"HTTP/1.1 OK\r\n\r\n"), told=NO_HTTP),
-        "an older version": Fault(says(HEAD.replace(b"1.1", b"1.0") + b"\r\n" + GOOD), YES, stays=False),
+        "an older version": Fault(says(HEAD.replace(b"1.1", b"1.0") + b"\r\n" + GOOD), ADMITTED, stays=False),
         "no colon": Fault(says(HEAD + b"garbage\r\n\r\n" + GOOD), told=NO_HTTP),
         "no length": Fault(says(HEAD + b"Content-Length: many\r\n\r\n" + GOOD), told=NO_HTTP),
         "two lengths": Fault(says(HEAD + b"Content-Length: 34\r\nContent-Length: 9\r\n\r\n" + GOOD), told=NO_HTTP),
@@ -380,7 +377,7 @@ def faults(elsewhere: str) -> dict[str, Fault]:
         "closed in the head": Fault(says(HEAD + b"X: y\r\n"), told=CLOSED, stays=False),
         "closed in the body": Fault(says(whole(GOOD)[:-1]), told=CLOSED, stays=False),
         "closed in a chunk": Fault(says(CHUNKED + b"22\r\n" + GOOD[:-1]), told=CLOSED, stays=False),
-        "longer than it says": Fault(says(whole(GOOD) + MALLORY), YES),
+        "longer than it says": Fault(says(whole(GOOD) + MALLORY), ADMITTED),
         "shorter than it is": Fault(says(whole(GOOD).replace(b"34", b"30") + MALLORY), told="its answer is not JSON"),
     }
 

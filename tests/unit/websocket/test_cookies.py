@@ -10,7 +10,7 @@ from chatrelay.model import Verdict
 from chatrelay.testing import KnownSessions
 from tests.support.frames import HANDSHAKE
 from tests.support.relay_case import WebSocketTestCase
-from tests.support.v1 import ADMITTED
+from tests.support.v1 import ADMITTED, DENIED
 
 
 class Cookies(WebSocketTestCase):
@@ -123,7 +123,7 @@ class Cookies(WebSocketTestCase):
         self.assertEqual([sessid.encode("utf-8", "surrogateescape") for sessid in sessids], [b" " + v for v in values])
 
     def test_bytes_that_cannot_be_posted_are_no_session(self) -> None:
-        denied = {"type": "auth-response", "response": False}
+        denied = DENIED
         for options in ({"auth_url": "http://site.example/session", "auth_format": "json"}, {}):
             known = KnownSessions({"\udce5": 1})
             self.factory = self.make_factory(known, session_cookie="sid", origin=("https://example.com",), **options)
@@ -151,9 +151,7 @@ class Cookies(WebSocketTestCase):
             (f"Cookie: sid={'x' * 4097}",),
             ("Cookie: xsid=alice",),
         ):
-            self.assertEqual(
-                self.answer("Origin: https://example.com", *headers), {"type": "auth-response", "response": False}
-            )
+            self.assertEqual(self.answer("Origin: https://example.com", *headers), DENIED)
 
     def test_a_handshake_without_origin_has_no_cookie(self) -> None:
         answer = self.answer("Cookie: sid=alice")

@@ -12,7 +12,7 @@ from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase, logged_lines
-from tests.support.v1 import ADMITTED
+from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 
 class Logins(WebSocketTestCase):
@@ -113,9 +113,7 @@ class DeniedLogins(WebSocketTestCase):
         for was_asked in (True, False):
             self.assertEqual(self.log_in("guess", Denied(), client), (False, was_asked))
         client.say_login("guess")
-        self.assertEqual(
-            client.hear(), [{"type": "auth-response", "response": False}, (4500, "login refused three times")]
-        )
+        self.assertEqual(client.hear(), [DENIED, (4500, "login refused three times")])
 
     def test_zero_is_no_limit(self) -> None:
         self.factory = self.make_factory(self.held, logins_per_minute=0)
@@ -129,7 +127,7 @@ class DeniedLogins(WebSocketTestCase):
         for _ in range(30):
             client = self.client().open("Origin: https://example.com")
             client.say_login()
-            self.assertEqual(client.hear(), [{"type": "auth-response", "response": False}])
+            self.assertEqual(client.hear(), [DENIED])
         self.assertEqual(self.log_in("alice", LoggedIn(1)), (True, True))
 
     def test_who_is_in_stays_in_and_is_asked_about_again(self) -> None:
@@ -165,7 +163,7 @@ class DeniedLogins(WebSocketTestCase):
         self.assertEqual(
             third.hear(),
             [
-                {"type": "auth-response", "response": False, "reason": "webserver-unavailable"},
+                UNAVAILABLE,
                 (4001, "not logged in in time"),
             ],
         )
@@ -200,7 +198,7 @@ class RememberedDenials(WebSocketTestCase):
 
     def test_it_is_denied_without_asking(self) -> None:
         self.deny("alice")
-        self.assertEqual(self.ask(sessid="alice").hear(), [{"type": "auth-response", "response": False}])
+        self.assertEqual(self.ask(sessid="alice").hear(), [DENIED])
         self.pass_time(5)
         self.ask(sessid="alice")
         self.assertEqual(len(self.held.asked), 1)
@@ -250,5 +248,5 @@ class RememberedDenials(WebSocketTestCase):
         from_a_page = ("Origin: https://example.com", "Cookie: sid=cookie")
         self.ask(*from_a_page)
         self.held.answer(Denied())
-        self.assertEqual(self.ask(*from_a_page).hear(), [{"type": "auth-response", "response": False}])
+        self.assertEqual(self.ask(*from_a_page).hear(), [DENIED])
         self.assertEqual(self.held.asked, [])
