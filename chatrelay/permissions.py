@@ -1,6 +1,6 @@
-"""Why the file system refuses: which file or folder it is, whose it is, and who this process is.
+"""Explain why the file system refuses an access: the file or folder, its owner, and the user of this process.
 
-It only looks. What it says is for a person who has an `OSError` and wants to know what to do.
+This module changes nothing. Its sentences are for a person who got an `OSError` and wants to know what to do.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ _EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def may(path: str, mode: int) -> bool:
-    """Whether this process may use a path.
+    """Whether this process may access a path.
 
-    :param mode: of ``os.R_OK``, ``os.W_OK`` and ``os.X_OK``.
+    :param mode: the sum of ``os.R_OK``, ``os.W_OK`` and ``os.X_OK`` that is needed.
     """
     return os.access(path, mode, effective_ids=_EFFECTIVE)
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number where there is no name."""
+    """Return the name of a user, or the number where the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -29,9 +29,9 @@ def user_name(uid: int) -> str:
 
 
 def why_not_found(path: str) -> str | None:
-    """Why there is nothing at a path that this process could look at: which folder on the way is missing or closed.
+    """Return why this process can't reach a path: a folder on the way is missing or may not be entered.
 
-    :returns: None where all folders on the way to it can be passed.
+    :returns: None where it can enter all folders on the way.
     """
     folder = os.path.dirname(os.path.abspath(path))
     ways = [folder]
@@ -51,11 +51,11 @@ def why_not_found(path: str) -> str | None:
     return None
 
 
-def why_not_used(path: str, *, write: bool) -> str | None:
-    """Why this process may not use a file that exists.
+def why_not_usable(path: str, *, write: bool) -> str | None:
+    """Return why this process may not read an existing file, or write it.
 
-    :param write: whether it is to be written, too.
-    :returns: None where it may, or there is no file.
+    :param write: whether it must be writable, too.
+    :returns: None where the process may, or there is no file.
     """
     wanted = os.R_OK | (os.W_OK if write else 0)
     try:
@@ -68,8 +68,8 @@ def why_not_used(path: str, *, write: bool) -> str | None:
     return f"{_this_user()} may not {verb} {path}, {_whose(found)}"
 
 
-def why_not_written_in(folder: str) -> str | None:
-    """Why this process may not make files in a folder.
+def why_not_writable(folder: str) -> str | None:
+    """Return why this process may not make files in a folder.
 
     :returns: None where it may, or there is no such folder.
     """
@@ -85,15 +85,15 @@ def why_not_written_in(folder: str) -> str | None:
 
 
 def cannot_be_read(path: str, error: OSError | ValueError) -> str:
-    """Return what to say of a file that could not be read: its path, the cause, and whose it is where that matters.
+    """Return the error message for a file that could not be read: its path, the cause, and the owner if it matters.
 
-    :param error: what opening or reading it raised; a `ValueError` where there can't be such a path.
+    :param error: raised by opening or reading it; a `ValueError` where the path is not valid.
     """
     if isinstance(error, ValueError):
         return f"{path!r}: {error}"
     why = error.strerror or str(error)
     if isinstance(error, PermissionError):
-        why = why_not_found(path) or why_not_used(path, write=False) or why
+        why = why_not_found(path) or why_not_usable(path, write=False) or why
     return f"{path} cannot be read: {why}"
 
 

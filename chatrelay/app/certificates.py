@@ -22,6 +22,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from chatrelay.app.endpoints import PROXY_PREFIX
+
 log = Logger("chatrelay.app")
 
 UNUSABLE = (ValueError, TypeError, LookupError, OSError, CertificateError, TLSError, VerifyError)
@@ -36,7 +38,7 @@ def has_certificate(description: str) -> bool:
 
     :param description: a Twisted endpoint string.
     """
-    return description.removeprefix("haproxy:").startswith("ssl:")
+    return description.removeprefix(PROXY_PREFIX).startswith("ssl:")
 
 
 @implementer(IOpenSSLServerConnectionCreator)

@@ -1,7 +1,7 @@
-"""The command line of ``twistd chatrelay``: its options, its help, and what it says of mistakes.
+"""The command line of ``twistd chatrelay``: its options, its help, and its error messages.
 
-The options are those of `chatrelay.config.options.Config`, one for one. A mistake is reported in one sentence, without
-a traceback.
+It has one option for each of `chatrelay.config.options.Config`. It reports a mistake in one sentence, without a
+traceback, and does not check values: `chatrelay.config` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.python import usage
 from twisted.scripts._twistd_unix import ServerOptions
 
 import chatrelay
-from chatrelay.app import output
+from chatrelay.app.output import print_and_exit
 from chatrelay.app.twistd_options import check_places, remove_own_pid_file
 from chatrelay.config.checks import ConfigError, option_name
 from chatrelay.config.options import HEADINGS, Config, value_of
@@ -31,7 +31,7 @@ ALL_OPTIONS = "(all options: twistd chatrelay --help)"
 
 
 def describe(field: attrs.Attribute[Any]) -> str:
-    """What ``--help`` says of an option."""
+    """Return the text of ``--help`` about an option."""
     about = field.metadata
     parts = [about["help"]]
     if about["repeatable"]:
@@ -47,7 +47,7 @@ def describe(field: attrs.Attribute[Any]) -> str:
 
 
 class Options(usage.Options):
-    """The command line. Filled from `Config` below."""
+    """The options of ``twistd chatrelay``. The repeatable ones are added below."""
 
     synopsis = "--auth-url URL [options]"
     longdesc = (
@@ -56,8 +56,8 @@ class Options(usage.Options):
         "the command line wins over the environment, and that over the file."
     )
     more = (
-        'What comes of each option, and which of them go together, is in the documentation: "Operating" for those who '
-        'run a relay, "The session page" for what the website answers.'
+        'The documentation explains each option and how they work together: see "Operating" to run a relay, and "The '
+        'session page" for what your website must answer.'
     )
     optParameters: list[list[Any]] = [
         ["config", None, None, "A TOML file with options."],
@@ -75,9 +75,9 @@ class Options(usage.Options):
         self.chosen: Config | None = None
 
     def getUsage(self, width: int | None = None) -> str:
-        """What ``--help`` prints below the first line: the options under their headings.
+        """Return what ``--help`` prints below the first line: the options under their headings.
 
-        :param width: columns; None for the terminal's, or 80 where there is none.
+        :param width: columns; None for the terminal's width, or 80 where there is no terminal.
         """
         columns = width or min(max(40, shutil.get_terminal_size().columns), 100)
 
@@ -102,9 +102,9 @@ class Options(usage.Options):
         return "\n" + "\n\n".join(parts) + "\n"
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Take the command line.
+        """Parse the command line.
 
-        :raises SystemExit: with one sentence. (A `usage.UsageError` would be printed below the whole help.)
+        :raises SystemExit: with one sentence. (twistd prints a `usage.UsageError` below the whole help.)
         """
         try:
             super().parseOptions(options)
@@ -112,14 +112,14 @@ class Options(usage.Options):
             raise SystemExit(f"chatrelay: {self._in_words(str(error), options or ())} {ALL_OPTIONS}") from error
 
     def parseArgs(self, *words: str) -> None:
-        """What is left over; nothing may be."""
+        """Refuse words that belong to no option."""
         if words:
             is_url = words[0].startswith(("http://", "https://"))
             hint = f"; did you mean --auth-url {words[0]}?" if is_url else ""
-            raise usage.UsageError(f"{words[0]!r} is not an option: those begin with --{hint}")
+            raise usage.UsageError(f"{words[0]!r} is not an option: options begin with --{hint}")
 
     def _in_words(self, error: str, options: Sequence[str]) -> str:
-        """A complaint of the parser's, with what was meant, where that can be told.
+        """Return an error of the parser, with a suggestion where there is one.
 
         :param options: the command line.
         """
@@ -135,9 +135,9 @@ class Options(usage.Options):
         return error
 
     def _unknown(self, option: str, options: Sequence[str]) -> str:
-        """Return what to say of an option that the relay does not have.
+        """Return the error message for an option that the relay does not have.
 
-        :param option: with its dashes, and without a value.
+        :param option: with its dashes, without a value.
         """
         twistd = self.parent if isinstance(self.parent, ServerOptions) else ServerOptions()
         own = [f"--{name.removesuffix('=')}" for name in self.longOpt]
@@ -157,7 +157,10 @@ class Options(usage.Options):
 
     @staticmethod
     def _with_two_dashes(option: str, own: Sequence[str], options: Sequence[str]) -> str | None:
-        """Return what to say of a long option with a single dash, which the parser takes for short ones."""
+        """Return the error message for a long option with a single dash, which the parser reads as short options.
+
+        :returns: None where there is no such option on the command line.
+        """
         for word in options:
             name = f"-{word.partition('=')[0]}"
             if word.startswith(option) and name in own:
@@ -166,16 +169,16 @@ class Options(usage.Options):
 
     def opt_help(self) -> NoReturn:
         """Print this and exit."""
-        _print_and_exit(str(self))
+        print_and_exit(str(self))
 
     def opt_version(self) -> NoReturn:
         """Print chatrelay's version and exit."""
-        _print_and_exit(f"chatrelay {chatrelay.__version__}")
+        print_and_exit(f"chatrelay {chatrelay.__version__}")
 
     def postOptions(self) -> None:
-        """Join command line, environment and file, and check every value.
+        """Join the command line, the environment and the file, and check every value.
 
-        :raises SystemExit: with one sentence that names the option, where it was set, and the remedy.
+        :raises SystemExit: with one sentence that names the option, the place where it was set, and the remedy.
         """
         given: dict[str, Any] = {name: tuple(values) for name, values in self.repeated.items()}
         for field in attrs.fields(Config):
@@ -188,12 +191,12 @@ class Options(usage.Options):
             if self.chosen.auth_url is None:
                 raise ConfigError(
                     "auth-url",
-                    "is missing: give the URL that tells whose session it is, for instance "
+                    "is missing: give the URL of your site's session page, for instance "
                     "--auth-url http://127.0.0.1/session.php",
                 )
             if not self.chosen.listen:
                 raise self.given.placed(
-                    ConfigError("listen", "names no endpoint: give at least one, for instance --listen tcp:8080")
+                    ConfigError("listen", "is empty: give at least one endpoint, for instance --listen tcp:8080")
                 )
         except ConfigError as error:
             raise SystemExit(f"chatrelay: {error} {ALL_OPTIONS}") from error
@@ -203,21 +206,6 @@ class Options(usage.Options):
                 check_places(self.parent)
             except ConfigError as error:
                 raise SystemExit(f"chatrelay: {error}") from error
-
-
-def _print_and_exit(text: str) -> NoReturn:
-    """Print what was asked for, and end.
-
-    :raises SystemExit: in the end; with a sentence where standard output can't be written.
-    """
-    try:
-        with output.checked():
-            print(text)
-    except BrokenPipeError:
-        output.discard()
-    except output.NotWrittenError as error:
-        raise SystemExit(f"chatrelay: {error}") from error
-    raise SystemExit(0)
 
 
 def _repeatable(field: attrs.Attribute[Any]) -> Callable[[Options, str], None]:

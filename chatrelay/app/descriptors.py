@@ -1,8 +1,8 @@
-"""The process's file descriptors: as many as it may have, and how many of them connections may take.
+"""The limit of file descriptors of the process, and how many of them connections may use.
 
-Every connection is one, and so is every file of the message log and every
-question that is put to the webserver. Where connections had taken all of
-them, the log could not be opened again, and nobody could log in.
+Each connection, each file of the message log and each request to the session page is a descriptor. If connections used
+all of them, the message log could not be reopened and nobody could log in. This module only counts and raises the
+limit; `chatrelay.limits.admission` refuses connections.
 """
 
 from __future__ import annotations
@@ -10,46 +10,45 @@ from __future__ import annotations
 import resource
 from contextlib import suppress
 
-MOST = 1_048_576
-"""Descriptors that are asked for at most: Linux's own bound for a process (fs.nr_open), unless somebody changed it."""
+MAX_DESCRIPTORS = 1_048_576
+"""The highest limit that is requested: Linux's default limit for a process (fs.nr_open)."""
 
-RESERVED = 48
-"""Descriptors that are neither connections' nor for questions to the webserver: 5 for the message log, 16 for the ops
-endpoint, some 15 for Python, twistd, the reactor and what it listens on, and the rest for name look-ups."""
+RESERVED_DESCRIPTORS = 48
+"""Descriptors kept for everything but connections and requests to the session page: 5 for the message log, 16 for the
+ops endpoint, about 15 for Python, twistd, the reactor and its listening sockets, and the rest for name look-ups."""
 
-QUESTIONS = 100
-"""Questions to the webserver that have descriptors kept for them where `webserver-checks` is 0: no limit."""
+RESERVED_REQUESTS = 100
+"""Descriptors kept for requests to the session page where ``webserver-checks`` is 0, which means no limit."""
 
 
 def limit() -> int:
-    """How many descriptors this process may have open now; `MOST` where there is no limit."""
+    """Return how many descriptors this process may have open; `MAX_DESCRIPTORS` where there is no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if soft == resource.RLIM_INFINITY else soft
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_limit() -> int:
-    """Raise the process's own limit (`RLIMIT_NOFILE`, soft) as far as it may be raised (hard), to `MOST` at most.
+    """Raise the soft limit of this process (`RLIMIT_NOFILE`) to the hard limit, but not above `MAX_DESCRIPTORS`.
 
-    It is the process's: a program that embeds chatrelay raises its own limit,
-    or does not.
+    It changes the whole process, so a program that embeds chatrelay has to raise its own limit.
 
-    :returns: the limit from now on. It is never lowered, and stays as it is where raising it is refused.
+    :returns: the limit from now on. It is never lowered, and does not change where the system refuses to raise it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # a sandbox, or a system whose hard limit is more than it grants
+        with suppress(OSError, ValueError):  # in a sandbox, or where the system grants less than its hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return limit()
 
 
-def for_connections(descriptors: int, webserver_checks: int) -> int:
-    """How many connections so many descriptors are enough for: 90 % of them, or fewer where that leaves too few.
+def max_connections(descriptors: int, webserver_checks: int) -> int:
+    """Return for how many connections the descriptors are enough: 90 % of them, or fewer.
 
-    One is kept for each question to the webserver, and `RESERVED` for all
-    else, but never more than half.
+    One descriptor is kept for each request to the session page, and `RESERVED_DESCRIPTORS` for everything else, but
+    never more than half of all descriptors.
 
-    :param webserver_checks: the option of that name.
+    :param webserver_checks: the option of that name; 0 for no limit.
     """
-    reserved = max(descriptors // 10, RESERVED + (webserver_checks or QUESTIONS))
+    reserved = max(descriptors // 10, RESERVED_DESCRIPTORS + (webserver_checks or RESERVED_REQUESTS))
     return descriptors - min(reserved, descriptors // 2)

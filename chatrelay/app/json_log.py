@@ -1,11 +1,11 @@
-"""Log events as JSON, one object a line: ``--log-format json``.
+"""Format log events as JSON, one object a line (``--log-format json``).
 
-What strangers sent may hold anything: quotes, line breaks, half a character,
-what moves a terminal's cursor. Here it is inside a JSON string of one line of
-ASCII, and can't pass for another line, another field or another level.
+Clients may send anything: quotes, line breaks, half a character, a terminal's control characters. Here all of it is
+inside a JSON string on one line of ASCII, so it can't look like another line, another field or another level. This
+module only formats; `chatrelay.app.logs` writes.
 
-`twisted.logger.eventAsJSON` is not used: it writes all that an event carries,
-the names of Python's objects among it, and numbers that are no JSON.
+`twisted.logger.eventAsJSON` is not used, because it writes everything in an event, including the names of Python
+objects, and numbers that are not valid JSON.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ LEGACY_NAMESPACE = "log_legacy"
 LEGACY_FIELDS = frozenset(
     {"failure", "format", "isError", "logLevel", "message", "printed", "system", "text", "time", "why"}
 )
-"""What `twisted.python.log` puts into each of its events for its own purposes."""
+"""Fields that `twisted.python.log` adds to each of its events for its own use."""
 
 
 def line_of(event: LogEvent) -> str:
-    """An event as a line.
+    """Return an event as a line of ASCII, with its line end.
 
-    :returns: an object with ``time`` (RFC 3339, UTC; null where the event has
-        none), ``level``, ``namespace``, ``format`` (the text before anything
-        was filled in), ``text``, ``fields`` (what was filled in, and more) and,
-        for a failure, ``traceback``. ASCII, with the line's end.
+    :returns: an object with ``time`` (RFC 3339, UTC; null where the event has none), ``level``, ``namespace``,
+        ``format`` (the text with its placeholders), ``text``, ``fields`` (the values for the placeholders, and others)
+        and, for a failure, ``traceback``.
     """
     time = event.get("log_time")
     level = event.get("log_level")
@@ -52,27 +51,27 @@ def line_of(event: LogEvent) -> str:
         },
     }
     if "log_failure" in event:
-        # Twisted's own way to a traceback does not fail, whatever was raised.
+        # Twisted's own function for a traceback never fails, whatever was raised.
         failed = {"log_format": "", "log_failure": event["log_failure"]}
         record["traceback"] = plain(eventAsText(failed, includeTimestamp=False, includeSystem=False).strip())
     return json.dumps(record, allow_nan=False) + "\n"
 
 
 def rfc3339(time: float) -> str:
-    """Seconds since the epoch as a date and time of UTC (RFC 3339)."""
+    """Return seconds since the epoch as a date and time of UTC (RFC 3339)."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def plain(value: object) -> str | int | float | bool | None:
-    """A value as one that JSON has, and every reader of JSON takes; where it has none, its `repr`."""
+    """Return a value as one that every reader of JSON accepts, or else its `repr`."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and -MAX_INTEGER <= value <= MAX_INTEGER:
-        return int(value)  # of an enumeration, perhaps
+        return int(value)  # it may be a member of an enumeration
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    # Half a surrogate pair is no character, and some readers refuse a line for it.
+    # Half a surrogate pair is not a character, and some readers refuse the whole line.
     text = value if isinstance(value, str) else safe_repr(value)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

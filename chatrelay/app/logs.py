@@ -1,6 +1,6 @@
-"""Writes the log of a relay under twistd in a thread of its own, so that nothing that reads the log can stop the relay.
+"""Write the log of a relay under twistd in a thread of its own, so that a slow reader of the log can't stop the relay.
 
-Format and level of the log are decided elsewhere, and an embedding program's log does not come here.
+This module does not choose the format or the level of the log, and does not touch the log of an embedding program.
 """
 
 from __future__ import annotations
@@ -22,46 +22,45 @@ from twisted.python.logfile import LogFile
 from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
-MAX_BYTES = 1024 * 1024
-"""Bytes of lines that may wait to be written."""
+MAX_QUEUED_BYTES = 1024 * 1024
+"""The bytes of lines that may wait to be written."""
 
-MAX_EVENTS = 10_000
-"""Log events that may wait to be written."""
+MAX_QUEUED_EVENTS = 10_000
+"""The log events that may wait to be written."""
 
-ONE_WRITE = select.PIPE_BUF
-"""Bytes that one write may have, unless a single line has more.
+MAX_WRITE_BYTES = select.PIPE_BUF
+"""The bytes of one write, unless a single line has more.
 
-The kernel writes that much to a pipe as a whole (pipe(7)), so a line is never
-mixed with those of other processes on the pipe, or left as half a line by a kill.
+The kernel writes up to this much to a pipe as a whole (pipe(7)). So a line is never mixed with the lines of other
+processes on the pipe, and a kill never leaves half a line.
 """
 
-FIRST_WAIT, LONGEST_WAIT = 0.1, 30.0
-"""Seconds between two attempts to write where an attempt failed. They double."""
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 30.0
+"""The wait after a failed write. It doubles with each failure, up to the second value."""
 
-FINISH_TIME = 2.0
-"""Seconds that the end of the process waits for lines to be written."""
+MAX_FINISH_SECONDS = 2.0
+"""The longest that the end of the process waits for lines to be written."""
 
 TWISTED_NAMES = ("LogFile._file", "LogFile._openFile")
-"""What we use of Twisted's log file that its documentation does not promise; a test looks it up."""
+"""Names of Twisted's log file that we use and its documentation does not promise. A test checks them."""
 
 Render = Callable[[LogEvent], str | None]
-"""Makes the text of an event, with its line's end; None or nothing for an event that has no text."""
+"""Returns the line of an event, with its line end; None or an empty text for an event without a text."""
 
+Write = Callable[[bytes], int]
+"""Writes as much as it can of some bytes, which are lines or the rest of lines, and returns how many bytes it wrote.
 
-Take = Callable[[bytes], int]
-"""Writes the beginning of some bytes, which are whole lines or the end of them, and returns how much that was.
-
-It may wait for as long as it takes. It raises `OSError` where nothing can be written. It is called in one thread.
+It may block without a limit. It raises `OSError` where nothing can be written. It is called in one thread.
 """
 
 
-def take_by_descriptor(descriptor: int) -> Take:
-    """Write to a descriptor that may be shared with other processes, such as standard output.
+def descriptor_writer(descriptor: int) -> Write:
+    """Return a function that writes to a descriptor, which other processes may share, such as standard output.
 
-    It is left blocking or non-blocking as it is, since that belongs to all who share it.
+    It never changes whether the descriptor blocks, because that would change for all processes that share it.
     """
 
-    def take(data: bytes) -> int:
+    def write(data: bytes) -> int:
         while True:
             try:
                 return os.write(descriptor, data)
@@ -70,15 +69,15 @@ def take_by_descriptor(descriptor: int) -> Take:
                 ready.register(descriptor, select.POLLOUT)
                 ready.poll()
 
-    return take
+    return write
 
 
 class RotatedFile(LogFile):
     """The log file that twistd's ``--logfile`` names, with its rotation at 1 MB.
 
-    Twisted's own class drops the rest of a line that a full disk has cut, and stays closed where a rotation has failed.
-    It goes on writing to a file that was moved away, and writes behind a hole in one that was emptied. It does not
-    report that it may not rotate, and renames devices such as /dev/null.
+    It fixes these faults of Twisted's own class: after a full disk it drops the rest of the line, and after a failed
+    rotation it stays closed. It goes on writing to a file that was moved away, and leaves a hole in a file that was
+    emptied. It does not report that a rotation is not permitted, and it renames devices such as /dev/null.
     """
 
     _is_between_lines = True
@@ -89,13 +88,14 @@ class RotatedFile(LogFile):
         descriptor = self._file.fileno()
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
 
-    def take(self, data: bytes) -> int:
-        """Write as much as there is room for; begin a new file first where this one has its size."""
+    def write_some(self, data: bytes) -> int:
+        """Write as much as there is room for; see `Write`. First begin a new file if this one is full."""
         if self._file.closed:  # a rotation failed halfway
             self._openFile()
-        # Another program may have emptied it: logrotate's copytruncate does. A device has no size, and is not rotated.
+        # Another program may have emptied it, such as logrotate with copytruncate. A device has no size and is never
+        # rotated.
         self.size = os.fstat(self._file.fileno()).st_size
-        # The rest of a line after an error goes to the file that has its beginning.
+        # The rest of a line goes to the file that has the beginning of the line.
         if self._is_between_lines and self.shouldRotate() and self.size >= self._rotates_from:
             self._rotate_by_size()
         written: int = self._file.write(data)
@@ -104,7 +104,7 @@ class RotatedFile(LogFile):
         return written
 
     def _rotate_by_size(self) -> None:
-        """Begin a new file. Where that fails, go on with the old one until it has grown by as much again."""
+        """Begin a new file. If that fails, go on with the old one and try again when it has grown by the same size."""
         self._rotates_from = self.size + self.rotateLength
         try:
             super().rotate()
@@ -115,9 +115,9 @@ class RotatedFile(LogFile):
             self._rotates_from = 0
 
     def rotate(self) -> None:
-        """Begin a new file. Where the old one was moved away, by logrotate for one, only its name is used again.
+        """Begin a new file. If the old one was moved away, as logrotate does, only open a file of the same name.
 
-        :raises OSError: where that can't be done.
+        :raises OSError: where that fails.
         """
         try:
             named = os.stat(self.path)
@@ -134,8 +134,8 @@ class RotatedFile(LogFile):
                 raise PermissionError(errno.EACCES, "The relay may not write in its folder, or not to it", self.path)
 
 
-def take_by_syslog(data: bytes) -> int:
-    """Hand the first line to syslog(3), which reports no errors. A line begins with its priority and a space."""
+def write_to_syslog(data: bytes) -> int:
+    """Pass the first line to syslog(3), which reports no errors. A line begins with its priority and a space."""
     line, end, _ = data.partition(b"\n")
     priority, _, text = line.partition(b" ")
     syslog.syslog(int(priority), text.decode("utf-8"))
@@ -143,7 +143,7 @@ def take_by_syslog(data: bytes) -> int:
 
 
 def syslog_render(prefix: str) -> Render:
-    """Make what `take_by_syslog` takes, worded as Twisted's observer does.
+    """Return a function that makes lines for `write_to_syslog`, with the text of Twisted's own observer.
 
     :param prefix: twistd's ``--prefix``.
     """
@@ -154,10 +154,10 @@ def syslog_render(prefix: str) -> Render:
         messages: list[str] = []
 
         def add(priority: int, text: str) -> None:
-            # Without NUL, at which C's text ends, and all else at which a line does.
+            # Without NUL, which ends a text in C, and without line ends.
             messages.append(f"{priority} {' '.join(text.replace(chr(0), ' ').splitlines())}\n")
 
-        outer, observer.syslog = observer.syslog, add  # this may have been called in the middle of itself
+        outer, observer.syslog = observer.syslog, add  # this function may be called while it runs
         try:
             emit(event)
         finally:
@@ -171,36 +171,36 @@ def syslog_render(prefix: str) -> Render:
 class LogQueue:
     """Queues the lines of log events for the thread that writes them.
 
-    Where the queue is full, events are left out and counted, until half of it is free again; then a line says how many
-    were left out. It stands where they are missing.
+    When the queue is full, events are dropped and counted until half of the queue is free again. Then a line in their
+    place gives the number of dropped events.
 
-    The standard library's `logging.handlers.QueueListener` has no bound, no count and no end within a time.
+    The standard library's `logging.handlers.QueueListener` has no limit, does not count, and can't end within a time.
 
-    :param render: makes the text of an event; called in the thread that logs.
-    :param take: writes lines.
-    :param encoding: of the output. A character that it does not have is written as a backslash escape.
+    :param render: makes the line of an event; called in the thread that logs.
+    :param write: writes lines.
+    :param encoding: of the output. A character that the encoding does not have is written as a backslash escape.
     """
 
-    # SimpleQueue and RLock, as a line may be logged in the middle of this code by the same thread: by the destructor of
-    # a Deferred that has failed, or by Twisted's handler of SIGTERM.
+    # SimpleQueue and RLock, because the same thread may log while it is in this code: in the destructor of a failed
+    # Deferred, or in Twisted's handler of SIGTERM.
 
-    def __init__(self, render: Render, take: Take, encoding: str = "utf-8") -> None:
+    def __init__(self, render: Render, write: Write, encoding: str = "utf-8") -> None:
         self.log = Logger("chatrelay.app", observer=self._add)  # type: ignore[arg-type]
         self._render = render
-        self._take = take
+        self._write_some = write
         self._encoding = encoding
         self._queue: SimpleQueue[bytes | Callable[[], None]] = SimpleQueue()
         self._lock = threading.RLock()
         self._events = 0
         self._bytes = 0
         self._is_full = False
-        self._left_out = 0
+        self._dropped = 0
         self._finished_by: float | None = None
         self._is_finishing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, which no fork may follow. Until then lines are kept."""
+        """Start the thread. Until then lines are only queued. The process must not fork after this."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_for_ever, name="log", daemon=True)
             self._thread.start()
@@ -209,30 +209,30 @@ class LogQueue:
         """Queue the line of an event."""
         with self._lock:
             if self._is_full:
-                self._left_out += 1
+                self._dropped += 1
             else:
                 self._add(event)
         if self._finished_by is not None:
             self._wait()
 
     def rotate(self, rotate: Callable[[], None]) -> None:
-        """Have the thread rotate its output when it has written what was logged before."""
+        """Have the thread rotate its output, after it has written everything that was logged before."""
 
-        def try_it() -> None:
+        def rotate_or_log() -> None:
             try:
                 rotate()
             except OSError as error:
                 self.log.error("the log file can't be rotated: {error}", error=str(error))
 
-        self._queue.put(try_it)
+        self._queue.put(rotate_or_log)
 
     def finish(self) -> None:
-        """Wait until everything is written, `FINISH_TIME` seconds at most, now and with each event after this.
+        """Wait until everything is written, now and after each later event, for `MAX_FINISH_SECONDS` in all.
 
-        An output that fails now is not tried again.
+        An output that fails from now on is not tried again.
         """
         if self._finished_by is None:
-            self._finished_by = time.monotonic() + FINISH_TIME
+            self._finished_by = time.monotonic() + MAX_FINISH_SECONDS
             self._is_finishing.set()
         self._wait()
 
@@ -242,10 +242,10 @@ class LogQueue:
             return
         line = text.encode(self._encoding, "backslashreplace")
         with self._lock:
-            # An event that is larger than the queue has a place in it where it is alone.
-            if self._events and (self._events >= MAX_EVENTS or self._bytes + len(line) > MAX_BYTES):
+            # An event that is larger than the queue is accepted when the queue is empty.
+            if self._events and (self._events >= MAX_QUEUED_EVENTS or self._bytes + len(line) > MAX_QUEUED_BYTES):
                 self._is_full = True
-                self._left_out += 1
+                self._dropped += 1
             else:
                 self._events += 1
                 self._bytes += len(line)
@@ -254,7 +254,7 @@ class LogQueue:
     def _wait(self) -> None:
         assert self._finished_by is not None
         while self._events:
-            if self._thread is None:  # the start has failed before it was due; no thread can be started any more
+            if self._thread is None:  # the relay failed to start before `start`, and no thread can start at exit
                 self._write_next()
                 continue
             written = threading.Event()
@@ -263,8 +263,8 @@ class LogQueue:
                 break
 
     def _write_for_ever(self) -> None:
-        # A terminal may be set to stop what writes to it from the background (stty tostop): all of the process. With
-        # the signal blocked the kernel lets the thread write.
+        # A terminal may be set to stop a background process that writes to it (stty tostop). While the signal is
+        # blocked, the kernel lets the thread write.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         while True:
             self._write_next()
@@ -272,7 +272,7 @@ class LogQueue:
     _next: bytes | None = None
 
     def _write_next(self) -> None:
-        """Wait for something to do, and do it: write some lines, or what was queued between them."""
+        """Wait for the next queued item, then write lines, or call the function that was queued between them."""
         first = self._queue.get() if self._next is None else self._next
         self._next = None
         if not isinstance(first, bytes):
@@ -285,7 +285,7 @@ class LogQueue:
             if not isinstance(item, bytes):
                 after = item
                 break
-            if size + len(item) > ONE_WRITE:
+            if size + len(item) > MAX_WRITE_BYTES:
                 self._next = item
                 break
             lines.append(item)
@@ -296,26 +296,26 @@ class LogQueue:
             self._events -= events
             self._bytes -= size
             if is_lost:
-                self._left_out += events
-            if self._is_full and self._events <= MAX_EVENTS // 2 and self._bytes <= MAX_BYTES // 2:
+                self._dropped += events
+            if self._is_full and self._events <= MAX_QUEUED_EVENTS // 2 and self._bytes <= MAX_QUEUED_BYTES // 2:
                 self._is_full = False
                 self.log.warn(
-                    "{count} lines of this log were left out: its reader was too slow, or it could not be written",
-                    count=self._left_out,
+                    "{count} lines of this log were dropped: its reader was too slow, or the log could not be written",
+                    count=self._dropped,
                 )
-                self._left_out = 0
+                self._dropped = 0
         if after is not None:
             after()
 
     def _write(self, rest: bytes) -> bool:
-        wait = FIRST_WAIT
+        wait = FIRST_RETRY_SECONDS
         while rest:
             is_last = self._is_finishing.is_set()
             try:
-                rest = rest[self._take(rest) :]
+                rest = rest[self._write_some(rest) :]
             except OSError:
                 if is_last:
                     return False
                 self._is_finishing.wait(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
+                wait = min(2 * wait, MAX_RETRY_SECONDS)
         return True

@@ -1,4 +1,7 @@
-"""Standard output that may be a pipe whose reader has seen enough, a full disk, or closed."""
+"""Standard output that may be closed, on a full disk, or a pipe whose reader has gone.
+
+This module decides how a failed print ends, and never what is printed.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class NotWrittenError(Exception):
-    """Standard output can't be written; the text is a sentence that says why."""
+    """Standard output can't be written. The text gives the cause."""
 
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """Print, and find out here whether it could be: at exit, Python would print a traceback.
+    """Flush what was printed in this context, so that an error is raised here. At exit, Python would print a traceback.
 
     :raises BrokenPipeError: where the reader has gone, as ``head`` does. Call `discard` then.
-    :raises NotWrittenError: where it can't be written.
+    :raises NotWrittenError: where standard output can't be written.
     """
     if sys.stdout is None:
         raise NotWrittenError("standard output is closed")
@@ -32,5 +36,20 @@ def checked() -> Iterator[None]:
 
 
 def discard() -> None:
-    """Let what is still to be printed go nowhere."""
+    """Discard what is still to be printed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_and_exit(text: str) -> NoReturn:
+    """Print a text, and end the program.
+
+    :raises SystemExit: always, with a sentence where standard output can't be written.
+    """
+    try:
+        with checked():
+            print(text)
+    except BrokenPipeError:
+        discard()
+    except NotWrittenError as error:
+        raise SystemExit(f"chatrelay: {error}") from error
+    raise SystemExit(0)

@@ -72,7 +72,7 @@ class RelayProcess(MultiService):
         self._reactor = reactor
         self._has_terminal = False
         self._supervisor: systemd.Supervisor | None = None
-        self._watchdog = LoopingCall(self._tell_alive)
+        self._watchdog = LoopingCall(self._notify_alive)
         self._watchdog.clock = reactor
         relay.setServiceParent(self)
 
@@ -98,7 +98,7 @@ class RelayProcess(MultiService):
         with self._in_one_sentence():
             super().startService()
         self._supervisor = systemd.supervisor(os.environ, os.getpid())
-        self._reactor.callWhenRunning(self._tell_ready)
+        self._reactor.callWhenRunning(self._notify_ready)
         if self._twistd_log.queue is not None:
             self._reactor.addSystemEventTrigger("after", "shutdown", self._twistd_log.queue.finish)
         if at_start.has_begun:
@@ -113,16 +113,16 @@ class RelayProcess(MultiService):
             self._relay.abandon()
             raise
 
-    def _tell_ready(self) -> None:
+    def _notify_ready(self) -> None:
         if self.running and self._supervisor is not None:
-            self._supervisor.tell(systemd.READY)
+            self._supervisor.notify(systemd.READY)
             if self._supervisor.watchdog:
                 # At half the time, as sd_watchdog_enabled(3) advises. A reactor that hangs sends nothing.
                 self._watchdog.start(self._supervisor.watchdog / 2)
 
-    def _tell_alive(self) -> None:
+    def _notify_alive(self) -> None:
         if self._supervisor is not None and self._relay.message_log.is_alive:
-            self._supervisor.tell(systemd.ALIVE)
+            self._supervisor.notify(systemd.ALIVE)
 
     def _reload_or_stop(self) -> None:
         """Handle SIGHUP: reload the certificates, or stop where the terminal was closed."""
@@ -141,7 +141,7 @@ class RelayProcess(MultiService):
         # log.
         let_end()
         if self._supervisor is not None:
-            self._supervisor.tell(systemd.STOPPING)
+            self._supervisor.notify(systemd.STOPPING)
         stopped: Deferred[Any] = super().stopService()
         return stopped.addBoth(self._stopped)
 

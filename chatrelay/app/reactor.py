@@ -1,14 +1,12 @@
 """The lean reactor: Twisted's epoll reactor without a logging context for every read.
 
-Twisted wraps each event of a descriptor in a logging context, so that what is
-logged with its old `log.msg` names the connection. Nothing of chatrelay's
-does, and with one message per wake-up that wrapping is a good part of what a
-message costs. `LeanEPollReactor` reads plainly readable descriptors directly;
-every other event is as in `EPollReactor`, and so is all else, but for the
-time: Twisted schedules by the wall clock, this by one that only goes forward.
+It must not import anything of chatrelay, and nothing of chatrelay may depend on it. ``twistd
+--reactor=chatrelay-epoll`` chooses it.
 
-Chosen with ``twistd --reactor=chatrelay-epoll``. It must know nothing of
-chatrelay, and chatrelay nothing of it.
+Twisted wraps each event of a descriptor in a logging context, so that messages of its old `log.msg` name the
+connection. chatrelay does not use `log.msg`, and with one message per wake-up the wrapping is a large part of the cost
+of a message. So `LeanEPollReactor` reads from readable descriptors directly. It also schedules by a monotonic clock,
+because Twisted schedules by the wall clock. Everything else is as in `EPollReactor`.
 """
 
 from __future__ import annotations
@@ -22,25 +20,25 @@ from twisted.internet.main import installReactor
 from twisted.python import log
 
 EPOLL_REACTOR_NAMES = ("_disconnectSelectable", "_doReadOrWrite", "_poller", "_selectables", "doPoll")
-"""What we use or override of Twisted's reactor that is not promised; a test looks them up."""
+"""Names of Twisted's reactor that we use or override and its documentation does not promise. A test checks them."""
 
 
 class LeanEPollReactor(EPollReactor):
-    """`EPollReactor` whose plain reads are not wrapped in a logging context, and whose time nobody sets."""
+    """An `EPollReactor` that reads without a logging context and measures time by a clock that nobody can set."""
 
     seconds = staticmethod(time.monotonic)
 
     def doPoll(self, timeout: float | None) -> None:
-        """Twisted: wait for events at most `timeout` seconds (None: for ever), and do what they ask for."""
+        """Twisted: wait for events, up to `timeout` seconds (None: without a limit), and handle them."""
         selectables: dict[int, Any] = self._selectables
         for descriptor, event in self._poller.poll(timeout, max(1, len(selectables))):
             selectable = selectables.get(descriptor)
             if selectable is None:
-                continue  # closed by what an event before this one did
+                continue  # an earlier event has closed it
             if event == EPOLLIN:
                 try:
                     why = selectable.doRead()
-                # As in Twisted: whatever it is, it ends this one connection, and is told.
+                # As in Twisted: any error is logged and closes only this connection.
                 except BaseException as error:
                     log.err()
                     why = error

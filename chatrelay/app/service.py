@@ -30,7 +30,7 @@ from twisted.web.resource import IResource
 import chatrelay
 from chatrelay.app import descriptors
 from chatrelay.app.certificates import UNUSABLE, EndpointCertificate, has_certificate
-from chatrelay.app.endpoints import BadEndpointError, NamedEndpoint, check, why_refused
+from chatrelay.app.endpoints import BadEndpointError, NamedEndpoint, check, refusal_text
 from chatrelay.app.unix_sockets import UnixListener, is_unix
 from chatrelay.auth.authenticator import WebserverAuthenticator
 from chatrelay.auth.session_index import SessionIndex
@@ -94,7 +94,7 @@ def build(
         else None
     )
     if connections is None:
-        connections = descriptors.for_connections(descriptors.limit(), config.webserver_checks)
+        connections = descriptors.max_connections(descriptors.limit(), config.webserver_checks)
     factory = ChatFactory(
         config, relay, directory, authenticator, reactor, flushes, index, denials, connections=connections
     )
@@ -199,7 +199,7 @@ class ChatRelayService(MultiService):
             raise ConfigError(option, f"{description!r} cannot be used: {error}") from None
         # What each endpoint's parser says is told with the text it was about.
         except UNUSABLE as error:
-            raise ConfigError(option, f"{description!r} cannot be used: {why_refused(description, error)}") from error
+            raise ConfigError(option, f"{description!r} cannot be used: {refusal_text(description, error)}") from error
         service.endpoint = NamedEndpoint(service.endpoint, option, description)
         return service
 

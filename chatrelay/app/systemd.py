@@ -1,7 +1,7 @@
-"""What systemd is told of its service: that it is ready, that it is alive, that it stops.
+"""Notify systemd that its service is ready, alive, or stopping (sd_notify(3)).
 
-It is a datagram of a line or two to the socket that systemd names in the
-environment (sd_notify(3)); where it names none, there is nobody to tell.
+A notification is a datagram of one line to the socket that systemd names in the environment. This module decides only
+how to send one, not when.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 
 MICROSECONDS = 1_000_000
-"""In a second; systemd counts in them."""
+"""Microseconds in a second. systemd gives times in microseconds."""
 
 
 class Supervisor:
@@ -32,27 +32,29 @@ class Supervisor:
         self.watchdog = watchdog
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
-    def tell(self, what: str) -> None:
-        """Tell it something. What it does not take at once is not said, for the relay waits for nobody."""
+    def notify(self, state: str) -> None:
+        """Send a state without waiting. A failure is logged, and the notification is lost.
+
+        :param state: `READY`, `ALIVE` or `STOPPING`.
+        """
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_systemd:
                 to_systemd.setblocking(False)
-                to_systemd.sendto(what.encode("ascii"), self._address)
+                to_systemd.sendto(state.encode("ascii"), self._address)
         except OSError as error:
-            log.warn("systemd could not be told {what}: {error}", what=what, error=error)
+            log.warn("systemd could not be notified of {state}: {error}", state=state, error=error)
 
 
 def supervisor(environment: Mapping[str, str], pid: int) -> Supervisor | None:
-    """Who is to be told about this process.
+    """Return the systemd that this process must notify; None where there is none.
 
     :param environment: with ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``, where systemd has set them.
-    :param pid: of this process, as the environment may have been another's.
-    :returns: None for nobody.
+    :param pid: of this process. The watchdog variables may have been set for another process.
     """
     address = environment.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return None
     microseconds = environment.get("WATCHDOG_USEC", "")
-    is_meant = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
-    watchdog = int(microseconds) / MICROSECONDS if microseconds.isdecimal() and is_meant else 0.0
+    is_ours = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
+    watchdog = int(microseconds) / MICROSECONDS if microseconds.isdecimal() and is_ours else 0.0
     return Supervisor(address, watchdog)

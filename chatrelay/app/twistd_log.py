@@ -24,10 +24,10 @@ from twisted.logger import (
 from twisted.scripts._twistd_unix import ServerOptions
 
 from chatrelay.app.json_log import line_of
-from chatrelay.app.logs import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
+from chatrelay.app.logs import LogQueue, RotatedFile, descriptor_writer, syslog_render, write_to_syslog
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
-from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
+from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`.
 
@@ -76,15 +76,15 @@ def twistd_log(config: Config, twistd: ServerOptions) -> TwistdLog:
     render = line_of if as_json else formatEventAsClassicLogText
     file: RotatedFile | None = None
     if twistd["syslog"]:
-        queue = LogQueue(syslog_render(twistd["prefix"]), take_by_syslog)
+        queue = LogQueue(syslog_render(twistd["prefix"]), write_to_syslog)
     elif twistd["logfile"] not in (None, "", "-") or not in_foreground(twistd):
         file = _log_file(twistd["logfile"] or "twistd.log")
-        queue = LogQueue(render, file.take)
+        queue = LogQueue(render, file.write_some)
     else:
         descriptor = _descriptor(sys.stdout)
         if descriptor is None:  # not a file: another program has replaced it
             return TwistdLog(_leveled(FileLogObserver(sys.stdout, render), config))
-        queue = LogQueue(render, take_by_descriptor(descriptor), sys.stdout.encoding)
+        queue = LogQueue(render, descriptor_writer(descriptor), sys.stdout.encoding)
     atexit.register(queue.finish)
     if in_foreground(twistd):
         queue.start()
@@ -111,7 +111,7 @@ def _log_file(path: str) -> RotatedFile:
             why = "it is not a file; the log goes to standard output with -n and without --logfile"
         else:
             folder = os.path.dirname(path)
-            cause = why_not_found(path) or why_not_used(path, write=True) or why_not_written_in(folder)
+            cause = why_not_found(path) or why_not_usable(path, write=True) or why_not_writable(folder)
             remedy = "give --logfile=FILE before chatrelay, or -n without --logfile for standard output"
             why = f"{cause or error.strerror}: {remedy}"
         raise ConfigError("logfile", f"{path} cannot be opened: {why}", "--logfile") from error

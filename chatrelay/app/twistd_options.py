@@ -1,4 +1,7 @@
-"""Options of twistd's that name files and folders: whether they will do, before twistd finds out with a traceback."""
+"""Check the options of twistd that name files and folders, because twistd itself fails with a traceback.
+
+This module changes nothing but a stale pid file.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatrelay.config.checks import ConfigError
-from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
+from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
-NO_PID_FILE = "give --pidfile= before chatrelay, for none, or --pidfile=FILE"
+NO_PID_FILE = "give --pidfile= before chatrelay for no pid file, or --pidfile=FILE"
 
 
 def check_places(twistd: Mapping[str, Any]) -> None:
-    """Refuse files and folders that twistd can't use.
+    """Check that twistd can use the files and folders that its options name.
 
-    :param twistd: its options, which count from the working directory of now.
+    :param twistd: its options. Relative paths count from the current working directory.
     :raises ConfigError: with the remedy.
     """
-    if twistd["chroot"]:  # what is in there has other names
+    if twistd["chroot"]:  # inside it, the other paths name other files
         if not os.path.isdir(twistd["chroot"]):
             raise ConfigError("chroot", f"there is no folder {twistd['chroot']}", "--chroot")
         return
@@ -35,7 +38,7 @@ def _check_pid_file(path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
         raise ConfigError("pidfile", f"{path} is a folder: {NO_PID_FILE}", "--pidfile")
-    why = why_not_found(path) or why_not_used(path, write=True) or why_not_written_in(folder)
+    why = why_not_found(path) or why_not_usable(path, write=True) or why_not_writable(folder)
     if why is None and _belongs_to_another(folder, path):
         why = "it belongs to another user"
     if why:
@@ -48,13 +51,13 @@ def _check_pid_file(path: str) -> None:
     except (ValueError, OSError):
         raise ConfigError(
             "pidfile",
-            f"{path} does not hold the number of a process: remove it if no relay runs that has it, or {NO_PID_FILE}",
+            f"{path} does not contain a process number: remove it if no relay uses it, or {NO_PID_FILE}",
             "--pidfile",
         ) from None
 
 
 def _belongs_to_another(folder: str, path: str) -> bool:
-    """Whether a file may be written and not removed, as another user's in a folder such as ``/tmp``."""
+    """Whether a file may be written but not removed, such as another user's file in ``/tmp``."""
     try:
         found, around = os.stat(path), os.stat(folder)
     except OSError:
@@ -64,9 +67,9 @@ def _belongs_to_another(folder: str, path: str) -> bool:
 
 
 def remove_own_pid_file(path: str) -> None:
-    """Remove a pid file with the number of this very process, before twistd takes that for another that runs.
+    """Remove a pid file that contains the number of this process, which twistd would take for another running process.
 
-    It was left by one that was killed: in a container the next one has mostly the same number.
+    A killed relay leaves it behind, and in a container the next relay often has the same number.
 
     :param path: ``--pidfile``; empty for none.
     """
@@ -75,5 +78,5 @@ def remove_own_pid_file(path: str) -> None:
             number = int(file.read(32))
         if number == os.getpid():
             os.remove(path)
-    except (OSError, ValueError):  # there is none, or `check_places` says what is wrong with it
+    except (OSError, ValueError):  # there is no file, or `check_places` reports what is wrong with it
         pass

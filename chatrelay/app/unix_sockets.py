@@ -1,8 +1,8 @@
-"""Listens on UNIX sockets where one is left from a process that was killed.
+"""Listen on UNIX sockets, also where a killed process has left its socket behind.
 
-Twisted makes and removes the sockets and their lock files. It takes such a lock file for a live one where its number is
-that of any process now, and in a container that is mostly the relay itself. Here the kernel tells: a socket that nobody
-listens on refuses to be connected to.
+Twisted makes and removes the sockets and their lock files. It takes a lock file for a live one if any process has the
+number in it now, and in a container the relay itself often has that number. This module asks the kernel instead: it
+refuses connections to a socket on which no process listens.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import connectionDone
 
-OTHERS_START = 5.0
-"""Seconds to wait for others that begin to listen in the same folder."""
+from chatrelay.app.endpoints import PROXY_PREFIX
+
+MAX_LOCK_WAIT_SECONDS = 5.0
+"""The longest wait for other relays that begin to listen in the same folder."""
 
 
 def is_unix(description: str) -> bool:
@@ -30,11 +32,11 @@ def is_unix(description: str) -> bool:
 
     :param description: a Twisted endpoint string.
     """
-    return description.removeprefix("haproxy:").startswith("unix:")
+    return description.removeprefix(PROXY_PREFIX).startswith("unix:")
 
 
 class UnixListener:
-    """As much of a reactor as a ``unix:`` endpoint needs.
+    """The part of a reactor that a ``unix:`` endpoint needs.
 
     :param reactor: the reactor.
     """
@@ -46,16 +48,16 @@ class UnixListener:
     def listenUNIX(
         self, address: str, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
     ) -> IListeningPort:
-        """Listen; remove first what a process that was killed has left, unless the endpoint has ``lockfile=0``.
+        """Listen. Unless the endpoint has ``lockfile=0``, first remove what a killed process has left.
 
         :raises CannotListenError: where another process listens there.
-        :raises OSError: where there is something else than a socket, or it may not be removed.
+        :raises OSError: where the path is not a socket, or may not be removed.
         """
-        if address.startswith("\0"):  # an abstract one ends with its process, and a lock file can't have its name
+        if address.startswith("\0"):  # an abstract socket ends with its process, and a lock file can't have its name
             port = self._reactor.listenUNIX(address, factory, backlog=backlog, mode=mode, wantPID=False)
         elif wantPID:
-            with _only_one(os.path.dirname(os.path.abspath(address))) as is_alone:
-                if is_alone:
+            with _folder_locked(os.path.dirname(os.path.abspath(address))) as is_locked:
+                if is_locked:
                     remove_stale(address)
                 port = self._reactor.listenUNIX(address, factory, backlog=backlog, mode=mode, wantPID=True)
         else:
@@ -64,7 +66,7 @@ class UnixListener:
         return port  # type: ignore[no-any-return]
 
     def abandon(self) -> None:
-        """Close and remove the sockets of a relay that could not start, without a turn of the reactor."""
+        """Close and remove the sockets of a relay that could not start. The reactor need not run."""
         ports, self._ports = self._ports, []
         for port in ports:
             if hasattr(port, "socket"):
@@ -73,21 +75,21 @@ class UnixListener:
 
 
 def remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on, and Twisted's lock file of a socket that is not there.
+    """Remove a socket on which no process listens, and Twisted's lock file of a socket that does not exist.
 
     :param path: of the socket.
     :raises CannotListenError: where a process listens there.
-    :raises OSError: where there is something else than a socket or a lock file, or it may not be removed.
+    :raises OSError: where a path is not a socket or a lock file, or may not be removed.
     """
     lock = path + ".lock"
     kind = _kind(path)
     lock_kind = _kind(lock)
     if kind not in (None, stat.S_IFSOCK):
-        raise FileExistsError(errno.EEXIST, "It is not a socket, and is left as it is", path)
+        raise FileExistsError(errno.EEXIST, "It is not a socket, and is not removed", path)
     if lock_kind not in (None, stat.S_IFLNK):
-        raise FileExistsError(errno.EEXIST, "It is not a lock file of Twisted's, and is left as it is", lock)
+        raise FileExistsError(errno.EEXIST, "It is not a lock file of Twisted's, and is not removed", lock)
     if kind is not None:
-        why = _test(path)
+        why = _connect_error(path)
         if why not in (errno.ECONNREFUSED, errno.ENOENT):
             raise CannotListenError(None, path, "another process listens there" if not why else os.strerror(why))
         with suppress(FileNotFoundError):
@@ -102,25 +104,26 @@ def _kind(path: str) -> int | None:
     return None
 
 
-def _test(path: str) -> int:
-    """Connect to a socket; return the error, or 0 where somebody listens."""
+def _connect_error(path: str) -> int:
+    """Connect to a socket. Return the error number, or 0 where a process listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as test:
         test.setblocking(False)
         error = test.connect_ex(path)
-    return 0 if error == errno.EAGAIN else error  # so many wait to be accepted that there is no place
+    return 0 if error == errno.EAGAIN else error  # the queue of its listener is full
 
 
 @contextmanager
-def _only_one(folder: str) -> Iterator[bool]:
+def _folder_locked(folder: str) -> Iterator[bool]:
     """Keep other relays from beginning to listen in a folder.
 
-    Else one that has found a stale socket could remove the live one that another has put in its place since.
+    Without this lock, a relay that has found a stale socket could remove the live socket that another relay has made
+    in the meantime.
 
-    :returns: whether that can be done.
+    :returns: whether the lock could be taken.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:  # Twisted says what is wrong with it
+    except OSError:  # Twisted reports what is wrong with it
         yield False
         return
     try:
@@ -130,7 +133,7 @@ def _only_one(folder: str) -> Iterator[bool]:
 
 
 def _locked(descriptor: int) -> bool:
-    until = time.monotonic() + OTHERS_START
+    until = time.monotonic() + MAX_LOCK_WAIT_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

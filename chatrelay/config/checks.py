@@ -63,9 +63,9 @@ def number(_: object, field: Field, value: object) -> None:
         return
     option = option_name(field.name)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ConfigError(option, f"{value!r} is not a number")
+        raise ConfigError(option, f"{value!r} must be a number")
     if field.metadata["kind"] is int and not isinstance(value, int) and not math.isinf(value):
-        raise ConfigError(option, f"{value!r} is not a whole number")
+        raise ConfigError(option, f"{value!r} must be a whole number")
     if not 0 <= value <= MAX_NUMBER:
         zero = re.split("[:;,]", field.metadata["zero"])[0]
         limit = "less than 0" if value < 0 else f"more than {MAX_NUMBER}"
@@ -75,7 +75,7 @@ def number(_: object, field: Field, value: object) -> None:
 def boolean(_: object, field: Field, value: object) -> None:
     """Check a bool."""
     if not isinstance(value, bool):
-        raise ConfigError(option_name(field.name), f"{value!r} is neither true nor false")
+        raise ConfigError(option_name(field.name), f"{value!r} must be true or false")
 
 
 def text(_: object, field: Field, value: object) -> None:
@@ -92,17 +92,17 @@ def one_of(*words: str) -> Callable[[object, Field, object], None]:
             return
         option = option_name(field.name)
         if len(words) == 2:
-            raise ConfigError(option, f"{value!r} is neither {words[0]} nor {words[1]}")
+            raise ConfigError(option, f"{value!r} must be {words[0]} or {words[1]}")
         meant = difflib.get_close_matches(str(value).lower(), words, n=1)
         hint = f"; did you mean {meant[0]}?" if meant else ""
-        raise ConfigError(option, f"{value!r} is none of {', '.join(words)}{hint}")
+        raise ConfigError(option, f"{value!r} must be one of {', '.join(words)}{hint}")
 
     return check
 
 
 def _text(option: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ConfigError(option, f"{value!r} is not a text")
+        raise ConfigError(option, f"{value!r} must be a string")
     return value
 
 

@@ -1,7 +1,7 @@
-"""Where options are set: on the command line, in the environment, in a TOML file.
+"""Read options from the command line, the environment and a TOML file.
 
-An option that can't be used is told with the place where it was set, and with what was meant, where that can be told.
-`chatrelay.config.options` knows which values are right.
+An error about an option names the place where the option was set, and suggests a correction where there is one.
+`chatrelay.config.options` decides which values are valid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TWISTD_OPTIONS = frozenset(
     {"chroot", "debug", "euid", "gid", "logfile", "logger", "nodaemon", "pidfile", "prefix", "profile", "reactor"}
     | {"rundir", "syslog", "uid", "umask"}
 )
-"""Options of twistd's that somebody may take for options of the relay."""
+"""Options of twistd that somebody may mistake for options of the relay."""
 
 _WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -40,10 +40,10 @@ _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z% ]+?)\s*", re.IGNOREC
 
 @attrs.frozen
 class Given:
-    """Options that were set, and where.
+    """The options that were set, and the place where each was set.
 
     :ivar values: by attribute of `Config`.
-    :ivar places: where each was set, as a sentence about it begins.
+    :ivar places: by attribute of `Config`, as an error message begins: ``--listen`` or ``CHATRELAY_LISTEN``.
     """
 
     values: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Given:
     def config(self) -> Config:
         """Check the values.
 
-        :raises ConfigError: for one that can't be used. The text begins with its place.
+        :raises ConfigError: for an invalid value. The text begins with its place.
         """
         try:
             return Config(**self.values)
@@ -60,7 +60,7 @@ class Given:
             raise self.placed(error) from None
 
     def placed(self, error: ConfigError) -> ConfigError:
-        """An error about an option, told with the place where the option was set."""
+        """Return an error that names the place where its option was set."""
         name = error.option.replace("-", "_")
         value = self.values.get(name)
         texts = value if isinstance(value, tuple) else (value,)
@@ -78,18 +78,18 @@ def read(
 def gather(
     command_line: Mapping[str, Any], environment: Mapping[str, str] = os.environ, config_file: str | None = None
 ) -> Given:
-    """Join the sources; the command line wins over the environment, that over the file.
+    """Join the sources. The command line wins over the environment, and the environment over the file.
 
-    :param command_line: attributes of `Config` that were given, as text (tuples of text where repeatable).
-    :param environment: ``CHATRELAY_AUTH_URL`` and the like; repeatable options are split at white space, headers at
-        the ends of lines.
-    :param config_file: a TOML file's path, or None.
-    :raises ConfigError: for anything that can't be read, naming the option, the variable or the file.
+    :param command_line: the given attributes of `Config`, as text (tuples of text where repeatable).
+    :param environment: ``CHATRELAY_AUTH_URL`` and the like. Repeatable options are split at white space, headers at
+        line ends.
+    :param config_file: the path of a TOML file, or None.
+    :raises ConfigError: for anything that can't be read. It names the option, the variable or the file.
     """
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     if config_file == "":
-        raise ConfigError("config", "names no file", "--config")
+        raise ConfigError("config", "is empty: give the path of a TOML file", "--config")
     place = "--config" if config_file else CONFIG_VARIABLE
     config_file = config_file or environment.get(CONFIG_VARIABLE)
     if config_file:
@@ -101,7 +101,9 @@ def gather(
         if variable in environment:
             text = environment[variable]
             try:
-                values[field.name] = _several(field, text) if field.metadata["repeatable"] else from_text(field, text)
+                values[field.name] = (
+                    _split_values(field, text) if field.metadata["repeatable"] else from_text(field, text)
+                )
             except ConfigError as error:
                 raise ConfigError(error.option, error.problem, variable) from None
             places[field.name] = variable
@@ -116,8 +118,8 @@ def gather(
     return Given(values, places)
 
 
-def _several(field: attrs.Attribute[Any], text: str) -> tuple[str, ...]:
-    """The values of a repeatable option from its variable's text."""
+def _split_values(field: attrs.Attribute[Any], text: str) -> tuple[str, ...]:
+    """Return the values of a repeatable option from the text of its variable."""
     return tuple(value.strip() for value in text.split(field.metadata["separator"]) if value.strip())
 
 
@@ -125,7 +127,8 @@ def _check_variables(environment: Iterable[str]) -> None:
     variables = [ENVIRONMENT_PREFIX + field.name.upper() for field in attrs.fields(Config)]
     for name in environment:
         if name.startswith(ENVIRONMENT_PREFIX) and name not in (*variables, CONFIG_VARIABLE):
-            # Others have reasons to set such names (Kubernetes does for a service called chatrelay); a slip has none.
+            # Only names close to an option are refused, because other programs set variables with this prefix, too:
+            # Kubernetes does for a service called chatrelay.
             meant = difflib.get_close_matches(name, variables, n=1, cutoff=0.9)
             if meant:
                 raise ConfigError(name, f"is not an option; did you mean {meant[0]}?")
@@ -135,37 +138,37 @@ def _check_variables(environment: Iterable[str]) -> None:
 
 
 def from_text(field: attrs.Attribute[Any], text: str) -> Any:
-    """An option's value from its text.
+    """Return the value of an option from its text.
 
-    :raises ConfigError: with what was meant, where that can be told.
+    :raises ConfigError: for an invalid text, with a suggestion where there is one.
     """
     kind = field.metadata["kind"]
     option = option_name(field.name)
     if kind is bool:
         if text.lower() not in _WORDS:
-            raise ConfigError(option, f"{text!r} is neither yes nor no{_quotes_hint(field, text)}")
+            raise ConfigError(option, f"{text!r} must be yes or no{_quotes_hint(field, text)}")
         return _WORDS[text.lower()]
     try:
         return kind(text)
     except ValueError:
         number = "a whole number" if kind is int else "a number"
         hint = _quotes_hint(field, text) or _number_hint(field, text)
-        raise ConfigError(option, f"{text!r} is not {number} of {field.metadata['unit']}{hint}") from None
+        raise ConfigError(option, f"{text!r} must be {number} of {field.metadata['unit']}{hint}") from None
 
 
 def _quotes_hint(field: attrs.Attribute[Any], text: str) -> str:
     inner = _unquoted(text)
-    return ": remove the quotes" if inner is not None and _is_usable(field, inner) else ""
+    return ": remove the quotes" if inner is not None and _is_valid(field, inner) else ""
 
 
 def _unquoted(text: object) -> str | None:
-    """A text without the quotes around it; None where there are none."""
+    """Return a text without the quotes around it; None where it has no quotes."""
     if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     return None
 
 
-def _is_usable(field: attrs.Attribute[Any], text: str) -> bool:
+def _is_valid(field: attrs.Attribute[Any], text: str) -> bool:
     try:
         from_text(field, text)
     except ConfigError:
@@ -179,7 +182,7 @@ def _number_hint(field: attrs.Attribute[Any], text: str) -> str:
 
 
 def _number_meant(field: attrs.Attribute[Any], text: str) -> str | None:
-    """The number that a text with a unit means in an option's own unit, such as 1048576 for ``1 MiB``."""
+    """Return the number in the option's own unit for a text with a unit, such as 1048576 for ``1 MiB``."""
     units: dict[str, Mapping[str, float]] = {"seconds": _SECONDS, "bytes": _BYTES, "per cent": _PER_CENT}
     of_option = next((factors for unit, factors in units.items() if field.metadata["unit"].startswith(unit)), None)
     found = _NUMBER_AND_UNIT.fullmatch(text)
@@ -199,9 +202,9 @@ def _number_meant(field: attrs.Attribute[Any], text: str) -> str | None:
 
 
 def _from_file(path: str, place: str) -> dict[str, Any]:
-    """The options that a TOML file sets.
+    """Return the options that a TOML file sets.
 
-    :param place: where the file was named.
+    :param place: where the path of the file was given.
     """
     try:
         with open(path, "rb") as file:
@@ -212,11 +215,11 @@ def _from_file(path: str, place: str) -> dict[str, Any]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError("config", "this is not UTF-8: save the file as UTF-8", f"{path}, line {line}") from None
+        raise ConfigError("config", "the text is not UTF-8: save the file as UTF-8", f"{path}, line {line}") from None
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        number, problem = _syntax(text, str(error))
+        number, problem = _syntax_error(text, str(error))
         raise ConfigError("config", problem, path if number is None else f"{path}, line {number}") from None
     fields = attrs.fields_dict(Config)
     for key, value in values.items():
@@ -231,15 +234,15 @@ def _from_file(path: str, place: str) -> dict[str, Any]:
 
 
 def _unknown(key: str, value: object) -> str:
-    """Return what to say of a key that is not an option."""
+    """Return the error message for a key that is not an option."""
     fields = attrs.fields_dict(Config)
     wanted = key.replace("-", "_").lower()
     if isinstance(value, dict):
         if joined := [f"{wanted}_{inner}" for inner in value if f"{wanted}_{inner}" in fields]:
-            return f"is a table, and options stand at the top of the file, without tables: write {joined[0]} = ..."
-        return f"is a table, and options stand at the top of the file, without tables: remove the line [{key}]"
+            return f"is a table, but options belong at the top level of the file: write {joined[0]} = ..."
+        return f"is a table, but options belong at the top level of the file: remove the line [{key}]"
     if wanted == "config":
-        return f"a file cannot name another one: give --config, or {CONFIG_VARIABLE} in the environment"
+        return f"a file cannot name another file: give --config, or {CONFIG_VARIABLE} in the environment"
     if wanted in TWISTD_OPTIONS:
         return f"is an option of twistd: give it on the command line, as in twistd --{wanted} chatrelay"
     meant = difflib.get_close_matches(wanted, fields, n=1, cutoff=0.7)
@@ -247,47 +250,47 @@ def _unknown(key: str, value: object) -> str:
 
 
 def _type_problem(field: attrs.Attribute[Any], value: object) -> str | None:
-    """Why a value of TOML can't be an option's; None where its type is right."""
+    """Return what is wrong with the type of a TOML value; None where the type is right."""
     kind = field.metadata["kind"]
-    shown = _shown(value)
+    shown = _as_toml(value)
     if field.metadata["repeatable"]:
         items = value if isinstance(value, list) else [value]
         if all(isinstance(item, str) for item in items):
             return None
         example = field.default[0] if field.default else field.metadata["metavar"]
-        return f'{shown} is not a list of texts: write {field.name} = ["{example}"]'
+        return f'{shown} must be a list of strings: write {field.name} = ["{example}"]'
     if kind is str:
-        return None if isinstance(value, str) else f'{shown} is not a text: write {field.name} = "..."'
+        return None if isinstance(value, str) else f'{shown} must be a string: write {field.name} = "..."'
     if kind is bool:
         if isinstance(value, bool):
             return None
         if isinstance(value, str) and value.lower() in _WORDS:
-            return f"{shown} is a text: remove the quotes: {field.name} = {_shown(_WORDS[value.lower()])}"
-        return f"{shown} is neither true nor false, which stand without quotes"
+            return f"{shown} is a string: remove the quotes: {field.name} = {_as_toml(_WORDS[value.lower()])}"
+        return f"{shown} must be true or false, without quotes"
     return _number_problem(field, value, shown)
 
 
 def _number_problem(field: attrs.Attribute[Any], value: object, shown: str) -> str | None:
     number = "a whole number" if field.metadata["kind"] is int else "a number"
     if isinstance(value, str):
-        if _is_usable(field, value):
-            return f"{shown} is a text: remove the quotes: {field.name} = {value.strip()}"
+        if _is_valid(field, value):
+            return f"{shown} is a string: remove the quotes: {field.name} = {value.strip()}"
         meant = _number_meant(field, value)
-        hint = f": write {field.name} = {meant}, without quotes and unit" if meant else ", which stands without quotes"
-        return f"{shown} is not {number} of {field.metadata['unit']}{hint}"
+        hint = f": write {field.name} = {meant}, without quotes and unit" if meant else ", without quotes"
+        return f"{shown} must be {number} of {field.metadata['unit']}{hint}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{shown} is not {number} of {field.metadata['unit']}"
+        return f"{shown} must be {number} of {field.metadata['unit']}"
     if field.metadata["kind"] is int and isinstance(value, float) and value.is_integer():
-        return f"{shown} is not a whole number: write {field.name} = {int(value)}"
+        return f"{shown} must be a whole number: write {field.name} = {int(value)}"
     return None
 
 
-def _shown(value: object) -> str:
-    """A value as TOML has it."""
+def _as_toml(value: object) -> str:
+    """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(map(_as_toml, value))}]"
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, datetime | date | time):
@@ -299,11 +302,11 @@ _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=\s*(.*?)\s*(?:#.*)?")
 _KEY_AND_COLON = re.compile(r"\s*([A-Za-z0-9_-]+)\s*:\s*(.*?)\s*")
 
 
-def _syntax(text: str, error: str) -> tuple[int | None, str]:
-    """Where a file is not TOML, and what to do about it.
+def _syntax_error(text: str, error: str) -> tuple[int | None, str]:
+    """Return where a file is not valid TOML, and the remedy.
 
-    :param error: what `tomllib` says.
-    :returns: the line's number, None for none; and a sentence.
+    :param error: the text of the error that `tomllib` raised.
+    :returns: the line's number, None where it is unknown; and a sentence.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     if "overwrite" in error:
@@ -324,7 +327,7 @@ def _syntax(text: str, error: str) -> tuple[int | None, str]:
 
 
 def _value_hint(key: str, value: str) -> str:
-    """Return what to write for a value that is not TOML."""
+    """Return the correction for a value that is not valid TOML."""
     if not value:
         return f": {key} has no value"
     if value.lower() in ("true", "yes", "on", "false", "no", "off"):
@@ -333,4 +336,4 @@ def _value_hint(key: str, value: str) -> str:
     number = None if field is None else _number_meant(field, value)
     if number is not None:
         return f": write {key} = {number}, without a unit"
-    return f': put the text in quotes: {key} = "{value}"' if value[0] not in "\"'[{" else ""
+    return f': put the value in quotes: {key} = "{value}"' if value[0] not in "\"'[{" else ""

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
-from chatrelay.app.descriptors import MOST
+from chatrelay.app.descriptors import MAX_DESCRIPTORS
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, connected
@@ -62,7 +62,7 @@ def test_the_limit_of_file_descriptors_is_raised_and_stated(start_relay: StartRe
     few = min(512, hard)
     relay = start_relay(under=("sh", "-c", f'ulimit -Sn {few}; exec "$@"', "sh"))
     most = descriptor_limit(relay.process.pid)
-    assert most == min(hard, MOST) > few
+    assert most == min(hard, MAX_DESCRIPTORS) > few
     relay.said(rf"this process may open {most} files and sockets")
 
 

@@ -234,7 +234,7 @@ def test_a_first_start_in_a_folder_that_may_not_be_written_says_pidfile(tmp_path
         tmp_path.chmod(0o700)
     assert re.match(
         r"--pidfile: twistd.pid cannot be written: the user \S+ may not write in the folder \S+, which .*: "
-        r"give --pidfile= before chatrelay, for none, or --pidfile=FILE$",
+        r"give --pidfile= before chatrelay for no pid file, or --pidfile=FILE$",
         said,
     )
 
@@ -244,7 +244,7 @@ def test_a_first_start_in_a_folder_that_may_not_be_written_says_pidfile(tmp_path
     [
         ("--pidfile=no/x", r"--pidfile: no/x cannot be written: there is no folder \S+/no: give --pidfile= before"),
         ("--pidfile=.", r"--pidfile: \. is a folder: give --pidfile="),
-        ("--pidfile=text", r"--pidfile: text does not hold the number of a process: remove it if no relay"),
+        ("--pidfile=text", r"--pidfile: text does not contain a process number: remove it if no relay"),
         ("--rundir=no", r"--rundir: no cannot be entered: there is no folder \S+/no"),
         ("--rundir=text", r"--rundir: text cannot be entered: \S+/text is not a folder"),
         ("--chroot=no", r"--chroot: there is no folder no"),

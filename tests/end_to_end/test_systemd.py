@@ -86,7 +86,7 @@ def test_systemd_is_told(start_relay: StartRelay, systemd: Systemd) -> None:
         heard = systemd.hears()
     assert heard == STOPPING
     assert relay.wait() == -signal.SIGTERM
-    assert "could not be told" not in "\n".join(relay.output)
+    assert "could not be notified" not in "\n".join(relay.output)
 
 
 def test_a_reactor_that_hangs_gives_no_sign_of_life(start_relay: StartRelay, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ REFUSALS = {
     "a cookie without an origin": Refusal(
         r"session-cookie: needs origin: .* --origin https://", ("--session-cookie", "PHPSESSID")
     ),
-    "no number": Refusal(r"login-timeout: 'soon' is not a number of seconds", ("--login-timeout", "soon")),
-    "no whole number": Refusal(r"webserver-checks: '1.5' is not a whole number", ("--webserver-checks", "1.5")),
+    "no number": Refusal(r"login-timeout: 'soon' must be a number of seconds", ("--login-timeout", "soon")),
+    "no whole number": Refusal(r"webserver-checks: '1.5' must be a whole number", ("--webserver-checks", "1.5")),
     "less than nothing": Refusal(
         r"--message-size: -1 is less than 0: give a number from 0 \(which means no limit\)", ("--message-size", "-1")
     ),
@@ -111,14 +111,14 @@ REFUSALS = {
     ),
     "no file of options": Refusal(r"config: c.toml cannot be read: No such file", ("--config", "c.toml")),
     "a number for a name": Refusal(
-        r"chatrelay: c.toml: auth_secret_file: 5 is not a text",
+        r"chatrelay: c.toml: auth_secret_file: 5 must be a string",
         ("--config", "c.toml"),
         {"c.toml": "auth_secret_file = 5"},
     ),
     "an unknown option": Refusal(r"chatrelay: --nonsense is not an option \(all options: ", ("--nonsense",)),
     "a slip": Refusal(r"chatrelay: --orgin is not an option; did you mean --origin\? \(", ("--orgin", "https://x")),
     "no value": Refusal(r"chatrelay: --origin needs a value: --origin ORIGIN", ("--origin",)),
-    "a word too many": Refusal(r"chatrelay: 'nonsense' is not an option: those begin with --", ("nonsense",)),
+    "a word too many": Refusal(r"chatrelay: 'nonsense' is not an option: options begin with --", ("nonsense",)),
     "a breaker that would wait for less and less": Refusal(
         r"--breaker-wait: 20 s is more than the 10 s of breaker-longest-wait", ("--breaker-wait", "20")
     ),
@@ -140,7 +140,7 @@ REFUSALS = {
         r"ops-token-file: needs ops-listen: .* --ops-listen tcp:8081", ("--ops-token-file", "t"), {"t": "x"}
     ),
     "no ops endpoint": Refusal(
-        r"ops-listen: 'nonsense' cannot be used: there is no kind 'nonsense'", ("--ops-listen", "nonsense")
+        r"ops-listen: 'nonsense' cannot be used: 'nonsense' is not a kind", ("--ops-listen", "nonsense")
     ),
     "no authorities": Refusal(
         r"auth-ca-file: ca.pem holds no certificates", ("--auth-ca-file", "ca.pem"), {"ca.pem": "garbage"}
@@ -167,7 +167,7 @@ REFUSALS = {
         {"x": "Dear diary, " * 100},
     ),
     "no endpoint": Refusal(
-        r"listen: 'nonsense' cannot be used: there is no kind 'nonsense' of endpoint: the kinds are tcp",
+        r"listen: 'nonsense' cannot be used: 'nonsense' is not a kind of endpoint: use one of tcp",
         ("--listen", "nonsense"),
     ),
     "no port of that number": Refusal(
@@ -182,11 +182,11 @@ REFUSALS = {
         ("--listen", "ssl:0:privateKey=k"),
         {"k": "x"},
     ),
-    "another format of the log": Refusal(r"log-format: 'xml' is neither text nor json", ("--log-format", "xml")),
+    "another format of the log": Refusal(r"log-format: 'xml' must be text or json", ("--log-format", "xml")),
     "another level of the log": Refusal(
-        r"log-level: 'critical' is none of debug, info, warn, error", ("--log-level", "critical")
+        r"log-level: 'critical' must be one of debug, info, warn, error", ("--log-level", "critical")
     ),
-    "nowhere to listen": Refusal(r"listen: names no endpoint", ("--config", "c.toml"), {"c.toml": "listen = []"}),
+    "nowhere to listen": Refusal(r"listen: is empty: give", ("--config", "c.toml"), {"c.toml": "listen = []"}),
 }
 """The last --listen of a case comes on top of one that works."""
 
@@ -230,7 +230,7 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         relay = RelayProcess(tmp_path, "--auth-url", URL, listen=endpoint)
         assert re.search(
-            rf"--listen: '{endpoint}' cannot be opened: port \d+ is in use .*: stop what listens there",
+            rf"--listen: '{endpoint}' cannot be opened: port \d+ is in use .*: stop the program that uses it",
             refusal_of(relay),
         )
 

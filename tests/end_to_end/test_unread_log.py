@@ -150,16 +150,16 @@ def test_unread_output_stops_nobody_and_what_was_left_out_is_counted(
         for _ in range(10):
             refuse(port, REFUSED // 10)
             exchange()
-        relay.read(b"lines of this log were left out")
+        relay.read(b"lines of this log were dropped")
         exchange()
         relay.process.send_signal(signal.SIGTERM)
         relay.read()
     assert relay.process.wait(PATIENCE) == -signal.SIGTERM
     events = relay.events()
     told = sum(event["fields"].get("phase") == "handshake" for event in events)
-    left_out = [event["fields"]["count"] for event in events if "were left out" in event["text"]]
-    assert told + sum(left_out) == REFUSED
-    assert left_out[0] > 0
+    dropped = [event["fields"]["count"] for event in events if "were dropped" in event["text"]]
+    assert told + sum(dropped) == REFUSED
+    assert dropped[0] > 0
     times = [event["time"] for event in events]
     assert times == sorted(times)
     lines = relay.output.splitlines()

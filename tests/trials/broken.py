@@ -347,7 +347,7 @@ def _() -> None:
 
 @named("keeps no descriptors in reserve")
 def _() -> None:
-    replace(descriptors, "for_connections", lambda _: lambda most, checks: most)
+    replace(descriptors, "max_connections", lambda _: lambda most, checks: most)
 
 
 @named("tells all at once that it stops")

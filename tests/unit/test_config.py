@@ -89,7 +89,7 @@ class Values(SynchronousTestCase):
         self.assertIn("needs ops-listen", self.refused(ops_token_file="token"))
         Config(ops_listen="tcp:8081", ops_token_file="token")
         for option in ("ops_listen", "ops_token_file"):
-            self.assertIn("is not a text", self.refused(**{option: 5}))
+            self.assertIn("must be a string", self.refused(**{option: 5}))
 
     def test_a_wait_of_the_breaker_is_no_longer_than_the_longest(self) -> None:
         for wait, longest in ((1, 1), (0, 0.1), (20, 0), (0, 0)):
@@ -106,7 +106,7 @@ class Values(SynchronousTestCase):
         self.assertIn("a shorter recheck-interval", said)
 
     def test_other_words(self) -> None:
-        self.assertIn("neither form nor json", self.refused(auth_format="xml"))
+        self.assertIn("must be form or json", self.refused(auth_format="xml"))
         self.assertIn("names no message log", self.refused(message_log="mysql://x"))
 
 
@@ -192,14 +192,14 @@ class Sources(SynchronousTestCase):
             (self.file('auth-url = "http://x/"'), "auth-url: is not an option; did you mean auth_url?"),
             (self.file("message_size = "), "is not valid TOML"),
             (self.file('message_size = "1"'), "message_size: "),
-            (self.file("origin = 3"), "is not a list of texts"),
+            (self.file("origin = 3"), "must be a list of strings"),
             ("/nowhere/at/all.toml", "cannot be read"),
         ):
             self.assertIn(said, str(self.assertRaises(ConfigError, read, {}, {}, path)))
         self.assertIn(
             "CHATRELAY_MESSAGE_SIZE", str(self.assertRaises(ConfigError, read, {}, {"CHATRELAY_MESSAGE_SIZE": "x"}))
         )
-        self.assertIn("is not a number of seconds", str(self.assertRaises(ConfigError, read, {"drain_time": "x"}, {})))
+        self.assertIn("must be a number of seconds", str(self.assertRaises(ConfigError, read, {"drain_time": "x"}, {})))
 
 
 class CommandLine(SynchronousTestCase):

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from chatrelay.app.descriptors import MOST, RESERVED, for_connections, limit, raise_limit
+from chatrelay.app.descriptors import MAX_DESCRIPTORS, RESERVED_DESCRIPTORS, limit, max_connections, raise_limit
 
 INFINITY = resource.RLIM_INFINITY
 
@@ -43,10 +43,10 @@ class Limits:
     [
         (1024, 4096, 4096),
         (4096, 4096, 4096),
-        (1024, INFINITY, MOST),
-        (1024, MOST, MOST),
-        (1024, MOST + 1, MOST),
-        (MOST + 1, MOST + 2, MOST + 1),  # somebody wanted so many
+        (1024, INFINITY, MAX_DESCRIPTORS),
+        (1024, MAX_DESCRIPTORS, MAX_DESCRIPTORS),
+        (1024, MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS),
+        (MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS + 2, MAX_DESCRIPTORS + 1),  # somebody wanted so many
         (INFINITY, INFINITY, INFINITY),
     ],
 )
@@ -54,7 +54,7 @@ def test_the_soft_limit_is_raised_as_far_as_it_may_be_and_the_hard_one_stays(sof
     with Limits(soft, hard) as limits:
         told = raise_limit()
         assert limits.both == (raised, hard)
-        assert told == limit() == (MOST if raised == INFINITY else raised)
+        assert told == limit() == (MAX_DESCRIPTORS if raised == INFINITY else raised)
 
 
 @pytest.mark.parametrize("refusal", [OSError("not permitted"), ValueError("not allowed to raise maximum limit")])
@@ -64,17 +64,17 @@ def test_where_it_may_not_be_raised_it_stays(refusal: Exception) -> None:
 
 
 def test_connections_get_90_percent_where_that_leaves_enough() -> None:
-    assert for_connections(MOST, 32) == MOST - MOST // 10
-    assert for_connections(800, 32) == 720
-    assert for_connections(790, 32) == 710  # 80 less
+    assert max_connections(MAX_DESCRIPTORS, 32) == MAX_DESCRIPTORS - MAX_DESCRIPTORS // 10
+    assert max_connections(800, 32) == 720
+    assert max_connections(790, 32) == 710  # 80 less
 
 
 def test_questions_and_the_message_log_have_theirs_kept() -> None:
-    assert for_connections(256, 32) == 256 - RESERVED - 32
-    assert for_connections(1024, 200) == 1024 - RESERVED - 200
-    assert for_connections(1024, 0) == 1024 - RESERVED - 100  # no limit
+    assert max_connections(256, 32) == 256 - RESERVED_DESCRIPTORS - 32
+    assert max_connections(1024, 200) == 1024 - RESERVED_DESCRIPTORS - 200
+    assert max_connections(1024, 0) == 1024 - RESERVED_DESCRIPTORS - 100  # no limit
 
 
 def test_half_is_for_connections_at_least() -> None:
-    assert for_connections(160, 32) == 80
-    assert for_connections(64, 32) == 32
+    assert max_connections(160, 32) == 80
+    assert max_connections(64, 32) == 32

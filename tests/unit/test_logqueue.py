@@ -18,7 +18,7 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.python.logfile import LogFile
 
 from chatrelay.app import logs as logqueue
-from chatrelay.app.logs import LogQueue, RotatedFile, syslog_render, take_by_descriptor, take_by_syslog
+from chatrelay.app.logs import LogQueue, RotatedFile, descriptor_writer, syslog_render, write_to_syslog
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0
@@ -40,7 +40,7 @@ class Reader:
         self.most = 1 << 30
         self.asked = threading.Event()
 
-    def take(self, data: bytes) -> int:
+    def write_some(self, data: bytes) -> int:
         self.asked.set()
         assert self.goes_on.wait(PATIENCE)
         if self.error is not None:
@@ -51,7 +51,7 @@ class Reader:
 
 
 def text_of(event: LogEvent) -> str | None:
-    """What an event is here: its format, and how many lines were left out."""
+    """What an event is here: its format, and how many lines were dropped."""
     text = event["log_format"]
     return f"{text}\n".replace("{count}", str(event.get("count"))) if text else None
 
@@ -65,7 +65,7 @@ def reader() -> Reader:
 @pytest.fixture
 def queue(reader: Reader) -> LogQueue:
     """Whose thread runs."""
-    queue = LogQueue(text_of, reader.take)
+    queue = LogQueue(text_of, reader.write_some)
     queue.start()
     return queue
 
@@ -95,7 +95,7 @@ def test_each_write_has_whole_lines_and_no_more_than_a_pipe_takes_at_once() -> N
     queue.finish()
     assert b"".join(writes).count(b"\n") == 302
     assert all(data.endswith(b"\n") for data in writes)
-    assert sorted(map(len, writes))[-2] <= logqueue.ONE_WRITE < len(max(writes, key=len)) == 10_001
+    assert sorted(map(len, writes))[-2] <= logqueue.MAX_WRITE_BYTES < len(max(writes, key=len)) == 10_001
     assert len(writes) < 30
 
 
@@ -107,19 +107,19 @@ def test_what_has_no_room_is_left_out_and_counted_where_it_is_missing(
     for number in range(logged):
         log(queue, f"{number:0{size}}")
     waiting = queue._bytes
-    assert waiting <= logqueue.MAX_BYTES
-    assert queue._events <= logqueue.MAX_EVENTS
-    assert max(waiting / logqueue.MAX_BYTES, queue._events / logqueue.MAX_EVENTS) > 0.99
+    assert waiting <= logqueue.MAX_QUEUED_BYTES
+    assert queue._events <= logqueue.MAX_QUEUED_EVENTS
+    assert max(waiting / logqueue.MAX_QUEUED_BYTES, queue._events / logqueue.MAX_QUEUED_EVENTS) > 0.99
     reader.goes_on.set()
     until = time.monotonic() + PATIENCE
-    while b"left out" not in reader.text and time.monotonic() < until:
+    while b"dropped" not in reader.text and time.monotonic() < until:
         time.sleep(0.01)
     log(queue, "after")
     queue.finish()
     lines = reader.text.decode().splitlines()
     told = [int(line) for line in lines if line.isdigit()]
-    (at,) = (number for number, line in enumerate(lines) if "left out" in line)
-    found = re.match(r"(\d+) lines of this log were left out", lines[at])
+    (at,) = (number for number, line in enumerate(lines) if "dropped" in line)
+    found = re.match(r"(\d+) lines of this log were dropped", lines[at])
     assert found
     assert len(told) + int(found[1]) == logged
     assert told == list(range(len(told)))
@@ -127,19 +127,19 @@ def test_what_has_no_room_is_left_out_and_counted_where_it_is_missing(
 
 
 def test_an_event_larger_than_the_queue_is_written_where_it_is_alone(queue: LogQueue, reader: Reader) -> None:
-    log(queue, "x" * (logqueue.MAX_BYTES + 1))
-    log(queue, "left out")
+    log(queue, "x" * (logqueue.MAX_QUEUED_BYTES + 1))
+    log(queue, "dropped")
     reader.goes_on.set()
     queue.finish()
     lines = reader.text.decode().splitlines()
-    assert len(lines[0]) == logqueue.MAX_BYTES + 1
-    assert lines[1].startswith("1 lines of this log were left out")
+    assert len(lines[0]) == logqueue.MAX_QUEUED_BYTES + 1
+    assert lines[1].startswith("1 lines of this log were dropped")
 
 
 def test_logging_does_not_wait_and_the_end_waits_for_its_time(
     queue: LogQueue, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logqueue, "FINISH_TIME", 0.2)
+    monkeypatch.setattr(logqueue, "MAX_FINISH_SECONDS", 0.2)
     log(queue, "unread")
     began = time.monotonic()
     queue.finish()
@@ -163,7 +163,7 @@ def test_after_the_end_each_line_is_waited_for(queue: LogQueue, reader: Reader) 
 def test_a_part_of_a_line_is_followed_by_its_rest(
     queue: LogQueue, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logqueue, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(logqueue, "FIRST_RETRY_SECONDS", 0.001)
     reader.most = 3
     log(queue, "a line cut by an error")
     reader.error = OSError(errno.ENOSPC, "No space left on device")
@@ -182,13 +182,13 @@ def test_an_output_that_fails_does_not_keep_the_process_from_ending(queue: LogQu
         log(queue, "nobody reads this")
     began = time.monotonic()
     queue.finish()
-    assert time.monotonic() - began < logqueue.FINISH_TIME
+    assert time.monotonic() - began < logqueue.MAX_FINISH_SECONDS
     assert reader.text == b""
 
 
 def test_a_start_that_failed_writes_what_was_logged(reader: Reader) -> None:
     reader.goes_on.set()
-    queue = LogQueue(text_of, reader.take)  # twistd in the background, which has not forked yet
+    queue = LogQueue(text_of, reader.write_some)  # twistd in the background, which has not forked yet
     log(queue, "why it cannot start")
     assert reader.text == b""
     queue.finish()
@@ -201,7 +201,7 @@ def test_a_line_logged_in_the_middle_of_logging(reader: Reader) -> None:
             log(queue, "inner")  # as the destructor of a Deferred does, or Twisted's handler of a signal
         return f"{event['log_format']}\n"
 
-    queue = LogQueue(render, reader.take)
+    queue = LogQueue(render, reader.write_some)
     queue.start()
     reader.goes_on.set()
     log(queue, "outer")
@@ -211,7 +211,7 @@ def test_a_line_logged_in_the_middle_of_logging(reader: Reader) -> None:
 
 def test_a_character_that_the_output_does_not_have_is_escaped(reader: Reader) -> None:
     reader.goes_on.set()
-    queue = LogQueue(text_of, reader.take, "ascii")
+    queue = LogQueue(text_of, reader.write_some, "ascii")
     queue.start()
     log(queue, "Å\ud800")
     queue.finish()
@@ -236,7 +236,7 @@ def test_idle_it_does_not_wake_up(queue: LogQueue, reader: Reader) -> None:
 def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    queue = LogQueue(text_of, take_by_descriptor(theirs))
+    queue = LogQueue(text_of, descriptor_writer(theirs))
     queue.start()
     for _ in range(200):
         log(queue, "x" * 999)
@@ -265,7 +265,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_rotation(file: RotatedFile, tmp_path: Path) -> None:
-    queue = LogQueue(text_of, file.take)
+    queue = LogQueue(text_of, file.write_some)
     queue.start()
     log(queue, "first")
     queue.rotate(file.rotate)
@@ -283,7 +283,7 @@ def test_rotation(file: RotatedFile, tmp_path: Path) -> None:
 def test_rotation_by_size(file: RotatedFile, tmp_path: Path) -> None:
     file.rotateLength = 10
     for line in (b"123456789\n", b"next\n"):
-        assert file.take(line) == len(line)
+        assert file.write_some(line) == len(line)
     assert files(tmp_path) == {"log.1": b"123456789\n", "log": b"next\n"}
     file.close()
 
@@ -291,7 +291,7 @@ def test_rotation_by_size(file: RotatedFile, tmp_path: Path) -> None:
 def test_a_rotation_that_fails_has_a_line_and_the_log_goes_on(
     file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = LogQueue(text_of, file.take)
+    queue = LogQueue(text_of, file.write_some)
     queue.start()
     log(queue, "before")
 
@@ -314,11 +314,11 @@ def test_rotation_that_is_not_permitted_has_a_line(
 ) -> None:
     # Twisted asks first, and returns without a word. (The superuser, as whom tests may run, may write anywhere.)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    file.take(b"before\n")
+    file.write_some(b"before\n")
     with pytest.raises(PermissionError, match="The relay may not write in its folder"):
         file.rotate()
     file.rotateLength = 1
-    file.take(b"after\n")
+    file.write_some(b"after\n")
     assert files(tmp_path) == {"log": b"before\nafter\n"}
     file.close()
 
@@ -336,10 +336,10 @@ def test_a_rotation_by_size_that_fails_holds_up_no_line(
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", fail)
         for number in range(5):
-            assert file.take(b"%08d\n" % number) == 9
+            assert file.write_some(b"%08d\n" % number) == 9
         assert len(tried) == 1
     for number in range(5, 7):
-        file.take(b"%08d\n" % number)
+        file.write_some(b"%08d\n" % number)
     assert files(tmp_path) == {
         "log.1": b"".join(b"%08d\n" % number for number in range(6)),
         "log": b"00000006\n",
@@ -350,10 +350,10 @@ def test_a_rotation_by_size_that_fails_holds_up_no_line(
 def test_a_file_that_was_emptied_has_no_hole_and_is_rotated_by_its_new_size(file: RotatedFile, tmp_path: Path) -> None:
     file.rotateLength = 20
     for line in (b"first 789\n", b"second 89\n"):
-        file.take(line)
+        file.write_some(line)
     os.truncate(tmp_path / "log", 0)  # as logrotate's copytruncate does
     for line in (b"third 789\n", b"fourth 89\n", b"fifth 789\n"):
-        file.take(line)
+        file.write_some(line)
     assert files(tmp_path) == {"log.1": b"third 789\nfourth 89\n", "log": b"fifth 789\n"}
     file.close()
 
@@ -363,7 +363,7 @@ def test_a_device_is_not_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "rename", lambda *names: renamed.append(names))
     device = RotatedFile.fromFullPath("/dev/null", rotateLength=10)
     for _ in range(5):
-        device.take(b"123456789\n")
+        device.write_some(b"123456789\n")
     with pytest.raises(OSError, match="not a regular file"):
         device.rotate()
     assert renamed == []
@@ -376,7 +376,7 @@ def test_a_full_disk_cuts_no_line(tmp_path: Path) -> None:
 import resource, sys, time
 from chatrelay.app.logs import LogQueue, RotatedFile
 file = RotatedFile.fromFullPath(sys.argv[1])
-queue = LogQueue(lambda event: event["log_format"] + "\\n", file.take)
+queue = LogQueue(lambda event: event["log_format"] + "\\n", file.write_some)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
 queue.start()
 for number in range(100):
@@ -408,7 +408,7 @@ def test_twisted_has_what_is_used_of_its_log_file(file: RotatedFile) -> None:
 def test_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, str]] = []
     monkeypatch.setattr(logqueue.syslog, "syslog", lambda priority, text: told.append((priority, text)))
-    queue = LogQueue(syslog_render("relay"), take_by_syslog)
+    queue = LogQueue(syslog_render("relay"), write_to_syslog)
     queue.start()
     logger = Logger(namespace="here", observer=queue)
     logger.emit(LogLevel.info, "one\ntwo\0\x85three Å")
@@ -425,7 +425,7 @@ def hanging_syslog(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_a_syslog_that_hangs_keeps_nobody(hanging_syslog: Callable[[], None]) -> None:
-    queue = LogQueue(syslog_render("relay"), take_by_syslog)
+    queue = LogQueue(syslog_render("relay"), write_to_syslog)
     queue.start()
     began = time.monotonic()
     logger = Logger(namespace="here", observer=queue)

@@ -63,23 +63,23 @@ COMMAND_LINES = {
     "--log- x": "--log- is not an option; did you mean --log-format or --log-level?",
     "--compression": "--compression needs a value: --compression yes|no",
     "--config": "--config needs a value: --config FILE",
-    "http://x/": "'http://x/' is not an option: those begin with --; did you mean --auth-url http://x/?",
-    "--login-timeout 5s": "--login-timeout: '5s' is not a number of seconds: give 5, without a unit",
-    "--login-timeout 500ms": "--login-timeout: '500ms' is not a number of seconds: give 0.5, without a unit",
-    "--recheck-interval 5min": "--recheck-interval: '5min' is not a number of seconds: give 300, without a unit",
-    "--recheck-spread 20%": "--recheck-spread: '20%' is not a number of per cent: give 20, without a unit",
-    "--message-size 64k": "--message-size: '64k' is not a whole number of bytes: give 65536, without a unit",
-    "--unread-size 1MiB": "--unread-size: '1MiB' is not a whole number of bytes: give 1048576, without a unit",
-    "--message-burst 5s": "--message-burst: '5s' is not a whole number of messages",
-    "--webserver-checks 1.5": "--webserver-checks: '1.5' is not a whole number of requests",
-    "--login-timeout nan": "--login-timeout: nan is not a number",
+    "http://x/": "'http://x/' is not an option: options begin with --; did you mean --auth-url http://x/?",
+    "--login-timeout 5s": "--login-timeout: '5s' must be a number of seconds: give 5, without a unit",
+    "--login-timeout 500ms": "--login-timeout: '500ms' must be a number of seconds: give 0.5, without a unit",
+    "--recheck-interval 5min": "--recheck-interval: '5min' must be a number of seconds: give 300, without a unit",
+    "--recheck-spread 20%": "--recheck-spread: '20%' must be a number of per cent: give 20, without a unit",
+    "--message-size 64k": "--message-size: '64k' must be a whole number of bytes: give 65536, without a unit",
+    "--unread-size 1MiB": "--unread-size: '1MiB' must be a whole number of bytes: give 1048576, without a unit",
+    "--message-burst 5s": "--message-burst: '5s' must be a whole number of messages",
+    "--webserver-checks 1.5": "--webserver-checks: '1.5' must be a whole number of requests",
+    "--login-timeout nan": "--login-timeout: nan must be a number",
     "--login-timeout inf": "--login-timeout: inf is more than 2147483647: give a number from 0 (which means no limit) "
     "to 2147483647",
     "--message-size -1": "--message-size: -1 is less than 0: give a number from 0 (which means no limit) to 2147483647",
     "--ping-interval -1": "--ping-interval: -1.0 is less than 0: give a number from 0 (which means never) to 2147483647",
-    "--compression maybe": "--compression: 'maybe' is neither yes nor no",
-    "--log-level warning": "--log-level: 'warning' is none of debug, info, warn, error; did you mean warn?",
-    "--config=": "--config: names no file",
+    "--compression maybe": "--compression: 'maybe' must be yes or no",
+    "--log-level warning": "--log-level: 'warning' must be one of debug, info, warn, error; did you mean warn?",
+    "--config=": "--config: is empty: give the path of a TOML file",
     "--config nowhere/x": "--config: nowhere/x cannot be read: No such file or directory",
     "--breaker-wait 20": "--breaker-wait: 20 s is more than the 10 s of breaker-longest-wait, up to which it grows: "
     "give that much or less, or a longer breaker-longest-wait",
@@ -107,54 +107,54 @@ def test_every_option_of_twistds_behind_chatrelay_is_said_to_belong_before_it() 
 # The file ------------------------------------------------------------------------
 
 FILES = {
-    'login_timeout = "10"': 'c.toml: login_timeout: "10" is a text: remove the quotes: login_timeout = 10',
-    'message_size = "65536"': 'c.toml: message_size: "65536" is a text: remove the quotes: message_size = 65536',
-    'login_timeout = "5s"': 'c.toml: login_timeout: "5s" is not a number of seconds: write login_timeout = 5, without '
+    'login_timeout = "10"': 'c.toml: login_timeout: "10" is a string: remove the quotes: login_timeout = 10',
+    'message_size = "65536"': 'c.toml: message_size: "65536" is a string: remove the quotes: message_size = 65536',
+    'login_timeout = "5s"': 'c.toml: login_timeout: "5s" must be a number of seconds: write login_timeout = 5, without '
     "quotes and unit",
-    'message_size = "1 MiB"': 'c.toml: message_size: "1 MiB" is not a whole number of bytes: write message_size = '
+    'message_size = "1 MiB"': 'c.toml: message_size: "1 MiB" must be a whole number of bytes: write message_size = '
     "1048576, without quotes and unit",
-    'login_timeout = "soon"': 'c.toml: login_timeout: "soon" is not a number of seconds, which stands without quotes',
+    'login_timeout = "soon"': 'c.toml: login_timeout: "soon" must be a number of seconds, without quotes',
     "login_timeout = 5s": "c.toml, line 1: this is not valid TOML: write login_timeout = 5, without a unit",
-    "login_timeout = [10]": "c.toml: login_timeout: [10] is not a number of seconds",
-    "login_timeout = true": "c.toml: login_timeout: true is not a number of seconds",
-    "login_timeout = 2020-01-01": "c.toml: login_timeout: 2020-01-01 is not a number of seconds",
+    "login_timeout = [10]": "c.toml: login_timeout: [10] must be a number of seconds",
+    "login_timeout = true": "c.toml: login_timeout: true must be a number of seconds",
+    "login_timeout = 2020-01-01": "c.toml: login_timeout: 2020-01-01 must be a number of seconds",
     "login_timeout = -1": "c.toml: login_timeout: -1 is less than 0: give a number from 0 (which means no limit) to "
     "2147483647",
-    "message_size = 65536.0": "c.toml: message_size: 65536.0 is not a whole number: write message_size = 65536",
-    "message_size = 1.5": "c.toml: message_size: 1.5 is not a whole number",
-    'compression = "true"': 'c.toml: compression: "true" is a text: remove the quotes: compression = true',
-    'compression = "no"': 'c.toml: compression: "no" is a text: remove the quotes: compression = false',
+    "message_size = 65536.0": "c.toml: message_size: 65536.0 must be a whole number: write message_size = 65536",
+    "message_size = 1.5": "c.toml: message_size: 1.5 must be a whole number",
+    'compression = "true"': 'c.toml: compression: "true" is a string: remove the quotes: compression = true',
+    'compression = "no"': 'c.toml: compression: "no" is a string: remove the quotes: compression = false',
     "compression = yes": "c.toml, line 1: this is not valid TOML: write compression = true",
     "compression = False": "c.toml, line 1: this is not valid TOML: write compression = false",
-    "compression = 1": "c.toml: compression: 1 is neither true nor false, which stand without quotes",
-    "listen = 8080": 'c.toml: listen: 8080 is not a list of texts: write listen = ["tcp:8080:interface=127.0.0.1"]',
-    "origin = [1]": 'c.toml: origin: [1] is not a list of texts: write origin = ["ORIGIN"]',
-    "auth_format = 5": 'c.toml: auth_format: 5 is not a text: write auth_format = "..."',
-    'auth_secret_file = ["a"]': 'c.toml: auth_secret_file: ["a"] is not a text: write auth_secret_file = "..."',
+    "compression = 1": "c.toml: compression: 1 must be true or false, without quotes",
+    "listen = 8080": 'c.toml: listen: 8080 must be a list of strings: write listen = ["tcp:8080:interface=127.0.0.1"]',
+    "origin = [1]": 'c.toml: origin: [1] must be a list of strings: write origin = ["ORIGIN"]',
+    "auth_format = 5": 'c.toml: auth_format: 5 must be a string: write auth_format = "..."',
+    'auth_secret_file = ["a"]': 'c.toml: auth_secret_file: ["a"] must be a string: write auth_secret_file = "..."',
     "login_timeoute = 1": "c.toml: login_timeoute: is not an option; did you mean login_timeout?",
     "login-timeout = 1": "c.toml: login-timeout: is not an option; did you mean login_timeout?",
     "LOGIN_TIMEOUT = 1": "c.toml: LOGIN_TIMEOUT: is not an option; did you mean login_timeout?",
     "nonsense = 1": "c.toml: nonsense: is not an option",
     "pidfile = ''": "c.toml: pidfile: is an option of twistd: give it on the command line, as in twistd --pidfile "
     "chatrelay",
-    "config = 'x'": "c.toml: config: a file cannot name another one: give --config, or CHATRELAY_CONFIG in the "
+    "config = 'x'": "c.toml: config: a file cannot name another file: give --config, or CHATRELAY_CONFIG in the "
     "environment",
-    "[chatrelay]\nlogin_timeout = 1": "c.toml: chatrelay: is a table, and options stand at the top of the file, without "
-    "tables: remove the line [chatrelay]",
-    "[log]\nlevel = 'info'": "c.toml: log: is a table, and options stand at the top of the file, without tables: write "
+    "[chatrelay]\nlogin_timeout = 1": "c.toml: chatrelay: is a table, but options belong at the top level "
+    "of the file: remove the line [chatrelay]",
+    "[log]\nlevel = 'info'": "c.toml: log: is a table, but options belong at the top level of the file: write "
     "log_level = ...",
-    "auth_format = form": 'c.toml, line 1: this is not valid TOML: put the text in quotes: auth_format = "form"',
+    "auth_format = form": 'c.toml, line 1: this is not valid TOML: put the value in quotes: auth_format = "form"',
     "\nlogin_timeout: 10": "c.toml, line 2: this is not valid TOML: write login_timeout = ..., with an equals sign",
     "login_timeout =": "c.toml, line 1: this is not valid TOML: login_timeout has no value",
     "login_timeout = 1\n\nlogin_timeout = 2": "c.toml, line 3: login_timeout is set a second time, first in line 1: "
     "remove one of them",
-    "log_level = 'verbose'": "c.toml: log_level: 'verbose' is none of debug, info, warn, error",
-    "auth_format = '\"form\"'": "c.toml: auth_format: '\"form\"' is neither form nor json; remove the quotes around it",
+    "log_level = 'verbose'": "c.toml: log_level: 'verbose' must be one of debug, info, warn, error",
+    "auth_format = '\"form\"'": "c.toml: auth_format: '\"form\"' must be form or json; remove the quotes around it",
     "message_log = 'x.db'": "c.toml: message_log: 'x.db' names no message log: use sqlite:PATH, memory: or none (did "
     "you mean sqlite:x.db?)",
     "session_cookie = 'sid'": "c.toml: session_cookie: needs origin: browsers send the cookie from every page, so name "
     "the origins whose pages may log visitors in, for instance --origin https://example.com",
-    "listen = []": "c.toml: listen: names no endpoint: give at least one, for instance --listen tcp:8080",
+    "listen = []": "c.toml: listen: is empty: give at least one endpoint, for instance --listen tcp:8080",
 }
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_not_utf8_is_said_with_the_line_and_a_byte_order_mark_is_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("c.toml").write_bytes(b"# first\nauth_format = 'f\xf6rm'\n")
-    assert refused("--config", "c.toml") == "c.toml, line 2: this is not UTF-8: save the file as UTF-8"
+    assert refused("--config", "c.toml") == "c.toml, line 2: the text is not UTF-8: save the file as UTF-8"
     Path("c.toml").write_bytes(b"\xef\xbb\xbflogin_timeout = 7\r\n")
     options = Options()
     options.parseOptions([*URL, "--config", "c.toml"])
@@ -184,22 +184,22 @@ def test_a_file_that_is_not_utf8_is_said_with_the_line_and_a_byte_order_mark_is_
 # The environment -------------------------------------------------------------------
 
 VARIABLES = {
-    "CHATRELAY_LOGIN_TIMEOUT=5s": "CHATRELAY_LOGIN_TIMEOUT: '5s' is not a number of seconds: give 5, without a unit",
-    'CHATRELAY_LOGIN_TIMEOUT="10"': "CHATRELAY_LOGIN_TIMEOUT: '\"10\"' is not a number of seconds: remove the quotes",
+    "CHATRELAY_LOGIN_TIMEOUT=5s": "CHATRELAY_LOGIN_TIMEOUT: '5s' must be a number of seconds: give 5, without a unit",
+    'CHATRELAY_LOGIN_TIMEOUT="10"': "CHATRELAY_LOGIN_TIMEOUT: '\"10\"' must be a number of seconds: remove the quotes",
     "CHATRELAY_LOGIN_TIMEOUT=-1": "CHATRELAY_LOGIN_TIMEOUT: -1.0 is less than 0: give a number from 0 (which means no "
     "limit) to 2147483647",
-    "CHATRELAY_LOGIN_TIMEOUT=": "CHATRELAY_LOGIN_TIMEOUT: '' is not a number of seconds",
-    "CHATRELAY_COMPRESSION=maybe": "CHATRELAY_COMPRESSION: 'maybe' is neither yes nor no",
-    "CHATRELAY_COMPRESSION='yes'": "CHATRELAY_COMPRESSION: \"'yes'\" is neither yes nor no: remove the quotes",
-    'CHATRELAY_AUTH_FORMAT="json"': "CHATRELAY_AUTH_FORMAT: '\"json\"' is neither form nor json; remove the quotes "
+    "CHATRELAY_LOGIN_TIMEOUT=": "CHATRELAY_LOGIN_TIMEOUT: '' must be a number of seconds",
+    "CHATRELAY_COMPRESSION=maybe": "CHATRELAY_COMPRESSION: 'maybe' must be yes or no",
+    "CHATRELAY_COMPRESSION='yes'": "CHATRELAY_COMPRESSION: \"'yes'\" must be yes or no: remove the quotes",
+    'CHATRELAY_AUTH_FORMAT="json"': "CHATRELAY_AUTH_FORMAT: '\"json\"' must be form or json; remove the quotes "
     "around it",
-    "CHATRELAY_LOG_LEVEL=INFO": "CHATRELAY_LOG_LEVEL: 'INFO' is none of debug, info, warn, error; did you mean info?",
+    "CHATRELAY_LOG_LEVEL=INFO": "CHATRELAY_LOG_LEVEL: 'INFO' must be one of debug, info, warn, error; did you mean info?",
     "CHATRELAY_MESSAGE_LOG=mysql:x": "CHATRELAY_MESSAGE_LOG: 'mysql:x' names no message log: use sqlite:PATH, memory: "
     "or none",
     "CHATRELAY_ORIGINS=https://a": "CHATRELAY_ORIGINS: is not an option; did you mean CHATRELAY_ORIGIN?",
     "CHATRELAY_LOGIN_TIMOUT=1": "CHATRELAY_LOGIN_TIMOUT: is not an option; did you mean CHATRELAY_LOGIN_TIMEOUT?",
     "CHATRELAY_CONFIG=nowhere/x": "CHATRELAY_CONFIG: nowhere/x cannot be read: No such file or directory",
-    "CHATRELAY_LISTEN=": "CHATRELAY_LISTEN: names no endpoint: give at least one, for instance --listen tcp:8080",
+    "CHATRELAY_LISTEN=": "CHATRELAY_LISTEN: is empty: give at least one endpoint, for instance --listen tcp:8080",
     "CHATRELAY_BREAKER_WAIT=20": "CHATRELAY_BREAKER_WAIT: 20 s is more than the 10 s of breaker-longest-wait, up to "
     "which it grows: give that much or less, or a longer breaker-longest-wait",
 }
@@ -214,56 +214,56 @@ def test_a_mistake_in_the_environment_is_named_with_the_variable(setting: str, m
 # Endpoints -------------------------------------------------------------------------
 
 ENDPOINTS = {
-    "": "it is empty: give one such as tcp:8080:interface=127.0.0.1",
-    "tcp": "the port is missing: give one such as tcp:8080:interface=127.0.0.1",
-    "tcp:": "the port is missing: give one such as tcp:8080:interface=127.0.0.1",
-    "tcp:port=": "the port is missing: give one such as tcp:8080:interface=127.0.0.1",
-    "tcp:localhost:8080": "the port comes first: tcp:8080:interface=127.0.0.1",
-    "tcp:10.0.0.1:8080": "the port comes first: tcp:8080:interface=10.0.0.1",
-    "tcp6:localhost:8080": r"the port comes first: tcp6:8080:interface=\:\:1",
-    "ssl:localhost:443": "the port comes first: ssl:443:privateKey=/etc/ssl/private/key.pem:certKey="
+    "": "it is empty: give an endpoint such as tcp:8080:interface=127.0.0.1",
+    "tcp": "the port is missing: give an endpoint such as tcp:8080:interface=127.0.0.1",
+    "tcp:": "the port is missing: give an endpoint such as tcp:8080:interface=127.0.0.1",
+    "tcp:port=": "the port is missing: give an endpoint such as tcp:8080:interface=127.0.0.1",
+    "tcp:localhost:8080": "the port must come first: tcp:8080:interface=127.0.0.1",
+    "tcp:10.0.0.1:8080": "the port must come first: tcp:8080:interface=10.0.0.1",
+    "tcp6:localhost:8080": r"the port must come first: tcp6:8080:interface=\:\:1",
+    "ssl:localhost:443": "the port must come first: ssl:443:privateKey=/etc/ssl/private/key.pem:certKey="
     "/etc/ssl/certs/cert.pem",
-    "tcp:99999": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
-    "tcp6:99999": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
-    "tcp:-1": "-1 is not a port: ports are 1 to 65535, and 0 for any that is free",
-    "ssl:99999:privateKey=k": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
+    "tcp:99999": "99999 is not a port: use 1 to 65535, or 0 for any free port",
+    "tcp6:99999": "99999 is not a port: use 1 to 65535, or 0 for any free port",
+    "tcp:-1": "-1 is not a port: use 1 to 65535, or 0 for any free port",
+    "ssl:99999:privateKey=k": "99999 is not a port: use 1 to 65535, or 0 for any free port",
     "tcp:8080,tcp:8081": "it is more than one endpoint: give the option once for each",
-    "tls": "the folder is missing: give one such as tls:/etc/chatrelay/certificates:443",
+    "tls": "the folder is missing: give an endpoint such as tls:/etc/chatrelay/certificates:443",
     "tls:443": "443 cannot be read: No such file or directory: give a folder of PEM files, such as "
     "tls:/etc/chatrelay/certificates:443",
-    "tls:.:99999": "99999 is not a port: ports are 1 to 65535, and 0 for any that is free",
-    "tls:.": "there is no file in the folder . whose name ends with .pem",
-    "tcp:http": "'http' is not a port, which is a number: give one such as tcp:8080:interface=127.0.0.1",
-    "tcp:8080:interfce=::1": "an endpoint of the kind tcp has no interfce=: did you mean interface=?",
-    "tcp:8080:nonsense=1": "an endpoint of the kind tcp has no nonsense=: it has port, interface, backlog",
-    "tcp:8080:interface=::1": "the colons of an IPv6 address are written with a backslash before each, such as "
+    "tls:.:99999": "99999 is not a port: use 1 to 65535, or 0 for any free port",
+    "tls:.": "no file in the folder . has a name that ends with .pem: put a PEM file there",
+    "tcp:http": "the port 'http' is not a number: give an endpoint such as tcp:8080:interface=127.0.0.1",
+    "tcp:8080:interfce=::1": "interfce= is not an argument of tcp endpoints: did you mean interface=?",
+    "tcp:8080:nonsense=1": "nonsense= is not an argument of tcp endpoints: use port, interface, backlog",
+    "tcp:8080:interface=::1": "write a backslash before each colon of an IPv6 address, as in "
     r"tcp:8080:interface=\:\:1",
-    "tcp6:8080:interface=fe80::1": "the colons of an IPv6 address are written with a backslash before each, such as "
+    "tcp6:8080:interface=fe80::1": "write a backslash before each colon of an IPv6 address, as in "
     r"tcp6:8080:interface=\:\:1",
     "tcp:8080:port=8081": "port is given twice, '8080' and '8081': give it once",
     "tcp:8080:backlog=many": "the backlog 'many' is not a number: leave it out",
-    "ssl": "the port is missing: give one such as ssl:443:privateKey=/etc/ssl/private/key.pem:certKey="
+    "ssl": "the port is missing: give an endpoint such as ssl:443:privateKey=/etc/ssl/private/key.pem:certKey="
     "/etc/ssl/certs/cert.pem",
-    "ssl:8443": "it names no private key: give the files of the key and of the certificate, such as "
+    "ssl:8443": "the private key is missing: give the files of the key and of the certificate, such as "
     "ssl:8443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem",
-    "ssl:8443:privateKey=": "it names no private key: give the files of the key and of the certificate, such as "
+    "ssl:8443:privateKey=": "the private key is missing: give the files of the key and of the certificate, such as "
     "ssl:8443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem",
-    "ssl:8443:certKey=c": "it names no private key: give the files of the key and of the certificate, such as "
+    "ssl:8443:certKey=c": "the private key is missing: give the files of the key and of the certificate, such as "
     "ssl:8443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem",
     "ssl:8443:privateKey=nowhere": "privateKey=nowhere cannot be read: No such file or directory",
     "ssl:8443:privateKey=text": "privateKey=text holds no private key in PEM form",
-    "ssl:8443:privateKey=locked": "the key in locked is encrypted with a passphrase, for which nobody can be asked: "
-    "write it without, with openssl pkey -in FILE -out FILE",
-    "unix": "the path is missing: give one such as unix:/run/chatrelay/chatrelay.sock",
-    "unix:": "the path is missing: give one such as unix:/run/chatrelay/chatrelay.sock",
-    f"unix:/{'x' * 120}": "the path of a UNIX socket has at most 107 bytes, and this one has 121: choose a shorter one",
+    "ssl:8443:privateKey=locked": "the key in locked is encrypted, and the relay cannot ask for the passphrase: "
+    "decrypt it with openssl pkey -in FILE -out FILE",
+    "unix": "the path is missing: give an endpoint such as unix:/run/chatrelay/chatrelay.sock",
+    "unix:": "the path is missing: give an endpoint such as unix:/run/chatrelay/chatrelay.sock",
+    f"unix:/{'x' * 120}": "the path of the UNIX socket has 121 bytes, and the limit is 107: choose a shorter one",
     "unix:s:mode=rw": "the mode 'rw' is not an octal number such as 660",
     "unix:s:mode=999": "the mode '999' is not an octal number such as 660",
     "systemd": "the domain '' is not INET, INET6 or UNIX: give an endpoint such as systemd:domain=INET:index=0",
     "systemd:domain=FOO:index=0": "the domain 'FOO' is not INET, INET6 or UNIX: give an endpoint such as "
     "systemd:domain=INET:index=0",
-    "systemd:domain=INET": "it needs index= or name=, which tell the sockets of systemd apart, and not both",
-    "systemd:domain=INET:index=x": "the index 'x' is not a number: the first socket has 0",
+    "systemd:domain=INET": "it needs either index= or name=, which choose one of systemd's sockets",
+    "systemd:domain=INET:index=x": "the index 'x' is not a number: use 0 for the first socket",
 }
 
 
@@ -282,7 +282,7 @@ KINDS = {
     "wss:443": "did you mean ssl:443:privateKey=/etc/ssl/private/key.pem:certKey=/etc/ssl/certs/cert.pem?",
     "fd:3": "did you mean systemd:domain=INET:index=0?",
     "haproxi:tcp:1": "did you mean haproxy:tcp:1?",
-    "nonsense": "there is no kind 'nonsense' of endpoint: the kinds are tcp, tcp6, ssl, tls, unix, systemd",
+    "nonsense": "'nonsense' is not a kind of endpoint: use one of tcp, tcp6, ssl, tls, unix, systemd",
 }
 """Endpoints of kinds that Twisted does not know."""
 
@@ -293,7 +293,7 @@ def test_a_kind_of_endpoint_that_is_not_there_is_told_which_was_meant(endpoint: 
     check(wrapper + endpoint)  # only Twisted knows the kinds of its plugins
     with pytest.raises(ValueError, match="Unknown endpoint type") as refusal:
         serverFromString(object(), wrapper + endpoint)
-    said = endpoints.why_refused(wrapper + endpoint, refusal.value)
+    said = endpoints.refusal_text(wrapper + endpoint, refusal.value)
     assert said == KINDS[endpoint].replace("mean ", f"mean {wrapper}")
 
 
@@ -320,12 +320,12 @@ def test_what_would_do_behind_haproxy_comes_behind_it_too(endpoint: str) -> None
         check(f"haproxy:{endpoint}")
     said = str(refusal.value)
     assert re.sub("haproxy:(?=tcp|ssl|tls|unix|systemd)", "", said) == ENDPOINTS[endpoint]
-    assert not re.search("(?<!haproxy:)(?<!of the kind )(tcp6?|ssl|tls|unix|systemd):", said)
+    assert not re.search("(?<!haproxy:)(tcp6?|ssl|tls|unix|systemd):", said)
 
 
 @pytest.mark.parametrize("endpoint", ["haproxy", "haproxy:"])
 def test_a_wrapper_without_an_endpoint_is_told_what_it_wraps(endpoint: str) -> None:
-    with pytest.raises(BadEndpointError, match="another endpoint comes behind haproxy:, such as haproxy:tcp:8080"):
+    with pytest.raises(BadEndpointError, match="haproxy: needs an endpoint after it, such as haproxy:tcp:8080"):
         check(endpoint)
 
 
@@ -402,8 +402,8 @@ def refusal_of_the_system(number: int) -> CannotListenError:
 def test_why_a_port_cannot_be_opened_is_said_with_the_endpoint_and_the_remedy_for_it() -> None:
     in_use, denied, not_there = 98, 13, 99
     assert opened("tcp:8080", refusal_of_the_system(in_use)) == (
-        "'tcp:8080' cannot be opened: port 8080 is in use (Address already in use): stop what listens there, or choose "
-        "another port"
+        "'tcp:8080' cannot be opened: port 8080 is in use (Address already in use): stop the program that uses it, or "
+        "choose another port"
     )
     assert "'haproxy:tcp:80' cannot be opened: a port below 1024 needs a privilege (Permission denied): " in opened(
         "haproxy:tcp:80", refusal_of_the_system(denied)
@@ -411,7 +411,7 @@ def test_why_a_port_cannot_be_opened_is_said_with_the_endpoint_and_the_remedy_fo
     assert "AmbientCapabilities=" in opened("tcp:80", refusal_of_the_system(denied))
     assert opened("tcp:8080", refusal_of_the_system(denied)) == "'tcp:8080' cannot be opened: Permission denied"
     assert opened("tcp:1:interface=10.9.9.9", refusal_of_the_system(not_there)) == (
-        "'tcp:1:interface=10.9.9.9' cannot be opened: this machine has no address 10.9.9.9: choose one of those that it has"
+        "'tcp:1:interface=10.9.9.9' cannot be opened: this machine has no address 10.9.9.9: choose one that it has"
     )
     assert "no address nosuch" in opened("tcp:1:interface=nosuch", socket.gaierror(-2, "Name or service not known"))
     assert opened("onion:80", RuntimeErrorOfAPlugin(1, "no Tor")) == "'onion:80' cannot be opened: no Tor"
@@ -440,12 +440,12 @@ def test_why_a_unix_socket_cannot_be_opened_is_said_with_the_folder(tmp_path: Pa
 def test_systemd_that_handed_over_no_socket_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     error = IndexError("list index out of range")
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    said = endpoints.why_refused("systemd:domain=INET:index=0", error)
-    assert said.startswith("systemd handed over no socket: start the relay by the socket unit")
+    said = endpoints.refusal_text("systemd:domain=INET:index=0", error)
+    assert said.startswith("systemd passed no socket: start the socket unit")
     for name, value in (("LISTEN_PID", str(os.getpid())), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "a:b")):
         monkeypatch.setenv(name, value)
-    said = endpoints.why_refused("systemd:domain=INET:name=c", KeyError("c"))
-    assert said == "systemd handed over no such socket: it has 2, with the names a, b"
+    said = endpoints.refusal_text("systemd:domain=INET:name=c", KeyError("c"))
+    assert said == "systemd did not pass this socket: it passed 2, named a, b"
 
 
 def test_a_socket_of_another_user_is_said_to_be_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ class Running(SynchronousTestCase):
     def test_connections_leave_descriptors_to_the_rest_unless_told_otherwise(self) -> None:
         self.patch(descriptors, "limit", lambda: 5000)
         for options, given, most in (
-            ({}, {}, descriptors.for_connections(5000, 32)),
+            ({}, {}, descriptors.max_connections(5000, 32)),
             ({"connections": 7}, {}, 7),
             ({"connections": 0}, {}, 0),
             ({}, {"connections": 8}, 8),

@@ -134,7 +134,7 @@ class SupervisedTests(SynchronousTestCase):
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
-        Supervisor("/nowhere/notify", 0).tell(READY)
+        Supervisor("/nowhere/notify", 0).notify(READY)
         (event,) = events
         self.assertIs(event["log_level"], LogLevel.warn)
-        self.assertIn("systemd could not be told READY=1: ", formatEvent(event))
+        self.assertIn("systemd could not be notified of READY=1: ", formatEvent(event))

@@ -155,7 +155,7 @@ def test_of_many_that_start_at_once_one_listens_and_stays(path: Path, lock: Path
 
 
 def test_nothing_is_removed_while_another_begins_to_listen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unix_sockets, "OTHERS_START", 0.1)
+    monkeypatch.setattr(unix_sockets, "MAX_LOCK_WAIT_SECONDS", 0.1)
     dead_socket(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

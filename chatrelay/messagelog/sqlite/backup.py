@@ -24,7 +24,7 @@ import attrs
 from chatrelay.messagelog.sqlite.files import LogFiles, size_of
 from chatrelay.messagelog.sqlite.reading import reading, schema_of
 from chatrelay.messagelog.sqlite.verify import Contents, Report, verify
-from chatrelay.permissions import why_not_found, why_not_written_in
+from chatrelay.permissions import why_not_found, why_not_writable
 
 UNFINISHED = ".unfinished"
 """Ends the name of a copy that is not known to be whole."""
@@ -270,7 +270,7 @@ def told(path: str) -> Iterator[None]:
 def _not_written(path: str, error: OSError) -> NotDone:
     why = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or errno.EIO)
     if error.errno in (errno.EACCES, errno.EROFS):
-        why = why_not_written_in(os.path.dirname(os.path.abspath(path))) or why
+        why = why_not_writable(os.path.dirname(os.path.abspath(path))) or why
     return NotDone(f"{path} cannot be written: {why}")
 
 

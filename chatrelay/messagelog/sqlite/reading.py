@@ -19,7 +19,7 @@ from chatrelay.messagelog.sqlite import recovery
 from chatrelay.messagelog.sqlite.files import LogFiles, read_header, size_of
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, LOCK_WAIT_SECONDS, MIGRATIONS
 from chatrelay.model import LogUnavailable
-from chatrelay.permissions import may, why_not_used, why_not_written_in
+from chatrelay.permissions import may, why_not_usable, why_not_writable
 
 
 class NotUsable(Exception):
@@ -127,8 +127,8 @@ def _what_sqlite_said(path: str, name: str, error: sqlite3.Error) -> NotUsable:
     if code == sqlite3.SQLITE_NOTADB:
         return NotUsable(f"{name} is not a message log of chatrelay's")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        why = why_not_used(path, write=False)
-        if why is None and (why := why_not_written_in(os.path.dirname(os.path.abspath(path)))):
+        why = why_not_usable(path, write=False)
+        if why is None and (why := why_not_writable(os.path.dirname(os.path.abspath(path)))):
             why += ", where SQLite keeps an index"
         return NotUsable(
             f"{name} cannot be opened: {why or error}. Run this command as the relay's user, or copy the file and its "

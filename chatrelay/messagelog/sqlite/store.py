@@ -27,7 +27,7 @@ from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
 from chatrelay.model import LogUnavailable, Message, user_key
-from chatrelay.permissions import why_not_found, why_not_used, why_not_written_in
+from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
 log = Logger("chatrelay.messagelog")
 
@@ -343,9 +343,9 @@ def _diagnose(files: LogFiles) -> str | None:
     if why := why_not_found(files.path):
         return f"{why}: make it, or name another file with --message-log" if why.startswith("there is no") else why
     for path in (files.path, files.lock, files.wal, f"{files.path}-shm"):
-        if why := why_not_used(path, write=True):
+        if why := why_not_usable(path, write=True):
             return f"{why}: give it to that user, or name another file with --message-log"
-    if why := why_not_written_in(os.path.dirname(files.path)):
+    if why := why_not_writable(os.path.dirname(files.path)):
         return f"{why}: give that user the right, or name a file elsewhere with --message-log"
     return None
 
