@@ -1,4 +1,4 @@
-"""How much a client may send to a real relay; tests/unit/test_session.py has every limit to the message."""
+"""How much a client may send to a real relay; tests/unit/relay/test_session.py has every limit to the message."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ class World:
             ping_interval=float(model.PING_INTERVAL),
             ping_timeout=float(model.PING_TIMEOUT),
             unread_time=float(model.UNREAD_TIME),
-            # Who is refused before the handshake is no client; both sides of these are in tests/unit/test_connecting.py,
+            # Who is refused before the handshake is no client; both sides of these are in tests/unit/websocket/test_connecting.py,
             # and the model knows those who are let in.
             connections=0,
             connections_per_address=0,

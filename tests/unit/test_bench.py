@@ -6,7 +6,6 @@ import json
 import os
 import re
 from configparser import ConfigParser
-from pathlib import Path
 from statistics import median
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,8 +14,8 @@ from bench import __main__, measure, proc, report
 from bench.measure import Figures, Result
 from bench.scenarios import SCENARIOS, Scenario
 from bench.servers import BENCH, SERVERS
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 COST = Scenario("cost", "a *title*", "cost", ("node", "chatrelay"), (64,), in_flight=8)
 
 

@@ -15,8 +15,7 @@ from types import ModuleType
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench.calls import Call, Recorder, Step, lines_of, most_frequent, table_of_lines
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 FIRST = """
 def alone():

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 PAGE = (ROOT / "CONTRIBUTING.rst").read_text("utf-8")
 
 

@@ -38,15 +38,15 @@ from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sweep
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import CloseCode, Reason
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 RESERVED_REASONS = {"delivery-unconfirmed"}
 RESERVED_CLOSE_CODES = {"4003"}
 
 WITHOUT_EXAMPLE = {"busy"}
-"""Not to be had over the wire in reasonable time; tests/unit/test_relay.py has it."""
+"""Not to be had over the wire in reasonable time; tests/unit/relay/test_delivery.py has it."""
 
 
 def page(name: str) -> str:

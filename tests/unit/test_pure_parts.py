@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.limits.deadlines import Deadlines
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
+from tests.support import ROOT
 
 PURE = (
     "wire.v1",
@@ -49,7 +49,7 @@ IMPURE = ("autobahn", "treq", "twisted.internet.reactor", "twisted.internet.tcp"
 
 def printed_by(code: str) -> str:
     """What a fresh Python prints that runs this; trial's working directory is not ours."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # Measured by coverage, it would have imported what coverage imports.
     environment = {name: value for name, value in environment.items() if not name.startswith("COV")}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)

@@ -82,7 +82,7 @@ class Logins(WebSocketTestCase):
 
 
 class DeniedLogins(WebSocketTestCase):
-    """logins-per-minute; tests/unit/test_attempts.py has it in every detail."""
+    """logins-per-minute; tests/unit/auth/test_throttle.py has it in every detail."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -1,4 +1,4 @@
-"""How many may connect: counted as values. That they are refused and closed, tests/unit/test_connecting.py has."""
+"""How many may connect: counted as values. That they are refused and closed, tests/unit/websocket/test_connecting.py has."""
 
 from __future__ import annotations
 

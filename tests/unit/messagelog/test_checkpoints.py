@@ -10,16 +10,15 @@ import sys
 import threading
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore, checkpoints
+from tests.support import ROOT
 from tests.support.message_logs import message
 
-ROOT = Path(__file__).parents[2]
 KIB = 1024
 
 

@@ -19,8 +19,8 @@ from twisted.python.logfile import LogFile
 
 from chatrelay.app import logs as logqueue
 from chatrelay.app.logs import LogQueue, RotatedFile, descriptor_writer, syslog_render, write_to_syslog
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0
 
 

@@ -18,8 +18,7 @@ from chatrelay.app.cli.main import main
 from chatrelay.app.cli.messages import json_line
 from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteStore
 from chatrelay.model import LoggedMessage, Message
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

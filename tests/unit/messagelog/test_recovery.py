@@ -20,12 +20,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, checkpoints, files, wal
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID
 from chatrelay.model import LogUnavailable
+from tests.support import ROOT
 from tests.support.message_logs import message
 
 SEEDS = 6
 """Histories of a log that are tried out; more were, when this was written."""
-
-ROOT = Path(__file__).parents[2]
 
 
 def contents(path: object) -> list[str]:

@@ -1,0 +1,1 @@
+"""Tests of chatrelay.app: the service, the commands, and what a system asks of them."""

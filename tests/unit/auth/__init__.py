@@ -1,0 +1,1 @@
+"""Tests of chatrelay.auth: whose session it is, and whether it still is."""

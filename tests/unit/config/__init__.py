@@ -1,0 +1,1 @@
+"""Tests of chatrelay.config: options and their sources."""

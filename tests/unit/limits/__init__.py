@@ -1,0 +1,1 @@
+"""Tests of chatrelay.limits: values, and time handed in."""

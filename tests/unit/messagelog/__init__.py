@@ -1,0 +1,1 @@
+"""Tests of chatrelay.messagelog: every implementation, and SQLite's troubles."""

@@ -1,0 +1,1 @@
+"""Tests of chatrelay.relay: what messages do."""

@@ -1,0 +1,1 @@
+"""Tests of chatrelay.web: HTTP beside the WebSocket."""

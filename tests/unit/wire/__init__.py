@@ -1,0 +1,1 @@
+"""Tests of chatrelay.wire: bytes and values."""
