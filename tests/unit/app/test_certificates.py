@@ -1,4 +1,4 @@
-"""The certificate of an endpoint, reloaded: what is accepted, what is refused, what is said of it."""
+"""Reloading the certificate of an endpoint: accepted and refused files, and the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNTIL = datetime.datetime(2031, 2, 3, 4, 5, 6)  # noqa: DTZ001 -- as trustme tak
 
 
 class CertificateTests(SynchronousTestCase):
-    """Files as an operator has them."""
+    """An endpoint with the files of a certificate and its key."""
 
     authorities = trustme.CA()
 
@@ -34,25 +34,25 @@ class CertificateTests(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
 
     def write(self, *names: str, key: bool = True) -> None:
-        """A new certificate, with its key or without."""
+        """Write a new certificate, with or without its key."""
         leaf = self.authorities.issue_cert(*names, not_after=UNTIL)
         leaf.cert_chain_pems[0].write_to_path(str(self.folder / "cert.pem"))
         if key:
             leaf.private_key_pem.write_to_path(str(self.folder / "key.pem"))
 
-    def told(self) -> list[tuple[LogLevel, str]]:
-        """What was logged since the last look."""
+    def logged(self) -> list[tuple[LogLevel, str]]:
+        """Return what was logged since the last call."""
         lines = [(event["log_level"], formatEvent(event)) for event in self.events]
         self.events.clear()
         return lines
 
-    def test_which_endpoints_have_one(self) -> None:
+    def test_has_certificate_is_true_for_ssl_endpoints_only(self) -> None:
         for description in ("ssl:443:privateKey=x", "haproxy:ssl:443:privateKey=x"):
             self.assertTrue(has_certificate(description))
         for description in ("tcp:443", "haproxy:tcp:443", "unix:ssl:", "systemd:domain=INET:index=0", "ssl"):
             self.assertFalse(has_certificate(description))
 
-    def test_a_reloaded_certificate_is_shown_from_then_on(self) -> None:
+    def test_reload_replaces_the_certificate_and_logs_its_names(self) -> None:
         certificate = EndpointCertificate(self.description)
         self.assertEqual((certificate.names, certificate.until), (["one.example"], "2031-02-03T04:05:06Z"))
         self.write("two.example", "192.0.2.1")
@@ -60,7 +60,7 @@ class CertificateTests(SynchronousTestCase):
         self.assertTrue(certificate.reload())
         self.assertEqual(certificate.names, ["two.example", "192.0.2.1"])
         self.assertEqual(
-            self.told(),
+            self.logged(),
             [
                 (
                     LogLevel.info,
@@ -70,14 +70,14 @@ class CertificateTests(SynchronousTestCase):
             ],
         )
 
-    def test_a_few_names_are_told(self) -> None:
+    def test_reload_logs_up_to_five_names(self) -> None:
         for count, said in ((5, "for 0.x, 1.x, 2.x, 3.x, 4.x, until"), (6, "for 0.x, 1.x, 2.x, 3.x, 4.x …, until")):
             self.write(*(f"{number}.x" for number in range(count)))
             EndpointCertificate(self.description).reload()
-            ((_, line),) = self.told()
+            ((_, line),) = self.logged()
             self.assertIn(said, line)
 
-    def test_what_cannot_be_used_leaves_the_one_before(self) -> None:
+    def test_unusable_files_keep_the_previous_certificate(self) -> None:
         certificate = EndpointCertificate(self.description)
         paths = [self.folder / name for name in ("cert.pem", "key.pem")]
         whole = [path.read_bytes() for path in paths]
@@ -94,7 +94,7 @@ class CertificateTests(SynchronousTestCase):
                 if text is not None:
                     path.write_bytes(text)
             self.assertFalse(certificate.reload(), (cert, key))
-            ((level, line),) = self.told()
+            ((level, line),) = self.logged()
             self.assertIs(level, LogLevel.error)
             self.assertIn("could not be reloaded, and the previous one is kept: ", line)
             self.assertIn(said, line)
@@ -102,9 +102,9 @@ class CertificateTests(SynchronousTestCase):
             self.assertEqual(certificate.names, ["one.example"])
             self.assertRaises(UNUSABLE, EndpointCertificate, self.description)
 
-    def test_a_key_of_another_certificate_is_refused(self) -> None:
+    def test_key_of_another_certificate_keeps_the_previous_one(self) -> None:
         certificate = EndpointCertificate(self.description)
-        self.write("two.example", key=False)  # as when a renewal is caught between its two files
+        self.write("two.example", key=False)  # as in the middle of a renewal
         self.assertFalse(certificate.reload())
         self.assertEqual(certificate.names, ["one.example"])
         self.assertRaises(UNUSABLE, EndpointCertificate, self.description)
@@ -112,7 +112,7 @@ class CertificateTests(SynchronousTestCase):
         self.assertTrue(certificate.reload())
         self.assertEqual(certificate.names, ["three.example"])
 
-    def test_the_reactor_listens_as_the_endpoint_says(self) -> None:
+    def test_listening_uses_the_arguments_of_the_endpoint(self) -> None:
         for prefix in ("", "haproxy:"):
             reactor = MemoryReactorClock()
             service = build(
@@ -127,26 +127,26 @@ class CertificateTests(SynchronousTestCase):
             self.assertIsInstance(shown, EndpointCertificate)
             self.assertEqual([server[0] for server in reactor.tcpServers], [8080])
 
-    def test_a_connection_keeps_what_it_began_with(self) -> None:
+    def test_open_connection_keeps_its_certificate(self) -> None:
         certificate = EndpointCertificate(self.description)
         before: Context = certificate.serverConnectionForTLS(None).get_context()  # type: ignore[arg-type]  # not looked at
         self.assertIs(certificate.serverConnectionForTLS(None).get_context(), before)  # type: ignore[arg-type]
         certificate.reload()
         self.assertIsNot(certificate.serverConnectionForTLS(None).get_context(), before)  # type: ignore[arg-type]
 
-    def test_a_service_reloads_all_certificates_the_ops_endpoint_included(self) -> None:
+    def test_service_reloads_the_certificates_of_all_endpoints(self) -> None:
         service = build(
             Config(listen=(self.description,), ops_listen=self.description), MemoryReactorClock(), KnownSessions({})
         )
         self.events.clear()
         service.reload_certificates()
-        lines = self.told()
+        lines = self.logged()
         self.assertEqual(len(lines), 2)
         for _, line in lines:
             self.assertIn("was reloaded: for one.example", line)
 
-    def test_where_there_is_none_that_is_said(self) -> None:
+    def test_reload_without_a_certificate_is_logged(self) -> None:
         build(Config(), MemoryReactorClock(), KnownSessions({})).reload_certificates()
         self.assertEqual(
-            self.told(), [(LogLevel.info, "there is no certificate to reload: no endpoint is an ssl: endpoint")]
+            self.logged(), [(LogLevel.info, "there is no certificate to reload: no endpoint is an ssl: endpoint")]
         )

@@ -1,4 +1,4 @@
-"""The `chatrelay` command: what it says, and where."""
+"""The `chatrelay` command: its help, its errors and its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatrelay.model import LoggedMessage, Message
 from tests.support import ROOT
 
 
-def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_the_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""  # standard output is for data
@@ -32,7 +32,7 @@ def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[s
     assert "error" not in said.err
 
 
-def test_help_that_was_asked_for_is_no_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_option_prints_the_help_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
@@ -55,7 +55,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
         ("messages sqlite:log", "unrecognized arguments: sqlite:log; did you mean --message-log sqlite:log?"),
     ],
 )
-def test_a_slip_is_told_what_was_meant(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelled_command_line_gets_a_suggestion(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(words.split())
     assert end.value.code == 2
@@ -64,7 +64,7 @@ def test_a_slip_is_told_what_was_meant(words: str, says: str, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("command", ["messages", "backup", "restore"])
-def test_a_message_log_that_the_environment_names_is_told_with_the_variable(
+def test_bad_message_log_in_the_environment_names_the_variable(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHATRELAY_MESSAGE_LOG", "x.db")
@@ -75,7 +75,7 @@ def test_a_message_log_that_the_environment_names_is_told_with_the_variable(
 @pytest.mark.parametrize(
     "character", [*"\x1b\x7f\x85\x9b\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"]
 )
-def test_what_a_terminal_would_act_on_is_escaped(character: str) -> None:
+def test_control_character_is_escaped(character: str) -> None:
     content = f'hej{character}"gninrom doog'
     line = json_line(LoggedMessage(1, f"a{character}", f"b{character}", f"{character}", content, 0, delivered=True))
     assert character not in line
@@ -84,12 +84,12 @@ def test_what_a_terminal_would_act_on_is_escaped(character: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["Grüße, Łódź", "مرحبا\u200f!", "👩\u200d🚀", "\xa0"])
-def test_what_people_write_is_printed_as_it_is(content: str) -> None:
+def test_printable_text_is_not_escaped(content: str) -> None:
     assert content in json_line(LoggedMessage(1, "a", "b", "0", content, 0, delivered=True))
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_the_help_of_a_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
@@ -98,7 +98,7 @@ def test_the_help_of_a_command_has_an_example(command: str, capsys: pytest.Captu
 
 @pytest.mark.parametrize(("command", "done"), [("messages", "read"), ("backup", "backed up"), ("restore", "restored")])
 @pytest.mark.parametrize("url", ["memory:", "none"])
-def test_a_message_log_in_no_file_is_refused(
+def test_message_log_without_a_file_is_refused(
     command: str, done: str, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [command, "--message-log", url, *([] if command == "messages" else ["file"])]
@@ -113,7 +113,7 @@ def test_a_message_log_in_no_file_is_refused(
 
 @pytest.mark.parametrize("command", ["messages", "backup", "restore"])
 @pytest.mark.parametrize("url", ["sqlite:log", "sqlite:/nonexistent/log"])
-def test_relative_paths_without_a_working_directory_are_one_sentence(
+def test_relative_path_without_a_working_directory_is_refused(
     command: str, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone() -> str:
@@ -132,14 +132,14 @@ def test_relative_paths_without_a_working_directory_are_one_sentence(
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_a_command_without_its_file_is_misused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_file_argument_exits_with_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command])
     assert end.value.code == 2
     assert "the following arguments are required" in capsys.readouterr().err
 
 
-def test_what_was_done_is_one_line_or_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_is_printed_as_one_line_or_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, backup = tmp_path / "log", tmp_path / "backup"
     store = SqliteStore(str(log))
     store.open()
@@ -169,7 +169,7 @@ def test_what_was_done_is_one_line_or_one_object(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out.startswith(f"restored 1 message ({size // 1024} KiB), {last}, to {tmp_path / 'new'}")
 
 
-def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path: Path) -> None:
+def test_full_disk_of_standard_output_is_one_sentence(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "log"))
     store.open()
     for count in (1, 500):  # found when it ends, and while it prints
@@ -182,7 +182,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path: Path) -> N
     store.close()
 
 
-def test_a_damaged_log_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_message_log_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     store = SqliteStore(str(log))
     store.open()

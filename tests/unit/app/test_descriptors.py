@@ -1,4 +1,4 @@
-"""File descriptors: the limit is raised and told, and connections leave some to the others."""
+"""File descriptors: raising the limit, and the share of connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INFINITY = resource.RLIM_INFINITY
 
 
 class Limits:
-    """A process's limits, as `resource` tells and takes them."""
+    """Fake limits of the process, in the place of those of `resource`."""
 
     def __init__(self, soft: int, hard: int, refuses: Exception | None = None) -> None:
         self.both = (soft, hard)
@@ -46,35 +46,35 @@ class Limits:
         (1024, INFINITY, MAX_DESCRIPTORS),
         (1024, MAX_DESCRIPTORS, MAX_DESCRIPTORS),
         (1024, MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS),
-        (MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS + 2, MAX_DESCRIPTORS + 1),  # somebody wanted so many
+        (MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS + 2, MAX_DESCRIPTORS + 1),  # an operator has raised it
         (INFINITY, INFINITY, INFINITY),
     ],
 )
-def test_the_soft_limit_is_raised_as_far_as_it_may_be_and_the_hard_one_stays(soft: int, hard: int, raised: int) -> None:
+def test_soft_limit_is_raised_and_hard_limit_is_unchanged(soft: int, hard: int, raised: int) -> None:
     with Limits(soft, hard) as limits:
-        told = raise_limit()
+        raised_to = raise_limit()
         assert limits.both == (raised, hard)
-        assert told == limit() == (MAX_DESCRIPTORS if raised == INFINITY else raised)
+        assert raised_to == limit() == (MAX_DESCRIPTORS if raised == INFINITY else raised)
 
 
 @pytest.mark.parametrize("refusal", [OSError("not permitted"), ValueError("not allowed to raise maximum limit")])
-def test_where_it_may_not_be_raised_it_stays(refusal: Exception) -> None:
+def test_refused_raise_keeps_the_limit(refusal: Exception) -> None:
     with Limits(1024, 4096, refusal):
         assert raise_limit() == 1024
 
 
-def test_connections_get_90_percent_where_that_leaves_enough() -> None:
+def test_connections_get_90_percent_of_many_descriptors() -> None:
     assert max_connections(MAX_DESCRIPTORS, 32) == MAX_DESCRIPTORS - MAX_DESCRIPTORS // 10
     assert max_connections(800, 32) == 720
-    assert max_connections(790, 32) == 710  # 80 less
+    assert max_connections(790, 32) == 710  # 80 descriptors are kept
 
 
-def test_questions_and_the_message_log_have_theirs_kept() -> None:
+def test_descriptors_are_reserved_for_requests_and_the_message_log() -> None:
     assert max_connections(256, 32) == 256 - RESERVED_DESCRIPTORS - 32
     assert max_connections(1024, 200) == 1024 - RESERVED_DESCRIPTORS - 200
     assert max_connections(1024, 0) == 1024 - RESERVED_DESCRIPTORS - 100  # no limit
 
 
-def test_half_is_for_connections_at_least() -> None:
+def test_connections_get_at_least_half_of_few_descriptors() -> None:
     assert max_connections(160, 32) == 80
     assert max_connections(64, 32) == 32

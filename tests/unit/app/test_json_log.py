@@ -1,4 +1,4 @@
-"""Log events as JSON: whatever is in them, one line that every reader of JSON takes, and nobody's words outside a string."""
+"""JSON log lines: every event is one valid line, and untrusted text stays inside a string."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTILE = 'x"}\r\n{"level": "critical", "text": "forged"}\x1b[2J\x00\x85\u2028\u
 
 
 class NoRepr:
-    """What can't be shown."""
+    """A value whose `repr` fails."""
 
     def __repr__(self) -> str:
         raise ValueError("no repr")
@@ -36,31 +36,31 @@ class Colour(enum.IntEnum):
 
 
 def not_json(constant: str) -> object:
-    """NaN and its kind, which Python's reader would take."""
+    """Refuse NaN and infinity, which Python's reader accepts."""
     raise ValueError(constant)
 
 
 class Lines(SynchronousTestCase):
-    """One event, one line."""
+    """The line of one event."""
 
     def read(self, event: LogEvent) -> Any:
-        """The one line of an event, read strictly."""
+        """Return the decoded line of an event, and check that it is one valid line."""
         line = line_of(event)
         self.assertTrue(line.endswith("\n") and line.isascii())
         self.assertEqual(len(line.splitlines()), 1)
         line[:-1].encode("utf-8")
         record = json.loads(line, parse_constant=not_json)
-        json.dumps(record, ensure_ascii=False).encode("utf-8")  # nor half a character in it
+        json.dumps(record, ensure_ascii=False).encode("utf-8")  # there is no half of a character in it
         return record
 
     def logged(self, format: str, **fields: object) -> Any:
-        """What becomes of an event that is logged so."""
+        """Log an event; return its decoded line."""
         events: list[LogEvent] = []
         Logger(namespace="here", observer=events.append).warn(format, **fields)
         events[0]["log_time"] = 1763816709.127351
         return self.read(events[0])
 
-    def test_what_is_in_it(self) -> None:
+    def test_line_has_time_level_namespace_format_text_and_fields(self) -> None:
         self.assertEqual(
             self.logged("handshake from {peer} refused with {code}", peer="192.0.2.1:4321", code=403, more=None),
             {
@@ -79,7 +79,7 @@ class Lines(SynchronousTestCase):
         self.assertEqual(record["fields"], {"origin": HOSTILE.replace("\ud800", "\\ud800")})
         self.assertEqual(record["text"], f"a page of origin {record['fields']['origin']} was refused")
 
-    def test_each_kind_of_value(self) -> None:
+    def test_each_type_of_value_becomes_valid_json(self) -> None:
         values = {
             "number": (5, 5),
             "fraction": (0.5, 0.5),
@@ -96,16 +96,16 @@ class Lines(SynchronousTestCase):
             self.assertEqual(fields[name], expected, name)
             self.assertIs(type(fields[name]), type(expected), name)
 
-    def test_what_cannot_be_shown(self) -> None:
+    def test_value_without_a_repr_is_shown_by_its_type(self) -> None:
         record = self.logged("{thing}, {digits}", thing=NoRepr(), digits=10**5000)
         self.assertIn("NoRepr", record["fields"]["thing"])
         self.assertIn("no repr", record["fields"]["thing"])
         self.assertTrue(record["text"])
 
-    def test_a_format_that_does_not_fit_its_fields(self) -> None:
+    def test_format_with_a_missing_field_still_gives_a_text(self) -> None:
         self.assertIn("nobody", self.logged("{nobody}", somebody=HOSTILE)["text"])
 
-    def test_a_traceback_is_one_field(self) -> None:
+    def test_traceback_is_one_field(self) -> None:
         events: list[LogEvent] = []
         logger = Logger(namespace="here", observer=events.append)
         try:
@@ -119,11 +119,11 @@ class Lines(SynchronousTestCase):
         self.assertTrue(record["traceback"].startswith("Traceback (most recent call last)"))
         self.assertIn("RuntimeError: x", record["traceback"])
 
-    def test_a_failure_without_a_traceback(self) -> None:
+    def test_failure_without_a_traceback_has_its_type(self) -> None:
         record = self.read({"log_level": LogLevel.critical, "log_failure": Failure(NoRepr, NoRepr)})  # type: ignore[arg-type]
         self.assertIn("NoRepr", record["traceback"])
 
-    def test_twisteds_older_events(self) -> None:
+    def test_legacy_event_has_its_text_and_only_its_own_fields(self) -> None:
         events: list[LogEvent] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -132,7 +132,7 @@ class Lines(SynchronousTestCase):
         self.assertEqual((record["level"], record["text"]), ("info", "Starting up"))
         self.assertEqual(set(record["fields"]), {"own"})
 
-    def test_an_event_with_nothing_in_it(self) -> None:
+    def test_empty_event_has_null_values(self) -> None:
         self.assertEqual(
             self.read({}),
             {"time": None, "level": None, "namespace": None, "format": None, "text": "", "fields": {}},
@@ -154,7 +154,7 @@ class Lines(SynchronousTestCase):
         ),
         st.text(st.sampled_from(HOSTILE)) | st.just("{a} {b!r} {c:5}"),
     )
-    def test_anything_is_one_line_of_json(self, fields: dict[str, object], format: str) -> None:
+    def test_any_event_is_one_line_of_json(self, fields: dict[str, object], format: str) -> None:
         event = {**fields, "log_format": format, "log_level": LogLevel.info, "log_namespace": "here", "log_time": 0.5}
         record = self.read(event)
         self.assertEqual((record["level"], record["namespace"]), ("info", "here"))
@@ -162,18 +162,18 @@ class Lines(SynchronousTestCase):
 
 
 class UnderTwistd(SynchronousTestCase):
-    """How the observer reaches twistd."""
+    """The log that a service sets up under twistd."""
 
     def service(self, *options: str) -> Any:
-        """What makeService makes of twistd's command line."""
-        self.patch(tap, "keep_steady_time", lambda _: None)  # the reactor is not ours here, and neither are signals
+        """Return the service that `makeService` makes for a command line of twistd."""
+        self.patch(tap, "keep_steady_time", lambda _: None)  # the test's reactor and signals must not change
         self.patch(tap.at_start, "begin", lambda: None)
         twistd = ServerOptions()
         twistd.parseOptions(["-n", *options, "--auth-url", "http://127.0.0.1/", "--message-log", "none"])
         return tap.makeService(twistd.subOptions)  # type: ignore[arg-type]
 
     def logged(self, *options: str) -> list[str]:
-        """What is in the log after an event of each level."""
+        """Log an event of each level; return the lines of the log file."""
         path = self.mktemp()
         application = Application("chatrelay")
         service = self.service("--logfile", path, *options)
@@ -186,42 +186,42 @@ class UnderTwistd(SynchronousTestCase):
         with open(path) as file:
             return file.read().splitlines()
 
-    def test_text_as_twistd_writes_it(self) -> None:
+    def test_text_format_is_twistds_own(self) -> None:
         lines = self.logged("chatrelay")
         self.assertEqual(
             [line.partition(" ")[2] for line in lines],
             [f"[here#{level}] an event" for level in ("info", "warn", "error", "critical")],
         )
 
-    def test_json_where_twistd_would_write_text(self) -> None:
+    def test_json_format_writes_json_to_the_log_file(self) -> None:
         lines = self.logged("chatrelay", "--log-format", "json")
         self.assertEqual([json.loads(line)["level"] for line in lines], ["info", "warn", "error", "critical"])
 
-    def test_from_the_lowest_level_on(self) -> None:
+    def test_events_below_the_log_level_are_not_logged(self) -> None:
         for lowest, lines in (("debug", 5), ("info", 4), ("warn", 3), ("error", 2)):
             self.assertEqual(len(self.logged("chatrelay", "--log-level", lowest)), lines, lowest)
 
-    def test_syslog_and_observers_of_others(self) -> None:
+    def test_syslog_is_ours_and_a_logger_of_the_operator_is_not(self) -> None:
         for options, is_ours in ((("--syslog",), True), (("--logger", "twisted.logger.LogPublisher"), False)):
             application = Application("chatrelay")
             self.service(*options, "chatrelay").setServiceParent(application)
             self.assertIs(application.getComponent(ILogObserver) is not None, is_ours)
 
-    def test_another_program_sees_to_its_log(self) -> None:
+    def test_service_without_twistd_sets_no_observer(self) -> None:
         options = tap.Options()
         options.parseOptions(["--auth-url", "http://127.0.0.1/", "--message-log", "none"])
         application = Application("chatrelay")
         tap.makeService(options).setServiceParent(application)
         self.assertIsNone(application.getComponent(ILogObserver))
 
-    def test_what_it_does_not_go_with_is_one_sentence(self) -> None:
+    def test_json_with_syslog_or_logger_is_refused(self) -> None:
         json_log = ("chatrelay", "--log-format", "json")
         error = self.assertRaises(SystemExit, self.service, "--syslog", *json_log)
         self.assertIn("not to --syslog", str(error))
         error = self.assertRaises(SystemExit, self.service, "--logger", "twisted.logger.LogPublisher", *json_log)
         self.assertIn("does not go with twistd's --logger", str(error))
 
-    def test_a_process_in_the_background_has_no_standard_output(self) -> None:
+    def test_standard_output_in_the_background_is_refused(self) -> None:
         self.patch(tap, "keep_steady_time", lambda _: None)
         self.patch(tap.at_start, "begin", lambda: None)
         twistd = ServerOptions()
@@ -229,14 +229,14 @@ class UnderTwistd(SynchronousTestCase):
         error = self.assertRaises(SystemExit, tap.makeService, twistd.subOptions)
         self.assertIn("logfile: - is standard output, which twistd has only with -n", str(error))
 
-    def test_a_file_that_cannot_be_opened_is_one_sentence(self) -> None:
+    def test_log_file_in_a_missing_folder_is_refused(self) -> None:
         path = self.mktemp() + "/log"
         error = self.assertRaises(SystemExit, self.service, "--logfile", path, "chatrelay")
         self.assertRegex(
             str(error), r"^chatrelay: --logfile: /\S+/log cannot be opened: there is no folder /\S+: give --logfile"
         )
 
-    def test_nor_can_a_pipe_be_a_log_file(self) -> None:
+    def test_log_file_that_is_a_pipe_is_refused(self) -> None:
         ours, theirs = os.pipe()
         self.addCleanup(os.close, ours)
         self.addCleanup(os.close, theirs)

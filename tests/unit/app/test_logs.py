@@ -1,4 +1,4 @@
-"""The log's queue: order, bound, count, errors, and an end within a time."""
+"""The queue and the thread of the log: order, limit, number of dropped events, errors, rotation, end of the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.python.logfile import LogFile
 
-from chatrelay.app import logs as logqueue
+from chatrelay.app import logs
 from chatrelay.app.logs import LogQueue, RotatedFile, descriptor_writer, syslog_render, write_to_syslog
 from tests.support import ROOT
 
@@ -25,12 +25,12 @@ PATIENCE = 15.0
 
 
 class Reader:
-    """Takes lines when it is let.
+    """Reads lines when the test allows it.
 
-    :ivar text: what it took.
-    :ivar goes_on: whether it takes more now, or at once after this was set.
-    :ivar error: raised instead of taking anything.
-    :ivar most: bytes that are taken at once.
+    :ivar text: what it has read.
+    :ivar goes_on: set while it reads.
+    :ivar error: raised instead of reading.
+    :ivar most: bytes that it reads in one call.
     """
 
     def __init__(self) -> None:
@@ -51,20 +51,20 @@ class Reader:
 
 
 def text_of(event: LogEvent) -> str | None:
-    """What an event is here: its format, and how many lines were dropped."""
+    """Return the line of an event: its format, with the number of dropped lines."""
     text = event["log_format"]
     return f"{text}\n".replace("{count}", str(event.get("count"))) if text else None
 
 
 @pytest.fixture
 def reader() -> Reader:
-    """Takes lines when it is let."""
+    """Return a reader that reads nothing until `goes_on` is set."""
     return Reader()
 
 
 @pytest.fixture
 def queue(reader: Reader) -> LogQueue:
-    """Whose thread runs."""
+    """Return a queue whose thread runs."""
     queue = LogQueue(text_of, reader.write_some)
     queue.start()
     return queue
@@ -84,7 +84,7 @@ def test_lines_are_written_in_order(queue: LogQueue, reader: Reader) -> None:
     assert reader.text.decode().split() == [str(number) for number in range(1000)]
 
 
-def test_each_write_has_whole_lines_and_no_more_than_a_pipe_takes_at_once() -> None:
+def test_a_write_has_whole_lines_and_fits_into_a_pipe() -> None:
     writes: list[bytes] = []
     queue = LogQueue(text_of, lambda data: writes.append(data) or len(data))  # type: ignore[func-returns-value]
     for number in range(300):
@@ -95,21 +95,21 @@ def test_each_write_has_whole_lines_and_no_more_than_a_pipe_takes_at_once() -> N
     queue.finish()
     assert b"".join(writes).count(b"\n") == 302
     assert all(data.endswith(b"\n") for data in writes)
-    assert sorted(map(len, writes))[-2] <= logqueue.MAX_WRITE_BYTES < len(max(writes, key=len)) == 10_001
+    assert sorted(map(len, writes))[-2] <= logs.MAX_WRITE_BYTES < len(max(writes, key=len)) == 10_001
     assert len(writes) < 30
 
 
 @pytest.mark.parametrize("size", [10, 1000])
-def test_what_has_no_room_is_left_out_and_counted_where_it_is_missing(
+def test_full_queue_drops_events_and_logs_their_number_in_their_place(
     queue: LogQueue, reader: Reader, size: int
 ) -> None:
     logged = 20_000 if size == 10 else 3000
     for number in range(logged):
         log(queue, f"{number:0{size}}")
     waiting = queue._bytes
-    assert waiting <= logqueue.MAX_QUEUED_BYTES
-    assert queue._events <= logqueue.MAX_QUEUED_EVENTS
-    assert max(waiting / logqueue.MAX_QUEUED_BYTES, queue._events / logqueue.MAX_QUEUED_EVENTS) > 0.99
+    assert waiting <= logs.MAX_QUEUED_BYTES
+    assert queue._events <= logs.MAX_QUEUED_EVENTS
+    assert max(waiting / logs.MAX_QUEUED_BYTES, queue._events / logs.MAX_QUEUED_EVENTS) > 0.99
     reader.goes_on.set()
     until = time.monotonic() + PATIENCE
     while b"dropped" not in reader.text and time.monotonic() < until:
@@ -126,20 +126,20 @@ def test_what_has_no_room_is_left_out_and_counted_where_it_is_missing(
     assert lines[at + 1 :] == ["after"]
 
 
-def test_an_event_larger_than_the_queue_is_written_where_it_is_alone(queue: LogQueue, reader: Reader) -> None:
-    log(queue, "x" * (logqueue.MAX_QUEUED_BYTES + 1))
+def test_event_larger_than_an_empty_queue_is_written(queue: LogQueue, reader: Reader) -> None:
+    log(queue, "x" * (logs.MAX_QUEUED_BYTES + 1))
     log(queue, "dropped")
     reader.goes_on.set()
     queue.finish()
     lines = reader.text.decode().splitlines()
-    assert len(lines[0]) == logqueue.MAX_QUEUED_BYTES + 1
+    assert len(lines[0]) == logs.MAX_QUEUED_BYTES + 1
     assert lines[1].startswith("1 lines of this log were dropped")
 
 
-def test_logging_does_not_wait_and_the_end_waits_for_its_time(
+def test_logging_never_waits_and_finish_waits_up_to_its_limit(
     queue: LogQueue, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logqueue, "MAX_FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(logs, "MAX_FINISH_SECONDS", 0.2)
     log(queue, "unread")
     began = time.monotonic()
     queue.finish()
@@ -148,11 +148,11 @@ def test_logging_does_not_wait_and_the_end_waits_for_its_time(
     for _ in range(100):
         log(queue, "later")
     queue.finish()
-    assert time.monotonic() - began < 0.2 * 50  # the time is one for all of them, not one for each
+    assert time.monotonic() - began < 0.2 * 50  # one time limit for all of them, not one for each
     reader.goes_on.set()
 
 
-def test_after_the_end_each_line_is_waited_for(queue: LogQueue, reader: Reader) -> None:
+def test_event_after_finish_is_written_before_the_call_returns(queue: LogQueue, reader: Reader) -> None:
     reader.goes_on.set()
     queue.finish()
     for text in ("Main loop terminated.", "Server Shut Down."):
@@ -160,10 +160,10 @@ def test_after_the_end_each_line_is_waited_for(queue: LogQueue, reader: Reader) 
         assert reader.text.decode().endswith(f"{text}\n")
 
 
-def test_a_part_of_a_line_is_followed_by_its_rest(
+def test_rest_of_a_line_follows_after_a_failed_write(
     queue: LogQueue, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logqueue, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(logs, "FIRST_RETRY_SECONDS", 0.001)
     reader.most = 3
     log(queue, "a line cut by an error")
     reader.error = OSError(errno.ENOSPC, "No space left on device")
@@ -175,27 +175,27 @@ def test_a_part_of_a_line_is_followed_by_its_rest(
     assert reader.text == b"a line cut by an error\nanother\n"
 
 
-def test_an_output_that_fails_does_not_keep_the_process_from_ending(queue: LogQueue, reader: Reader) -> None:
+def test_failing_output_does_not_delay_the_end_of_the_process(queue: LogQueue, reader: Reader) -> None:
     reader.error = OSError(errno.EPIPE, "Broken pipe")
     reader.goes_on.set()
     for _ in range(100):
         log(queue, "nobody reads this")
     began = time.monotonic()
     queue.finish()
-    assert time.monotonic() - began < logqueue.MAX_FINISH_SECONDS
+    assert time.monotonic() - began < logs.MAX_FINISH_SECONDS
     assert reader.text == b""
 
 
-def test_a_start_that_failed_writes_what_was_logged(reader: Reader) -> None:
+def test_finish_without_start_writes_the_queue(reader: Reader) -> None:
     reader.goes_on.set()
-    queue = LogQueue(text_of, reader.write_some)  # twistd in the background, which has not forked yet
+    queue = LogQueue(text_of, reader.write_some)  # as twistd in the background before it forks
     log(queue, "why it cannot start")
     assert reader.text == b""
     queue.finish()
     assert reader.text == b"why it cannot start\n"
 
 
-def test_a_line_logged_in_the_middle_of_logging(reader: Reader) -> None:
+def test_event_logged_while_an_event_is_logged_is_written(reader: Reader) -> None:
     def render(event: LogEvent) -> str:
         if event["log_format"] == "outer":
             log(queue, "inner")  # as the destructor of a Deferred does, or Twisted's handler of a signal
@@ -209,7 +209,7 @@ def test_a_line_logged_in_the_middle_of_logging(reader: Reader) -> None:
     assert sorted(reader.text.decode().split()) == ["inner", "outer"]
 
 
-def test_a_character_that_the_output_does_not_have_is_escaped(reader: Reader) -> None:
+def test_character_outside_the_encoding_is_escaped(reader: Reader) -> None:
     reader.goes_on.set()
     queue = LogQueue(text_of, reader.write_some, "ascii")
     queue.start()
@@ -218,7 +218,7 @@ def test_a_character_that_the_output_does_not_have_is_escaped(reader: Reader) ->
     assert reader.text == b"\\xc5\\ud800\n"
 
 
-def test_idle_it_does_not_wake_up(queue: LogQueue, reader: Reader) -> None:
+def test_idle_thread_does_not_wake_up(queue: LogQueue, reader: Reader) -> None:
     reader.goes_on.set()
     log(queue, "once")
     queue.finish()
@@ -233,7 +233,7 @@ def test_idle_it_does_not_wake_up(queue: LogQueue, reader: Reader) -> None:
         assert time.monotonic() < until, before
 
 
-def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
+def test_non_blocking_descriptor_is_polled_and_stays_non_blocking() -> None:
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     queue = LogQueue(text_of, descriptor_writer(theirs))
@@ -255,16 +255,16 @@ def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> RotatedFile:
-    """A log file."""
+    """Return a new log file."""
     return RotatedFile.fromFullPath(str(tmp_path / "log"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder."""
+    """Return the files of a folder, with their contents."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_rotation(file: RotatedFile, tmp_path: Path) -> None:
+def test_rotation_begins_a_new_file_and_reopens_a_moved_one(file: RotatedFile, tmp_path: Path) -> None:
     queue = LogQueue(text_of, file.write_some)
     queue.start()
     log(queue, "first")
@@ -280,7 +280,7 @@ def test_rotation(file: RotatedFile, tmp_path: Path) -> None:
     file.close()
 
 
-def test_rotation_by_size(file: RotatedFile, tmp_path: Path) -> None:
+def test_full_file_is_rotated(file: RotatedFile, tmp_path: Path) -> None:
     file.rotateLength = 10
     for line in (b"123456789\n", b"next\n"):
         assert file.write_some(line) == len(line)
@@ -288,7 +288,7 @@ def test_rotation_by_size(file: RotatedFile, tmp_path: Path) -> None:
     file.close()
 
 
-def test_a_rotation_that_fails_has_a_line_and_the_log_goes_on(
+def test_failed_rotation_is_logged_and_the_log_goes_on(
     file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = LogQueue(text_of, file.write_some)
@@ -309,10 +309,10 @@ def test_a_rotation_that_fails_has_a_line_and_the_log_goes_on(
     file.close()
 
 
-def test_rotation_that_is_not_permitted_has_a_line(
+def test_forbidden_rotation_raises_and_the_file_goes_on(
     file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Twisted asks first, and returns without a word. (The superuser, as whom tests may run, may write anywhere.)
+    # Twisted checks the permission and returns silently. (The tests may run as root, who may write anywhere.)
     monkeypatch.setattr(os, "access", lambda *_: False)
     file.write_some(b"before\n")
     with pytest.raises(PermissionError, match="The relay may not write in its folder"):
@@ -323,7 +323,7 @@ def test_rotation_that_is_not_permitted_has_a_line(
     file.close()
 
 
-def test_a_rotation_by_size_that_fails_holds_up_no_line(
+def test_failed_rotation_of_a_full_file_is_retried_after_as_much_again(
     file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[object] = []
@@ -347,7 +347,7 @@ def test_a_rotation_by_size_that_fails_holds_up_no_line(
     file.close()
 
 
-def test_a_file_that_was_emptied_has_no_hole_and_is_rotated_by_its_new_size(file: RotatedFile, tmp_path: Path) -> None:
+def test_emptied_file_has_no_hole_and_is_rotated_by_its_new_size(file: RotatedFile, tmp_path: Path) -> None:
     file.rotateLength = 20
     for line in (b"first 789\n", b"second 89\n"):
         file.write_some(line)
@@ -358,7 +358,7 @@ def test_a_file_that_was_emptied_has_no_hole_and_is_rotated_by_its_new_size(file
     file.close()
 
 
-def test_a_device_is_not_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_not_rotated(monkeypatch: pytest.MonkeyPatch) -> None:
     renamed: list[object] = []
     monkeypatch.setattr(os, "rename", lambda *names: renamed.append(names))
     device = RotatedFile.fromFullPath("/dev/null", rotateLength=10)
@@ -370,8 +370,8 @@ def test_a_device_is_not_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     device.close()
 
 
-def test_a_full_disk_cuts_no_line(tmp_path: Path) -> None:
-    # A limit of the process's own does to its files what a full disk does: it takes a part of a line, then nothing.
+def test_line_cut_by_a_full_disk_is_completed(tmp_path: Path) -> None:
+    # A size limit of the process has the effect of a full disk: a part of a line is written, then nothing.
     program = """
 import resource, sys, time
 from chatrelay.app.logs import LogQueue, RotatedFile
@@ -395,8 +395,8 @@ queue.finish()
     assert lines == [f"line {number:04} " + "x" * 90 for number in range(100)]
 
 
-def test_twisted_has_what_is_used_of_its_log_file(file: RotatedFile) -> None:
-    assert logqueue.TWISTED_NAMES == ("LogFile._file", "LogFile._openFile")
+def test_twisted_has_the_names_that_the_log_file_uses(file: RotatedFile) -> None:
+    assert logs.TWISTED_NAMES == ("LogFile._file", "LogFile._openFile")
     assert hasattr(LogFile, "_openFile"), "Twisted has moved it; see chatrelay/app/logs.py"
     assert file._file.fileno()
     file.close()
@@ -405,9 +405,9 @@ def test_twisted_has_what_is_used_of_its_log_file(file: RotatedFile) -> None:
 # syslog ---------------------------------------------------------------------------
 
 
-def test_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syslog_gets_each_line_with_its_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, str]] = []
-    monkeypatch.setattr(logqueue.syslog, "syslog", lambda priority, text: told.append((priority, text)))
+    monkeypatch.setattr(logs.syslog, "syslog", lambda priority, text: told.append((priority, text)))
     queue = LogQueue(syslog_render("relay"), write_to_syslog)
     queue.start()
     logger = Logger(namespace="here", observer=queue)
@@ -418,13 +418,13 @@ def test_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hanging_syslog(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A syslog that takes nothing until it is called."""
+    """Make syslog hang until the returned function is called."""
     goes_on = threading.Event()
-    monkeypatch.setattr(logqueue.syslog, "syslog", lambda *_: goes_on.wait(PATIENCE))
+    monkeypatch.setattr(logs.syslog, "syslog", lambda *_: goes_on.wait(PATIENCE))
     return goes_on.set
 
 
-def test_a_syslog_that_hangs_keeps_nobody(hanging_syslog: Callable[[], None]) -> None:
+def test_hanging_syslog_does_not_block_logging(hanging_syslog: Callable[[], None]) -> None:
     queue = LogQueue(syslog_render("relay"), write_to_syslog)
     queue.start()
     began = time.monotonic()

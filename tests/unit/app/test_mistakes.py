@@ -1,4 +1,4 @@
-"""What an operator reads after a mistake: the thing, where it was set, the cause, and what would do."""
+"""Error messages about options and endpoints: each names the option, its place, the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END = " (all options: twistd chatrelay --help)"
 
 
 def refused(*options: str) -> str:
-    """What is said of a command line, in one line, without what all refusals begin and end with."""
+    """Return the error message for a command line, without the common beginning and end."""
     with pytest.raises(SystemExit) as end:
         Options().parseOptions([*URL, *options])
     said = str(end.value.code)
@@ -87,11 +87,11 @@ COMMAND_LINES = {
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
-def test_a_mistake_on_the_command_line_is_named_with_what_was_meant(line: str) -> None:
+def test_bad_command_line_is_refused_with_a_remedy(line: str) -> None:
     assert refused(*line.split(" ")) == COMMAND_LINES[line]
 
 
-def test_every_option_of_twistds_behind_chatrelay_is_said_to_belong_before_it() -> None:
+def test_twistd_option_after_chatrelay_is_refused_with_its_place() -> None:
     twistd = ServerOptions()
     for name in twistd.longOpt:
         option = f"--{name.removesuffix('=')}"
@@ -159,7 +159,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("text", FILES)
-def test_a_mistake_in_the_file_is_named_with_the_file_and_what_to_write(
+def test_bad_file_is_refused_with_its_line_and_a_remedy(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,7 +168,7 @@ def test_a_mistake_in_the_file_is_named_with_the_file_and_what_to_write(
     assert re.sub(r"not valid TOML \(.*\):", "not valid TOML:", said) == FILES[text]  # tomllib's words vary
 
 
-def test_a_file_that_is_not_utf8_is_said_with_the_line_and_a_byte_order_mark_is_no_mistake(
+def test_file_must_be_utf8_and_may_begin_with_a_byte_order_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -206,7 +206,7 @@ VARIABLES = {
 
 
 @pytest.mark.parametrize("setting", VARIABLES)
-def test_a_mistake_in_the_environment_is_named_with_the_variable(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_variable_is_refused_with_its_name(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(*setting.split("=", 1))
     assert refused() == VARIABLES[setting]
 
@@ -289,7 +289,7 @@ KINDS = {
 
 @pytest.mark.parametrize("wrapper", ["", "haproxy:"])
 @pytest.mark.parametrize("endpoint", KINDS)
-def test_a_kind_of_endpoint_that_is_not_there_is_told_which_was_meant(endpoint: str, wrapper: str) -> None:
+def test_unknown_kind_of_endpoint_gets_a_suggestion(endpoint: str, wrapper: str) -> None:
     check(wrapper + endpoint)  # only Twisted knows the kinds of its plugins
     with pytest.raises(ValueError, match="Unknown endpoint type") as refusal:
         serverFromString(object(), wrapper + endpoint)
@@ -299,7 +299,7 @@ def test_a_kind_of_endpoint_that_is_not_there_is_told_which_was_meant(endpoint: 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go to a folder with files that are no keys."""
+    """Change to a folder with files that are not keys."""
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("Dear diary")
     Path("locked").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
@@ -307,7 +307,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_an_endpoint_that_cannot_be_used_is_told_what_would_do(endpoint: str) -> None:
+def test_bad_endpoint_is_refused_with_a_remedy(endpoint: str) -> None:
     with pytest.raises(BadEndpointError) as refusal:
         check(endpoint)
     assert str(refusal.value) == ENDPOINTS[endpoint]
@@ -315,7 +315,7 @@ def test_an_endpoint_that_cannot_be_used_is_told_what_would_do(endpoint: str) ->
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint])
-def test_what_would_do_behind_haproxy_comes_behind_it_too(endpoint: str) -> None:
+def test_bad_endpoint_after_haproxy_gets_a_remedy_after_haproxy(endpoint: str) -> None:
     with pytest.raises(BadEndpointError) as refusal:
         check(f"haproxy:{endpoint}")
     said = str(refusal.value)
@@ -324,7 +324,7 @@ def test_what_would_do_behind_haproxy_comes_behind_it_too(endpoint: str) -> None
 
 
 @pytest.mark.parametrize("endpoint", ["haproxy", "haproxy:"])
-def test_a_wrapper_without_an_endpoint_is_told_what_it_wraps(endpoint: str) -> None:
+def test_haproxy_without_an_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(BadEndpointError, match="haproxy: needs an endpoint after it, such as haproxy:tcp:8080"):
         check(endpoint)
 
@@ -354,18 +354,14 @@ def test_a_wrapper_without_an_endpoint_is_told_what_it_wraps(endpoint: str) -> N
         "stdio:",
     ],
 )
-def test_endpoints_that_twisted_takes_are_left_to_it(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_good_endpoint_is_not_refused(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("certificates").mkdir()
     Path("certificates/example.com.pem").touch()
     check(endpoint)
 
 
-def test_server_pem_is_taken_where_no_key_is_named_as_twisted_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_private_key_is_not_refused_beside_server_pem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "server.pem").write_text("what it holds is for Twisted to say")
     check("ssl:8443")
@@ -382,8 +378,8 @@ class Refuses:
         return fail(self.error)
 
 
-def opened(description: str, error: Exception) -> str:
-    """What is said of an endpoint whose opening fails."""
+def open_error(description: str, error: Exception) -> str:
+    """Return the error message for an endpoint whose opening fails."""
     listening = NamedEndpoint(Refuses(error), "ops-listen", description).listen(Factory())  # type: ignore[arg-type]
     failures: list[BaseException] = []
     listening.addErrback(lambda failure: failures.append(failure.value))
@@ -394,50 +390,50 @@ def opened(description: str, error: Exception) -> str:
     return said.problem
 
 
-def refusal_of_the_system(number: int) -> CannotListenError:
-    """What Twisted makes of an error of bind(2)."""
+def bind_error(number: int) -> CannotListenError:
+    """Return the error that Twisted raises for an error of bind(2)."""
     return CannotListenError("127.0.0.1", 80, OSError(number, os.strerror(number)))
 
 
-def test_why_a_port_cannot_be_opened_is_said_with_the_endpoint_and_the_remedy_for_it() -> None:
+def test_port_that_cannot_be_opened_is_reported_with_a_remedy() -> None:
     in_use, denied, not_there = 98, 13, 99
-    assert opened("tcp:8080", refusal_of_the_system(in_use)) == (
+    assert open_error("tcp:8080", bind_error(in_use)) == (
         "'tcp:8080' cannot be opened: port 8080 is in use (Address already in use): stop the program that uses it, or "
         "choose another port"
     )
-    assert "'haproxy:tcp:80' cannot be opened: a port below 1024 needs a privilege (Permission denied): " in opened(
-        "haproxy:tcp:80", refusal_of_the_system(denied)
+    assert "'haproxy:tcp:80' cannot be opened: a port below 1024 needs a privilege (Permission denied): " in open_error(
+        "haproxy:tcp:80", bind_error(denied)
     )
-    assert "AmbientCapabilities=" in opened("tcp:80", refusal_of_the_system(denied))
-    assert opened("tcp:8080", refusal_of_the_system(denied)) == "'tcp:8080' cannot be opened: Permission denied"
-    assert opened("tcp:1:interface=10.9.9.9", refusal_of_the_system(not_there)) == (
+    assert "AmbientCapabilities=" in open_error("tcp:80", bind_error(denied))
+    assert open_error("tcp:8080", bind_error(denied)) == "'tcp:8080' cannot be opened: Permission denied"
+    assert open_error("tcp:1:interface=10.9.9.9", bind_error(not_there)) == (
         "'tcp:1:interface=10.9.9.9' cannot be opened: this machine has no address 10.9.9.9: choose one that it has"
     )
-    assert "no address nosuch" in opened("tcp:1:interface=nosuch", socket.gaierror(-2, "Name or service not known"))
-    assert opened("onion:80", RuntimeErrorOfAPlugin(1, "no Tor")) == "'onion:80' cannot be opened: no Tor"
+    assert "no address nosuch" in open_error("tcp:1:interface=nosuch", socket.gaierror(-2, "Name or service not known"))
+    assert open_error("onion:80", RuntimeErrorOfAPlugin(1, "no Tor")) == "'onion:80' cannot be opened: no Tor"
 
 
 class RuntimeErrorOfAPlugin(OSError):
-    """What a plugin for Twisted may say."""
+    """An error as a plugin of Twisted may raise it."""
 
 
-def test_other_errors_of_an_endpoint_are_not_touched() -> None:
+def test_unknown_error_of_an_endpoint_is_not_changed() -> None:
     listening = NamedEndpoint(Refuses(KeyError("x")), "listen", "tcp:1").listen(Factory())  # type: ignore[arg-type]
     failures: list[BaseException] = []
     listening.addErrback(lambda failure: failures.append(failure.value))
     assert [type(failure) for failure in failures] == [KeyError]
 
 
-def test_why_a_unix_socket_cannot_be_opened_is_said_with_the_folder(tmp_path: Path) -> None:
+def test_unix_socket_that_cannot_be_opened_is_reported_with_its_folder(tmp_path: Path) -> None:
     missing = FileNotFoundError(2, "No such file or directory", "123", None, "s.lock")
-    assert f"there is no folder {tmp_path}/nowhere: make it, or choose another path" in opened(
+    assert f"there is no folder {tmp_path}/nowhere: make it, or choose another path" in open_error(
         f"unix:{tmp_path}/nowhere/s", missing
     )
     (tmp_path / "file").write_text("")
-    assert f"{tmp_path}/file is not a folder" in opened(f"unix:{tmp_path}/file/s", NotADirectoryError(20, "x"))
+    assert f"{tmp_path}/file is not a folder" in open_error(f"unix:{tmp_path}/file/s", NotADirectoryError(20, "x"))
 
 
-def test_systemd_that_handed_over_no_socket_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_systemd_socket_is_reported_with_those_that_were_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     error = IndexError("list index out of range")
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     said = endpoints.refusal_text("systemd:domain=INET:index=0", error)
@@ -448,11 +444,11 @@ def test_systemd_that_handed_over_no_socket_is_said_to(monkeypatch: pytest.Monke
     assert said == "systemd did not pass this socket: it passed 2, named a, b"
 
 
-def test_a_socket_of_another_user_is_said_to_be_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_of_another_user_is_reported_with_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     path.touch()
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    said = opened(f"unix:{path}", CannotListenError(None, str(path), "Permission denied"))
+    said = open_error(f"unix:{path}", CannotListenError(None, str(path), "Permission denied"))
     assert f" may not read {path}, which belongs to " in said
     assert said.endswith(": choose another path, or remove it where nobody listens there")
 
@@ -478,7 +474,7 @@ def test_a_socket_of_another_user_is_said_to_be_theirs(tmp_path: Path, monkeypat
         ("sqlite:", None),
     ],
 )
-def test_a_url_that_names_no_message_log_is_told_which_was_meant(url: str, meant: str | None) -> None:
+def test_bad_message_log_url_gets_a_suggestion(url: str, meant: str | None) -> None:
     hint = "" if meant is None else f" (did you mean {meant}?)"
     says = f"--message-log: {url!r} names no message log: use sqlite:PATH, memory: or none{hint}"
     assert refused("--message-log", url) == says

@@ -1,4 +1,4 @@
-"""The lean reactor: it reads as Twisted's epoll reactor does, and one descriptor's trouble stays its own."""
+"""The lean reactor: it reads as Twisted's epoll reactor does, and an error closes only its own connection."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.app import reactor as lean_reactor
-from chatrelay.app.reactor import LeanEPollReactor
+from chatrelay.app.reactor import EPOLL_REACTOR_NAMES, LeanEPollReactor
 
 
 class Echo(Protocol):
-    """Sends back what comes; notes how it ended. ``break`` breaks it, ``other`` ends its neighbour."""
+    """Sends back what it receives. ``break`` makes it raise an error, ``other`` aborts its neighbour's connection.
+
+    :ivar ended: why its connection ended.
+    """
 
     ended: Failure | None = None
     neighbour: Echo | None = None
@@ -35,7 +37,7 @@ class Echo(Protocol):
 
 
 class LeanReactorTests(SynchronousTestCase):
-    """A reactor of our own beside the one the tests run in, turned by hand."""
+    """A second reactor beside the one of the tests, which the test iterates."""
 
     def setUp(self) -> None:
         self.reactor = LeanEPollReactor()
@@ -48,14 +50,14 @@ class LeanReactorTests(SynchronousTestCase):
         self.address = ("127.0.0.1", port.getHost().port)
 
     def close(self) -> None:
-        """Give back what a reactor keeps until the end of its process."""
+        """Close what a reactor keeps open until the end of its process."""
         waker = self.reactor.waker
         for selectable in self.reactor.removeAll():
             selectable.connectionLost(Failure(ConnectionLost()))
         waker.connectionLost(Failure(ConnectionLost()))
         self.reactor._poller.close()
 
-    def test_what_is_scheduled_comes_by_a_clock_that_nobody_sets(self) -> None:
+    def test_calls_are_scheduled_by_the_monotonic_clock(self) -> None:
         self.assertIs(self.reactor.seconds, time.monotonic)
         scheduled = self.reactor.callLater(100, self.fail)
         self.assertTrue(0 < scheduled.getTime() - time.monotonic() <= 100)
@@ -67,7 +69,7 @@ class LeanReactorTests(SynchronousTestCase):
         return self.served[-1]
 
     def client(self) -> socket.socket:
-        """A connection, accepted."""
+        """Return a connection that the server has accepted."""
         client = socket.create_connection(self.address)
         client.settimeout(10)
         self.addCleanup(client.close)
@@ -77,18 +79,18 @@ class LeanReactorTests(SynchronousTestCase):
         return client
 
     def turn(self, times: int = 3) -> None:
-        """A few turns of the reactor."""
+        """Iterate the reactor a few times."""
         for _ in range(times):
             self.reactor.iterate(0.05)
 
-    def test_what_comes_is_read_and_what_is_written_goes_out(self) -> None:
+    def test_connections_are_read_and_written(self) -> None:
         first, second = self.client(), self.client()
         first.sendall(b"one")
         second.sendall(b"two")
         self.turn()
         self.assertEqual((first.recv(10), second.recv(10)), (b"one", b"two"))
 
-    def test_who_fails_to_read_is_disconnected_alone_and_reported(self) -> None:
+    def test_error_while_reading_is_logged_and_closes_only_its_connection(self) -> None:
         broken, whole = self.client(), self.client()
         broken.sendall(b"break")
         whole.sendall(b"hej")
@@ -101,7 +103,7 @@ class LeanReactorTests(SynchronousTestCase):
         self.assertIsNone(self.served[1].ended)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_who_leaves_is_told_of_as_always(self) -> None:
+    def test_closed_and_reset_connections_have_twisteds_reasons(self) -> None:
         self.client().close()
         resets = self.client()
         resets.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -110,7 +112,7 @@ class LeanReactorTests(SynchronousTestCase):
         kinds: list[Any] = [echo.ended.type if echo.ended else None for echo in self.served]
         self.assertEqual(kinds, [ConnectionDone, ConnectionLost])
 
-    def test_who_was_ended_by_another_in_the_same_turn_is_not_read(self) -> None:
+    def test_connection_closed_earlier_in_the_turn_is_not_read(self) -> None:
         first, second = self.client(), self.client()
         self.served[0].neighbour, self.served[1].neighbour = self.served[1], self.served[0]
         first.sendall(b"other")
@@ -118,16 +120,16 @@ class LeanReactorTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(sorted(echo.ended is not None for echo in self.served), [False, True])
 
-    def test_it_waits_until_something_happens_or_as_long_as_it_is_told(self) -> None:
+    def test_poll_waits_for_an_event_or_its_timeout(self) -> None:
         client = self.client()
         client.sendall(b"hej")
-        self.reactor.doPoll(None)  # reads, and asks to be told when it may write
+        self.reactor.doPoll(None)  # reads, and waits until it may write
         self.reactor.doPoll(None)
         self.assertEqual(client.recv(10), b"hej")
         before = time.monotonic()
         self.reactor.doPoll(0.05)
         self.assertGreaterEqual(time.monotonic() - before, 0.04)
 
-    def test_what_it_uses_of_twisted_is_there(self) -> None:
-        for name in lean_reactor.EPOLL_REACTOR_NAMES:
+    def test_twisted_has_the_names_that_the_reactor_uses(self) -> None:
+        for name in EPOLL_REACTOR_NAMES:
             self.assertTrue(hasattr(self.reactor, name), f"Twisted has moved {name}; see chatrelay/app/reactor.py")

@@ -1,4 +1,4 @@
-"""Whom a service tells how it is, and what it says there."""
+"""Notifications to systemd: where they are sent, which ones, and when."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from chatrelay.testing import HeldMessageLog, KnownSessions
 
 
 class EnvironmentTests(SynchronousTestCase):
-    """What systemd sets."""
+    """The variables that systemd sets."""
 
-    def test_who_is_to_be_told(self) -> None:
+    def test_no_supervisor_without_a_usable_socket_address(self) -> None:
         self.assertIsNone(supervisor({}, 7))
         for address in ("", "vsock:2:3", "run/notify"):
             self.assertIsNone(supervisor({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}, 7))
 
-    def test_how_often(self) -> None:
+    def test_watchdog_seconds_come_from_the_environment(self) -> None:
         for more, seconds in (
             ({}, 0.0),
             ({"WATCHDOG_USEC": "30000000"}, 30.0),
             ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "7"}, 1.5),
-            ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "8"}, 0.0),  # a child of whom it is asked
+            ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "8"}, 0.0),  # set for another process
             ({"WATCHDOG_USEC": "0"}, 0.0),
             ({"WATCHDOG_USEC": "-1"}, 0.0),
             ({"WATCHDOG_USEC": "soon"}, 0.0),
@@ -41,7 +41,7 @@ class EnvironmentTests(SynchronousTestCase):
 
 
 class SupervisedTests(SynchronousTestCase):
-    """A relay under twistd, on a clock of the test's, and the socket of its systemd."""
+    """A relay under twistd with a fake clock, and a socket in the place of systemd's."""
 
     def setUp(self) -> None:
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -54,8 +54,8 @@ class SupervisedTests(SynchronousTestCase):
             self.addCleanup(os.environ.pop, name, None)
         self.log = HeldMessageLog()
 
-    def told(self) -> list[str]:
-        """What it was told since the last look."""
+    def received(self) -> list[str]:
+        """Return the notifications since the last call."""
         heard = []
         while True:
             try:
@@ -64,73 +64,73 @@ class SupervisedTests(SynchronousTestCase):
                 return heard
 
     def service(self, **environment: str) -> RelayProcess:
-        """A relay, not started yet."""
+        """Return a relay that has not started."""
         os.environ.update({"NOTIFY_SOCKET": self.address, **environment})
         self.reactor = MemoryReactorClock()
         relay = build(Config(), self.reactor, KnownSessions({}), self.log)
         return RelayProcess(relay, TwistdLog(), self.reactor)
 
     def run_reactor(self) -> None:
-        """What the reactor does first."""
+        """Do what a reactor does first."""
         self.reactor.running = True
         for call, arguments, keywords in self.reactor.whenRunningHooks:
             call(*arguments, **keywords)
 
-    def test_ready_when_it_serves_and_stopping_when_it_stops(self) -> None:
+    def test_running_relay_is_ready_and_a_stopping_relay_is_stopping(self) -> None:
         service = self.service()
         service.startService()
-        self.assertEqual(self.told(), [])  # the reactor does not run yet
+        self.assertEqual(self.received(), [])  # the reactor does not run yet
         self.run_reactor()
-        self.assertEqual(self.told(), [READY])
+        self.assertEqual(self.received(), [READY])
         self.successResultOf(service.stopService())
-        self.assertEqual(self.told(), [STOPPING])
+        self.assertEqual(self.received(), [STOPPING])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_a_relay_that_cannot_start_is_not_ready(self) -> None:
+    def test_failed_start_sends_no_ready(self) -> None:
         service = self.service()
         self.patch(self.log, "start", {}.__getitem__)
         self.assertRaises(TypeError, service.startService)
         self.run_reactor()
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.received(), [])
 
-    def test_a_sign_of_life_while_the_reactor_turns(self) -> None:
+    def test_running_reactor_sends_alive_at_half_the_watchdog_time(self) -> None:
         service = self.service(WATCHDOG_USEC="2000000")
         service.startService()
         self.run_reactor()
-        self.assertEqual(self.told(), [READY, ALIVE])
+        self.assertEqual(self.received(), [READY, ALIVE])
         self.reactor.advance(0.875)
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.received(), [])
         self.reactor.advance(0.25)
-        self.assertEqual(self.told(), [ALIVE])
+        self.assertEqual(self.received(), [ALIVE])
         self.reactor.pump([0.5] * 8)
-        self.assertEqual(self.told(), [ALIVE] * 4)
+        self.assertEqual(self.received(), [ALIVE] * 4)
         self.successResultOf(service.stopService())
         self.reactor.advance(10)
-        self.assertEqual(self.told(), [STOPPING])
+        self.assertEqual(self.received(), [STOPPING])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_after_a_hold_up_there_is_a_sign_at_once(self) -> None:
+    def test_reactor_that_was_blocked_sends_alive_at_once(self) -> None:
         service = self.service(WATCHDOG_USEC="2000000")
         service.startService()
         self.run_reactor()
-        self.told()
+        self.received()
         self.reactor.advance(25)
-        self.assertEqual(self.told(), [ALIVE])
+        self.assertEqual(self.received(), [ALIVE])
         self.successResultOf(service.stopService())
 
-    def test_no_sign_of_life_of_one_that_can_log_no_more(self) -> None:
+    def test_dead_message_log_stops_alive_and_a_full_disk_does_not(self) -> None:
         service = self.service(WATCHDOG_USEC="2000000")
         service.startService()
         self.run_reactor()
         self.patch(self.log, "is_open", False)
         self.reactor.advance(1.5)
-        self.assertEqual(self.told(), [READY, ALIVE, ALIVE])  # a full disk is no reason to start anew
+        self.assertEqual(self.received(), [READY, ALIVE, ALIVE])  # a restart does not help against a full disk
         self.patch(self.log, "is_alive", False)
         self.reactor.pump([1.0] * 5)
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.received(), [])
         self.successResultOf(service.stopService())
 
-    def test_a_systemd_that_does_not_listen_hurts_nobody(self) -> None:
+    def test_missing_socket_is_logged_as_a_warning(self) -> None:
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)

@@ -1,4 +1,4 @@
-"""Listening on UNIX sockets: what a killed process has left is removed, and nothing else."""
+"""Listening on UNIX sockets: stale sockets and locks are removed, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from chatrelay.app.unix_sockets import UnixListener, is_unix
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Of the socket."""
+    """Return the path of the socket."""
     return tmp_path / "socket"
 
 
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
-    """Of Twisted's lock file."""
+    """Return the path of Twisted's lock file."""
     return tmp_path / "socket.lock"
 
 
 class Listening:
-    """Listens until the end, in a reactor that does not run."""
+    """Listens inside a `with` statement, in a reactor that does not run."""
 
     def __init__(self, path: str, **options: Any) -> None:
         self.listener = UnixListener(SelectReactor())
@@ -47,13 +47,13 @@ class Listening:
 
 
 def dead_socket(path: Path) -> None:
-    """Leave a socket as a process that was killed does."""
+    """Leave a socket behind, as a killed process does."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens there."""
+    """Whether a process listens there."""
     with socket.socket(socket.AF_UNIX) as test:
         test.setblocking(False)
         return test.connect_ex(str(path)) in (0, errno.EAGAIN)
@@ -70,7 +70,7 @@ LOCKS = {
 
 @pytest.mark.parametrize("owner", LOCKS)
 @pytest.mark.parametrize("has_socket", [True, False])
-def test_leftovers_are_removed(path: Path, lock: Path, owner: str, has_socket: bool) -> None:
+def test_stale_socket_and_lock_are_removed(path: Path, lock: Path, owner: str, has_socket: bool) -> None:
     if LOCKS[owner] is not None:
         lock.symlink_to(str(LOCKS[owner]))
     if has_socket:
@@ -83,7 +83,7 @@ def test_leftovers_are_removed(path: Path, lock: Path, owner: str, has_socket: b
 
 
 @pytest.mark.parametrize("owner", LOCKS)
-def test_live_socket_is_left_alone(path: Path, lock: Path, owner: str) -> None:
+def test_live_socket_is_not_removed(path: Path, lock: Path, owner: str) -> None:
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(path))
         live.listen(0)
@@ -92,14 +92,14 @@ def test_live_socket_is_left_alone(path: Path, lock: Path, owner: str) -> None:
         with pytest.raises(CannotListenError, match="another process listens there"):
             Listening(str(path))
         assert answers(path)
-        # Nobody accepts: whoever connects now is told to come again.
+        # The queue of connections is full now.
         with pytest.raises(CannotListenError, match="another process listens there"):
             Listening(str(path))
         assert path.is_socket()
         assert os.path.lexists(lock) is (LOCKS[owner] is not None)
 
 
-def test_live_socket_of_another_kind_is_left_alone(path: Path) -> None:
+def test_live_datagram_socket_is_not_removed(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as live:
         live.bind(str(path))
         with pytest.raises(CannotListenError, match="wrong type"):
@@ -108,7 +108,7 @@ def test_live_socket_of_another_kind_is_left_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
-def test_what_is_not_a_socket_is_left_alone(path: Path, lock: Path, make: Any) -> None:
+def test_path_that_is_not_a_socket_is_not_removed(path: Path, lock: Path, make: Any) -> None:
     make(path)
     with pytest.raises(OSError, match="is not a socket"):
         Listening(str(path))
@@ -116,14 +116,14 @@ def test_what_is_not_a_socket_is_left_alone(path: Path, lock: Path, make: Any) -
     assert not os.path.lexists(lock)
 
 
-def test_what_is_not_a_lock_file_is_left_alone(path: Path, lock: Path) -> None:
+def test_lock_path_that_is_not_a_lock_is_not_removed(path: Path, lock: Path) -> None:
     lock.write_text("dear diary")
     with pytest.raises(OSError, match="is not a lock file"):
         Listening(str(path))
     assert lock.read_text() == "dear diary"
 
 
-def test_without_a_lock_file_a_leftover_stays(path: Path, lock: Path) -> None:
+def test_stale_socket_is_kept_with_lockfile_0(path: Path, lock: Path) -> None:
     with Listening(str(path), wantPID=False):
         assert not os.path.lexists(lock)
     dead_socket(path)
@@ -132,7 +132,7 @@ def test_without_a_lock_file_a_leftover_stays(path: Path, lock: Path) -> None:
     assert path.is_socket()
 
 
-def test_abstract_socket() -> None:
+def test_abstract_socket_is_listened_on_without_a_lock_file() -> None:
     name = f"\0chatrelay-{os.getpid()}"
     with Listening(name):
         assert answers(Path(name))
@@ -140,7 +140,7 @@ def test_abstract_socket() -> None:
             Listening(name)
 
 
-def test_of_many_that_start_at_once_one_listens_and_stays(path: Path, lock: Path) -> None:
+def test_one_of_many_relays_that_start_at_once_listens(path: Path, lock: Path) -> None:
     for _ in range(20):
         dead_socket(path)
         lock.symlink_to("1")
@@ -154,7 +154,7 @@ def test_of_many_that_start_at_once_one_listens_and_stays(path: Path, lock: Path
             listener.abandon()
 
 
-def test_nothing_is_removed_while_another_begins_to_listen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_socket_is_kept_while_another_relay_begins_to_listen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unix_sockets, "MAX_LOCK_WAIT_SECONDS", 0.1)
     dead_socket(path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -167,7 +167,7 @@ def test_nothing_is_removed_while_another_begins_to_listen(path: Path, monkeypat
         os.close(folder)
 
 
-def test_which_endpoints_are_unix_sockets() -> None:
+def test_is_unix_is_true_for_unix_endpoints_only() -> None:
     assert [is_unix(d) for d in ("unix:a", "haproxy:unix:a", "tcp:1", "ssl:unix", "systemd:domain=UNIX:index=0")] == [
         *(True, True, False, False, False)
     ]

@@ -1,4 +1,4 @@
-"""Options: where they come from, what they refuse, and what they say."""
+"""Options: valid and invalid values, sources, and the help."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from chatrelay.config.sources import read
 
 
 class Values(SynchronousTestCase):
-    """What can be used, and what is said of what can't."""
+    """Valid and invalid values."""
 
     def refused(self, **options: Any) -> str:
-        """The text of a refusal."""
+        """Return the text of the refusal."""
         return str(self.assertRaises(ConfigError, Config, **options))
 
-    def test_defaults_are_those_of_the_design(self) -> None:
+    def test_defaults_are_the_documented_ones(self) -> None:
         config = Config()
         self.assertEqual((config.login_timeout, config.webserver_timeout, config.webserver_checks), (10.0, 5.0, 32))
         self.assertEqual(config.webserver_answer_size, 8192)
@@ -39,28 +39,28 @@ class Values(SynchronousTestCase):
         self.assertEqual((config.connections_per_user, config.trusted_proxy), (10, ()))
         self.assertEqual(config.message_log, "sqlite:chatrelay.sqlite3")
 
-    def test_every_option_has_one_heading(self) -> None:
+    def test_each_option_has_one_heading(self) -> None:
         named = [name for _, names in HEADINGS for name in names]
         self.assertEqual(sorted(named), sorted(attrs.fields_dict(Config)))
 
-    def test_every_option_says_what_it_is(self) -> None:
+    def test_each_option_has_help_and_each_number_a_unit_and_a_meaning_of_zero(self) -> None:
         for field in attrs.fields(Config):
             self.assertTrue(field.metadata["help"].endswith("."), field.name)
             if field.metadata["kind"] in (int, float):
                 self.assertTrue(field.metadata["unit"] and field.metadata["zero"], field.name)
 
-    def test_numbers(self) -> None:
+    def test_number_must_be_finite_and_not_negative(self) -> None:
         for value in (-1, "5", None, True, float("nan"), float("inf")):
             self.assertIn("login-timeout", self.refused(login_timeout=value))
         self.assertIn("whole number", self.refused(message_size=1.5))
         self.assertEqual(Config(login_timeout=0, message_size=0).login_timeout, 0)
 
-    def test_a_number_without_a_default_may_be_left_out(self) -> None:
+    def test_number_without_a_default_may_be_none(self) -> None:
         for value in (-1, "5", True, 1.5):
             self.assertIn("connections: ", self.refused(connections=value))
         self.assertEqual([Config(connections=value).connections for value in (None, 0, 5)], [None, 0, 5])
 
-    def test_auth_urls(self) -> None:
+    def test_auth_url_must_be_a_valid_http_url(self) -> None:
         for url in ("", "example.com", "ftp://example.com/", "http:///session", "//example.com"):
             self.assertIn("is not an http or https URL", self.refused(auth_url=url))
         for url in ("http://[::1", "http://x:99999/", "http://x:/", "http://a b/", "http://exämple.com/", "http://x/å"):
@@ -77,7 +77,7 @@ class Values(SynchronousTestCase):
         ):
             Config(auth_url=url)
 
-    def test_session_cookie_needs_an_origin(self) -> None:
+    def test_session_cookie_needs_an_origin_and_a_valid_name(self) -> None:
         self.assertIn("needs origin", self.refused(session_cookie="PHPSESSID"))
         Config(session_cookie="PHPSESSID", origin=("https://example.com",))
         for name in ("", "a b", "a=b", "a;b", "å"):
@@ -85,13 +85,13 @@ class Values(SynchronousTestCase):
                 "is not the name of a cookie", self.refused(session_cookie=name, origin=("https://example.com",))
             )
 
-    def test_a_token_needs_an_ops_endpoint(self) -> None:
+    def test_ops_token_file_needs_ops_listen(self) -> None:
         self.assertIn("needs ops-listen", self.refused(ops_token_file="token"))
         Config(ops_listen="tcp:8081", ops_token_file="token")
         for option in ("ops_listen", "ops_token_file"):
             self.assertIn("must be a string", self.refused(**{option: 5}))
 
-    def test_a_wait_of_the_breaker_is_no_longer_than_the_longest(self) -> None:
+    def test_breaker_wait_must_not_exceed_breaker_longest_wait(self) -> None:
         for wait, longest in ((1, 1), (0, 0.1), (20, 0), (0, 0)):
             Config(breaker_wait=wait, breaker_longest_wait=longest)
         said = self.refused(breaker_longest_wait=0.5)
@@ -99,13 +99,13 @@ class Values(SynchronousTestCase):
         said = self.refused(breaker_wait=10.5)
         self.assertIn("breaker-wait: 10.5 s is more than the 10 s of breaker-longest-wait", said)
 
-    def test_rechecks_are_not_spread_over_all_of_the_time(self) -> None:
+    def test_recheck_spread_must_not_exceed_90_per_cent(self) -> None:
         Config(recheck_spread=90)
         said = self.refused(recheck_spread=90.5)
         self.assertIn("recheck-spread: 90.5 per cent is more than 90", said)
         self.assertIn("a shorter recheck-interval", said)
 
-    def test_other_words(self) -> None:
+    def test_unknown_format_and_message_log_are_refused(self) -> None:
         self.assertIn("must be form or json", self.refused(auth_format="xml"))
         self.assertIn("names no message log", self.refused(message_log="mysql://x"))
 
@@ -113,7 +113,7 @@ class Values(SynchronousTestCase):
 class Origins(SynchronousTestCase):
     """Origins are exact: scheme, host and port count."""
 
-    def test_one_form(self) -> None:
+    def test_equal_origins_have_one_form(self) -> None:
         same = {
             "https://example.com": ["https://example.com", "https://example.com:443", "HTTPS://Example.COM"],
             "http://example.com": ["http://example.com:80"],
@@ -126,7 +126,7 @@ class Origins(SynchronousTestCase):
             for origin in written:
                 self.assertEqual(normal_origin(origin), normal)
 
-    def test_what_is_no_origin(self) -> None:
+    def test_invalid_origin_is_refused(self) -> None:
         for origin in (
             "",
             "null",
@@ -150,16 +150,16 @@ class Origins(SynchronousTestCase):
 
 
 class Sources(SynchronousTestCase):
-    """The command line wins over the environment, that over the file, that over the defaults."""
+    """The order of the sources: command line, environment, file, defaults."""
 
     def file(self, text: str) -> str:
-        """A TOML file."""
+        """Write a TOML file; return its path."""
         path = self.mktemp()
         with open(path, "w") as file:
             file.write(text)
         return path
 
-    def test_each_wins_over_the_next(self) -> None:
+    def test_command_line_wins_over_environment_over_file(self) -> None:
         path = self.file(
             'auth_url = "http://file/"\nmessage_size = 1\nlogin_timeout = 1\ndrain_time = 1.5\norigin = ["https://file"]'
         )
@@ -177,17 +177,17 @@ class Sources(SynchronousTestCase):
         self.assertEqual(read({}, {"CHATRELAY_TRUSTED_PROXY": "10.0.0.0/8 unix"}).trusted_proxy, ("10.0.0.0/8", "unix"))
         self.assertEqual(config.webserver_checks, 32)
 
-    def test_the_file_can_be_named_in_the_environment(self) -> None:
+    def test_environment_names_the_file(self) -> None:
         self.assertEqual(read({}, {"CHATRELAY_CONFIG": self.file("message_size = 9")}).message_size, 9)
 
-    def test_other_variables_are_left_alone(self) -> None:
+    def test_unrelated_variables_are_ignored(self) -> None:
         self.assertEqual(read({}, {"CHATRELAY_PORT": "tcp://10.0.0.1:80", "AUTH_URL": "x"}), Config())
 
-    def test_a_slip_in_a_variable_is_named(self) -> None:
+    def test_misspelled_variable_is_refused_with_a_suggestion(self) -> None:
         error = self.assertRaises(ConfigError, read, {}, {"CHATRELAY_ORIGINS": "https://a"})
         self.assertIn("did you mean CHATRELAY_ORIGIN?", str(error))
 
-    def test_what_is_wrong_is_named(self) -> None:
+    def test_invalid_value_is_refused_with_its_place(self) -> None:
         for path, said in (
             (self.file('auth-url = "http://x/"'), "auth-url: is not an option; did you mean auth_url?"),
             (self.file("message_size = "), "is not valid TOML"),
@@ -203,14 +203,14 @@ class Sources(SynchronousTestCase):
 
 
 class CommandLine(SynchronousTestCase):
-    """twistd's options are Config's, one for one."""
+    """The command line of twistd has the options of `Config`."""
 
-    def test_every_option_is_there(self) -> None:
+    def test_help_has_each_option(self) -> None:
         help = str(Options())
         for field in attrs.fields(Config):
             self.assertIn(f"\n  --{option_name(field.name)} {value_of(field)}\n", help)
 
-    def test_repeatable_options_add_up(self) -> None:
+    def test_repeated_option_collects_its_values(self) -> None:
         options = Options()
         options.parseOptions(
             ["--auth-url", "http://x/", "--listen", "tcp:1", "--listen", "tcp:2", "--origin", "https://a"]

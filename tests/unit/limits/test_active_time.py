@@ -57,12 +57,12 @@ class ActiveTimes(SynchronousTestCase):
     def setUp(self) -> None:
         self.process = Process()
 
-    def test_in_time_it_is_the_clock(self) -> None:
+    def test_punctual_ticks_follow_the_clock(self) -> None:
         for _ in range(100):
             self.assertEqual(self.process.run(0.25), self.process.clock.seconds())
             self.assertEqual(self.process.active.now(), self.process.clock.seconds())
 
-    def test_it_begins_with_the_first_tick(self) -> None:
+    def test_time_begins_with_the_first_tick(self) -> None:
         clock = Clock()
         active = ActiveTime(clock.seconds)
         for _ in range(2):
@@ -74,28 +74,28 @@ class ActiveTimes(SynchronousTestCase):
             clock.rightNow += 3600
             active.begin()
 
-    def test_it_tells_of_a_hold_up(self) -> None:
+    def test_tick_reports_a_hold_up(self) -> None:
         found = [(self.process.tick(seconds), self.process.active.held_up)[1] for seconds in (1.0, 1.25, 7.0, 0.25)]
         self.assertEqual(found, [0, 0, 7, 0])
 
-    def test_between_ticks_it_goes_on(self) -> None:
+    def test_time_goes_on_between_ticks(self) -> None:
         self.process.clock.advance(0.2)
         self.assertEqual(self.process.active.now(), 0.2)
         self.process.clock.advance(100)
         self.assertEqual(self.process.active.now(), HELD_UP_SECONDS)
 
-    def test_a_late_tick_judges_by_the_one_before(self) -> None:
+    def test_late_tick_judges_by_the_time_of_the_previous_tick(self) -> None:
         self.process.run(1)
         self.assertEqual(self.process.tick(LATE_SECONDS), 1 + LATE_SECONDS)
         before = self.process.judged
         self.assertEqual(self.process.tick(0.5), before)
         self.assertEqual(self.process.tick(0.25), before + 0.75)
 
-    def test_where_each_is_late_each_judges_by_the_one_before(self) -> None:
+    def test_each_of_many_late_ticks_judges_by_its_previous_tick(self) -> None:
         for number in range(100):
             self.assertEqual(self.process.tick(1.0), number)
 
-    def test_a_hold_up_does_not_count_nor_the_seconds_after_it(self) -> None:
+    def test_hold_up_and_recovery_do_not_count(self) -> None:
         for seconds in (HELD_UP_SECONDS + 0.01, 25.0, 3600.0):
             process = Process()
             process.run(5)
@@ -106,18 +106,18 @@ class ActiveTimes(SynchronousTestCase):
             self.assertEqual(process.run(0.25), 5.25)
             self.assertEqual(process.run(5), 10.25)
 
-    def test_the_seconds_after_it_are_so_many_ticks(self) -> None:
+    def test_recovery_lasts_a_number_of_ticks(self) -> None:
         self.process.tick(25)
         # Ticks that are late: what was to be read takes long.
         self.assertEqual(self.process.tick(*[1.0] * 8), 0)
         self.assertEqual(self.process.tick(0.25), 0.25)
 
-    def test_who_ticks_more_often_has_the_seconds_all_the_same(self) -> None:
+    def test_recovery_lasts_as_long_with_more_frequent_ticks(self) -> None:
         self.process.tick(25)
         self.assertEqual(self.process.tick(*[0.0625] * 32), 0)
         self.assertEqual(self.process.tick(0.0625), 0.0625)
 
-    def test_hold_ups_follow_each_other(self) -> None:
+    def test_hold_ups_in_a_row_do_not_count_up_to_a_limit(self) -> None:
         for _ in range(MAX_HOLD_UPS):
             self.assertEqual(self.process.tick(6.0, 0.25), 0)
         self.process.run(RECOVERY_SECONDS)
@@ -126,7 +126,7 @@ class ActiveTimes(SynchronousTestCase):
         self.assertEqual(self.process.tick(6.0), before)
         self.assertEqual(self.process.active.now(), before)
 
-    def test_who_keeps_a_relay_busy_has_no_deadline_prolonged_for_ever(self) -> None:
+    def test_busy_relay_does_not_prolong_a_deadline_for_ever(self) -> None:
         for turn in (0.5, 1.0, 1.3, 2.0, 5.0):
             process = Process()
             while process.judged < DEADLINE:
@@ -136,14 +136,14 @@ class ActiveTimes(SynchronousTestCase):
             most = (MAX_HOLD_UPS + DEADLINE / SECONDS_PER_HOLD_UP) * turn * (1 + RECOVERY_SECONDS / TICK_SECONDS)
             self.assertLessEqual(process.clock.seconds(), DEADLINE + most + 2 * turn)
 
-    def test_in_the_long_run_an_attack_slows_it_by_less_than_half(self) -> None:
+    def test_attack_slows_time_by_less_than_half(self) -> None:
         # The worst there is: as soon as a hold-up does not count, there is one, and then everything is in time again.
         while self.process.clock.seconds() < 10_000:
             self.process.tick(HELD_UP_SECONDS + 0.01)
             self.process.run(RECOVERY_SECONDS)
         self.assertGreater(self.process.judged, 5_000)
 
-    def test_a_clock_that_is_set_moves_no_deadline(self) -> None:
+    def test_clock_that_is_set_back_moves_no_deadline(self) -> None:
         self.process.run(1)
         self.assertEqual(self.process.tick(-3600), 1)
         self.assertEqual(self.process.run(1), 2)
@@ -151,7 +151,7 @@ class ActiveTimes(SynchronousTestCase):
         self.assertEqual(self.process.active.now(), 2)
 
     @given(st.lists(st.one_of(st.floats(-10, 100), st.just(TICK_SECONDS)), max_size=200))
-    def test_it_never_goes_back_and_never_ahead_of_the_clock(self, ticks: list[float]) -> None:
+    def test_time_never_goes_back_and_never_ahead_of_the_clock(self, ticks: list[float]) -> None:
         process = Process()
         judged, read, forward = [0.0], [0.0], 0.0
         for seconds in ticks:
@@ -186,7 +186,7 @@ class Alarms(SynchronousTestCase):
         """Note it."""
         self.rung.append((name, self.clock.seconds()))
 
-    def test_what_rings_does_not_put_off_the_others(self) -> None:
+    def test_slow_alarm_does_not_delay_the_others(self) -> None:
         def ring(name: str) -> None:
             self.ring(name)
             if name == "first":
@@ -200,13 +200,13 @@ class Alarms(SynchronousTestCase):
         self.assertEqual(self.rung, [("first", 5), ("second", 6), ("next", 10)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_one_between_two_ticks_is_not_late(self) -> None:
+    def test_alarm_between_two_ticks_is_not_late(self) -> None:
         alarm = Alarm[str](self.clock, 0.625, self.ring)
         alarm.set("a")
         self.clock.pump([0.125] * 10)
         self.assertEqual(self.rung, [("a", 0.625)])
 
-    def test_what_is_answered_in_the_seconds_after_a_hold_up_does_not_ring(self) -> None:
+    def test_alarm_cancelled_during_recovery_does_not_ring(self) -> None:
         alarm = Alarm[str](self.clock, 2, self.ring)
         for name in ("answered", "silent"):
             alarm.set(name)
@@ -220,7 +220,7 @@ class Alarms(SynchronousTestCase):
         self.assertEqual([name for name, _ in self.rung], ["silent"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_timer_that_is_late_looks_twice(self) -> None:
+    def test_late_timer_rings_at_the_second_look(self) -> None:
         alarm = Alarm[str](self.clock, 2, self.ring)
         alarm.set("a")
         self.clock.pump([0.25] * 7)
@@ -229,7 +229,7 @@ class Alarms(SynchronousTestCase):
         self.clock.advance(0.01)
         self.assertEqual([name for name, _ in self.rung], ["a"])
 
-    def test_lifted_by_what_rings(self) -> None:
+    def test_alarm_cancelled_by_another_alarm_does_not_ring(self) -> None:
         def ring(name: str) -> None:
             self.ring(name)
             alarm.lift("b")
@@ -249,7 +249,7 @@ class Alarms(SynchronousTestCase):
         self.clock.pump([0.25] * 4)
         self.assertEqual(len(self.rung), 2)
 
-    def test_a_defect_in_what_rings_keeps_no_other_from_ringing(self) -> None:
+    def test_error_in_an_alarm_does_not_stop_the_others(self) -> None:
         def ring(name: str) -> None:
             self.ring(name)
             raise ZeroDivisionError
@@ -264,7 +264,7 @@ class Alarms(SynchronousTestCase):
                 self.clock.advance(0.25)
         self.assertEqual([name for name, _ in self.rung], ["a", "b", "c"])
 
-    def test_zero_is_never(self) -> None:
+    def test_alarm_of_zero_seconds_never_rings(self) -> None:
         alarm = Alarm[str](self.clock, 0, self.ring)
         alarm.set("a")
         alarm.lift("a")
@@ -285,7 +285,7 @@ class TimeLimits(SynchronousTestCase):
                 await limit.wait(step)
                 self.done.append(f"{number} at {self.clock.seconds()}")
 
-    def test_the_steps_share_it(self) -> None:
+    def test_steps_share_the_time_limit(self) -> None:
         first: Deferred[None] = Deferred()
         stopping = Deferred.fromCoroutine(self.steps(2, first, Deferred(), Deferred(), succeed(None)))
         self.clock.pump([0.25] * 4)
@@ -295,7 +295,7 @@ class TimeLimits(SynchronousTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_hold_up_does_not_count(self) -> None:
+    def test_hold_up_does_not_count_for_steps(self) -> None:
         step: Deferred[None] = Deferred()
         stopping = Deferred.fromCoroutine(self.steps(2, step))
         self.clock.pump([0.25] * 7)
@@ -306,7 +306,7 @@ class TimeLimits(SynchronousTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_what_a_step_fails_with_is_raised_and_no_timer_left(self) -> None:
+    def test_error_of_a_step_is_raised_and_leaves_no_timer(self) -> None:
         step: Deferred[None] = Deferred()
         stopping = Deferred.fromCoroutine(self.steps(2, step))
         step.errback(ZeroDivisionError())
@@ -317,7 +317,7 @@ class TimeLimits(SynchronousTestCase):
         self.failureResultOf(stopping, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_zero_is_no_limit(self) -> None:
+    def test_time_limit_of_zero_is_no_limit(self) -> None:
         stopping = Deferred.fromCoroutine(self.steps(0, Deferred()))
         self.clock.pump([0.25] * 400)
         self.assertNoResult(stopping)
