@@ -4,8 +4,8 @@
 # Guess:     The list has origins as browsers send them: https://example.com, without the default port.
 # Behaviour: Autobahn adds the port to the origin of the handshake (443 for https) and compares that with the list, as a pattern.
 #            An entry without a port matches no page. Only https://example.com:443 matches.
-# Matters:   Every browser is refused with 400, whose text names the origin as it stands in the list. Programs that send no
-#            Origin connect all the same, so a test with such a client passes.
+# Matters:   Every page is refused with 400. The error names the origin as it stands in the list, so the list looks right. A test
+#            with a program that sends no Origin passes.
 # Seen:      allowedOrigins https://example.com: https://example.com refused, without Origin accepted
 #            allowedOrigins https://example.com:443: https://example.com accepted, without Origin accepted
 # Versions:  autobahn 26.10.2, Twisted 26.10.0, Python 3.11

@@ -1,11 +1,11 @@
 #!/bin/bash
 # Caddy: a reload closes every WebSocket, and the server takes it for a protocol error
 #
-# Guess:     caddy reload is graceful: connections that are open go on with the configuration that they began with.
+# Guess:     caddy reload is graceful: connections that are open continue with the old configuration.
 # Behaviour: Each WebSocket through reverse_proxy is closed at once, whatever has changed in the configuration. The client gets
 #            1001. The server gets a close frame without the mask that RFC 6455, section 5.1, requires of a client, and answers
 #            1002, unless the client's own answer reaches it first.
-# Matters:   Adding a site to the configuration sends all users of a chat away in the same moment, and the server's log has
+# Matters:   Adding a site to the configuration disconnects all users of a chat at the same moment, and the server's log has
 #            protocol errors that no client made. A client must reconnect after 1001, with waits that differ.
 # Seen:      20 open before the reload, 0 after it; clients told 1001: 20; server sent 1001: 1, 1002: 19
 # Versions:  Caddy 2.6.2 (Debian 12), websockets 17.4, Python 3.11

@@ -1,5 +1,5 @@
 #!/bin/bash
-# picows: a server that handles text alone leaves the client's Close without an answer
+# picows: a server that handles only text does not answer the client's Close
 #
 # Guess:     The library answers a Close frame and ends the connection (RFC 6455, section 5.5.1), as it answers pings.
 # Behaviour: A Close frame comes to on_ws_frame() like any other frame. A listener that handles only TEXT leaves it there: the

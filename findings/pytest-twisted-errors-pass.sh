@@ -7,7 +7,7 @@
 #            printed, and the test passes. A delayed call that a test leaves behind runs in a later test. The same tests as
 #            TestCases of trial fail, under trial and under pytest.
 # Matters:   A suite that is moved from trial to pytest-twisted stays green with bugs that trial reported. Keep TestCases for
-#            code with timers, or check errors in a fixture.
+#            code with timers.
 # Seen:      pytest-twisted: exception in a delayed call passed, unseen failure passed, call left behind passed
 #            trial: exception in a delayed call failed, unseen failure failed, call left behind failed
 # Versions:  pytest-twisted 1.14.3, pytest 9.2.0, Twisted 26.10.0, Python 3.11

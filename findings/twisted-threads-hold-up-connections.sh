@@ -1,7 +1,7 @@
 #!/bin/bash
-# Twisted: ten blocking calls in threads hold up every new connection by name
+# Twisted: ten blocking calls in threads delay every new connection by host name
 #
-# Guess:     deferToThread() keeps blocking work away from the network: connections go on meanwhile.
+# Guess:     deferToThread() keeps blocking work away from the network: new connections do not wait for it.
 # Behaviour: HostnameEndpoint (and so twisted.web's Agent and treq) looks a name up with getaddrinfo() in the same pool of ten
 #            threads. With ten calls under way the look-up waits behind them, also for localhost and for an address such as
 #            127.0.0.1. TCP4ClientEndpoint with an address needs no thread.

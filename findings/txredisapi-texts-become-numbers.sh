@@ -2,8 +2,8 @@
 # txredisapi: a text that looks like a number is read as another value
 #
 # Guess:     get() gives the string that set() stored, as redis-py does: '007' is '007'.
-# Behaviour: By default every reply that int() or float() accepts is turned into a number: '007' into 7, '+4915112345' into
-#            4915112345, '1_000' into 1000. That holds for members of sets and for the keys and values of hashes, too.
+# Behaviour: By default a reply that begins like a number and that int() accepts (float(), if it has a point) is turned into a number:
+#            '007' into 7, '+4915112345' into 4915112345, '1_000' into 1000. Keys of hashes are converted, too.
 #            convertNumbers=False turns it off.
 # Matters:   User ids, phone numbers, postcodes and tokens change or get another type, depending on the value. Tests with
 #            names like 'alice' do not show it. Two fields of a hash, '7' and '07', become one.
