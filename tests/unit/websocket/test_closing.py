@@ -14,27 +14,27 @@ from tests.support.frames import BINARY, CLOSE, close_frame, frame
 from tests.support.relay_case import WebSocketTestCase
 
 
-class Leaving(WebSocketTestCase):
-    """However a connection ends, nobody is delivered to it afterwards."""
+class ClosedConnections(WebSocketTestCase):
+    """Connections that end: none receives anything afterwards."""
 
-    def test_a_closing_client_is_gone_at_once(self) -> None:
+    def test_client_that_closes_is_gone_at_once(self) -> None:
         client = self.client().open().log_in()
         client.write(close_frame())
         self.assertEqual(len(self.directory), 0)
         self.assertEqual(client.hear()[0][0], 1000)
         self.assertTrue(client.transport.disconnecting)
 
-    def test_a_failed_client_is_gone_at_once(self) -> None:
+    def test_client_that_breaks_the_protocol_is_gone_at_once(self) -> None:
         client = self.client().open().log_in()
         client.write(frame(b"x", BINARY))
         self.assertEqual(len(self.directory), 0)
 
-    def test_a_lost_client_is_gone_at_once(self) -> None:
+    def test_lost_client_is_gone_at_once(self) -> None:
         client = self.client().open().log_in()
         client.lost()
         self.assertEqual(len(self.directory), 0)
 
-    def test_a_client_that_does_not_answer_the_close_is_cut(self) -> None:
+    def test_unanswered_close_aborts_the_connection(self) -> None:
         client = self.client().open().log_in()
         client.write(frame(b"x", BINARY))
         self.pass_time(1.5)
@@ -42,7 +42,7 @@ class Leaving(WebSocketTestCase):
         self.pass_time(1)
         self.assertTrue(client.transport.aborted)
 
-    def test_a_closed_client_has_its_time_to_leave(self) -> None:
+    def test_closed_client_may_stay_for_closing_timeout(self) -> None:
         self.factory = self.make_factory(closing_timeout=7)
         closed, refused = self.client().open().log_in(), self.client()
         closed.write(frame(b"x", BINARY))
@@ -52,7 +52,7 @@ class Leaving(WebSocketTestCase):
         self.pass_time(0.5)
         self.assertEqual([client.transport.aborted for client in (closed, refused)], [True, True])
 
-    def test_no_time_to_leave_is_a_quarter_of_a_second(self) -> None:
+    def test_closing_timeout_of_zero_is_a_quarter_of_a_second(self) -> None:
         for seconds in (0, 0.01):
             self.factory = self.make_factory(closing_timeout=seconds)
             client = self.client().open().log_in()
@@ -63,13 +63,13 @@ class Leaving(WebSocketTestCase):
             self.pass_time(0.5)
             self.assertTrue(client.transport.aborted)
 
-    def test_a_client_that_answers_the_close_is_let_go(self) -> None:
+    def test_answered_close_ends_the_connection(self) -> None:
         client = self.client().open()
         client.write(frame(b"x", BINARY))
         client.write(close_frame(1003))
         self.assertTrue(client.transport.aborted or client.transport.disconnecting)
 
-    def test_stopping_closes_with_4000(self) -> None:
+    def test_stopping_relay_closes_with_4000(self) -> None:
         member, visitor, accepted = self.client().open().log_in(), self.client().open(), self.client()
         closed = self.factory.registry.close_all()
         self.assertEqual(member.hear(), [(4000, "the relay is stopping")])
@@ -80,7 +80,7 @@ class Leaving(WebSocketTestCase):
             client.lost()
         self.successResultOf(closed)
 
-    def test_trouble_with_one_keeps_nobody_else_from_being_closed(self) -> None:
+    def test_failure_to_close_one_client_does_not_keep_the_others_open(self) -> None:
         first, second = (self.client().open().log_in(name) for name in ("alice", "bo"))
         troubled, other = (
             (first, second) if next(iter(self.factory.registry.connections)) is first.protocol else (second, first)
@@ -93,7 +93,7 @@ class Leaving(WebSocketTestCase):
         self.assertTrue(other.transport.aborted)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
-    def test_who_comes_when_it_has_stopped_is_cut(self) -> None:
+    def test_connection_to_a_stopped_relay_is_aborted(self) -> None:
         self.factory.registry.abort_all()
         client = self.client()
         self.assertTrue(client.transport.aborted)
@@ -101,7 +101,7 @@ class Leaving(WebSocketTestCase):
         self.factory.start_sweeping()
         self.client().open().log_in()
 
-    def test_what_comes_while_stopping_is_not_taken(self) -> None:
+    def test_message_to_a_stopping_relay_is_not_accepted(self) -> None:
         client = self.client().open().log_in()
         told = Deferred.fromCoroutine(self.factory.registry.close_by_turns())
         self.successResultOf(told)
@@ -110,8 +110,8 @@ class Leaving(WebSocketTestCase):
         self.assertEqual((client.hear(), self.log.rows), ([(4000, "the relay is stopping")], []))
 
 
-class Ends(WebSocketTestCase):
-    """What the operator is told when a connection has ended."""
+class LoggedEnds(WebSocketTestCase):
+    """What is logged when a connection has ended."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -120,12 +120,12 @@ class Ends(WebSocketTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
 
     def told(self, level: LogLevel = LogLevel.info) -> list[str]:
-        """The lines of a level since the last look."""
+        """Return the lines of a level since the last call."""
         lines = [formatEvent(event) for event in self.events if event["log_level"] is level]
         self.events.clear()
         return lines
 
-    def test_who_closed_and_with_which_code(self) -> None:
+    def test_log_says_who_closed_and_with_which_code(self) -> None:
         for payload, code in ((struct.pack("!H", 1001) + b"my words", 1001), (b"", 1005)):
             client = self.client().open().log_in()
             self.pass_time(1.5)
@@ -136,7 +136,7 @@ class Ends(WebSocketTestCase):
                 [f"connection of 1 from 192.0.2.1:4321 ended by the client with {code} after 1.5 s: it closed"],
             )
 
-    def test_a_lost_connection(self) -> None:
+    def test_log_says_how_a_connection_was_lost(self) -> None:
         self.client().open().log_in("bo").lost()
         self.client().open().log_in("bo").lost(ConnectionLost())
         self.assertEqual(
@@ -148,7 +148,7 @@ class Ends(WebSocketTestCase):
             ],
         )
 
-    def test_why_the_relay_closed(self) -> None:
+    def test_log_says_why_the_relay_closed(self) -> None:
         binary = self.client().open().log_in()
         binary.write(frame(b"x", BINARY))
         crooked = self.client().open().log_in()
@@ -162,7 +162,7 @@ class Ends(WebSocketTestCase):
         self.assertIn("ended by the relay with 1002 after 0.0 s: ", crooked_line)
         self.assertIn("ended by the relay with 4000 after 0.0 s: the relay is stopping", stopped_line)
 
-    def test_who_never_logged_in_is_not_worth_a_line(self) -> None:
+    def test_end_without_a_login_is_logged_at_debug(self) -> None:
         visitor = self.client().open()
         visitor.say_login("CANARY")
         for client in (visitor, self.client()):
@@ -171,7 +171,7 @@ class Ends(WebSocketTestCase):
         self.assertEqual([event["log_level"] for event in debug], [LogLevel.debug] * 2)
         self.assertNotIn("CANARY", str(debug))
 
-    def test_many_ends_at_once_are_counted(self) -> None:
+    def test_many_ends_at_once_are_logged_as_a_count(self) -> None:
         clients = [self.client().open().log_in() for _ in range(30)]
         for client in clients:
             client.lost()
@@ -183,14 +183,14 @@ class Ends(WebSocketTestCase):
         self.client().open().log_in().lost()
         self.assertEqual(len(self.told()), 1)
 
-    def test_for_a_program_that_reads_them_each_is_told(self) -> None:
+    def test_json_log_has_every_end(self) -> None:
         self.factory = self.make_factory(log_format="json")
         clients = [self.client().open().log_in() for _ in range(30)]
         for client in clients:
             client.lost()
         self.assertEqual(len(self.told()), 30)
 
-    def test_so_are_refused_handshakes(self) -> None:
+    def test_json_log_has_every_refused_handshake(self) -> None:
         for _ in range(26):
             self.client().shake("Sec-WebSocket-Protocol: nonsense")
         self.assertEqual(len(self.told()), 25)

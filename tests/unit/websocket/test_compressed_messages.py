@@ -18,7 +18,7 @@ from tests.support.v1 import ADMITTED
 
 
 class Compression(WebSocketTestCase):
-    """Off unless asked for; and then no bomb is unpacked."""
+    """Compression that is on by its option, and its limits."""
 
     OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 
@@ -28,12 +28,12 @@ class Compression(WebSocketTestCase):
         self.factory = self.make_factory(compression=True, frames_per_second=0, bytes_per_second=0)
 
     def deflated(self, *pieces: bytes, bits: int = 12) -> list[bytes]:
-        """A message, compressed, in as many pieces."""
+        """Compress a message in as many pieces."""
         compressor = zlib.compressobj(wbits=-bits)
         parts = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
         return [*parts[:-1], parts[-1].removesuffix(b"\x00\x00\xff\xff")]
 
-    def test_what_is_negotiated(self) -> None:
+    def test_offers_of_compression_are_answered_with_their_parameters(self) -> None:
         for offer, answer in (
             ("permessage-deflate", "permessage-deflate; client_no_context_takeover"),
             (
@@ -50,7 +50,7 @@ class Compression(WebSocketTestCase):
             found = [line for line in head.split("\r\n") if line.lower().startswith("sec-websocket-extensions:")]
             self.assertEqual(found, [] if answer is None else [f"Sec-WebSocket-Extensions: {answer}"])
 
-    def test_messages_compressed_or_not_in_any_mixture(self) -> None:
+    def test_compressed_and_plain_messages_mix(self) -> None:
         request = json.dumps({"type": "auth-request", "SESSID": "alice"}).encode()
         (whole,) = self.deflated(request)
         first, second = self.deflated(request[:10], request[10:])
@@ -68,7 +68,7 @@ class Compression(WebSocketTestCase):
                 client.write(stream[start : start + size])
             self.assertEqual(client.hear(), [ADMITTED, ADMITTED, (PONG, b"p"), ADMITTED, ADMITTED])
 
-    def test_what_is_sent_is_compressed_where_that_gains_something(self) -> None:
+    def test_delivery_is_compressed_where_it_becomes_shorter(self) -> None:
         client = self.client().open(self.OFFER).log_in()
         for size, is_compressed in ((255, False), (256, True), (65536, True), (65537, False)):
             client.protocol.outgoing.send(b"x" * size)
@@ -80,7 +80,7 @@ class Compression(WebSocketTestCase):
                 payload = zlib.decompressobj(-12).decompress(payload + b"\x00\x00\xff\xff")
             self.assertEqual(payload, b"x" * size)
 
-    def test_who_does_not_offer_it_gets_none(self) -> None:
+    def test_client_without_an_offer_gets_plain_messages(self) -> None:
         client = self.client().open().log_in()
         client.protocol.outgoing.send(b"x" * 1000)
         self.assertEqual(client.read()[0], 0x81)
@@ -88,7 +88,7 @@ class Compression(WebSocketTestCase):
         self.assertEqual(client.hear()[0][0], 1002)
 
     def packed(self, size: int, level: int, kind: str) -> bytes:
-        """A login of so many bytes, compressed; it would read as one also with bytes missing from its end."""
+        """Compress a login of so many bytes; it would read as one also with bytes missing from its end."""
         compressor = zlib.compressobj(level, wbits=-12)
         begin = b'{"type":"auth-request","SESSID":"alice"'
         if kind == "letters":
@@ -102,7 +102,7 @@ class Compression(WebSocketTestCase):
         return (data + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
 
     def answer_to(self, pieces: list[bytes], segment: int = 1_000_000) -> list[object]:
-        """What a message in these frames is answered where each arrives in segments of so many bytes."""
+        """Return the answer to a message in these frames, each of which arrives in segments of so many bytes."""
         client = self.client().open(self.OFFER)
         for number, piece in enumerate(pieces):
             is_last = number == len(pieces) - 1
@@ -111,7 +111,7 @@ class Compression(WebSocketTestCase):
                 client.write(data[start : start + segment])
         return [heard[0] if isinstance(heard, tuple) else heard for heard in client.hear()]
 
-    def test_as_much_as_a_message_may_be_and_no_more(self) -> None:
+    def test_message_that_unpacks_above_message_size_closes_with_1009(self) -> None:
         beyond = {0: ADMITTED, 1: 1009, 6: 1009, 39: 1009, 296: 1009, 1023: 1009, 1024: 1009, 1025: 1009, 99999: 1009}
         kinds = ((0, "spaces"), (1, "spaces"), (9, "flushed spaces"), (9, "letters"))
         for (level, kind), (more, answer) in itertools.product(kinds, beyond.items()):
@@ -122,13 +122,13 @@ class Compression(WebSocketTestCase):
                 heard = self.answer_to(pieces, segment)
                 self.assertEqual(heard, [answer], f"{more=} {level=} {kind=} {parts=} {segment=}")
 
-    def test_of_a_message_that_is_flushed_again_and_again_as_much_and_no_more(self) -> None:
+    def test_message_of_many_flushes_above_message_size_closes_with_1009(self) -> None:
         for size, answer in ((65536, ADMITTED), (65537, 1009), (66000, 1009)):
             request = json.dumps({"type": "auth-request", "SESSID": "alice"}).encode().ljust(size)
             pieces = self.deflated(*(request[start : start + 1100] for start in range(0, size, 1100)))
             self.assertEqual(self.answer_to(pieces), [answer], size)
 
-    def test_one_that_is_too_large_is_so_whatever_else_is_wrong_with_it(self) -> None:
+    def test_too_large_message_closes_with_1009_whatever_else_is_wrong(self) -> None:
         # Its last block is not at its end; and what of it is unpacked ends within a character.
         cut = self.packed(65536 + 5000, 9, "flushed spaces")[:-2]
         compressor = zlib.compressobj(9, wbits=-12)
@@ -136,7 +136,7 @@ class Compression(WebSocketTestCase):
         for data in (cut, characters):
             self.assertEqual(self.answer_to([data]), [1009])
 
-    def test_what_is_packed_is_bound_too(self) -> None:
+    def test_compressed_bytes_are_bounded_too(self) -> None:
         # After its end, deflate ignores what follows, and zlib keeps it.
         compressor = zlib.compressobj(wbits=-12)
         whole = compressor.compress(b'{"type":"auth-request","SESSID":"alice"}') + compressor.flush(zlib.Z_FINISH)
@@ -144,7 +144,7 @@ class Compression(WebSocketTestCase):
         for more, answer in ((most, ADMITTED), (most + 1, 1009)):
             self.assertEqual(self.answer_to([whole, bytes(30_000), bytes(more - 30_000)]), [answer], more)
 
-    def test_uncompressed_ones_are_bound_as_ever(self) -> None:
+    def test_plain_messages_are_bounded_as_without_compression(self) -> None:
         request = b'{"type":"auth-request","SESSID":"alice"}'
         for size, answer in ((65536, ADMITTED), (65537, 1009)):
             for parts in (1, 3):
@@ -157,7 +157,7 @@ class Compression(WebSocketTestCase):
                 heard = [heard[0] if isinstance(heard, tuple) else heard for heard in client.hear()]
                 self.assertEqual(heard, [answer], size)
 
-    def test_a_bomb_is_not_unpacked(self) -> None:
+    def test_bomb_is_not_unpacked(self) -> None:
         size = 50_000_000
         compressor = zlib.compressobj(9, wbits=-12)
         bomb = b"".join(compressor.compress(bytes(1_000_000)) for _ in range(size // 1_000_000))
@@ -177,7 +177,7 @@ class Compression(WebSocketTestCase):
             self.assertEqual(client.hear()[0][0], 1009)
             self.assertLess(peak, 1_000_000)  # the frames themselves, some times over, and one message
 
-    def test_nothing_of_a_bomb_stays_when_its_sender_has_left(self) -> None:
+    def test_bomb_leaves_no_memory_when_its_sender_has_left(self) -> None:
         client = self.client().open(self.OFFER)
         client.write(frame(self.packed(1_000_000, 9, "spaces"), rsv=4) * 2)
         self.assertEqual(client.hear()[0][0], 1009)
@@ -185,11 +185,11 @@ class Compression(WebSocketTestCase):
         client.lost()
         self.assertEqual(client.protocol.data, b"")
 
-    def test_what_is_no_deflate_is_refused(self) -> None:
+    def test_bytes_that_are_not_deflate_close_with_1007(self) -> None:
         client = self.client().open(self.OFFER)
         client.write(frame(b"\xff\xff\xff\xff", rsv=4))
         self.assertEqual(client.hear()[0][0], 1007)
 
-    def test_a_bound_is_needed(self) -> None:
+    def test_compression_without_message_size_is_refused(self) -> None:
         error = self.assertRaises(ConfigError, Config, compression=True, message_size=0)
         self.assertIn("compression: needs a message-size", str(error))

@@ -1,4 +1,4 @@
-"""The session cookie of an opening handshake: how it is read, and what is not one."""
+"""The session cookie of an opening handshake: how it is read, and which cookies are ignored."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class Cookies(WebSocketTestCase):
         self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
 
     def answer(self, *headers: str) -> Any:
-        """What an auth-request without SESSID is answered after such a handshake."""
+        """Return the answer to an auth-request without a SESSID after such a handshake."""
         client = self.client().open(*headers)
         client.say_login()
         (answer,) = client.hear()
         return answer
 
-    def test_the_cookie_logs_in(self) -> None:
+    def test_session_cookie_logs_in(self) -> None:
         for cookie in ("sid=alice", "a=b; sid=alice", "a=b;sid=alice;c=d", "Sid=x; sid=alice; sid=bo"):
             self.assertEqual(self.answer("Origin: https://example.com", f"Cookie: {cookie}"), ADMITTED, cookie)
 
-    def test_a_cookie_with_a_byte_that_splits_lines_elsewhere(self) -> None:
+    def test_cookie_with_a_unicode_line_break_is_read_whole(self) -> None:
         # U+00C5 is C3 85 in UTF-8, and 85 is a line's end to str.splitlines.
         cookie = "city=\u00c5bo; sid=alice"
         self.assertEqual(self.answer("Origin: https://example.com", f"Cookie: {cookie}"), ADMITTED)
 
-    def test_a_cookie_is_passed_on_as_the_browser_sent_it(self) -> None:
+    def test_session_cookie_is_passed_on_as_it_came(self) -> None:
         self.factory = self.make_factory(
             KnownSessions({"été": 1}), session_cookie="sid", origin=("https://example.com",)
         )
         self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=été"), ADMITTED)
         self.assertEqual(self.answer("Origin: https://example.com", "Cookie: a=b", "Cookie: sid=été"), ADMITTED)
 
-    def test_other_cookies_in_any_encoding_lock_nobody_out(self) -> None:
+    def test_other_cookies_in_any_encoding_do_not_prevent_the_login(self) -> None:
         page, session = "Origin: https://example.com", "sid=alice"
         bytes_of = [bytes([byte]).decode("ascii", "surrogateescape") for byte in range(1, 256) if byte not in b"\r\n;"]
         # Each as if it began a header that there must be once, and with its own line in between.
@@ -58,7 +58,7 @@ class Cookies(WebSocketTestCase):
             ):
                 self.assertEqual(self.answer(page, *headers), ADMITTED, headers)
 
-    def test_other_headers_in_any_encoding_lock_nobody_out(self) -> None:
+    def test_other_headers_in_any_encoding_do_not_prevent_the_login(self) -> None:
         for name in ("User-Agent", "X-Forwarded-For", "Referer", "Accept-Language", "X-Name"):
             for ending in (*"\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", "\udc85"):
                 value = f"Zo{ending}Host: evil{ending}Upgrade: h2c{ending}Cookie: sid=bo"
@@ -66,24 +66,24 @@ class Cookies(WebSocketTestCase):
                     self.answer("Origin: https://example.com", f"{name}: {value}", "Cookie: sid=alice"), ADMITTED
                 )
 
-    def test_a_line_that_goes_on_or_has_no_name_is_no_header(self) -> None:
+    def test_folded_or_nameless_header_line_is_ignored(self) -> None:
         for line in (" Host: evil", "\tHost: evil", " Host : evil", "Sec-WebSocket-Key\xa0: 1", ": evil", "evil", " "):
             self.assertEqual(
                 self.answer("Origin: https://example.com", "Cookie: sid=alice", f"X: 1\r\n{line}"), ADMITTED
             )
 
-    def test_a_line_with_a_line_break_of_its_own_is_refused(self) -> None:
+    def test_bare_line_break_in_a_header_is_refused_with_400(self) -> None:
         for broken in ("\r", "\n", "\0", "\nOrigin: https://example.com", "\rCookie: sid=alice"):
             answer = self.client().shake(f"X: a{broken}")
             self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer)
             self.assertIn(b"contains a line break or a NUL", answer)
 
-    def test_a_name_with_a_blank_after_it_is_refused(self) -> None:
+    def test_blank_after_a_header_name_is_refused_with_400(self) -> None:
         for line in ("Origin : https://example.com", "X\t: 1", "X  : 1"):
             answer = self.client().shake(line)
             self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer)
 
-    def test_a_target_that_is_not_encoded_is_read_as_if_it_were(self) -> None:
+    def test_unencoded_target_is_accepted(self) -> None:
         # websocket-client sends its URL so.
         for target in ("/chat?name=Åbo", "/ch\u0085at", "/?a=\udc85\udca0", "/\x0b\x1c"):
             client = self.client()
@@ -97,7 +97,7 @@ class Cookies(WebSocketTestCase):
             client.write(HANDSHAKE.replace(b"GET / HTTP/1.1", line.encode("latin-1")))
             self.assertTrue(client.read().startswith(b"HTTP/1.1 400 "), line)
 
-    def test_the_bytes_of_the_cookie_are_the_session_id(self) -> None:
+    def test_bytes_of_the_cookie_are_the_session_id(self) -> None:
         sessids = []
 
         class Noting(KnownSessions):
@@ -122,14 +122,14 @@ class Cookies(WebSocketTestCase):
             self.answer("Origin: https://example.com", f"Cookie: sid= {value.decode('utf-8', 'surrogateescape')} ; a=b")
         self.assertEqual([sessid.encode("utf-8", "surrogateescape") for sessid in sessids], [b" " + v for v in values])
 
-    def test_bytes_that_cannot_be_posted_are_no_session(self) -> None:
+    def test_cookie_with_bytes_that_cannot_be_posted_is_denied(self) -> None:
         denied = DENIED
         for options in ({"auth_url": "http://site.example/session", "auth_format": "json"}, {}):
             known = KnownSessions({"\udce5": 1})
             self.factory = self.make_factory(known, session_cookie="sid", origin=("https://example.com",), **options)
             self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=\udce5"), denied)
 
-    def test_of_two_cookies_of_the_name_the_first_counts(self) -> None:
+    def test_first_of_two_session_cookies_counts(self) -> None:
         for headers in (
             ("Cookie: sid=alice; sid=bo",),
             ("Cookie: a=b; sid=alice", "Cookie: sid=bo"),
@@ -137,13 +137,13 @@ class Cookies(WebSocketTestCase):
         ):
             self.assertEqual(self.answer("Origin: https://example.com", *headers), ADMITTED)
 
-    def test_a_cookie_longer_than_a_sessid_is_none(self) -> None:
+    def test_cookie_longer_than_a_sessid_is_ignored(self) -> None:
         known = KnownSessions({"x" * 4096: 1, "x" * 4097: 2})
         self.factory = self.make_factory(known, session_cookie="sid", origin=("https://example.com",))
         self.assertEqual(self.answer("Origin: https://example.com", f"Cookie: sid={'x' * 4096}"), ADMITTED)
         self.assertNotEqual(self.answer("Origin: https://example.com", f"Cookie: sid={'x' * 4097}"), ADMITTED)
 
-    def test_without_the_cookie_it_is_a_denial(self) -> None:
+    def test_login_without_cookie_or_sessid_is_denied(self) -> None:
         for headers in (
             (),
             ("Cookie: other=alice",),
@@ -153,15 +153,15 @@ class Cookies(WebSocketTestCase):
         ):
             self.assertEqual(self.answer("Origin: https://example.com", *headers), DENIED)
 
-    def test_a_handshake_without_origin_has_no_cookie(self) -> None:
+    def test_cookie_of_a_handshake_without_origin_is_ignored(self) -> None:
         answer = self.answer("Cookie: sid=alice")
         self.assertEqual((answer["type"], answer["reason"]), ("error", "invalid-auth-request"))
 
-    def test_sessid_in_the_message_wins(self) -> None:
+    def test_sessid_of_the_message_takes_precedence_over_the_cookie(self) -> None:
         client = self.client().open("Origin: https://example.com", "Cookie: sid=bo")
         client.log_in("alice")
         self.assertEqual(len(self.directory.connections_of("1")), 1)
 
-    def test_not_configured_no_cookie_is_read(self) -> None:
+    def test_cookie_is_not_read_without_the_session_cookie_option(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
         self.assertEqual(self.answer("Origin: https://example.com", "Cookie: sid=alice")["type"], "error")

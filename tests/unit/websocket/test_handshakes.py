@@ -71,22 +71,22 @@ OTHER_ORIGINS = (
 
 
 class Handshakes(WebSocketTestCase):
-    """Who may connect, and how it is refused."""
+    """Which handshakes are accepted, and how the others are refused."""
 
-    def test_no_subprotocol_and_v1(self) -> None:
+    def test_handshake_with_no_subprotocol_or_v1_is_accepted(self) -> None:
         self.assertNotIn(b"Sec-WebSocket-Protocol", self.client().shake())
         for offer in ("chatrelay.v1", "chatrelay.v2, chatrelay.v1"):
             answer = self.client().shake(f"Sec-WebSocket-Protocol: {offer}")
             self.assertIn(b"Sec-WebSocket-Protocol: chatrelay.v1\r\n", answer)
 
-    def test_other_subprotocols_are_refused(self) -> None:
+    def test_handshake_with_another_subprotocol_is_refused_with_400(self) -> None:
         client = self.client()
         answer = client.shake("Sec-WebSocket-Protocol: chatrelay.v2")
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"))
         self.assertIn(b"offer chatrelay.v1, or none", answer)
         self.assertTrue(client.transport.disconnecting)
 
-    def test_a_browser_that_visits_is_told(self) -> None:
+    def test_request_without_upgrade_is_refused_with_426(self) -> None:
         client = self.client()
         client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
         answer = client.read()
@@ -94,7 +94,7 @@ class Handshakes(WebSocketTestCase):
         self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
         self.assertIn(b"chatrelay speaks WebSocket here", answer)
 
-    def test_a_proxy_that_takes_websocket_out_is_told_what_to_pass_on(self) -> None:
+    def test_handshake_stripped_by_a_proxy_is_refused_with_what_to_pass_on(self) -> None:
         upgrade, connection = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
         for line, headers, status in (
             ("GET / HTTP/1.0", "", 505),
@@ -117,14 +117,14 @@ class Handshakes(WebSocketTestCase):
         self.factory = self.make_factory(origin=("https://example.com",))
         self.assertNotIn(b"proxy", self.client().shake("Origin: https://evil.test"))
 
-    def test_compression_is_not_taken_up(self) -> None:
+    def test_offer_of_compression_is_declined_by_default(self) -> None:
         self.assertNotIn(b"deflate", self.client().shake("Sec-WebSocket-Extensions: permessage-deflate"))
 
-    def test_without_origin_option_any_origin_may_connect(self) -> None:
+    def test_any_origin_is_accepted_without_the_origin_option(self) -> None:
         for origin in ("https://example.com", "null", "http://127.0.0.1:8000", "capacitor://localhost"):
             self.client().open(f"Origin: {origin}")
 
-    def test_listed_origins_and_programs_without_any_may_connect(self) -> None:
+    def test_listed_origin_and_no_origin_are_accepted(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com", "http://localhost:8000"))
         for origin in (
             "https://example.com",
@@ -135,7 +135,7 @@ class Handshakes(WebSocketTestCase):
             self.client().open(f"Origin: {origin}")
         self.client().open()
 
-    def test_every_other_origin_is_refused(self) -> None:
+    def test_unlisted_origin_is_refused_with_403(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
         for origin in OTHER_ORIGINS:
             client = self.client()
@@ -153,7 +153,7 @@ class Handshakes(WebSocketTestCase):
             answer = self.client().shake(*headers)
             self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), (headers, answer))
 
-    def test_the_operator_is_told_which_origin_and_how_to_admit_it(self) -> None:
+    def test_refused_origin_is_logged_with_how_to_admit_it(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
@@ -173,7 +173,7 @@ class Handshakes(WebSocketTestCase):
         self.assertEqual(len(told), 6)
         self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
 
-    def test_a_stranger_cannot_keep_the_operator_from_being_told(self) -> None:
+    def test_many_refused_origins_do_not_hide_a_new_one_from_the_log(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
@@ -188,7 +188,7 @@ class Handshakes(WebSocketTestCase):
         self.assertIn("origin https://www.example.com was refused", warnings[10])
         self.assertIn("too many origins at once: 991 more handshakes of pages were refused", warnings[11])
 
-    def test_what_strangers_send_is_safe_to_print_and_no_cookie_is_in_it(self) -> None:
+    def test_refused_handshake_is_logged_escaped_and_without_its_cookie(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
@@ -207,7 +207,7 @@ class Handshakes(WebSocketTestCase):
         self.assertNotIn("\x1b", "".join(told))
         self.assertNotIn("CANARY", "".join(formatEvent(event) for event in events))
 
-    def test_a_handshake_up_to_its_size_and_no_further(self) -> None:
+    def test_handshake_above_handshake_size_is_refused(self) -> None:
         bare = len(
             b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX: \r\n\r\n"
@@ -218,11 +218,11 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 431 "), answer)
         self.assertTrue(client.transport.disconnecting)
 
-    def test_no_handshake_size_is_no_limit(self) -> None:
+    def test_handshake_size_of_zero_is_no_limit(self) -> None:
         self.factory = self.make_factory(handshake_size=0)
         self.client().open("X: " + "x" * 20_000)
 
-    def test_an_endless_handshake_is_cut_at_its_size(self) -> None:
+    def test_endless_handshake_is_refused_at_handshake_size(self) -> None:
         client = self.client()
         client.write(b"GET / HTTP/1.1\r\nX: ")
         for _ in range(90):
@@ -230,7 +230,7 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(client.read().startswith(b"HTTP/1.1 431 "))
         self.assertLess(len(client.protocol.data), 16385)
 
-    def test_frames_behind_a_handshake_count_not_towards_its_size(self) -> None:
+    def test_frames_behind_a_handshake_do_not_count_towards_its_size(self) -> None:
         client = self.client()
         handshake = (
             b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -240,7 +240,7 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
         self.assertEqual(len(self.directory), 1)
 
-    def test_a_handshake_has_its_time(self) -> None:
+    def test_unfinished_handshake_is_aborted_after_handshake_timeout(self) -> None:
         client = self.client()
         client.write(b"GET / HTTP/1.1\r\n")
         self.pass_time(4.5)
@@ -249,7 +249,7 @@ class Handshakes(WebSocketTestCase):
         self.pass_time(1)
         self.assertTrue(client.transport.aborted)
 
-    def test_a_refused_client_that_does_not_leave_is_cut(self) -> None:
+    def test_refused_client_that_stays_is_aborted(self) -> None:
         client = self.client()
         client.shake("Sec-WebSocket-Protocol: nonsense")
         self.pass_time(1.5)
@@ -257,7 +257,7 @@ class Handshakes(WebSocketTestCase):
         self.pass_time(1)
         self.assertTrue(client.transport.aborted)
 
-    def test_nothing_is_left_of_connections_that_have_gone(self) -> None:
+    def test_closed_connections_leave_no_memory(self) -> None:
         for step in ("accepted", "refused", "open", "member"):
             client = self.client()
             if step == "refused":

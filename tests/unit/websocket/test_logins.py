@@ -16,7 +16,7 @@ from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 
 class Logins(WebSocketTestCase):
-    """The webserver's verdict comes later than other things happen."""
+    """Logins whose answer comes after something else has happened."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -26,7 +26,7 @@ class Logins(WebSocketTestCase):
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver)
 
-    def test_leaving_while_the_webserver_thinks_gives_the_question_up(self) -> None:
+    def test_client_that_leaves_cancels_its_login(self) -> None:
         client = self.client().open()
         client.say_login("alice")
         client.lost()
@@ -34,14 +34,14 @@ class Logins(WebSocketTestCase):
         self.assertEqual(len(self.directory), 0)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_a_login_has_its_time(self) -> None:
+    def test_visitor_without_a_login_closes_with_4001_after_login_timeout(self) -> None:
         client = self.client().open()
         self.pass_time(9.5)
         self.assertEqual(client.hear(), [])
         self.pass_time(1)
         self.assertEqual(client.hear(), [(4001, "not logged in in time")])
 
-    def test_the_time_is_not_prolonged_by_asking(self) -> None:
+    def test_login_request_does_not_prolong_login_timeout(self) -> None:
         client = self.client().open()
         self.pass_time(9.5)
         client.say_login("slow")
@@ -51,14 +51,14 @@ class Logins(WebSocketTestCase):
         self.assertEqual(close[0], 4001)
         self.assertEqual(self.webserver.cancelled, ["slow"])
 
-    def test_who_is_logged_in_stays(self) -> None:
+    def test_logged_in_client_outlives_login_timeout(self) -> None:
         client = self.client().open()
         client.say_login("alice")
         self.webserver.answer(LoggedIn(1))
         self.pass_time(60)
         self.assertEqual(client.hear(), [ADMITTED])
 
-    def test_an_authenticator_that_fails_is_reported_and_nobody_is_let_in(self) -> None:
+    def test_failing_authenticator_is_logged_and_nobody_logs_in(self) -> None:
         client = self.client().open()
         client.say_login("alice")
         self.webserver.asked.pop()[1].errback(KeyError("CANARY"))
@@ -67,14 +67,14 @@ class Logins(WebSocketTestCase):
         self.assertIn("KeyError", formatEvent(event))
         self.assertNotIn("CANARY", str(event))
 
-    def test_an_authenticator_that_raises_is_no_different(self) -> None:
+    def test_raising_authenticator_is_logged_and_nobody_logs_in(self) -> None:
         self.patch(self.webserver, "authenticate", {}.__getitem__)
         client = self.client().open()
         client.say_login("CANARY")
         self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
         self.assertNotIn("CANARY", str(self.events))
 
-    def test_trouble_is_answered(self) -> None:
+    def test_unavailable_site_is_answered_with_webserver_unavailable(self) -> None:
         client = self.client().open()
         client.say_login("alice")
         self.webserver.answer(Unavailable("down"))
@@ -82,7 +82,7 @@ class Logins(WebSocketTestCase):
 
 
 class DeniedLogins(WebSocketTestCase):
-    """logins-per-minute; tests/unit/auth/test_throttle.py has it in every detail."""
+    """The limit logins-per-minute; tests/unit/auth/test_throttle.py tests it in detail."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -90,7 +90,7 @@ class DeniedLogins(WebSocketTestCase):
         self.factory = self.make_factory(self.held)
 
     def log_in(self, sessid: str, verdict: Any, client: MemoryClient | None = None) -> Any:
-        """What a client is answered, and whether anybody was asked."""
+        """Return whether a client logs in, and whether the site was asked."""
         client = client or self.client().open()
         client.say_login(sessid)
         was_asked = bool(self.held.asked)
@@ -98,7 +98,7 @@ class DeniedLogins(WebSocketTestCase):
             self.held.answer(verdict)
         return client.hear()[0]["response"], was_asked
 
-    def test_20_denials_of_an_address_and_no_further(self) -> None:
+    def test_login_after_20_denials_of_its_address_is_not_asked_about(self) -> None:
         for number in range(20):
             self.assertEqual(self.log_in(f"guess {number}", Denied()), (False, True))
         self.assertEqual(self.log_in("alice", LoggedIn(1)), (False, False))
@@ -107,7 +107,7 @@ class DeniedLogins(WebSocketTestCase):
         self.assertEqual(self.log_in("guess", Denied()), (False, True))
         self.assertEqual(self.log_in("guess", Denied()), (False, False))
 
-    def test_one_that_is_not_asked_about_is_a_denial_of_the_connection(self) -> None:
+    def test_denial_without_a_request_to_the_site_counts_for_the_connection(self) -> None:
         self.factory = self.make_factory(self.held, logins_per_minute=1)
         client = self.client().open()
         for was_asked in (True, False):
@@ -115,12 +115,12 @@ class DeniedLogins(WebSocketTestCase):
         client.say_login("guess")
         self.assertEqual(client.hear(), [DENIED, (4500, "login refused three times")])
 
-    def test_zero_is_no_limit(self) -> None:
+    def test_logins_per_minute_of_zero_is_no_limit(self) -> None:
         self.factory = self.make_factory(self.held, logins_per_minute=0)
         for number in range(100):
             self.assertEqual(self.log_in(f"guess {number}", Denied()), (False, True))
 
-    def test_who_has_no_cookie_uses_nothing_up(self) -> None:
+    def test_login_without_a_cookie_uses_none_of_the_limit(self) -> None:
         self.factory = self.make_factory(
             self.held, logins_per_minute=1, session_cookie="sid", origin=("https://example.com",)
         )
@@ -130,7 +130,7 @@ class DeniedLogins(WebSocketTestCase):
             self.assertEqual(client.hear(), [DENIED])
         self.assertEqual(self.log_in("alice", LoggedIn(1)), (True, True))
 
-    def test_who_is_in_stays_in_and_is_asked_about_again(self) -> None:
+    def test_logged_in_client_stays_and_is_rechecked_at_the_limit(self) -> None:
         self.factory = self.make_factory(self.held, logins_per_minute=1, recheck_interval=10)
         alice = self.client().open()
         self.assertEqual(self.log_in("alice", LoggedIn(1), alice), (True, True))
@@ -142,7 +142,7 @@ class DeniedLogins(WebSocketTestCase):
         self.held.answer(LoggedIn(1))
         self.assertEqual(alice.hear(), [])
 
-    def test_the_operator_is_told_once(self) -> None:
+    def test_reached_limit_is_logged_once(self) -> None:
         told = logged_lines(self)
         for number in range(100):
             self.log_in(f"guess {number}", Denied())
@@ -150,7 +150,7 @@ class DeniedLogins(WebSocketTestCase):
         self.assertEqual(len(lines), 1)
         self.assertIn("too many logins from 192.0.2.1 were denied", lines[0])
 
-    def test_who_leaves_while_waiting_for_others_of_the_address(self) -> None:
+    def test_client_that_leaves_while_waiting_for_its_address_is_not_asked_about(self) -> None:
         self.factory = self.make_factory(self.held, logins_per_minute=1, login_timeout=10)
         first, second, third = (self.client().open() for _ in range(3))
         for client in (first, second, third):
@@ -171,7 +171,7 @@ class DeniedLogins(WebSocketTestCase):
 
 
 class RememberedDenials(WebSocketTestCase):
-    """A denial that is remembered, and whom it does not concern."""
+    """Denials that are remembered, and logins to which they do not apply."""
 
     def setUp(self) -> None:
         self.held = HeldAuthenticator()
@@ -185,25 +185,25 @@ class RememberedDenials(WebSocketTestCase):
         return factory
 
     def ask(self, *headers: str, sessid: str | None = None) -> MemoryClient:
-        """A client that asks to be logged in."""
+        """Return a client that has asked to be logged in."""
         client = self.client().open(*headers)
         client.say_login(sessid)
         return client
 
     def deny(self, sessid: str) -> None:
-        """Have a session denied."""
+        """Have the site deny a session."""
         client = self.ask(sessid=sessid)
         self.held.answer(Denied())
         client.hear()
 
-    def test_it_is_denied_without_asking(self) -> None:
+    def test_remembered_denial_is_repeated_without_a_request(self) -> None:
         self.deny("alice")
         self.assertEqual(self.ask(sessid="alice").hear(), [DENIED])
         self.pass_time(5)
         self.ask(sessid="alice")
         self.assertEqual(len(self.held.asked), 1)
 
-    def test_a_recheck_is_not_answered_by_it(self) -> None:
+    def test_remembered_denial_does_not_answer_a_recheck(self) -> None:
         self.factory = self.make_factory(self.held, recheck_interval=10)
         alice = self.ask(sessid="alice")
         self.held.answer(LoggedIn(1))
@@ -216,7 +216,7 @@ class RememberedDenials(WebSocketTestCase):
         self.held.answer(LoggedIn(1))
         self.assertEqual(alice.hear(), [])
 
-    def test_a_denied_recheck_makes_none(self) -> None:
+    def test_denied_recheck_is_not_remembered(self) -> None:
         self.factory = self.make_factory(self.held, recheck_interval=10)
         alice = self.ask(sessid="alice")
         self.held.answer(LoggedIn(1))
@@ -227,7 +227,7 @@ class RememberedDenials(WebSocketTestCase):
         self.ask(sessid="alice")
         self.assertEqual(len(self.held.asked), 1)
 
-    def test_ending_a_session_from_outside_makes_none(self) -> None:
+    def test_session_ended_from_outside_is_not_remembered_as_denied(self) -> None:
         alice = self.ask(sessid="alice")
         self.held.answer(LoggedIn(1))
         alice.hear()
@@ -235,7 +235,7 @@ class RememberedDenials(WebSocketTestCase):
         self.ask(sessid="alice")
         self.assertEqual(len(self.held.asked), 1)
 
-    def test_a_ticket_makes_none_and_a_cookie_makes_one(self) -> None:
+    def test_denied_ticket_is_not_remembered_and_a_denied_cookie_is(self) -> None:
         self.factory = self.make_factory(
             self.held, auth_tickets=True, session_cookie="sid", origin=("https://example.com",)
         )

@@ -1,4 +1,4 @@
-"""Messages and their frames: sizes, fragments, times, and what is not a message."""
+"""Messages and their frames: sizes, fragments, times, and messages that close the connection."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Messages(WebSocketTestCase):
     """Whole messages out of frames, and the limits on them."""
 
     def member(self, sessid: str = "alice") -> MemoryClient:
-        """A logged-in client."""
+        """Return a client that is logged in."""
         return self.client().open().log_in(sessid)
 
-    def test_from_one_client_to_another(self) -> None:
+    def test_message_reaches_the_recipient_and_is_acknowledged(self) -> None:
         alice, bo = self.member(), self.member("bo")
         alice.send(2, "hej", id="x")
         self.clock.advance(0)
@@ -23,7 +23,7 @@ class Messages(WebSocketTestCase):
         self.assertEqual(bo.hear(), [delivered])
         self.assertEqual(alice.hear(), [{"type": "send-request-response", "response": {"id": "x", "value": True}}])
 
-    def test_a_message_may_grow_on_its_way(self) -> None:
+    def test_delivery_may_be_longer_than_the_request(self) -> None:
         # The bound on what is received is none on what is sent: fromuID is
         # added, and control characters are escaped in six bytes each.
         alice, bo = self.member(), self.member("bo")
@@ -33,19 +33,19 @@ class Messages(WebSocketTestCase):
         self.assertEqual(bo.hear()[0]["message"]["content"], content)
         self.assertEqual(alice.hear()[0]["response"]["value"], True)
 
-    def test_byte_by_byte(self) -> None:
+    def test_message_sent_byte_by_byte_arrives(self) -> None:
         client = self.client().open()
         for byte in frame(b'{"type":"auth-request","SESSID":"alice"}'):
             client.write(bytes([byte]))
         self.assertEqual(client.hear(), [ADMITTED])
 
-    def test_in_fragments(self) -> None:
+    def test_message_sent_in_fragments_arrives(self) -> None:
         client = self.client().open()
         client.write(frame(b'{"type":"auth-', fin=False) + frame(b"p", PING))
         client.write(frame(b'request","SESSID":', CONTINUATION, fin=False) + frame(b'"alice"}', CONTINUATION))
         self.assertEqual(client.hear(), [(PONG, b"p"), ADMITTED])
 
-    def test_a_message_up_to_its_size_and_no_further(self) -> None:
+    def test_message_above_message_size_closes_with_1009(self) -> None:
         client = self.client().open()
         client.write(frame(b" " * 65536))
         (error,) = client.hear()
@@ -53,14 +53,14 @@ class Messages(WebSocketTestCase):
         client.write(frame(b" " * 65537)[:20])
         self.assertEqual(client.hear()[0][0], 1009)
 
-    def test_fragments_add_up_to_the_size(self) -> None:
+    def test_fragments_above_message_size_together_close_with_1009(self) -> None:
         client = self.client().open()
         client.write(frame(b" " * 40000, fin=False))
         self.assertEqual(client.hear(), [])
         client.write(frame(b" " * 25537, CONTINUATION))
         self.assertEqual(client.hear()[0][0], 1009)
 
-    def test_as_many_frames_as_may_be_and_no_more(self) -> None:
+    def test_message_of_too_many_frames_closes_with_1002(self) -> None:
         client = self.client().open()
         parts = [frame(b"", CONTINUATION, fin=False) for _ in range(62)]
         client.write(frame(b"{", fin=False) + b"".join(parts) + frame(b"}", CONTINUATION))
@@ -71,7 +71,7 @@ class Messages(WebSocketTestCase):
         client.write(frame(b"}", CONTINUATION))
         self.assertEqual(client.hear(), [(1002, "a message in more than 64 frames")])
 
-    def test_a_message_has_its_time(self) -> None:
+    def test_unfinished_message_closes_with_1002_after_message_timeout(self) -> None:
         client = self.member()
         client.write(frame(b"{", fin=False))
         self.pass_time(9.5)
@@ -79,19 +79,19 @@ class Messages(WebSocketTestCase):
         self.pass_time(1)
         self.assertEqual(client.hear(), [(1002, "a message took too long")])
 
-    def test_a_message_that_ended_has_no_deadline(self) -> None:
+    def test_finished_message_has_no_deadline(self) -> None:
         client = self.member()
         client.write(frame(b"{", fin=False) + frame(b"}", CONTINUATION))
         client.hear()
         self.pass_time(30)
         self.assertEqual(client.hear(), [])
 
-    def test_binary_messages_close(self) -> None:
+    def test_binary_message_closes_with_1003(self) -> None:
         client = self.member()
         client.write(frame(b"{}", BINARY))
         self.assertEqual(client.hear()[0][0], 1003)
 
-    def test_protocol_errors_close(self) -> None:
+    def test_protocol_error_closes_with_1002(self) -> None:
         for bad in (
             frame(b"{}", masked=False),
             frame(b"{}", rsv=1),
@@ -103,14 +103,14 @@ class Messages(WebSocketTestCase):
             client.write(bad)
             self.assertEqual(client.hear()[0][0], 1002, bad)
 
-    def test_text_that_is_not_utf8_closes(self) -> None:
+    def test_text_that_is_not_utf8_closes_with_1007(self) -> None:
         skipped = b'{"type":"auth-request","x":"\xf5\x80\x80\x80"}'  # where the JSON decoder does not look
         for bad in (b"\xff", b'{"type":"auth-request","SESSID":"\xed\xa0\x80"}', b"\xc3", skipped):
             client = self.member()
             client.write(frame(bad))
             self.assertEqual(client.hear()[0][0], 1007, bad)
 
-    def test_nothing_counts_that_comes_after_the_close(self) -> None:
+    def test_message_after_the_close_is_ignored(self) -> None:
         client, bo = self.member(), self.member("bo")
         client.write(frame(b"x", BINARY))
         client.hear()
@@ -118,7 +118,7 @@ class Messages(WebSocketTestCase):
         self.clock.advance(0)
         self.assertEqual((client.hear(), bo.hear(), self.log.rows), ([], [], []))
 
-    def test_ten_unusable_frames(self) -> None:
+    def test_tenth_unusable_frame_closes_with_4502(self) -> None:
         client = self.client().open()
         for _ in range(9):
             client.write(frame(b"x"))
@@ -127,7 +127,7 @@ class Messages(WebSocketTestCase):
         heard = client.hear()
         self.assertEqual(heard[1:], [(4502, "ten frames could not be used")])
 
-    def test_a_bad_frame_does_not_raise_into_autobahn(self) -> None:
+    def test_deeply_nested_json_is_refused_as_invalid(self) -> None:
         client = self.member()
         client.write(frame(b"[" * 60000))
         self.assertEqual(client.hear()[0]["reason"], "invalid-json")

@@ -1,4 +1,4 @@
-"""Pings: to whom they go, when, and what comes of no answer."""
+"""Pings: which connections get them, when, and what follows an answer or none."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tests.support.relay_case import WebSocketTestCase
 
 
 class Pings(WebSocketTestCase):
-    """Clients are pinged, and who gives no sign of life is closed."""
+    """Pings of open connections, and the close of those that do not answer."""
 
     def setUp(self) -> None:
         super().setUp()
         self.factory = self.make_factory(ping_interval=20, ping_timeout=15)
 
     def pinged(self) -> MemoryClient:
-        """A client who has just been pinged."""
+        """Return a client that has just been pinged."""
         client = self.client().open().log_in()
         while not (heard := client.hear()):
             self.pass_time(0.125)
         self.assertEqual(heard, [(PING, b"")])
         return client
 
-    def test_who_answers_stays_and_is_pinged_again(self) -> None:
+    def test_answered_ping_keeps_the_connection_and_is_followed_by_another(self) -> None:
         client = self.client().open().log_in()
         heard = []
         for _ in range(800):
@@ -39,7 +39,7 @@ class Pings(WebSocketTestCase):
                 client.write(frame(b"", PONG))
         self.assertEqual(heard, [(PING, b"")] * 5)
 
-    def test_who_does_not_is_closed(self) -> None:
+    def test_unanswered_ping_closes_with_4004(self) -> None:
         client = self.pinged()
         self.pass_time(14.875)
         self.assertEqual((client.hear(), len(self.directory)), ([], 1))
@@ -48,7 +48,7 @@ class Pings(WebSocketTestCase):
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
 
-    def test_any_sign_of_life_will_do(self) -> None:
+    def test_any_bytes_answer_a_ping(self) -> None:
         for sign in (frame(b"", PONG), frame(b"p", PING), frame(b"{}")):
             client = self.pinged()
             client.write(sign)
@@ -57,13 +57,13 @@ class Pings(WebSocketTestCase):
             self.assertNotIn(4004, [heard[0] for heard in client.hear() if isinstance(heard, tuple)])
             client.lost()
 
-    def test_a_sign_from_before_the_ping_is_none(self) -> None:
+    def test_bytes_from_before_the_ping_do_not_answer_it(self) -> None:
         client = self.client().open().log_in()
         client.write(frame(b"", PONG))
         self.pass_time(36)
         self.assertEqual(client.hear(), [(PING, b""), (4004, "no answer to pings")])
 
-    def test_what_came_while_the_relay_was_held_up_counts(self) -> None:
+    def test_pong_that_came_while_the_relay_was_held_up_counts(self) -> None:
         client = self.pinged()
         self.clock.advance(100)  # the first sweep comes before anything is read
         self.assertEqual(client.hear(), [])
@@ -71,7 +71,7 @@ class Pings(WebSocketTestCase):
         self.pass_time(1)
         self.assertEqual(len(self.directory), 1)
 
-    def test_they_are_found_within_40_seconds_with_the_defaults(self) -> None:
+    def test_silent_client_closes_within_40_seconds_with_the_defaults(self) -> None:
         for chance in (0.0, 0.3, 0.9999):
             self.clock = Clock()
             self.chance = chance
@@ -100,7 +100,7 @@ class Pings(WebSocketTestCase):
         self.assertEqual(sum(pinged), 100)
         self.assertLessEqual(max(pinged), 2)
 
-    def test_who_is_behind_is_left_to_their_unread_time(self) -> None:
+    def test_client_that_is_behind_is_closed_by_unread_time_only(self) -> None:
         client = self.client().open().log_in()
         client.protocol.outgoing.pauseProducing()
         self.factory.registry.slow_readers.caught_up(client.protocol.outgoing)  # that one's time is another test's
@@ -110,7 +110,7 @@ class Pings(WebSocketTestCase):
         self.pass_time(20.25)
         self.assertEqual(client.hear(), [(PING, b"")])
 
-    def test_a_defect_in_one_look_at_the_deadlines_does_not_end_them(self) -> None:
+    def test_exception_in_one_sweep_does_not_end_the_sweeps(self) -> None:
         broken = self.patch(self.factory.logins.throttle, "sweep", lambda: 1 / 0)
         self.pass_time(1)
         self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
@@ -119,7 +119,7 @@ class Pings(WebSocketTestCase):
         self.pass_time(16)
         self.assertEqual(client.hear(), [(4004, "no answer to pings")])
 
-    def test_who_is_behind_when_the_time_is_over_and_has_gone_is_found_later(self) -> None:
+    def test_client_that_was_behind_at_ping_timeout_is_found_later(self) -> None:
         client = self.pinged()
         self.pass_time(10)
         client.protocol.outgoing.pauseProducing()
@@ -128,7 +128,7 @@ class Pings(WebSocketTestCase):
         self.pass_time(15)
         self.assertEqual(client.hear(), [(4004, "no answer to pings")])
 
-    def test_where_that_has_no_limit_pings_count_towards_the_budget(self) -> None:
+    def test_unread_pings_count_towards_unread_size_without_unread_time(self) -> None:
         self.factory = self.make_factory(
             ping_interval=1, ping_timeout=0, unread_time=0, unread_size=60, login_timeout=0
         )
@@ -139,7 +139,7 @@ class Pings(WebSocketTestCase):
         self.assertEqual(heard[:-1], [(PING, b"")] * 6)
         self.assertEqual(heard[-1], (4002, "not reading fast enough"))
 
-    def test_the_system_is_told_of_both_times_together(self) -> None:
+    def test_tcp_user_timeout_is_ping_interval_plus_ping_timeout(self) -> None:
         told: list[float] = []
         self.patch(outgoing.Outbox, "give_up_after", lambda _, seconds: told.append(seconds))
         for interval, timeout in ((20, 15), (0, 15), (20, 0)):
@@ -147,7 +147,7 @@ class Pings(WebSocketTestCase):
             self.client()
         self.assertEqual(told, [35])
 
-    def test_only_open_connections_are_pinged(self) -> None:
+    def test_connection_that_is_not_open_is_not_pinged(self) -> None:
         self.factory = self.make_factory(ping_interval=0.25, handshake_timeout=0)
         shaking = self.client()
         closing = self.client().open()
@@ -159,7 +159,7 @@ class Pings(WebSocketTestCase):
         self.assertEqual((shaking.read(), closing.read(), gone.read()), (b"", b"", b""))
         self.assertEqual(len(self.factory.registry.pings), 0)
 
-    def test_who_is_closed_by_the_same_look_at_the_deadlines_is_not_pinged(self) -> None:
+    def test_client_closed_by_the_same_sweep_is_not_pinged(self) -> None:
         self.factory = self.make_factory(ping_interval=0.25, ping_timeout=0, login_timeout=1)
         client = self.client().open()
         self.pass_time(1.5)
@@ -167,14 +167,14 @@ class Pings(WebSocketTestCase):
         self.assertIn((PING, b""), heard)
         self.assertEqual(heard[-1], (4001, "not logged in in time"))
 
-    def test_a_ping_comes_after_what_was_sent_before_it(self) -> None:
+    def test_ping_follows_what_was_sent_before_it(self) -> None:
         client = self.client().open().log_in()
         client.protocol.outgoing.send(b'"before"')
         client.protocol.ping()
         client.protocol.outgoing.send(b'"after"')
         self.assertEqual(client.hear(), ["before", (PING, b""), "after"])
 
-    def test_zero_is_never(self) -> None:
+    def test_ping_interval_of_zero_is_never(self) -> None:
         for options in ({"ping_interval": 0}, {"ping_interval": 20, "ping_timeout": 0}):
             self.factory = self.make_factory(**options)
             client = self.client().open().log_in()

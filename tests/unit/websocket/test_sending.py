@@ -11,10 +11,10 @@ from tests.support.relay_case import WebSocketTestCase
 
 
 class SendingTooFast(WebSocketTestCase):
-    """What a client may send, and that one who goes on is not read for ever."""
+    """Limits on messages and control frames, and the close of clients that go on."""
 
     def outcomes(self, client: MemoryClient) -> list[Any]:
-        """What the answers were: "sent", the reason why not, or the close code."""
+        """Return the outcomes: "sent", the reason of a refusal, or the close code."""
         self.clock.advance(0)
         told: list[Any] = []
         for heard in client.hear():
@@ -25,11 +25,11 @@ class SendingTooFast(WebSocketTestCase):
         return told
 
     def request(self, to: object = 1) -> bytes:
-        """The frame of a message-send-request."""
+        """Encode a message-send-request as a frame."""
         message = {"timeStamp": 1, "touID": to, "content": "hej"}
         return frame(json.dumps({"type": "message-send-request", "id": 1, "message": message}).encode())
 
-    def test_the_30th_passes_the_31st_does_not_and_a_second_later_ten_more_do(self) -> None:
+    def test_31st_message_at_once_is_refused_and_ten_pass_a_second_later(self) -> None:
         client = self.client().open().log_in()
         client.write(self.request() * 31)
         self.assertEqual(sorted(self.outcomes(client)), ["rate-limited"] + ["sent"] * 30)
@@ -37,7 +37,7 @@ class SendingTooFast(WebSocketTestCase):
         client.write(self.request() * 11)
         self.assertEqual(sorted(self.outcomes(client)), ["rate-limited"] + ["sent"] * 10)
 
-    def test_the_options_are_heeded(self) -> None:
+    def test_limits_follow_their_options(self) -> None:
         self.factory = self.make_factory(messages_per_second=2, message_burst=3, new_recipients_per_minute=2)
         client = self.client().open().log_in()
         for number in range(4):
@@ -50,7 +50,7 @@ class SendingTooFast(WebSocketTestCase):
         client.write(self.request() * 4)
         self.assertEqual(sorted(self.outcomes(client)), ["rate-limited"] + ["sent"] * 3)
 
-    def test_who_keeps_on_is_closed_and_not_delivered_from(self) -> None:
+    def test_client_that_goes_on_above_the_limit_closes_with_4503(self) -> None:
         client = self.client().open().log_in()
         client.write(self.request() * 1000)
         told = self.outcomes(client)
@@ -59,14 +59,14 @@ class SendingTooFast(WebSocketTestCase):
         # The 30 are logged; who has sent them was not there any more to receive them.
         self.assertEqual(len(self.log.rows), 30)
 
-    def test_who_answers_the_close_is_let_go_at_once(self) -> None:
+    def test_answered_close_with_4503_ends_the_connection_at_once(self) -> None:
         client = self.client().open().log_in()
         client.write(self.request() * 91)
         self.assertEqual(self.outcomes(client)[-1], 4503)
         client.write(close_frame(4503))
         self.assertTrue(client.transport.aborted or client.transport.disconnecting)
 
-    def test_who_goes_on_after_any_close_is_read_no_more_and_cut(self) -> None:
+    def test_client_that_sends_on_after_a_close_is_aborted(self) -> None:
         for piece in (self.request(), frame(b"p", PING), frame(b"", PONG), frame(b"")):
             client = self.client().open().log_in()
             client.write(frame(b"x", BINARY))
@@ -82,7 +82,7 @@ class SendingTooFast(WebSocketTestCase):
             self.pass_time(2.5)
             self.assertTrue(client.transport.aborted)
 
-    def test_20_pings_and_pongs_at_once_and_ten_a_second(self) -> None:
+    def test_control_frame_above_20_at_once_and_ten_a_second_closes_with_1002(self) -> None:
         client = self.client().open().log_in()
         client.write((frame(b"p", PING) + frame(b"", PONG)) * 10)
         self.assertEqual(client.hear(), [(PONG, b"p")] * 10)
@@ -93,12 +93,12 @@ class SendingTooFast(WebSocketTestCase):
         self.assertEqual(client.hear(), [(1002, "more than 10 pings and pongs a second")])
         self.assertEqual(len(self.directory), 0)
 
-    def test_a_close_frame_is_never_one_too_many(self) -> None:
+    def test_close_frame_is_never_above_the_limit(self) -> None:
         client = self.client().open().log_in()
         client.write(frame(b"", PONG) * 20 + close_frame())
         self.assertEqual(client.hear()[0][0], 1000)
 
-    def test_so_many_pings_at_once_as_was_said(self) -> None:
+    def test_burst_of_pings_follows_its_option(self) -> None:
         for burst in (3, 50):
             self.factory = self.make_factory(control_frame_burst=burst)
             client = self.client().open().log_in()
@@ -108,7 +108,7 @@ class SendingTooFast(WebSocketTestCase):
             client.write(frame(b"p", PING) * 3)
             self.assertEqual([what for what, _ in client.hear()], [PONG, PONG, 1002])
 
-    def test_without_a_limit_any_number_of_pings(self) -> None:
+    def test_any_number_of_pings_passes_without_a_limit(self) -> None:
         for option in ("control_frames_per_second", "control_frame_burst"):
             self.factory = self.make_factory(frames_per_second=0, **{option: 0})
             client = self.client().open().log_in()

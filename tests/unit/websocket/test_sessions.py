@@ -1,4 +1,4 @@
-"""Sessions that end at the site, are checked again, or have other names than their SESSID."""
+"""Sessions that end at the site, are rechecked, or have other names than their SESSID."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.v1 import ADMITTED
 
 
 class EndedFromOutside(WebSocketTestCase):
-    """The operator or the site ends sessions."""
+    """Sessions that the operator or the site ends."""
 
     CLOSED = (4505, "ended by the operator or the site")
 
-    def test_by_user_and_by_sessid(self) -> None:
+    def test_ended_user_or_session_closes_with_4505(self) -> None:
         alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
         self.assertEqual(self.factory.logins.index.end_session("alice"), 2)
         self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.CLOSED], [self.CLOSED], []])
@@ -27,7 +27,7 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual(bo.hear(), [self.CLOSED])
         self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
 
-    def test_nothing_is_delivered_or_taken_afterwards(self) -> None:
+    def test_ended_session_neither_sends_nor_receives(self) -> None:
         alice, bo = (self.client().open().log_in(name) for name in ("alice", "bo"))
         self.factory.logins.index.end_user(1)
         alice.send(2)
@@ -37,13 +37,13 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual(bo.hear()[0]["response"]["reason"], "receiving-user-not-connected")
         self.assertEqual(self.log.rows, [])
 
-    def test_one_that_does_not_answer_the_close_is_cut(self) -> None:
+    def test_ended_session_that_does_not_answer_the_close_is_aborted(self) -> None:
         client = self.client().open().log_in()
         self.factory.logins.index.end_user(1)
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
 
-    def test_a_login_under_way(self) -> None:
+    def test_login_in_progress_closes_with_4505_when_its_session_ends(self) -> None:
         webserver = HeldAuthenticator()
         self.factory = self.make_factory(webserver)
         by_sessid, by_user, other = (self.client().open() for _ in range(3))
@@ -60,7 +60,7 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [ADMITTED]])
         self.assertEqual((len(self.directory), len(self.factory.logins.index)), (1, 1))
 
-    def test_by_the_sessid_it_last_logged_in_by(self) -> None:
+    def test_connection_ends_by_the_sessid_of_its_last_login(self) -> None:
         self.factory = self.make_factory(KnownSessions({"old": 1, "new": 1, "another": 2}))
         client = self.client().open().log_in("old").log_in("new")
         client.say_login("another")
@@ -72,12 +72,12 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual(self.factory.logins.index.end_session("new"), 1)
 
 
-class AskedAgain(WebSocketTestCase):
-    """Whether those who are logged in still are."""
+class RecheckedSessions(WebSocketTestCase):
+    """Rechecks of sessions that are logged in."""
 
     GONE = (4501, "the session at the site has ended")
 
-    def test_a_session_that_ends_at_the_site(self) -> None:
+    def test_session_that_ended_at_the_site_closes_with_4501_at_its_recheck(self) -> None:
         known = KnownSessions({"alice": 1, "bo": 2})
         self.factory = self.make_factory(known)
         alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
@@ -90,7 +90,7 @@ class AskedAgain(WebSocketTestCase):
             (len(self.directory), len(self.factory.logins.index), len(self.factory.logins.rechecks)), (1, 1, 1)
         )
 
-    def test_zero_is_never(self) -> None:
+    def test_recheck_interval_of_zero_is_never(self) -> None:
         known = KnownSessions({"alice": 1})
         self.factory = self.make_factory(known, recheck_interval=0)
         alice = self.client().open().log_in("alice")
@@ -98,7 +98,7 @@ class AskedAgain(WebSocketTestCase):
         self.pass_time(1000)
         self.assertEqual(alice.hear(), [])
 
-    def test_they_are_spread_as_was_said(self) -> None:
+    def test_rechecks_are_spread_over_the_interval(self) -> None:
         for spread, chance, due in ((0.0, 0.0, 100), (50.0, 0.0, 50), (50.0, 1.0, 150)):
             self.chance = chance
             known = KnownSessions({"alice": 1})
@@ -110,7 +110,7 @@ class AskedAgain(WebSocketTestCase):
             self.pass_time(2.5)
             self.assertEqual(alice.hear(), [self.GONE])
 
-    def test_an_authenticator_that_fails_is_reported_and_people_stay(self) -> None:
+    def test_failing_authenticator_is_logged_and_users_stay(self) -> None:
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -125,7 +125,7 @@ class AskedAgain(WebSocketTestCase):
         self.assertIn("KeyError", told[0])
         self.assertNotIn("alice", str(events))
 
-    def test_some_of_the_webservers_checks_are_left_to_logins(self) -> None:
+    def test_rechecks_leave_some_requests_to_logins(self) -> None:
         for checks, most in ((32, 8), (4, 1), (1, 1), (0, 8)):
             webserver = HeldAuthenticator()
             self.factory = self.make_factory(webserver, webserver_checks=checks)
@@ -137,10 +137,10 @@ class AskedAgain(WebSocketTestCase):
 
 
 class Handles(WebSocketTestCase):
-    """By what a session is asked about again, and found when it is to end."""
+    """Names of a session: for its rechecks, and for ending it."""
 
     def log_in(self, verdict: LoggedIn, *headers: str, **options: Any) -> MemoryClient:
-        """A client that logged in by "sid", and is due to be asked about."""
+        """Return a client that logged in by "sid" and whose recheck is due."""
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, **options)
         client = self.client().open(*headers)
@@ -151,10 +151,10 @@ class Handles(WebSocketTestCase):
         return client
 
     def asked(self) -> list[str]:
-        """What the webserver is asked about."""
+        """Return what the site is asked about."""
         return [sessid for sessid, _ in self.webserver.asked]
 
-    def test_the_sessid_unless_the_site_names_another(self) -> None:
+    def test_recheck_asks_about_the_sessid_or_the_handle_of_the_site(self) -> None:
         self.log_in(LoggedIn(1))
         self.assertEqual(self.asked(), ["sid"])
         client = self.log_in(LoggedIn(1, session="handle"))
@@ -162,13 +162,13 @@ class Handles(WebSocketTestCase):
         self.webserver.answer(Denied())
         self.assertEqual(client.hear()[0][0], 4501)
 
-    def test_a_ticket_is_not_asked_about_again(self) -> None:
+    def test_ticket_is_not_rechecked(self) -> None:
         self.log_in(LoggedIn(1, expires_in=1), auth_tickets=True)
         self.assertEqual((self.asked(), len(self.factory.logins.rechecks)), ([], 0))
         self.log_in(LoggedIn(1, session="handle"), auth_tickets=True)
         self.assertEqual(self.asked(), ["handle"])
 
-    def test_a_cookie_is_no_ticket(self) -> None:
+    def test_cookie_is_not_taken_for_a_ticket(self) -> None:
         self.log_in(
             LoggedIn(1),
             "Origin: https://example.com",
@@ -179,7 +179,7 @@ class Handles(WebSocketTestCase):
         )
         self.assertEqual(self.asked(), ["from-cookie"])
 
-    def test_only_what_comes_in_a_message_is_asked_about_as_a_ticket(self) -> None:
+    def test_only_a_sessid_of_a_message_is_asked_about_as_a_ticket(self) -> None:
         tickets: list[str] = []
 
         class Both(HeldAuthenticator):
@@ -199,7 +199,7 @@ class Handles(WebSocketTestCase):
         self.assertEqual(sorted(self.asked()), ["cookie", "handle"])
         self.assertEqual(tickets, ["ticket"])
 
-    def test_by_which_name_a_session_ends(self) -> None:
+    def test_session_ends_by_its_handle_or_a_sessid_that_is_no_ticket(self) -> None:
         for tickets, name, ended in (
             (False, "sid", 1),
             (False, "handle", 1),
@@ -212,7 +212,7 @@ class Handles(WebSocketTestCase):
             client.lost()
             self.assertEqual(len(self.factory.logins.index), 0)
 
-    def test_a_session_that_ends_while_its_ticket_is_asked_about(self) -> None:
+    def test_ticket_whose_session_ends_during_its_login_closes_with_4505(self) -> None:
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, auth_tickets=True)
         client = self.client().open()
@@ -222,7 +222,7 @@ class Handles(WebSocketTestCase):
         self.assertEqual([code for code, _ in client.hear()], [4505])
         self.assertEqual(len(self.directory), 0)
 
-    def test_a_session_that_ends_by_its_handle_while_its_sessid_or_cookie_is_asked_about(self) -> None:
+    def test_login_whose_session_ends_by_its_handle_meanwhile_closes_with_4505(self) -> None:
         origin = "https://example.com"
         for by_cookie in (False, True):
             self.webserver = HeldAuthenticator()
@@ -241,7 +241,7 @@ class Handles(WebSocketTestCase):
             self.assertEqual(again.hear(), [ADMITTED])  # what the site says since then counts
             again.lost()
 
-    def test_two_tickets_at_once_are_two_questions_whoever_answers(self) -> None:
+    def test_two_tickets_at_once_are_two_requests(self) -> None:
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, auth_tickets=True)
         clients = [self.client().open() for _ in range(2)]

@@ -11,9 +11,9 @@ from tests.support.relay_case import WebSocketTestCase
 
 
 class SlowReaders(WebSocketTestCase):
-    """What a client may leave unread."""
+    """Clients that leave bytes unread, and the limits on it."""
 
-    def test_up_to_the_budget_and_no_further(self) -> None:
+    def test_unread_bytes_above_unread_size_close_with_4002(self) -> None:
         self.factory = self.make_factory(unread_size=1000)
         client = self.client().open().log_in()
         outgoing = client.protocol.outgoing
@@ -29,7 +29,7 @@ class SlowReaders(WebSocketTestCase):
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
 
-    def test_pongs_count_too(self) -> None:
+    def test_unread_pongs_count_towards_unread_size(self) -> None:
         self.factory = self.make_factory(unread_size=1000)
         client = self.client().open().log_in()
         client.write(frame(b"p" * 90, PING))
@@ -40,7 +40,7 @@ class SlowReaders(WebSocketTestCase):
         client.write(frame(b"p" * 90, PING) * 10)
         self.assertEqual(client.hear()[0][0], 4002)
 
-    def test_who_catches_up_starts_anew(self) -> None:
+    def test_client_that_catches_up_has_its_whole_budget_again(self) -> None:
         self.factory = self.make_factory(unread_size=1000)
         outgoing = self.client().open().log_in().protocol.outgoing
         for _ in range(5):
@@ -48,7 +48,7 @@ class SlowReaders(WebSocketTestCase):
             self.assertTrue(outgoing.send(b"x" * 900))
             outgoing.resumeProducing()
 
-    def test_zero_is_no_limit(self) -> None:
+    def test_unread_size_of_zero_is_no_limit(self) -> None:
         self.factory = self.make_factory(unread_size=0, unread_time=0)
         outgoing = self.client().open().log_in().protocol.outgoing
         outgoing.pauseProducing()
@@ -57,7 +57,7 @@ class SlowReaders(WebSocketTestCase):
             self.pass_time(1)
         self.assertEqual(len(self.directory), 1)
 
-    def test_who_is_behind_has_so_much_time_to_take_it_all(self) -> None:
+    def test_client_behind_for_unread_time_closes_with_4002(self) -> None:
         clients = [self.client().open().log_in(sessid) for sessid in ("alice", "bo")]
         for client in clients:
             client.protocol.outgoing.pauseProducing()
@@ -72,7 +72,7 @@ class SlowReaders(WebSocketTestCase):
         self.pass_time(30)
         self.assertEqual([client.transport.aborted for client in clients], [False, True])
 
-    def test_who_is_behind_again_has_their_time_again(self) -> None:
+    def test_client_behind_again_has_unread_time_again(self) -> None:
         client = self.client().open().log_in()
         for _ in range(4):
             client.protocol.outgoing.pauseProducing()
@@ -80,7 +80,7 @@ class SlowReaders(WebSocketTestCase):
             client.protocol.outgoing.resumeProducing()
         self.assertEqual(client.hear(), [])
 
-    def test_who_leaves_while_behind_is_forgotten(self) -> None:
+    def test_client_that_leaves_while_behind_is_forgotten(self) -> None:
         for leave in (MemoryClient.lost, lambda client: client.protocol.close(codes.STOPPING)):
             client = self.client().open().log_in()
             client.protocol.outgoing.pauseProducing()

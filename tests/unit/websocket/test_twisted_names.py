@@ -1,4 +1,4 @@
-"""The private names of Autobahn and Twisted on which the relay relies."""
+"""The private names of Twisted on which the relay relies; test_autobahn.py has those of Autobahn."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from chatrelay.auth import client as webserver
 from chatrelay.websocket import outbox as outgoing
 
 
-class NamesOfOthers(SynchronousTestCase):
-    """What we use of Twisted beyond its documentation is still there."""
+class TwistedNames(SynchronousTestCase):
+    """Names that Twisted does not document are still there."""
 
-    def test_twisteds_tcp(self) -> None:
+    def test_tcp_server_has_each_name(self) -> None:
         with socket.socket() as unconnected:
             transport = Server(unconnected, None, ("192.0.2.1", 4321), None, 0, MemoryReactorClock())  # type: ignore[arg-type]
             for name in outgoing.TCP_SERVER_NAMES:
                 self.assertTrue(hasattr(transport, name), f"Twisted has moved {name}; see Outbox.flush")
 
-    def test_twisteds_tls(self) -> None:
+    def test_tls_transport_has_each_name_and_holds_what_is_not_sent(self) -> None:
         clock = Clock()
         wrapping = TLSMemoryBIOFactory(optionsForClientTLS("relay.example"), True, Factory.forProtocol(Protocol), clock)
         transport: Any = wrapping.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
@@ -45,7 +45,7 @@ class NamesOfOthers(SynchronousTestCase):
         self.assertTrue(transport._appSendBuffer)
         self.assertEqual(outgoing.held_by_tls(transport), 1000)
 
-    def test_twisted(self) -> None:
+    def test_http_client_has_each_name(self) -> None:
         pool = HTTPConnectionPool(None)
         known = {"HTTPConnectionPool": pool, "HTTP11ClientProtocol": HTTP11ClientProtocol}
         for name in webserver.TWISTED_NAMES:
