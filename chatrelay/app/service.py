@@ -32,7 +32,7 @@ from chatrelay.app import descriptors
 from chatrelay.app.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.app.endpoints import BadEndpointError, NamedEndpoint, check, refusal_text
 from chatrelay.app.unix_sockets import UnixListener, is_unix
-from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.checks import ConfigError
@@ -77,7 +77,7 @@ def build(
     :raises ConfigError: for options that do not go together, or files that can't be used.
     """
     if authenticator is None:
-        authenticator = _webserver_authenticator(config, reactor)
+        authenticator = _session_page_authenticator(config, reactor)
     else:
         config = attrs.evolve(config, auth_url=None)  # nobody is asked there
     log_name = config.message_log if message_log is None else "the application's own"
@@ -90,7 +90,7 @@ def build(
     # What an embedding program's own authenticator has answered is that program's to remember.
     denials = (
         DenialCache(secrets.token_bytes(), config.denial_memory)
-        if isinstance(authenticator, WebserverAuthenticator)
+        if isinstance(authenticator, SessionPageAuthenticator)
         else None
     )
     if connections is None:
@@ -269,7 +269,7 @@ class ChatRelayService(MultiService):
             self.factory.registry.stopping = True
             if self._once_running is not None and self._once_running.active():
                 self._once_running.cancel()
-            if isinstance(self._authenticator, WebserverAuthenticator):
+            if isinstance(self._authenticator, SessionPageAuthenticator):
                 self._authenticator.stop_startup_check()
             await super().stopService()
             # By turns, each when what it had sent is answered; then whoever could not be, for the log hangs.
@@ -285,13 +285,13 @@ class ChatRelayService(MultiService):
             await for_log.wait(self.message_log.stop())
         if self.ops is not None:
             await maybeDeferred(self.ops.stopService)
-        if isinstance(self._authenticator, WebserverAuthenticator):
+        if isinstance(self._authenticator, SessionPageAuthenticator):
             await self._authenticator.close()
         log.info("chatrelay has stopped")
 
     def _runs(self) -> None:
         self._say_how_it_runs()
-        if isinstance(self._authenticator, WebserverAuthenticator):
+        if isinstance(self._authenticator, SessionPageAuthenticator):
             self._authenticator.startup_check()
 
     def _say_how_it_runs(self) -> None:
@@ -312,13 +312,13 @@ class ChatRelayService(MultiService):
             log.warn("messages are not logged: one that was acknowledged may be lost (C1 and C8 are waived)")
 
 
-def _webserver_authenticator(config: Config, reactor: Any) -> WebserverAuthenticator:
+def _session_page_authenticator(config: Config, reactor: Any) -> SessionPageAuthenticator:
     if config.auth_url is None:
         raise ConfigError(
             "auth-url",
             "is missing: where shall the relay ask who a visitor is? For instance --auth-url http://127.0.0.1/session.php",
         )
-    return WebserverAuthenticator(
+    return SessionPageAuthenticator(
         reactor,
         config.auth_url,
         format=config.auth_format,

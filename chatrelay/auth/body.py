@@ -1,7 +1,6 @@
-"""The body of the webserver's answer: read and decoded up to a bound.
+"""Read the body of the session page's response, and decode it, up to a limit.
 
-`chatrelay.auth.client` brings an answer here, `chatrelay.auth.gunzip` decodes gzip,
-and `chatrelay.auth.verdicts` judges what comes of it.
+It knows neither requests (`chatrelay.auth.client`) nor what a body means (`chatrelay.auth.verdicts`).
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from typing import Any
 
 from treq import collect
 
-from chatrelay.auth import gunzip, verdicts
-from chatrelay.auth.diagnosis import MAX_BODY
-from chatrelay.auth.verdicts import NoVerdict
+from chatrelay.auth import gunzip
+from chatrelay.auth.diagnosis import MAX_BODY_BYTES
+from chatrelay.auth.verdicts import InvalidAnswer, judge_body
 from chatrelay.model import Verdict
 
 
-async def read(response: Any, codings: list[str], most: int) -> bytes:
-    """Return the body, decoded where it is gzip.
+async def read(response: Any, codings: list[str], limit: int) -> bytes:
+    """Return the whole body, decoded where it is gzip.
 
-    :param codings: what it is encoded with, in lower case.
-    :param most: bytes that it may have, decoded.
-    :raises NoVerdict: where it has more, and where it is not encoded as it says.
+    :param codings: how it is encoded, in lower case.
+    :param limit: bytes that it may have after decoding.
+    :raises InvalidAnswer: where it has more, or can't be decoded as its headers say.
     """
     chunks: list[bytes] = []
     size = 0
@@ -31,15 +30,15 @@ async def read(response: Any, codings: list[str], most: int) -> bytes:
     def take(chunk: bytes) -> None:
         nonlocal size
         size += len(chunk)
-        if size > most:
-            # treq closes the connection on what its collector raises.
-            raise NoVerdict(f"its answer is larger than {most} bytes")
+        if size > limit:
+            # treq closes the connection when its collector raises.
+            raise InvalidAnswer(f"its response is larger than {limit} bytes")
         chunks.append(chunk)
 
-    decode = _decoding(codings, take)
+    decode = _decoder(codings, take)
 
     def received(chunk: bytes) -> None:
-        if size <= most:  # or the rest of a bomb would be decoded, chunk by chunk, for nothing
+        if size <= limit:  # else the rest of a zip bomb would be decoded for nothing
             decode(chunk)
 
     await collect(response, received)
@@ -47,38 +46,39 @@ async def read(response: Any, codings: list[str], most: int) -> bytes:
 
 
 class _Enough(Exception):
-    """As much of a body has come as is looked at."""
+    """Enough of a body has arrived."""
 
 
-async def start(response: Any, codings: list[str]) -> bytes:
-    """Return the start of a body, decoded: `MAX_BODY` bytes, or what there is."""
+async def read_start(response: Any, codings: list[str]) -> bytes:
+    """Return the first `MAX_BODY_BYTES` of a body, decoded, or all of a shorter one."""
     found = bytearray()
 
     def take(chunk: bytes) -> None:
         found.extend(chunk)
-        if len(found) >= MAX_BODY:
+        if len(found) >= MAX_BODY_BYTES:
             raise _Enough  # treq closes the connection
 
-    decode = _decoding(codings, take)
+    decode = _decoder(codings, take)
 
     def received(chunk: bytes) -> None:
-        if len(found) < MAX_BODY:
+        if len(found) < MAX_BODY_BYTES:
             decode(chunk)
 
     with suppress(_Enough):
         await collect(response, received)
-    return bytes(found[:MAX_BODY])
+    return bytes(found[:MAX_BODY_BYTES])
 
 
-def _decoding(codings: list[str], take: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """Return what decodes a body piece by piece and calls `take` with what becomes of it.
+def _decoder(codings: list[str], take: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Return a function that decodes a body piece by piece, and calls `take` with each decoded piece.
 
-    A body with another coding than gzip is taken as it is: many a page says "utf-8" there, and sends JSON.
+    A body with a coding other than gzip is taken as it is: many pages say "utf-8" there, and send JSON.
 
-    :raises NoVerdict: where it is encoded too many times over; what is returned, where it is not encoded as it says.
+    :raises InvalidAnswer: where the body is encoded too often; the returned function raises it where the body can't be
+        decoded as its headers say.
     """
     if len(codings) > gunzip.MAX_CODINGS:
-        raise NoVerdict(f"its answer has more than {gunzip.MAX_CODINGS} Content-Encodings")
+        raise InvalidAnswer(f"its response has more than {gunzip.MAX_CODINGS} Content-Encodings")
     decoders = [gunzip.Gunzip() for _ in codings] if set(codings) <= set(gunzip.GZIP) else []
 
     def decode(chunk: bytes, layers: int) -> None:
@@ -92,20 +92,23 @@ def _decoding(codings: list[str], take: Callable[[bytes], None]) -> Callable[[by
         try:
             decode(chunk, len(decoders))
         except gunzip.NotGzip:
-            raise NoVerdict("its answer is not gzip, as its Content-Encoding says") from None
+            raise InvalidAnswer("its response is not gzip, although its Content-Encoding says so") from None
 
     return received
 
 
-def verdict(body: bytes, codings: list[str]) -> Verdict:
-    """Judge a body that was decoded.
+def judge(body: bytes, codings: list[str]) -> Verdict:
+    """Return the verdict of a decoded body.
 
-    :raises NoVerdict: where it means nothing.
+    :param codings: how it was encoded.
+    :raises InvalidAnswer: where it gives none.
     """
     try:
-        return verdicts.of_body(body)
-    except NoVerdict as error:
+        return judge_body(body)
+    except InvalidAnswer as error:
         if set(codings) <= set(gunzip.GZIP):
             raise
         named = ascii(", ".join(codings))
-        raise NoVerdict("its answer has the Content-Encoding ", named, ", and only gzip was asked for") from error
+        raise InvalidAnswer(
+            "its response has the Content-Encoding ", named, ", and the relay asked for gzip only"
+        ) from error

@@ -1,21 +1,20 @@
-"""The circuit breaker: whether a webserver that keeps failing is asked at all.
+"""The circuit breaker: whether a session page that keeps failing is sent a request at all.
 
-Pure: the time is handed in. Whoever asks the webserver asks the breaker
-first, and tells it what came of each question::
+Pure: the time is handed in. It knows requests as keys, and nothing of what they are. The caller asks the breaker before
+each request, and reports what became of it::
 
-    CLOSED --failures in a row--> OPEN --its wait is over, and a question comes--> PROBING
-                                   ^                                               |
-                                   +----------------- the probe failed ------------+
+    CLOSED --failures in a row--> OPEN --its wait is over, and a request comes--> PROBING
+                                   ^                                              |
+                                   +---------------- the probe failed ------------+
 
 and from every one of them any answer leads to CLOSED.
 
-One question at a time is the probe; with each that fails the wait doubles, up
-to its limit. An answer is one whatever it says: a denial is no failure.
+One request at a time is the probe. The wait doubles with each probe that fails, up to its limit. An answer counts as
+one whatever it says: a denial is not a failure.
 
-A site may fail over one session id and be well with all others, and who logs
-in chooses the session id. So where a question was answered with nonsense, the
-breaker neither opens nor stays open for it: a question of the relay's own is
-put first, about a session that nobody has, and what comes of that counts.
+A site may fail for one session id only, and whoever logs in chooses the session id. So an invalid answer alone neither
+opens the breaker nor keeps it open: the relay first sends a request of its own about a session id that nobody has, and
+the result of that request counts.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from typing import Generic
 from chatrelay.limits.deadlines import Key
 
 
-class State(enum.Enum):
-    """Whether questions may go out."""
+class BreakerState(enum.Enum):
+    """Whether requests may be sent: all, none, or the probe only."""
 
     CLOSED = enum.auto()
     OPEN = enum.auto()
@@ -36,16 +35,17 @@ class State(enum.Enum):
 
 
 class Breaker(Generic[Key]):
-    """Stops questions to a webserver that failed to answer several in a row.
+    """Stop requests to a session page that failed several times in a row.
 
-    :param failures: how many in a row open it; 0 for no breaker.
-    :param wait: seconds from opening to the first probe; 0 for none, so that each question is a probe when none is out.
-    :param longest_wait: seconds from one probe that failed to the next, at most; 0 for no limit.
+    :param failures: how many in a row open the breaker; 0 for no breaker.
+    :param wait: seconds from opening to the first probe; 0 for none, so that each request is a probe while none is
+        pending.
+    :param longest_wait: seconds from a probe that failed to the next, at most; 0 for no limit.
     :ivar state: where it stands.
     """
 
     def __init__(self, failures: int, wait: float, longest_wait: float) -> None:
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self._limit = failures
         self._failures = 0
         self._first_wait = wait
@@ -55,53 +55,51 @@ class Breaker(Generic[Key]):
         self._probe: Key | None = None
         self._confirming: Key | None = None
 
-    def admits(self, question: Key, now: float) -> bool:
-        """Whether this question may go out. Where the wait is over, it may, and is the probe."""
-        if self.state is State.OPEN and now >= self._probe_at:
-            self.state = State.PROBING
-            self._probe = question
+    def admits(self, request: Key, now: float) -> bool:
+        """Return whether a request may be sent. The first one after the wait may, and becomes the probe."""
+        if self.state is BreakerState.OPEN and now >= self._probe_at:
+            self.state = BreakerState.PROBING
+            self._probe = request
             return True
-        return self.state is State.CLOSED
+        return self.state is BreakerState.CLOSED
 
     def answered(self) -> bool:
-        """A question was answered.
+        """Note that a request was answered.
 
         :returns: whether that closed the breaker.
         """
-        closed = self.state is not State.CLOSED
-        self.state = State.CLOSED
+        has_closed = self.state is not BreakerState.CLOSED
+        self.state = BreakerState.CLOSED
         self._failures = 0
         self._wait = self._first_wait
         self._probe = self._confirming = None
-        return closed
+        return has_closed
 
-    def failed(self, question: Key, now: float) -> bool:
-        """A question was not answered. What was out already when the breaker opened says nothing new.
+    def failed(self, request: Key, now: float) -> bool:
+        """Note that a request failed. One that was pending already when the breaker opened says nothing new.
 
         :returns: whether that opened the breaker.
         """
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             self._failures += 1
-            if question == self._confirming:
+            if request == self._confirming:
                 self._confirming = None
             if self._failures != self._limit:
                 return False
             self._open(now)
             return True
-        if self.state is State.PROBING and question == self._probe:
+        if self.state is BreakerState.PROBING and request == self._probe:
             self._wait = min(2 * self._wait, self._longest_wait)
             self._open(now)
         return False
 
-    def doubted(self, question: Key, own: Key) -> bool:
-        """A question was answered with nonsense, which may be the fault of what was asked.
+    def suspect(self, request: Key, own: Key) -> bool:
+        """Note an invalid answer, which may be due to the session id. It is a failure, but never the one that opens.
 
-        It is a failure, but not the one that opens the breaker.
-
-        :param own: a question of the relay's own.
-        :returns: whether `own` is to be asked now; what comes of it is told as of any other.
+        :param own: a request of the relay's own, about a session id that nobody has.
+        :returns: whether to send `own` now. Its result is reported like any other.
         """
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             if not self._limit:
                 return False
             self._failures = min(self._failures + 1, self._limit - 1)
@@ -109,20 +107,20 @@ class Breaker(Generic[Key]):
                 return False
             self._confirming = own
             return True
-        if self.state is State.PROBING and question == self._probe:
+        if self.state is BreakerState.PROBING and request == self._probe:
             self._probe = own
             return True
         return False
 
-    def given_up(self, question: Key) -> None:
-        """A question came to nothing, through no fault of the webserver's. If it was the probe, the next one is."""
-        if question == self._confirming:
+    def given_up(self, request: Key) -> None:
+        """Note that a request ended without a result, through no fault of the site's. The next one may be the probe."""
+        if request == self._confirming:
             self._confirming = None
-        if self.state is State.PROBING and question == self._probe:
-            self.state = State.OPEN
+        if self.state is BreakerState.PROBING and request == self._probe:
+            self.state = BreakerState.OPEN
             self._probe = None
 
     def _open(self, now: float) -> None:
-        self.state = State.OPEN
+        self.state = BreakerState.OPEN
         self._probe_at = now + self._wait
         self._probe = self._confirming = None

@@ -1,10 +1,8 @@
-"""A question on its way to the webserver and back, within bounds.
+"""The HTTP client: send a request to the session page, and return the verdict of its response.
 
-`Webserver` posts a SESSID and reads what comes back: so many bytes of it,
-without redirects, cookies or a second try that could do harm. A SESSID appears
-in the body of the request and nowhere else. `chatrelay.auth.body` decodes the
-body of an answer, `chatrelay.auth.verdicts` judges it, and `chatrelay.auth.authenticator` decides
-whose turn it is and who waits for how long.
+A response is read up to a limit, without redirects, cookies, or a retry that could do harm. A SESSID appears in the
+body of the request and nowhere else. This module does not know how many requests may be pending, nor for how long
+(`chatrelay.auth.authenticator`); `chatrelay.auth.body` decodes a body, and `chatrelay.auth.verdicts` judges a response.
 """
 
 from __future__ import annotations
@@ -39,10 +37,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
-from chatrelay.auth import body as answer_body
-from chatrelay.auth import gunzip, verdicts
+from chatrelay.auth import body as response_body
+from chatrelay.auth import gunzip
 from chatrelay.auth.headers import host_name, read_headers
-from chatrelay.auth.verdicts import NotReached, NoVerdict
+from chatrelay.auth.verdicts import ConnectFailed, InvalidAnswer, judge_startup_check, judge_status
 from chatrelay.model import Verdict
 
 TWISTED_NAMES = (
@@ -55,13 +53,14 @@ TWISTED_NAMES = (
     "HTTPConnectionPool.getConnection",
     "HTTPConnectionPool.persistent",
 )
-"""What we use of `twisted.web.client` that its documentation does not promise; a test looks them up.
+"""The private names of `twisted.web.client` that this module relies on; a test fails when one of them goes away.
 
-So are the names of `twisted.web._newclient`, which are imported, and `_quiescentCallback`, which each factory has.
+The names of `twisted.web._newclient`, which are imported, and `_quiescentCallback`, which each factory has, are
+private, too.
 """
 
-MAX_AROUND = 16 * 1024
-"""Bytes around the body of the webserver's answer: its head, the sizes of its chunks, and what goes before it."""
+MAX_OVERHEAD_BYTES = 16 * 1024
+"""Bytes of a response beside its body: its head, the sizes of its chunks, and interim responses before it."""
 
 
 def _form(sessid: str) -> bytes:
@@ -76,26 +75,26 @@ FORMATS = {
     "form": (_form, b"application/x-www-form-urlencoded"),
     "json": (_json, b"application/json; charset=UTF-8"),
 }
-"""How a SESSID is posted: its body, and the content type."""
+"""How a SESSID is posted: the function that makes the body, and the content type."""
 
 
-class Webserver:
-    """Where all questions go.
+class SessionPage:
+    """The site's session page.
 
     :param reactor: for connections.
     :param url: where to post, http or https.
     :param format: ``form`` posts ``SESSID=…`` as a form, ``json`` an object.
     :param secret: sent as a bearer token; None sends none.
-    :param connections: how many are kept open between questions at the most.
-    :param answer_size: bytes that the body of an answer may have, decoded.
-    :param tls_policy: how its certificate is verified; by default against the system's authorities.
-    :param host: what is sent as ``Host``, and over https the name that its certificate has to be for; by default the
-        host of `url`.
+    :param connections: how many are kept open between requests, at most.
+    :param body_limit: bytes that the body of a response may have after decoding.
+    :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
+    :param host: sent as ``Host``, and over https the name that the certificate must be for; by default the host of
+        `url`.
     :param headers: further headers, such as ``X-Forwarded-Proto: https``.
     :ivar endpoint: how to connect.
     :ivar path: the request's target (RFC 9112, section 3.2.1).
-    :ivar answer_sent: bytes that an answer may have as it is sent.
-    :ivar too_much_sent: what is said of one that has more.
+    :ivar response_limit: bytes that a response may have as it is sent.
+    :ivar too_large: what is said about a larger one.
     """
 
     def __init__(
@@ -105,29 +104,29 @@ class Webserver:
         format: str,
         secret: str | None,
         connections: int,
-        answer_size: int,
+        body_limit: int,
         tls_policy: IPolicyForHTTPS | None,
         host: str | None = None,
         headers: Iterable[str] = (),
     ) -> None:
         uri = URI.fromBytes(url.encode("ascii"))
-        # Without a time limit of its own: the caller has one for question and answer, which leaves out hold-ups.
+        # Without a time limit of its own, as the caller has one that does not count the time of a hold-up.
         self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, timeout=cast(float, None))
-        self._other_name = ""
+        self._wrong_certificate = ""
         if uri.scheme == b"https":
             policy = tls_policy or BrowserLikePolicyForHTTPS()
-            # An address has no name, and a server with several sites shows each one's certificate to who names it.
+            # The name decides which certificate a server with several sites sends; an IP address names none of them.
             name = uri.host if host is None else host_name(host).encode("ascii")
             self.endpoint = wrapClientTLS(policy.creatorForNetloc(name, uri.port), self.endpoint)
-            self._other_name = f"its certificate is not for {name.decode('ascii')}" + (
-                ": if it is for the name that visitors use, give that with --auth-host"
+            self._wrong_certificate = f"its certificate is not for {name.decode('ascii')}" + (
+                ": if it is for the name that visitors use, set --auth-host to that name"
                 if host is None
                 else " (auth-host)"
             )
         self.path: bytes = uri.originForm
-        self.answer_size = answer_size
-        self.answer_sent = answer_size + MAX_AROUND
-        self.too_much_sent = f"its answer is larger than {self.answer_sent} bytes, headers and all"
+        self.body_limit = body_limit
+        self.response_limit = body_limit + MAX_OVERHEAD_BYTES
+        self.too_large = f"its response is larger than {self.response_limit} bytes, with its headers"
         self._body, content_type = FORMATS[format]
         self._headers = Headers({b"accept": [b"application/json"], b"content-type": [content_type]})
         default_port = b":443" if uri.scheme == b"https" else b":80"
@@ -139,84 +138,83 @@ class Webserver:
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = connections
-        # Twisted's own retries are for requests that may be repeated; ours is `_post`.
+        # Twisted retries only requests that may be repeated, such as GET. `_post` retries ours where that does no harm.
         self._pool.retryAutomatically = False
-        self._kept: WeakSet[object] = WeakSet()
+        self._used: WeakSet[object] = WeakSet()  # connections that have served a request
 
     def ask(self, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
-        """Post a SESSID, and make a verdict of the answer. Cancelling cuts the connection.
+        """Post a SESSID, and return the verdict. Cancelling cuts the connection.
 
-        It takes as long as the webserver does: who asks cancels it in time.
+        There is no time limit: the caller cancels in time.
 
-        :param is_ticket: whether it is good for one question only, which then is never repeated.
-        :raises NoVerdict: in the Deferred, where there is no answer, or one that means nothing.
+        :param is_ticket: whether the SESSID is good for one request only, which then is never repeated.
+        :raises InvalidAnswer: in the Deferred, where there is no response, or one that gives no verdict.
         """
         return Deferred.fromCoroutine(self._verdict_on(sessid, is_ticket)).addErrback(_without_frames)
 
-    def look(self, sessid: str) -> Deferred[Verdict]:
-        """Ask as `ask` does about a SESSID that nobody has; what comes of it also tells the words of the answer.
+    def startup_check(self, sessid: str) -> Deferred[Verdict]:
+        """Ask as `ask` does, about a SESSID that nobody has; errors quote the words of the response.
 
-        Like a ticket's, its connection is its own and is not kept.
+        As for a ticket, the connection is a new one and is not kept.
 
-        :raises Suspect: in the Deferred, where the answer denies by its status alone.
-        :raises NoVerdict: in the Deferred, as `ask` does.
+        :raises SuspectDenial: in the Deferred, where the response denies by its status alone.
+        :raises InvalidAnswer: in the Deferred, as `ask` does.
         """
-        return Deferred.fromCoroutine(self._verdict_on(sessid, True, is_look=True)).addErrback(_without_frames)
+        return Deferred.fromCoroutine(self._verdict_on(sessid, True, is_startup_check=True)).addErrback(_without_frames)
 
     def close(self) -> Deferred[None]:
-        """Close the connections that are kept."""
+        """Close the kept connections."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
-    async def _verdict_on(self, sessid: str, is_ticket: bool, is_look: bool = False) -> Verdict:
-        # A ticket must not go out on a connection that may have died, where it would have to be asked about again.
+    async def _verdict_on(self, sessid: str, is_ticket: bool, is_startup_check: bool = False) -> Verdict:
+        # A kept connection may have died, and then the request would be repeated; a ticket's must not be.
         pool = _QuietPool(self._reactor, persistent=False) if is_ticket else self._pool
-        lease = _Lease(self, pool, self._kept)
+        agent = SingleRequestAgent(self, pool, self._used)
         try:
-            response = await self._post(lease, sessid)
+            response = await self._post(agent, sessid)
             locations = response.headers.getRawHeaders(b"location", [])
-            if is_look and response.code != 200:
-                start = await answer_body.start(response, lease.codings)
-                lease.abandon()
-                return verdicts.of_first_look(response.code, locations, start)
-            verdict = verdicts.of_status(response.code, locations)
+            if is_startup_check and response.code != 200:
+                start = await response_body.read_start(response, agent.codings)
+                agent.abandon()
+                return judge_startup_check(response.code, locations, start)
+            verdict = judge_status(response.code, locations)
             if verdict is not None:
-                lease.abandon()  # whatever the body says
+                agent.abandon()  # the body does not matter
                 return verdict
-            body = await answer_body.read(response, lease.codings, self.answer_size)
-            if lease.is_over_limit:  # which ends a body of no stated length like any other end
-                raise NoVerdict(self.too_much_sent)
-            return answer_body.verdict(body, lease.codings)
+            body = await response_body.read(response, agent.codings, self.body_limit)
+            if agent.is_over_limit:  # the cut looks like the normal end of a body without a stated length
+                raise InvalidAnswer(self.too_large)
+            return response_body.judge(body, agent.codings)
         except _REQUEST_FAILURES as error:
-            lease.abandon()
+            agent.abandon()
             if _was_cancelled(error):
                 raise CancelledError from error
             if isinstance(error, ConnectError | DNSLookupError):
-                raise NotReached(_describe(error)) from error
+                raise ConnectFailed(_describe(error)) from error
             if any(isinstance(cause, VerificationError) for cause in _causes(error)):
-                raise NoVerdict(self._other_name) from error
-            raise (NoVerdict(self.too_much_sent) if lease.is_over_limit else _failure(error)) from error
-        except (CancelledError, NoVerdict):
-            lease.abandon()
+                raise InvalidAnswer(self._wrong_certificate) from error
+            raise (InvalidAnswer(self.too_large) if agent.is_over_limit else _invalid_answer(error)) from error
+        except (CancelledError, InvalidAnswer):
+            agent.abandon()
             raise
 
-    async def _post(self, lease: _Lease, sessid: str) -> Any:
-        """Post once; and once more where a kept connection died before a byte of the answer.
+    async def _post(self, agent: SingleRequestAgent, sessid: str) -> Any:
+        """Post; retry once on a new connection if a kept one was lost before the first byte of the response.
 
-        A site closes a connection that was kept when it likes to, and may do
-        so just as the question is under way. On a fresh connection that is
-        no accident, and the question is not repeated.
+        A site closes kept connections when it likes, perhaps just as a request is on its way. A new connection is not
+        lost for that reason, so no request is repeated there.
         """
         try:
-            return await self._request(lease, sessid)
-        except _UNHEARD as error:
-            if not lease.kept or _was_cancelled(error):
+            return await self._request(agent, sessid)
+        except _NO_RESPONSE as error:
+            if not agent.was_used or _was_cancelled(error):
                 raise
-        lease.pool = _QuietPool(self._reactor, persistent=False)
-        return await self._request(lease, sessid)
+        agent.pool = _QuietPool(self._reactor, persistent=False)
+        return await self._request(agent, sessid)
 
-    def _request(self, lease: _Lease, sessid: str) -> Deferred[Any]:
-        client = HTTPClient(lease, NO_COOKIES, _Body)
+    def _request(self, agent: SingleRequestAgent, sessid: str) -> Deferred[Any]:
+        client = HTTPClient(agent, NO_COOKIES, _Body)
         requested: Deferred[Any] = client.post(
             PLACEHOLDER,
             data=self._body(sessid),
@@ -228,11 +226,11 @@ class Webserver:
         return requested
 
 
-# What went wrong -------------------------------------------------------------
+# Errors ----------------------------------------------------------------------
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and all that Twisted has wrapped in it."""
+    """Yield an error, and all that Twisted has wrapped in it."""
     yield error
     for reason in getattr(error, "reasons", ()):
         if reason.value is not None:
@@ -240,18 +238,18 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _was_cancelled(error: BaseException) -> bool:
-    """Whether a request failed because we gave it up."""
+    """Return whether a request failed because we cancelled it."""
     return any(isinstance(cause, CancelledError | ConnectingCancelledError) for cause in _causes(error))
 
 
-_UNHEARD = (ResponseNeverReceived, RequestTransmissionFailed)
-"""Failures before a byte of the answer."""
+_NO_RESPONSE = (ResponseNeverReceived, RequestTransmissionFailed)
+"""Failures before the first byte of the response."""
 
 _NO_HTTP = (ParseError, ValueError, LookupError)
-"""What Twisted's parser makes of an answer that it can't read: its own error, and whatever happens to happen inside."""
+"""What Twisted's parser raises for a response that it can't read: its own error, and errors that it does not expect."""
 
 _REQUEST_FAILURES = (
-    *_UNHEARD,
+    *_NO_RESPONSE,
     RequestGenerationFailed,
     ResponseFailed,
     ConnectError,
@@ -262,33 +260,33 @@ _REQUEST_FAILURES = (
 
 
 def _describe(error: BaseException) -> str:
-    """One line on a failed request, with what is behind Twisted's list of reasons."""
+    """Return one line about a failed request, with the errors inside Twisted's list of reasons."""
     reasons: Iterable[Failure] = getattr(error, "reasons", None) or ()
     inner = [_describe(reason.value) for reason in reasons if reason.value is not None]
     if inner:
         return "; ".join(dict.fromkeys(inner))
-    # Twisted's sentence has the system's in it, and so two full stops; whoever tells it sets their own.
+    # Twisted's sentence contains the system's, so it may end in two full stops. The caller adds its own.
     text = " ".join(str(error).split()).rstrip(".")
     if "wrong version number" in text:
-        return "it does not speak TLS on that port (http:// instead of https://, perhaps)"
+        return "it does not speak TLS on that port (perhaps the URL needs http:// instead of https://)"
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"its answer is not HTTP as it should be ({text})" if isinstance(error, _NO_HTTP) else text
+    return f"its response is not valid HTTP ({text})" if isinstance(error, _NO_HTTP) else text
 
 
-def _failure(error: BaseException) -> NoVerdict:
-    """What a failed request comes to; what the parser makes of an answer quotes it."""
+def _invalid_answer(error: BaseException) -> InvalidAnswer:
+    """Return the error for a failed request. The parser's errors quote the response, perhaps with a session id."""
     text = _describe(error)
-    return NoVerdict("", text) if any(isinstance(cause, _NO_HTTP) for cause in _causes(error)) else NoVerdict(text)
+    quotes = any(isinstance(cause, _NO_HTTP) for cause in _causes(error))
+    return InvalidAnswer("", text) if quotes else InvalidAnswer(text)
 
 
 def _without_frames(failure: Failure) -> Failure:
-    """The failure of a question, and what led to it, without where they came from.
+    """Remove the tracebacks from a failure and its causes, unless nobody expected the error.
 
-    The frames of a traceback hold all that was in them: pieces of an answer,
-    unpacked ones too, and the error itself, by which they would stay until
-    garbage is collected. Of an error that nobody expected they are kept.
+    The frames of a traceback hold their variables: pieces of a response, decoded ones too, and the error itself, so
+    that all of it would stay in memory until garbage is collected.
     """
-    error = failure.value if failure.check(NoVerdict, CancelledError) else None
+    error = failure.value if failure.check(InvalidAnswer, CancelledError) else None
     while error is not None:
         error.__traceback__ = None
         for reason in getattr(error, "reasons", ()):
@@ -297,92 +295,92 @@ def _without_frames(failure: Failure) -> Failure:
     return failure
 
 
-# Between treq and Twisted's connections --------------------------------------
+# From treq to Twisted's connections --------------------------------------
 
 
 class _NoCookies(CookieJar):
-    """Keeps no cookies and sends none: one user's must not go out with another's question."""
+    """Keep no cookies and send none: one user's must not be sent with another's request."""
 
     def add_cookie_header(self, request: Any) -> None:
-        """Before a request: nothing to add."""
+        """Add nothing to a request."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:
-        """After an answer: nothing is kept."""
+        """Keep nothing of a response."""
 
 
-NO_COOKIES: Any = _NoCookies()  # newer treq asks for its own kind of jar by type, and uses it as this one
+NO_COOKIES: Any = _NoCookies()  # newer versions of treq annotate their own kind of jar, and use it like this one
 
 
 @implementer(IBodyProducer)
 class _Body:
-    """What is posted, written at once. treq's own would write it in another turn of the reactor."""
+    """The body of a request, written at once. treq's own producer would write it in a later turn of the reactor."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.length = len(data)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Write it all."""
+        """Write all of it."""
         consumer.write(self._data)
         return succeed(None)
 
     def pauseProducing(self) -> None:
-        """There is nothing left to pause."""
+        """Do nothing: all is written."""
 
     def resumeProducing(self) -> None:
-        """Nor to resume."""
+        """Do nothing: all is written."""
 
     def stopProducing(self) -> None:
-        """Nor to stop."""
+        """Do nothing: all is written."""
 
 
-AT_REST = ("QUIESCENT", "CONNECTION_LOST")
-"""States of Twisted's connections in which there is nothing to cut; TLS that has gone can't be."""
+IDLE_STATES = ("QUIESCENT", "CONNECTION_LOST")
+"""States of Twisted's connections in which there is nothing to cut. A TLS connection that is lost can't be cut."""
 
 
 class _Placeholder(EncodedURL):
-    """What treq is told to post to, and would spell out anew for each question; `_Lease` knows where to go.
+    """The URL that treq is given, in place of the real one, which `SingleRequestAgent` knows.
 
-    treq knows no IPv6 address in a URL; Twisted, which gets the real one, does.
+    treq would encode the real one again for each request, and does not support IPv6 addresses in URLs.
     """
 
     def to_uri(self) -> EncodedURL:
-        """Itself: it has nothing to encode."""
+        """Return itself, as there is nothing to encode."""
         return self
 
 
 PLACEHOLDER = _Placeholder(scheme="http", host="")
 
 
-class _Connection(HTTP11ClientProtocol):
-    """A connection to the webserver that takes so much of an answer, and is cut beyond it.
+class _LimitedConnection(HTTP11ClientProtocol):
+    """A connection to the site that is cut when a response is too large.
 
-    Twisted's own would keep any number of headers, and read any number of
-    answers that come before the real one (RFC 9110, section 15.2).
+    Twisted's own connection keeps any number of headers, and reads any number of interim responses (RFC 9110, section
+    15.2).
 
-    :ivar is_over_limit: whether the last answer was too large.
+    :ivar is_over_limit: whether the last response was too large.
     """
 
     transport: Any  # TCP's or TLS's
     is_over_limit = False
-    _room = 0
+    _allowed = 0
 
-    def make_room(self, size: int) -> None:
-        """Take so many bytes of the next answer."""
-        self._room = size
+    def allow(self, size: int) -> None:
+        """Accept that many bytes of the next response."""
+        self._allowed = size
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted: part of an answer came."""
-        room = self._room
-        self._room = max(0, room - len(data))
-        self.is_over_limit = len(data) > room
-        data = data[:room]  # and no more is kept, where this frame is: in a traceback
+        """Twisted: part of a response arrived."""
+        allowed = self._allowed
+        self._allowed = max(0, allowed - len(data))
+        self.is_over_limit = len(data) > allowed
+        data = data[:allowed]  # the rest would stay in memory with a traceback that contains this frame
         super().dataReceived(data)
         if self.is_over_limit:
             self.transport.abortConnection()
 
     def abort(self) -> Deferred[None]:
-        """Twisted: end it at once. Its own way waits over TLS for a webserver that may have fallen silent."""
+        """Twisted: close the connection at once. Over TLS, its own method would wait for a site that may be silent."""
         aborted: Deferred[None] = super().abort()
         if not aborted.called:
             self.transport.abortConnection()
@@ -390,69 +388,69 @@ class _Connection(HTTP11ClientProtocol):
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]
-    """Makes connections to the webserver without a log line for each."""
+    """Make connections to the site without a log message for each."""
 
     noisy = False
 
-    def buildProtocol(self, address: object) -> _Connection:
-        """Twisted: make a connection."""
-        return _Connection(self._quiescentCallback)
+    def buildProtocol(self, address: object) -> _LimitedConnection:
+        """Twisted: make the protocol of a connection."""
+        return _LimitedConnection(self._quiescentCallback)
 
 
 class _QuietPool(HTTPConnectionPool):
+    """A pool whose connections are limited and not logged."""
+
     _factory = _QuietFactory
 
 
 @implementer(IAgent)
 @attrs.define
-class _Lease:
-    """One question's use of a connection; treq's agent.
+class SingleRequestAgent:
+    """The agent that treq sends one request with.
 
-    Twisted's own `Agent` would parse the URL, find the endpoint and copy the
-    headers each time, and not tell which connection it took.
+    Twisted's own `Agent` parses the URL, makes the endpoint and copies the headers for each request, and does not say
+    which connection it used.
 
-    :ivar pool: where the connection comes from.
-    :ivar kept: whether the connection had served a request before.
-    :ivar codings: what the body of the answer is encoded with, in lower case.
+    :ivar pool: provides the connection.
+    :ivar was_used: whether the connection had served a request before.
+    :ivar codings: how the body of the response is encoded, in lower case.
     """
 
-    _webserver: Webserver
+    _page: SessionPage
     pool: HTTPConnectionPool
-    _seen: WeakSet[object]
-    kept: bool = False
+    _used: WeakSet[object]
+    was_used: bool = False
     codings: list[str] = attrs.field(factory=list)
     _connection: Any = None
 
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        """What treq asks of an agent."""
+        """Send the request; see `twisted.web.iweb.IAgent`."""
 
         def connected(connection: Any) -> Any:
-            self.kept = connection in self._seen
-            self._seen.add(connection)
+            self.was_used = connection in self._used
+            self._used.add(connection)
             self._connection = connection
-            connection.make_room(self._webserver.answer_sent)
-            return connection.request(
-                Request(method, self._webserver.path, headers, bodyProducer, self.pool.persistent)
-            )
+            connection.allow(self._page.response_limit)
+            return connection.request(Request(method, self._page.path, headers, bodyProducer, self.pool.persistent))
 
-        connecting: Deferred[Any] = self.pool.getConnection(self._webserver, self._webserver.endpoint)
+        connecting: Deferred[Any] = self.pool.getConnection(self._page, self._page.endpoint)
         return connecting.addCallback(connected).addCallback(self._undecoded)
 
     @property
     def is_over_limit(self) -> bool:
-        """Whether the answer was too large."""
+        """Whether the response was too large."""
         return self._connection is not None and self._connection.is_over_limit
 
     def abandon(self) -> None:
-        """Cut the connection: what is left of the answer is not wanted. Where nothing is left, it is kept."""
+        """Cut the connection if part of the response is still to come; else keep it."""
         connection = self._connection
-        if connection is not None and connection.transport is not None and connection.state not in AT_REST:
+        if connection is not None and connection.transport is not None and connection.state not in IDLE_STATES:
             connection.transport.abortConnection()
 
     def _undecoded(self, response: IResponse) -> IResponse:
-        """Hide from treq how the body is encoded: `chatrelay.auth.body` decodes it, and more of it than treq."""
+        """Hide from treq how the body is encoded, as `chatrelay.auth.body` decodes more encodings than treq."""
         self.codings = gunzip.codings(response.headers.getRawHeaders(b"content-encoding", []))
         response.headers.removeHeader(b"content-encoding")
         return response

@@ -1,8 +1,7 @@
-"""The body of an answer that is compressed with gzip, decoded up to a bound.
+"""Decode a body that is compressed with gzip, piece by piece.
 
-Pure. It knows the names of the coding (RFC 9110, section 8.4.1) and that a
-body may be several members, one after the other (RFC 1952, section 2.2). How
-a body comes, and what it says, is not known here.
+Pure. A body may have several members, one after the other (RFC 1952, section 2.2). This module does not know how a body
+arrives, how large it may be, or what it means.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ import zlib
 from collections.abc import Iterable
 
 GZIP = ("gzip", "x-gzip")
-"""Names of the coding; the second one is as good as the first (RFC 9110, section 8.4.1.3)."""
+"""The names of the coding, which are equivalent (RFC 9110, section 8.4.1.3)."""
 
 MAX_CODINGS = 4
-"""Times that a body may be compressed over again."""
+"""How often a body may be compressed, one compression inside the other."""
 
 _MAGIC = b"\x1f\x8b"
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
-SLICE = 512
-"""Bytes that are decoded at once; deflate makes at most some thousand times as many of them."""
+SLICE_BYTES = 512
+"""Bytes that are decoded at once. Deflate makes at most about a thousand times as many of them."""
 
 
 def codings(headers: Iterable[bytes]) -> list[str]:
-    """The codings that a body has, in the order in which they were applied.
+    """Return the codings of a body, in lower case, in the order in which they were applied.
 
     :param headers: the values of ``Content-Encoding``.
     """
@@ -32,27 +31,27 @@ def codings(headers: Iterable[bytes]) -> list[str]:
 
 
 class NotGzip(ValueError):
-    """A body that is not gzip."""
+    """The body is not gzip."""
 
 
 class Gunzip:
-    """Decodes one body, as it comes.
+    """Decode one body, as it arrives.
 
-    Bytes behind the last member are left out, as gzip itself does: zeros, or text that a page printed after it.
+    Bytes after the last member are ignored, as gzip itself does: zeros, or text that a page printed after it.
     """
 
     def __init__(self) -> None:
         self._inflater = zlib.decompressobj(_WITH_GZIP_HEADER)
         self._is_over = False
-        self._between = b""  # what may become the next member's first bytes
+        self._between = b""  # the bytes after a member, which may begin the next one
 
     def decode(self, data: bytes) -> Iterable[bytes]:
-        """Decode some more of it, in pieces, each of a slice.
+        """Decode the next bytes; yield what they decode to, slice by slice.
 
-        :raises NotGzip: where it can't be decoded.
+        :raises NotGzip: where they can't be decoded.
         """
-        for start in range(0, len(data), SLICE):
-            yield from self._slice(data[start : start + SLICE])
+        for start in range(0, len(data), SLICE_BYTES):
+            yield from self._slice(data[start : start + SLICE_BYTES])
 
     def _slice(self, data: bytes) -> Iterable[bytes]:
         while data and not self._is_over:

@@ -1,7 +1,7 @@
-"""The headers of a question to the webserver that the operator chooses: which there may be.
+"""Read the headers that the operator adds to each request to the session page (``auth-header``, ``auth-host``).
 
-Pure: texts come in, names and values go out. Which headers the relay sends by
-itself is `chatrelay.auth.client`'s to know; this only keeps them apart.
+Pure: texts come in, names and values go out. The headers that the relay sends anyway are set in
+`chatrelay.auth.client`; here they are only refused.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ SET_BY_THE_RELAY = {
     "transfer-encoding": _LEAVE_OUT,
     "upgrade": _LEAVE_OUT,
 }
-"""Headers that say how a request is sent, or that the relay has a value of its own for; and what to do instead."""
+"""Headers that the relay sets itself, or that say how a request is sent; and what to do instead."""
 
 
 def read_host(text: str) -> tuple[str, int | None]:
-    """The name and the port of a ``Host`` (RFC 9110, section 7.2).
+    """Return the name and the port of a ``Host`` (RFC 9110, section 7.2).
 
-    :returns: the name without the brackets of an IPv6 address; the port, None where there is none.
-    :raises ValueError: where it is none; the text says what would do.
+    :returns: the name, of an IPv6 address without its brackets; the port, or None.
+    :raises ValueError: where `text` is not a host; the message says what would be one.
     """
     found = _HOST_AND_PORT.fullmatch(text)
     name = found[1] if found else ""
@@ -60,37 +60,37 @@ def read_host(text: str) -> tuple[str, int | None]:
     elif not HOST_NAME.fullmatch(name):
         name = ""
     if not name or (port is not None and port > 65535):
-        without = " without a scheme and slashes" if "/" in text else ""
-        raise ValueError(f"{text!r} is no host: give a name, and at most a port{without}, such as www.example.com")
+        without = " without a scheme and slashes," if "/" in text else ""
+        raise ValueError(f"{text!r} is not a host: give a name, and a port if needed,{without} such as www.example.com")
     return name, port
 
 
 def host_name(text: str) -> str:
-    """The name of a ``Host`` that was read before, without the port."""
+    """Return the name of a valid ``Host``, without the port."""
     return read_host(text)[0]
 
 
 def read_header(text: str) -> tuple[bytes, bytes]:
-    """The name and the value of a header.
+    """Return the name and the value of a header.
 
-    :raises ValueError: where it is none, or one that the relay sets itself; the text says what would do, and not the
-        value, which may be a secret.
+    :raises ValueError: where `text` is not a header, or is one that the relay sets itself. The message does not contain
+        the value, which may be a secret.
     """
     name, colon, value = text.partition(":")
     value = value.strip(" \t")
-    example = f"a header is such as {EXAMPLE!r}"
+    example = f"an example is {EXAMPLE!r}"
     if not colon:
-        raise ValueError(f"what is given has no colon: {example}")
+        raise ValueError(f"the header has no colon: {example}")
     if not TOKEN.fullmatch(name):
-        raise ValueError(f"what stands before the colon is no name of a header: {example}")
+        raise ValueError(f"the text before the colon is not the name of a header: {example}")
     if not value:
         raise ValueError(f"{name} has no value: {example}")
     if "\r" in value or "\n" in value:
-        raise ValueError(f"{name} has a value of more than one line: {example}")
+        raise ValueError(f"the value of {name} must be one line: {example}")
     if not (value.isascii() and value.isprintable()):
-        raise ValueError(f"the value of {name} is not printable ASCII: {example}")
+        raise ValueError(f"the value of {name} must be printable ASCII: {example}")
     if name.lower() == "cookie":
-        raise ValueError(f"{name} can't be sent: a visitor's cookies must not go out with questions about others")
+        raise ValueError(f"{name} can't be sent: one visitor's cookies must not be sent with requests about others")
     remedy = SET_BY_THE_RELAY.get(name.lower())
     if remedy is not None:
         raise ValueError(f"the relay sets {name} itself: {remedy}")
@@ -98,9 +98,9 @@ def read_header(text: str) -> tuple[bytes, bytes]:
 
 
 def read_headers(texts: Iterable[str]) -> list[tuple[bytes, bytes]]:
-    """The names and values of several headers.
+    """Return the names and values of several headers.
 
-    :raises ValueError: as `read_header` does, and where two have one name.
+    :raises ValueError: as `read_header` does, and where two have the same name.
     """
     headers = [read_header(text) for text in texts]
     seen = set()

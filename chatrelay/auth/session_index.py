@@ -1,8 +1,7 @@
-"""Which of the site's sessions each connection came in by, so that it can be ended from outside.
+"""The session index: which session of the site each connection logged in by, so that it can be ended from outside.
 
-Pure. A SESSID is never kept here, only a keyed hash of it: enough to find the
-connections of a session when it is named again, and of no use to anybody who
-gets to see it.
+Pure. It never keeps a SESSID, only a keyed hash of it. The hash finds the connections of a session when somebody names
+it again, and is useless to anybody who gets to see it.
 """
 
 from __future__ import annotations
@@ -15,36 +14,37 @@ from chatrelay.model import user_key
 from chatrelay.relay.directory import Directory
 from chatrelay.wire import codes
 
-DIGEST_SIZE = 16
-"""Bytes of a SESSID's hash."""
+DIGEST_BYTES = 16
+"""The length of a SESSID's hash."""
 
 
 def digest(sessid: str, key: bytes) -> bytes:
-    """What a SESSID is known by, without keeping it.
+    """Return the keyed hash by which a SESSID is known.
 
     :param key: at most 64 random bytes.
     """
-    return hashlib.blake2b(sessid.encode("utf-8", "surrogateescape"), key=key, digest_size=DIGEST_SIZE).digest()
+    return hashlib.blake2b(sessid.encode("utf-8", "surrogateescape"), key=key, digest_size=DIGEST_BYTES).digest()
 
 
-class _Pending:
-    """A SESSID that the webserver is being asked about.
+class _PendingLogin:
+    """The logins by one SESSID whose verdict is pending.
 
     :ivar digest: of the SESSID.
-    :ivar connections: those that wait for the answer.
-    :ivar since: how often anything had been ended when it was asked: the answer may be older than what was ended later.
+    :ivar connections: those that wait for the verdict.
+    :ivar ends_before: how many ends there were before the first of them began; the verdict may be older than later
+        ends.
     """
 
-    __slots__ = ("connections", "digest", "since")
+    __slots__ = ("connections", "digest", "ends_before")
 
-    def __init__(self, digest: bytes, since: int) -> None:
+    def __init__(self, digest: bytes, ends_before: int) -> None:
         self.digest = digest
         self.connections: dict[Connection, None] = {}
-        self.since = since
+        self.ends_before = ends_before
 
 
 class SessionIndex:
-    """The connections that are logged in, or about to be, by SESSID.
+    """The connections that are logged in, or about to be, by session.
 
     :param directory: the connections by user.
     :param key: of the hashes, at most 64 random bytes.
@@ -53,106 +53,110 @@ class SessionIndex:
     def __init__(self, directory: Directory, key: bytes) -> None:
         self._directory = directory
         self._key = key
-        self._questions: dict[bytes, _Pending] = {}
-        self._pending: dict[Connection, _Pending] = {}
+        self._pending: dict[bytes, _PendingLogin] = {}
+        self._pending_of: dict[Connection, _PendingLogin] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
         self._digests: dict[Connection, frozenset[bytes]] = {}
-        # The users, and the sessions by their digests, that were ended while anything was being asked, each with the
-        # number of its end; in the order of those.
+        # The users, and the sessions by their digests, that were ended while any login was pending, each with the
+        # number of its end, in the order of these numbers.
         self._ended: dict[str | bytes, int] = {}
         self._ends = 0
 
     def asked(self, connection: Connection, sessid: str) -> None:
-        """The webserver is asked whose session it is that `connection` brought."""
+        """Note that a login by `sessid` has begun on this connection."""
         digest = self._digest(sessid)
-        # Who asks about the same SESSID meanwhile may get the same answer, and so shares what makes it too old.
-        question = self._questions.get(digest)
-        if question is None:
-            question = self._questions[digest] = _Pending(digest, self._ends)
-        question.connections[connection] = None
-        self._pending[connection] = question
+        # Logins by the same SESSID may share one verdict, and so the ends that make it too old.
+        pending = self._pending.get(digest)
+        if pending is None:
+            pending = self._pending[digest] = _PendingLogin(digest, self._ends)
+        pending.connections[connection] = None
+        self._pending_of[connection] = pending
 
     def answered(self, connection: Connection, user: str | None, session: str | None = None) -> bool:
-        """The webserver has answered: `user` is logged in; None where nobody is.
+        """Note the verdict on that login.
 
-        :param session: the SESSID that the answer names; None where it names none.
-        :returns: whether that counts. It does not where this session or all of this user's were ended meanwhile.
+        :param user: who is logged in; None where nobody is.
+        :param session: the SESSID that the verdict names; None where it names none.
+        :returns: whether the verdict counts: False where this session, or all of this user's, were ended meanwhile.
         """
-        question = self._pending.pop(connection, None)
-        if question is None:
+        pending = self._pending_of.pop(connection, None)
+        if pending is None:
             return True
         counts = (
             user is None
             or not self._ended
             or not (
-                self._has_ended(question, user)
-                or self._has_ended(question, question.digest)
-                or (session is not None and self._has_ended(question, self._digest(session)))
+                self._has_ended(pending, user)
+                or self._has_ended(pending, pending.digest)
+                or (session is not None and self._has_ended(pending, self._digest(session)))
             )
         )
-        del question.connections[connection]
-        if not question.connections:
-            del self._questions[question.digest]
+        del pending.connections[connection]
+        if not pending.connections:
+            del self._pending[pending.digest]
             if self._ended:
                 self._forget_ends()
         return counts
 
     def entered(self, connection: Connection, names: Iterable[str]) -> None:
-        """`connection` is logged in by a session of these names, SESSIDs all of them, whatever it came in by before."""
+        """Note that a connection is logged in by a session; it replaces the session of an earlier login.
+
+        :param names: the SESSIDs by which the session can be named.
+        """
         self._forget(connection)
         digests = self._digests[connection] = frozenset(map(self._digest, names))
         for digest in digests:
             self._connections.setdefault(digest, {})[connection] = None
 
     def left(self, connection: Connection) -> None:
-        """`connection` is closing; nothing happens where it was not known."""
+        """Forget a connection that is closing. Unknown connections are ignored."""
         self.answered(connection, None)
         self._forget(connection)
 
     def end_user(self, uid: str | int) -> int:
         """Close every connection of a user, with 4505.
 
-        A login of the user's that the webserver is being asked about ends when the answer comes.
+        A pending login of the user's is refused when its verdict comes.
 
-        :returns: how many were closed.
+        :returns: how many connections were closed.
         """
         user = user_key(uid)
         self._note_end(user)
         return _close(self._directory.connections_of(user))
 
     def end_session(self, sessid: str) -> int:
-        """Close every connection that came in by this SESSID or is about to, with 4505.
+        """Close every connection that is logged in by this SESSID or about to be, with 4505.
 
-        A login by something else, such as a one-time ticket, ends when the answer comes and names this SESSID.
+        A pending login by something else, such as a ticket, is refused if its verdict names this SESSID.
 
-        :returns: how many were closed.
+        :returns: how many connections were closed.
         """
         digest = self._digest(sessid)
         self._note_end(digest)
-        question = self._questions.get(digest)
-        pending = () if question is None else question.connections
-        # One that logs in again by the same SESSID is among both.
-        return _close(dict.fromkeys((*self._connections.get(digest, ()), *pending)))
+        pending = self._pending.get(digest)
+        about_to_be = () if pending is None else pending.connections
+        # A connection that logs in again by the same SESSID is among both.
+        return _close(dict.fromkeys((*self._connections.get(digest, ()), *about_to_be)))
 
     def __len__(self) -> int:
-        """How many connections are known."""
-        return len(self._pending.keys() | self._digests.keys())
+        """Return how many connections are known."""
+        return len(self._pending_of.keys() | self._digests.keys())
 
     def _note_end(self, name: str | bytes) -> None:
-        if self._questions:
+        if self._pending:
             self._ends += 1
             self._ended.pop(name, None)
             self._ended[name] = self._ends
 
-    def _has_ended(self, question: _Pending, name: str | bytes) -> bool:
-        return self._ended.get(name, 0) > question.since
+    def _has_ended(self, pending: _PendingLogin, name: str | bytes) -> bool:
+        return self._ended.get(name, 0) > pending.ends_before
 
     def _forget_ends(self) -> None:
-        """Forget what was ended before the oldest of the questions was put."""
-        oldest = next(iter(self._questions.values()), None)
+        """Forget the ends that are older than the oldest pending login."""
+        oldest = next(iter(self._pending.values()), None)
         while self._ended:
             name = next(iter(self._ended))
-            if oldest is not None and self._ended[name] > oldest.since:
+            if oldest is not None and self._ended[name] > oldest.ends_before:
                 break
             del self._ended[name]
 
@@ -168,7 +172,7 @@ class SessionIndex:
 
 
 def _close(connections: Iterable[Connection]) -> int:
-    ending = tuple(connections)  # closing one takes it out of where it was found
-    for connection in ending:
+    closing = tuple(connections)  # a copy, as a closed connection leaves the collection
+    for connection in closing:
         connection.close(codes.ENDED)
-    return len(ending)
+    return len(closing)

@@ -1,181 +1,130 @@
-"""What the webserver's answer means, and what of it the operator may be told.
+"""Judge the session page's response: whose session it is, nobody's, or an invalid answer.
 
-Pure: an answer is a status, the Location headers, and the bytes of a body.
-How it came is not known here (`chatrelay.auth.client` knows), nor what a verdict
-means to a connection (`chatrelay.relay.session` does).
+Pure: a response is a status, its Location headers and the bytes of its body. This module does not know how a response
+arrives (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.relay.session`).
 """
 
 from __future__ import annotations
 
-import html
-import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from urllib.parse import quote, quote_plus
 
 import msgspec
 
 from chatrelay.auth.diagnosis import words_of
 from chatrelay.model import MAX_SESSID, MAX_TOKEN, Denied, LoggedIn, Verdict, is_expiry, is_sessid, is_uid
 
-DENIALS = (401, 403)
-"""Statuses that mean: this session is not logged in."""
+DENIAL_STATUSES = (401, 403)
+"""Statuses that mean: nobody is logged in to this session."""
 
-HIDDEN = "<SESSID>"
-"""What stands for a session id in what the operator is told."""
-
-PIECE = 8
-"""Characters of a session id that are told nowhere; fewer are of no use to anybody, and are in many a word."""
-
-MAX_TOLD = 200
-"""Characters of what came from the webserver that the operator is told, at most."""
-
-MAX_SOUGHT = 128
-"""Bytes of a session id that is looked for in what the operator is told; with a longer one nothing of an answer is.
-
-A stranger chooses it, and the search takes as long as it is.
-"""
-
-NOT_TOLD = "<not told, as it may contain the session id, which is too long to look for>"
+NO_WORDS = "''"
+"""How a body without words is quoted."""
 
 
-EMPTY = "''"
-"""How a body without words is told."""
+class InvalidAnswer(ValueError):
+    """A response, or the lack of one, that gives no verdict.
 
-
-class NoVerdict(ValueError):
-    """The webserver's answer, or the lack of one, decides nothing.
-
-    :param why: our own words, which say what is the matter.
-    :param said: what of the webserver's words follows them, which may contain the session id.
+    :param why: our own words, which say what is wrong.
+    :param quoted: the site's words that follow them, which may contain the session id.
     :param after: our own words again.
-    :param status: of the answer; None where there was none.
-    :param location: where it leads, if it is a redirect.
+    :param status: of the response; None where there was none.
+    :param location: where a redirect leads; else empty.
     """
 
     def __init__(
-        self, why: str, said: str = "", after: str = "", status: int | None = None, location: str = ""
+        self, why: str, quoted: str = "", after: str = "", status: int | None = None, location: str = ""
     ) -> None:
-        super().__init__(why + said + after)
+        super().__init__(why + quoted + after)
         self.why = why
-        self.said = said
+        self.quoted = quoted
         self.after = after
         self.status = status
         self.location = location
 
 
-class Suspect(NoVerdict):
-    """A denial by its status alone, which the page may answer everybody with."""
+class SuspectDenial(InvalidAnswer):
+    """A denial by its status alone, which the page may send to everybody."""
 
 
-class NotReached(NoVerdict):
-    """There was not even a connection to the webserver, which can't be the fault of what was asked."""
+class ConnectFailed(InvalidAnswer):
+    """No connection to the site was made, which can't be due to the session id."""
 
 
-def of_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
-    """What the status of an answer means; None where it is 200, and the body decides.
+def judge_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
+    """Return the verdict of a status; None where it is 200, and the body decides.
 
-    :param locations: its Location headers.
-    :raises NoVerdict: where it means nothing; the text says what came.
+    :param locations: the values of the Location headers.
+    :raises InvalidAnswer: where the status gives no verdict.
     """
-    if status in DENIALS:
+    if status in DENIAL_STATUSES:
         return Denied(status)
     if 300 <= status < 400:
-        where = ", ".join(location.partition(b"?")[0].decode("latin-1") for location in locations)
-        why, after = f"it answered {status}, a redirect to ", ", which is not followed"
-        raise NoVerdict(why, ascii(where), after, status, where)
+        target = ", ".join(location.partition(b"?")[0].decode("latin-1") for location in locations)
+        why, after = f"it answered with status {status}, a redirect to ", ", which is not followed"
+        raise InvalidAnswer(why, ascii(target), after, status, target)
     if status != 200:
-        raise NoVerdict(f"it answered with status {status}", status=status)
+        raise InvalidAnswer(f"it answered with status {status}", status=status)
     return None
 
 
-def of_first_look(status: int, locations: Iterable[bytes], body: bytes) -> Verdict:
-    """Judge an answer other than 200 to the question about a session that nobody has.
+def judge_startup_check(status: int, locations: Iterable[bytes], body: bytes) -> Verdict:
+    """Judge a response, other than 200, to a request about a session id that nobody has.
 
-    :param body: as much of it as is looked at.
-    :raises Suspect: where it denies that by its status alone.
-    :raises NoVerdict: where it means nothing. Both say what came, the first words of the body included.
+    :param body: as much of it as was read.
+    :raises SuspectDenial: where the status alone is a denial.
+    :raises InvalidAnswer: where there is no verdict. Both errors quote the first words of the body.
     """
-    said = ascii(words_of(body))
+    quoted = ascii(words_of(body))
     try:
-        verdict = of_status(status, locations)
-    except NoVerdict as error:
-        if error.location or said == EMPTY:
+        verdict = judge_status(status, locations)
+    except InvalidAnswer as error:
+        if error.location or quoted == NO_WORDS:
             raise
-        raise NoVerdict(f"{error.why}: ", said, status=status) from None
+        raise InvalidAnswer(f"{error.why}: ", quoted, status=status) from None
     if verdict is None:
-        return of_body(body)
-    with suppress(NoVerdict):
-        if isinstance(of_body(body), Denied):
-            return verdict  # the body says so, too, as it would to a session that it knows to be over
-    raise Suspect("", said, status=status)
+        return judge_body(body)
+    with suppress(InvalidAnswer):
+        if isinstance(judge_body(body), Denied):
+            return verdict  # the body denies, too, as the page does for a session that has ended
+    raise SuspectDenial("", quoted, status=status)
 
 
-def of_body(body: bytes) -> Verdict:
-    """What the webserver's answer, status 200, means.
+def judge_body(body: bytes) -> Verdict:
+    """Return the verdict of the body of a response with status 200.
 
-    :raises NoVerdict: where it means nothing; the text says what came.
+    :raises InvalidAnswer: where it gives none; the error quotes the body.
     """
     try:
         answer = msgspec.json.decode(body.decode("utf-8"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise NoVerdict("its answer is not JSON: ", _start(body), status=200) from None
+        raise InvalidAnswer("its response is not JSON: ", _quoted(body), status=200) from None
     loggedin = answer.get("loggedin") if isinstance(answer, dict) else None
     if loggedin is False:
         return Denied()
     if loggedin is not True:
-        raise NoVerdict('its answer has no "loggedin" that is true or false: ', _start(body))
+        raise InvalidAnswer('its response has no "loggedin" that is true or false: ', _quoted(body))
     uid = answer.get("uID")
     if not is_uid(uid):
-        raise NoVerdict(
-            f'its answer has no "uID" that is a string of 1 to {MAX_TOKEN} printable characters '
+        raise InvalidAnswer(
+            f'its response has no "uID" that is a string of 1 to {MAX_TOKEN} printable characters '
             "or an integer within ±2^53: ",
-            _start(body),
+            _quoted(body),
         )
     expires_in = answer.get("expires_in")
     if expires_in is not None and not is_expiry(expires_in):
-        raise NoVerdict('its answer has an "expires_in" that is no number of seconds above 0: ', _start(body))
+        raise InvalidAnswer('its response has an "expires_in" that is not a number of seconds > 0: ', _quoted(body))
     session = answer.get("session")
     if session is not None and not is_sessid(session):
-        raise NoVerdict(f'its answer has a "session" that is no string of 1 to {MAX_SESSID} characters')
+        raise InvalidAnswer(f'its response has a "session" that is not a string of 1 to {MAX_SESSID} characters')
     return LoggedIn(uid, expires_in, session)
 
 
 _SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')
-"""The start of an answer's "session", and what is as secret as a SESSID."""
+"""The start of a response's "session", and its value, which is as secret as a SESSID."""
 
 
-def _start(body: bytes) -> str:
-    """An answer in a form that is safe to print; who prints it shortens it."""
-    # Without what UTF-16 has between letters, so that they can be read, and a session id among them be found.
+def _quoted(body: bytes) -> str:
+    """Return a body in a form that is safe to print; `chatrelay.auth.redaction` shortens it."""
+    # UTF-16 has zeros between its letters. Without them, people can read it, and a session id in it is found.
     return ascii(_SESSION.sub(r"\1<hidden>", body.replace(b"\0", b"").decode("utf-8", "replace")))
-
-
-def told(error: NoVerdict, sessid: str) -> str:
-    """What the operator is told of it: the webserver's words without the session id, and not too many of them."""
-    said = error.said[: 3 * MAX_TOLD]  # looked through in a moment, however large the answer
-    if said:
-        said = without(sessid, said) if len(sessid.encode("utf-8", "surrogateescape")) <= MAX_SOUGHT else NOT_TOLD
-        said = said if len(said) <= MAX_TOLD else said[:MAX_TOLD] + "…"
-    return error.why + said + error.after
-
-
-def without(sessid: str, text: str) -> str:
-    """A text with the session id taken out, in every form it may have come back in, and every longer piece of it."""
-    raw = sessid.encode("utf-8", "surrogateescape")
-    mangled = raw.decode("latin-1")  # as headers are read
-    forms = {sessid, quote(raw), quote(raw, safe=""), quote_plus(raw), mangled, repr(raw)[2:-1]}
-    forms |= {json.dumps(sessid)[1:-1], html.escape(sessid)}
-    forms |= {ascii(form)[1:-1] for form in forms}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, HIDDEN)
-    # It may have been cut off, or encoded in a way that leaves most of it as it was.
-    pieces = {form[start : start + PIECE] for form in forms for start in range(len(form) - PIECE + 1)}
-    kept, since, end = [], 0, 0  # what is hidden ends at `end`, and what is not hidden begins at `since`
-    for start in range(len(text) - PIECE + 1):
-        if text[start : start + PIECE] in pieces:
-            if start >= end:
-                kept += [text[since:start], HIDDEN]
-            since = end = start + PIECE
-    return "".join([*kept, text[since:]])

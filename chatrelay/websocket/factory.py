@@ -16,9 +16,9 @@ from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.logger import Logger
 
 from chatrelay.auth.login import Logins, VerdictSource
-from chatrelay.auth.rechecks import RecheckLines, Rechecks
+from chatrelay.auth.rechecks import RecheckLog, Rechecks
 from chatrelay.auth.session_index import SessionIndex
-from chatrelay.auth.throttle import DenialCache, LoginThrottle
+from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
 from chatrelay.config.options import Config
 from chatrelay.interfaces import Authenticator
 from chatrelay.limits.active_time import ActiveTime
@@ -87,7 +87,7 @@ class ChatFactory(WebSocketServerFactory):
         at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
         seconds = reactor.seconds
         verdicts = VerdictSource(authenticator)
-        recheck_lines = RecheckLines()
+        recheck_log = RecheckLog()
         rechecks = Rechecks(
             config.recheck_interval,
             config.recheck_spread,
@@ -98,11 +98,16 @@ class ChatFactory(WebSocketServerFactory):
             chance,
             active.now,
             verdicts.give_up,
-            recheck_lines.behind,
-            recheck_lines.on_time,
+            recheck_log.behind,
+            recheck_log.on_time,
         )
         throttle = LoginThrottle(
-            config.logins_per_minute, verdicts.ask, seconds, denials, self._log_denials, verdicts.give_up
+            config.logins_per_minute,
+            verdicts.ask,
+            seconds,
+            denials,
+            partial(log_too_many_denials, self.log_limiter.allow),
+            verdicts.give_up,
         )
         self.admission = Admission(
             connections if config.connections is None else config.connections,
@@ -169,16 +174,6 @@ class ChatFactory(WebSocketServerFactory):
     def control_frames(self) -> TokenBucket:
         """A bucket for the pings and pongs of a connection."""
         return TokenBucket(self.config.control_frames_per_second, self.config.control_frame_burst)
-
-    # Whose session it is ---------------------------------------------------------
-
-    def _log_denials(self, address: str) -> None:
-        if self.log_limiter.allow("addresses with too many denied logins"):
-            log.info(
-                "too many logins from {address} were denied: for now, more of them are denied without asking the "
-                "webserver (logins-per-minute)",
-                address=address,
-            )
 
     # Time ------------------------------------------------------------------------
 

@@ -197,5 +197,5 @@ class Handshakes:
                 "is wrong if those visitors were not logged in at the site",
                 logins=missing.logins,
                 cookie=self._session_cookie,
-                cause=printable(missing.likely_cause(self._session_cookie or "")),
+                cause=printable(missing.probable_cause(self._session_cookie or "")),
             )

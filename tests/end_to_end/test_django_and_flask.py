@@ -210,7 +210,7 @@ def test_users_write_to_each_other_until_they_log_out(site: FrameworkSite) -> No
         assert of_anna.closed()[0] == 4505
         site.submit("login", bo, username="1", password="1")  # another user in the same browser
         assert of_bo.closed()[0] == 4505
-    assert not [line for line in site.relay.output if "first look" in line]
+    assert not [line for line in site.relay.output if "startup check" in line]
 
 
 def test_whoami_sets_and_deletes_no_cookie(site: FrameworkSite) -> None:

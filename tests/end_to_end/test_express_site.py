@@ -130,7 +130,7 @@ def test_users_of_an_express_site_write_to_each_other_until_they_log_out(express
             assert again.log_in(None) == DENIED
         assert bo.post("login", user="3") == "user 3"  # another user in the same browser
         assert of_bo.closed()[0] == 4505
-    assert not [line for line in express.relay.output if "first look" in line]
+    assert not [line for line in express.relay.output if "startup check" in line]
 
 
 def test_the_session_page_answers_the_relay_alone(express: Express) -> None:

@@ -118,17 +118,17 @@ def log_in(relay: RelayProcess, sessid: str | None = "alice-session", **options:
         return visitor.log_in(sessid)
 
 
-def first_look(relay: RelayProcess) -> str:
-    """What the relay says of its first look."""
-    return relay.said("a first look")
+def startup_warning(relay: RelayProcess) -> str:
+    """Return the warning of the startup check."""
+    return relay.said("the startup check of the session page")
 
 
 def found_all_right(relay: RelayProcess) -> bool:
-    """Whether the first look found the page as it should be, and a login goes well without a word."""
-    fine = relay.said("denied it, as it should")
+    """Return whether the startup check and a login succeed without a warning."""
+    fine = relay.said("made up, as it should")
     assert log_in(relay) == ADMITTED
     relay.stop()
-    return not any("webserver" in line for line in relay.output if line != fine)
+    return not any("session page" in line for line in relay.output if line != fine)
 
 
 # A page that denies everybody --------------------------------------------------------------
@@ -137,10 +137,10 @@ def found_all_right(relay: RelayProcess) -> bool:
 def test_a_django_page_behind_csrf_protection_is_named_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
     port = start_site(DJANGO, MIDDLEWARE=[CSRF])
     relay = asking(f"http://127.0.0.1:{port}/session")
-    line = first_look(relay)
+    line = startup_warning(relay)
     assert "got status 403" in line
     assert "CSRF verification failed. Request aborted." in line
-    assert "likely the site's CSRF protection" in line
+    assert "probably the site's CSRF protection" in line
     assert "csrf_exempt" in line
     assert "<" not in line
     assert "chatrelay-at-start" not in line
@@ -151,9 +151,9 @@ def test_a_django_page_behind_csrf_protection_is_named_at_the_start(start_site: 
 
 def test_a_flask_page_behind_csrf_protection_is_named_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
     relay = asking(f"http://127.0.0.1:{start_site(FLASK)}/session")
-    line = first_look(relay)
+    line = startup_warning(relay)
     assert "it answered with status 400: '400 Bad Request: Bad Request The CSRF token is missing.'" in line
-    assert "likely the site's CSRF protection" in line
+    assert "probably the site's CSRF protection" in line
     assert "csrf.exempt" in line
 
 
@@ -165,30 +165,30 @@ def test_a_page_that_refuses_everybody_is_told_after_three_logins_and_ten_sessio
     for number in range(2):
         assert log_in(relay, f"session-{number}") == DENIED
     assert log_in(relay, "session-0") == DENIED  # which is remembered for a moment, and not asked about
-    assert not [line for line in relay.output if "were all denied" in line]
+    assert not [line for line in relay.output if "denied all of the first" in line]
     assert log_in(relay, "session-2") == DENIED
-    line = relay.said("the first 3 logins")
+    line = relay.said("of the first 3 logins")
     assert "with status 403" in line
     assert "CSRF" in line
     assert "session-" not in line
     for number in range(3, 10):
         log_in(relay, f"session-{number}")
-    assert "of 10 sessions" in relay.said("the first 10 logins")
+    assert "(of 10 sessions)" in relay.said("of the first 10 logins")
     for number in range(20):
         log_in(relay, f"more-{number}")
     relay.stop()
-    assert len([line for line in relay.output if "were all denied" in line]) == 2
+    assert len([line for line in relay.output if "denied all of the first" in line]) == 2
 
 
 def test_a_lone_developer_who_reloads_is_told_at_the_third_time(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--denial-memory", "0")
     for _ in range(20):
         assert log_in(relay, "s%3Asecretid.signature") == DENIED
-    line = relay.said("were all denied")
-    assert "the first 3 logins" in line and "of 1 session)" in line
+    line = relay.said("denied all of the first")
+    assert "of the first 3 logins" in line and "of 1 session)" in line
     assert "express-session" in line and "decodeURIComponent" in line
     relay.stop()
-    assert len([line for line in relay.output if "were all denied" in line]) == 1
+    assert len([line for line in relay.output if "denied all of the first" in line]) == 1
     assert not [line for line in relay.output if "secretid" in line or "signature)" in line]
 
 
@@ -205,7 +205,7 @@ def test_json_against_a_php_form_page_is_told_after_three_logins(tmp_path: Path,
         relay = asking(f"{site.origin}/session.php", "--auth-format", "json")
         for number in range(3):
             assert log_in(relay, f"session-{number}") == DENIED
-        line = relay.said("were all denied")
+        line = relay.said("denied all of the first")
         assert 'by "loggedin": false' in line
         assert "SESSID from a JSON object (else: --auth-format form)" in line
         for option in ("session-cookie", "auth-url"):
@@ -219,7 +219,7 @@ def test_one_login_that_succeeds_and_nothing_is_said(site: Site, asking: StartRe
     for number in range(12):
         assert log_in(relay, f"session-{number}") == DENIED
     relay.stop()
-    assert not [line for line in relay.output if "were all denied" in line]
+    assert not [line for line in relay.output if "denied all of the first" in line]
 
 
 # A cookie that does not come ----------------------------------------------------------------
@@ -255,8 +255,8 @@ def test_a_host_to_which_no_cookie_is_sent_is_told_with_both_names(site: Site, a
     for _ in range(3):
         assert visit(relay) == DENIED
     line = relay.said("without the session cookie")
-    assert "no cookie came at all" in line
-    assert f"of https://www.example.com are not sent to 127.0.0.1:{relay.port}" in line
+    assert "No cookie came at all" in line
+    assert f"do not send the cookies of https://www.example.com to 127.0.0.1:{relay.port}" in line
     assert "Domain" in line
 
 
@@ -282,7 +282,7 @@ def test_a_page_under_another_name_of_the_same_machine_is_told_both_ways_out(sit
             return visitor.log_in(None)
 
     page = "http://127.0.0.1:3000"
-    ways = "open the page under http://localhost:3000, or connect to ws://127.0.0.1:"
+    ways = "open the page at http://localhost:3000, or connect to ws://127.0.0.1:"
     relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "http://localhost:3000")
     with pytest.raises(InvalidStatus):
         come(relay, page)
@@ -295,8 +295,8 @@ def test_a_page_under_another_name_of_the_same_machine_is_told_both_ways_out(sit
 
 
 def test_a_site_that_is_down_is_told_in_whole_sentences(asking: StartRelay) -> None:
-    line = first_look(asking(f"http://127.0.0.1:{free_port()}/session"))
-    assert "Connection refused. See that --auth-url is right" in line
+    line = startup_warning(asking(f"http://127.0.0.1:{free_port()}/session"))
+    assert "Connection refused. Check that --auth-url is right" in line
 
 
 def test_a_login_by_the_cookie_without_the_option_is_told_once(site: Site, asking: StartRelay) -> None:
@@ -328,7 +328,7 @@ def test_a_proxy_that_takes_the_origin_out_is_told_once(site: Site, asking: Star
 def test_djangos_allowed_hosts_want_auth_host(start_site: StartSite, asking: StartRelay) -> None:
     port = start_site(DJANGO, MIDDLEWARE=[COMMON], ALLOWED_HOSTS=[NAME])
     url = f"http://127.0.0.1:{port}/session"
-    line = first_look(asking(url))
+    line = startup_warning(asking(url))
     assert "it answered with status 400" in line
     assert "auth-host" in line and "ALLOWED_HOSTS" in line
     assert found_all_right(asking(url, "--auth-host", NAME))
@@ -339,7 +339,7 @@ def test_djangos_allowed_hosts_want_auth_host(start_site: StartSite, asking: Sta
     [
         ({"ALLOWED_HOSTS": [NAME]}, [], "--auth-host"),
         ({"strict": True}, ["--auth-format", "json"], "does not find SESSID: try --auth-format form"),
-        ({"slash": "/"}, [], "--auth-url lacks the slash at its end"),
+        ({"slash": "/"}, [], "Add a slash to the end of --auth-url"),
         ({"MIDDLEWARE": [CSRF], "exempt": False}, [], "the site's CSRF protection"),
     ],
 )
@@ -348,7 +348,7 @@ def test_djangos_pages_for_developers_are_read_from_their_beginning(
 ) -> None:
     # Below, they have all settings of the site, CSRF_COOKIE_NAME and others among them.
     port = start_site(DJANGO, **{"DEBUG": True, "MIDDLEWARE": [COMMON], "exempt": True, **settings})
-    line = first_look(asking(f"http://127.0.0.1:{port}/session", *options))
+    line = startup_warning(asking(f"http://127.0.0.1:{port}/session", *options))
     assert remedy in line
     assert ("CSRF protection" in line) is ("CSRF protection" in remedy)
 
@@ -363,8 +363,8 @@ def test_django_that_forces_https_wants_auth_header(start_site: StartSite, askin
     )
     url = f"http://127.0.0.1:{port}/session"
     relay = asking(url, "--auth-host", NAME)
-    line = first_look(relay)
-    assert f"it answered 301, a redirect to 'https://{NAME}/session'" in line
+    line = startup_warning(relay)
+    assert f"it answered with status 301, a redirect to 'https://{NAME}/session'" in line
     assert "--auth-header 'X-Forwarded-Proto: https'" in line
     assert log_in(relay) == UNAVAILABLE
     assert found_all_right(asking(url, "--auth-host", NAME, "--auth-header", "X-Forwarded-Proto: https"))
@@ -405,7 +405,7 @@ def test_nginx_with_several_sites_wants_auth_host(site: Site, tmp_path: Path, as
             wait_for(port, nginx)
             url = f"{scheme}://127.0.0.1:{port}/session"
             options = ("--auth-ca-file", str(tmp_path / "ca.pem")) if scheme == "https" else ()
-            line = first_look(asking(url, *options))
+            line = startup_warning(asking(url, *options))
             assert (
                 "it answered with status 404" if scheme == "http" else "its certificate is not for 127.0.0.1"
             ) in line

@@ -30,7 +30,7 @@ def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it
         site.asked.clear()
         line = relay.said("re-checks are behind")
         found = re.search(
-            r"1 are asked about at once, .* enough for (\d+) sessions every 2 s, and there are (\d+)\.", line
+            r"1 requests are sent at once, .* enough for (\d+) sessions every 2 s, but there are (\d+)\.", line
         )
         assert found, line
         assert int(found[1]) < int(found[2]) == SESSIONS

@@ -115,4 +115,4 @@ def test_a_site_that_stops_with_the_relay_is_not_complained_of(
         relay.said("Port .* Closed")
         stopped.set()
         relay.wait()
-    assert not [line for line in relay.output if "a first look" in line or "Unhandled" in line]
+    assert not [line for line in relay.output if "the startup check" in line or "Unhandled" in line]

@@ -415,9 +415,12 @@ def test_a_site_that_cannot_be_asked_is_told_at_the_start_and_the_relay_starts_a
     tmp_path: Path, site: Site
 ) -> None:
     with RelayProcess(tmp_path, "--auth-url", URL, "--breaker-failures", "1", "--ops-listen", "tcp:0") as relay:
-        relay.said(r"a first look at the webserver at http://127\.0\.0\.1:1/session found that nobody can log in")
+        relay.said(
+            r"the startup check of the session page at http://127\.0\.0\.1:1/session found that nobody can log in"
+        )
         listens, looked = (
-            next(i for i, line in enumerate(relay.output) if words in line) for words in ("listens on", "a first look")
+            next(i for i, line in enumerate(relay.output) if words in line)
+            for words in ("listens on", "the startup check")
         )
         assert listens < looked
         assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
@@ -439,7 +442,7 @@ def test_the_first_look_asks_about_no_session_there_is(tmp_path: Path, site: Sit
     (made_up, real) = site.asked
     assert re.fullmatch(r"chatrelay-at-start-[0-9a-f]{16}", made_up)
     assert real == "alice-session"
-    assert not [line for line in relay.output if "a first look" in line]
+    assert not [line for line in relay.output if "the startup check" in line]
 
 
 # Where it listens --------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_a_site_that_keeps_failing_is_left_alone_until_it_answers_again(site: Si
         site.answer = lambda request: request.reply(500, b"")
         for _ in range(9):
             assert bo.log_in("bo-session") == UNAVAILABLE
-        relay.said(r"the webserver at \S+ has failed 10 times in a row")
+        relay.said(r"the session page at \S+ has failed 10 times in a row")
         # Whether that was the fault of the session was asked about one that nobody has.
         asked = len(site.asked)
         assert asked == 11

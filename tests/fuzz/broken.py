@@ -139,7 +139,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a user may send without limit": lambda: patch.object(Sender, "may_send", _yes),
     "the site is asked whenever a user likes": lambda: patch.object(Session, "_may_ask_again", _yes),
     "revoking forgets the login under way": lambda: patch.object(SessionIndex, "answered", _revoked_too_late),
-    "a denied session goes on": lambda: patch.object(rechecks, "_end", _no_matter),
+    "a denied session goes on": lambda: patch.object(rechecks, "_close_all", _no_matter),
     "nobody is asked about again": lambda: patch.object(rechecks.Rechecks, "sweep", _no_matter),
     "who does not log in stays": lambda: patch.object(ChatProtocol, "login_timed_out", _no_matter),
     "who does not answer a close frame stays": lambda: patch.object(Registry, "closing", _no_matter),

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.app.service import ChatRelayService
 from chatrelay.auth import throttle as attempts
-from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.options import Config
 from chatrelay.limits.active_time import TICK_SECONDS
@@ -57,7 +57,7 @@ RECIPIENTS: tuple[UID, ...] = (1, "1", 2, "2", "cy", "nobody")
 
 
 class _ByHand:
-    """A `chatrelay.auth.client.Webserver` whose answers are given by hand."""
+    """A `chatrelay.auth.client.SessionPage` whose answers are given by hand."""
 
     def __init__(self, out: list[tuple[str, Deferred[SiteVerdict]]]) -> None:
         self._out = out
@@ -71,7 +71,7 @@ class _ByHand:
         return succeed(None)
 
 
-class Site(WebserverAuthenticator):
+class Site(SessionPageAuthenticator):
     """The real authenticator with its queue, its breaker and its deadlines, in front of a site that answers by hand.
 
     :ivar out: the questions that have reached the site: the SESSID, and the Deferred for its verdict.
@@ -89,10 +89,10 @@ class Site(WebserverAuthenticator):
             breaker_longest_wait=config.breaker_longest_wait,
         )
         self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
-        self._webserver = _ByHand(self.out)  # type: ignore[assignment]
+        self._page = _ByHand(self.out)  # type: ignore[assignment]
 
     def startup_check(self) -> None:
-        """A first look, which nothing comes of but a line for the operator: not here."""
+        """Do nothing: the startup check only logs."""
 
 
 class BareSite:

@@ -11,12 +11,28 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
-from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.authenticator import SessionPageAuthenticator
+from chatrelay.config.options import Config
 from chatrelay.model import Unavailable
 
 reactor: Any = untyped_reactor
 
 IN = b'{"loggedin":true,"uID":7}'
+
+
+def authenticator_for(url: str, clock: Any = reactor, **options: Any) -> SessionPageAuthenticator:
+    """Make an authenticator; options that are not given are the relay's defaults."""
+    config = Config()
+    defaults = {
+        "timeout": config.webserver_timeout,
+        "checks": config.webserver_checks,
+        "queue_timeout": config.login_timeout,
+        "answer_size": config.webserver_answer_size,
+        "breaker_failures": config.breaker_failures,
+        "breaker_wait": config.breaker_wait,
+        "breaker_longest_wait": config.breaker_longest_wait,
+    }
+    return SessionPageAuthenticator(clock, url, **{**defaults, **options})
 
 
 def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
@@ -81,7 +97,7 @@ class WebserverTestCase(TestCase):
         self.factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
         self.port = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
         self.url = f"http://127.0.0.1:{self.port.getHost().port}/session?x=1"
-        self.authenticators: list[WebserverAuthenticator] = []
+        self.authenticators: list[SessionPageAuthenticator] = []
 
     async def tearDown(self) -> None:
         for authenticator in self.authenticators:
@@ -91,9 +107,9 @@ class WebserverTestCase(TestCase):
             conversation.transport.abortConnection()
         await gatherResults([conversation.gone for conversation in self.conversations])
 
-    def authenticator(self, **options: Any) -> WebserverAuthenticator:
+    def authenticator(self, **options: Any) -> SessionPageAuthenticator:
         """An authenticator that asks this webserver."""
-        authenticator = WebserverAuthenticator(reactor, options.pop("url", self.url), **options)
+        authenticator = authenticator_for(options.pop("url", self.url), **options)
         self.authenticators.append(authenticator)
         return authenticator
 
@@ -114,7 +130,7 @@ class WebserverTestCase(TestCase):
         self.addCleanup(globalLogPublisher.removeObserver, note)
         return lines
 
-    async def trouble(self, authenticator: WebserverAuthenticator | None = None) -> str:
+    async def trouble(self, authenticator: SessionPageAuthenticator | None = None) -> str:
         """What the operator is told of a question that could not be asked."""
         got = await (authenticator or self.authenticator()).authenticate("sid")
         assert isinstance(got, Unavailable), got

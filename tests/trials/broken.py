@@ -17,7 +17,7 @@ from twisted.internet.defer import succeed
 
 from chatrelay.app import descriptors
 from chatrelay.app import twistd as tap
-from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.breaker import Breaker
 from chatrelay.auth.rechecks import Rechecks
 from chatrelay.auth.throttle import DenialCache, LoginThrottle
@@ -415,7 +415,7 @@ def _() -> None:
 @named("forgets webserver-checks")
 def _() -> None:
     replace(
-        WebserverAuthenticator,
+        SessionPageAuthenticator,
         "__init__",
         lambda init: lambda self, *arguments, **keywords: init(self, *arguments, **keywords | {"checks": 0}),
     )
@@ -477,4 +477,4 @@ def _() -> None:
 
 @named("shares a ticket as it shares a session")
 def _() -> None:
-    replace(WebserverAuthenticator, "authenticate_ticket", lambda _: lambda self, sessid: self.authenticate(sessid))
+    replace(SessionPageAuthenticator, "authenticate_ticket", lambda _: lambda self, sessid: self.authenticate(sessid))

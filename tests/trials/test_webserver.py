@@ -299,11 +299,11 @@ def whole(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
 GOOD = b'{"loggedin": true, "uID": "alice"}'
 MALLORY = whole(b'{"loggedin": true, "uID": "mallory"}')
 BOMB = gzip.compress(b" " * (100 * MEBIBYTE))
-OUT_OF_TIME = "no complete answer within 3 s"
-TOO_LARGE = "its answer is larger than "
-NO_HTTP = "its answer is not HTTP as it should be"
+OUT_OF_TIME = "no complete response within 3 s"
+TOO_LARGE = "its response is larger than "
+NO_HTTP = "its response is not valid HTTP"
 CLOSED = "Connection was closed cleanly"
-EMPTY = "its answer is not JSON: ''"
+EMPTY = "its response is not JSON: ''"
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 BLOCK = b"x" * 65536
@@ -342,22 +342,24 @@ def faults(elsewhere: str) -> dict[str, Fault]:
         "endless preludes": Fault(repeats(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000), told=TOO_LARGE),
         "an endless trailer": Fault(repeats(CHUNKED + b"0\r\n", b"x: y\r\n" * 5000), told=TOO_LARGE),
         # Something else
-        "a redirect": Fault(says(whole(b"", b"302 Found", away)), told="it answered 302, a redirect to 'http"),
+        "a redirect": Fault(
+            says(whole(b"", b"302 Found", away)), told="it answered with status 302, a redirect to 'http"
+        ),
         "a redirect that keeps the POST": Fault(
-            says(whole(b"", b"307 T", away)), told="it answered 307, a redirect to"
+            says(whole(b"", b"307 T", away)), told="it answered with status 307, a redirect to"
         ),
         "HTML": Fault(
             says(whole(b"<html><h1>It works!</h1>", b"200 OK", b"Content-Type: text/html")),
-            told="its answer is not JSON: '<html",
+            told="its response is not JSON: '<html",
         ),
         "nothing": Fault(says(whole(b"")), told=EMPTY),
         "no content": Fault(says(b"HTTP/1.1 204 No Content\r\n\r\n"), told="it answered with status 204"),
         "an error": Fault(says(whole(GOOD, b"500 Oops")), told="it answered with status 500"),
-        "another charset": Fault(says(whole(GOOD.decode().encode("utf-16"))), told="its answer is not JSON"),
+        "another charset": Fault(says(whole(GOOD.decode().encode("utf-16"))), told="its response is not JSON"),
         "Latin-1": Fault(
-            says(whole('{"loggedin": true, "uID": "Åsa"}'.encode("latin-1"))), told="its answer is not JSON"
+            says(whole('{"loggedin": true, "uID": "Åsa"}'.encode("latin-1"))), told="its response is not JSON"
         ),
-        "no JSON after all": Fault(says(whole(GOOD + b"<!-- 3 ms -->")), told="its answer is not JSON"),
+        "no JSON after all": Fault(says(whole(GOOD + b"<!-- 3 ms -->")), told="its response is not JSON"),
         "nearly true": Fault(
             says(whole(b'{"loggedin": "true", "uID": 1}')), told='no "loggedin" that is true or false'
         ),
@@ -372,13 +374,13 @@ def faults(elsewhere: str) -> dict[str, Fault]:
         "two lengths": Fault(says(HEAD + b"Content-Length: 34\r\nContent-Length: 9\r\n\r\n" + GOOD), told=NO_HTTP),
         "no chunks": Fault(says(CHUNKED + b"garbage\r\n"), told="MalformedChunkedData"),
         "another coding": Fault(says(HEAD + b"Transfer-Encoding: br\r\n\r\n" + GOOD), told=NO_HTTP),
-        "no gzip": Fault(says(whole(GOOD, b"200 OK", b"Content-Encoding: gzip")), told="its answer is not gzip"),
+        "no gzip": Fault(says(whole(GOOD, b"200 OK", b"Content-Encoding: gzip")), told="its response is not gzip"),
         "closed at once": Fault(says(), told=CLOSED, stays=False),
         "closed in the head": Fault(says(HEAD + b"X: y\r\n"), told=CLOSED, stays=False),
         "closed in the body": Fault(says(whole(GOOD)[:-1]), told=CLOSED, stays=False),
         "closed in a chunk": Fault(says(CHUNKED + b"22\r\n" + GOOD[:-1]), told=CLOSED, stays=False),
         "longer than it says": Fault(says(whole(GOOD) + MALLORY), ADMITTED),
-        "shorter than it is": Fault(says(whole(GOOD).replace(b"34", b"30") + MALLORY), told="its answer is not JSON"),
+        "shorter than it is": Fault(says(whole(GOOD).replace(b"34", b"30") + MALLORY), told="its response is not JSON"),
     }
 
 

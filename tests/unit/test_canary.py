@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from chatrelay.auth.authenticator import WebserverAuthenticator
+from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.throttle import DenialCache
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
@@ -83,12 +83,12 @@ class Printed(WebSocketTestCase):
             "Logins",
             "SessionIndex",
             "Rechecks",
-            "_Check",
-            "_Name",
+            "_Recheck",
+            "_SiteSession",
             "LoginThrottle",
         ):
             self.assertIn(name, printed)
-        for name in ("_Attempt", "_Address", "DenialCache", "Outbox", "Deferred", "_Pending"):
+        for name in ("_Attempt", "_Address", "DenialCache", "Outbox", "Deferred", "_PendingLogin"):
             self.assertIn(name, printed)
         del printed["HeldAuthenticator"]  # a test's own
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
@@ -158,10 +158,10 @@ class Webserver(WebserverTestCase):
 
     async def test_no_object_shows_the_session_ids_that_it_knows(self) -> None:
         self.reply = lambda conversation: None
-        authenticator: WebserverAuthenticator = self.authenticator(checks=1)
+        authenticator: SessionPageAuthenticator = self.authenticator(checks=1)
         asking = [authenticator.authenticate(f"{CANARY}-{number}") for number in (1, 1, 2)]
         printed = what_is_printed_of(authenticator)
-        for name in ("WebserverAuthenticator", "_Question", "Breaker", "Alarm", "Deadlines", "Deferred"):
+        for name in ("SessionPageAuthenticator", "_Request", "Breaker", "Alarm", "Deadlines", "Deferred"):
             self.assertIn(name, printed)
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
         for question in asking:

@@ -211,7 +211,7 @@ class WebserverPage(SynchronousTestCase):
         for said in (
             f"within {config.webserver_timeout:g} seconds of the POST (``--webserver-timeout``)",
             f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
-            f"larger than {(config.webserver_answer_size + webserver.MAX_AROUND) // 1024} KiB as it is sent, headers and all",
+            f"larger than {(config.webserver_answer_size + webserver.MAX_OVERHEAD_BYTES) // 1024} KiB as it is sent, headers and all",
             f"At most {config.webserver_checks} requests",
             f"in place of this ``SESSID``: 1 to {MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
@@ -224,7 +224,7 @@ class WebserverPage(SynchronousTestCase):
             f"{config.logins_per_minute} logins a minute may be denied",
             f"one more every {limits.MINUTE / config.logins_per_minute:g} seconds",
             f"When {config.breaker_failures} requests in a row",
-            f"{verdicts.DENIALS[0]} or {verdicts.DENIALS[1]}, whatever the body",
+            f"{verdicts.DENIAL_STATUSES[0]} or {verdicts.DENIAL_STATUSES[1]}, whatever the body",
             f"1 to {MAX_SESSID} characters",
             f"1 to {MAX_TOKEN} printable characters",
         ):
@@ -248,7 +248,7 @@ class OperatingPages(SynchronousTestCase):
             f"{limit} at once, and {limit} a minute in the long run",
             f"one comes back every {limits.MINUTE / limit:g} seconds",
             f"remembers no more than {attempts.MAX_ADDRESSES:,} and forgets",
-            f"a keyed hash for ``denial-memory``, {attempts.MAX_DENIED:,} at most",
+            f"a keyed hash for ``denial-memory``, {attempts.MAX_DENIED_SESSIONS:,} at most",
             f"Each minute, up to {origins.LINES_PER_MINUTE} refused origins that are new and up to {origins.LINES_PER_MINUTE}",
             f"{session.MAX_REFUSALS} refusals in a row",
             f"{session.MAX_QUESTIONS} auth-requests at once, and {session.MAX_QUESTIONS} a minute, of a connection",

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay import Config, ConfigError, LoggedIn, build
 from chatrelay.app import descriptors
 from chatrelay.app.endpoints import NamedEndpoint
-from chatrelay.app.service import BACKLOG, ChatRelayService, _webserver_authenticator, with_backlog
+from chatrelay.app.service import BACKLOG, ChatRelayService, _session_page_authenticator, with_backlog
 from chatrelay.app.twistd import Options, keep_steady_time, makeService
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LogUnavailable, Verdict
@@ -68,11 +68,11 @@ class Made(SynchronousTestCase):
 
     def test_the_webserver_may_say_as_much_as_was_said(self) -> None:
         config = Config(auth_url="http://x/", webserver_answer_size=77)
-        self.assertEqual(_webserver_authenticator(config, MemoryReactorClock())._webserver.answer_size, 77)
+        self.assertEqual(_session_page_authenticator(config, MemoryReactorClock())._page.body_limit, 77)
 
     def test_the_breaker_waits_for_as_long_as_was_said(self) -> None:
         config = Config(auth_url="http://x/", breaker_failures=1, breaker_wait=3, breaker_longest_wait=5)
-        authenticator = _webserver_authenticator(config, MemoryReactorClock())
+        authenticator = _session_page_authenticator(config, MemoryReactorClock())
         breaker, now = authenticator._breaker, 0.0
         for wait in (3, 5, 5):
             breaker.failed("question", now)  # type: ignore[arg-type]

@@ -26,10 +26,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.auth.authenticator import WebserverAuthenticator
-from chatrelay.auth.breaker import State
-from chatrelay.auth.client import MAX_AROUND, NO_COOKIES
-from chatrelay.auth.verdicts import MAX_SOUGHT, NOT_TOLD, NotReached, NoVerdict, of_body, told, without
+from chatrelay.auth.authenticator import SessionPageAuthenticator
+from chatrelay.auth.breaker import BreakerState
+from chatrelay.auth.client import MAX_OVERHEAD_BYTES, NO_COOKIES
+from chatrelay.auth.redaction import MAX_SEARCHED_BYTES, NOT_SHOWN, redacted, without
+from chatrelay.auth.verdicts import ConnectFailed, InvalidAnswer, judge_body
 from chatrelay.config.options import Config
 from chatrelay.limits.alarms import Alarm
 from chatrelay.model import Denied, LoggedIn, Unavailable, is_uid
@@ -38,7 +39,7 @@ from tests.support.session_page_case import IN, Conversation, WebserverTestCase,
 reactor: Any = untyped_reactor
 
 MAX_ANSWER = Config().webserver_answer_size
-MAX_SENT = MAX_ANSWER + MAX_AROUND
+MAX_SENT = MAX_ANSWER + MAX_OVERHEAD_BYTES
 
 
 def sleep(seconds: float) -> Deferred[None]:
@@ -56,15 +57,15 @@ class FirstLook(WebserverTestCase):
         told = self.told()
         authenticator = self.authenticator(**options)
         authenticator.startup_check()
-        assert authenticator._look is not None
-        await authenticator._look
+        assert authenticator._startup_check is not None
+        await authenticator._startup_check
         return told
 
     async def test_it_asks_about_a_session_that_there_cannot_be(self) -> None:
         self.answering(answer(b'{"loggedin":false}'))
         for _ in range(2):
             (line,) = await self.looked(secret="s3cret")
-            self.assertIn("denied it, as it should", line)
+            self.assertIn("made up, as it should", line)
         (_, headers, first), (_, _, second) = self.requests
         self.assertEqual(headers["authorization"], "Bearer s3cret")
         self.assertRegex(first, b"^SESSID=chatrelay-at-start-[0-9a-f]{16}$")
@@ -80,8 +81,8 @@ class FirstLook(WebserverTestCase):
         ):
             self.answering(reply)
             (line,) = await self.looked()
-            self.assertIn("a first look at the webserver at http://127.0.0.1:", line)
-            self.assertIn("nobody can log in as it is", line)
+            self.assertIn("the startup check of the session page at http://127.0.0.1:", line)
+            self.assertIn("nobody can log in: ", line)
             self.assertIn(said, line)
             self.assertRegex(line, "auth-(url|host)")
             self.assertNotIn("chatrelay-at-start", line)
@@ -95,7 +96,7 @@ class FirstLook(WebserverTestCase):
     async def test_a_site_that_says_nothing(self) -> None:
         self.reply = lambda conversation: None
         (line,) = await self.looked(timeout=0.05)
-        self.assertIn("no complete answer within 0.05 s", line)
+        self.assertIn("no complete response within 0.05 s", line)
 
     async def test_a_site_that_lets_everybody_in(self) -> None:
         (line,) = await self.looked()
@@ -113,7 +114,7 @@ class FirstLook(WebserverTestCase):
         self.reply = lambda conversation: conversation.write(answer(IN))
         self.assertEqual(await authenticator.authenticate("a"), LoggedIn(7))
         self.conversations[0].write(answer(b"", "500 Oops"))
-        await authenticator._look
+        await authenticator._startup_check
         self.assertEqual(await authenticator.authenticate("a"), LoggedIn(7))
         self.assertEqual(len(told), 1)
 
@@ -125,7 +126,7 @@ class FirstLook(WebserverTestCase):
         while not self.requests:
             await deferLater(reactor, 0.01)
         await authenticator.close()
-        await authenticator._look
+        await authenticator._startup_check
         self.assertEqual(told, [])
 
 
@@ -219,8 +220,8 @@ class Answers(WebserverTestCase):
             (answer(b'{"loggedin":true}'), 'no "uID"'),
             (answer(b'{"loggedin":true,"uID":""}'), 'no "uID"'),
             (answer(b'{"loggedin":true,"uID":7.5}'), 'no "uID"'),
-            (answer(b'{"loggedin":true,"uID":7,"expires_in":0}'), '"expires_in" that is no number'),
-            (answer(b'{"loggedin":true,"uID":7,"expires_in":"60"}'), '"expires_in" that is no number'),
+            (answer(b'{"loggedin":true,"uID":7,"expires_in":0}'), '"expires_in" that is not a number'),
+            (answer(b'{"loggedin":true,"uID":7,"expires_in":"60"}'), '"expires_in" that is not a number'),
             (b"SSH-2.0-OpenSSH\r\n", "SSH-2.0-OpenSSH"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: nonsense\r\n\r\n", "nonsense"),
         ):
@@ -282,17 +283,21 @@ class Answers(WebserverTestCase):
         self.assertEqual(without("x", "an x"), "an <SESSID>")
 
     def test_of_an_answer_about_a_long_session_id_nothing_is_quoted(self) -> None:
-        for sessid, said in (("a" * MAX_SOUGHT, "<html>"), ("a" * (MAX_SOUGHT + 1), NOT_TOLD), ("é" * 65, NOT_TOLD)):
-            self.assertEqual(told(NoVerdict("not JSON: ", "<html>", "."), sessid), f"not JSON: {said}.")
+        for sessid, said in (
+            ("a" * MAX_SEARCHED_BYTES, "<html>"),
+            ("a" * (MAX_SEARCHED_BYTES + 1), NOT_SHOWN),
+            ("é" * 65, NOT_SHOWN),
+        ):
+            self.assertEqual(redacted(InvalidAnswer("not JSON: ", "<html>", "."), sessid), f"not JSON: {said}.")
 
     def test_a_long_session_id_costs_no_time(self) -> None:
         # Whoever brings it chooses it: looking for its pieces took 300 ms of everybody's time.
-        for error in (NoVerdict("it answered with status 500"), NoVerdict("it is not JSON: ", "<html>" * 1000)):
-            for sessid in ("😀" * 4096, "\"&<'" * 1024, '"&<' * (MAX_SOUGHT // 3)):
+        for error in (InvalidAnswer("it answered with status 500"), InvalidAnswer("it is not JSON: ", "<html>" * 1000)):
+            for sessid in ("😀" * 4096, "\"&<'" * 1024, '"&<' * (MAX_SEARCHED_BYTES // 3)):
                 seconds = []
                 for _ in range(5):
                     began = time.perf_counter()
-                    told(error, sessid)
+                    redacted(error, sessid)
                     seconds.append(time.perf_counter() - began)
                 self.assertLess(min(seconds), 0.01)
 
@@ -318,11 +323,11 @@ class Answers(WebserverTestCase):
             self.answering(answer(IN.ljust(size)))
             self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
             self.answering(answer(IN.ljust(size + 1)))
-            self.assertEqual(await self.trouble(authenticator), f"its answer is larger than {size} bytes")
+            self.assertEqual(await self.trouble(authenticator), f"its response is larger than {size} bytes")
             least = answer(IN, "200 OK", "X: " + "x" * 10_000, "Y: ")
-            self.answering(least.replace(b"Y: ", b"Y: " + b"y" * (10 + MAX_AROUND - 10_000)))
+            self.answering(least.replace(b"Y: ", b"Y: " + b"y" * (10 + MAX_OVERHEAD_BYTES - 10_000)))
             if size == len(IN):
-                self.assertIn(f"{size + MAX_AROUND} bytes, headers and all", await self.trouble(authenticator))
+                self.assertIn(f"{size + MAX_OVERHEAD_BYTES} bytes, with its headers", await self.trouble(authenticator))
             else:
                 self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
 
@@ -347,7 +352,7 @@ class Answers(WebserverTestCase):
             self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
         self.assertEqual(len(self.conversations), 1)
         self.answering(padded(MAX_SENT + 1))
-        self.assertEqual(await self.trouble(), "its answer is larger than 24576 bytes, headers and all")
+        self.assertEqual(await self.trouble(), "its response is larger than 24576 bytes, with its headers")
 
     async def test_what_comes_without_end_before_the_body_is_cut(self) -> None:
         for again in (b"x: y\r\n", b"X: \r\n" + b" folded\r\n", b"\r\nHTTP/1.1 102 Processing\r\n"):
@@ -422,7 +427,7 @@ class Answers(WebserverTestCase):
     async def test_a_broken_compressed_answer(self) -> None:
         for body in (b"not gzip at all", IN, gzip.compress(IN)[:-8] + b"12345678"):
             self.answering(answer(body, "200 OK", "Content-Encoding: gzip"))
-            self.assertEqual(await self.trouble(), "its answer is not gzip, as its Content-Encoding says")
+            self.assertEqual(await self.trouble(), "its response is not gzip, although its Content-Encoding says so")
         await sleep(0.05)  # the rest of the answer is still to come, and the connection to be kept or not
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -457,7 +462,9 @@ class Answers(WebserverTestCase):
 
     async def test_another_coding_is_named(self) -> None:
         self.answering(answer(b"\x0b\x02", "200 OK", "Content-Encoding: BR"))
-        self.assertEqual(await self.trouble(), "its answer has the Content-Encoding 'br', and only gzip was asked for")
+        self.assertEqual(
+            await self.trouble(), "its response has the Content-Encoding 'br', and the relay asked for gzip only"
+        )
 
 
 def chunked(body: bytes, status: str, *headers: str) -> bytes:
@@ -709,7 +716,7 @@ class Turns(WebserverTestCase):
         self.reply = reply
         told = self.told()
         authenticator = self.authenticator(checks=1)
-        authenticator._turn_alarm = Alarm(clock, 0.25, authenticator._waited_too_long)
+        authenticator._queue_alarm = Alarm(clock, 0.25, authenticator._queued_too_long)
         verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(10)])
         self.assertEqual([body for _, _, body in self.requests], [b"SESSID=%d" % number for number in range(3)])
         self.assertEqual(verdicts[:3], [LoggedIn(7)] * 3)
@@ -742,15 +749,15 @@ class Stopping(WebserverTestCase):
 
         def look_up(sessid: str, is_ticket: bool) -> Deferred[Any]:
             # Twisted calls it a failed lookup where one is cancelled.
-            return Deferred(lambda asking: asking.errback(NotReached("DNSLookupError")))
+            return Deferred(lambda asking: asking.errback(ConnectFailed("DNSLookupError")))
 
-        self.patch(authenticator._webserver, "ask", look_up)
+        self.patch(authenticator._page, "ask", look_up)
         verdict = authenticator.authenticate("sid")
         authenticator.give_up(verdict)
         await authenticator.close()
         self.assertEqual(await verdict, Unavailable("the relay is stopping"))
         self.assertEqual(lines, [])
-        self.assertIs(authenticator._breaker.state, State.CLOSED)
+        self.assertIs(authenticator._breaker.state, BreakerState.CLOSED)
 
 
 class OverTLS(WebserverTestCase):
@@ -907,7 +914,7 @@ class SingleFlight(WebserverTestCase):
         asking = authenticator.authenticate("sid")
         await self.asked()
         authenticator.give_up(asking)
-        self.assertEqual(await asking, Unavailable("no complete answer within 1 s"))
+        self.assertEqual(await asking, Unavailable("no complete response within 1 s"))
         self.assertIsInstance(await authenticator.authenticate("other"), Unavailable)
         self.assertEqual((len(told), len(self.requests)), (2, 1))
 
@@ -926,7 +933,7 @@ class SingleFlight(WebserverTestCase):
         told = self.told()
         authenticator = self.authenticator(timeout=0.1)
         verdicts = await gatherResults([authenticator.authenticate("sid") for _ in range(3)])
-        self.assertEqual(verdicts, [Unavailable("no complete answer within 0.1 s")] * 3)
+        self.assertEqual(verdicts, [Unavailable("no complete response within 0.1 s")] * 3)
         self.assertEqual(len(told), 1)
 
     async def test_what_is_given_up_while_connecting_is_not_told(self) -> None:
@@ -936,11 +943,11 @@ class SingleFlight(WebserverTestCase):
         with self.assertRaises(CancelledError):
             await asking
         self.assertIsInstance(await self.authenticator(timeout=0.000001).authenticate("sid"), Unavailable)
-        self.assertEqual([line.partition("asked: ")[2] for line in told], ["no complete answer within 1e-06 s"])
+        self.assertEqual([line.partition("asked: ")[2] for line in told], ["no complete response within 1e-06 s"])
 
     async def test_a_defect_is_all_theirs_and_holds_no_turn(self) -> None:
         authenticator = self.authenticator(checks=1)
-        self.patch(authenticator._webserver, "_body", {}.__getitem__)
+        self.patch(authenticator._page, "_body", {}.__getitem__)
         for _ in range(2):
             for asking in [authenticator.authenticate("sid") for _ in range(2)]:
                 with self.assertRaises(KeyError):
@@ -949,8 +956,8 @@ class SingleFlight(WebserverTestCase):
     async def test_a_session_id_is_in_no_repr(self) -> None:
         authenticator = self.authenticator(checks=1)
         asking = [authenticator.authenticate(name) for name in ("CANARY", "CANARY", "CANARY too")]
-        (out, waiting) = authenticator._questions.values()
-        for thing in (authenticator, out, waiting, authenticator._queue, authenticator._out, out.asking, *asking):
+        (out, waiting) = authenticator._shared.values()
+        for thing in (authenticator, out, waiting, authenticator._queue, authenticator._pending, out.asking, *asking):
             self.assertNotIn("CANARY", repr(thing))
         for question in asking:
             question.cancel()
@@ -964,14 +971,14 @@ class BreakerOpens(WebserverTestCase):
 
     NO = answer(b"", "500 Internal Server Error")
 
-    async def broken(self, failures: int = 3, **options: Any) -> WebserverAuthenticator:
+    async def broken(self, failures: int = 3, **options: Any) -> SessionPageAuthenticator:
         """An authenticator whose breaker has just opened."""
         self.answering(self.NO)
         authenticator = self.authenticator(breaker_failures=failures, **options)
         # The last of the row is the relay's own.
         for number in range(max(1, failures - 1)):
             self.assertIn("status 500", await self.trouble(authenticator), number)
-        while authenticator._breaker.state is State.CLOSED:
+        while authenticator._breaker.state is BreakerState.CLOSED:
             await sleep(0.01)
         return authenticator
 
@@ -1014,7 +1021,7 @@ class BreakerOpens(WebserverTestCase):
         self.assertEqual(await authenticator.authenticate("after"), LoggedIn(7))
         self.assertEqual(
             [line for line in told if "could not be asked" not in line][1:],
-            [f"the webserver at {self.url.removesuffix('?x=1')} answers again"],
+            [f"the session page at {self.url.removesuffix('?x=1')} answers again"],
         )
         self.assertIn("has failed 3 times in a row", told[3])
         self.assertEqual(len(told), 5)
@@ -1070,7 +1077,7 @@ class BreakerOpens(WebserverTestCase):
         authenticator = await self.broken(breaker_wait=0.0)
         self.failing_over("odd")
         self.assertIn("status 500", (await authenticator.authenticate("odd")).why)  # type: ignore[union-attr]
-        while authenticator._breaker.state is not State.CLOSED:
+        while authenticator._breaker.state is not BreakerState.CLOSED:
             await sleep(0.01)
         self.assertEqual(await authenticator.authenticate("sid"), LoggedIn(7))
 
@@ -1079,7 +1086,7 @@ class BreakerOpens(WebserverTestCase):
 
         def reply(conversation: Conversation) -> None:
             nonlocal most
-            most = max(most, len(authenticator._out))
+            most = max(most, len(authenticator._pending))
             reactor.callLater(0.01, conversation.write, self.NO)
 
         self.reply = reply
@@ -1093,10 +1100,10 @@ class BreakerOpens(WebserverTestCase):
         self.answering(self.NO)
         authenticator = self.authenticator(breaker_failures=2)
         await self.trouble(authenticator)
-        (own,) = authenticator._out
+        (own,) = authenticator._pending
         self.assertTrue(own.is_own)
         await authenticator.close()
-        self.assertFalse(authenticator._out)
+        self.assertFalse(authenticator._pending)
 
     async def test_a_timeout_is_a_failure(self) -> None:
         self.reply = lambda conversation: None
@@ -1107,7 +1114,7 @@ class BreakerOpens(WebserverTestCase):
 
     async def test_a_defect_of_ours_is_none(self) -> None:
         authenticator = self.authenticator(breaker_failures=1)
-        self.patch(authenticator._webserver, "_body", {}.__getitem__)
+        self.patch(authenticator._page, "_body", {}.__getitem__)
         for _ in range(3):
             with self.assertRaises(KeyError):
                 await authenticator.authenticate("sid")
@@ -1162,7 +1169,7 @@ class Tickets(WebserverTestCase):
         self.reply = lambda conversation: None
         authenticator = self.authenticator(checks=1)
         asking = [authenticator.authenticate_ticket("CANARY") for _ in range(2)]
-        self.assertEqual(authenticator._questions, {})
+        self.assertEqual(authenticator._shared, {})
         self.assertNotIn("CANARY", repr(vars(authenticator)))
         for question in asking:
             question.cancel()
@@ -1183,16 +1190,16 @@ class Verdicts(SynchronousTestCase):
     def test_what_to_ask_by_next(self) -> None:
         for session in ("x", "x" * 4096, "å\U0001f511"):
             self.assertEqual(
-                of_body(json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()),
+                judge_body(json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()),
                 LoggedIn(7, session=session),
             )
-        self.assertEqual(of_body(b'{"loggedin":true,"uID":7,"session":null}'), LoggedIn(7))
+        self.assertEqual(judge_body(b'{"loggedin":true,"uID":7,"session":null}'), LoggedIn(7))
         for session in ("", "CANARY" * 1000, 7, True, ["CANARY"], "CANARY\ud83d"):
             error = self.assertRaises(ValueError, LoggedIn, 7, session=session)
             self.assertNotIn("CANARY", str(error))
         for session in ("", "CANARY" * 1000, 7, ["CANARY"]):
             error = self.assertRaises(
-                NoVerdict, of_body, json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()
+                InvalidAnswer, judge_body, json.dumps({"loggedin": True, "uID": 7, "session": session}).encode()
             )
             self.assertNotIn("CANARY", str(error))
         self.assertNotIn("CANARY", repr(LoggedIn(7, session="CANARY")))
@@ -1204,16 +1211,17 @@ class Verdicts(SynchronousTestCase):
             b'{"loggedin":1,"session":"CANARY',
             b'<br>Warning: x<br>{"session":"CANARY"}',
         ):
-            error = self.assertRaises(NoVerdict, of_body, body)
+            error = self.assertRaises(InvalidAnswer, judge_body, body)
             self.assertIn("<hidden>", str(error))
             self.assertNotIn("CANARY", str(error))
 
     def test_expiries(self) -> None:
         for seconds in (1, 0.5, 3600, 2**31 - 1):
             self.assertEqual(
-                of_body(json.dumps({"loggedin": True, "uID": 7, "expires_in": seconds}).encode()), LoggedIn(7, seconds)
+                judge_body(json.dumps({"loggedin": True, "uID": 7, "expires_in": seconds}).encode()),
+                LoggedIn(7, seconds),
             )
-        self.assertEqual(of_body(b'{"loggedin":true,"uID":7,"expires_in":null}'), LoggedIn(7))
+        self.assertEqual(judge_body(b'{"loggedin":true,"uID":7,"expires_in":null}'), LoggedIn(7))
         for seconds in (0, -1, 2**31, "60", True, [], float("nan"), float("inf")):
             self.assertRaises(ValueError, LoggedIn, 7, seconds)
 
@@ -1221,9 +1229,9 @@ class Verdicts(SynchronousTestCase):
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_verdict_or_one_kind_of_error(self, body: bytes) -> None:
         try:
-            self.assertIsInstance(of_body(body), LoggedIn | Denied)
+            self.assertIsInstance(judge_body(body), LoggedIn | Denied)
         except ValueError as error:
-            self.assertIn("answer", str(error))
+            self.assertIn("response", str(error))
 
     @settings(deadline=None)
     @given(
@@ -1232,8 +1240,8 @@ class Verdicts(SynchronousTestCase):
     def test_only_true_is_true(self, loggedin: object) -> None:
         body = json.dumps({"loggedin": loggedin, "uID": 7}).encode()
         if loggedin is True:
-            self.assertEqual(of_body(body), LoggedIn(7))
+            self.assertEqual(judge_body(body), LoggedIn(7))
         elif loggedin is False:
-            self.assertEqual(of_body(body), Denied())
+            self.assertEqual(judge_body(body), Denied())
         else:
-            self.assertRaises(NoVerdict, of_body, body)
+            self.assertRaises(InvalidAnswer, judge_body, body)

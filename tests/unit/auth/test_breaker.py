@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.auth.breaker import Breaker, State
+from chatrelay.auth.breaker import Breaker, BreakerState
 from chatrelay.config.options import Config
 
 DEFAULTS = Config()
@@ -28,7 +28,7 @@ class BreakerTests(SynchronousTestCase):
             self.assertFalse(breaker.failed("x", 0))
             self.assertTrue(breaker.admits("y", 0))
         self.assertTrue(breaker.failed("x", 0))
-        self.assertIs(breaker.state, State.OPEN)
+        self.assertIs(breaker.state, BreakerState.OPEN)
         self.assertFalse(breaker.admits("y", 0))
 
     def test_an_answer_ends_the_row(self) -> None:
@@ -37,7 +37,7 @@ class BreakerTests(SynchronousTestCase):
             breaker.failed("x", 0)
             breaker.failed("x", 0)
             self.assertFalse(breaker.answered())
-        self.assertIs(breaker.state, State.CLOSED)
+        self.assertIs(breaker.state, BreakerState.CLOSED)
 
     def test_zero_is_no_breaker(self) -> None:
         breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
@@ -48,7 +48,7 @@ class BreakerTests(SynchronousTestCase):
         breaker = self.opened()
         self.assertFalse(breaker.admits("early", WAIT - 0.01))
         self.assertTrue(breaker.admits("probe", WAIT))
-        self.assertIs(breaker.state, State.PROBING)
+        self.assertIs(breaker.state, BreakerState.PROBING)
         self.assertFalse(breaker.admits("second", 1000))
 
     def test_an_answer_closes_it(self) -> None:
@@ -62,7 +62,7 @@ class BreakerTests(SynchronousTestCase):
     def test_a_late_answer_closes_it_too(self) -> None:
         breaker = self.opened()
         self.assertTrue(breaker.answered())
-        self.assertIs(breaker.state, State.CLOSED)
+        self.assertIs(breaker.state, BreakerState.CLOSED)
 
     def test_the_wait_doubles_up_to_its_limit(self) -> None:
         breaker = self.opened()
@@ -105,7 +105,7 @@ class BreakerTests(SynchronousTestCase):
             self.assertFalse(breaker.failed("late", 0.5))
         self.assertTrue(breaker.admits("probe", WAIT))
         self.assertFalse(breaker.failed("late", WAIT))
-        self.assertIs(breaker.state, State.PROBING)
+        self.assertIs(breaker.state, BreakerState.PROBING)
 
     def test_a_probe_that_is_given_up_makes_the_next_question_the_probe(self) -> None:
         breaker = self.opened()
@@ -118,42 +118,42 @@ class BreakerTests(SynchronousTestCase):
 
     def test_nonsense_does_not_open_it_until_a_question_of_its_own_fails(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
-        self.assertEqual([breaker.doubted("x", f"own {number}") for number in range(9)], [False, True, *[False] * 7])
-        self.assertIs(breaker.state, State.CLOSED)
+        self.assertEqual([breaker.suspect("x", f"own {number}") for number in range(9)], [False, True, *[False] * 7])
+        self.assertIs(breaker.state, BreakerState.CLOSED)
         self.assertTrue(breaker.failed("own 1", 0))
-        self.assertIs(breaker.state, State.OPEN)
+        self.assertIs(breaker.state, BreakerState.OPEN)
 
     def test_one_of_its_own_at_a_time_until_it_comes_to_something(self) -> None:
         breaker: Breaker[str] = Breaker(2, WAIT, LONGEST_WAIT)
-        self.assertEqual([breaker.doubted("x", "a"), breaker.doubted("x", "b")], [True, False])
+        self.assertEqual([breaker.suspect("x", "a"), breaker.suspect("x", "b")], [True, False])
         breaker.given_up("a")
-        self.assertEqual([breaker.doubted("x", "c"), breaker.doubted("x", "d")], [True, False])
+        self.assertEqual([breaker.suspect("x", "c"), breaker.suspect("x", "d")], [True, False])
         breaker.answered()
-        self.assertEqual([breaker.doubted("x", "e"), breaker.doubted("x", "f")], [True, False])
+        self.assertEqual([breaker.suspect("x", "e"), breaker.suspect("x", "f")], [True, False])
         self.assertTrue(breaker.failed("e", 0))
 
     def test_silence_opens_it_beside_nonsense(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(9):
-            breaker.doubted("x", "own")
+            breaker.suspect("x", "own")
         self.assertTrue(breaker.failed("y", 0))
         self.assertFalse(breaker.failed("own", 0))
 
     def test_nonsense_of_the_probe_makes_one_of_its_own_the_probe(self) -> None:
         breaker = self.opened()
         self.assertTrue(breaker.admits("probe", WAIT))
-        self.assertFalse(breaker.doubted("late", "own"))
-        self.assertTrue(breaker.doubted("probe", "own"))
+        self.assertFalse(breaker.suspect("late", "own"))
+        self.assertTrue(breaker.suspect("probe", "own"))
         self.assertFalse(breaker.admits("next", 1000))
         self.assertFalse(breaker.failed("own", WAIT))
         self.assertFalse(breaker.admits("next", 3 * WAIT - 0.01))
         self.assertTrue(breaker.admits("next", 3 * WAIT))
-        self.assertTrue(breaker.doubted("next", "own too"))
+        self.assertTrue(breaker.suspect("next", "own too"))
         self.assertTrue(breaker.answered())
 
     def test_zero_is_no_breaker_for_nonsense_either(self) -> None:
         breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
-        self.assertEqual({breaker.doubted("x", "own") for _ in range(100)}, {False})
+        self.assertEqual({breaker.suspect("x", "own") for _ in range(100)}, {False})
 
     @given(
         st.lists(st.tuples(st.sampled_from(["ask", "answered", "failed", "doubted", "given up"]), st.integers(0, 4)))
@@ -165,11 +165,11 @@ class BreakerTests(SynchronousTestCase):
         for what, number in steps:
             now += number
             if what == "ask":
-                was_closed = breaker.state is State.CLOSED
+                was_closed = breaker.state is BreakerState.CLOSED
                 serial += 1
                 if breaker.admits(serial, now):
                     out.add(serial)
-                    self.assertTrue(was_closed or breaker.state is State.PROBING)
+                    self.assertTrue(was_closed or breaker.state is BreakerState.PROBING)
             elif out:
                 question = sorted(out)[number % len(out)]
                 out.remove(question)
@@ -179,7 +179,7 @@ class BreakerTests(SynchronousTestCase):
                     breaker.failed(question, now)
                 elif what == "doubted":
                     serial += 1
-                    if breaker.doubted(question, serial):
+                    if breaker.suspect(question, serial):
                         out.add(serial)
                 else:
                     breaker.given_up(question)

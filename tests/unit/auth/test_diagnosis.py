@@ -7,19 +7,20 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth.diagnosis import (
-    EARLY,
-    MAX_BODY,
-    MAX_DENIED,
-    MAX_NAME,
+    DENIED_SESSIONS,
+    FIRST_LOGINS,
+    MAX_BODY_BYTES,
+    MAX_NAME_CHARACTERS,
     MAX_NAMES,
     DeniedSoFar,
     MissingCookie,
-    likely_cause,
+    probable_cause,
     remedy,
     two_names,
     words_of,
 )
-from chatrelay.auth.verdicts import NoVerdict, Suspect, of_first_look, told
+from chatrelay.auth.redaction import redacted
+from chatrelay.auth.verdicts import InvalidAnswer, SuspectDenial, judge_startup_check
 from chatrelay.model import Denied
 
 URL = "http://127.0.0.1:8000/session"
@@ -43,59 +44,59 @@ class Words(SynchronousTestCase):
         self.assertNotIn("\n", words_of(body))
 
     def test_of_a_start_and_no_more(self) -> None:
-        self.assertEqual(len(words_of(b"x" * 2 * MAX_BODY)), MAX_BODY)
+        self.assertEqual(len(words_of(b"x" * 2 * MAX_BODY_BYTES)), MAX_BODY_BYTES)
 
 
 class FirstLook(SynchronousTestCase):
-    """What a first look finds in an answer."""
+    """What the startup check finds in a response."""
 
-    def found(self, status: int, body: bytes, *locations: bytes) -> NoVerdict:
+    def found(self, status: int, body: bytes, *locations: bytes) -> InvalidAnswer:
         """What there is to tell."""
-        return self.assertRaises(NoVerdict, of_first_look, status, locations, body)
+        return self.assertRaises(InvalidAnswer, judge_startup_check, status, locations, body)
 
     def test_a_status_that_denies_is_suspect(self) -> None:
         for status in (401, 403):
             error = self.found(status, b"<h1>Forbidden</h1>")
-            self.assertIsInstance(error, Suspect)
-            self.assertEqual((error.status, told(error, "x" * 20)), (status, "'Forbidden'"))
+            self.assertIsInstance(error, SuspectDenial)
+            self.assertEqual((error.status, redacted(error, "x" * 20)), (status, "'Forbidden'"))
 
     def test_not_where_the_body_denies_as_well(self) -> None:
-        self.assertEqual(of_first_look(403, (), b'{"loggedin": false}'), Denied())
+        self.assertEqual(judge_startup_check(403, (), b'{"loggedin": false}'), Denied())
 
     def test_a_body_lets_nobody_in_with_a_status_that_denies(self) -> None:
         # The status decides; and this page deserves a second look, too.
         for body in (b"not json", b'{"loggedin": true, "uID": 7}'):
-            self.assertIsInstance(self.found(403, body), Suspect)
+            self.assertIsInstance(self.found(403, body), SuspectDenial)
 
     def test_the_words_are_told_without_the_session_id(self) -> None:
         made_up = "chatrelay-at-start-0123456789abcdef"
         for status in (400, 403, 500):
             error = self.found(status, f"<p>who is {made_up}?</p>".encode())
-            self.assertIn("'who is <SESSID>?'", told(error, made_up))
+            self.assertIn("'who is <SESSID>?'", redacted(error, made_up))
 
     def test_words_from_afar_are_safe_to_print_and_not_many(self) -> None:
-        line = told(self.found(500, "\x1b[31m\u202e".encode() + b"x" * 5000), "x" * 20)
+        line = redacted(self.found(500, "\x1b[31m\u202e".encode() + b"x" * 5000), "x" * 20)
         self.assertTrue(line.isprintable())
         self.assertNotIn("\x1b", line)
         self.assertLess(len(line), 300)
 
     def test_each_finding_has_its_remedy(self) -> None:
         for status, location, words, said in (
-            (None, "", "", "--auth-url is right and the site is up"),
+            (None, "", "", "Check that --auth-url is right and that the site is up"),
             (400, "", "Bad Request", "--auth-host"),
             (421, "", "", "--auth-host"),
             (404, "", "Not Found", "the path of --auth-url"),
             (404, "", "Not Found", "--auth-host"),
-            (405, "", "", "takes no POST"),
+            (405, "", "", "does not accept POST"),
             (415, "", "", "--auth-format json"),
             (422, "", '{"detail":[{"type":"model_attributes_type"}]}', "--auth-format json"),
             (419, "", "Page Expired", "CSRF protection"),
             (400, "", "The CSRF token is missing.", "CSRF protection"),
-            (200, "", "<html>", "a page to log in"),
+            (200, "", "<html>", "login page"),
             (500, "", "", "the site's own log"),
             (500, "", "TypeError: Cannot read properties of undefined", "try --auth-format json"),
             (503, "", "", "the site's own log"),
-            (400, "", "", "--auth-secret-file is missing or not that of the page"),
+            (400, "", "", "--auth-secret-file may be missing, or its secret may differ"),
             (400, "", "400 Bad Request: KeyError: 'SESSID'", "does not find SESSID: try --auth-format json"),
             (
                 400,
@@ -103,28 +104,28 @@ class FirstLook(SynchronousTestCase):
                 "DisallowedHost at /session Invalid HTTP_HOST header. ALLOWED_HOSTS. CSRF_COOKIE_NAME",
                 "--auth-host",
             ),
-            (500, "", "RuntimeError at /session You called this URL via POST, but … APPEND_SLASH set.", "the slash"),
+            (500, "", "RuntimeError at /session You called this URL via POST, but … APPEND_SLASH set.", "Add a slash"),
             (422, "", "Can't verify CSRF token authenticity", "CSRF protection"),
             (500, "", "TypeError at /session " + 300 * "x" + "CSRF_COOKIE_NAME SESSID", "the site's own log"),
             (301, "https://127.0.0.1:8000/session", "", "--auth-header 'X-Forwarded-Proto: https'"),
-            (301, "/session/", "", "lacks the slash at its end"),
-            (302, "/login", "", "a page to log in"),
-            (302, "http://[::1/x", "", "a page to log in"),
+            (301, "/session/", "", "Add a slash to the end of"),
+            (302, "/login", "", "login page"),
+            (302, "http://[::1/x", "", "login page"),
         ):
             self.assertIn(said, remedy(URL, "form", status, location, words))
         self.assertIn("--auth-format form", remedy(URL, "json", 415, "", ""))
 
     def test_causes_of_a_denial_of_everybody(self) -> None:
-        self.assertIn("likely the site's CSRF protection", likely_cause(403, "CSRF verification failed"))
-        self.assertIn("usual cause", likely_cause(403, "Forbidden"))
-        self.assertIn("a login in front of the site", likely_cause(401, ""))
-        self.assertIn("--auth-host", likely_cause(403, "Blocked hosts: 127.0.0.1:3000"))
+        self.assertIn("probably the site's CSRF protection", probable_cause(403, "CSRF verification failed"))
+        self.assertIn("usual cause", probable_cause(403, "Forbidden"))
+        self.assertIn("a login in front of the whole site", probable_cause(401, ""))
+        self.assertIn("--auth-host", probable_cause(403, "Blocked hosts: 127.0.0.1:3000"))
 
     def test_words_far_down_a_page_decide_nothing(self) -> None:
         page = "ValueError at /session " + 300 * "x" + " CSRF_COOKIE_NAME 'csrftoken' ALLOWED_HOSTS []"
         for status in (400, 403, 500):
-            self.assertNotIn("The cause is likely", remedy(URL, "form", status, "", page))
-        self.assertIn("usual cause", likely_cause(403, page))
+            self.assertNotIn("The cause is probably", remedy(URL, "form", status, "", page))
+        self.assertIn("usual cause", probable_cause(403, page))
 
     def test_a_format_that_was_chosen_is_doubted_first(self) -> None:
         said = remedy(URL, "json", 400, "", "")
@@ -142,7 +143,7 @@ class AllDenied(SynchronousTestCase):
     def test_one_who_reloads_is_told_once(self) -> None:
         so_far = DeniedSoFar(b"key")
         told = [so_far.denied("session", 200) for _ in range(50)]
-        self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [EARLY])
+        self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [FIRST_LOGINS])
         self.assertEqual((so_far.logins, so_far.sessions), (50, 1))
 
     def test_strangers_cause_no_line_once_somebody_was_let_in(self) -> None:
@@ -154,18 +155,18 @@ class AllDenied(SynchronousTestCase):
     def test_a_cookie_of_express_session_is_recognized_and_not_told(self) -> None:
         so_far = DeniedSoFar(b"key")
         so_far.denied("s%3Aabc123.def456", 200)
-        cause = so_far.likely_cause("form")
+        cause = so_far.probable_cause("form")
         self.assertIn("express-session", cause)
         self.assertIn("decodeURIComponent", cause)
         self.assertNotIn("abc123", cause)
         other = DeniedSoFar(b"key")
         other.denied("abc123.def456", 200)
-        self.assertNotIn("express-session", other.likely_cause("form"))
+        self.assertNotIn("express-session", other.probable_cause("form"))
 
     def test_not_where_somebody_was_let_in(self) -> None:
         so_far = DeniedSoFar(b"key")
         so_far.let_in()
-        self.assertFalse(any(so_far.denied(str(number), 200) for number in range(3 * MAX_DENIED)))
+        self.assertFalse(any(so_far.denied(str(number), 200) for number in range(3 * DENIED_SESSIONS)))
 
     def test_what_is_said_depends_on_how(self) -> None:
         for statuses, how, cause in (
@@ -177,7 +178,7 @@ class AllDenied(SynchronousTestCase):
             for number, status in enumerate(statuses):
                 so_far.denied(str(number), status)
             self.assertEqual(so_far.how(), how)
-            self.assertIn(cause, so_far.likely_cause("form"))
+            self.assertIn(cause, so_far.probable_cause("form"))
 
 
 class NamesOfOneMachine(SynchronousTestCase):
@@ -191,7 +192,7 @@ class NamesOfOneMachine(SynchronousTestCase):
             ("http://[::1]:3000", "localhost", "http://localhost:3000", "ws://[::1]"),
         ):
             said = two_names(origin, host)
-            self.assertIn(f"open the page under {page}, or connect to {relay}:", said)
+            self.assertIn(f"open the page at {page}, or connect to {relay}:", said)
 
     def test_no_others_have(self) -> None:
         for origin, host in (
@@ -243,19 +244,19 @@ class WithoutCookie(SynchronousTestCase):
     def test_two_names_of_one_machine_are_told_apart(self) -> None:
         missing = MissingCookie()
         missing.handshake("", "localhost:8080", "http://127.0.0.1:3000")
-        cause = missing.likely_cause("sid")
-        self.assertIn("open the page under http://localhost:3000, or connect to ws://127.0.0.1:8080", cause)
+        cause = missing.probable_cause("sid")
+        self.assertIn("open the page at http://localhost:3000, or connect to ws://127.0.0.1:8080", cause)
         self.assertNotIn("Domain", cause)
         missing.handshake("theme=dark", "localhost:8080", "http://127.0.0.1:3000")
-        self.assertIn("open the page under http://localhost:3000", missing.likely_cause("sid"))
-        self.assertIn("--session-cookie", missing.likely_cause("sid"))
+        self.assertIn("open the page at http://localhost:3000", missing.probable_cause("sid"))
+        self.assertIn("--session-cookie", missing.probable_cause("sid"))
 
     def test_names_are_bounded_in_number_and_length(self) -> None:
         missing = MissingCookie()
         for round in range(50):
             missing.handshake("; ".join(f"{'x' * 500 if round else 'y'}{n}=v" for n in range(1000)), "h", "o")
         self.assertEqual(len(missing.names), MAX_NAMES)
-        self.assertLessEqual(max(map(len, missing.names)), MAX_NAME + 1)
+        self.assertLessEqual(max(map(len, missing.names)), MAX_NAME_CHARACTERS + 1)
 
     def test_no_value_is_told(self) -> None:
         missing = MissingCookie()
@@ -265,4 +266,4 @@ class WithoutCookie(SynchronousTestCase):
     def test_a_cookie_of_that_name_that_cannot_be_used(self) -> None:
         missing = MissingCookie()
         missing.handshake("sid=", "h", "o")
-        self.assertIn("a value that is empty, too long or not UTF-8", missing.likely_cause("sid"))
+        self.assertIn("its value is empty, too long or not UTF-8", missing.probable_cause("sid"))

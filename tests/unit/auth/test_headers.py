@@ -11,7 +11,7 @@ from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromC
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from chatrelay.auth.breaker import State
+from chatrelay.auth.breaker import BreakerState
 from chatrelay.auth.headers import host_name, read_header
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
@@ -76,9 +76,9 @@ class Options(SynchronousTestCase):
         for header, said in (
             ("X-Forwarded-Proto", "has no colon"),
             ("X-Forwarded-Proto https", "has no colon"),
-            (": https", "is no name of a header"),
-            ("X Forwarded: s3cret", "is no name of a header"),
-            ("X-Forwarded-Proto : s3cret", "is no name of a header"),
+            (": https", "is not the name of a header"),
+            ("X Forwarded: s3cret", "is not the name of a header"),
+            ("X-Forwarded-Proto : s3cret", "is not the name of a header"),
             ("X-A:", "has no value"),
             ("X-A: s3cret\r\nX-B: c", "one line"),
             ("X-A: s3cret\nX-B: c", "one line"),
@@ -139,13 +139,13 @@ class Sent(WebserverTestCase):
         asker = self.authenticator(host="www.example.com", headers=FORWARDED, secret="s3cret", breaker_failures=2)
         self.answering(answer(b'{"loggedin":false}'), answer(IN), answer(IN), answer(b"", "500 Oops"), answer(IN))
         asker.startup_check()
-        await asker._look
+        await asker._startup_check
         self.assertEqual(await asker.authenticate("login-or-recheck"), LoggedIn(7))
         self.assertEqual(await asker.authenticate_ticket("ticket"), LoggedIn(7))
         await asker.authenticate("a")
         while len(self.requests) < 5:  # the relay's own question, as nonsense came
             await asker.authenticate("b")
-        self.assertIs(asker._breaker.state, State.CLOSED)
+        self.assertIs(asker._breaker.state, BreakerState.CLOSED)
         for line, headers, _ in self.requests:
             self.assertEqual(line, "POST /session?x=1 HTTP/1.1")
             self.assertEqual(headers["host"], "www.example.com")
@@ -214,5 +214,5 @@ class Certificates(WebserverTestCase):
         got, _ = await self.asked("www.example.com", None)
         self.assertEqual(
             got.why,
-            "its certificate is not for 127.0.0.1: if it is for the name that visitors use, give that with --auth-host",
+            "its certificate is not for 127.0.0.1: if it is for the name that visitors use, set --auth-host to that name",
         )

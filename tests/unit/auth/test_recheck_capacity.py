@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.auth.rechecks import Behind, Rechecks
+from chatrelay.auth.rechecks import RecheckBacklog, Rechecks
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import RecordedConnection
 from chatrelay.wire.codes import Close
@@ -43,7 +43,7 @@ class Capacity(SynchronousTestCase):
         self.away = False
         self.asked: list[str] = []
         self.out = self.most_out = 0
-        self.told: list[Behind | str] = []
+        self.told: list[RecheckBacklog | str] = []
         self.members: dict[str, Member] = {}
         self.chances = count()
         self.expires_in: float | None = None
@@ -128,7 +128,7 @@ class Capacity(SynchronousTestCase):
         self.make(interval=3)
         self.run_for(30)
         (behind,) = self.told
-        assert isinstance(behind, Behind)
+        assert isinstance(behind, RecheckBacklog)
         self.assertEqual((behind.sessions, behind.at_once, behind.interval), (240, 8, 3))
         self.assertAlmostEqual(behind.answer_seconds, 0.5, 1)
         self.assertAlmostEqual(behind.capacity, 8 * 3 / 0.5, -1)  # checks at once × interval / answer time
@@ -153,7 +153,7 @@ class Capacity(SynchronousTestCase):
         self.make(interval=300)
         self.run_for(30)
         (behind,) = self.told
-        assert isinstance(behind, Behind)
+        assert isinstance(behind, RecheckBacklog)
         self.assertAlmostEqual(behind.interval, 3, 0)
         self.assertAlmostEqual(behind.capacity, 48, -1)
 
@@ -200,7 +200,7 @@ class Capacity(SynchronousTestCase):
         self.answer_seconds = 5.0
         self.run_for(60)
         (behind,) = self.told
-        assert isinstance(behind, Behind)
+        assert isinstance(behind, RecheckBacklog)
         self.assertGreater(behind.answer_seconds, 0.4)
 
     def test_a_site_that_answers_a_thousand_at_once_is_not_a_thousand_calls_deep(self) -> None:

@@ -136,7 +136,7 @@ class LoginsTests(SynchronousTestCase):
         self.member("CANARY")
         self.pending("CANARY")
         self.logins.end_session("CANARY")
-        questions = [(question.digest, question.since) for question in self.logins._questions.values()]
+        questions = [(question.digest, question.ends_before) for question in self.logins._pending.values()]
         self.assertNotIn("CANARY", repr((vars(self.logins), questions)))
 
     def test_the_same_session_has_another_hash_in_another_process(self) -> None:

@@ -85,7 +85,7 @@ class DenialsOfAnAddress(AttemptsTestCase):
         for _ in range(100):
             waiting = self.attempts.ask(HOME, "sid", False)
             waiting.cancel()
-            self.assertEqual(self.successResultOf(waiting), Unavailable("the question was given up"))
+            self.assertEqual(self.successResultOf(waiting), Unavailable("the login was given up"))
             held.answer(Unavailable("it is down"))
         self.assertEqual(len(self.given_up), 100)
 
@@ -154,9 +154,9 @@ class ManyAtOnce(AttemptsTestCase):
     def test_who_leaves_waits_no_more_and_lets_another_in(self) -> None:
         waiting = self.many(22)
         waiting[20].cancel()
-        self.assertEqual(self.successResultOf(waiting[20]), Unavailable("the question was given up"))
+        self.assertEqual(self.successResultOf(waiting[20]), Unavailable("the login was given up"))
         waiting[0].cancel()
-        self.assertEqual(self.successResultOf(waiting[0]), Unavailable("the question was given up"))
+        self.assertEqual(self.successResultOf(waiting[0]), Unavailable("the login was given up"))
         # The webserver may be at work on that one: it is out until there is an answer.
         self.assertEqual((len(self.given_up), self.asked[20:]), (1, []))
         self.held.answer(LoggedIn(7))
@@ -181,7 +181,7 @@ class ManyAtOnce(AttemptsTestCase):
 
         self.held.authenticate = authenticate  # type: ignore[method-assign]
         self.held.answer(LoggedIn(7))
-        self.assertEqual(self.successResultOf(waiting[20]), Unavailable("the question was given up"))
+        self.assertEqual(self.successResultOf(waiting[20]), Unavailable("the login was given up"))
 
     @given(st.lists(st.sampled_from(["ask", "denied", "logged in", "trouble", "leave", "wait"]), max_size=80))
     def test_whatever_happens_no_more_is_asked_than_may_be_denied(self, steps: list[str]) -> None:
@@ -350,7 +350,7 @@ class RememberedDenials(AttemptsTestCase):
         self.assertEqual(len(self.recent), 5)
 
     def test_no_more_than_there_is_room_for(self) -> None:
-        self.patch(attempts, "MAX_DENIED", 100)
+        self.patch(attempts, "MAX_DENIED_SESSIONS", 100)
         assert self.recent is not None
         self.attempts = self.make(0)
         self.guess(1000)

@@ -8,13 +8,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.auth.authenticator import WebserverAuthenticator
-from chatrelay.auth.breaker import State
+from chatrelay.auth.authenticator import SessionPageAuthenticator
+from chatrelay.auth.breaker import BreakerState
 from chatrelay.model import LoggedIn, Unavailable, Verdict
 from chatrelay.wire import codes
 from tests.support.frames import CLOSE, CONTINUATION, HANDSHAKE, PING, PONG, frame
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase, logged_lines
+from tests.support.session_page_case import authenticator_for
 from tests.support.v1 import ADMITTED
 
 HELD_UP = 25.0
@@ -141,15 +142,15 @@ class Questions(SynchronousTestCase):
         self.clock = MemoryReactorClock()
         self.out: list[Deferred[Verdict]] = []
 
-    def authenticator(self, **options: float) -> WebserverAuthenticator:
+    def authenticator(self, **options: float) -> SessionPageAuthenticator:
         """One that asks nobody; the test answers."""
-        authenticator = WebserverAuthenticator(self.clock, "http://site.example/", **options)  # type: ignore[arg-type]
+        authenticator = authenticator_for("http://site.example/", self.clock, **options)
 
         def ask(sessid: str, is_ticket: bool) -> Deferred[Verdict]:
             self.out.append(Deferred())
             return self.out[-1]
 
-        self.patch(authenticator._webserver, "ask", ask)
+        self.patch(authenticator._page, "ask", ask)
         return authenticator
 
     def test_answers_that_came_are_in_time_and_the_breaker_stays_closed(self) -> None:
@@ -163,8 +164,8 @@ class Questions(SynchronousTestCase):
         self.assertEqual([self.successResultOf(verdict) for verdict in verdicts[:19]], [LoggedIn(7)] * 19)
         self.assertNoResult(verdicts[19])
         self.clock.pump([0.25] * 8)
-        self.assertEqual(self.successResultOf(verdicts[19]), Unavailable("no complete answer within 5 s"))
-        self.assertIs(authenticator._breaker.state, State.CLOSED)
+        self.assertEqual(self.successResultOf(verdicts[19]), Unavailable("no complete response within 5 s"))
+        self.assertIs(authenticator._breaker.state, BreakerState.CLOSED)
 
     def test_a_turn_that_comes_is_in_time(self) -> None:
         authenticator = self.authenticator(timeout=0, checks=1, queue_timeout=10.0)
@@ -184,13 +185,13 @@ class Questions(SynchronousTestCase):
         self.assertEqual(told, [])
         self.clock.pump([0.25] * 9)
         self.assertEqual(len(told), 1)
-        self.assertIn("no complete answer within 5 s", told[0])
+        self.assertIn("no complete response within 5 s", told[0])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_connecting_has_no_time_of_its_own(self) -> None:
         for timeout in (0.0, 5.0):
             reactor = MemoryReactorClock()
-            authenticator = WebserverAuthenticator(reactor, "http://127.0.0.1:9/", timeout=timeout)
+            authenticator = authenticator_for("http://127.0.0.1:9/", reactor, timeout=timeout)
             asking = authenticator.authenticate("sid")
             reactor.advance(1)
             ((_, _, _, connect_timeout, _),) = reactor.tcpClients

@@ -51,7 +51,7 @@ COUNTED = (
 )
 """What of ours remembers connections, or what came of them."""
 
-REMEMBERED_FOR_A_MINUTE = ("send_limits", "throttle", "_resting", "_recent")
+REMEMBERED_FOR_A_MINUTE = ("send_limits", "throttle", "_idle", "_recent")
 """What of them remembers users and addresses of late, or sessions that were denied."""
 
 RECHECK_SECONDS, GRACE_SECONDS = 10.0, 20.0

@@ -1,0 +1,61 @@
+"""Take session ids out of what the operator gets to read.
+
+Pure. It does not decide what is logged; it says which part of a site's words may be.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from urllib.parse import quote, quote_plus
+
+from chatrelay.auth.verdicts import InvalidAnswer
+
+HIDDEN = "<SESSID>"
+"""Stands for a session id."""
+
+MIN_PIECE_CHARACTERS = 8
+"""Pieces of a session id of this length are hidden, too. Shorter ones are useless, and occur in many words."""
+
+MAX_QUOTED_CHARACTERS = 200
+"""Characters of a site's words that are shown."""
+
+MAX_SEARCHED_BYTES = 128
+"""Bytes of a session id that is searched for. About a longer one, nothing of the site's words is shown.
+
+A stranger chooses the session id, and the time of the search grows with its length.
+"""
+
+NOT_SHOWN = "<not shown, as it may contain the session id, which is too long to search for>"
+
+
+def redacted(error: InvalidAnswer, sessid: str) -> str:
+    """Return what the operator may read of an error: the site's words shortened, and without the session id."""
+    quoted = error.quoted[: 3 * MAX_QUOTED_CHARACTERS]  # bounds the time of the search, however large the response is
+    if quoted:
+        is_searched = len(sessid.encode("utf-8", "surrogateescape")) <= MAX_SEARCHED_BYTES
+        quoted = without(sessid, quoted) if is_searched else NOT_SHOWN
+        quoted = quoted if len(quoted) <= MAX_QUOTED_CHARACTERS else quoted[:MAX_QUOTED_CHARACTERS] + "…"
+    return error.why + quoted + error.after
+
+
+def without(sessid: str, text: str) -> str:
+    """Return `text` with the session id hidden, in every form in which a site may repeat it, and with its pieces."""
+    raw = sessid.encode("utf-8", "surrogateescape")
+    as_header = raw.decode("latin-1")
+    forms = {sessid, quote(raw), quote(raw, safe=""), quote_plus(raw), as_header, repr(raw)[2:-1]}
+    forms |= {json.dumps(sessid)[1:-1], html.escape(sessid)}
+    forms |= {ascii(form)[1:-1] for form in forms}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, HIDDEN)
+    # A site may cut the session id short, or encode it in a way that leaves most of it unchanged.
+    size = MIN_PIECE_CHARACTERS
+    pieces = {form[start : start + size] for form in forms for start in range(len(form) - size + 1)}
+    kept: list[str] = []
+    kept_from = hidden_to = 0
+    for start in range(len(text) - size + 1):
+        if text[start : start + size] in pieces:
+            if start >= hidden_to:
+                kept += [text[kept_from:start], HIDDEN]
+            kept_from = hidden_to = start + size
+    return "".join([*kept, text[kept_from:]])
