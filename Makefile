@@ -1,12 +1,12 @@
-# The commands people type. Each makes what it needs in .venv first; nothing is wanted beforehand but make and a
-# Python 3.11 or newer with its venv module.
+# The commands that people type. Each creates what it needs in .venv first. It needs only make and Python 3.11 or newer
+# with its venv module.
 
 # make run PORT=8001 RELAY_PORT=8081
 PORT ?= 8000
 RELAY_PORT ?= 8080
 # make test ARGS="-k login -x"
 ARGS ?=
-# make test PYTHON=/opt/python3.13/bin/python3: use this one and no other
+# make test PYTHON=/opt/python3.13/bin/python3 uses only this interpreter.
 PYTHON ?=
 VENV ?= .venv
 
@@ -18,32 +18,32 @@ WHAT ?= wire
 SECONDS ?= 600
 CORPUS ?= .fuzz/$(WHAT)
 
-# What the tests of examples/express need of npm, pinned in tests/express.
+# The npm packages that the tests of examples/express need, pinned in tests/express.
 EXPRESS = tests/express/node_modules/.installed
 
 .PHONY: help run test coverage trials fuzz bench bench-quick docs linkcheck lint clean
-# Two pips at once in one environment spoil it.
+# Two pips that run at once in one environment break it.
 .NOTPARALLEL:
-# What a failed or interrupted recipe leaves half made is not taken for made.
+# Make deletes the unfinished target of a recipe that failed or was interrupted.
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run      the relay and a demo website with a chat page, on http://127.0.0.1:$(PORT)'
-	@echo 'make test     everything that passes or fails; says what it skipped and why'
-	@echo 'make coverage the same, and which lines it reached; half as long again'
-	@echo 'make trials   what attacks, broken parts and power cuts do to it, and fuzzing, in full; over an hour'
-	@echo 'make fuzz     random bytes, guided by coverage, for the wire or, with WHAT=frames, for the frame fast path; WHAT=cost: the most expensive bytes'
-	@echo 'make bench    what a message costs, beside other servers; an hour. make bench-quick: two minutes'
+	@echo 'make test     the tests; a list at the end names what was skipped, with the reason'
+	@echo 'make coverage the tests, and which lines they reached; takes half as long again'
+	@echo 'make trials   the trials in full: attacks, broken parts, power cuts, fuzzing; takes more than an hour'
+	@echo 'make fuzz     random bytes, guided by coverage, for the wire; WHAT=frames: for the frame fast path; WHAT=cost: the most expensive bytes'
+	@echo 'make bench    what a message costs, compared with other servers; takes an hour. make bench-quick: two minutes'
 	@echo 'make docs     the documentation, in docs/_build/html; warnings and broken links are errors'
-	@echo 'make linkcheck  whether the pages that the documentation links to on other sites are there'
+	@echo 'make linkcheck  check the links of the documentation to other sites'
 	@echo 'make lint     ruff, mypy, import-linter, bandit and the news fragments'
-	@echo 'make clean    remove what these made (a message log stays)'
+	@echo 'make clean    remove what these commands created; a message log stays'
 
-# exec: Ctrl-C then reaches Python alone, and no shell reports it a second time.
+# With exec, Ctrl-C reaches only Python, and no shell reports it a second time.
 run: $(VENV)/.has-run
 	@exec $(VENV_PYTHON) -m chatrelay.demo --port $(PORT) --relay-port $(RELAY_PORT)
 
-# Without ARGS in two parts: three processes share most tests, and those that compare times run by themselves afterwards.
+# Without ARGS there are two parts: three processes share most tests, and those that compare times run alone afterwards.
 test: $(VENV)/.has-test $(EXPRESS)
 ifeq ($(strip $(ARGS)),)
 	@shared=0; alone=0; \
@@ -58,11 +58,11 @@ endif
 coverage: $(VENV)/.has-test $(EXPRESS)
 	$(VENV_PYTHON) -m pytest $(ARGS) --cov
 
-# make trials ARGS="-k kill". One of them takes an hour: no trace of it after two minutes.
+# make trials ARGS="-k kill". One trial takes an hour, so the timeout that prints tracebacks is longer than that.
 trials: $(VENV)/.has-test
 	$(VENV_PYTHON) -m pytest tests/trials tests/fuzz tests/end_to_end/test_full_load.py --full -o faulthandler_timeout=7200 $(ARGS)
 
-# A crash is written beside the corpus; to repeat it: .venv/bin/python -m tests.fuzz WHAT FILE
+# A crash is written to a file beside the corpus. To repeat it: .venv/bin/python -m tests.fuzz WHAT FILE
 fuzz: $(VENV)/.has-test
 ifeq ($(WHAT),cost)
 	$(VENV_PYTHON) -m tests.fuzz cost --seconds $(SECONDS)
@@ -101,7 +101,7 @@ clean:
 	    bench/node_modules bench/build tests/express/node_modules
 	find chatrelay twisted tests docs examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# One environment for all; a stamp for each purpose, renewed when setup.cfg says something new.
+# One environment serves all purposes. Each purpose has a stamp, which is renewed when setup.cfg changes.
 PURPOSES = run test bench docs lint dev
 EXTRA_test = [test]
 EXTRA_bench = [bench]
@@ -115,14 +115,15 @@ $(PURPOSES:%=$(VENV)/.has-%): $(VENV)/.has-%: $(VENV)/.made setup.cfg setup.py
 	@$(VENV_PYTHON) -m pip install --quiet --editable '.$(EXTRA_$*)' $(PINS_$*)
 	@touch $@
 
-# Without npm, or where it fails, those tests are skipped, and say so.
+# Without npm, or when npm fails, the tests that need it are skipped and say so.
 $(EXPRESS): tests/express/package-lock.json
 	@if ! command -v npm >/dev/null; then exit 0; fi; \
 	echo 'Installing Express into tests/express.'; \
 	if npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/express; then touch $@; \
 	else echo 'npm ci failed in tests/express: the tests of examples/express will be skipped' >&2; fi
 
-# The first Python that is new enough and can make an environment; else what is wrong with those that were found.
+# Take the first Python that is new enough and can create an environment. If there is none, say what is wrong with those
+# that were found.
 define make_environment
 found=; old=; bare=; \
 for candidate in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \

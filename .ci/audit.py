@@ -1,13 +1,13 @@
 """
-Has a package that chatrelay brings with it a known vulnerability?
+Look up the known vulnerabilities of the packages that chatrelay requires.
 
     python .ci/audit.py /path/to/site-packages
 
-Every distribution that is installed there is looked up by pip-audit, with OSV; where that can't be asked, with the
-package index; and where that has no page of each version, on the index's page of the package, which tells the
-vulnerabilities of the newest version and so counts only if that is the one installed. The exit status is 0 where each
-was looked up and nothing was found, 1 where something was, and 3 where not all could be looked up: then nothing is
-known, and nothing is claimed. (pip-audit itself says in that case, with exit status 0, that it found none.)
+pip-audit looks up each distribution that is installed there: with OSV, or, where OSV cannot be reached, with the package
+index. Where the index has no page for each version, its page of the package is read. That one has the vulnerabilities of
+the newest version, and so counts only if the newest version is installed. The exit status is 0 when all were looked up
+and nothing was found, 1 when something was found, and 3 when not all could be looked up. (pip-audit itself reports in the
+last case, with exit status 0, that it found none.)
 """
 
 from __future__ import annotations

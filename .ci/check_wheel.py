@@ -1,8 +1,8 @@
 """
 Compare a wheel with the checkout it was built from.
 
-The packages and their data files are named one by one in setup.cfg, and it is easy to forget one there: nothing fails
-but the installed program. So whatever lies in chatrelay/ and twisted/plugins/ must be in the wheel, and nothing else.
+setup.cfg names the packages and their data files one by one, and a forgotten one breaks only the installed program. So
+the wheel must have all files of chatrelay/ and twisted/plugins/, and no others.
 
     python .ci/check_wheel.py dist/chatrelay-0.1.0-py3-none-any.whl
 """
