@@ -3,11 +3,11 @@ Look up the known vulnerabilities of the packages that chatrelay requires.
 
     python .ci/audit.py /path/to/site-packages
 
-pip-audit looks up each distribution that is installed there: with OSV, or, where OSV cannot be reached, with the package
-index. Where the index has no page for each version, its page of the package is read. That one has the vulnerabilities of
-the newest version, and so counts only if the newest version is installed. The exit status is 0 when all were looked up
-and nothing was found, 1 when something was found, and 3 when not all could be looked up. (pip-audit itself reports in the
-last case, with exit status 0, that it found none.)
+pip-audit looks up each distribution that is installed there: with OSV, or, where OSV cannot be reached, with the
+package index. Where the index has no page for each version, its page of the package is read. That page has the
+vulnerabilities of the newest version, and so counts only if the newest version is installed. The exit status is 0 when
+all were looked up and nothing was found, 1 when something was found, and 3 when not all could be looked up. (In the
+last case pip-audit itself reports, with exit status 0, that it found none.)
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Is tests/floors.txt exactly the lowest versions that setup.cfg admits?
+Check that tests/floors.txt has exactly the lowest versions that setup.cfg admits.
 
     python .ci/check_floors.py              before anything is installed: do the two files agree?
     python .ci/check_floors.py --installed  in an environment: does it have those versions?
