@@ -45,7 +45,7 @@ def results(folder: Path, server_options: list[str], *selection: str) -> dict[st
 
 
 @pytest.mark.parametrize("options", [[], ["--no-fast-path"]], ids=["fast path", "no fast path"])
-def test_every_case_passes(tmp_path: Path, options: list[str]) -> None:
+def test_every_autobahn_case_passes(tmp_path: Path, options: list[str]) -> None:
     cases = results(tmp_path, options, "-x", PERFORMANCE)
     assert len(cases) >= FEWEST_CASES
     failed = {
@@ -59,7 +59,7 @@ def test_every_case_passes(tmp_path: Path, options: list[str]) -> None:
     assert failed == {}
 
 
-def test_cases_on_compression_pass(tmp_path: Path) -> None:
+def test_every_autobahn_case_on_compression_passes(tmp_path: Path) -> None:
     selection = (word for cases in COMPRESSED_CASES for word in ("-i", cases))
     cases = results(tmp_path, ["--compression"], *selection)
     assert len(cases) >= SECTIONS_ON_COMPRESSION

@@ -95,7 +95,7 @@ def acknowledged(crowd: Crowd) -> set[str]:
     return found
 
 
-def test_a_backup_beside_a_relay_under_load_is_whole_and_refuses_nobody(
+def test_backup_of_a_relay_under_load_is_whole_and_refuses_no_message(
     start_relay: Callable[..., RelayProcess], site: Any, tmp_path: Path
 ) -> None:
     log, destination = tmp_path / "chatrelay.sqlite3", tmp_path / "copy"
@@ -142,7 +142,9 @@ def test_a_backup_beside_a_relay_under_load_is_whole_and_refuses_nobody(
     assert contents(log) == [*copied, "afterwards"]
 
 
-def test_a_log_is_not_restored_under_a_relay(start_relay: Callable[..., RelayProcess], tmp_path: Path) -> None:
+def test_restore_over_the_log_of_a_running_relay_is_refused(
+    start_relay: Callable[..., RelayProcess], tmp_path: Path
+) -> None:
     fill(tmp_path / "source", 40).close()
     assert command("backup", tmp_path / "source", tmp_path / "backup").returncode == 0
     log = tmp_path / "chatrelay.sqlite3"
@@ -208,7 +210,7 @@ def killed_everywhere(words: Callable[[], tuple[object, ...]]) -> Iterator[bool]
             return
 
 
-def test_a_backup_killed_at_any_step_leaves_a_good_one_or_none(tmp_path: Path) -> None:
+def test_backup_killed_at_any_step_leaves_a_whole_copy_or_none(tmp_path: Path) -> None:
     log, destination = tmp_path / "log", tmp_path / "copy"
     fill(log, 3, 247).close()
     for _ in killed_everywhere(lambda: ("backup", log, destination)):
@@ -218,7 +220,7 @@ def test_a_backup_killed_at_any_step_leaves_a_good_one_or_none(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["log", "log.lock"]
 
 
-def test_a_restore_killed_at_any_step_leaves_the_old_log_or_the_new(tmp_path: Path) -> None:
+def test_restore_killed_at_any_step_leaves_the_old_log_or_the_new_one(tmp_path: Path) -> None:
     log, backup = tmp_path / "log", tmp_path / "backup"
     fill(tmp_path / "source", 40).close()
     assert command("backup", tmp_path / "source", backup).returncode == 0
@@ -250,7 +252,7 @@ def test_a_restore_killed_at_any_step_leaves_the_old_log_or_the_new(tmp_path: Pa
 
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("name", ["backup", "restore"])
-def test_an_interrupted_command_leaves_nothing_and_says_so(
+def test_interrupted_command_says_so_and_leaves_no_file(
     tmp_path: Path, name: str, sign: signal.Signals, status: int
 ) -> None:
     log, other = tmp_path / "log", tmp_path / "other"
@@ -280,7 +282,7 @@ terminal.Progress.__call__ = report
     assert contents(log) == expected(250)
 
 
-def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path) -> None:
+def test_full_disk_is_reported_in_one_sentence(tmp_path: Path) -> None:
     log = tmp_path / "log"
     fill(log, 250).close()
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({8 * 4096}, {8 * 4096}))"
@@ -323,7 +325,7 @@ def on_a_terminal(*words: object, answer: str = "") -> tuple[int, str]:
     return process.returncode, said.replace("\r\n", "\n")
 
 
-def test_progress_is_shown_on_a_terminal_and_taken_away(tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal_and_erased(tmp_path: Path) -> None:
     log = tmp_path / "log"
     fill(log, *[500] * 10).close()
     status, said = on_a_terminal("backup", log, tmp_path / "copy")
@@ -338,7 +340,7 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1), ("\x03", 130)])
-def test_a_terminal_is_asked_before_anything_is_replaced(tmp_path: Path, answer: str, status: int) -> None:
+def test_restore_on_a_terminal_asks_before_it_replaces(tmp_path: Path, answer: str, status: int) -> None:
     log, other = tmp_path / "log", tmp_path / "other"
     fill(log, 5).close()
     fill(other, 3).close()
@@ -357,7 +359,7 @@ def test_a_terminal_is_asked_before_anything_is_replaced(tmp_path: Path, answer:
         assert contents(tmp_path / "copy") == expected(3)
 
 
-def test_without_a_terminal_nothing_is_asked_and_nothing_replaced(tmp_path: Path) -> None:
+def test_restore_without_a_terminal_neither_asks_nor_replaces(tmp_path: Path) -> None:
     log, other = tmp_path / "log", tmp_path / "other"
     fill(log, 5).close()
     fill(other, 3).close()

@@ -245,7 +245,7 @@ def ask_ops(relay: RelayProcess, canaries: Canaries, sessid: str) -> None:
 
 @pytest.mark.parametrize("tickets", ["no", "yes"])
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_no_session_id_comes_to_light(
+def test_session_ids_appear_in_no_output(
     site: Site, start_relay: StartRelay, tmp_path: Path, log_format: str, tickets: str
 ) -> None:
     canaries = Canaries()
@@ -340,7 +340,7 @@ def relay_ops(relay: RelayProcess, value: object) -> tuple[int, Any]:
     return relay.ops("POST", "/v1/revoke", value, TOKEN)
 
 
-def test_the_search_finds_session_ids_in_every_form() -> None:
+def test_search_finds_session_ids_in_every_form() -> None:
     canary = Canaries()
     sessid = canary.make()
     for form in (

@@ -53,14 +53,14 @@ def test_compressed_messages_arrive_as_they_were(start_relay: StartRelay, fast_p
             ]
 
 
-def test_it_is_off_unless_asked_for(start_relay: StartRelay) -> None:
+def test_compression_is_off_by_default(start_relay: StartRelay) -> None:
     with start_relay().client(compression="deflate") as alice:
         assert not extensions(alice)
         assert alice.log_in("alice-session")["response"] is True
 
 
 @BOTH_WAYS
-def test_a_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: str) -> None:
+def test_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: str) -> None:
     # What of it fits into a message: 64 KiB that would become 64 MiB at the least.
     relay = start_relay("--compression", "yes", "--fast-path", fast_path, measured=False)
     compressor = zlib.compressobj(9, wbits=-12)
@@ -82,7 +82,7 @@ def test_a_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: s
 
 
 @pytest.mark.parametrize("bits", [None, 9, 10, 12, 15])
-def test_client_that_looks_back_less_far_is_compressed_for(start_relay: StartRelay, bits: int | None) -> None:
+def test_client_with_a_smaller_window_gets_compressed_messages(start_relay: StartRelay, bits: int | None) -> None:
     offer = ClientPerMessageDeflateFactory(client_max_window_bits=True if bits is None else bits)
     relay = start_relay("--compression", "yes")
     with relay.client(extensions=[offer]) as alice:
@@ -93,7 +93,7 @@ def test_client_that_looks_back_less_far_is_compressed_for(start_relay: StartRel
 
 
 @pytest.mark.parametrize("compression", ["yes", "no"])
-def test_offers_that_cannot_be_taken_up_are_declined(start_relay: StartRelay, compression: str) -> None:
+def test_offers_that_cannot_be_accepted_are_declined(start_relay: StartRelay, compression: str) -> None:
     # zlib makes no window of 8 bits, and websockets offers them one after the other.
     relay = start_relay("--compression", compression)
     offers = [ClientPerMessageDeflateFactory(server_max_window_bits=8), ClientPerMessageDeflateFactory()]

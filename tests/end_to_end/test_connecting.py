@@ -57,7 +57,7 @@ def within_patience(so: Callable[[], bool]) -> bool:
     return True
 
 
-def test_the_limit_of_file_descriptors_is_raised_and_stated(start_relay: StartRelay) -> None:
+def test_descriptor_limit_is_raised_and_logged(start_relay: StartRelay) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = min(512, hard)
     relay = start_relay(under=("sh", "-c", f'ulimit -Sn {few}; exec "$@"', "sh"))
@@ -73,7 +73,7 @@ def descriptor_limit(pid: int) -> int:
     return int(found[1])
 
 
-def test_a_relay_that_is_full_lets_nobody_in_until_somebody_leaves(start_relay: StartRelay, held: ExitStack) -> None:
+def test_full_relay_accepts_nobody_until_a_client_leaves(start_relay: StartRelay, held: ExitStack) -> None:
     relay = start_relay("--connections", "3", *UNHURRIED)
     alice, bo = (held.enter_context(relay.client()) for _ in range(2))
     assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)
@@ -104,7 +104,7 @@ def test_a_relay_that_is_full_lets_nobody_in_until_somebody_leaves(start_relay: 
     assert within_patience(lets_in)
 
 
-def test_a_full_relay_cuts_whoever_comes_by_tls(start_relay: StartRelay, tmp_path: Path) -> None:
+def test_full_relay_aborts_connections_over_tls(start_relay: StartRelay, tmp_path: Path) -> None:
     authorities = trustme.CA()
     leaf = authorities.issue_cert("127.0.0.1")
     leaf.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "tls.pem"))
@@ -119,7 +119,7 @@ def test_a_full_relay_cuts_whoever_comes_by_tls(start_relay: StartRelay, tmp_pat
         relay.said(r"refused: the relay is full \(connections 1\)")
 
 
-def test_a_trusted_proxy_that_names_nobody_is_not_limited_and_one_line_says_so(
+def test_trusted_proxy_without_a_client_address_is_not_limited_and_is_logged_once(
     start_relay: StartRelay, held: ExitStack
 ) -> None:
     relay = start_relay("--trusted-proxy", "127.0.0.1", "--unauthenticated-per-address", "1", *UNHURRIED)
@@ -134,7 +134,7 @@ def test_a_trusted_proxy_that_names_nobody_is_not_limited_and_one_line_says_so(
     assert sum("named no client" in line for line in relay.output) == 1
 
 
-def test_strangers_of_one_address_keep_nobody_else_out(start_relay: StartRelay, held: ExitStack) -> None:
+def test_visitors_of_one_address_do_not_keep_others_out(start_relay: StartRelay, held: ExitStack) -> None:
     relay = start_relay(*UNHURRIED)
     strangers = [held.enter_context(connected(relay.port, "127.0.0.5")) for _ in range(100)]
     assert answer(relay, "127.0.0.5").startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
@@ -153,7 +153,7 @@ def test_strangers_of_one_address_keep_nobody_else_out(start_relay: StartRelay, 
     assert within_patience(lets_in)
 
 
-def test_the_11th_connection_of_a_user_ends_the_oldest(start_relay: StartRelay, held: ExitStack) -> None:
+def test_11th_connection_of_a_user_ends_the_oldest(start_relay: StartRelay, held: ExitStack) -> None:
     relay = start_relay()
     tabs: list[Client] = []
     for _ in range(11):

@@ -24,7 +24,7 @@ ROUNDS = 2
 
 
 @pytest.mark.alone
-def test_a_message_costs_much_less_than_in_stock_autobahn() -> None:
+def test_message_costs_much_less_than_in_stock_autobahn() -> None:
     (scenario,) = (replace(each, warm_up=0.5, window=1.5) for each in SCENARIOS if each.name == "64x8")
     with bench() as running:
         rounds = [

@@ -21,7 +21,7 @@ def guess(relay: RelayProcess, count: int) -> None:
             client.close()
 
 
-def test_an_address_has_20_denials_and_others_do_not_notice(site: Site, start_relay: StartRelay) -> None:
+def test_address_with_20_denials_is_not_asked_about_and_others_are(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay()
     began = time.monotonic()
     guess(relay, 60)
@@ -44,13 +44,13 @@ def test_an_address_has_20_denials_and_others_do_not_notice(site: Site, start_re
     assert "guess-" not in output
 
 
-def test_zero_is_no_limit(site: Site, start_relay: StartRelay) -> None:
+def test_logins_per_minute_of_zero_is_no_limit(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--logins-per-minute", "0")
     guess(relay, 60)
     assert len(site.asked) == 60
 
 
-def test_a_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartRelay) -> None:
+def test_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay()
     with relay.client() as alice, relay.client(source_address=("127.0.0.2", 0)) as other:
         assert alice.log_in("new-session") == DENIED
@@ -66,7 +66,7 @@ def test_a_denial_is_remembered_for_five_seconds(site: Site, start_relay: StartR
         assert other.log_in("new-session") == ADMITTED
 
 
-def test_a_denial_is_remembered_for_as_long_as_was_said(site: Site, start_relay: StartRelay) -> None:
+def test_denial_is_remembered_for_denial_memory(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--denial-memory", "2")
     with relay.client() as alice:
         assert alice.log_in("new-session") == DENIED
@@ -80,7 +80,7 @@ def test_a_denial_is_remembered_for_as_long_as_was_said(site: Site, start_relay:
         assert alice.log_in("new-session") == ADMITTED
 
 
-def test_no_denial_is_remembered_with_0(site: Site, start_relay: StartRelay) -> None:
+def test_denial_memory_of_zero_remembers_nothing(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--denial-memory", "0")
     with relay.client() as alice:
         assert [alice.log_in("new-session") for _ in range(2)] == [DENIED, DENIED]
@@ -89,7 +89,7 @@ def test_no_denial_is_remembered_with_0(site: Site, start_relay: StartRelay) -> 
     assert site.asked == ["new-session"] * 3
 
 
-def test_tickets_and_trouble_are_not_remembered(site: Site, start_relay: StartRelay) -> None:
+def test_denied_tickets_and_failed_requests_are_not_remembered(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--auth-tickets", "yes", "--denial-memory", "1000")
     with relay.client() as alice:
         assert alice.log_in("ticket") == DENIED

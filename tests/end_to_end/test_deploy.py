@@ -149,7 +149,7 @@ def test_messages_pass_through_nginx_with_the_sites_cookie(deployment: Deploymen
 
 
 @needs_nginx
-def test_nginx_passes_on_where_a_page_is_from(deployment: Deployment) -> None:
+def test_nginx_passes_the_origin_on(deployment: Deployment) -> None:
     with pytest.raises(InvalidStatus) as refusal:
         deployment.client(origin="https://evil.test", cookie="session=alice-session")
     assert refusal.value.response.status_code == 403
@@ -157,7 +157,7 @@ def test_nginx_passes_on_where_a_page_is_from(deployment: Deployment) -> None:
 
 
 @needs_nginx
-def test_nginx_says_whom_a_connection_is_from(deployment: Deployment) -> None:
+def test_nginx_passes_the_client_address_on(deployment: Deployment) -> None:
     for address in ("127.0.0.5", "127.0.0.6"):
         with deployment.client(cookie="session=alice-session", address=address, forwarded_for="192.0.2.7") as alice:
             assert alice.log_in(None) == ADMITTED
@@ -169,7 +169,7 @@ def test_nginx_says_whom_a_connection_is_from(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     "deployment", [("--unauthenticated-per-address", "2", "--login-timeout", "0")], indirect=True, ids=[""]
 )
-def test_strangers_behind_nginx_are_counted_one_by_one(deployment: Deployment) -> None:
+def test_visitors_behind_nginx_are_counted_by_their_own_address(deployment: Deployment) -> None:
     with (
         deployment.client(address="127.0.0.5", forwarded_for="192.0.2.1"),
         deployment.client(address="127.0.0.5", forwarded_for="192.0.2.2"),
@@ -182,7 +182,7 @@ def test_strangers_behind_nginx_are_counted_one_by_one(deployment: Deployment) -
 
 
 @needs_nginx
-def test_the_site_asks_whether_it_is_ready_and_ends_sessions(deployment: Deployment) -> None:
+def test_site_reaches_the_ops_endpoint_for_readiness_and_revocation(deployment: Deployment) -> None:
     assert deployment.relay.ops("GET", "/readyz")[0] == 200
     with deployment.client(cookie="session=alice-session") as alice:
         assert alice.log_in(None) == ADMITTED
@@ -203,7 +203,7 @@ def test_no_session_id_is_in_nginxs_logs(deployment: Deployment) -> None:
 
 
 @needs_nginx
-def test_the_session_page_is_not_to_be_had_from_outside(deployment: Deployment, site: Site) -> None:
+def test_session_page_is_not_served_to_the_outside(deployment: Deployment, site: Site) -> None:
     with pytest.raises(InvalidStatus) as refusal:
         deployment.client("/session")
     assert refusal.value.response.status_code == 404
@@ -211,7 +211,7 @@ def test_the_session_page_is_not_to_be_had_from_outside(deployment: Deployment, 
 
 
 @needs_systemd
-def test_systemd_takes_the_unit_and_finds_its_sandbox_tight(tmp_path: Path) -> None:
+def test_unit_passes_systemd_analyze_verify_and_security(tmp_path: Path) -> None:
     assert SYSTEMD_ANALYZE is not None
     unit = tmp_path / "chatrelay.service"
     # Where the relay is not installed, systemd would say that it is not.

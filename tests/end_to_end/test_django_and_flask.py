@@ -198,7 +198,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FrameworkSi
         yield FrameworkSite(request.param, tmp_path, running)
 
 
-def test_users_write_to_each_other_until_they_log_out(site: FrameworkSite) -> None:
+def test_users_exchange_messages_until_they_log_out(site: FrameworkSite) -> None:
     anna, bo = (site.submit("login", username=name, password=name) for name in ("1", "2"))
     assert site.whoami(anna) == ({"loggedin": True, "uID": 1}, None)
     with site.page(anna) as of_anna, site.page(bo) as of_bo:
@@ -219,7 +219,7 @@ def test_whoami_sets_and_deletes_no_cookie(site: FrameworkSite) -> None:
         assert site.whoami(cookie)[1] is None
 
 
-def test_the_session_page_answers_the_relay_alone_and_denies_what_is_made_up(site: FrameworkSite) -> None:
+def test_session_page_answers_only_the_relay_and_denies_unknown_session_ids(site: FrameworkSite) -> None:
     anna = site.submit("login", username="1", password="1")
     assert json.loads(site.ask(site.secret, SESSID=anna)[1]) == {"loggedin": True, "uID": 1}
     for secret in ("", "wrong", site.secret + "1"):

@@ -77,7 +77,7 @@ def accepted_within(seconds: float, client: Client, to: str | int, id: str) -> f
     raise AssertionError(f"not accepted within {seconds} s")
 
 
-def test_a_broken_file_is_told_and_recovered_from(logged_in: LogIn, relay: RelayProcess) -> None:
+def test_broken_log_file_is_logged_and_the_log_recovers(logged_in: LogIn, relay: RelayProcess) -> None:
     alice, bo = logged_in("alice-session"), logged_in("bo-session")
     path = relay.folder / "chatrelay.sqlite3"
     path.rename(path.with_suffix(".moved"))
@@ -92,7 +92,7 @@ def test_a_broken_file_is_told_and_recovered_from(logged_in: LogIn, relay: Relay
     assert bo.hear()["message"]["content"] == "content of after"
 
 
-def test_a_log_locked_by_another_program_is_waited_for_or_told(logged_in: LogIn, relay: RelayProcess) -> None:
+def test_log_locked_by_another_program_is_awaited_or_logged(logged_in: LogIn, relay: RelayProcess) -> None:
     alice, bo = logged_in("alice-session"), logged_in("bo-session")
     with closing(sqlite3.connect(relay.folder / "chatrelay.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -20,7 +20,7 @@ PHP = "require 'examples/php/end_chat.php'; end_chat(1);"
 @pytest.mark.parametrize(
     ("options", "words"), [((), "started without a token"), (("--ops-token-file", "token"), "Authorization: Bearer")]
 )
-def test_a_relay_that_refuses_to_end_a_chat_says_why(
+def test_refused_revocation_is_reported_with_its_reason(
     start_relay: Callable[..., RelayProcess],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

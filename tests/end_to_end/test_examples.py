@@ -57,7 +57,7 @@ def at_site(web_site: SiteExample) -> Iterator[Callable[..., Client]]:
 # embedded.py -------------------------------------------------------------------
 
 
-def test_an_application_with_its_own_authenticator_carries_messages(embedded: Example) -> None:
+def test_embedded_relay_with_its_own_authenticator_carries_messages(embedded: Example) -> None:
     url = f"ws://127.0.0.1:{embedded.port}/"
     with Client(url) as alice, Client(url) as bo, Client(url) as stranger:
         assert alice.log_in("alice-session") == ADMITTED
@@ -68,7 +68,7 @@ def test_an_application_with_its_own_authenticator_carries_messages(embedded: Ex
         assert alice.hear() == {"type": "send-request-response", "response": {"id": "21", "value": True}}
 
 
-def test_ctrl_c_ends_the_application_and_its_relay_cleanly(embedded: Example) -> None:
+def test_ctrl_c_ends_the_application_and_its_relay(embedded: Example) -> None:
     with Client(f"ws://127.0.0.1:{embedded.port}/") as alice:
         alice.log_in("alice-session")
         embedded.process.send_signal(signal.SIGINT)
@@ -80,9 +80,7 @@ def test_ctrl_c_ends_the_application_and_its_relay_cleanly(embedded: Example) ->
 # twisted_web_site.py --------------------------------------------------------------
 
 
-def test_a_twisted_web_site_carries_messages_at_one_of_its_pages(
-    web_site: SiteExample, at_site: Callable[..., Client]
-) -> None:
+def test_relay_mounted_in_twisted_web_carries_messages(web_site: SiteExample, at_site: Callable[..., Client]) -> None:
     assert b"I am alice" in web_site.request("GET", "/").read()
     alice, bo = at_site("alice"), at_site("bo")
     alice.send("bo", "hej", id=21, time_stamp=23)
@@ -95,7 +93,7 @@ def test_a_twisted_web_site_carries_messages_at_one_of_its_pages(
     assert alice.hear()["response"] == {"id": 22, "value": False, "reason": "receiving-user-not-connected"}
 
 
-def test_a_logout_at_the_twisted_web_site_ends_the_chat_of_that_browser_alone(web_site: SiteExample) -> None:
+def test_logout_at_the_twisted_web_site_ends_only_the_chat_of_that_browser(web_site: SiteExample) -> None:
     here, elsewhere = web_site.cookie("alice"), web_site.cookie("alice")
     with web_site.client(here) as alice, web_site.client(elsewhere) as phone:
         assert alice.log_in(None) == phone.log_in(None) == ADMITTED
@@ -107,7 +105,7 @@ def test_a_logout_at_the_twisted_web_site_ends_the_chat_of_that_browser_alone(we
         assert phone.hear()["message"]["content"] == "still here"
 
 
-def test_a_login_as_somebody_else_at_the_twisted_web_site_ends_the_chat_of_the_user_before(
+def test_login_as_another_user_at_the_twisted_web_site_ends_the_chat_of_the_first(
     web_site: SiteExample,
 ) -> None:
     cookie = web_site.cookie("alice")
@@ -117,13 +115,13 @@ def test_a_login_as_somebody_else_at_the_twisted_web_site_ends_the_chat_of_the_u
         assert alice.closed() == (4505, [])
 
 
-def test_who_has_no_session_at_the_site_is_refused(web_site: SiteExample) -> None:
+def test_visitor_without_a_session_at_the_site_is_denied(web_site: SiteExample) -> None:
     for cookie in (None, "session=stolen", "other=" + web_site.cookie("bo").partition("=")[2]):
         with web_site.client(cookie) as stranger:
             assert stranger.log_in(None) == DENIED
 
 
-def test_the_mounted_relay_refuses_the_pages_of_other_origins(web_site: SiteExample) -> None:
+def test_mounted_relay_refuses_pages_of_other_origins(web_site: SiteExample) -> None:
     cookie = web_site.cookie("alice")
     foreign = "http://127.0.0.1:1"
     for origins in (
@@ -144,7 +142,7 @@ def test_the_mounted_relay_refuses_the_pages_of_other_origins(web_site: SiteExam
         assert alice.log_in(None) == ADMITTED
 
 
-def test_the_mounted_relay_takes_messages_up_to_its_limit(at_site: Callable[..., Client]) -> None:
+def test_mounted_relay_accepts_messages_up_to_its_limit(at_site: Callable[..., Client]) -> None:
     alice, bo = at_site("alice"), at_site("bo")
     request = {
         "type": "message-send-request",
@@ -160,7 +158,7 @@ def test_the_mounted_relay_takes_messages_up_to_its_limit(at_site: Callable[...,
 
 
 @MORE_THAN_PEOPLE_SEND
-def test_a_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Callable[..., Client]) -> None:
+def test_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Callable[..., Client]) -> None:
     """Nine times what may stay unread, to a client that reads as it comes."""
     alice, bo = at_site("alice"), at_site("bo")
     content = "x" * 16000
@@ -174,7 +172,7 @@ def test_a_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Call
 
 
 @MORE_THAN_PEOPLE_SEND
-def test_who_does_not_read_from_the_mounted_relay_is_closed_and_counts_as_gone(
+def test_client_that_does_not_read_from_the_mounted_relay_is_closed_and_counts_as_gone(
     web_site: SiteExample, at_site: Callable[..., Client]
 ) -> None:
     alice = at_site("alice")
@@ -202,7 +200,7 @@ def test_who_does_not_read_from_the_mounted_relay_is_closed_and_counts_as_gone(
     assert alice.hear()["message"]["content"] == "the others are well"
 
 
-def test_ctrl_c_ends_the_site_and_its_relay_cleanly(web_site: SiteExample, at_site: Callable[..., Client]) -> None:
+def test_ctrl_c_ends_the_site_and_its_relay(web_site: SiteExample, at_site: Callable[..., Client]) -> None:
     alice = at_site("alice")
     web_site.process.send_signal(signal.SIGINT)
     assert alice.closed() == (4000, [])

@@ -112,7 +112,7 @@ def ask(express: Express, body: bytes, secret: str, kind: str = "application/x-w
             return error.code, str(error.read(), "utf-8")
 
 
-def test_users_of_an_express_site_write_to_each_other_until_they_log_out(express: Express) -> None:
+def test_users_of_an_express_site_exchange_messages_until_they_log_out(express: Express) -> None:
     anna, bo = Browser(express, "connect.sid"), Browser(express, "connect.sid")
     assert anna.post("login", user="1") == "user 1"
     assert anna.get("whoami") == '{"loggedin":true,"uID":1}'
@@ -133,7 +133,7 @@ def test_users_of_an_express_site_write_to_each_other_until_they_log_out(express
     assert not [line for line in express.relay.output if "startup check" in line]
 
 
-def test_the_session_page_answers_the_relay_alone(express: Express) -> None:
+def test_session_page_answers_only_the_relay(express: Express) -> None:
     anna = Browser(express, "connect.sid")
     anna.post("login", user="1")
     body = urllib.parse.urlencode({"SESSID": anna.cookie}).encode()
@@ -142,7 +142,7 @@ def test_the_session_page_answers_the_relay_alone(express: Express) -> None:
         assert ask(express, body, secret)[0] == 400
 
 
-def test_no_session_id_that_is_made_up_is_let_in_or_fails(express: Express) -> None:
+def test_made_up_session_ids_are_denied_without_a_failure(express: Express) -> None:
     anna = Browser(express, "connect.sid")
     anna.post("login", user="1")
     for sessid in (
@@ -162,7 +162,7 @@ def test_no_session_id_that_is_made_up_is_let_in_or_fails(express: Express) -> N
         assert ask(express, body, express.secret, kind or "application/x-www-form-urlencoded")[0] == 400
 
 
-def test_a_file_that_holds_no_secret_of_one_line_is_named_and_not_told(tmp_path: Path) -> None:
+def test_file_without_a_secret_of_one_line_is_named_and_its_text_is_not_printed(tmp_path: Path) -> None:
     assert NODE is not None
     site = tmp_path / "site"
     shutil.copytree(EXAMPLE, site)

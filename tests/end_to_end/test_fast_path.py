@@ -14,7 +14,7 @@ BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 
 
 @BOTH_WAYS
-def test_a_client_that_does_not_read_is_cut_and_the_sender_told(start_relay: StartRelay, fast_path: str) -> None:
+def test_client_that_does_not_read_is_closed_and_the_sender_is_refused(start_relay: StartRelay, fast_path: str) -> None:
     relay = start_relay(*HIGH_RATES, "--fast-path", fast_path)
     with relay.client() as alice, relay.client() as deaf, relay.client() as bo:
         alice.log_in("alice-session")
@@ -38,7 +38,7 @@ def test_a_client_that_does_not_read_is_cut_and_the_sender_told(start_relay: Sta
         assert bo.hear()["message"]["content"] == "still here?"
 
 
-def test_a_burst_in_one_piece_is_answered_in_order(start_relay: StartRelay) -> None:
+def test_burst_in_one_piece_is_answered_in_order(start_relay: StartRelay) -> None:
     relay = start_relay(*HIGH_RATES)
     with relay.client() as alice, relay.client() as bo:
         alice.log_in("alice-session")

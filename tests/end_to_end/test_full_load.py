@@ -89,9 +89,7 @@ def test_every_request_meets_its_promised_fate(
 
 
 @FAST_PATHS
-def test_nobody_waits_behind_one_who_sends_thousands_at_once(
-    start_relay: StartRelay, site: Site, fast_path: str
-) -> None:
+def test_burst_of_thousands_delays_no_other_user(start_relay: StartRelay, site: Site, fast_path: str) -> None:
     relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, measured=False)
     with Crowd(relay, site) as crowd:
         (loud,) = crowd.join("loud", Part([1, NOBODY], window=BURST))
@@ -112,7 +110,9 @@ def test_nobody_waits_behind_one_who_sends_thousands_at_once(
 
 
 @FAST_PATHS
-def test_who_does_not_read_is_cut_and_slows_nobody(start_relay: StartRelay, site: Site, fast_path: str) -> None:
+def test_client_that_does_not_read_is_closed_and_slows_nobody(
+    start_relay: StartRelay, site: Site, fast_path: str
+) -> None:
     relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, measured=False)
     trial = Trial()
     with Crowd(relay, site) as crowd:

@@ -81,7 +81,7 @@ def connect(
     assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
 
 
-def test_what_is_sent_too_fast_is_answered_later(connect: Callable[[], Alice]) -> None:
+def test_frames_sent_too_fast_are_answered_later(connect: Callable[[], Alice]) -> None:
     alice = connect()
     begun = time.monotonic()
     alice.write(b"".join(request(number) for number in range(MESSAGES)))
@@ -90,7 +90,7 @@ def test_what_is_sent_too_fast_is_answered_later(connect: Callable[[], Alice]) -
     assert time.monotonic() - begun > (MESSAGES * FRAGMENTS / FRAMES_PER_SECOND - 2) * 0.9
 
 
-def test_single_bytes_wait_and_are_taken_together(connect: Callable[[], Alice]) -> None:
+def test_single_bytes_wait_and_are_read_together(connect: Callable[[], Alice]) -> None:
     alice = connect()
     data = b"".join(frame(v1.encoded(v1.message(1, id=number))) for number in range(5))
     for byte in data:
@@ -98,7 +98,7 @@ def test_single_bytes_wait_and_are_taken_together(connect: Callable[[], Alice]) 
     assert alice.answers(5) == list(range(5))
 
 
-def test_the_closing_handshake_waits_its_turn(connect: Callable[[], Alice]) -> None:
+def test_closing_handshake_waits_behind_earlier_frames(connect: Callable[[], Alice]) -> None:
     alice = connect()
     alice.write(b"".join(request(number) for number in range(MESSAGES)) + close_frame())
     alice.answers(MESSAGES - 1)  # the last one is read together with the close frame
@@ -110,7 +110,7 @@ def test_the_closing_handshake_waits_its_turn(connect: Callable[[], Alice]) -> N
         assert alice.socket.recv(1) == b""
 
 
-def test_who_leaves_in_a_pause_is_gone(connect: Callable[[], Alice]) -> None:
+def test_client_that_leaves_during_a_pause_is_gone(connect: Callable[[], Alice]) -> None:
     alice = connect()
     alice.write(b"".join(request(number) for number in range(MESSAGES)))
     alice.socket.close()

@@ -50,7 +50,7 @@ def the_event(events: list[dict[str, Any]], text: str) -> dict[str, Any]:
     return found
 
 
-def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_relay: StartRelay, site: Site) -> None:
+def test_json_log_has_hostile_text_inside_strings_only(start_relay: StartRelay, site: Site) -> None:
     relay = start_relay("--log-format", "json", "--origin", "https://example.com")
     with socket.create_connection(("127.0.0.1", relay.port)) as stranger:
         origin = HOSTILE.replace("\n", "\x0b")  # a line break is refused before
@@ -85,7 +85,7 @@ def test_every_line_is_json_and_what_strangers_send_is_inside_a_string(start_rel
     assert abs((datetime.now(UTC) - began).total_seconds()) < 10 * PATIENCE
 
 
-def test_it_goes_to_twistds_logfile(tmp_path: Path, site: Site) -> None:
+def test_json_log_goes_to_the_logfile_of_twistd(tmp_path: Path, site: Site) -> None:
     relay = RelayProcess(
         tmp_path, "--auth-url", site.url, "--log-format", "json", twistd=("--logfile", "relay.log"), measured=False
     )
@@ -100,7 +100,7 @@ def test_it_goes_to_twistds_logfile(tmp_path: Path, site: Site) -> None:
     assert relay.output == []
 
 
-def test_a_relay_that_cannot_start_says_so_in_json_once_twistd_logs(tmp_path: Path, site: Site) -> None:
+def test_failed_start_is_logged_as_json_once_twistd_logs(tmp_path: Path, site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         relay = RelayProcess(tmp_path, "--auth-url", site.url, "--log-format", "json", listen=endpoint)
@@ -239,7 +239,7 @@ STAYING = (
 """Who is there when the relay is stopped, and does not answer its close frame."""
 
 
-def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_path: Path) -> None:
+def test_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_path: Path) -> None:
     authorities = Authorities(tmp_path / "authorities")
     relay = start_relay(
         *("--log-format", "json", "--origin", "https://example.com", "--message-log", "none"),
@@ -292,7 +292,7 @@ def test_the_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_pa
     assert "chen-session" not in "".join(relay.output)
 
 
-def test_in_text_those_that_took_no_login_are_told_at_the_level_debug(start_relay: StartRelay) -> None:
+def test_end_without_a_login_is_logged_as_text_at_debug(start_relay: StartRelay) -> None:
     relay = start_relay("--log-level", "debug")
     for doing, level, line in (
         (Stranger.close, "debug", "connection from {} ended by the client in its handshake, after .*: closed without"),

@@ -11,7 +11,7 @@ from tests.support.programs import HIGH_RATES, RelayProcess
 REACTOR = "chatrelay-epoll"
 
 
-def test_messages_go_through_and_it_stops_in_order(start_relay: Callable[..., RelayProcess]) -> None:
+def test_lean_reactor_carries_messages_and_stops_in_order(start_relay: Callable[..., RelayProcess]) -> None:
     relay = start_relay(*HIGH_RATES, reactor=REACTOR)
     with relay.client() as alice:
         assert alice.log_in("alice-session")["response"] is True
@@ -31,7 +31,7 @@ def test_messages_go_through_and_it_stops_in_order(start_relay: Callable[..., Re
     assert not [line for line in relay.output if "Traceback" in line]
 
 
-def test_twistd_lists_it() -> None:
+def test_twistd_lists_the_lean_reactor() -> None:
     program = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
     listed = subprocess.run(
         [sys.executable, "-c", program, "--help-reactors"], capture_output=True, text=True, check=True

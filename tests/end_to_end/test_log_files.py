@@ -75,7 +75,7 @@ def start_second(folder: Path, site: Site, log: str) -> RelayProcess:
     return RelayProcess(folder, "--auth-url", site.url, "--message-log", f"sqlite:{log}")
 
 
-def test_a_second_relay_is_refused_behind_a_link(start_relay: Any, site: Site, tmp_path: Path, disk: Path) -> None:
+def test_second_relay_behind_a_link_is_refused(start_relay: Any, site: Site, tmp_path: Path, disk: Path) -> None:
     (tmp_path / "link").symlink_to(LOG)
     for first, second in ((LOG, "link"), ("link", LOG)):
         relay = start_relay("--message-log", f"sqlite:{first}")
@@ -83,7 +83,7 @@ def test_a_second_relay_is_refused_behind_a_link(start_relay: Any, site: Site, t
         relay.stop()
 
 
-def test_a_second_relay_is_refused_although_the_lock_was_removed(
+def test_second_relay_is_refused_after_the_lock_file_was_removed(
     start_relay: Any, site: Site, tmp_path: Path, disk: Path
 ) -> None:
     relay = start_relay(*MESSAGE_LOG)
@@ -98,7 +98,7 @@ def test_a_second_relay_is_refused_although_the_lock_was_removed(
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_messages_of_a_log_that_is_moved_away_are_put_together_again_by_the_command_in_the_line(
+def test_logged_command_reads_the_messages_of_a_log_that_was_moved(
     start_relay: Any, tmp_path: Path, disk: Path, killed: bool
 ) -> None:
     relay = start_relay(*MESSAGE_LOG, *MANY)
@@ -129,7 +129,7 @@ def test_messages_of_a_log_that_is_moved_away_are_put_together_again_by_the_comm
     assert [row.content for row in read_log(tmp_path / LOG)] == ["new"]
 
 
-def test_a_backup_beside_the_old_write_ahead_log_is_refused_with_a_command(
+def test_backup_beside_an_old_write_ahead_log_is_refused_with_a_command(
     start_relay: Any, site: Site, tmp_path: Path, disk: Path
 ) -> None:
     relay = start_relay(*MESSAGE_LOG)
@@ -176,7 +176,7 @@ def a_name_that_is_too_long(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [no_folder, a_file_for_a_folder, a_link_to_itself, a_name_that_is_too_long])
-def test_a_folder_that_cannot_be_gone_through_is_told_and_recovered_from(
+def test_inaccessible_folder_is_logged_and_the_log_recovers(
     start_relay: Any, tmp_path: Path, disk: Path, fault: Callable[[Path], None]
 ) -> None:
     relay = start_relay(*MESSAGE_LOG)

@@ -16,7 +16,7 @@ from tests.support.v1 import DENIED
 LogIn = Callable[[str], Client]
 
 
-def test_a_message_is_delivered_answered_and_logged(logged_in: LogIn, relay: RelayProcess) -> None:
+def test_message_is_delivered_acknowledged_and_logged(logged_in: LogIn, relay: RelayProcess) -> None:
     alice, bo = logged_in("alice-session"), logged_in("bo-session")
     alice.say(
         {
@@ -36,7 +36,7 @@ def test_a_message_is_delivered_answered_and_logged(logged_in: LogIn, relay: Rel
     assert row == {"messageID": 1, "fromuID": "1", "touID": "2", "timeStamp": "23", "content": "Hej"}
 
 
-def test_all_connections_of_the_recipient_receive(logged_in: LogIn) -> None:
+def test_message_reaches_all_connections_of_the_recipient(logged_in: LogIn) -> None:
     alice = logged_in("alice-session")
     tabs = [logged_in("bo-session") for _ in range(3)]
     alice.send(2, "hej", id=7, time_stamp=8)
@@ -48,14 +48,14 @@ def test_all_connections_of_the_recipient_receive(logged_in: LogIn) -> None:
     assert [tab.hear()["message"]["content"] for tab in tabs[1:]] == ["again", "again"]
 
 
-def test_one_can_send_to_oneself(logged_in: LogIn) -> None:
+def test_message_to_oneself_is_delivered(logged_in: LogIn) -> None:
     chen = logged_in("chen-session")
     chen.send("chen", "note to self", id="x")
     frames = [chen.hear(), chen.hear()]
     assert [frame["type"] for frame in frames] == ["message", "send-request-response"]
 
 
-def test_when_the_last_connection_has_gone_the_sender_is_told(logged_in: LogIn) -> None:
+def test_message_to_a_user_without_connections_is_refused(logged_in: LogIn) -> None:
     alice, bo = logged_in("alice-session"), logged_in("bo-session")
     bo.close()
     alice.send(2, "are you there?", id="q")
@@ -65,7 +65,7 @@ def test_when_the_last_connection_has_gone_the_sender_is_told(logged_in: LogIn) 
     }
 
 
-def test_the_log_can_be_read_when_the_relay_has_stopped(logged_in: LogIn, relay: RelayProcess) -> None:
+def test_log_is_readable_after_the_relay_has_stopped(logged_in: LogIn, relay: RelayProcess) -> None:
     alice, bo = logged_in("alice-session"), logged_in("bo-session")
     for number in range(5):
         alice.send(2, f"message {number}", id=number, time_stamp=number)
@@ -78,7 +78,7 @@ def test_the_log_can_be_read_when_the_relay_has_stopped(logged_in: LogIn, relay:
     assert [row["messageID"] for row in rows] == [1, 2, 3, 4, 5]
 
 
-def test_who_is_not_logged_in_gets_nothing_at_all(relay: RelayProcess, site: Site) -> None:
+def test_visitor_without_a_login_receives_nothing(relay: RelayProcess, site: Site) -> None:
     with relay.client() as visitor, relay.client() as bo:
         bo.log_in("bo-session")
         visitor.send(2, "let me in")

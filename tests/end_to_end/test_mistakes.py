@@ -53,7 +53,7 @@ PRINTING = {
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", PRINTING)
-def test_a_reader_that_has_seen_enough_is_no_mistake(tmp_path: Path, command: str, unbuffered: str) -> None:
+def test_closed_pipe_of_a_reader_is_not_an_error(tmp_path: Path, command: str, unbuffered: str) -> None:
     fill(tmp_path / "log", 10).close()
     read, write = os.pipe()
     os.close(read)
@@ -73,7 +73,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(tmp_path: Path, command: st
 
 
 @pytest.mark.parametrize("command", [command for command in PRINTING if "demo" not in command])
-def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path: Path, command: str) -> None:
+def test_full_disk_behind_standard_output_is_reported_in_one_sentence(tmp_path: Path, command: str) -> None:
     fill(tmp_path / "log", 10).close()
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
@@ -89,7 +89,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path: Path, comm
     assert (ended.returncode, ended.stderr) == (1, said)
 
 
-def test_a_standard_output_that_is_closed_is_one_sentence_and_a_backup_is_made(tmp_path: Path) -> None:
+def test_closed_standard_output_is_reported_in_one_sentence_and_the_backup_is_made(tmp_path: Path) -> None:
     fill(tmp_path / "log", 10).close()
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
@@ -112,7 +112,7 @@ def test_a_standard_output_that_is_closed_is_one_sentence_and_a_backup_is_made(t
 # Files beside a message log ----------------------------------------------------------
 
 
-def test_reading_a_message_log_of_a_relay_that_stopped_leaves_no_files(tmp_path: Path) -> None:
+def test_reading_the_log_of_a_stopped_relay_leaves_no_files(tmp_path: Path) -> None:
     fill(tmp_path / "log", 10).close()
     before = (tmp_path / "log").read_bytes()
     for command in ("chatrelay messages", "chatrelay backup"):
@@ -122,7 +122,7 @@ def test_reading_a_message_log_of_a_relay_that_stopped_leaves_no_files(tmp_path:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_interrupted_while_it_prints_leaves_no_files(tmp_path: Path, sign: signal.Signals) -> None:
+def test_command_interrupted_while_it_prints_leaves_no_files(tmp_path: Path, sign: signal.Signals) -> None:
     fill(tmp_path / "log", 5000).close()
     started = subprocess.Popen(
         PRINTING["chatrelay messages"],
@@ -155,7 +155,7 @@ os._exit(0)
 """
 
 
-def test_what_a_relay_wrote_while_a_command_read_is_left_to_the_next_relay(tmp_path: Path) -> None:
+def test_write_ahead_log_of_a_relay_that_wrote_meanwhile_stays(tmp_path: Path) -> None:
     fill(tmp_path / "log", 5000).close()
     started = subprocess.Popen(
         PRINTING["chatrelay messages"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
@@ -172,7 +172,7 @@ def test_what_a_relay_wrote_while_a_command_read_is_left_to_the_next_relay(tmp_p
 
 
 @pytest.mark.parametrize("kind", ["a text", "another database"])
-def test_a_file_that_is_no_message_log_stays_alone(tmp_path: Path, kind: str) -> None:
+def test_file_that_is_not_a_message_log_is_left_alone(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "app.py"
     if kind == "a text":
         file.write_text("print(1)\n" * 100)
@@ -204,7 +204,7 @@ def ended(folder: Path, *options: str, twistd: tuple[str, ...] = ()) -> str:
     return said.partition("chatrelay: ")[2]
 
 
-def test_a_file_that_may_not_be_read_is_blamed_and_not_its_folder(tmp_path: Path) -> None:
+def test_unreadable_file_is_named_and_not_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     fill(folder / "log", 1).close()
@@ -226,7 +226,7 @@ def test_a_file_that_may_not_be_read_is_blamed_and_not_its_folder(tmp_path: Path
     assert re.match(rf"chatrelay: theirs/log cannot be opened: {may_not.format('log')}\. Run this", read.stderr)
 
 
-def test_a_first_start_in_a_folder_that_may_not_be_written_says_pidfile(tmp_path: Path) -> None:
+def test_first_start_in_an_unwritable_folder_suggests_pidfile(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         said = ended(tmp_path, "--message-log", "memory:", twistd=("--pidfile=twistd.pid",))
@@ -251,12 +251,12 @@ def test_a_first_start_in_a_folder_that_may_not_be_written_says_pidfile(tmp_path
         ("--logfile=no/x", r"--logfile: \S+/no/x cannot be opened: there is no folder \S+/no: give --logfile=FILE"),
     ],
 )
-def test_a_place_that_twistd_cannot_use_is_one_sentence(tmp_path: Path, twistd: str, says: str) -> None:
+def test_path_that_twistd_cannot_use_is_reported_in_one_sentence(tmp_path: Path, twistd: str, says: str) -> None:
     (tmp_path / "text").write_text("Dear diary")
     assert re.match(says, ended(tmp_path, "--message-log", "memory:", twistd=(twistd,)))
 
 
-def test_a_destination_that_may_not_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_unwritable_destination_is_reported_in_one_sentence(tmp_path: Path) -> None:
     fill(tmp_path / "log", 1).close()
     theirs = tmp_path / "theirs"
     theirs.mkdir(mode=0)

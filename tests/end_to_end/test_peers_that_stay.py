@@ -164,7 +164,7 @@ def peers() -> Iterator[Callable[..., Peer]]:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
-def test_who_is_closed_has_as_long_to_leave_as_was_said(
+def test_closed_client_may_stay_for_closing_timeout(
     start_relay: Callable[..., RelayProcess], peers: Callable[..., Peer], seconds: float
 ) -> None:
     relay = start_relay("--message-log", "none", "--closing-timeout", f"{seconds:g}")
@@ -176,7 +176,7 @@ def test_who_is_closed_has_as_long_to_leave_as_was_said(
     assert time.monotonic() - began >= seconds  # and no longer than PATIENCE, even with 0
 
 
-def test_who_stays_holds_no_descriptor_longer_than_5_s(
+def test_client_that_stays_holds_no_descriptor_longer_than_5_s(
     start_relay: Callable[..., RelayProcess], authorities: Authorities, peers: Callable[..., Peer]
 ) -> None:
     # So much may be unread that nobody is cut for that.

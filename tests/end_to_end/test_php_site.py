@@ -134,7 +134,7 @@ def converse(alice: Client, bo: Client) -> None:
     assert bo.hear()["response"] == {"id": "b", "value": True}
 
 
-def test_users_of_a_php_site_message_each_other_by_sessid(php: PhpSite, start: StartRelay) -> None:
+def test_users_of_a_php_site_exchange_messages_by_sessid(php: PhpSite, start: StartRelay) -> None:
     relay = start(php)
     with relay.client() as alice, relay.client() as bo:
         assert alice.log_in(Browser(php).log_in("alice")) == ADMITTED
@@ -142,7 +142,7 @@ def test_users_of_a_php_site_message_each_other_by_sessid(php: PhpSite, start: S
         converse(alice, bo)
 
 
-def test_users_of_a_php_site_message_each_other_by_their_session_cookies(php: PhpSite, start: StartRelay) -> None:
+def test_users_of_a_php_site_exchange_messages_by_cookie(php: PhpSite, start: StartRelay) -> None:
     relay = start(php, "--session-cookie", "PHPSESSID", "--origin", php.origin)
     alices, bos = Browser(php).log_in("alice"), Browser(php).log_in("bo")
     with with_cookie(relay, php, alices) as alice, with_cookie(relay, php, bos) as bo:
@@ -153,7 +153,7 @@ def test_users_of_a_php_site_message_each_other_by_their_session_cookies(php: Ph
         assert stranger.log_in(None) == DENIED
 
 
-def test_a_cookie_that_php_encoded_logs_in(start_php: StartSite, start: StartRelay) -> None:
+def test_cookie_encoded_by_php_logs_in(start_php: StartSite, start: StartRelay) -> None:
     php = start_php("session.sid_bits_per_character=6", "session.sid_length=250")
     cookies = (Browser(php).log_in("alice") for _ in range(10))
     cookie = next(cookie for cookie in cookies if "%2C" in cookie)  # one id of this length in 50 has no comma
@@ -184,9 +184,7 @@ UNUSABLE = [
 ]
 
 
-def test_a_sessid_that_php_does_not_know_is_plainly_refused_and_leaves_nothing_behind(
-    php: PhpSite, start: StartRelay
-) -> None:
+def test_sessid_unknown_to_php_is_denied_and_leaves_no_session_file(php: PhpSite, start: StartRelay) -> None:
     known = Browser(php).log_in("bo")
     before = php.session_files()
     relay = start(php)
@@ -196,7 +194,7 @@ def test_a_sessid_that_php_does_not_know_is_plainly_refused_and_leaves_nothing_b
     assert php.session_files() == before
 
 
-def test_who_logged_out_at_the_site_or_never_logged_in_is_refused(php: PhpSite, start: StartRelay) -> None:
+def test_user_who_logged_out_or_never_logged_in_is_denied(php: PhpSite, start: StartRelay) -> None:
     relay = start(php)
     alice, visitor = Browser(php), Browser(php)
     sessid = alice.log_in("alice")
@@ -226,7 +224,7 @@ def ends_chats(start_php: StartSite, start: StartRelay, tmp_path: Path) -> tuple
     return php, relay
 
 
-def test_a_logout_ends_the_chat_at_once(start_php: StartSite, start: StartRelay, tmp_path: Path) -> None:
+def test_logout_ends_the_chat_at_once(start_php: StartSite, start: StartRelay, tmp_path: Path) -> None:
     php, relay = ends_chats(start_php, start, tmp_path)
     browser = Browser(php)
     with (
@@ -240,7 +238,7 @@ def test_a_logout_ends_the_chat_at_once(start_php: StartSite, start: StartRelay,
         assert bo.hear()["response"]["reason"] == "receiving-user-not-connected"
 
 
-def test_a_login_as_somebody_else_ends_the_chat_of_the_user_before(
+def test_login_as_another_user_ends_the_chat_of_the_first(
     start_php: StartSite, start: StartRelay, tmp_path: Path
 ) -> None:
     php, relay = ends_chats(start_php, start, tmp_path)
@@ -254,7 +252,7 @@ def test_a_login_as_somebody_else_ends_the_chat_of_the_user_before(
 
 
 @pytest.mark.parametrize("token", ["f" * 32, None])
-def test_a_logout_succeeds_where_the_chat_cannot_be_ended_and_the_log_says_so(
+def test_logout_succeeds_and_is_logged_where_the_chat_cannot_be_ended(
     start_php: StartSite, start: StartRelay, tmp_path: Path, token: str | None
 ) -> None:
     php, _ = ends_chats(start_php, start, tmp_path)
@@ -271,7 +269,7 @@ def test_a_logout_succeeds_where_the_chat_cannot_be_ended_and_the_log_says_so(
         time.sleep(0.01)
 
 
-def test_several_logins_in_a_row_although_php_closes_every_connection(php: PhpSite, start: StartRelay) -> None:
+def test_logins_in_a_row_succeed_although_php_closes_each_connection(php: PhpSite, start: StartRelay) -> None:
     relay = start(php)
     sessids = [Browser(php).log_in(name) for name in ("alice", "bo")]
     for sessid in sessids * 5:
@@ -281,7 +279,9 @@ def test_several_logins_in_a_row_although_php_closes_every_connection(php: PhpSi
     assert not [line for line in relay.output if "could not be asked" in line]
 
 
-def test_with_a_secret_only_who_knows_it_is_answered(start_php: StartSite, start: StartRelay, tmp_path: Path) -> None:
+def test_session_page_with_a_secret_answers_only_those_who_know_it(
+    start_php: StartSite, start: StartRelay, tmp_path: Path
+) -> None:
     php = start_php(CHATRELAY_SECRET="correct-horse")
     sessid = Browser(php).log_in("alice")
     (tmp_path / "right").write_text("correct-horse\n")
@@ -295,14 +295,14 @@ def test_with_a_secret_only_who_knows_it_is_answered(start_php: StartSite, start
         relay.said("could not be asked: it answered with status 400")
 
 
-def test_a_relay_that_asks_in_another_format_is_told(php: PhpSite, start: StartRelay) -> None:
+def test_request_in_another_format_is_answered_with_an_explanation(php: PhpSite, start: StartRelay) -> None:
     relay = start(php, "--auth-format", "json")
     with relay.client() as client:
         assert client.log_in(Browser(php).log_in("alice")) == {**DENIED, "reason": "webserver-unavailable"}
     relay.said("could not be asked: it answered with status 400")
 
 
-def test_the_session_endpoint_answers_nothing_but_its_json(php: PhpSite) -> None:
+def test_session_endpoint_answers_nothing_but_its_json(php: PhpSite) -> None:
     sessid = Browser(php).log_in("alice")
     for sent, expected in (
         (sessid, {"loggedin": True, "uID": 1}),
@@ -321,7 +321,7 @@ def test_the_session_endpoint_answers_nothing_but_its_json(php: PhpSite) -> None
         assert php.ask(unusable, Cookie=f"PHPSESSID={sessid}")[0] == 400
 
 
-def test_sessions_in_nested_folders_are_found(start_php: StartSite, tmp_path: Path) -> None:
+def test_php_sessions_in_nested_folders_are_found(start_php: StartSite, tmp_path: Path) -> None:
     php = start_php(f'session.save_path="2;{tmp_path / "php-sessions"}"')
     for first in "0123456789abcdefghijklmnopqrstuv":
         for second in "0123456789abcdefghijklmnopqrstuv":
@@ -334,7 +334,7 @@ def test_sessions_in_nested_folders_are_found(start_php: StartSite, tmp_path: Pa
     assert php.session_files() == before
 
 
-def test_a_login_needs_the_forms_token_and_the_right_password_and_gets_a_new_id(php: PhpSite) -> None:
+def test_login_needs_the_form_token_and_the_password_and_gets_a_new_id(php: PhpSite) -> None:
     browser = Browser(php)
     assert "No user of that name" in browser.submit("login.php", name="alice", password="bo")
     assert "No user of that name" in browser.submit("login.php", name="nobody", password="")
@@ -349,7 +349,7 @@ def test_a_login_needs_the_forms_token_and_the_right_password_and_gets_a_new_id(
 
 
 @pytest.mark.parametrize("counts", [False, True])
-def test_a_recheck_counts_as_activity_only_where_session_php_says_so(
+def test_recheck_counts_as_activity_only_where_session_php_says_so(
     start_php: StartSite, tmp_path: Path, counts: bool
 ) -> None:
     """What docs/webserver.rst says of PHP: files that are not touched for 24 minutes are collected."""
@@ -374,7 +374,7 @@ def test_a_recheck_counts_as_activity_only_where_session_php_says_so(
 
 
 @pytest.mark.parametrize("closes_early", [False, True])
-def test_a_page_holds_up_the_login_only_while_it_has_the_session_open(
+def test_page_delays_the_login_only_while_it_has_the_session_open(
     start_php: StartSite, start: StartRelay, tmp_path: Path, closes_early: bool
 ) -> None:
     """What the example's README says of PHP's lock, and of the way round it."""

@@ -62,12 +62,12 @@ class Scene:
         return trial
 
 
-def test_what_is_well_passes() -> None:
+def test_kept_promise_passes() -> None:
     trial = Scene().check()
     assert str(trial) == "5 sent, 4 acknowledged, 1 refused, 0 unanswered, 0 nobody"
 
 
-def test_what_a_kill_may_do_passes() -> None:
+def test_kept_promise_passes_after_a_kill() -> None:
     scene = Scene()
     scene.settled = False
     scene.alice.remove(answer(TO_BO[2]))  # logged, and nobody was told
@@ -144,14 +144,14 @@ def unanswered(scene: Scene, sent: Request) -> None:
 
 
 @pytest.mark.parametrize(("found", "breaks"), BROKEN)
-def test_what_is_broken_is_found(found: str, breaks: Callable[[Scene], object]) -> None:
+def test_broken_promise_is_found(found: str, breaks: Callable[[Scene], object]) -> None:
     scene = Scene()
     breaks(scene)
     with pytest.raises(AssertionError, match=found):
         scene.check()
 
 
-def test_a_content_in_two_rounds_is_an_error_of_the_trial() -> None:
+def test_content_in_two_rounds_is_an_error_of_the_trial() -> None:
     trial = Scene().check()
     with pytest.raises(AssertionError, match="sent twice"):
         trial.add([Account(1, TO_BO, [])], settled=False)
@@ -165,7 +165,7 @@ def test_a_content_in_two_rounds_is_an_error_of_the_trial() -> None:
         "UPDATE message SET to_place = 2 WHERE number = 3",
     ],
 )
-def test_an_inbox_with_holes_is_found(tmp_path: Path, breaks: str) -> None:
+def test_inbox_with_holes_is_found(tmp_path: Path, breaks: str) -> None:
     path = tmp_path / "log.sqlite3"
     with closing(sqlite3.connect(path)) as log:
         log.executescript("""

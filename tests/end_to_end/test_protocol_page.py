@@ -310,7 +310,7 @@ def stage(site: Site, start_relay: Callable[..., RelayProcess], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", transcripts())
-def test_the_relay_does_what_the_page_says(name: str, stage: Stage) -> None:
+def test_relay_does_what_the_page_says(name: str, stage: Stage) -> None:
     stage.play(transcripts()[name])
 
 
@@ -323,7 +323,7 @@ def test_every_example_of_the_page_is_run() -> None:
     assert not re.search(r"::\n\n +\S", rest), "a literal block that is not a transcript"
 
 
-def test_another_frame_than_the_page_has_is_noticed() -> None:
+def test_frame_that_differs_from_the_page_is_noticed() -> None:
     for heard, expected in (
         ({"response": True}, {"response": 1}),
         ({"id": 1}, {"id": "1"}),

@@ -149,7 +149,7 @@ each_that_names = pytest.mark.parametrize("name", [pytest.param(name, marks=need
 
 
 @each_that_names
-def test_block_of_the_documentation_carries_messages(
+def test_proxy_block_of_the_documentation_carries_messages(
     start_relay: StartRelay, start_proxy: StartProxy, name: str
 ) -> None:
     relay = start_relay(*OWN_NAME, "--connections-per-address", "2")
@@ -185,7 +185,7 @@ def test_pings_keep_an_idle_connection(start_relay: StartRelay, start_proxy: Sta
 @pytest.mark.parametrize(
     ("without", "status"), [("proxy_http_version 1.1;", 505), ("proxy_set_header Upgrade $http_upgrade;", 426)]
 )
-def test_nginx_that_takes_websocket_out_passes_on_what_it_lacks(
+def test_nginx_that_strips_the_upgrade_passes_on_what_it_lacks(
     start_relay: StartRelay, start_proxy: StartProxy, without: str, status: int
 ) -> None:
     proxy = start_proxy("nginx", start_relay(*OWN_NAME), **{without: ""})
@@ -196,7 +196,7 @@ def test_nginx_that_takes_websocket_out_passes_on_what_it_lacks(
 
 
 @needs("caddy")
-def test_reload_of_caddy_is_not_told_as_an_error_of_the_client(
+def test_reload_of_caddy_is_not_logged_as_an_error_of_the_client(
     start_relay: StartRelay, start_proxy: StartProxy
 ) -> None:
     relay = start_relay(*OWN_NAME)
@@ -220,7 +220,7 @@ def test_reload_of_caddy_is_not_told_as_an_error_of_the_client(
 
 @needs("haproxy")
 @pytest.mark.parametrize("sending", ["send-proxy", "send-proxy-v2"])
-def test_haproxy_says_whom_a_connection_is_from(
+def test_haproxy_passes_the_client_address_on(
     start_proxy: StartProxy, site: Site, tmp_path: Path, sending: str
 ) -> None:
     options = ("--auth-url", site.url, "--connections-per-address", "2", "--ops-listen", "tcp:0")
@@ -241,7 +241,7 @@ def test_haproxy_says_whom_a_connection_is_from(
 
 @needs("haproxy")
 @pytest.mark.parametrize("asks", ["as documented", "by default"])
-def test_haproxy_checks_whether_the_relay_is_ready(
+def test_haproxy_checks_the_readiness_of_the_relay(
     start_proxy: StartProxy, site: Site, tmp_path: Path, asks: str
 ) -> None:
     options = ("--auth-url", site.url, "--ops-listen", "tcp:0")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_after_a_change_of_password_the_old_cookie_is_closed_with_4501_and_the_new_one_logs_in(tmp_path: Path) -> None:
+def test_changed_password_closes_the_old_cookie_with_4501_and_the_new_cookie_logs_in(tmp_path: Path) -> None:
     with Site("django-database", tmp_path) as site:
         browser, other = Browser(site), Browser(site)
         old = browser.log_in(1)
@@ -30,7 +30,7 @@ def test_after_a_change_of_password_the_old_cookie_is_closed_with_4501_and_the_n
 
 
 @pytest.mark.parametrize("setting", [{}, {"SAVE_EVERY_REQUEST": "1"}])
-def test_a_recheck_counts_as_activity_only_where_the_site_says_so(tmp_path: Path, setting: dict[str, str]) -> None:
+def test_recheck_counts_as_activity_only_where_the_site_says_so(tmp_path: Path, setting: dict[str, str]) -> None:
     def expiry() -> str:
         with closing(sqlite3.connect(tmp_path / "site.sqlite3")) as database:
             ((date,),) = database.execute("SELECT expire_date FROM django_session")

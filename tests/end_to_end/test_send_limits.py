@@ -31,7 +31,7 @@ def outcomes(client: Client, count: int, to: str | int = 1) -> list[str]:
 
 
 @BOTH_WAYS
-def test_the_30th_message_passes_and_the_31st_does_not(start_relay: StartRelay, fast_path: str) -> None:
+def test_30th_message_passes_and_31st_is_refused(start_relay: StartRelay, fast_path: str) -> None:
     relay = start_relay(*SLOW, "--fast-path", fast_path)
     with relay.client() as alice, relay.client() as bo:
         alice.log_in("alice-session")
@@ -41,7 +41,7 @@ def test_the_30th_message_passes_and_the_31st_does_not(start_relay: StartRelay, 
 
 
 @BOTH_WAYS
-def test_a_second_later_about_ten_more_pass(start_relay: StartRelay, fast_path: str) -> None:
+def test_ten_messages_pass_a_second_later(start_relay: StartRelay, fast_path: str) -> None:
     relay = start_relay("--fast-path", fast_path)
     with relay.client() as alice:
         alice.log_in("alice-session")
@@ -55,7 +55,9 @@ def test_a_second_later_about_ten_more_pass(start_relay: StartRelay, fast_path: 
 
 
 @BOTH_WAYS
-def test_who_keeps_on_is_closed_and_others_never_notice(start_relay: StartRelay, fast_path: str) -> None:
+def test_client_that_goes_on_above_the_limit_is_closed_and_others_are_not_delayed(
+    start_relay: StartRelay, fast_path: str
+) -> None:
     relay = start_relay(*SLOW, "--fast-path", fast_path)
     with relay.client() as alice, relay.client() as bo:
         alice.log_in("alice-session")
@@ -71,7 +73,7 @@ def test_who_keeps_on_is_closed_and_others_never_notice(start_relay: StartRelay,
 
 
 @BOTH_WAYS
-def test_a_new_connection_is_no_way_around_the_limits_of_a_user(start_relay: StartRelay, fast_path: str) -> None:
+def test_new_connection_of_a_user_has_the_limits_of_the_user(start_relay: StartRelay, fast_path: str) -> None:
     relay = start_relay(*SLOW, "--new-recipients-per-minute", "2", "--fast-path", fast_path)
     gone = "receiving-user-not-connected"
     # Two recipients are no longer new, a third is one too many; after that the 30 messages are used up.

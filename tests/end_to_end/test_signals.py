@@ -41,9 +41,7 @@ def names_shown(relay: RelayProcess, authorities: Authorities) -> set[str]:
         return {name for kind, name in certificate["subjectAltName"] if kind == "DNS"}  # type: ignore[misc, has-type]
 
 
-def test_sighup_reads_the_certificate_anew_and_nobody_notices(
-    start_relay: StartRelay, authorities: Authorities
-) -> None:
+def test_sighup_reloads_the_certificate_and_connections_stay(start_relay: StartRelay, authorities: Authorities) -> None:
     relay = start_relay("--message-log", "memory:", listen=authorities.renewed_endpoint("old.example"))
     with (
         Client(f"wss://127.0.0.1:{relay.port}/", ssl=authorities.trusting()) as alice,
@@ -88,7 +86,7 @@ def test_sighup_without_a_certificate_does_nothing(relay: RelayProcess) -> None:
     assert relay.stop() == -signal.SIGTERM
 
 
-def test_a_terminal_that_is_closed_ends_it_with_its_goodbyes(site: Site, tmp_path: Path) -> None:
+def test_closed_terminal_stops_the_relay_with_close_frames(site: Site, tmp_path: Path) -> None:
     terminal, inside = os.openpty()
     relay = RelayProcess(tmp_path, "--auth-url", site.url, stdin=inside)
     os.close(inside)
@@ -124,7 +122,9 @@ MOMENTS = (
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_signal_while_it_starts_ends_it_quietly(tmp_path: Path, site: Site, moment: str, sign: signal.Signals) -> None:
+def test_signal_during_the_start_ends_the_relay_quietly(
+    tmp_path: Path, site: Site, moment: str, sign: signal.Signals
+) -> None:
     relay = RelayProcess(
         tmp_path,
         *("--auth-url", site.url, "--listen", "unix:socket", "--message-log", "sqlite:messages"),
@@ -142,7 +142,7 @@ def test_signal_while_it_starts_ends_it_quietly(tmp_path: Path, site: Site, mome
 
 @pytest.mark.parametrize("moment", ["build", "privilegedStartService", "startService"])
 @pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGUSR1])
-def test_signal_while_it_starts_is_heeded_when_it_runs(
+def test_signal_during_the_start_is_handled_when_the_relay_runs(
     start_relay: StartRelay, moment: str, sign: signal.Signals
 ) -> None:
     relay = start_relay(
@@ -154,7 +154,7 @@ def test_signal_while_it_starts_is_heeded_when_it_runs(
     assert relay.stop() == -signal.SIGTERM
 
 
-def test_second_signal_while_it_starts_ends_it_at_once(tmp_path: Path, site: Site) -> None:
+def test_second_signal_during_the_start_ends_the_relay_at_once(tmp_path: Path, site: Site) -> None:
     twice = AT.format(name="privilegedStartService", signal=int(signal.SIGTERM)).replace(
         "        os.kill", "        os.kill(os.getpid(), 15); os.kill"
     )
@@ -178,14 +178,14 @@ def test_sigusr1_without_a_log_file_does_nothing(relay: RelayProcess) -> None:
 @pytest.mark.parametrize(
     "sign", [signal.SIGPIPE, signal.SIGWINCH, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGXFSZ]
 )
-def test_signals_that_end_nothing(relay: RelayProcess, sign: signal.Signals) -> None:
+def test_other_signals_do_not_end_the_relay(relay: RelayProcess, sign: signal.Signals) -> None:
     relay.process.send_signal(sign)
     with relay.client() as alice:
         assert alice.log_in("alice-session") == ADMITTED
 
 
 @pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGUSR1])
-def test_signal_while_it_stops_does_not_cut_the_goodbyes(relay: RelayProcess, sign: signal.Signals) -> None:
+def test_signal_while_the_relay_stops_does_not_cut_its_close_frames(relay: RelayProcess, sign: signal.Signals) -> None:
     with socket.create_connection(("127.0.0.1", relay.port)) as silent:
         silent.sendall(HANDSHAKE)
         assert silent.recv(1000).startswith(b"HTTP/1.1 101")
@@ -250,7 +250,7 @@ def test_relay_of_a_container_starts_again_after_a_kill(
     assert not {path.name for path in tmp_path.iterdir()} & left
 
 
-def test_leftovers_with_the_number_of_the_relay_itself_are_removed(start_relay: StartRelay, tmp_path: Path) -> None:
+def test_pid_file_and_socket_with_the_own_pid_are_removed(start_relay: StartRelay, tmp_path: Path) -> None:
     leave = """
 import os, socket
 os.symlink(str(os.getpid()), "socket.lock")
@@ -273,7 +273,7 @@ def test_pid_file_of_another_process_stays(tmp_path: Path, site: Site) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_first_process_of_a_container_heeds_signals_while_it_starts(
+def test_first_process_of_a_container_handles_signals_during_its_start(
     tmp_path: Path, site: Site, as_first: tuple[str, ...], sign: signal.Signals
 ) -> None:
     prelude = AT.format(name="build", signal=int(sign))
@@ -297,7 +297,7 @@ def test_second_signal_ends_the_first_process_of_a_container(
         assert relay.stop() == (128 + signal.SIGTERM if as_first else -signal.SIGTERM)
 
 
-def test_start_that_failed_leaves_no_socket(tmp_path: Path, site: Site) -> None:
+def test_failed_start_leaves_no_socket(tmp_path: Path, site: Site) -> None:
     options = ("--auth-url", site.url, "--message-log", "sqlite:nowhere/x", "--ops-listen", "unix:ops")
     relay = RelayProcess(tmp_path, *options, listen="unix:socket")
     assert relay.wait() == 1

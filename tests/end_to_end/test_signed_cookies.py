@@ -32,7 +32,7 @@ def delivered(sender: Client, recipient: Client, uid: int) -> bool:
     return bool(response["value"]) and recipient.hear()["message"]["content"] == "Are you there?"
 
 
-def test_a_logged_out_cookie_stays_good_and_its_connection_is_delivered_to(site: Site) -> None:
+def test_signed_cookie_stays_valid_after_logout_and_its_connection_stays(site: Site) -> None:
     browser = Browser(site)
     cookie = browser.log_in(1)
     with site.page(cookie) as alice, site.page(Browser(site).log_in(2)) as bo:
@@ -46,7 +46,7 @@ def test_a_logged_out_cookie_stays_good_and_its_connection_is_delivered_to(site:
         site.page(cookie).close()
 
 
-def test_a_logout_that_revokes_by_uid_ends_all_connections_of_the_user(site: Site) -> None:
+def test_logout_that_revokes_by_uid_ends_all_connections_of_the_user(site: Site) -> None:
     browser = Browser(site)
     cookie = browser.log_in(1)
     with (
@@ -71,7 +71,7 @@ def test_revoking_by_sessid_misses_a_cookie_that_was_signed_again(site: Site) ->
         assert alice.closed()[0] == 4505
 
 
-def test_a_site_that_notes_its_logouts_ends_that_login_alone(site: Site) -> None:
+def test_site_that_records_logouts_ends_only_that_login(site: Site) -> None:
     """With a short ``expires_in``, and without the ops endpoint."""
     browser, other = Browser(site), Browser(site)
     with (
@@ -85,7 +85,7 @@ def test_a_site_that_notes_its_logouts_ends_that_login_alone(site: Site) -> None
         assert delivered(bo, elsewhere, 1)
 
 
-def test_a_relay_that_is_not_there_keeps_nobody_from_logging_out(site: Site) -> None:
+def test_unreachable_relay_does_not_prevent_the_logout(site: Site) -> None:
     browser = Browser(site)
     browser.log_in(1)
     with site.file("ops-port", 1):

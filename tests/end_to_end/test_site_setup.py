@@ -134,7 +134,7 @@ def found_all_right(relay: RelayProcess) -> bool:
 # A page that denies everybody --------------------------------------------------------------
 
 
-def test_a_django_page_behind_csrf_protection_is_named_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
+def test_csrf_protection_of_a_django_page_is_logged_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
     port = start_site(DJANGO, MIDDLEWARE=[CSRF])
     relay = asking(f"http://127.0.0.1:{port}/session")
     line = startup_warning(relay)
@@ -149,7 +149,7 @@ def test_a_django_page_behind_csrf_protection_is_named_at_the_start(start_site: 
     assert found_all_right(exempt)
 
 
-def test_a_flask_page_behind_csrf_protection_is_named_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
+def test_csrf_protection_of_a_flask_page_is_logged_at_the_start(start_site: StartSite, asking: StartRelay) -> None:
     relay = asking(f"http://127.0.0.1:{start_site(FLASK)}/session")
     line = startup_warning(relay)
     assert "it answered with status 400: '400 Bad Request: Bad Request The CSRF token is missing.'" in line
@@ -157,7 +157,7 @@ def test_a_flask_page_behind_csrf_protection_is_named_at_the_start(start_site: S
     assert "csrf.exempt" in line
 
 
-def test_a_page_that_refuses_everybody_is_told_after_three_logins_and_ten_sessions(
+def test_page_that_denies_everybody_is_logged_after_three_logins_and_ten_sessions(
     site: Site, asking: StartRelay
 ) -> None:
     site.answer = lambda request: request.reply(403, b"<h1>Forbidden</h1>")
@@ -180,7 +180,7 @@ def test_a_page_that_refuses_everybody_is_told_after_three_logins_and_ten_sessio
     assert len([line for line in relay.output if "denied all of the first" in line]) == 2
 
 
-def test_a_lone_developer_who_reloads_is_told_at_the_third_time(site: Site, asking: StartRelay) -> None:
+def test_one_session_denied_three_times_is_logged(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--denial-memory", "0")
     for _ in range(20):
         assert log_in(relay, "s%3Asecretid.signature") == DENIED
@@ -193,7 +193,7 @@ def test_a_lone_developer_who_reloads_is_told_at_the_third_time(site: Site, aski
 
 
 @pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
-def test_json_against_a_php_form_page_is_told_after_three_logins(tmp_path: Path, asking: StartRelay) -> None:
+def test_json_to_a_php_form_page_is_logged_after_three_logins(tmp_path: Path, asking: StartRelay) -> None:
     pages = tmp_path / "pages"
     pages.mkdir()
     (pages / "session.php").write_text(
@@ -213,7 +213,7 @@ def test_json_against_a_php_form_page_is_told_after_three_logins(tmp_path: Path,
         assert found_all_right(asking(f"{site.origin}/session.php"))
 
 
-def test_one_login_that_succeeds_and_nothing_is_said(site: Site, asking: StartRelay) -> None:
+def test_successful_login_prevents_the_warning(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url)
     assert log_in(relay) == ADMITTED
     for number in range(12):
@@ -231,7 +231,7 @@ def visit(relay: RelayProcess, *cookies: str) -> object:
     return log_in(relay, None, origin="https://www.example.com", additional_headers=headers)
 
 
-def test_a_wrong_name_of_the_session_cookie_is_told_with_the_names_that_came(site: Site, asking: StartRelay) -> None:
+def test_wrong_cookie_name_is_logged_with_the_names_that_came(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--session-cookie", "PHPSESSID", "--origin", "https://www.example.com")
     for _ in range(2):
         assert visit(relay, "sessionid=alice-session", "csrftoken=s3cret", "lonely-s3cret") == DENIED
@@ -250,7 +250,7 @@ def test_a_wrong_name_of_the_session_cookie_is_told_with_the_names_that_came(sit
     assert site.asked == []
 
 
-def test_a_host_to_which_no_cookie_is_sent_is_told_with_both_names(site: Site, asking: StartRelay) -> None:
+def test_host_that_gets_no_cookie_is_logged_with_both_names(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
     for _ in range(3):
         assert visit(relay) == DENIED
@@ -261,7 +261,9 @@ def test_a_host_to_which_no_cookie_is_sent_is_told_with_both_names(site: Site, a
 
 
 @pytest.mark.parametrize("is_by_cookie", [True, False])
-def test_somebody_was_let_in_and_nothing_is_said_before_ten(site: Site, asking: StartRelay, is_by_cookie: bool) -> None:
+def test_missing_cookie_after_a_success_is_logged_at_the_tenth_time(
+    site: Site, asking: StartRelay, is_by_cookie: bool
+) -> None:
     relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
     if is_by_cookie:
         assert visit(relay, "sessionid=alice-session") == ADMITTED
@@ -276,7 +278,7 @@ def test_somebody_was_let_in_and_nothing_is_said_before_ten(site: Site, asking: 
     assert not [line for line in relay.output if "without the session cookie" in line]
 
 
-def test_a_page_under_another_name_of_the_same_machine_is_told_both_ways_out(site: Site, asking: StartRelay) -> None:
+def test_page_under_another_name_of_the_machine_is_logged_with_both_remedies(site: Site, asking: StartRelay) -> None:
     def come(relay: RelayProcess, origin: str) -> object:
         with Client(f"ws://localhost:{relay.port}/", origin=origin) as visitor:
             return visitor.log_in(None)
@@ -294,12 +296,12 @@ def test_a_page_under_another_name_of_the_same_machine_is_told_both_ways_out(sit
     assert f"{ways}{relay.port}" in relay.said("without the session cookie")
 
 
-def test_a_site_that_is_down_is_told_in_whole_sentences(asking: StartRelay) -> None:
+def test_unreachable_site_is_logged_in_whole_sentences(asking: StartRelay) -> None:
     line = startup_warning(asking(f"http://127.0.0.1:{free_port()}/session"))
     assert "Connection refused. Check that --auth-url is right" in line
 
 
-def test_a_login_by_the_cookie_without_the_option_is_told_once(site: Site, asking: StartRelay) -> None:
+def test_login_by_cookie_without_the_option_is_logged_once(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--origin", "https://www.example.com")
     for _ in range(2):
         answer = visit(relay, "sessionid=alice-session")
@@ -310,7 +312,7 @@ def test_a_login_by_the_cookie_without_the_option_is_told_once(site: Site, askin
     assert len([line for line in relay.output if "cannot be logged in" in line]) == 1
 
 
-def test_a_proxy_that_takes_the_origin_out_is_told_once(site: Site, asking: StartRelay) -> None:
+def test_proxy_that_strips_the_origin_is_logged_once(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url, "--session-cookie", "sessionid", "--origin", "https://www.example.com")
     for _ in range(2):
         answer = log_in(relay, None, additional_headers={"Cookie": "sessionid=alice-session"})
@@ -325,7 +327,7 @@ def test_a_proxy_that_takes_the_origin_out_is_told_once(site: Site, asking: Star
 # A site that wants to be asked by its name, and over https ------------------------------------
 
 
-def test_djangos_allowed_hosts_want_auth_host(start_site: StartSite, asking: StartRelay) -> None:
+def test_allowed_hosts_of_django_need_auth_host(start_site: StartSite, asking: StartRelay) -> None:
     port = start_site(DJANGO, MIDDLEWARE=[COMMON], ALLOWED_HOSTS=[NAME])
     url = f"http://127.0.0.1:{port}/session"
     line = startup_warning(asking(url))
@@ -343,7 +345,7 @@ def test_djangos_allowed_hosts_want_auth_host(start_site: StartSite, asking: Sta
         ({"MIDDLEWARE": [CSRF], "exempt": False}, [], "the site's CSRF protection"),
     ],
 )
-def test_djangos_pages_for_developers_are_read_from_their_beginning(
+def test_debug_page_of_django_is_quoted_from_its_beginning(
     start_site: StartSite, asking: StartRelay, settings: dict[str, object], options: list[str], remedy: str
 ) -> None:
     # Below, they have all settings of the site, CSRF_COOKIE_NAME and others among them.
@@ -353,7 +355,7 @@ def test_djangos_pages_for_developers_are_read_from_their_beginning(
     assert ("CSRF protection" in line) is ("CSRF protection" in remedy)
 
 
-def test_django_that_forces_https_wants_auth_header(start_site: StartSite, asking: StartRelay) -> None:
+def test_https_redirect_of_django_needs_auth_header(start_site: StartSite, asking: StartRelay) -> None:
     port = start_site(
         DJANGO,
         MIDDLEWARE=[SECURITY, COMMON],
@@ -374,7 +376,7 @@ def test_django_that_forces_https_wants_auth_header(start_site: StartSite, askin
 
 @needs_nginx
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_nginx_with_several_sites_wants_auth_host(site: Site, tmp_path: Path, asking: StartRelay, scheme: str) -> None:
+def test_nginx_with_several_sites_needs_auth_host(site: Site, tmp_path: Path, asking: StartRelay, scheme: str) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     for name in (NAME, "other.example.com"):

@@ -14,7 +14,7 @@ from tests.support.v1 import ADMITTED
 SESSIONS = 34
 
 
-def test_a_site_that_is_too_slow_for_rechecks_is_told_of_and_so_is_the_end_of_it(tmp_path: Path, site: Site) -> None:
+def test_site_too_slow_for_rechecks_is_logged_and_so_is_its_recovery(tmp_path: Path, site: Site) -> None:
     for number in range(SESSIONS):
         site.users[f"session-{number}"] = number
     options = ("--auth-url", site.url, "--message-log", "memory:", "--ops-listen", "tcp:0")

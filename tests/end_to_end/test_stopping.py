@@ -68,7 +68,7 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
     assert {content for content, was_delivered in logged if was_delivered} >= {f"message {number}" for number in heard}
 
 
-def test_a_second_signal_ends_it_at_once(relay: RelayProcess) -> None:
+def test_second_signal_ends_the_relay_at_once(relay: RelayProcess) -> None:
     # A client that never answers the close frame keeps the relay waiting.
     with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
         deaf.sendall(HANDSHAKE)
@@ -84,7 +84,7 @@ def test_a_second_signal_ends_it_at_once(relay: RelayProcess) -> None:
     assert not [line for line in relay.output if "Traceback" in line or "Unhandled" in line]
 
 
-def test_a_client_that_does_not_answer_is_cut(relay: RelayProcess) -> None:
+def test_client_that_does_not_answer_the_close_is_aborted(relay: RelayProcess) -> None:
     with socket.create_connection(("127.0.0.1", relay.port)):
         relay.said("listens on")
         began = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_client_that_does_not_answer_is_cut(relay: RelayProcess) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_a_site_that_stops_with_the_relay_is_not_complained_of(
+def test_site_that_stops_with_the_relay_is_not_logged_as_failing(
     start_relay: Callable[..., RelayProcess], site: Site
 ) -> None:
     stopped = threading.Event()

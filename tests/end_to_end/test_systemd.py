@@ -72,7 +72,7 @@ def halted(relay: RelayProcess) -> Iterator[None]:
         relay.process.send_signal(signal.SIGCONT)
 
 
-def test_systemd_is_told(start_relay: StartRelay, systemd: Systemd) -> None:
+def test_systemd_is_notified_of_start_and_stop(start_relay: StartRelay, systemd: Systemd) -> None:
     relay = start_relay(NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="100000")
     assert systemd.hears() == READY
     socket.create_connection(("127.0.0.1", relay.port)).close()
@@ -89,7 +89,7 @@ def test_systemd_is_told(start_relay: StartRelay, systemd: Systemd) -> None:
     assert "could not be notified" not in "\n".join(relay.output)
 
 
-def test_a_reactor_that_hangs_gives_no_sign_of_life(start_relay: StartRelay, tmp_path: Path) -> None:
+def test_hanging_reactor_sends_no_watchdog_message(start_relay: StartRelay, tmp_path: Path) -> None:
     authorities = Authorities(tmp_path / "authorities")
     systemd = Systemd(str(tmp_path / "notify"))
     relay = start_relay(listen=authorities.renewed_endpoint(), NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="100000")
@@ -109,7 +109,7 @@ def test_a_reactor_that_hangs_gives_no_sign_of_life(start_relay: StartRelay, tmp
     systemd.close()
 
 
-def test_another_process_s_watchdog_is_not_ours(start_relay: StartRelay, tmp_path: Path) -> None:
+def test_watchdog_of_another_process_is_ignored(start_relay: StartRelay, tmp_path: Path) -> None:
     systemd = Systemd(str(tmp_path / "notify"))
     start_relay(NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="100000", WATCHDOG_PID="1")
     assert systemd.hears() == READY

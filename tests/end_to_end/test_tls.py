@@ -107,7 +107,7 @@ def test_messages_pass_over_tls(pair: tuple[Client, Client]) -> None:
     assert alice.hear() == {"type": "send-request-response", "response": {"id": "21", "value": True}}
 
 
-def test_a_client_that_does_not_trust_the_relay_leaves_and_the_relay_is_well(
+def test_client_that_does_not_trust_the_certificate_leaves_the_relay_unharmed(
     tls_relay: TLSRelay, other_authorities: Authorities
 ) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer certificate"):
@@ -149,7 +149,7 @@ def test_many_messages_pass_over_tls_in_order(pair: tuple[Client, Client]) -> No
             assert answers == [{"id": batch * 50 + number, "value": True} for number in range(50)]
 
 
-def test_who_does_not_read_over_tls_is_closed_and_counts_as_gone(tls_relay: TLSRelay) -> None:
+def test_client_that_does_not_read_over_tls_is_closed_and_counts_as_gone(tls_relay: TLSRelay) -> None:
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.connect(("127.0.0.1", tls_relay.port))
@@ -179,7 +179,7 @@ def test_sigterm_closes_with_4000_over_tls(tls_relay: TLSRelay, pair: tuple[Clie
     assert "Traceback" not in "\n".join(tls_relay.process.output)
 
 
-def test_who_was_refused_over_tls_and_stays_is_cut_off(start_tls_relay: Callable[..., TLSRelay]) -> None:
+def test_refused_client_over_tls_that_stays_is_aborted(start_tls_relay: Callable[..., TLSRelay]) -> None:
     relay = start_tls_relay("--origin", "https://example.com")
     with pytest.raises(InvalidStatus):
         relay.client(origin="https://elsewhere.example")
@@ -200,7 +200,7 @@ def test_who_was_refused_over_tls_and_stays_is_cut_off(start_tls_relay: Callable
     assert time.monotonic() - begun < 5
 
 
-def test_a_tls_handshake_has_its_time_too(start_tls_relay: Callable[..., TLSRelay]) -> None:
+def test_unfinished_tls_handshake_is_aborted_after_handshake_timeout(start_tls_relay: Callable[..., TLSRelay]) -> None:
     relay = start_tls_relay("--handshake-timeout", "1")
     with socket.create_connection(("127.0.0.1", relay.port)) as silent, relay.client() as alice:
         silent.settimeout(PATIENCE)
@@ -214,7 +214,7 @@ def test_a_tls_handshake_has_its_time_too(start_tls_relay: Callable[..., TLSRela
 # The relay that verifies the site -----------------------------------------------------
 
 
-def test_over_tls_nothing_but_tls_is_on_the_wire(tls_relay: TLSRelay) -> None:
+def test_wire_carries_only_tls_records_over_tls(tls_relay: TLSRelay) -> None:
     # The direct write to a plain TCP socket must never be used here: it
     # would go out beside the TLS records, in plain text.
     with (
@@ -323,7 +323,7 @@ def told(relay: RelayProcess) -> list[str]:
     return [line.partition("could not be asked: ")[2] for line in relay.output if "could not be asked" in line]
 
 
-def test_a_site_is_verified_against_the_authorities_in_the_ca_file(
+def test_site_is_verified_against_the_ca_file(
     authorities: Authorities, start_site: Callable[..., TLSSite], asking: StartRelay
 ) -> None:
     site = start_site(authorities.issue("127.0.0.1", "localhost"))
@@ -333,7 +333,7 @@ def test_a_site_is_verified_against_the_authorities_in_the_ca_file(
         assert told(relay) == []
 
 
-def test_without_a_ca_file_the_systems_authorities_decide(
+def test_site_is_verified_against_the_authorities_of_the_system_without_a_ca_file(
     authorities: Authorities, start_site: Callable[..., TLSSite], asking: StartRelay
 ) -> None:
     site = start_site(authorities.issue("127.0.0.1"))
@@ -346,7 +346,7 @@ def test_without_a_ca_file_the_systems_authorities_decide(
     assert log_in(trusting_system) == ADMITTED
 
 
-def test_a_site_of_other_authorities_is_not_asked(
+def test_site_of_unknown_authorities_is_not_asked(
     authorities: Authorities,
     other_authorities: Authorities,
     start_site: Callable[..., TLSSite],
@@ -360,7 +360,7 @@ def test_a_site_of_other_authorities_is_not_asked(
     assert site.asked == []
 
 
-def test_a_site_with_a_certificate_of_another_name_is_not_asked(
+def test_site_with_a_certificate_of_another_name_is_not_asked(
     authorities: Authorities, start_site: Callable[..., TLSSite], asking: StartRelay
 ) -> None:
     site = start_site(authorities.issue("elsewhere.example", "127.0.0.2"))
@@ -372,7 +372,7 @@ def test_a_site_with_a_certificate_of_another_name_is_not_asked(
     assert site.asked == []
 
 
-def test_a_site_that_does_not_send_its_chain_is_not_asked(
+def test_site_that_does_not_send_its_chain_is_not_asked(
     authorities: Authorities, start_site: Callable[..., TLSSite], asking: StartRelay
 ) -> None:
     site = start_site(authorities.issue("127.0.0.1"), with_chain=False)
@@ -382,7 +382,7 @@ def test_a_site_that_does_not_send_its_chain_is_not_asked(
     assert "certificate verify failed" in line
 
 
-def test_a_site_that_speaks_no_tls_is_not_asked(site: Site, asking: StartRelay) -> None:
+def test_site_without_tls_is_not_asked(site: Site, asking: StartRelay) -> None:
     relay = asking(site.url.replace("http:", "https:"))
     assert log_in(relay) == UNAVAILABLE
     (line,) = told(relay)

@@ -33,7 +33,7 @@ StartRelay = Callable[..., RelayProcess]
 # Help --------------------------------------------------------------------------
 
 
-def test_help_lists_every_option_there_is() -> None:
+def test_help_lists_every_option() -> None:
     relay = RelayProcess(Path("/"), "--help", listen=None)
     assert relay.wait() == 0
     listed = [found[1] for line in relay.output if (found := re.match(r"  --([a-z-]+)", line))]
@@ -53,7 +53,7 @@ def test_help_is_readable_in_a_terminal_of_80_columns() -> None:
     assert "documentation" in " ".join(relay.output[-3:])
 
 
-def test_version_is_told() -> None:
+def test_version_is_printed() -> None:
     relay = RelayProcess(Path("/"), "--version", listen=None)
     assert relay.wait() == 0
     assert re.fullmatch(r"chatrelay \d+\.\d+\S*", relay.output[-1])
@@ -201,7 +201,7 @@ def refusal_of(relay: RelayProcess) -> str:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_cannot_work_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
+def test_unusable_options_are_reported_in_one_sentence(tmp_path: Path, name: str) -> None:
     case = REFUSALS[name]
     for file, text in case.files.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -213,7 +213,7 @@ def test_what_cannot_work_is_said_in_one_sentence(tmp_path: Path, name: str) -> 
     assert re.search(case.says, refusal_of(relay))
 
 
-def test_a_message_log_that_may_not_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_message_log_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o500)
     # The superuser may write anywhere, until it gives that up.
@@ -225,7 +225,7 @@ def test_a_message_log_that_may_not_be_written_is_said(tmp_path: Path) -> None:
     )
 
 
-def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         relay = RelayProcess(tmp_path, "--auth-url", URL, listen=endpoint)
@@ -235,7 +235,7 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         )
 
 
-def test_a_start_that_failed_leaves_no_pid_file(tmp_path: Path) -> None:
+def test_failed_start_leaves_no_pid_file(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         for listen, log in ((endpoint, "memory:"), ("tcp:0:interface=127.0.0.1", "sqlite:nowhere/x")):
@@ -245,7 +245,7 @@ def test_a_start_that_failed_leaves_no_pid_file(tmp_path: Path) -> None:
             assert not (tmp_path / "its.pid").exists()
 
 
-def test_a_start_in_the_background_that_failed_ends_and_says_so(tmp_path: Path) -> None:
+def test_failed_start_in_the_background_ends_and_says_so(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         options = ("--auth-url", URL, "--listen", f"tcp:{port}:interface=127.0.0.1", "--message-log", "memory:")
@@ -280,7 +280,7 @@ def test_a_start_in_the_background_that_failed_ends_and_says_so(tmp_path: Path) 
         ("PRAGMA user_version = 99", r"made by a newer chatrelay \(schema 99, .*: upgrade chatrelay, or name another"),
     ],
 )
-def test_a_file_of_another_program_or_another_time_is_left_as_it_is(
+def test_file_of_another_program_or_version_is_left_as_it_is(
     tmp_path: Path, site: Site, start_relay: StartRelay, statements: str, says: str
 ) -> None:
     file = tmp_path / "chatrelay.sqlite3"
@@ -294,7 +294,7 @@ def test_a_file_of_another_program_or_another_time_is_left_as_it_is(
     assert file.read_bytes() == before
 
 
-def test_a_second_relay_on_the_same_message_log_is_refused_and_the_first_one_goes_on(
+def test_second_relay_on_the_same_message_log_is_refused_and_the_first_goes_on(
     tmp_path: Path, site: Site, relay: RelayProcess
 ) -> None:
     second = RelayProcess(tmp_path, "--auth-url", site.url)
@@ -309,7 +309,7 @@ def test_a_second_relay_on_the_same_message_log_is_refused_and_the_first_one_goe
 # Where options come from -------------------------------------------------------------
 
 
-def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path, site: Site) -> None:
+def test_command_line_precedes_environment_and_environment_precedes_file(tmp_path: Path, site: Site) -> None:
     (tmp_path / "c.toml").write_text(
         f"auth_url = '{site.url}'\n"
         "message_log = 'none'\n"
@@ -356,7 +356,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_p
 
 
 @pytest.mark.parametrize(("message_log", "warned"), [("memory:", False), ("none", True)])
-def test_without_a_message_log_on_the_disk_messages_pass_and_nothing_is_written(
+def test_relay_without_a_log_on_disk_carries_messages_and_writes_nothing(
     start_relay: StartRelay, message_log: str, warned: bool
 ) -> None:
     relay = start_relay("--message-log", message_log)
@@ -375,7 +375,7 @@ def test_without_a_message_log_on_the_disk_messages_pass_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("options", [(), ("--origin", "https://example.com")])
-def test_that_any_origin_may_connect_is_said_where_it_is_so(start_relay: StartRelay, options: tuple[str, ...]) -> None:
+def test_missing_origin_option_is_logged(start_relay: StartRelay, options: tuple[str, ...]) -> None:
     relay = start_relay(*options)
     relay.client().close()  # by then it has said all that it says at its start
     relay.stop()
@@ -383,7 +383,7 @@ def test_that_any_origin_may_connect_is_said_where_it_is_so(start_relay: StartRe
     assert len(said) == (0 if options else 1)
 
 
-def test_a_refused_origin_is_named_once_with_how_to_admit_it(start_relay: StartRelay) -> None:
+def test_refused_origin_is_logged_once_with_how_to_admit_it(start_relay: StartRelay) -> None:
     relay = start_relay("--origin", "https://example.com")
     for origin in ("https://example.com:444", "http://example.com", "http://example.com", "null"):
         with pytest.raises(InvalidStatus) as refusal:
@@ -399,7 +399,7 @@ def test_a_refused_origin_is_named_once_with_how_to_admit_it(start_relay: StartR
 
 
 @pytest.mark.parametrize(("level", "is_told"), [(None, False), ("debug", True)])
-def test_a_health_check_has_a_line_only_where_it_was_asked_for(
+def test_health_check_is_logged_only_where_the_option_says_so(
     start_relay: StartRelay, level: str | None, is_told: bool
 ) -> None:
     relay = start_relay(*(() if level is None else ("--log-level", level)))
@@ -411,9 +411,7 @@ def test_a_health_check_has_a_line_only_where_it_was_asked_for(
     assert any("chatrelay has stopped" in line for line in relay.output)
 
 
-def test_a_site_that_cannot_be_asked_is_told_at_the_start_and_the_relay_starts_all_the_same(
-    tmp_path: Path, site: Site
-) -> None:
+def test_unreachable_site_is_logged_at_the_start_and_the_relay_starts(tmp_path: Path, site: Site) -> None:
     with RelayProcess(tmp_path, "--auth-url", URL, "--breaker-failures", "1", "--ops-listen", "tcp:0") as relay:
         relay.said(
             r"the startup check of the session page at http://127\.0\.0\.1:1/session found that nobody can log in"
@@ -431,7 +429,7 @@ def test_a_site_that_cannot_be_asked_is_told_at_the_start_and_the_relay_starts_a
         assert len([line for line in relay.output if "could not be asked" in line]) == 1
 
 
-def test_the_first_look_asks_about_no_session_there_is(tmp_path: Path, site: Site) -> None:
+def test_startup_check_asks_about_a_made_up_session(tmp_path: Path, site: Site) -> None:
     site.counts_first_look = True
     with RelayProcess(tmp_path, "--auth-url", site.url) as relay:
         until = time.monotonic() + PATIENCE
@@ -464,7 +462,7 @@ def test_listen_may_be_given_twice(start_relay: StartRelay) -> None:
             socket.create_connection(("127.0.0.1", port))
 
 
-def test_a_unix_socket_works_and_is_gone_when_the_relay_is(start_relay: StartRelay) -> None:
+def test_unix_socket_works_and_is_removed_when_the_relay_stops(start_relay: StartRelay) -> None:
     relay = start_relay(listen="unix:socket:mode=600")
     path = relay.folder / "socket"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -495,7 +493,7 @@ HEARS_SIGINT = (
 )
 
 
-def test_ctrl_c_closes_with_4000_and_ends_cleanly(start_relay: StartRelay) -> None:
+def test_ctrl_c_closes_with_4000_and_ends_without_an_error(start_relay: StartRelay) -> None:
     relay = start_relay(under=HEARS_SIGINT)
     with relay.client() as alice:
         assert alice.log_in("alice-session") == ADMITTED

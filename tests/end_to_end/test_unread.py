@@ -29,7 +29,7 @@ ONE = 14_000
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("unread_size", [1024 * 1024, 128 * 1024, 65536])
 @pytest.mark.parametrize("at_once", [1, 50])
-def test_no_more_is_acknowledged_than_unread_size_beyond_what_the_clients_kernel_has(
+def test_acknowledged_unread_bytes_stay_within_unread_size_and_the_client_kernel(
     start_relay: Callable[..., RelayProcess], tmp_path: Path, site: Site, over_tls: bool, unread_size: int, at_once: int
 ) -> None:
     authorities = Authorities(tmp_path / "authorities") if over_tls else None
@@ -56,7 +56,7 @@ def test_no_more_is_acknowledged_than_unread_size_beyond_what_the_clients_kernel
     assert unacknowledged >= unread_size // 2, "the client was closed long before its budget was spent"
 
 
-def test_a_slow_reader_has_time_to_come_to_its_ping(start_relay: Callable[..., RelayProcess]) -> None:
+def test_slow_reader_has_time_to_reach_its_ping(start_relay: Callable[..., RelayProcess]) -> None:
     relay = start_relay(
         *("--message-log", "memory:", "--ping-interval", "1", "--ping-timeout", "1", *HIGH_RATES),
     )

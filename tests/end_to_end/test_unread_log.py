@@ -141,7 +141,7 @@ def refuse(port: int, times: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [pipe, stream_socket, stopped_terminal])
-def test_unread_output_stops_nobody_and_what_was_left_out_is_counted(
+def test_unread_output_delays_nobody_and_dropped_lines_are_counted(
     start: Callable[..., UnreadRelay], kind: Callable[[], tuple[int, int]]
 ) -> None:
     relay = start(kind, "--log-format", "json")
@@ -168,7 +168,7 @@ def test_unread_output_stops_nobody_and_what_was_left_out_is_counted(
     assert any(event["text"] == "chatrelay has stopped" for event in events)
 
 
-def test_unread_output_does_not_keep_it_from_ending(start: Callable[..., UnreadRelay]) -> None:
+def test_unread_output_does_not_delay_the_end(start: Callable[..., UnreadRelay]) -> None:
     relay = start(pipe, "--log-format", "json")
     port = relay.port
     with talking(port) as exchange:
@@ -179,9 +179,7 @@ def test_unread_output_does_not_keep_it_from_ending(start: Callable[..., UnreadR
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "broken pipe"])
-def test_output_that_cannot_be_written_stops_nothing(
-    start: Callable[..., UnreadRelay], tmp_path: Path, output: str
-) -> None:
+def test_unwritable_output_delays_nothing(start: Callable[..., UnreadRelay], tmp_path: Path, output: str) -> None:
     def broken() -> tuple[int, int]:
         ours, theirs = os.pipe()
         if output == "broken pipe":
@@ -250,9 +248,7 @@ def test_log_file_in_the_background_is_rotated_by_a_signal(tmp_path: Path, site:
         time.sleep(0.02)
 
 
-def test_terminal_that_stops_what_writes_from_the_background_does_not_stop_the_relay(
-    tmp_path: Path, site: Site
-) -> None:
+def test_terminal_with_tostop_does_not_stop_a_relay_in_the_background(tmp_path: Path, site: Site) -> None:
     ours, theirs = os.openpty()
     options = ("--auth-url", site.url, "--listen", "tcp:0:interface=127.0.0.1", "--message-log", "memory:")
     relay = (sys.executable, "-c", TWISTD, "-n", "--pidfile=", "chatrelay", *options)

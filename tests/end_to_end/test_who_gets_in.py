@@ -31,7 +31,7 @@ def log_in(relay: RelayProcess, sessid: str) -> Client:
     return client
 
 
-def test_a_site_that_keeps_failing_is_left_alone_until_it_answers_again(site: Site, start_relay: StartRelay) -> None:
+def test_failing_site_is_not_asked_until_it_recovers(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay()
     with log_in(relay, "alice-session") as alice, relay.client() as bo:
         site.answer = lambda request: request.reply(500, b"")
@@ -65,7 +65,7 @@ def test_a_site_that_keeps_failing_is_left_alone_until_it_answers_again(site: Si
     assert len([line for line in relay.output if "could not be asked" in line]) == 10
 
 
-def test_a_site_that_fails_is_tried_after_as_long_as_was_said(site: Site, start_relay: StartRelay) -> None:
+def test_failing_site_is_tried_after_breaker_wait(site: Site, start_relay: StartRelay) -> None:
     site.answer = lambda request: request.reply(500, b"")
     waiting = start_relay("--breaker-failures", "1", "--breaker-wait", "600", "--breaker-longest-wait", "600")
     with waiting.client() as bo:
@@ -89,7 +89,7 @@ def test_a_site_that_fails_is_tried_after_as_long_as_was_said(site: Site, start_
             time.sleep(0.1)  # no more than messages-per-second here, too
 
 
-def test_who_logs_in_by_what_the_site_fails_over_shuts_nobody_out(site: Site, start_relay: StartRelay) -> None:
+def test_session_id_that_makes_the_site_fail_does_not_open_the_breaker(site: Site, start_relay: StartRelay) -> None:
     def answer(request: Any) -> None:
         if "odd" in site.asked[-1]:
             request.reply(500, b"<h1>Oops</h1>")
@@ -145,7 +145,7 @@ def test_sessions_end_from_outside_within_a_second(site: Site, with_ops: RelayPr
         assert secret not in output
 
 
-def test_whether_it_is_alive_and_whether_it_is_ready(with_ops: RelayProcess) -> None:
+def test_ops_endpoint_answers_healthz_and_readyz(with_ops: RelayProcess) -> None:
     relay = with_ops
     assert relay.ops("GET", "/healthz") == (200, {"status": "alive"})
     assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
@@ -164,7 +164,7 @@ def test_whether_it_is_alive_and_whether_it_is_ready(with_ops: RelayProcess) -> 
         assert relay.ops("GET", "/readyz")[0] == 200
 
 
-def test_it_is_not_ready_while_it_stops(with_ops: RelayProcess) -> None:
+def test_stopping_relay_is_not_ready(with_ops: RelayProcess) -> None:
     relay = with_ops
     assert relay.ops("GET", "/readyz")[0] == 200
     # A client that never answers the close frame keeps the relay waiting for a while.
@@ -182,7 +182,7 @@ def test_it_is_not_ready_while_it_stops(with_ops: RelayProcess) -> None:
 # Asking again ---------------------------------------------------------------------------
 
 
-def test_a_session_that_ends_at_the_site_ends_here(site: Site, start_relay: StartRelay) -> None:
+def test_session_that_ends_at_the_site_ends_at_the_relay(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--recheck-interval", "1", "--recheck-spread", "0")
     began = time.monotonic()
     with log_in(relay, "alice-session") as alice, log_in(relay, "bo-session") as bo:
@@ -199,9 +199,7 @@ def test_a_session_that_ends_at_the_site_ends_here(site: Site, start_relay: Star
     assert "-session" not in "\n".join(relay.output)
 
 
-def test_while_the_site_cannot_be_asked_people_stay_for_the_grace_and_no_longer(
-    site: Site, start_relay: StartRelay
-) -> None:
+def test_users_stay_for_recheck_grace_while_the_site_is_unreachable(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--recheck-interval", "1", "--recheck-grace", "4")
     with log_in(relay, "alice-session") as alice:
         site.answer = lambda request: request.reply(500, b"")
@@ -210,7 +208,7 @@ def test_while_the_site_cannot_be_asked_people_stay_for_the_grace_and_no_longer(
         assert alice.closed(5) == (4501, [])
 
 
-def test_the_site_may_say_when_it_wants_to_be_asked_again(site: Site, start_relay: StartRelay) -> None:
+def test_recheck_follows_expires_in_of_the_site(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay()
     site.answer = lambda request: request.reply(200, {"loggedin": True, "uID": 1, "expires_in": 1})
     with log_in(relay, "alice-session") as alice:
@@ -224,9 +222,7 @@ def test_the_site_may_say_when_it_wants_to_be_asked_again(site: Site, start_rela
 # Tickets --------------------------------------------------------------------------------
 
 
-def test_a_ticket_gets_one_connection_in_and_its_session_is_asked_about_again(
-    site: Site, start_relay: StartRelay
-) -> None:
+def test_ticket_logs_in_once_and_its_session_is_rechecked(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--auth-tickets", "yes", "--recheck-interval", "1")
     handles = {"alice-handle": 1}
 
@@ -251,7 +247,7 @@ def test_a_ticket_gets_one_connection_in_and_its_session_is_asked_about_again(
     assert not [line for line in relay.output if "alice-" in line or "Traceback" in line]
 
 
-def test_of_two_who_bring_a_ticket_at_once_one_gets_in(site: Site, start_relay: StartRelay) -> None:
+def test_ticket_brought_twice_at_once_logs_in_once(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay("--auth-tickets", "yes")
     both_wait = threading.Event()
 

@@ -28,7 +28,7 @@ def meter() -> Meter:
 
 
 @pytest.mark.parametrize("candidate", KNOWN, ids=str)
-def test_what_is_known_costs_no_more_than_so_much(meter: Meter, candidate: Candidate) -> None:
+def test_known_expensive_bytes_cost_no_more_than_the_limit(meter: Meter, candidate: Candidate) -> None:
     assert meter.ratio(candidate) < MOST
 
 
@@ -37,7 +37,7 @@ def fillings() -> list[tuple[tuple[bytes, bytes, bytes], bytes]]:
     return [(wrapper, piece) for wrapper in WRAPPERS for piece in PIECES]
 
 
-def test_what_cannot_be_used_costs_little_more_than_what_can(meter: Meter, full: bool) -> None:
+def test_unusable_message_costs_little_more_than_a_usable_one(meter: Meter, full: bool) -> None:
     """A visitor's message, answered by nothing, or a user's beyond the limit: the messages whose reason is looked for."""
     unusable = [TEMPLATES[7], TEMPLATES[8], TEMPLATES[9], TEMPLATES[6]]
     chosen = fillings() if full else Random(7).sample(fillings(), 30)
@@ -66,14 +66,14 @@ def by_python(payload: bytes, error: Exception) -> wire.Header:
     return wire.Header(wire.Kind(value["type"]), value["id"])
 
 
-def test_a_costly_diagnosis_is_found(meter: Meter) -> None:
+def test_expensive_diagnosis_is_found(meter: Meter) -> None:
     numbers = Candidate(VISITOR, TEMPLATES[7], WRAPPERS[2], b"1")
     with patch.object(wire, "_header_despite", by_python):
         assert decoding(meter, numbers, attrs.evolve(numbers, template=TEMPLATES[0])) > 2 * UNUSABLE
     assert decoding(meter, numbers, attrs.evolve(numbers, template=TEMPLATES[0])) < UNUSABLE
 
 
-def test_the_search_finds_what_costs_more(meter: Meter) -> None:
+def test_search_finds_more_expensive_bytes(meter: Meter) -> None:
     found, tried = search(meter, 3, Random(1))
     assert tried > len(KNOWN)
     assert [cost for cost, _ in found] == sorted((cost for cost, _ in found), reverse=True)

@@ -34,7 +34,7 @@ def run(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))
-def test_nothing_is_found(name: str, tmp_path: Path, full: bool) -> None:
+def test_fuzzing_finds_nothing(name: str, tmp_path: Path, full: bool) -> None:
     limits = [f"-max_total_time={FULL_SECONDS}"]
     if not full:
         limits = [f"-atheris_runs={RUNS[name]}", f"-max_total_time={SECONDS}"]
@@ -52,7 +52,7 @@ def test_nothing_is_found(name: str, tmp_path: Path, full: bool) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))
-def test_what_is_planted_is_found_and_can_be_repeated(name: str, tmp_path: Path) -> None:
+def test_planted_error_is_found_and_is_repeatable(name: str, tmp_path: Path) -> None:
     # By chance it may take a second or twenty; with this seed it takes few.
     ran = run(name, tmp_path, "--planted", "-max_total_time=60", "-seed=2")
     assert ran.returncode != 0 and "AssertionError" in ran.stdout + ran.stderr, ran.stderr[-2000:]

@@ -176,11 +176,11 @@ FULL = settings(QUICK, max_examples=2000)
 """For `make trials`: minutes."""
 
 
-def test_with_the_fast_path(full: bool) -> None:
+def test_state_machine_holds_with_the_fast_path(full: bool) -> None:
     run_state_machine_as_test(WithFastPath, settings=FULL if full else QUICK)  # type: ignore[no-untyped-call]
 
 
-def test_without_the_fast_path(full: bool) -> None:
+def test_state_machine_holds_without_the_fast_path(full: bool) -> None:
     run_state_machine_as_test(WithoutFastPath, settings=FULL if full else QUICK)  # type: ignore[no-untyped-call]
 
 
@@ -194,7 +194,7 @@ def test_without_the_fast_path(full: bool) -> None:
         "visitors are told who is there",
     ],
 )
-def test_a_promise_that_is_broken_is_found(what: str) -> None:
+def test_broken_promise_is_found_by_the_state_machine(what: str) -> None:
     found = settings(
         QUICK,
         max_examples=100,

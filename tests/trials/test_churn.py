@@ -354,7 +354,7 @@ MOST_A_CONNECTION = 1000
 """Bytes that each connection may add, in the short form; 100 to 300 are seen while a process grows at first."""
 
 
-def test_an_hour_of_churn(tmp_path: Path, evidence: Evidence, full: bool) -> None:
+def test_hour_of_churn_leaves_no_memory_and_no_descriptors(tmp_path: Path, evidence: Evidence, full: bool) -> None:
     """The full form takes an hour, or as many minutes as CHATRELAY_CHURN_MINUTES says.
 
     Both forms have ``--login-timeout 3``, so that who says nothing does not stay for long, ``--recheck-interval 2``,

@@ -39,7 +39,7 @@ def answered(client: Client, user: str = "sender") -> bool:
             return bool(frame["response"]["value"])
 
 
-def test_the_clock_is_set(
+def test_set_clock_changes_no_deadline(
     start_relay: Callable[..., RelayProcess], site: Site, full: bool, tmp_path: Path, evidence: Evidence
 ) -> None:
     """By an hour, three times (in full, six): nobody is closed, and every limit is what it was."""

@@ -191,7 +191,7 @@ def flooded(start_relay: Callable[..., RelayProcess]) -> RelayProcess:
     return start_relay()
 
 
-def test_users_and_visitors_with_the_most_expensive_bytes(
+def test_most_expensive_bytes_leave_the_relay_responsive(
     flooded: RelayProcess, site: Site, tmp_path: Path, evidence: Evidence, full: bool
 ) -> None:
     """A hundred of each at their limits."""
@@ -201,11 +201,15 @@ def test_users_and_visitors_with_the_most_expensive_bytes(
     compare(flooded, tmp_path, evidence, floods, full)
 
 
-def test_unusable_messages_of_visitors(flooded: RelayProcess, tmp_path: Path, evidence: Evidence, full: bool) -> None:
+def test_unusable_messages_of_visitors_leave_the_relay_responsive(
+    flooded: RelayProcess, tmp_path: Path, evidence: Evidence, full: bool
+) -> None:
     """60 visitors, each with messages of 65 KB that are answered by nothing."""
     compare(flooded, tmp_path, evidence, [Flood(UNUSABLE, 60)], full)
 
 
-def test_messages_in_empty_fragments(flooded: RelayProcess, tmp_path: Path, evidence: Evidence, full: bool) -> None:
+def test_messages_in_empty_fragments_leave_the_relay_responsive(
+    flooded: RelayProcess, tmp_path: Path, evidence: Evidence, full: bool
+) -> None:
     """95 visitors, each with messages in 64 frames, nearly all of them empty."""
     compare(flooded, tmp_path, evidence, [Flood(EMPTY_FRAGMENTS, 95)], full)

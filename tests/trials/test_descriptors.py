@@ -74,7 +74,7 @@ def members(site: Site) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["tcp", "tls", "unix"])
-def test_descriptors_used_up_by_connections(
+def test_used_up_descriptors_leave_the_relay_working(
     endpoint: str,
     start_relay: Callable[..., RelayProcess],
     members: None,
@@ -119,7 +119,7 @@ def test_descriptors_used_up_by_connections(
     assert "Traceback" not in "\n".join(relay.output)
 
 
-def test_connections_leave_descriptors_to_the_rest(
+def test_connections_leave_descriptors_in_reserve(
     start_relay: Callable[..., RelayProcess], members: None, evidence: Evidence
 ) -> None:
     """Connections are limited as they are by default: there are always descriptors for the log and the webserver."""

@@ -26,45 +26,49 @@ def stage(site: Site, tmp_path: Path) -> Stage:
     return Stage(tmp_path, site)
 
 
-def test_sigkill_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_sigkill_under_load_loses_no_acknowledged_message(stage: Stage, evidence: Evidence, full: bool) -> None:
     """C1, C7, C8 and C9 hold over 100 kills; in the short form over 6."""
     durability.killed_under_load(stage, evidence, rounds=100 if full else 6)
 
 
-def test_sigkill_under_load_behind_a_link(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_sigkill_under_load_behind_a_link_loses_no_acknowledged_message(
+    stage: Stage, evidence: Evidence, full: bool
+) -> None:
     """The same with a message log that is a symbolic link: 30 kills; in the short form 3."""
     durability.killed_under_load_behind_a_link(stage, evidence, rounds=30 if full else 3)
 
 
-def test_a_log_is_rotated_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_log_rotated_under_load_loses_no_acknowledged_message(stage: Stage, evidence: Evidence, full: bool) -> None:
     """C1 and C8 hold over all files together, where the log is moved away 90 times; in the short form 6 times."""
     durability.rotated_under_load(stage, evidence, rounds=30 if full else 2)
 
 
-def test_a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_removed_write_ahead_log_loses_no_later_message(stage: Stage, evidence: Evidence, full: bool) -> None:
     """30 are deleted; in the short form 2."""
     durability.a_write_ahead_log_is_removed_under_load(stage, evidence, rounds=30 if full else 2)
 
 
 @strace
-def test_errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
+def test_file_system_errors_refuse_messages_and_the_log_recovers(stage: Stage, evidence: Evidence) -> None:
     """In one form."""
     durability.errors_of_the_file_system(stage, evidence)
 
 
-def test_a_start_with_a_long_write_ahead_log(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_start_with_a_long_write_ahead_log_takes_little_memory(stage: Stage, evidence: Evidence, full: bool) -> None:
     """1.5 GB; in the short form 250 MB."""
     durability.a_start_with_a_long_write_ahead_log(stage, evidence, 1_500_000_000 if full else 250_000_000)
 
 
 @strace
-def test_a_sync_precedes_every_answer_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_sync_precedes_every_answer_under_load(stage: Stage, evidence: Evidence, full: bool) -> None:
     """20,000 answers; in the short form 2,000."""
     durability.a_sync_precedes_every_answer(stage, evidence, answers=20_000 if full else 2_000)
 
 
 @strace
-def test_writes_that_were_not_synced_are_lost(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_power_cut_that_loses_unsynced_writes_loses_no_acknowledged_message(
+    stage: Stage, evidence: Evidence, full: bool
+) -> None:
     """1,000 power cuts, after 20 of which a relay goes on; in the short form 60, and 2."""
     cuts, recoveries = (1000, 20) if full else (60, 2)
     durability.unsynced_writes_are_lost(stage, evidence, cuts, recoveries)
@@ -72,7 +76,7 @@ def test_writes_that_were_not_synced_are_lost(stage: Stage, evidence: Evidence, 
 
 @strace
 @pytest.mark.parametrize("failing", ["14", "14..15"])
-def test_failed_syncs_and_writes_that_were_not_synced_are_lost(
+def test_power_cut_after_failed_syncs_loses_no_acknowledged_message(
     stage: Stage, evidence: Evidence, full: bool, failing: str
 ) -> None:
     """The same where one sync or two failed before: 100 power cuts; in the short form 20."""
@@ -81,30 +85,30 @@ def test_failed_syncs_and_writes_that_were_not_synced_are_lost(
 
 
 @strace
-def test_one_sync_fails_under_load(stage: Stage, evidence: Evidence) -> None:
+def test_failed_sync_under_load_refuses_its_batch(stage: Stage, evidence: Evidence) -> None:
     """In one form."""
     durability.one_sync_fails_under_load(stage, evidence)
 
 
 @strace
-def test_a_slow_disk_at_saturation(stage: Stage, evidence: Evidence) -> None:
+def test_slow_disk_at_saturation_refuses_with_busy(stage: Stage, evidence: Evidence) -> None:
     """In one form."""
     durability.a_slow_disk_at_saturation(stage, evidence)
 
 
 @strace
-def test_syncs_fail_again_and_again(stage: Stage, evidence: Evidence, full: bool) -> None:
+def test_repeatedly_failing_syncs_acknowledge_nothing(stage: Stage, evidence: Evidence, full: bool) -> None:
     """200 messages; in the short form 40."""
     durability.syncs_fail_again_and_again(stage, evidence, messages=200 if full else 40)
 
 
-def test_a_full_disk(stage: Stage, evidence: Evidence, small_disk: Path) -> None:
+def test_full_disk_refuses_messages_and_the_log_recovers(stage: Stage, evidence: Evidence, small_disk: Path) -> None:
     """In one form."""
     durability.a_full_disk(stage, evidence, small_disk)
 
 
 @strace
-def test_a_disk_that_turned_read_only(stage: Stage, evidence: Evidence) -> None:
+def test_read_only_disk_refuses_messages_and_the_log_recovers(stage: Stage, evidence: Evidence) -> None:
     """In one form."""
     durability.a_disk_that_turned_read_only(stage, evidence)
 

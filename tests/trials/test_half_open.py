@@ -168,6 +168,8 @@ def links_taken_down(half: Half, evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize("gone", [stopped_clients, links_taken_down])
-def test_half_open_connections(half: Half, evidence: Evidence, gone: Callable[[Half, Evidence], None]) -> None:
+def test_half_open_connections_are_closed(
+    half: Half, evidence: Evidence, gone: Callable[[Half, Evidence], None]
+) -> None:
     """Each is a trial of its own: where no network may be made, only that with links is skipped."""
     gone(half, evidence)

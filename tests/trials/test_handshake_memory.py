@@ -76,7 +76,9 @@ def kib(started: Started, before: bytes, whole: bytes) -> float:
 
 
 @pytest.mark.parametrize("where", ["plain", "compressed", "behind haproxy", "in a website"])
-def test_what_is_kept_of_a_handshake(where: str, site: Site, tmp_path: Path, full: bool, evidence: Evidence) -> None:
+def test_open_connection_keeps_little_of_its_handshake(
+    where: str, site: Site, tmp_path: Path, full: bool, evidence: Evidence
+) -> None:
     """In its short form four kinds of handshake, in full all of them."""
 
     @contextmanager

@@ -67,7 +67,7 @@ class Held:
 
 
 @pytest.mark.parametrize("reactor", [None, "chatrelay-epoll"])
-def test_what_came_while_the_relay_was_held_up_is_in_time(
+def test_input_that_came_while_the_relay_was_held_up_is_in_time(
     start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence, reactor: str | None
 ) -> None:
     """For 6 s, with shorter times; in full for 25 s with the defaults."""

@@ -47,7 +47,7 @@ LARGEST_FRAME = 65_000
 """Bytes: what of a bomb fits into one frame, to become 64 MiB."""
 
 
-def test_silent_connections(siege: Begin, full: bool, evidence: Evidence) -> None:
+def test_silent_connections_are_closed_and_logins_stay_fast(siege: Begin, full: bool, evidence: Evidence) -> None:
     """5,000 that say nothing (1,000 in the short form), 500 a second, 100 of an address, are cut after 5 s."""
     number = 5000 if full else 1000
     with siege(number * 0.03) as attack:
@@ -61,7 +61,7 @@ def test_silent_connections(siege: Begin, full: bool, evidence: Evidence) -> Non
         evidence.figure(f"all cut {time.monotonic() - begun:.1f} s after the first came")
 
 
-def test_one_header_byte_a_second(siege: Begin, full: bool, evidence: Evidence) -> None:
+def test_slow_headers_are_closed_and_logins_stay_fast(siege: Begin, full: bool, evidence: Evidence) -> None:
     """1,000 handshakes (200 in the short form) that take for ever are cut after 5 s."""
     number = 1000 if full else 200
     sent = 0
@@ -80,7 +80,7 @@ def test_one_header_byte_a_second(siege: Begin, full: bool, evidence: Evidence) 
     evidence.figure(f"cut after {took:.1f} s")
 
 
-def test_a_header_of_20_mb(siege: Begin, evidence: Evidence) -> None:
+def test_header_of_20_mb_is_refused_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
     """A handshake that goes on for 20 MB is answered 431 at 16 KiB; what is sent beyond is in the kernel's buffers."""
     attackers, sent, most_sent = 0, 0, 0
     data = HANDSHAKE[:-2] + b"X-Long: " + b"x" * HEADER
@@ -102,7 +102,7 @@ def test_a_header_of_20_mb(siege: Begin, evidence: Evidence) -> None:
     evidence.figure(f"at most {most_sent / 1024:.0f} KiB of one")
 
 
-def test_a_million_empty_fragments(siege: Begin, evidence: Evidence) -> None:
+def test_million_empty_fragments_close_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
     """A message of a million empty fragments is cut after 64, with 1002.
 
     A ping after the 64th is answered, and one after the 65th is not: so many were taken.
@@ -127,7 +127,7 @@ def test_a_million_empty_fragments(siege: Begin, evidence: Evidence) -> None:
     evidence.figure(f"64 were taken, and at most {most_sent:,} of a million sent")
 
 
-def test_100_000_unread_pings(siege: Begin, evidence: Evidence) -> None:
+def test_100_000_unread_pings_close_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
     """A client that sends 100,000 pings and reads no pong is cut after 20, with 1002, and as many as the time brings."""
     ping = frame(b"x" * 125, PING)
     flood = ping * PINGS
@@ -158,7 +158,7 @@ def deflated_zeros(mebibytes: int) -> bytes:
     return b"".join(compressor.compress(bytes(MEBIBYTE)) for _ in range(mebibytes)) + compressor.flush()
 
 
-def test_deflate_bombs(siege: Begin, evidence: Evidence) -> None:
+def test_deflate_bombs_are_refused_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
     """100 MiB of zeros, compressed, in one frame as far as it fits and in 60, again and again, are closed with 1009."""
     zeros = deflated_zeros(100)
     bombs = (

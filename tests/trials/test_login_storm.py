@@ -20,7 +20,7 @@ pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize("advised", [True, False], ids=["as advised", "with the defaults"])
-def test_everybody_comes_back_at_once_and_as_themselves(
+def test_returning_clients_log_in_as_themselves(
     storm: StartStorm, evidence: Evidence, full: bool, advised: bool
 ) -> None:
     """The short form has 1,000 clients, the full one 10,000; the message log is an SQLite file, as by default.
@@ -49,7 +49,7 @@ def test_everybody_comes_back_at_once_and_as_themselves(
     assert max(clients.back_after) < WITHIN
 
 
-def test_who_is_refused_or_too_late_comes_again(storm: StartStorm) -> None:
+def test_refused_or_late_clients_succeed_at_a_later_try(storm: StartStorm) -> None:
     # 4 at once of 0.05 s each are 80 in the second that a connection has for its login.
     late = ("--webserver-checks", "4", "--login-timeout", "1")
     clients, _ = storm(list(range(160)), *late)
@@ -59,7 +59,7 @@ def test_who_is_refused_or_too_late_comes_again(storm: StartStorm) -> None:
     assert clients.setbacks["closed with 4001"]
 
 
-def test_the_tabs_of_a_user_are_one_question(storm: StartStorm) -> None:
+def test_tabs_of_a_user_are_one_request(storm: StartStorm) -> None:
     # A tab that comes after the answer asks anew: it must not come before they do, on a slow machine, too. And without
     # logins-per-minute, for which those of one address would wait for each other.
     tabs = [number % 20 for number in range(200)]
@@ -72,12 +72,12 @@ def test_the_tabs_of_a_user_are_one_question(storm: StartStorm) -> None:
     assert webserver.asked.total() < 100
 
 
-def test_a_hundred_people_of_one_address_log_in_at_once_with_the_defaults(storm: StartStorm) -> None:
+def test_hundred_users_of_one_address_log_in_at_once_with_the_defaults(storm: StartStorm) -> None:
     clients, _ = storm(list(range(100)))
     assert (len(clients.back_after), clients.wrong, clients.setbacks) == (100, [], Counter())
 
 
-def test_more_people_of_one_address_come_again_and_get_in_with_the_defaults(storm: StartStorm) -> None:
+def test_more_users_of_one_address_succeed_at_a_later_try_with_the_defaults(storm: StartStorm) -> None:
     clients, _ = storm(list(range(250)), office=250)
     assert (len(clients.back_after), clients.wrong) == (250, [])
     assert clients.setbacks  # the 101st, for one

@@ -13,7 +13,7 @@ FULL = 20_000
 SHORT = 1000
 
 
-def test_simulated_time(evidence: Evidence, full: bool) -> None:
+def test_simulated_time_follows_the_model(evidence: Evidence, full: bool) -> None:
     """Clients, a site and a log do in each scenario what they like, for minutes or hours; all that comes is checked.
 
     Each day has seeds of its own. The short form has 1,000 of the 20,000 scenarios. One that fails names its seed and how

@@ -39,7 +39,9 @@ def closed(relay: RelayProcess) -> int:
     )
 
 
-def test_slow_readers(start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence) -> None:
+def test_slow_readers_are_closed_and_memory_is_bounded(
+    start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence
+) -> None:
     """1,000 of them, 100 in the short form, are sent messages until each is closed; two others have their answers meanwhile."""
     count = 1000 if full else 100
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

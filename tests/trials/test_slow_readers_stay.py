@@ -54,7 +54,7 @@ def keep_behind(pairs: dict[str, tuple[Reader, Sender]], seconds: float) -> None
 
 
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
-def test_slow_readers_stay(
+def test_slow_readers_that_keep_their_pace_stay(
     start_relay: Callable[..., RelayProcess], site: Site, tmp_path: Path, full: bool, evidence: Evidence, over_tls: bool
 ) -> None:
     """Readers of 7, 40 and 100 KiB/s with receive buffers of three sizes are kept behind for 180 s, 30 in the short form."""
@@ -134,7 +134,9 @@ def connection_from(name: str, port: int, host: str) -> socket.socket:
         return thread.submit(connect).result()
 
 
-def test_slow_links(start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence) -> None:
+def test_slow_links_that_keep_their_pace_stay(
+    start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence
+) -> None:
     """Clients behind links of 7, 40 and 100 KiB/s that read what comes are kept behind for 180 s, 30 in the short form."""
     seconds = 180 if full else 30
     relay = start_relay("--message-log", "memory:", *HIGH_RATES, listen="tcp:0")

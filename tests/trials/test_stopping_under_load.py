@@ -58,7 +58,7 @@ def unanswered(account: Account) -> list[str]:
 
 
 @pytest.mark.parametrize("fast_path", ["yes", "no"])
-def test_sigterm_under_load(
+def test_sigterm_under_load_closes_all_with_4000_and_keeps_what_it_acknowledged(
     start_relay: Callable[..., RelayProcess], site: Site, evidence: Evidence, full: bool, fast_path: str
 ) -> None:
     """Everybody is told 4000, each at another time, and everything that was acknowledged is in the log.

@@ -55,7 +55,7 @@ class Trials:
 
     def a_second_relay(self) -> None:
         (self.stage.folder / "disk").mkdir()
-        self.module("end_to_end/test_log_files").test_a_second_relay_is_refused_although_the_lock_was_removed(
+        self.module("end_to_end/test_log_files").test_second_relay_is_refused_after_the_lock_file_was_removed(
             self._start, self.stage.site, self.stage.folder, self.stage.folder / "disk"
         )
 
@@ -90,17 +90,15 @@ class Trials:
         )
 
     def bursts(self) -> None:
-        self.module("end_to_end/test_send_limits").test_the_30th_message_passes_and_the_31st_does_not(
-            self._start, "yes"
-        )
+        self.module("end_to_end/test_send_limits").test_30th_message_passes_and_31st_is_refused(self._start, "yes")
 
     def new_recipients(self) -> None:
-        self.module("end_to_end/test_send_limits").test_a_new_connection_is_no_way_around_the_limits_of_a_user(
+        self.module("end_to_end/test_send_limits").test_new_connection_of_a_user_has_the_limits_of_the_user(
             self._start, "yes"
         )
 
     def slow_readers(self) -> None:
-        self.module("end_to_end/test_fast_path").test_a_client_that_does_not_read_is_cut_and_the_sender_told(
+        self.module("end_to_end/test_fast_path").test_client_that_does_not_read_is_closed_and_the_sender_is_refused(
             self._start, "yes"
         )
 
@@ -112,37 +110,49 @@ class Trials:
             self.module("end_to_end/test_tls").test_large_messages_pass_over_tls_up_to_the_limit((alice, bo))
 
     def login_storm(self) -> None:
-        self.module("trials/test_login_storm").test_the_tabs_of_a_user_are_one_question(
+        self.module("trials/test_login_storm").test_tabs_of_a_user_are_one_request(
             self._request.getfixturevalue("storm")
         )
 
     def deflate_bombs(self) -> None:
-        self.module("trials/test_hostile_clients").test_deflate_bombs(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_deflate_bombs_are_refused_and_logins_stay_fast(
+            self._siege, self.evidence
+        )
 
     def silent_connections(self) -> None:
-        self.module("trials/test_hostile_clients").test_silent_connections(self._siege, False, self.evidence)
+        self.module("trials/test_hostile_clients").test_silent_connections_are_closed_and_logins_stay_fast(
+            self._siege, False, self.evidence
+        )
 
     def a_header_of_20_mb(self) -> None:
-        self.module("trials/test_hostile_clients").test_a_header_of_20_mb(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_header_of_20_mb_is_refused_and_logins_stay_fast(
+            self._siege, self.evidence
+        )
 
     def a_million_empty_fragments(self) -> None:
-        self.module("trials/test_hostile_clients").test_a_million_empty_fragments(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_million_empty_fragments_close_and_logins_stay_fast(
+            self._siege, self.evidence
+        )
 
     def unusable_messages(self) -> None:
-        self.module("trials/test_costly_bytes").test_unusable_messages_of_visitors(
+        self.module("trials/test_costly_bytes").test_unusable_messages_of_visitors_leave_the_relay_responsive(
             self._start(), self.stage.folder, self.evidence, False
         )
 
     def messages_in_empty_fragments(self) -> None:
-        self.module("trials/test_costly_bytes").test_messages_in_empty_fragments(
+        self.module("trials/test_costly_bytes").test_messages_in_empty_fragments_leave_the_relay_responsive(
             self._start(), self.stage.folder, self.evidence, False
         )
 
     def unread_pings(self) -> None:
-        self.module("trials/test_hostile_clients").test_100_000_unread_pings(self._siege, self.evidence)
+        self.module("trials/test_hostile_clients").test_100_000_unread_pings_close_and_logins_stay_fast(
+            self._siege, self.evidence
+        )
 
     def who_does_not_read(self) -> None:
-        self.module("trials/test_slow_readers").test_slow_readers(self._start, self.stage.site, False, self.evidence)
+        self.module("trials/test_slow_readers").test_slow_readers_are_closed_and_memory_is_bounded(
+            self._start, self.stage.site, False, self.evidence
+        )
 
     def half_open_connections(self) -> None:
         relay = self._start("--ping-interval", "1", "--ping-timeout", "1", listen="tcp:0")
@@ -152,19 +162,21 @@ class Trials:
 
     def the_clock_is_set(self) -> None:
         try:
-            self.module("trials/test_clock").test_the_clock_is_set(
+            self.module("trials/test_clock").test_set_clock_changes_no_deadline(
                 self._start, self.stage.site, False, self.stage.folder, evidence=self.evidence
             )
         except ConnectionClosed as end:
             raise AssertionError(f"somebody was closed: {end}") from end
 
     def few_descriptors(self) -> None:
-        self.module("trials/test_descriptors").test_connections_leave_descriptors_to_the_rest(
+        self.module("trials/test_descriptors").test_connections_leave_descriptors_in_reserve(
             self._start, None, self.evidence
         )
 
     def sigterm_under_load(self) -> None:
-        self.module("trials/test_stopping_under_load").test_sigterm_under_load(
+        self.module(
+            "trials/test_stopping_under_load"
+        ).test_sigterm_under_load_closes_all_with_4000_and_keeps_what_it_acknowledged(
             self._start, self.stage.site, self.evidence, False, "yes"
         )
 
@@ -182,20 +194,22 @@ class Trials:
         asyncio.run(self.module("trials/test_webserver").outages(self.stage.folder, self.evidence, outage))
 
     def churn(self) -> None:
-        self.module("trials/test_churn").test_an_hour_of_churn(self.stage.folder, self.evidence, False)
+        self.module("trials/test_churn").test_hour_of_churn_leaves_no_memory_and_no_descriptors(
+            self.stage.folder, self.evidence, False
+        )
 
     def many_denials(self) -> None:
-        self.module("end_to_end/test_denied_logins").test_an_address_has_20_denials_and_others_do_not_notice(
+        self.module("end_to_end/test_denied_logins").test_address_with_20_denials_is_not_asked_about_and_others_are(
             self.stage.site, self._start
         )
 
     def one_denial(self) -> None:
-        self.module("end_to_end/test_denied_logins").test_a_denial_is_remembered_for_five_seconds(
+        self.module("end_to_end/test_denied_logins").test_denial_is_remembered_for_five_seconds(
             self.stage.site, self._start
         )
 
     def a_ticket_brought_twice(self) -> None:
-        self.module("end_to_end/test_who_gets_in").test_of_two_who_bring_a_ticket_at_once_one_gets_in(
+        self.module("end_to_end/test_who_gets_in").test_ticket_brought_twice_at_once_logs_in_once(
             self.stage.site, self._start
         )
 
@@ -284,7 +298,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: apt-get install strace")
-def test_a_broken_build_is_caught(
+def test_broken_build_is_caught(
     monkeypatch: pytest.MonkeyPatch,
     site: Site,
     tmp_path: Path,
@@ -316,11 +330,11 @@ def test_a_broken_build_is_caught(
     evidence.figure(f"the trial {trial.__name__} says: {str(caught.value).splitlines()[0][:100]}")
 
 
-def test_every_broken_build_is_caught_by_a_trial() -> None:
+def test_every_broken_build_has_a_trial() -> None:
     assert {name for name, _, _ in CAUGHT + CAUGHT_IN_FULL} | {"a short WAL"} == BUILDS.keys()
 
 
-def test_a_build_that_replaces_what_is_not_there_does_not_run() -> None:
+def test_build_that_replaces_a_missing_name_does_not_run() -> None:
     from tests.trials.broken import replace as replace_it
 
     with pytest.raises(KeyError):

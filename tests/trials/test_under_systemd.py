@@ -198,7 +198,7 @@ def check_where_it_may_write(process: int, first: str) -> None:
         assert touched(process, f"{folder}/{name}") != "", folder
 
 
-def test_under_systemd(systemd: Systemd, evidence: Evidence) -> None:
+def test_unit_under_systemd_runs_within_its_sandbox(systemd: Systemd, evidence: Evidence) -> None:
     """The unit starts, is reloaded and stops; and a relay that hangs is ended and started anew."""
     process, port = systemd.active(starts=1)
     status = Path(f"/proc/{process}/status").read_text()

@@ -70,7 +70,7 @@ SHORT = Outage(200, 5, HASTY, 0.5, 2)
 FULL = Outage(1000, 60, ("--recheck-interval", "10"))
 
 
-def test_a_webserver_that_goes_away_ends_nobody(tmp_path: Path, evidence: Evidence, full: bool) -> None:
+def test_site_that_goes_away_closes_nobody(tmp_path: Path, evidence: Evidence, full: bool) -> None:
     """The site goes away twice, in the two ways that there are, and returns when that is worst: as a probe has failed.
 
     The full form has the defaults, but for ``--recheck-interval 10``: within a minute everybody is asked about again
@@ -200,7 +200,7 @@ LEAVERS = 1000
 
 
 @pytest.mark.parametrize("addresses", [1, 50])
-def test_who_asks_and_leaves(tmp_path: Path, evidence: Evidence, addresses: int) -> None:
+def test_clients_that_ask_and_leave_cost_few_requests(tmp_path: Path, evidence: Evidence, addresses: int) -> None:
     asyncio.run(leavers(tmp_path, evidence, addresses))
 
 
@@ -455,7 +455,9 @@ EACH = 4
 """How often each fault is met at one time."""
 
 
-def test_each_wrong_answer_has_one_outcome_and_costs_no_memory(tmp_path: Path, evidence: Evidence, full: bool) -> None:
+def test_each_invalid_answer_has_one_outcome_and_costs_no_memory(
+    tmp_path: Path, evidence: Evidence, full: bool
+) -> None:
     """The short form meets each fault 4 times, the full one 40 times."""
     asyncio.run(wrong_answers(tmp_path, evidence, 10 if full else 1))
 
@@ -527,7 +529,7 @@ CERTIFICATES = {
 }
 
 
-def test_a_site_with_a_wrong_certificate_hears_nothing(tmp_path: Path, evidence: Evidence) -> None:
+def test_site_with_a_wrong_certificate_receives_no_session_id(tmp_path: Path, evidence: Evidence) -> None:
     asyncio.run(wrong_certificates(tmp_path, evidence))
 
 
