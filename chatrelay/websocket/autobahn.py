@@ -17,6 +17,7 @@ from txaio.tx import make_logger
 
 from chatrelay.websocket.compression import MIN_COMPRESSED
 from chatrelay.websocket.outbox import Outbox
+from chatrelay.websocket.states import ConnectionState, Event
 from chatrelay.wire.codes import Close
 from chatrelay.wire.frames import TextValidator
 
@@ -125,20 +126,37 @@ class AutobahnProtocol(WebSocketServerProtocol):
     # debug level of a program that embeds us, and warn of each bad client.
     log = make_logger(level="error")
 
+    # Autobahn's state before it hears of a connection. Of one that is refused at once it never does.
+    state: int = WebSocketServerProtocol.STATE_CLOSED
+
     factory: ChatFactory
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
     outgoing: Outbox
+    connection_state: ConnectionState
 
     # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
-    __slots__ = ("_fast_path", "_message_size")
+    __slots__ = ("_fast_path", "_message_size", "connection_state")
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""
-        self._fast_path = self.factory.config.fast_path
-        self._message_size = self.factory.config.message_size
+        config, factory = self.factory.config, self.factory
+        self._fast_path = config.fast_path
+        self._message_size = config.message_size
         super().connectionMade()
         made = vars(self)
         del made["send_queue"], made["utf8validator"]
+        slow_readers = factory.registry.slow_readers
+        self.outgoing = Outbox(
+            self, self.transport, factory.flushes, slow_readers, config.unread_size, config.fast_path
+        )
+        if config.ping_interval and config.ping_timeout:
+            self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
+
+    def advance(self, event: Event) -> bool:
+        """Go to the state that follows from an event; return whether it is another one."""
+        before = self.connection_state
+        self.connection_state = before.after(event)
+        return self.connection_state is not before
 
     def release_handshake(self) -> None:
         """Release the handshake, which Autobahn would keep, parsed, for as long as the connection lasts."""
@@ -178,6 +196,12 @@ class AutobahnProtocol(WebSocketServerProtocol):
         self._fail_connection(*close)
 
     # Sending ---------------------------------------------------------------
+
+    def close(self, close: Close) -> None:
+        """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
+        if self.connection_state.is_open:
+            # Autobahn's sendClose takes no code below 3000 but 1000.
+            self.sendCloseFrame(code=int(close.code), reasonUtf8=close.reason.encode("utf-8"))
 
     def sendMessage(
         self,

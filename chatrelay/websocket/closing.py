@@ -1,22 +1,21 @@
-"""How a connection ended: who ended it, with which close code and why, and what of that the operator is told.
+"""How a connection closed: who closed it, with which close code and why, and what of that is logged.
 
-Pure. Every connection that is accepted ends once, and in one of four phases:
-it was turned away as it came, or in its handshake, or as a visitor's, or as a
-user's. Why is said in words of ours or of OpenSSL's, never in a stranger's.
+Pure. It must not know how a connection is closed. A reason is in words of ours or of OpenSSL's, never in a client's.
 
-People overlook what else is said among thousands of lines, so that in text
-only so many are told at once, and what anybody can cause without a login is
-told at the level debug. Programs count: in JSON each end is told, at info.
+A human overlooks everything else among thousands of lines. So in text only so many closes are logged between two
+sweeps, and what anybody can cause without a login is logged at debug. Programs count. So in JSON every close is logged,
+at info.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger, LogLevel
 
 from chatrelay.limits.admission import Full
@@ -28,15 +27,15 @@ NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
 
 CONNECTION, HANDSHAKE, VISITOR, USER = "connection", "handshake", "visitor", "user"
-"""How far a connection got: turned away as it came; its handshake, and that of TLS before it; no login; a login."""
+"""The phase in which a connection closed: refused when it was accepted; in its handshake; before a login; after one."""
 
 
 @attrs.frozen
-class End:
-    """The first thing that ended a connection; what follows from it is no further end.
+class CloseCause:
+    """The first thing that closed a connection. What follows from it is no further cause.
 
     :ivar by: ``relay``, ``client``, or ``network`` where it broke.
-    :ivar code: the close code; `NO_CODE` or `NO_CLOSE_FRAME` where there is none; of what was refused, the HTTP status.
+    :ivar code: the close code; `NO_CODE` or `NO_CLOSE_FRAME` if there is none; the HTTP status of a refused handshake.
     :ivar reason: why, in words that no client chose.
     """
 
@@ -45,96 +44,156 @@ class End:
     reason: str
 
 
-DEFECT = End("relay", NO_CLOSE_FRAME, "a defect, told before this")
-DID_NOT_LEAVE = End("relay", NO_CLOSE_FRAME, "it did not leave in time")
-NO_HANDSHAKE_IN_TIME = End("relay", NO_CLOSE_FRAME, "no handshake in time")
-NO_PROXY_HEADER = End("relay", NO_CLOSE_FRAME, "no header of the PROXY protocol came first")
-PROXY_CLOSED = End("client", 1001, "a proxy in between closed it")
-STOPPING = End("relay", NO_CLOSE_FRAME, "the relay is stopping")
-TLS_CLOSED = End("client", NO_CLOSE_FRAME, "TLS: closed without a close frame, and what waits is not read")
+DEFECT = CloseCause("relay", NO_CLOSE_FRAME, "a defect, logged before this")
+DID_NOT_CLOSE = CloseCause("relay", NO_CLOSE_FRAME, "it did not close in time")
+NO_HANDSHAKE_IN_TIME = CloseCause("relay", NO_CLOSE_FRAME, "no handshake in time")
+NO_PROXY_HEADER = CloseCause("relay", NO_CLOSE_FRAME, "no header of the PROXY protocol came first")
+PROXY_CLOSED = CloseCause("client", 1001, "a proxy in between closed it")
+STOPPING = CloseCause("relay", NO_CLOSE_FRAME, "the relay is stopping")
+TLS_CLOSED = CloseCause("client", NO_CLOSE_FRAME, "TLS: closed without a close frame, and what waits is not read")
 
 
-def is_broken_stream(end: End | None) -> bool:
-    """Whether the relay ended a connection as its bytes are no frames, or text that is not UTF-8 (1002, 1007)."""
-    return end is not None and end.by == "relay" and end.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_PAYLOAD)
+def printable(text: str) -> str:
+    """Return a stranger's text as a terminal may safely show it."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def of_lost(error: BaseException, over_tls: bool = False, unacknowledged: float = 0.0) -> End:
-    """What ended a connection that was lost without a word before.
+def of_frame(code: int | None, reason: bytes | None, is_reply: bool) -> CloseCause:
+    """Return the cause of a closing handshake.
+
+    :param code: the code in the close frame that began it, if there is one.
+    :param reason: the reason in the frame that is sent, UTF-8. A client's is not logged.
+    :param is_reply: whether the client has begun it.
+    """
+    if is_reply:
+        return CloseCause("client", code or NO_CODE, "it closed")
+    return CloseCause("relay", code or NO_CODE, printable((reason or b"").decode("utf-8", "replace")))
+
+
+def is_broken_stream(cause: CloseCause | None) -> bool:
+    """Whether the relay closed because what came were no frames, or text that is not UTF-8 (1002, 1007)."""
+    return (
+        cause is not None
+        and cause.by == "relay"
+        and cause.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_PAYLOAD)
+    )
+
+
+def of_loss(error: BaseException, over_tls: bool = False, unacknowledged: float = 0.0) -> CloseCause:
+    """Return the cause of a connection that was lost before anything closed it.
 
     :param error: Twisted's reason.
-    :param over_tls: whether TLS was spoken on it, whose end without a goodbye is one error with all others of TCP.
-    :param unacknowledged: for how many seconds nothing that was sent had been acknowledged when the system gave it up;
-        0 where it did not.
+    :param over_tls: whether TLS was spoken. Its end without a goodbye is the same error as any other of TCP.
+    :param unacknowledged: for how many seconds nothing had been acknowledged when the system gave the connection up; 0
+        if it did not.
     """
     if isinstance(error, ConnectionDone):
-        return End("client", NO_CLOSE_FRAME, "closed without a close frame")
+        return CloseCause("client", NO_CLOSE_FRAME, "closed without a close frame")
     if isinstance(error, ConnectionAborted):
-        return End("relay", NO_CLOSE_FRAME, "cut")
+        return CloseCause("relay", NO_CLOSE_FRAME, "cut")
     if isinstance(error, TLSError):
-        return End("network", NO_CLOSE_FRAME, f"TLS: {_of_tls(error)}")
+        return CloseCause("network", NO_CLOSE_FRAME, f"TLS: {_of_tls(error)}")
     if not isinstance(error, ConnectionLost):
         return DEFECT
     if unacknowledged:
-        return End("network", NO_CLOSE_FRAME, f"timed out: nothing acknowledged for {unacknowledged:.0f} s")
-    return End("network", NO_CLOSE_FRAME, "TLS: cut off without a goodbye" if over_tls else "reset by peer")
+        return CloseCause("network", NO_CLOSE_FRAME, f"timed out: nothing acknowledged for {unacknowledged:.0f} s")
+    return CloseCause("network", NO_CLOSE_FRAME, "TLS: cut off without a goodbye" if over_tls else "reset by peer")
 
 
 def _of_tls(error: TLSError) -> str:
-    """The reason in OpenSSL's words: of those that it has, an alert of the client's chooses one."""
+    """Return the reason in OpenSSL's words. A client's alert can only choose among those that OpenSSL has."""
     queue = error.args[0] if error.args else None
     return str(queue[-1][-1])[:100] if isinstance(queue, list) and queue else "failed"
 
 
-class EndLines:
-    """What the operator is told: of each connection that was accepted, one event with its `phase`, and no other.
+class LostConnection(Protocol):
+    """A connection that is lost.
 
-    :param of_each: whether a program reads them, and is told of each.
-    :param may_tell: whether there may be one more of these now; else it counts it. Not asked where each is told.
+    :ivar close_cause: what has closed it before, if something has.
     """
 
-    def __init__(self, of_each: bool, may_tell: Callable[[str], bool]) -> None:
-        self._level = LogLevel.info if of_each else LogLevel.debug
-        self._may_tell: Callable[[str], bool] = (lambda what: True) if of_each else may_tell
+    @property
+    def close_cause(self) -> CloseCause | None: ...
+
+    @property
+    def outgoing(self) -> Any: ...
+
+    @property
+    def remote(self) -> Any: ...
+
+    @property
+    def session(self) -> Any: ...
+
+    @property
+    def transport(self) -> Any: ...
+
+
+class ConnectionLog:
+    """Logs the close of every connection that was accepted: one event with its `phase`, and no other.
+
+    :param logs_each: whether each is logged, for a program that reads the log.
+    :param allow: whether one more of these may be logged now; it counts those that may not. Not called if each is.
+    """
+
+    def __init__(self, logs_each: bool, allow: Callable[[str], bool]) -> None:
+        self._level = LogLevel.info if logs_each else LogLevel.debug
+        self._allow: Callable[[str], bool] = (lambda what: True) if logs_each else allow
 
     def connection_refused(self, peer: str, full: Full) -> None:
-        """There are as many as there may be."""
-        if self._may_tell("connections refused"):
+        """Log that there are as many connections as there may be."""
+        if self._allow("connections refused"):
             log.info(
                 "connection from {peer} refused: {reason} ({option} {most})",
                 option=full.option,
                 most=full.most,
-                **_fields(CONNECTION, peer, 0.0, End("relay", full.status, full.why)),
+                **_fields(CONNECTION, peer, 0.0, CloseCause("relay", full.status, full.why)),
             )
 
     def connection_cut(self, peer: str) -> None:
-        """Somebody came when the relay had stopped."""
+        """Log that a client connected after the relay had stopped."""
         log.emit(self._level, "connection from {peer} cut: {reason}", **_fields(CONNECTION, peer, 0.0, STOPPING))
 
     def handshake_refused(self, peer: str, seconds: float, status: int, reason: str) -> None:
-        """A handshake was answered with an HTTP error."""
-        if self._may_tell("handshakes refused"):
+        """Log that a handshake was answered with an HTTP error."""
+        if self._allow("handshakes refused"):
             log.info(
                 "handshake from {peer} refused with {code}: {reason}",
-                **_fields(HANDSHAKE, peer, seconds, End("relay", status, reason)),
+                **_fields(HANDSHAKE, peer, seconds, CloseCause("relay", status, reason)),
             )
 
     def no_handshake(self, peer: str, seconds: float, status: int, reason: str) -> None:
-        """So was what is none at all, mostly a health check or a scanner."""
+        """Log that a request which is no handshake was answered with an HTTP error: a health check or a scanner."""
         log.emit(
             self._level,
             "no handshake from {peer}, refused with {code}: {reason}",
-            **_fields(HANDSHAKE, peer, seconds, End("relay", status, reason)),
+            **_fields(HANDSHAKE, peer, seconds, CloseCause("relay", status, reason)),
         )
 
-    def ended(self, phase: str, uid: str | int | None, peer: str, seconds: float, end: End) -> None:
-        """A connection is gone.
+    def lost(self, connection: LostConnection, seconds: float, error: BaseException) -> None:
+        """Log that a connection is gone.
+
+        :param seconds: since it was accepted if it closed in its handshake, else since the handshake was complete.
+        :param error: Twisted's reason.
+        """
+        session, transport, peer = connection.session, connection.transport, connection.remote
+        cause = connection.close_cause
+        if cause is None and session is None and peer.has_proxy_protocol and transport.disconnecting:
+            cause = NO_PROXY_HEADER
+        elif cause is None:
+            over_tls = ISSLTransport.providedBy(transport)
+            cause = of_loss(error, over_tls, connection.outgoing.unacknowledged)
+        uid = None if session is None else session.uid
+        phase = HANDSHAKE if session is None else VISITOR if uid is None else USER
+        self.closed(phase, uid, peer.name, seconds, cause)
+
+    def closed(self, phase: str, uid: str | int | None, peer: str, seconds: float, cause: CloseCause) -> None:
+        """Log that a connection has closed.
 
         :param phase: `HANDSHAKE`, `VISITOR` or `USER`.
         :param uid: whose it was; None unless it is a user's.
-        :param seconds: since the last phase but the login began: the handshake's seconds, or those since.
+        :param seconds: since it was accepted if it closed in its handshake, else since the handshake was complete.
         """
-        fields = _fields(phase, peer, seconds, end)
+        fields = _fields(phase, peer, seconds, cause)
         if phase == HANDSHAKE:
             log.emit(
                 self._level,
@@ -147,7 +206,7 @@ class EndLines:
                 "connection of a visitor from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
                 **fields,
             )
-        elif self._may_tell("connections ended"):
+        elif self._allow("connections ended"):
             log.info(
                 "connection of {uid} from {peer} ended by the {by} with {code} after {seconds} s: {reason}",
                 uid=uid,
@@ -155,13 +214,13 @@ class EndLines:
             )
 
 
-def _fields(phase: str, peer: str, seconds: float, end: End) -> dict[str, Any]:
-    """What each of these events has."""
+def _fields(phase: str, peer: str, seconds: float, cause: CloseCause) -> dict[str, Any]:
+    """Return the fields that each of these events has."""
     return {
         "phase": phase,
         "peer": peer,
-        "by": end.by,
-        "code": end.code,
-        "reason": end.reason,
+        "by": cause.by,
+        "code": cause.code,
+        "reason": cause.reason,
         "seconds": round(seconds, 3),
     }

@@ -28,7 +28,7 @@ from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.websocket.closing import EndLines
+from chatrelay.websocket.closing import ConnectionLog
 from chatrelay.websocket.compression import accept_compression
 from chatrelay.websocket.handshake import Handshakes
 from chatrelay.websocket.log_limiter import LogLimiter
@@ -141,7 +141,7 @@ class ChatFactory(WebSocketServerFactory):
             config.control_frames_per_second,
         )
         self.flushes = flushes or FlushScheduler(partial(reactor.callLater, 0))
-        self.end_lines = EndLines(config.log_format == "json", self.log_limiter.allow)
+        self.connection_log = ConnectionLog(config.log_format == "json", self.log_limiter.allow)
         self.sweep = Sweep(
             {
                 "refused origins": lambda now: self.handshakes.tell_how_many_origins(),

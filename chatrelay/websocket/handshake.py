@@ -1,27 +1,48 @@
-"""The opening handshake: what its headers say, who may make it, and how one that is refused is answered.
+"""The opening handshake: how it is read, what its headers say, who may make it, and how it is refused.
 
-A handshake is here the bytes of its request, as they came. Whom it is from and
-what becomes of the connection afterwards are not known here, nor are frames,
-sessions or messages: `chatrelay.websocket.protocol` asks, and does what is answered.
+A handshake is here the bytes of its request, as they came. This module must not know frames, sessions or messages, nor
+from which address a handshake comes.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-from autobahn.websocket.types import ConnectionDeny
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatrelay.auth.diagnosis import MissingCookie, two_names
 from chatrelay.config.checks import ConfigError, normal_origin
 from chatrelay.config.options import Config
-from chatrelay.limits.admission import RETRY_AFTER
+from chatrelay.limits.admission import RETRY_AFTER, Full
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
 from chatrelay.model import MAX_SESSID
-from chatrelay.wire.request_head import END_OF_HEADERS, header_value, header_values
+from chatrelay.websocket.closing import printable
+from chatrelay.websocket.states import Event
+from chatrelay.wire.extensions import BrokenOffers, acceptable
+from chatrelay.wire.request_head import (
+    END_OF_HEADERS,
+    EXTENSIONS,
+    BrokenHead,
+    RequestHead,
+    header_value,
+    header_values,
+)
+
+if TYPE_CHECKING:
+    from chatrelay.websocket.autobahn import AutobahnProtocol
+    from chatrelay.websocket.factory import ChatFactory
+    from chatrelay.websocket.protocol import ChatProtocol
 
 log = Logger("chatrelay.websocket")
 
@@ -50,9 +71,17 @@ REMEDIES = {
 """Why the cookie of a handshake is not used, as its client is told -> what the operator can do about it."""
 
 
-def printable(text: str) -> str:
-    """Return a stranger's text as a terminal may safely show it."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+MAX_REFUSED = 16
+"""Connections beyond a limit that are answered when they have sent something. Any more are answered at once."""
+
+MAX_REASON = 300
+"""Characters of the reason that is given for refusing a handshake. Some of it may be the client's own."""
+
+DEFECT = "the relay met an error of its own"
+"""The reason for a handshake that is refused because of a defect."""
+
+UNREADABLE = "the opening handshake, or an extension that it offers, can't be read"
+"""The reason for a handshake of which Autobahn says nothing but an exception's text."""
 
 
 def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -73,6 +102,133 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
         fields.append(("Retry-After", str(RETRY_AFTER)))
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
     return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
+
+
+def refuse(connection: ChatProtocol, full: Full) -> None:
+    """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment.
+
+    :param full: the limit that is reached.
+    """
+    registry = connection.factory.registry
+    connection.advance(Event.REFUSED)
+    connection.factory.connection_log.connection_refused(connection.remote.name, full)
+    registry.closing_deadlines.start(connection, registry.active.now())
+    registry.refused[connection] = http_error(full.status, full.why)
+    if ISSLTransport.providedBy(connection.transport):
+        connection.advance(Event.ABORTED)
+        connection.transport.abortConnection()  # to say anything would take a TLS handshake first
+    # Many clients are confused by an answer that comes before they have asked, or lose it.
+    elif len(registry.refused) > MAX_REFUSED:
+        answer_refused(connection)
+
+
+def answer_refused(connection: AutobahnProtocol) -> None:
+    """Answer a client whose connection was refused, and close it."""
+    refused = connection.factory.registry.refused
+    answer, refused[connection] = refused[connection], b""
+    connection.advance(Event.ABORTED)
+    connection.transport.write(answer)
+    connection.transport.loseConnection()
+
+
+def take_handshake(connection: AutobahnProtocol, data: bytes) -> None:
+    """Take a part of an opening handshake, which Autobahn would buffer without bound. Once it is complete, read it."""
+    limit, before = connection.factory.config.handshake_size, connection.data
+    # Only the end of what came before is looked at again, however small the pieces are.
+    tail = before[1 - len(END_OF_HEADERS) :]
+    end = (tail + data).find(END_OF_HEADERS)
+    size = len(before) + len(data) if end < 0 else len(before) - len(tail) + end + len(END_OF_HEADERS)
+    if limit and size > limit:
+        _refuse_excess(connection, f"the opening handshake is larger than {limit} bytes")
+    elif end < 0:
+        connection.data = before + data
+    else:
+        whole = before + data
+        connection.data = b""
+        _read(connection, whole[:size], whole[size:])
+
+
+def _read(connection: AutobahnProtocol, raw: bytes, rest: bytes) -> None:
+    """Have Autobahn read a handshake.
+
+    :param raw: the handshake.
+    :param rest: what came behind it.
+    """
+    try:
+        head = RequestHead.of(raw)
+        too_much = head.excess()
+        if too_much is not None:
+            _refuse_excess(connection, too_much)
+            return
+        offers = acceptable(str(value, "latin-1") for value in head.values(EXTENSIONS))
+    except (BrokenHead, BrokenOffers) as broken:
+        why = str(broken)
+    else:
+        # Autobahn calls what it finds here: a subclass's own method where there is one.
+        vars(connection)["onConnect"] = partial(_connect, connection, connection.onConnect, head)
+        try:
+            compression = connection.factory.config.compression
+            connection.feed(head.for_autobahn(offers if compression else None) + rest)
+        finally:
+            vars(connection).pop("onConnect", None)
+        return
+    connection.failHandshake(why)
+
+
+def _refuse_excess(connection: AutobahnProtocol, why: str) -> None:
+    connection.failHandshake(why, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+
+def _connect(
+    connection: AutobahnProtocol,
+    connect: Callable[[ConnectionRequest], Any],
+    head: RequestHead,
+    request: ConnectionRequest,
+) -> Deferred[Any]:
+    """Call `onConnect`; refuse the handshake if it fails, as Autobahn would send the client the text of the exception.
+
+    :param head: the handshake as it came, which is what a subclass is to read.
+    """
+
+    def deny(failure: Failure) -> Failure:
+        if failure.check(ConnectionDeny):
+            return failure
+        log_defect(connection.factory, failure)
+        return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
+
+    connection.http_request_data = head.raw
+    request.headers.update(head.altered())
+    connecting: Deferred[Any] = maybeDeferred(connect, request)
+    return connecting.addErrback(deny)
+
+
+def log_defect(factory: ChatFactory, failure: Failure) -> None:
+    """Log an exception that a handshake met."""
+    if factory.log_limiter.allow("handshakes that met a defect"):
+        # Without the exception's own text: the session cookie may be in it.
+        log.critical(
+            "a handshake met a defect, {kind}; please report it. It was met in:\n{frames}",
+            kind=failure.value.__class__.__name__,
+            frames="".join(traceback.format_tb(failure.getTracebackObject())),
+        )
+
+
+def is_about_origin(reason: str) -> bool:
+    """Whether Autobahn has refused a handshake because it has an empty origin, or several."""
+    return reason.startswith("HTTP Origin header")
+
+
+def is_no_handshake(reason: str) -> bool:
+    """Whether Autobahn has refused a request that is no handshake at all: mostly a health check or a scanner."""
+    return reason.startswith(NO_HANDSHAKE) and not is_about_origin(reason)
+
+
+def without_request(reason: str) -> str:
+    """Return Autobahn's reason without what it quotes of the request, which may hold a cookie."""
+    error = sys.exception()
+    if error is not None:  # Autobahn could not read something, and quotes what it caught
+        reason = reason.removesuffix(str(error)) or UNREADABLE
+    return reason.partition('"')[0].rstrip(" :")[:MAX_REASON]
 
 
 class Handshakes:

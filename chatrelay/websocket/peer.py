@@ -16,10 +16,15 @@ from twisted.logger import Logger
 from chatrelay.limits.addresses import UNIX, TrustedProxies, address_in, address_key
 from chatrelay.limits.admission import Admission, Full, Visit
 from chatrelay.websocket.autobahn import HAProxyProtocolWrapper
-from chatrelay.websocket.handshake import printable
+from chatrelay.websocket.closing import printable
 from chatrelay.wire.request_head import header_values
 
 log = Logger("chatrelay.websocket")
+
+
+def why_full(full: Full) -> str:
+    """Return the reason for refusing a handshake because a limit is reached."""
+    return f"{full.why} ({full.option} {full.most})"
 
 
 class Peer:
@@ -118,22 +123,28 @@ class Peers:
         address = self._key(client)
         if address is None:
             self._log_no_client(peer)
-        self._count(peer, address)
-
-    def locate_announced(self, peer: Peer) -> None:
-        """Count a connection at the address in its PROXY header, which has come.
-
-        The header comes first. A client that then sends no handshake must not have more places for it.
-
-        :raises ConnectionDeny: if there are too many connections from that address.
-        """
-        self._count(peer, self._key(peer.host))
-
-    def _count(self, peer: Peer, address: str | None) -> None:
         assert peer.slot is not None
         full = self._admission.locate(peer.slot, address)
         if full is not None:
-            raise ConnectionDeny(full.status, f"{full.why} ({full.option} {full.most})")
+            raise ConnectionDeny(full.status, why_full(full))
+
+    def locate_announced(self, peer: Peer) -> Full | None:
+        """Count a connection at the address in its PROXY header, or return the limit that it would exceed.
+
+        The header comes first. A client that then sends no handshake must not have more places for it.
+        """
+        assert peer.slot is not None
+        return self._admission.locate(peer.slot, self._key(peer.host))
+
+    def logged_in(self, peer: Peer) -> None:
+        """Count a connection no longer among those that are not logged in."""
+        assert peer.slot is not None
+        self._admission.logged_in(peer.slot)
+
+    def disconnected(self, peer: Peer) -> None:
+        """Count a connection no longer."""
+        assert peer.slot is not None
+        self._admission.left(peer.slot)
 
     def _key(self, host: str | None) -> str | None:
         """Return the address under which a client is counted; None for a trusted proxy, which has many behind it."""

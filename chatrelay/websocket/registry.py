@@ -18,7 +18,7 @@ from chatrelay.config.options import Config
 from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.deadlines import Deadlines
 from chatrelay.limits.pace import SlowReaders
-from chatrelay.websocket.closing import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, End
+from chatrelay.websocket.closing import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOSED, CloseCause
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.outbox import innermost_transport
 from chatrelay.websocket.shutdown import ShutdownPacer
@@ -35,7 +35,14 @@ SWEEPS_PER_TLS_CHECK = 4
 """In every fourth sweep, once a second, the transports beneath TLS are checked."""
 
 
-class ManagedConnection(Hashable, Protocol):
+class Receiver(Hashable, Protocol):
+    """A connection, as far as the time limit of a message is concerned."""
+
+    def message_timed_out(self) -> None:
+        """The message-timeout has passed."""
+
+
+class ManagedConnection(Receiver, Protocol):
     """A connection, as far as its time limits and its end are concerned."""
 
     transport: Any
@@ -46,10 +53,10 @@ class ManagedConnection(Hashable, Protocol):
     def close(self, close: Close) -> None:
         """Begin the closing handshake."""
 
-    def abort(self, end: End = ...) -> None:
+    def abort(self, cause: CloseCause = ...) -> None:
         """End the TCP connection without waiting for the client.
 
-        :param end: what is logged as the reason, unless something had ended the connection before.
+        :param cause: what is logged, unless something has closed the connection before.
         """
 
     def stop_taking(self) -> None:
@@ -60,9 +67,6 @@ class ManagedConnection(Hashable, Protocol):
 
     def login_timed_out(self) -> None:
         """The login-timeout has passed."""
-
-    def message_timed_out(self) -> None:
-        """The message-timeout has passed."""
 
     def ping(self) -> None:
         """Ping the client."""
@@ -83,7 +87,8 @@ class Registry:
     :param reactor: for the timer of stopping.
     :param chance: a random number from 0 to 1.
     :ivar connections: the connections that there are.
-    :ivar refused: connections that were accepted and refused at once, until they are lost.
+    :ivar refused: connections that were refused when they were accepted, until they are lost, each with the answer that
+        waits for it.
     :ivar awaiting_address: connections behind the PROXY protocol whose handshakes are not complete, and whose addresses
         may not be known yet.
     :ivar stopping: whether the relay stops, and lets nobody in any more.
@@ -101,13 +106,13 @@ class Registry:
     ) -> None:
         self.active = active
         self.connections: set[ManagedConnection] = set()
-        self.refused: set[ManagedConnection] = set()
+        self.refused: dict[Hashable, bytes] = {}
         self.awaiting_address: dict[ManagedConnection, None] = {}
         self.stopping = False
         self.has_stopped = False
         self.handshake_deadlines: Deadlines[ManagedConnection] = Deadlines(config.handshake_timeout)
         self.login_deadlines: Deadlines[ManagedConnection] = Deadlines(config.login_timeout)
-        self.message_deadlines: Deadlines[ManagedConnection] = Deadlines(config.message_timeout)
+        self.message_deadlines: Deadlines[Receiver] = Deadlines(config.message_timeout)
         self.closing_deadlines: Deadlines[ManagedConnection] = Deadlines(max(config.closing_timeout, SWEEP_SECONDS))
         self.slow_readers = SlowReaders(config.unread_time, active.now)
         self.pings: Pings[ManagedConnection] = Pings(config.ping_interval, config.ping_timeout, chance)
@@ -148,6 +153,11 @@ class Registry:
         self.pings.closing(connection)
         if connection in self.connections:
             self.closing_deadlines.start(connection, self.active.now())
+
+    def refused_disconnected(self, connection: ManagedConnection) -> None:
+        """The TCP connection of a client that was refused when it was accepted is gone."""
+        self.closing_deadlines.stop(connection)
+        self.refused.pop(connection, None)
 
     def disconnected(self, connection: ManagedConnection) -> None:
         """A TCP connection is gone."""
@@ -249,8 +259,8 @@ class Registry:
         _call_each(_aborts(list(self.connections), STOPPING))
 
 
-def _aborts(connections: Iterable[ManagedConnection], end: End) -> Actions:
-    return (partial(each.abort, end) for each in connections)
+def _aborts(connections: Iterable[ManagedConnection], cause: CloseCause) -> Actions:
+    return (partial(each.abort, cause) for each in connections)
 
 
 def _call_each(actions: Actions) -> None:

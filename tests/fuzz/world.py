@@ -298,7 +298,7 @@ class World:
             "app.service",
             "websocket.outbox",
             "websocket.factory",
-            "websocket.protocol",
+            "websocket.peer",
             "websocket.registry",
             "websocket.handshake",
             "websocket.closing",

@@ -97,7 +97,8 @@ class ConnectingTestCase(WebSocketTestCase):
         return client.transport.disconnecting and client.transport.value().startswith(b"HTTP/1.1 ")
 
     def refuses(self, host: str) -> bool:
-        """Whether somebody who comes from there is sent away; who is not goes away again."""
+        """Whether a client that comes from there is refused; one that is not disconnects again."""
         client = self.come(host)
+        is_refused = self.is_refused(client)
         client.lost()
-        return self.is_refused(client)
+        return is_refused

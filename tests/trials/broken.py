@@ -31,9 +31,11 @@ from chatrelay.model import LogUnavailable, user_key
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.session import Session
+from chatrelay.websocket import reading
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.protocol import ChatProtocol
+from chatrelay.websocket.reading import BoundedProtocol
 from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.shutdown import ShutdownPacer
 from chatrelay.wire import codes
@@ -327,7 +329,7 @@ def _() -> None:
 
 @named("forgets handshake-size")
 def _() -> None:
-    replace(ChatProtocol, "_handshake_received", lambda _: lambda self, data: self._for_autobahn(data))
+    replace(reading, "take_handshake", lambda _: lambda connection, data: connection.feed(data))
 
 
 @named("forgets handshake-timeout")
@@ -365,18 +367,18 @@ def _read_at_any_rate() -> None:
 def _() -> None:
     def make(begin: Any) -> Any:
         def first_again(self: Any, length: int) -> None:
-            self._frames = 0
+            self.reading.frames_of_message = 0
             begin(self, length)
 
         return first_again
 
-    replace(ChatProtocol, "onMessageFrameBegin", make)
+    replace(BoundedProtocol, "onMessageFrameBegin", make)
     _read_at_any_rate()
 
 
 @named("forgets the bound on control frames")
 def _() -> None:
-    replace(ChatProtocol, "_within_control_frame_limit", always(True))
+    replace(BoundedProtocol, "_may_send_control_frame", always(True))
     _read_at_any_rate()
 
 

@@ -289,13 +289,13 @@ class OperatingPages(SynchronousTestCase):
     def test_the_fields_of_ends_are_those_that_are_told(self) -> None:
         events: list[LogEvent] = []
         self.patch(ends, "log", Logger(observer=events.append))
-        lines = ends.EndLines(of_each=True, may_tell=lambda what: False)
+        lines = ends.ConnectionLog(logs_each=True, allow=lambda what: False)
         lines.connection_refused("", Full("", 0, 503, ""))
         lines.connection_cut("")
         lines.handshake_refused("", 0, 400, "")
         lines.no_handshake("", 0, 426, "")
         for phase in (ends.HANDSHAKE, ends.VISITOR, ends.USER):
-            lines.ended(phase, 1, "", 0, ends.STOPPING)
+            lines.closed(phase, 1, "", 0, ends.STOPPING)
         told = {name for event in events for name in event if not name.startswith("log_")}
         published = [
             name for row in rows(self.text, "table-of-end-fields") for name in re.findall(r"``(\w+)``", row[0])
@@ -306,11 +306,11 @@ class OperatingPages(SynchronousTestCase):
 
     def test_the_reasons_of_what_was_lost_are_those_that_are_told(self) -> None:
         lost = [
-            *(end for end in vars(ends).values() if isinstance(end, ends.End)),
-            *(ends.of_lost(error) for error in (ConnectionDone(), ConnectionAborted(), ConnectionLost(), OSError())),
-            ends.of_lost(ConnectionLost(), over_tls=True),
-            ends.of_lost(ConnectionLost(), unacknowledged=35),
-            ends.of_lost(SSL.Error([("", "", "35")])),
+            *(end for end in vars(ends).values() if isinstance(end, ends.CloseCause)),
+            *(ends.of_loss(error) for error in (ConnectionDone(), ConnectionAborted(), ConnectionLost(), OSError())),
+            ends.of_loss(ConnectionLost(), over_tls=True),
+            ends.of_loss(ConnectionLost(), unacknowledged=35),
+            ends.of_loss(SSL.Error([("", "", "35")])),
         ]
         told = {(end.reason.replace("35", "…"), end.by) for end in lost}
         table = rows(self.text, "table-of-losses")

@@ -384,7 +384,8 @@ class Paused(SynchronousTestCase):
     def test_who_is_heard_no_more_stays_so(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 30)
-        client.protocol._hear_no_more()
+        client.protocol.close(codes.ENDED)
+        client.protocol.stop_reading()
         self.pass_time(1)
         self.assertTrue(self.is_paused(client))
 

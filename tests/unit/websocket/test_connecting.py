@@ -8,18 +8,21 @@ from autobahn.websocket import protocol as autobahn
 from autobahn.websocket.compress import PerMessageDeflateOffer
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
 from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
-from chatrelay.websocket import log_limiter
-from chatrelay.websocket import protocol as websocket
+from chatrelay.websocket import handshake, log_limiter
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
+from chatrelay.websocket.states import ConnectionState
 from chatrelay.wire import codes
+from tests.support.frames import HANDSHAKE
 from tests.support.memory import (
     ELSEWHERE,
     OFFICE,
@@ -57,7 +60,7 @@ class Defects(ConnectingTestCase):
     def check(self, answer: bytes, said: str, where: str) -> None:
         """Check that the client was told nothing, and the operator where it was, and neither of them the cookie."""
         self.assertTrue(answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), answer)
-        self.assertTrue(answer.endswith(f"refused this request: {websocket.DEFECT}\n".encode()), answer)
+        self.assertTrue(answer.endswith(f"refused this request: {handshake.DEFECT}\n".encode()), answer)
         self.assertIn("a handshake met a defect, ValueError; please report it", said)
         self.assertIn(f", in {where}\n", said)
         self.assertNotIn(self.SECRET, said)
@@ -94,6 +97,27 @@ class Defects(ConnectingTestCase):
         self.assertTrue(answer.endswith(b": members only\n"))
         self.assertNotIn("defect", said)
 
+    def test_connection_lost_while_a_subclass_decides_is_not_opened(self) -> None:
+        decisions: list[Deferred[Any]] = []
+
+        class Undecided(ChatProtocol):
+            def onConnect(self, request: Any) -> Any:
+                decisions.append(Deferred())
+                return decisions[-1]
+
+        self.factory.protocol = Undecided
+        for decision in (None, Failure(ConnectionDeny(403, "members only"))):
+            client = self.come()
+            client.write(HANDSHAKE)
+            client.lost()
+            self.events.clear()
+            decisions[-1].callback(decision)
+            protocol, registry = client.protocol, self.factory.registry
+            self.assertEqual((protocol.connection_state, protocol.session), (ConnectionState.LOST, None))
+            self.assertEqual(protocol.state, protocol.STATE_CLOSED)
+            self.assertEqual((len(registry.login_deadlines), len(registry.closing_deadlines)), (0, 0))
+            self.assertEqual(self.said(), [])
+
     def test_an_error_in_on_open_ends_the_connection(self) -> None:
         class Failing(ChatProtocol):
             def onOpen(self) -> None:
@@ -110,7 +134,7 @@ class Defects(ConnectingTestCase):
         self.assertIn(", in onOpen\n", defect[0])
         self.assertNotIn(self.SECRET, defect[0])
         self.assertIn("ended by the relay with 1006", end)
-        self.assertTrue(end.endswith("a defect, told before this"))
+        self.assertTrue(end.endswith("a defect, logged before this"))
         self.assertEqual(len(self.factory.registry.connections), 0)
 
     def test_many_defects_are_counted(self) -> None:
@@ -128,7 +152,7 @@ class Defects(ConnectingTestCase):
 
         self.limit(compression=True)
         for holder, name, header, says in (
-            (PerMessageDeflateOffer, "parse", "Sec-WebSocket-Extensions: permessage-deflate", websocket.UNREADABLE),
+            (PerMessageDeflateOffer, "parse", "Sec-WebSocket-Extensions: permessage-deflate", handshake.UNREADABLE),
             (autobahn, "_url_to_origin", "Origin: https://example.com", "HTTP Origin header invalid"),
             (autobahn, "parseHttpHeader", "X: y", "Error during parsing of HTTP status line / request headers"),
         ):
@@ -159,7 +183,7 @@ class Refusals(ConnectingTestCase):
         self.come()
         clients = [self.come() for _ in range(30)]
         waited_for = [client for client in clients if not client.transport.disconnecting]
-        self.assertEqual(len(waited_for), websocket.MAX_REFUSED)
+        self.assertEqual(len(waited_for), handshake.MAX_REFUSED)
         for client in clients:
             client.write(b"G")
             self.assertEqual(client.transport.value(), FULL_ANSWER)

@@ -19,8 +19,8 @@ from chatrelay.app.json_log import line_of
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sendqueue
+from chatrelay.websocket.handshake import MAX_REFUSED
 from chatrelay.websocket.outbox import FlushScheduler, Outbox, seconds_unacknowledged
-from chatrelay.websocket.protocol import MAX_REFUSED
 from chatrelay.wire import codes
 from tests.support.frames import BINARY, CLOSE, close_frame, frame
 from tests.support.memory import ProxiedClient
@@ -50,9 +50,9 @@ class Why(SynchronousTestCase):
             (tls_error("one", "the last"), True, 0.0, "network", "TLS: the last"),
             (SSL.Error([]), True, 0.0, "network", "TLS: failed"),
             (SSL.SysCallError(104, "ECONNRESET"), True, 0.0, "network", "TLS: failed"),
-            (RuntimeError("CANARY"), False, 0.0, "relay", "a defect, told before this"),
+            (RuntimeError("CANARY"), False, 0.0, "relay", "a defect, logged before this"),
         ):
-            end = ends.of_lost(error, over_tls, unacknowledged)
+            end = ends.of_loss(error, over_tls, unacknowledged)
             self.assertEqual((end.by, end.code, end.reason), (by, 1006, reason))
 
 
@@ -309,7 +309,7 @@ class InJSON(EndsTestCase):
     def test_a_defect(self) -> None:
         client = self.come().open().log_in()
         client.lost(RuntimeError("CANARY"))
-        self.assertEqual(self.told(), [("info", "user", "relay", 1006, "a defect, told before this")])
+        self.assertEqual(self.told(), [("info", "user", "relay", 1006, "a defect, logged before this")])
 
     def test_many_at_once(self) -> None:
         """In a quarter of a second, of each kind; see `InText` for how many of them people are told."""

@@ -31,8 +31,9 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
+from chatrelay.websocket.handshake import MAX_REFUSED
 from chatrelay.websocket.keepalive import Pings
-from chatrelay.websocket.protocol import MAX_REFUSED, ChatProtocol
+from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
 from tests.support.frames import BINARY, HANDSHAKE, PING, close_frame, frame
 from tests.support.memory import OFFICE, MemoryClient, ProxiedClient, Transport, proxy_header_1

@@ -1,0 +1,257 @@
+"""How one connection is read: what is read at all, how fast, and how large a message may be.
+
+`chatrelay.limits.inflow` knows how much a client may send. Here reading pauses, and a client that goes on is closed.
+This module must not know what a message means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IDelayedCall
+
+from chatrelay.limits.buckets import TokenBucket
+from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
+from chatrelay.websocket.autobahn import AutobahnProtocol
+from chatrelay.websocket.compression import MAX_ADDED
+from chatrelay.websocket.handshake import answer_refused, take_handshake
+from chatrelay.websocket.states import ConnectionState, Event
+from chatrelay.wire import codes
+
+if TYPE_CHECKING:
+    from chatrelay.relay.session import Session
+    from chatrelay.websocket.factory import ChatFactory
+
+MAX_HEADER = 10
+"""Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
+
+
+class Reading(Inflow):
+    """The reading of one connection.
+
+    A connection is handed to each method and not kept, so that nothing here keeps a connection in memory that is lost.
+
+    :param rates: how much is read in a second, once the client is logged in.
+    :param now: the time.
+    :ivar frames_of_message: how many frames the message that has begun has so far.
+    :ivar compressed_bytes: how many bytes it has so far, as they come, which may be compressed.
+    """
+
+    # One object for each connection, and so the limits themselves are a base class and not an attribute.
+    __slots__ = ("_control_frames", "_pause", "compressed_bytes", "frames_of_message")
+
+    def __init__(self, rates: InflowRates, now: float) -> None:
+        super().__init__(rates, now)
+        self._pause: IDelayedCall | None = None
+        self._control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
+        self.frames_of_message = self.compressed_bytes = 0
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether reading pauses."""
+        return self._pause is not None
+
+    @property
+    def control_frames_level(self) -> float:
+        """A number that changes with each ping or pong that came within the limits."""
+        return 0.0 if self._control_frames is None else self._control_frames.mark
+
+    def begin_message(self) -> None:
+        """Count from here on the frames and bytes of a message that begins."""
+        self.frames_of_message = self.compressed_bytes = 0
+
+    def take_frame_of(self, connection: BoundedProtocol) -> bool:
+        """Count a frame, or a piece of one. If that is too many, pause reading and return False."""
+        if self.take_frame(connection.factory.seconds()):
+            return True
+        self.pause_if_due(connection)
+        return False
+
+    def take_control_frame(self, factory: ChatFactory) -> bool:
+        """Count a ping or a pong. Return whether it is within the limits."""
+        if self._control_frames is None:
+            self._control_frames = factory.control_frames()
+        return self._control_frames.take(factory.seconds())
+
+    def pause_if_due(self, connection: BoundedProtocol) -> None:
+        """Pause reading if the client has sent more than it may, until it may send again."""
+        if self._pause is None and connection.connection_state.reads:
+            factory = connection.factory
+            seconds = self.pause(factory.seconds())
+            if seconds:
+                self.pauses += 1
+                connection.transport.pauseProducing()
+                # No deadline, though deadlines are swept: what was swept together would be read together.
+                self._pause = factory.reactor.callLater(seconds, self._resume, connection)
+
+    def _resume(self, connection: BoundedProtocol) -> None:
+        """Take what waits, and read again, unless that was too much."""
+        self._pause = None
+        self.pause_if_due(connection)
+        if not self.is_paused and self.held is not None:
+            connection.take(self.release())
+            self.pause_if_due(connection)
+        if not self.is_paused and connection.connection_state is not ConnectionState.DISCARDING:
+            connection.transport.resumeProducing()
+
+    def resume_soon(self) -> None:
+        """End the pause, if there is one, in the next turn of the reactor."""
+        if self._pause is not None:
+            self._pause.reset(0)
+
+    def forget(self) -> None:
+        """End the pause without reading again, and forget what waits for its end."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self.release()
+
+
+class BoundedProtocol(AutobahnProtocol):
+    """Autobahn's protocol, which takes no more from a client than the limits allow.
+
+    :ivar session: what the client may do and has done; None until the handshake is complete.
+    """
+
+    session: Session | None = None
+
+    # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
+    __slots__ = ("_between_messages", "reading")
+
+    def begin(self) -> None:
+        """Begin to read a connection that was just accepted."""
+        factory = self.factory
+        self.connection_state = ConnectionState.HANDSHAKE
+        self.reading = Reading(factory.inflow_rates, factory.seconds())
+        self._between_messages = False
+
+    def take(self, data: bytes) -> None:
+        """Take bytes that the fast path has left, or that waited for the end of a pause."""
+        state, reading = self.connection_state, self.reading
+        if state is ConnectionState.REFUSING:
+            answer_refused(self)
+        elif not state.reads:
+            pass  # Autobahn would go on buffering for a client that was refused
+        elif reading.held is not None or not self._take_piece():
+            reading.hold(data)
+        elif state is ConnectionState.HANDSHAKE:
+            take_handshake(self, data)
+        elif state is ConnectionState.CLOSING:
+            self.feed(data)
+        else:
+            self._take_open(data)
+
+    def _take_piece(self) -> bool:
+        """Count a piece of a handshake or a frame; a frame that begins is counted when Autobahn takes it apart."""
+        is_piece = self.connection_state is ConnectionState.HANDSHAKE or self.is_inside_frame
+        return not is_piece or self.reading.take_frame_of(self)
+
+    def _take_open(self, data: bytes) -> None:
+        """Take bytes of an open connection that the fast path has left."""
+        if self._fast_path and self.is_inside_frame:
+            # A frame that came in pieces: Autobahn gets the rest of it, and no more.
+            rest = self.rest_of_frame()
+            if rest < len(data):
+                self.feed(data[:rest])
+                self.reading.bytes.left += len(data) - rest + MIN_READ  # counted already
+                self.dataReceived(data[rest:])
+                return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Have Autobahn take received bytes apart, and note whether the fast path may take what comes next."""
+        super().feed(data)
+        self._between_messages = self._fast_path and self.connection_state.is_open and self.is_between_messages
+
+    def expect_compressed_messages(self) -> None:
+        """Bound what is unpacked, too: the client was told that it may compress its messages.
+
+        Autobahn unpacks up to its bound, and what zlib holds back then is lost without a word: up to 2 KiB of a
+        message that is too large. It also counts what is still packed of a frame, though little may be left in that.
+        So its bound is put higher, and ours kept where a frame begins and closing.
+        """
+        self.outgoing.leave_frames_to_the_protocol()
+        self.maxMessagePayloadSize = self.maxFramePayloadSize = self._message_size + MAX_ADDED
+
+    def stop_reading(self) -> None:
+        """Read no more of a client that goes past its limits after the close frame. It is aborted in its time.
+
+        Autobahn would go on taking frames apart until the client has answered
+        the close frame, which such a one does not.
+        """
+        self.advance(Event.FLOODED)
+        self.data = b""
+        self.reading.forget()
+        self.transport.pauseProducing()
+
+    def processData(self) -> bool:
+        """Autobahn: take a frame apart, or what has come of it; return whether there may be more to do."""
+        if not self.is_inside_frame and self.data and not self.reading.take_frame_of(self):
+            self.reading.hold(b"")
+            return False
+        more: bool = super().processData()
+        return more
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Autobahn: the first frame of a message began."""
+        registry, session = self.factory.registry, self.session
+        self.reading.begin_message()
+        if session is not None and not self.connection_state.is_open and not session.received_too_late():
+            self.stop_reading()
+        registry.message_deadlines.start(self, registry.active.now())
+        super().onMessageBegin(isBinary)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Autobahn: a frame of a message began. Autobahn holds any number of empty ones; this bounds them."""
+        super().onMessageFrameBegin(length)
+        reading, limit = self.reading, self.factory.config.message_frames
+        reading.frames_of_message += 1
+        if 0 < limit < reading.frames_of_message:
+            self.fail(codes.too_many_frames(limit))
+        if self.is_compressed:
+            # What is packed is bound by itself, as it need not become anything: zlib keeps what follows its end.
+            reading.compressed_bytes += length
+            self._bound_message(reading.compressed_bytes, self._message_size + MAX_ADDED)
+
+    def onMessageFrameEnd(self) -> None:
+        """Autobahn: a frame of a message ended, and is unpacked."""
+        super().onMessageFrameEnd()
+        if self.is_compressed:
+            self._bound_message(self.message_data_total_length, self._message_size)
+
+    def _bound_message(self, size: int, limit: int) -> None:
+        if size > limit and not self.failedByMe:
+            self.fail(codes.message_too_big(self._message_size))
+
+    def onMessageEnd(self) -> None:
+        """Autobahn: the last frame of a message ended."""
+        self.factory.registry.message_deadlines.stop(self)
+        super().onMessageEnd()
+
+    def message_timed_out(self) -> None:
+        """Close the connection of a client whose message takes too long, unless it is the relay that does not read."""
+        registry = self.factory.registry
+        if self.reading.is_paused:
+            registry.message_deadlines.start(self, registry.active.now())  # the rest may be there, unread
+        else:
+            self.fail(codes.MESSAGE_TOO_SLOW)
+
+    def onPing(self, payload: bytes) -> None:
+        """Autobahn: a ping came. Pongs count towards the budget: a client that pings and does not read is closed."""
+        if self._may_send_control_frame() and self.outgoing.charge(len(payload) + MAX_HEADER):
+            super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Autobahn: a pong came. Nobody asked for it, but a client may send some (RFC 6455, section 5.5.3)."""
+        if self._may_send_control_frame():
+            super().onPong(payload)
+
+    def _may_send_control_frame(self) -> bool:
+        """Count a ping or a pong; close the connection if it is one too many. A close frame never is."""
+        if self.reading.take_control_frame(self.factory):
+            return True
+        if self.connection_state.is_open:
+            self.fail(codes.too_many_control_frames(self.factory.config.control_frames_per_second))
+        else:
+            self.stop_reading()
+        return False

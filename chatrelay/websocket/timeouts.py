@@ -1,0 +1,69 @@
+"""What a connection does when it is due: find its address, ping, and miss the answer to a ping.
+
+`chatrelay.websocket.registry` knows when that is. This module must not know what a message means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatrelay.websocket.peer import why_full
+from chatrelay.websocket.reading import MAX_HEADER
+from chatrelay.websocket.states import ConnectionState
+from chatrelay.wire import codes
+
+if TYPE_CHECKING:
+    from chatrelay.websocket.protocol import ChatProtocol
+
+PING = b"\x89\x00"
+"""A whole frame, without a payload (RFC 6455, section 5.5.2)."""
+
+
+def locate(connection: ChatProtocol) -> None:
+    """Count the connection at the address in its PROXY header, if the header has come by now."""
+    factory, remote = connection.factory, connection.remote
+    is_in_handshake = connection.connection_state is ConnectionState.HANDSHAKE
+    if is_in_handshake and not remote.is_announced:
+        return
+    factory.registry.awaiting_address.pop(connection, None)
+    full = factory.peers.locate_announced(remote) if is_in_handshake else None
+    if full is not None:
+        connection.failHandshake(why_full(full), full.status)
+
+
+def ping(connection: ChatProtocol) -> None:
+    """Ping the client.
+
+    A client that is behind is not pinged: the ping would wait behind everything else, and the unread-time finds
+    whether it is gone.
+    """
+    if not connection.connection_state.is_open:
+        return  # the same sweep has closed it
+    outgoing, registry = connection.outgoing, connection.factory.registry
+    outgoing.about_to_ping()
+    if not outgoing.is_slow_reader and outgoing.charge(MAX_HEADER):
+        connection.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
+        registry.pings.sent(connection, registry.active.now())
+
+
+def ping_unanswered(connection: ChatProtocol) -> None:
+    """Close the connection of a client that has not answered a ping, unless the answer may lie unread."""
+    outgoing, factory = connection.outgoing, connection.factory
+    if (
+        connection.reading.is_paused
+        or outgoing.is_slow_reader
+        or outgoing.may_not_have_read_the_ping(factory.config.ping_timeout)
+    ):
+        # The same ping has another ping-timeout.
+        factory.registry.pings.sent(connection, factory.registry.active.now())
+    else:
+        connection.close(codes.NO_PONG)
+
+
+def activity(connection: ChatProtocol) -> object:
+    """Return a value that compares unequal after each message, ping or pong that came; see `websocket.keepalive`.
+
+    It does so after each pause, too: what the client sends comes after what was too much, and may be a pong.
+    """
+    session, reading = connection.session, connection.reading
+    return 0.0 if session is None else session.messages_mark, reading.control_frames_level, reading.pauses
