@@ -49,6 +49,11 @@ class AutobahnNames(SynchronousTestCase):
         moved = autobahn.HANDSHAKE.keys() - vars(self.protocol).keys()
         self.assertEqual(moved, set(), f"Autobahn {MOVED.format(moved)}")
 
+    def test_open_connection_has_each_rare_attribute_with_its_first_value(self) -> None:
+        self.protocol.dataReceived(HANDSHAKE)
+        kept = vars(self.protocol)
+        self.assertEqual({name: kept.get(name, "moved") for name in autobahn.RARE}, autobahn.RARE)
+
     def test_frame_that_has_begun_has_each_attribute(self) -> None:
         self.protocol.dataReceived(HANDSHAKE + frame(b"half")[:8])
         for name in autobahn.FRAME_ATTRIBUTES:
@@ -79,6 +84,12 @@ class AutobahnOptions(SynchronousTestCase):
         self.assertFalse({"send_queue", "utf8validator"} & vars(client.protocol).keys())
         client.write(frame(b"half")[:8])
         self.assertIn("utf8validator", vars(client.protocol))
+
+    def test_open_connection_keeps_no_handshake_and_no_rare_attribute(self) -> None:
+        client = MemoryClient(make_factory()).open()
+        kept = vars(client.protocol).keys()
+        self.assertFalse(kept & (autobahn.HANDSHAKE.keys() | autobahn.RARE.keys()))
+        self.assertEqual(client.protocol.autoPingPendingSeq, 0)
 
 
 class ProxyProtocolNames(SynchronousTestCase):
