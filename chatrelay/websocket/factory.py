@@ -144,7 +144,7 @@ class ChatFactory(WebSocketServerFactory):
         self.connection_log = ConnectionLog(config.log_format == "json", self.log_limiter.allow)
         self.sweep = Sweep(
             {
-                "refused origins": lambda now: self.handshakes.tell_how_many_origins(),
+                "refused origins": lambda now: self.handshakes.log_more_refused_origins(),
                 "limits of disconnected users": lambda now: self.send_limits.forget(self.seconds()),
                 "addresses with denied logins": lambda now: self.logins.throttle.sweep(),
                 "log messages that were left out": lambda now: self.log_limiter.report(),
@@ -190,4 +190,4 @@ class ChatFactory(WebSocketServerFactory):
         """Check no more time limits, and log what was not logged yet."""
         self.sweep.stop()
         self.log_limiter.report()
-        self.handshakes.tell_how_many_origins(at_least=0)
+        self.handshakes.log_more_refused_origins(at_least=0)

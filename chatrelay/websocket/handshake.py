@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 log = Logger("chatrelay.websocket")
 
 NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
-"""How Autobahn's reasons begin where a request is no WebSocket handshake."""
+"""How Autobahn's reasons begin if a request is not a WebSocket handshake."""
 
 NEEDS_WEBSOCKET = ("Unsupported HTTP version", "HTTP Upgrade", "HTTP Connection", "HTTP method", "Bad HTTP request")
-"""How Autobahn's reasons begin where a client speaks no WebSocket, or a proxy has taken it out of the request."""
+"""How Autobahn's reasons begin if a client does not speak WebSocket, or a proxy has removed it from the request."""
 
 FOR_PROXIES = (
     "WebSocket begins with a GET over HTTP/1.1 and the headers Upgrade: websocket and Connection: Upgrade. If a proxy\n"
@@ -59,14 +59,14 @@ FOR_PROXIES = (
     "    proxy_set_header Upgrade $http_upgrade;\n"
     '    proxy_set_header Connection "upgrade";\n'
 )
-"""The answer to such a request, beside the reason."""
+"""What the answer to such a request says after the reason."""
 
 NO_COOKIE_IS_READ = "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
 NO_ORIGIN = "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
 REMEDIES = {
     NO_COOKIE_IS_READ: "name the site's session cookie with --session-cookie, or have the page send SESSID",
-    NO_ORIGIN: "the handshake named no Origin, as every browser does: have a proxy in front pass it on; a program has "
-    "to send SESSID",
+    NO_ORIGIN: "the handshake named no Origin, as every browser does: have the proxy in front pass it on; a program "
+    "must send SESSID",
 }
 """Why the cookie of a handshake is not used, as its client is told -> what the operator can do about it."""
 
@@ -85,7 +85,7 @@ UNREADABLE = "the opening handshake, or an extension that it offers, can't be re
 
 
 def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """An answer to a handshake that is refused, with the reason in a body that a browser shows."""
+    """Return the answer to a handshake that is refused, with the reason in a body that a browser shows."""
     status = HTTPStatus(code)
     text = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n"
     body = (text + FOR_PROXIES if reason.startswith(NEEDS_WEBSOCKET) else text).encode()
@@ -204,10 +204,10 @@ def _connect(
 
 def log_defect(factory: ChatFactory, failure: Failure) -> None:
     """Log an exception that a handshake met."""
-    if factory.log_limiter.allow("handshakes that met a defect"):
+    if factory.log_limiter.allow("handshakes that raised an exception"):
         # Without the exception's own text: the session cookie may be in it.
         log.critical(
-            "a handshake met a defect, {kind}; please report it. It was met in:\n{frames}",
+            "a handshake raised {kind}, which is a bug; please report it. It was raised in:\n{frames}",
             kind=failure.value.__class__.__name__,
             frames="".join(traceback.format_tb(failure.getTracebackObject())),
         )
@@ -232,7 +232,7 @@ def without_request(reason: str) -> str:
 
 
 class Handshakes:
-    """What every handshake is held to, and what the operator has been told of them.
+    """Checks handshakes, reads their session cookies, and logs what an operator can fix.
 
     :param config: the origins and the session cookie.
     :param seconds: the time.
@@ -242,21 +242,21 @@ class Handshakes:
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._session_cookie = config.session_cookie
-        # Those that have a value. A header may have thousands of others, which are passed over without a call for each.
+        # Cookies without a value are left out. A header may have thousands, and none of them costs a call.
         name = re.escape((config.session_cookie or "").encode("ascii"))
         self._session_cookies = re.compile(rb"(?:\A|;)[ \t]*" + name + rb"=([^;]*[^; \t])")
-        # A form carries any bytes. JSON does not, and what an embedding program's own authenticator makes of them is
-        # not known.
+        # A form carries any bytes. JSON does not, and nobody knows what an embedding program's authenticator does with
+        # them.
         self._posts_any_bytes = config.auth_url is not None and config.auth_format == "form"
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
         self.missing_cookie = MissingCookie()
-        self._told_of_logins: set[str] = set()
+        self._logged_reasons: set[str] = set()
 
     def check_origin(self, request: bytes) -> None:
-        """Refuse a page's origin that is not listed. Programs other than browsers send none, and may connect.
+        """Check that a page's origin is listed. Programs other than browsers send none, and may connect.
 
-        :raises ConnectionDeny: with the reason.
+        :raises ConnectionDeny: if it is not.
         """
         origin = header_value(request, "origin")
         if not self._origins or origin is None:
@@ -266,43 +266,46 @@ class Handshakes:
                 return
         except ConfigError:  # null, for one
             pass
-        self.tell_of_origin(origin, header_value(request, "host") or "")
+        self.log_refused_origin(origin, header_value(request, "host") or "")
         raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
 
-    def tell_of_origin(self, origin: str, host: str = "") -> None:
-        """Tell the operator of a refused origin, once, and of very many their number.
+    def log_refused_origin(self, origin: str, host: str = "") -> None:
+        """Log a refused origin, once; of very many origins, only their number is logged.
 
         :param host: the ``Host`` of the handshake.
         """
         try:
             normal_origin(origin)
-            remedy = f"if it is yours, admit it with --origin {origin}"
+            remedy = f"if it is yours, allow it with --origin {origin}"
             names = two_names(origin, host) if self._session_cookie else ""
             if names:
                 remedy += f". That alone does not log anybody in: {names}"
         except ConfigError:  # null, empty, or two in one
-            remedy = "that is no origin which could be admitted: serve the page from one that is listed"
+            remedy = "this origin can't be allowed: serve the page from an origin that is listed"
         if self._refused_origins.refused(origin, self._seconds()):
             log.warn(
-                "a page of origin {origin} was refused; {remedy} (told once for each origin)",
+                "a page from origin {origin} was refused; {remedy} (logged once for each origin)",
                 origin=printable(origin[:200]) or "(empty)",
                 remedy=printable(remedy[:500]),
             )
 
-    def tell_how_many_origins(self, at_least: float = MINUTE) -> None:
-        """Tell the operator of how many refused handshakes the origins were not told.
+    def log_more_refused_origins(self, at_least: float = MINUTE) -> None:
+        """Log how many more handshakes were refused, whose origins were not logged.
 
-        :param at_least: seconds over which they are gathered; none is told of before.
+        :param at_least: seconds for which they are counted before that is logged.
         """
-        untold = self._refused_origins.untold(self._seconds(), at_least)
-        if untold:
+        unlogged = self._refused_origins.untold(self._seconds(), at_least)
+        if unlogged:
             log.warn(
-                "too many origins at once: {count} more handshakes of pages were refused, whose origins are not told",
-                count=untold,
+                "too many refused origins at once: {count} more handshakes from pages were refused",
+                count=unlogged,
             )
 
     def session_cookie_of(self, request: bytes) -> tuple[str | None, str | None]:
-        """The SESSID in the handshake's session cookie; or None and, unless the visitor simply has none, why."""
+        """Return the SESSID in the handshake's session cookie, and why there is none to use.
+
+        Both are None if the visitor simply has no such cookie.
+        """
         name = self._session_cookie
         if name is None:
             return None, NO_COOKIE_IS_READ
@@ -315,9 +318,9 @@ class Handshakes:
         return None, None
 
     def _sessid_of(self, value: bytes) -> str | None:
-        """The SESSID that a cookie is; None where its bytes can't be posted.
+        """Return the SESSID in a cookie's value, or None if its bytes can't be posted.
 
-        Bytes that are no UTF-8 become lone surrogates, which no message contains, and are posted as they came.
+        Bytes that are not UTF-8 become lone surrogates, which no message contains, and are posted as they came.
         """
         try:
             return value.decode("utf-8", "surrogateescape" if self._posts_any_bytes else "strict")
@@ -326,22 +329,22 @@ class Handshakes:
 
     # Logins by the session cookie -----------------------------------------------
 
-    def came_without_cookie(self, request: bytes) -> None:
-        """A handshake was accepted that has no session cookie, though it might have one."""
+    def opened_without_cookie(self, request: bytes) -> None:
+        """Note an accepted handshake that has no session cookie, though it might have one."""
         host, origin = header_value(request, "host"), header_value(request, "origin")
         cookies = ";".join(header_values(request, "cookie"))
         self.missing_cookie.handshake(cookies, (host or "")[:200], (origin or "")[:200])
 
     def login_without_cookie(self, because: str | None) -> None:
-        """Somebody wanted to log in by the session cookie, and had none.
+        """Log, where an operator can fix it, that a client asked to be logged in by a session cookie that is not there.
 
-        :param because: why none was looked for; None where the visitor simply has none, which is a denial.
+        :param because: why none was looked for; None if the visitor simply has none, which is a denial.
         """
         if because is not None:
-            if because not in self._told_of_logins:
-                self._told_of_logins.add(because)
+            if because not in self._logged_reasons:
+                self._logged_reasons.add(because)
                 log.warn(
-                    "somebody cannot be logged in, as their page sends no SESSID and no cookie is used: {remedy} (told "
+                    "a visitor can't be logged in, as the page sends no SESSID and no cookie is used: {remedy} (logged "
                     "once)",
                     remedy=REMEDIES[because],
                 )
@@ -350,7 +353,7 @@ class Handshakes:
         if missing.login():
             log.warn(
                 "{logins} logins in a row came without the session cookie {cookie}, and were denied. {cause}. Nothing "
-                "is wrong if those visitors were not logged in at the site",
+                "is wrong if these visitors were not logged in at the site",
                 logins=missing.logins,
                 cookie=self._session_cookie,
                 cause=printable(missing.probable_cause(self._session_cookie or "")),

@@ -162,8 +162,8 @@ class Peers:
             return forwarded
         self._logged_forwarding = True
         log.warn(
-            "a handshake from {peer} had an X-Forwarded-For, which is ignored: if that is a proxy of yours, say "
-            "--trusted-proxy {host} (told once)",
+            "the X-Forwarded-For of a handshake from {peer} was ignored: if that is your proxy, set --trusted-proxy "
+            "{host} (logged once)",
             peer=peer.name,
             host=UNIX if host is None else host,
         )
@@ -177,8 +177,8 @@ class Peers:
             return
         self._logged_no_client = True
         log.warn(
-            "a handshake from {peer} named no client, so that no limit of an address holds for those who come so: have "
-            "the proxy there set X-Forwarded-For, with --trusted-proxy {host} here (told once)",
+            "a handshake from {peer} named no client, so no limit for an address applies to clients that come this "
+            "way: have the proxy there set X-Forwarded-For, and set --trusted-proxy {host} here (logged once)",
             peer=peer.name,
             host=UNIX if host is None else host,
         )

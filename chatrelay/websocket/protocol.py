@@ -100,7 +100,7 @@ class ChatProtocol(BoundedProtocol):
         factory = self.factory
         cookie, because = factory.handshakes.session_cookie_of(self.http_request_data)
         if cookie is None and because is None:
-            factory.handshakes.came_without_cookie(self.http_request_data)
+            factory.handshakes.opened_without_cookie(self.http_request_data)
         self.session = Session(
             self.outgoing,
             factory.relay,
@@ -133,7 +133,7 @@ class ChatProtocol(BoundedProtocol):
         else:
             factory.connection_log.handshake_refused(*said)
         if handshake.is_about_origin(reason):
-            factory.handshakes.tell_of_origin(", ".join(header_values(self.http_request_data, "origin")))
+            factory.handshakes.log_refused_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(why, code, responseHeaders)
         self.data = b""
         self.release_handshake()

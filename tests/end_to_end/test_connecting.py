@@ -125,7 +125,7 @@ def test_trusted_proxy_without_a_client_address_is_not_limited_and_is_logged_onc
     relay = start_relay("--trusted-proxy", "127.0.0.1", "--unauthenticated-per-address", "1", *UNHURRIED)
     for _ in range(3):
         held.enter_context(relay.client(sock=connected(relay.port)))
-    relay.said("named no client, .* set X-Forwarded-For, with --trusted-proxy 127.0.0.1 here")
+    relay.said("named no client, .* set X-Forwarded-For, and set --trusted-proxy 127.0.0.1 here")
     named = {"X-Forwarded-For": "192.0.2.1"}
     held.enter_context(relay.client(additional_headers=named, sock=connected(relay.port)))
     with pytest.raises(InvalidStatus):

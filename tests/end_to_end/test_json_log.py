@@ -71,10 +71,10 @@ def test_json_log_has_hostile_text_inside_strings_only(start_relay: StartRelay, 
     events = events_of(relay.output)
     assert the_event(events, "listens on")["namespace"] == "chatrelay.app"
     assert the_event(events, "chatrelay has stopped")
-    refused = the_event(events, "was refused; that is no origin")
+    refused = the_event(events, "was refused; this origin can't be allowed")
     assert refused["level"] == "warn"
     assert refused["fields"]["origin"].startswith('https://x"}\\x0b{"level":"critical","text":"forged"}\\x1b[2J')
-    assert refused["format"] == "a page of origin {origin} was refused; {remedy} (told once for each origin)"
+    assert refused["format"] == "a page from origin {origin} was refused; {remedy} (logged once for each origin)"
     assert the_event(events, "refused with 400")["fields"]["code"] == 400
     assert "forged" in the_event(events, "could not be asked")["fields"]["what"]
     end = the_event(events, "connection of 2 from 127.0.0.1")["fields"]

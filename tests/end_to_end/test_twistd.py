@@ -392,7 +392,7 @@ def test_refused_origin_is_logged_once_with_how_to_admit_it(start_relay: StartRe
     for origin in (None, "https://example.com", "https://example.com:443"):
         with relay.client(origin=origin) as alice:
             assert alice.log_in("alice-session") == ADMITTED
-    relay.said(r"origin https://example.com:444 was refused; .* admit it with --origin https://example.com:444 ")
+    relay.said(r"origin https://example.com:444 was refused; .* allow it with --origin https://example.com:444 ")
     relay.stop()
     told = [found[1] for line in relay.output if (found := re.search(r"origin (\S+) was refused", line))]
     assert told == ["https://example.com:444", "http://example.com", "null"]

@@ -61,7 +61,7 @@ class Defects(ConnectingTestCase):
         """Check that the client was told nothing, and the operator where it was, and neither of them the cookie."""
         self.assertTrue(answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), answer)
         self.assertTrue(answer.endswith(f"refused this request: {handshake.DEFECT}\n".encode()), answer)
-        self.assertIn("a handshake met a defect, ValueError; please report it", said)
+        self.assertIn("a handshake raised ValueError, which is a bug; please report it", said)
         self.assertIn(f", in {where}\n", said)
         self.assertNotIn(self.SECRET, said)
 
@@ -142,9 +142,9 @@ class Defects(ConnectingTestCase):
         for _ in range(log_limiter.MAX_PER_SWEEP + 5):
             self.refusal()
         self.pass_time(1)
-        lines = [line for line in self.said() if "met a defect" in line]
+        lines = [line for line in self.said() if "raised" in line]
         self.assertEqual(len(lines), log_limiter.MAX_PER_SWEEP + 1)
-        self.assertIn("too many log messages at once: 5 more handshakes that met a defect", lines)
+        self.assertIn("too many log messages at once: 5 more handshakes that raised an exception", lines)
 
     def test_nor_is_the_text_of_what_autobahn_catches(self) -> None:
         def fail(*_: object) -> None:
@@ -433,8 +433,8 @@ class BehindProxies(ConnectingTestCase):
     def nobody_named(self, peer: str, name: str) -> str:
         """What the operator is told, once, of a proxy that names no client."""
         return (
-            f"a handshake from {peer} named no client, so that no limit of an address holds for those who come so: have "
-            f"the proxy there set X-Forwarded-For, with --trusted-proxy {name} here (told once)"
+            f"a handshake from {peer} named no client, so no limit for an address applies to clients that come this way: "
+            f"have the proxy there set X-Forwarded-For, and set --trusted-proxy {name} here (logged once)"
         )
 
     def test_of_a_trusted_proxy_that_names_nobody_one_line_says_so(self) -> None:
@@ -485,8 +485,8 @@ class BehindProxies(ConnectingTestCase):
             self.assertEqual(
                 self.said(LogLevel.warn),
                 [
-                    f"a handshake from {OFFICE}:4321 had an X-Forwarded-For, which is ignored: if that is a proxy of "
-                    f"yours, say --trusted-proxy {OFFICE} (told once)"
+                    f"the X-Forwarded-For of a handshake from {OFFICE}:4321 was ignored: if that is your proxy, set "
+                    f"--trusted-proxy {OFFICE} (logged once)"
                 ],
             )
 
@@ -503,7 +503,7 @@ class BehindProxies(ConnectingTestCase):
         for _ in range(3):
             client = MemoryClient(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
             self.assertIsNone(client.protocol.remote.address)
-        self.assertIn("say --trusted-proxy unix (told once)", self.said(LogLevel.warn)[0])
+        self.assertIn("set --trusted-proxy unix (logged once)", self.said(LogLevel.warn)[0])
         self.limit(unauthenticated_per_address=1, trusted_proxy=("unix",))
         client = MemoryClient(self.factory, Transport(peer)).open(f"X-Forwarded-For: {OFFICE}")
         self.assertEqual((client.protocol.remote.address, client.protocol.remote.name), (OFFICE, OFFICE))

@@ -165,10 +165,10 @@ class Handshakes(WebSocketTestCase):
         self.client().shake("Origin: https://a.test", "Origin: https://b.test")
         warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
         self.assertEqual(len(warnings), 4)
-        self.assertIn("of origin (empty) was refused", warnings[2])
+        self.assertIn("from origin (empty) was refused", warnings[2])
         self.assertIn("https://a.test, https://b.test", warnings[3])
-        self.assertIn("admit it with --origin https://www.example.com (told once", warnings[0])
-        self.assertIn("no origin which could be admitted", warnings[1])
+        self.assertIn("allow it with --origin https://www.example.com (logged once", warnings[0])
+        self.assertIn("this origin can't be allowed", warnings[1])
         told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.info]
         self.assertEqual(len(told), 6)
         self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
@@ -186,7 +186,7 @@ class Handshakes(WebSocketTestCase):
         warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
         self.assertEqual(len(warnings), 12)
         self.assertIn("origin https://www.example.com was refused", warnings[10])
-        self.assertIn("too many origins at once: 991 more handshakes of pages were refused", warnings[11])
+        self.assertIn("too many refused origins at once: 991 more handshakes from pages were refused", warnings[11])
 
     def test_refused_handshake_is_logged_escaped_and_without_its_cookie(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))

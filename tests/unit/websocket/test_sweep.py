@@ -121,7 +121,7 @@ class Counted(KnownSessions):
 
 
 PARTS = {
-    "refused origins": "handshakes.tell_how_many_origins",
+    "refused origins": "handshakes.log_more_refused_origins",
     "limits of disconnected users": "send_limits.forget",
     "addresses with denied logins": "logins.throttle.sweep",
     "log messages that were left out": "log_limiter.report",
@@ -191,7 +191,7 @@ class AllParts(WebSocketTestCase):
             part
             for part, has_worked in {
                 "log messages that were left out": any("too many log messages at once" in line for line in told),
-                "refused origins": any("too many origins at once" in line for line in told),
+                "refused origins": any("too many refused origins at once" in line for line in told),
                 "limits of disconnected users": not len(self.factory.send_limits),
                 "addresses with denied logins": not len(self.factory.logins.throttle),
                 "addresses behind the PROXY protocol": visit.address == "192.0.2.3",
