@@ -33,17 +33,17 @@ PHONE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_demo_in_good_order(demo: Demo, number: signal.Signals) -> None:
+def test_signal_ends_the_demo_in_order(demo: Demo, number: signal.Signals) -> None:
     assert demo.stop(number) == (0, "")
 
 
-def test_ctrl_c_with_people_connected(demo: Demo, people: People) -> None:
+def test_ctrl_c_ends_the_demo_with_people_connected(demo: Demo, people: People) -> None:
     anna = people.log_in("Anna")
     assert demo.stop(signal.SIGINT) == (0, "")
     anna.state("waiting").wait_for()
 
 
-def test_a_second_ctrl_c_ends_it_at_once(demo: Demo, people: People, line: Line) -> None:
+def test_second_ctrl_c_ends_the_demo_at_once(demo: Demo, people: People, line: Line) -> None:
     people.log_in("Anna")
     line.hold_answers()  # so that the relay waits for the browser's farewell
     demo.process.send_signal(signal.SIGINT)
@@ -52,7 +52,7 @@ def test_a_second_ctrl_c_ends_it_at_once(demo: Demo, people: People, line: Line)
     assert demo.stop(signal.SIGINT) == (1, "")
 
 
-def test_it_says_what_to_open_and_where_the_messages_are(tmp_path: Path, ports: dict[str, int]) -> None:
+def test_demo_prints_what_to_open_and_where_the_messages_are(tmp_path: Path, ports: dict[str, int]) -> None:
     demo = Demo(ports["website"], ports["relay"], tmp_path)
     printed = demo.start()
     demo.stop()
@@ -63,7 +63,7 @@ def test_it_says_what_to_open_and_where_the_messages_are(tmp_path: Path, ports: 
 
 
 @pytest.mark.parametrize("taken", ["website", "relay"])
-def test_a_port_in_use_is_said_plainly(tmp_path: Path, ports: dict[str, int], taken: str) -> None:
+def test_port_in_use_is_reported_plainly(tmp_path: Path, ports: dict[str, int], taken: str) -> None:
     with socket.create_server(("127.0.0.1", ports[taken])):
         process = start_demo(tmp_path, "--port", str(ports["website"]), "--relay-port", str(ports["relay"]))
         printed, complaint = process.communicate(timeout=20)
@@ -74,7 +74,7 @@ def test_a_port_in_use_is_said_plainly(tmp_path: Path, ports: dict[str, int], ta
     assert "Traceback" not in complaint
 
 
-def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path, ports: dict[str, int]) -> None:
+def test_folder_that_cannot_be_made_is_reported_plainly(tmp_path: Path, ports: dict[str, int]) -> None:
     (tmp_path / "file").touch()
     process = start_demo(
         tmp_path,
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path, ports: dic
     assert "Traceback" not in complaint
 
 
-def test_a_message_log_that_cannot_be_opened_is_said_plainly(tmp_path: Path, ports: dict[str, int]) -> None:
+def test_message_log_that_cannot_be_opened_is_reported_plainly(tmp_path: Path, ports: dict[str, int]) -> None:
     (tmp_path / "chatrelay-demo.sqlite3").mkdir()
     process = start_demo(tmp_path, "--port", str(ports["website"]), "--relay-port", str(ports["relay"]))
     _, complaint = process.communicate(timeout=20)
@@ -119,7 +119,7 @@ def test_every_answer_has_the_policies(demo: Demo) -> None:
         assert headers["Referrer-Policy"] == "same-origin"
 
 
-def test_the_session_endpoint_knows_sessions_and_nothing_else(demo: Demo, people: People) -> None:
+def test_session_endpoint_knows_only_sessions(demo: Demo, people: People) -> None:
     anna = people.log_in("Anna")
     (cookie,) = anna.page.context.cookies()
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("demo_session", True, "Lax")
@@ -136,19 +136,19 @@ def test_the_session_endpoint_knows_sessions_and_nothing_else(demo: Demo, people
     assert whose(cookie["value"]) == {"loggedin": False}
 
 
-def test_another_sites_page_cannot_log_a_visitor_in(demo: Demo) -> None:
+def test_page_of_another_site_cannot_log_a_visitor_in(demo: Demo) -> None:
     status, headers, _ = ask(demo.url + "login", data=b"name=Anna", headers={"Origin": "https://elsewhere.example"})
     assert status == 403
     assert "Set-Cookie" not in headers
 
 
-def test_another_name_for_this_machine_is_another_site(demo: Demo) -> None:
+def test_other_name_of_the_machine_is_another_site(demo: Demo) -> None:
     status, _, text = ask(demo.url, headers={"Host": f"rebound.example:{demo.port}"})
     assert status == 421
     assert demo.url.rstrip("/") in text
 
 
-def test_at_a_wrong_address_there_is_a_way_out(demo: Demo, people: People) -> None:
+def test_page_at_a_wrong_address_links_to_the_right_one(demo: Demo, people: People) -> None:
     anna = people.log_in("Anna")
     for path, status, text in (
         ("nothing", 404, "There is no such page"),
@@ -174,7 +174,7 @@ def test_at_a_wrong_address_there_is_a_way_out(demo: Demo, people: People) -> No
 # ---- Two people -------------------------------------------------------------------------------------
 
 
-def test_two_people_write_to_each_other(demo: Demo, people: People) -> None:
+def test_two_users_exchange_messages(demo: Demo, people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     anna.write("Hej Bo!\nAre you there?")
@@ -194,7 +194,7 @@ def test_two_people_write_to_each_other(demo: Demo, people: People) -> None:
     assert anna.complaints == bo.complaints == []
 
 
-def test_a_message_to_someone_who_is_not_there_says_so_and_can_be_sent_again(people: People) -> None:
+def test_message_to_an_absent_user_says_so_and_can_be_sent_again(people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     anna.write("Still there?")
@@ -212,7 +212,7 @@ def test_a_message_to_someone_who_is_not_there_says_so_and_can_be_sent_again(peo
     bo.in_list("Anna").get_by_text("One more thing").wait_for()
 
 
-def test_a_note_to_oneself_is_shown_once_where_it_was_written_and_once_elsewhere(people: People) -> None:
+def test_message_to_oneself_is_shown_once_in_each_tab(people: People) -> None:
     anna = people.log_in("Anna")
     elsewhere = Person(anna.page.context.new_page())
     elsewhere.page.goto(anna.page.url)
@@ -226,7 +226,7 @@ def test_a_note_to_oneself_is_shown_once_where_it_was_written_and_once_elsewhere
     assert anna.page.locator(".line").count() == elsewhere.page.locator(".line").count() == 1
 
 
-def test_what_people_write_is_shown_as_text(people: People) -> None:
+def test_message_is_shown_as_text(people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     attack = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
@@ -242,7 +242,7 @@ def test_what_people_write_is_shown_as_text(people: People) -> None:
         assert person.complaints == []
 
 
-def test_both_names_of_this_machine_are_two_logins_in_one_browser(demo: Demo, people: People) -> None:
+def test_two_names_of_the_machine_are_two_logins_in_one_browser(demo: Demo, people: People) -> None:
     anna = people.log_in("Anna")
     anna.page.get_by_role("link", name=f"localhost:{demo.port}").wait_for()
     bo = Person(anna.page.context.new_page())
@@ -253,7 +253,7 @@ def test_both_names_of_this_machine_are_two_logins_in_one_browser(demo: Demo, pe
     bo.in_list("Anna").get_by_text("Two of us in one browser").wait_for()
 
 
-def test_a_reload_keeps_the_conversation_and_a_logout_does_not(people: People) -> None:
+def test_reload_keeps_the_conversation_and_logout_removes_it(people: People) -> None:
     anna = people.log_in("Anna")
     people.log_in("Bo")
     anna.open("Bo")
@@ -270,7 +270,7 @@ def test_a_reload_keeps_the_conversation_and_a_logout_does_not(people: People) -
     assert anna.page.locator(".line").count() == 0
 
 
-def test_who_reads_further_up_is_not_torn_away(people: People) -> None:
+def test_new_message_does_not_scroll_a_reader_away(people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo", viewport={"width": 800, "height": 400})
     anna.open("Bo")
     bo.open("Anna")
@@ -292,7 +292,7 @@ def test_who_reads_further_up_is_not_torn_away(people: People) -> None:
     assert scroll.evaluate(gap) < 2
 
 
-def test_a_page_whose_site_does_not_answer_says_so(people: People) -> None:
+def test_page_whose_site_does_not_answer_says_so(people: People) -> None:
     anna = people.arrive()
     anna.page.route("**/whoami", lambda route: route.abort())
     anna.page.get_by_role("button", name="Anna").click()
@@ -302,7 +302,7 @@ def test_a_page_whose_site_does_not_answer_says_so(people: People) -> None:
     anna.state("connected").wait_for()
 
 
-def test_what_is_too_long_is_not_sent(people: People) -> None:
+def test_too_long_message_is_not_sent(people: People) -> None:
     anna = people.log_in("Anna")
     people.log_in("Bo")
     anna.open("Bo")
@@ -316,7 +316,7 @@ def test_what_is_too_long_is_not_sent(people: People) -> None:
 # ---- A connection that breaks -------------------------------------------------------------------------
 
 
-def test_the_page_reconnects_by_itself_and_sends_what_was_written_meanwhile(people: People, line: Line) -> None:
+def test_page_reconnects_and_sends_what_was_written_meanwhile(people: People, line: Line) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     line.cut()
@@ -338,7 +338,7 @@ def test_the_page_reconnects_by_itself_and_sends_what_was_written_meanwhile(peop
     assert anna.page.locator(".line .text").all_inner_texts() == ["first", "third"]
 
 
-def test_attempts_become_rarer(people: People, line: Line) -> None:
+def test_attempts_to_reconnect_become_rarer(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     anna.page.clock.install()
     line.cut()
@@ -351,7 +351,7 @@ def test_attempts_become_rarer(people: People, line: Line) -> None:
     assert 4 <= len(attempts) <= 8
 
 
-def test_no_answer_is_shown_as_no_answer(people: People, line: Line) -> None:
+def test_unanswered_message_is_shown_as_unanswered(people: People, line: Line) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     line.hold_answers()
@@ -363,7 +363,7 @@ def test_no_answer_is_shown_as_no_answer(people: People, line: Line) -> None:
     bo.state("waiting").wait_for()
 
 
-def test_a_connection_that_is_silent_is_given_up(people: People, line: Line) -> None:
+def test_silent_connection_is_given_up(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     people.log_in("Bo")
     anna.open("Bo")
@@ -377,7 +377,7 @@ def test_a_connection_that_is_silent_is_given_up(people: People, line: Line) -> 
     assert anna.state("connected").count() == 0
 
 
-def test_after_a_restart_of_the_site_the_page_says_logged_out_and_keeps_everything(demo: Demo, people: People) -> None:
+def test_restart_of_the_site_logs_the_page_out_and_keeps_its_messages(demo: Demo, people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     anna.write("Before")
@@ -401,7 +401,7 @@ def test_after_a_restart_of_the_site_the_page_says_logged_out_and_keeps_everythi
     anna.line("Meanwhile", "refused").wait_for()
 
 
-def test_what_was_left_unsent_is_offered_to_who_wrote_it_and_to_nobody_else(demo: Demo, people: People) -> None:
+def test_unsent_message_is_offered_only_to_its_author(demo: Demo, people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     demo.stop()
     for name, texts in (("Bo", ("one", "two")), ("Anna", ("to do",)), ("Bo", ("three",))):
@@ -441,7 +441,7 @@ def test_what_was_left_unsent_is_offered_to_who_wrote_it_and_to_nobody_else(demo
     anna.line("to do", "delivered").wait_for()
 
 
-def test_who_logs_out_is_asked_about_what_was_left_unsent(people: People, line: Line) -> None:
+def test_logout_asks_about_unsent_messages(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     people.log_in("Bo")
     anna.open("Bo")
@@ -466,7 +466,7 @@ def test_who_logs_out_is_asked_about_what_was_left_unsent(people: People, line: 
 # Nothing tells a tab to look here: headless Chromium counts every tab as visible.
 
 
-def test_a_logout_in_one_tab_is_followed_in_the_other(people: People) -> None:
+def test_logout_in_one_tab_logs_the_other_out(people: People) -> None:
     anna = people.log_in("Anna")
     other = anna.another_tab()
     other.state("connected").wait_for()
@@ -479,7 +479,7 @@ def test_a_logout_in_one_tab_is_followed_in_the_other(people: People) -> None:
     anna.page.locator("#trouble").wait_for(state="hidden")
 
 
-def test_a_login_as_somebody_else_in_one_tab_is_followed_in_the_other(people: People) -> None:
+def test_login_as_another_user_in_one_tab_changes_the_other(people: People) -> None:
     anna = people.arrive()
     other = anna.another_tab()
     anna.log_in("Anna")
@@ -491,7 +491,7 @@ def test_a_login_as_somebody_else_in_one_tab_is_followed_in_the_other(people: Pe
     anna.in_list("Emil (you)").wait_for()
 
 
-def test_a_login_as_the_same_person_in_another_tab_brings_the_page_back(demo: Demo, people: People) -> None:
+def test_login_as_the_same_user_in_another_tab_reconnects_the_page(demo: Demo, people: People) -> None:
     anna = people.arrive()
     anna.page.clock.install()
     anna.log_in("Anna")
@@ -506,7 +506,7 @@ def test_a_login_as_the_same_person_in_another_tab_brings_the_page_back(demo: De
     anna.line("Here again", "delivered").wait_for()
 
 
-def test_a_page_without_the_relay_follows_a_logout_in_another_tab(people: People, line: Line) -> None:
+def test_page_without_the_relay_follows_a_logout_in_another_tab(people: People, line: Line) -> None:
     anna = people.log_in("Anna")
     other = anna.another_tab()
     other.state("connected").wait_for()
@@ -519,7 +519,7 @@ def test_a_page_without_the_relay_follows_a_logout_in_another_tab(people: People
 
 
 @pytest.mark.parametrize("page", ["logout", "login"])
-def test_the_relay_is_told_when_a_session_ends(demo: Demo, people: People, page: str) -> None:
+def test_end_of_a_session_is_reported_to_the_relay(demo: Demo, people: People, page: str) -> None:
     anna = people.log_in("Anna")
     elsewhere = people.log_in("Anna")
     (cookie,) = anna.page.context.cookies()
@@ -572,7 +572,7 @@ def test_each_close_code_has_its_words_and_its_consequence(people: People, code:
         anna.state("connected").wait_for()
 
 
-def test_a_site_that_cannot_be_asked_is_asked_again(people: People) -> None:
+def test_unavailable_site_is_asked_again(people: People) -> None:
     anna = people.arrive()
     answers = ['{"type":"auth-response","response":false,"reason":"webserver-unavailable"}'] * 2
     answers.append('{"type":"auth-response","response":true}')
@@ -585,7 +585,7 @@ def test_a_site_that_cannot_be_asked_is_asked_again(people: People) -> None:
     assert answers == []
 
 
-def test_what_is_sent_too_fast_waits_and_goes_by_itself_in_order(people: People) -> None:
+def test_messages_sent_too_fast_wait_and_go_in_order(people: People) -> None:
     anna = people.arrive()
     sent: list[str] = []
     refusals = 2
@@ -624,7 +624,7 @@ def test_what_is_sent_too_fast_waits_and_goes_by_itself_in_order(people: People)
 # ---- Keyboard, narrow screens -------------------------------------------------------------------------
 
 
-def test_everything_can_be_done_with_the_keyboard_alone(people: People) -> None:
+def test_page_works_with_the_keyboard_alone(people: People) -> None:
     bo = people.log_in("Bo")
     anna = people.arrive()
     keys = anna.page.keyboard
@@ -672,7 +672,7 @@ def test_everything_can_be_done_with_the_keyboard_alone(people: People) -> None:
     assert "Bo" in focused()
 
 
-def test_what_happens_is_read_out(people: People) -> None:
+def test_events_are_read_out_by_a_screen_reader(people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     spoken = anna.page.locator("[aria-live=polite]")
     bo.open("Anna")
@@ -683,7 +683,7 @@ def test_what_happens_is_read_out(people: People) -> None:
     spoken.get_by_text("Chidi isn’t online right now – not delivered.").wait_for(state="attached")
 
 
-def test_a_phone_shows_the_list_or_a_conversation_and_never_scrolls_sideways(people: People, line: Line) -> None:
+def test_phone_shows_the_list_or_a_conversation_and_does_not_scroll_sideways(people: People, line: Line) -> None:
     people.log_in("Bo")
     anna = people.arrive(**PHONE)
 

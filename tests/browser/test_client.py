@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Route
 
 
-def test_a_page_does_not_reconnect_as_the_user_who_logged_in_in_another_tab(
+def test_page_does_not_reconnect_as_the_user_of_another_tab(
     clients: Clients, people: People, demo: Demo, line: Line
 ) -> None:
     anna = clients.connect("Anna", 1, QUICK)
@@ -36,7 +36,7 @@ def test_a_page_does_not_reconnect_as_the_user_who_logged_in_in_another_tab(
     assert anna.messages == []
 
 
-def test_a_login_during_the_handshake_is_noticed_before_anything_is_sent(
+def test_login_during_the_handshake_is_noticed_before_anything_is_sent(
     clients: Clients, people: People, demo: Demo, line: Line
 ) -> None:
     anna = clients.connect("Anna", 1, QUICK)
@@ -58,7 +58,7 @@ def test_a_login_during_the_handshake_is_noticed_before_anything_is_sent(
     assert anna.states.count("connected") == 1  # before
 
 
-def test_a_message_for_another_user_ends_the_connection_unshown(clients: Clients) -> None:
+def test_message_for_another_user_ends_the_connection_unshown(clients: Clients) -> None:
     anna = clients.open("Anna")
     asked: list[Route] = []
 
@@ -111,7 +111,7 @@ def test_each_answer_about_who_is_logged_in_has_its_state(clients: Clients) -> N
         anna.page.unroute("**/whoami")
 
 
-def test_a_late_answer_of_a_function_does_not_end_a_newer_connection(clients: Clients) -> None:
+def test_late_answer_of_a_function_does_not_end_a_newer_connection(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.page.evaluate("globalThis.whoami = () => 1")
     anna.start(clients.relay, "{user: 1, whoami: () => whoami()}")
@@ -132,7 +132,7 @@ def test_a_late_answer_of_a_function_does_not_end_a_newer_connection(clients: Cl
     assert "logged-out" not in anna.states
 
 
-def test_a_page_that_leads_to_the_login_page_says_nobody(clients: Clients, demo: Demo) -> None:
+def test_redirect_to_the_login_page_means_nobody_is_logged_in(clients: Clients, demo: Demo) -> None:
     anna = clients.open("Anna")
     # To a page of HTML, as sites do.
     anna.page.route("**/whoami", lambda route: route.fulfill(status=303, headers={"Location": demo.url}))
@@ -140,7 +140,7 @@ def test_a_page_that_leads_to_the_login_page_says_nobody(clients: Clients, demo:
     anna.wait_for("logged-out")
 
 
-def test_a_function_may_say_who_is_logged_in(clients: Clients) -> None:
+def test_function_may_say_who_is_logged_in(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.start(clients.relay, "{user: '1', whoami: async () => (await (await fetch('/whoami')).json()).uID}")
     anna.wait_for("connected")
@@ -150,7 +150,7 @@ def test_a_function_may_say_who_is_logged_in(clients: Clients) -> None:
     anna.wait_for("logged-out")
 
 
-def test_a_login_elsewhere_is_noticed_when_the_page_has_it_checked(clients: Clients, demo: Demo) -> None:
+def test_login_in_another_tab_is_noticed_at_the_next_check(clients: Clients, demo: Demo) -> None:
     anna = clients.connect("Anna", 1)
     anna.page.evaluate("client.check()")
     assert anna.states[-1] == "connected"
@@ -165,7 +165,7 @@ def test_a_login_elsewhere_is_noticed_when_the_page_has_it_checked(clients: Clie
     assert anna.states[-1] == "idle"
 
 
-def test_a_client_that_would_be_whoever_is_logged_in_cannot_be_made(clients: Clients) -> None:
+def test_client_without_a_user_cannot_be_made(clients: Clients) -> None:
     anna = clients.open("Anna")
     for options in ("undefined", "{}", "{whoami: '/whoami'}", "{user: 1}", "{user: null, whoami: '/'}"):
         error = f"() => {{ try {{ new ChatClient('/', {options}); }} catch (error) {{ return String(error); }} }}"

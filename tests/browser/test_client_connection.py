@@ -49,7 +49,7 @@ def other_relay(demo: Demo, line: Line, tmp_path: Path, recheck_interval: int) -
         yield relay
 
 
-def test_a_renewed_cookie_keeps_the_user_logged_in(clients: Clients, demo: Demo, other_relay: RelayProcess) -> None:
+def test_renewed_cookie_keeps_the_user_logged_in(clients: Clients, demo: Demo, other_relay: RelayProcess) -> None:
     anna = clients.connect("Anna", 1)
     log_in(anna.page.context, demo, "Anna")  # another session id; the old one is denied from now on
     anna.wait_until(lambda: anna.states == ["connecting", "connected"] * 2)
@@ -57,9 +57,7 @@ def test_a_renewed_cookie_keeps_the_user_logged_in(clients: Clients, demo: Demo,
     assert anna.send(1, "still here")["result"] == "delivered"
 
 
-def test_a_session_that_ends_is_tried_once_more_and_no_more(
-    clients: Clients, demo: Demo, other_relay: RelayProcess
-) -> None:
+def test_ended_session_is_tried_once_more(clients: Clients, demo: Demo, other_relay: RelayProcess) -> None:
     anna = clients.open("Anna")
     # It goes by what the relay says alone.
     anna.start(clients.relay, f"{{user: 1, whoami: () => 1, {QUICK}}}")
@@ -71,7 +69,7 @@ def test_a_session_that_ends_is_tried_once_more_and_no_more(
     assert len(anna.urls) == 2
 
 
-def test_whoever_is_still_logged_in_is_back_once_after_a_logout_in_another_browser(clients: Clients) -> None:
+def test_logged_in_user_reconnects_once_after_a_logout_in_another_browser(clients: Clients) -> None:
     anna = clients.open("Anna")
     connections = anna.meet(admit)
     anna.page.clock.install()
@@ -95,7 +93,7 @@ def test_whoever_is_still_logged_in_is_back_once_after_a_logout_in_another_brows
     assert anna.states == ["connecting", "connected", "ended", "connecting", "connected", "ended"]
 
 
-def test_whoever_has_a_session_id_and_no_whoami_stays_out(clients: Clients) -> None:
+def test_session_id_without_whoami_is_not_tried_again(clients: Clients) -> None:
     anna = clients.open("Anna")
     connections = anna.meet(lambda connection: connection.close(code=4505))
     anna.page.clock.install()
@@ -107,7 +105,7 @@ def test_whoever_has_a_session_id_and_no_whoami_stays_out(clients: Clients) -> N
     assert len(connections) == 1
 
 
-def test_a_login_that_the_relay_cannot_read_is_tried_again_later(clients: Clients) -> None:
+def test_unreadable_login_is_tried_again_later(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.page.evaluate("globalThis.sessid = 42")  # not a string
     anna.start(clients.relay, f"{{user: 1, login: () => sessid, {SLOW}}}")
@@ -115,7 +113,7 @@ def test_a_login_that_the_relay_cannot_read_is_tried_again_later(clients: Client
     assert len(anna.urls) == 1
 
 
-def test_a_site_that_admits_and_denies_in_turn_is_no_loop(clients: Clients) -> None:
+def test_site_that_admits_and_denies_in_turn_causes_no_loop(clients: Clients) -> None:
     anna = clients.open("Anna")
     connections = anna.meet(admit)
     anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {QUICK}}}")
@@ -128,7 +126,7 @@ def test_a_site_that_admits_and_denies_in_turn_is_no_loop(clients: Clients) -> N
     assert len(connections) == 2
 
 
-def test_a_fresh_ticket_is_fetched_for_every_login(demo: Demo, clients: Clients, line: Line, tmp_path: Path) -> None:
+def test_fresh_ticket_is_fetched_for_every_login(demo: Demo, clients: Clients, line: Line, tmp_path: Path) -> None:
     site = Site()
     tickets: list[str] = []
 
@@ -162,7 +160,7 @@ def test_a_fresh_ticket_is_fetched_for_every_login(demo: Demo, clients: Clients,
     assert "logged-out" not in anna.states
 
 
-def test_a_login_that_knows_of_nobody_or_fails(clients: Clients) -> None:
+def test_login_function_without_a_user_or_with_an_error_is_reported(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.start(clients.relay, "{user: 1, login: async () => null}")
     anna.wait_for("logged-out")
@@ -208,7 +206,7 @@ def wait_until_absent(client: Client, user: int) -> None:
         client.page.wait_for_timeout(150)  # the relay takes ten messages a second
 
 
-def test_a_page_in_the_back_forward_cache_is_not_connected(anna_and_bo: tuple[Client, Client]) -> None:
+def test_page_in_the_back_forward_cache_is_not_connected(anna_and_bo: tuple[Client, Client]) -> None:
     anna, bo = anna_and_bo
     assert bo.send(1, "seen")["result"] == "delivered"
 
@@ -228,7 +226,7 @@ def test_a_page_in_the_back_forward_cache_is_not_connected(anna_and_bo: tuple[Cl
     assert "unseen" not in anna.messages
 
 
-def test_a_page_that_comes_back_from_the_cache_is_as_closed_as_it_was(anna_and_bo: tuple[Client, Client]) -> None:
+def test_closed_page_that_returns_from_the_cache_stays_closed(anna_and_bo: tuple[Client, Client]) -> None:
     anna, _ = anna_and_bo
     anna.page.evaluate("client.close()")
     anna.page.goto(anna.page.url.replace("notice", "login"))
@@ -270,7 +268,7 @@ def hear_nothing_for_minutes(anna: Client) -> None:
 
 
 @pytest.mark.parametrize("event", [come_online, come_back_after_a_minute, hear_nothing_for_minutes])
-def test_a_client_that_only_reads_finds_out_that_its_connection_is_dead(
+def test_client_that_only_reads_notices_a_dead_connection(
     clients: Clients, line: Line, event: Callable[[Client], None]
 ) -> None:
     anna = clients.open("Anna")
@@ -289,7 +287,7 @@ def test_a_client_that_only_reads_finds_out_that_its_connection_is_dead(
     anna.wait_until(lambda: len(anna.urls) > 1 and anna.states[-1] == "connected")
 
 
-def test_a_connection_that_is_alive_is_checked_seldom_and_kept(clients: Clients) -> None:
+def test_live_connection_is_checked_seldom_and_kept(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.page.clock.install()
     anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
@@ -315,7 +313,7 @@ FAILURES = pytest.mark.parametrize("failure", ["throw new Error('no ticket')", "
 
 
 @FAILURES
-def test_a_site_that_gives_no_ticket_is_asked_for_one_as_seldom_as_ever(anna_and_bo: Any, failure: str) -> None:
+def test_site_that_gives_no_ticket_is_asked_no_more_often(anna_and_bo: Any, failure: str) -> None:
     anna, _ = anna_and_bo
     anna.page.evaluate("client.close()")
     anna.page.clock.install()
@@ -331,7 +329,7 @@ def test_a_site_that_gives_no_ticket_is_asked_for_one_as_seldom_as_ever(anna_and
 
 
 @pytest.mark.parametrize("recheck_interval", [0])
-def test_a_check_that_is_denied_is_another_handshake_with_the_cookie_of_now(
+def test_denied_check_reconnects_with_the_current_cookie(
     clients: Clients, demo: Demo, other_relay: RelayProcess
 ) -> None:
     anna = clients.connect("Anna", 1)
@@ -347,7 +345,7 @@ def test_a_check_that_is_denied_is_another_handshake_with_the_cookie_of_now(
 
 
 @pytest.mark.parametrize("event", ["focus", "online", "visibilitychange"])
-def test_somebody_who_comes_back_does_not_wait(clients: Clients, line: Line, event: str) -> None:
+def test_returning_user_does_not_wait(clients: Clients, line: Line, event: str) -> None:
     anna = clients.connect("Anna", 1, SLOW)
     line.cut()
     state = anna.wait_for("waiting")
@@ -358,7 +356,7 @@ def test_somebody_who_comes_back_does_not_wait(clients: Clients, line: Line, eve
     anna.wait_for("connected")
 
 
-def test_a_hidden_page_waits_longer_and_never_gives_up(clients: Clients, line: Line) -> None:
+def test_hidden_page_waits_longer_and_never_gives_up(clients: Clients, line: Line) -> None:
     anna = clients.open("Anna")
     anna.page.clock.install()
     anna.start(clients.relay, f"{{user: 1, whoami: () => 1, {SLOW}, longestDelay: 30_000}}")
@@ -380,7 +378,7 @@ def test_a_hidden_page_waits_longer_and_never_gives_up(clients: Clients, line: L
     anna.wait_for("connected")
 
 
-def test_durations_do_not_depend_on_the_clock_that_somebody_sets(clients: Clients, line: Line) -> None:
+def test_durations_do_not_depend_on_a_set_clock(clients: Clients, line: Line) -> None:
     anna = clients.connect("Anna", 1, QUICK)
     anna.page.evaluate("Date.now = () => 0")
     line.cut()
@@ -390,7 +388,7 @@ def test_durations_do_not_depend_on_the_clock_that_somebody_sets(clients: Client
     anna.wait_for("connected")
 
 
-def test_a_closed_client_can_be_collected(clients: Clients) -> None:
+def test_closed_client_is_garbage_collected(clients: Clients) -> None:
     anna = clients.connect("Anna", 1)
     anna.page.evaluate("client.send(1, 'Hej')")
     anna.page.evaluate("globalThis.reference = new WeakRef(client); client.close(); globalThis.client = null")
@@ -403,7 +401,7 @@ def test_a_closed_client_can_be_collected(clients: Clients) -> None:
 # ---- What the browser forbids ---------------------------------------------------------------------------
 
 
-def test_an_insecure_address_on_a_secure_page_is_said(people: People) -> None:
+def test_insecure_address_on_a_secure_page_is_reported(people: People) -> None:
     anna = Client(people.arrive().page)
     script = (ROOT / "chatrelay" / "static" / "chatrelay.js").read_text()
 
@@ -421,20 +419,20 @@ def test_an_insecure_address_on_a_secure_page_is_said(people: People) -> None:
     anna.wait_until(lambda: anna.states.count("connecting") > 2)
 
 
-def test_a_relay_that_the_pages_policy_forbids_is_said(clients: Clients) -> None:
+def test_relay_forbidden_by_the_policy_is_reported(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.start("ws://127.0.0.1:9/", f"{{user: 1, whoami: '/whoami', {QUICK}}}")
     anna.wait_until(lambda: anna.state.get("reason") == "blocked-by-policy")
     anna.wait_until(lambda: anna.states.count("connecting") > 2)
 
 
-def test_an_address_of_the_site_that_the_pages_policy_forbids_is_said(clients: Clients) -> None:
+def test_site_address_forbidden_by_the_policy_is_reported(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.start(clients.relay, f"{{user: 1, whoami: 'http://127.0.0.1:9/whoami', {QUICK}}}")
     anna.wait_until(lambda: anna.state.get("reason") == "blocked-by-policy")
 
 
-def test_what_the_policy_forbids_elsewhere_on_the_page_is_not_taken_for_the_client_s(clients: Clients) -> None:
+def test_other_violation_of_the_policy_is_not_reported(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.page.route("**/whoami", lambda route: None)  # it takes its time
     anna.start(clients.relay, "{user: 1, whoami: '/whoami'}")
@@ -448,7 +446,7 @@ def test_what_the_policy_forbids_elsewhere_on_the_page_is_not_taken_for_the_clie
     assert anna.states == ["connecting"]
 
 
-def test_the_address_of_the_relay_may_be_relative_to_the_page(clients: Clients) -> None:
+def test_relay_address_may_be_relative_to_the_page(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.start("/chat", "{user: 1, whoami: '/whoami'}")
     anna.wait_until(lambda: anna.urls)

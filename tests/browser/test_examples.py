@@ -46,7 +46,7 @@ def write(page: Page, to: str, text: str) -> None:
 
 
 @pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: apt install php-cli)")
-def test_the_page_of_the_php_example_stays_connected_and_its_user_s(browser: Browser, php: PhpSite, line: Line) -> None:
+def test_page_of_the_php_example_stays_connected_as_its_user(browser: Browser, php: PhpSite, line: Line) -> None:
     contexts = [browser.new_context() for _ in range(2)]
     for context in contexts:
         context.set_default_timeout(15_000)
@@ -75,7 +75,7 @@ def test_the_page_of_the_php_example_stays_connected_and_its_user_s(browser: Bro
         context.close()
 
 
-def test_the_page_of_the_twisted_web_site_follows_a_login_as_somebody_else(browser: Browser) -> None:
+def test_page_of_the_twisted_web_site_follows_a_login_as_another_user(browser: Browser) -> None:
     context = browser.new_context()
     context.set_default_timeout(15_000)
     alice, other = context.new_page(), context.new_page()

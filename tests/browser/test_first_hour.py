@@ -40,7 +40,7 @@ def deny(connection: Any) -> None:
     connection.send('{"type":"auth-response","response":false}')
 
 
-def test_a_site_that_tells_browser_and_relay_two_things_has_a_warning(clients: Clients) -> None:
+def test_site_that_contradicts_itself_has_a_warning(clients: Clients) -> None:
     anna = clients.open("Anna")
     warnings = warnings_of(anna)
     anna.meet(deny)
@@ -55,7 +55,7 @@ def test_a_site_that_tells_browser_and_relay_two_things_has_a_warning(clients: C
     assert "docs/webserver.rst" in warning
 
 
-def test_a_logout_and_a_denied_session_id_have_none(clients: Clients) -> None:
+def test_logout_and_denied_session_id_have_no_warning(clients: Clients) -> None:
     anna = clients.open("Anna")
     warnings = warnings_of(anna)
     anna.meet(deny)
@@ -68,7 +68,7 @@ def test_a_logout_and_a_denied_session_id_have_none(clients: Clients) -> None:
     assert warnings == []
 
 
-def test_an_answer_of_whoami_that_cannot_be_used_has_a_warning(clients: Clients) -> None:
+def test_unusable_answer_of_whoami_has_a_warning(clients: Clients) -> None:
     answers: list[tuple[Callable[[Route], None], str, str]] = [
         (lambda route: route.fulfill(status=404, body="no"), "waiting", "status 404"),
         (lambda route: route.fulfill(body="<h1>hello</h1>", content_type="text/html"), "waiting", "is not JSON"),
@@ -182,9 +182,7 @@ def cookies(tmp_path: Path) -> Iterator[Cookies]:
     thread.join()
 
 
-def test_a_page_that_is_put_out_by_a_login_does_not_take_the_new_users_cookie(
-    browser: Browser, cookies: Cookies
-) -> None:
+def test_page_closed_by_a_login_does_not_use_the_new_cookie(browser: Browser, cookies: Cookies) -> None:
     origin = f"http://127.0.0.1:{cookies.server_port}"
     context = browser.new_context()
     context.set_default_timeout(15_000)

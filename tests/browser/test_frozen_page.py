@@ -99,9 +99,7 @@ def relay(tmp_path: Path) -> Iterator[RelayProcess]:
     site.close()
 
 
-def test_a_page_that_the_browser_freezes_is_not_connected(
-    relay: RelayProcess, cacheable_page: str, tmp_path: Path
-) -> None:
+def test_page_frozen_by_the_browser_is_not_connected(relay: RelayProcess, cacheable_page: str, tmp_path: Path) -> None:
     (tmp_path / "profile").mkdir()
     with Chromium(tmp_path / "profile") as browser, relay.client() as bo:
         bo.log_in("bo's")

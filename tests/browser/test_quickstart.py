@@ -55,7 +55,7 @@ def submit(context: BrowserContext, site: Site, page: str, **form: str) -> None:
     assert answer.status in (200, 302), answer.text()
 
 
-def test_the_quickstart_carries_messages_and_its_logout_ends_the_chat(site: Site, visitor: BrowserContext) -> None:
+def test_quickstart_carries_messages_and_its_logout_ends_the_chat(site: Site, visitor: BrowserContext) -> None:
     submit(visitor, site, "login", uid="1")
     page, other = tab(visitor, site), tab(visitor, site)
     page.get_by_placeholder("to (uID)").fill("1")
