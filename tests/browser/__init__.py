@@ -1,3 +1,3 @@
 """
-What a person sees: the demo as a real process, driven through real browsers.
+Tests of the client and of the demo, in real browsers.
 """

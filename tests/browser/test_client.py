@@ -1,5 +1,5 @@
 """
-Who the client is, on a page that has nothing else, with the real relay.
+The user of the client, on a page that has nothing else, with the real relay.
 """
 
 from __future__ import annotations

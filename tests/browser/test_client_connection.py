@@ -1,5 +1,5 @@
 """
-How the client keeps its connection up, and finds out that it is down, with the real relay.
+How the client keeps its connection, and notices that it is lost, with the real relay.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The real twistd as a process, asked by clients that share no code with it."""
+"""Tests of a real twistd process, with clients that share no code with it."""

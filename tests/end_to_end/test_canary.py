@@ -1,4 +1,4 @@
-"""No session id comes to light: everything that the relay prints, stores, sends and answers is searched for those it was given.
+"""Session ids appear nowhere: what the relay prints, stores, sends and answers is searched for those it was given.
 
 Each is a canary: two long random words with characters between them that one encoding or another changes. What is
 searched for are pieces of the words, which most encodings leave as they are, and their base64 and hexadecimal forms.

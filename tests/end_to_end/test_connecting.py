@@ -1,4 +1,4 @@
-"""Who may connect to a real relay: it is full, an address or a user has too many; tests/unit has every limit by itself."""
+"""Limits on connections to a real relay: in all, of an address, of a user. tests/unit tests each limit by itself."""
 
 from __future__ import annotations
 

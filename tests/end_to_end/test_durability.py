@@ -1,4 +1,7 @@
-"""A message log in some trouble or other, and the order of system calls. tests/trials/test_durability.py has what is worse."""
+"""A message log whose file is broken or locked, and the order of system calls.
+
+tests/trials/test_durability.py has kills and power cuts.
+"""
 
 from __future__ import annotations
 

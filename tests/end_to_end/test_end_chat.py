@@ -1,4 +1,4 @@
-"""What examples/end_chat.* say of a relay that does not end a chat: its own words, which name the option."""
+"""The programs examples/end_chat.* quote a relay that refuses to end a chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast path on real sockets: with it and without it, slow readers are cut and bursts are answered in order."""
+"""The fast path on real sockets: with it and without it, slow readers are closed and bursts are answered in order."""
 
 from __future__ import annotations
 

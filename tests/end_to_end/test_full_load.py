@@ -1,4 +1,4 @@
-"""The promise at full load: with more to do than the relay can, every answer is one, true, and in order."""
+"""The promise at full load: a relay with more to do than it can gives each request one true answer, in order."""
 
 from __future__ import annotations
 

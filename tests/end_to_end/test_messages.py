@@ -1,4 +1,4 @@
-"""People who are logged in message each other, through the real thing."""
+"""Messages between users who are logged in to a real relay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes of mistakes in real processes: their words, and what is left behind."""
+"""Mistakes of operators in real processes: the error messages, and the files that are left."""
 
 from __future__ import annotations
 

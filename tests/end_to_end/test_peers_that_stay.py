@@ -1,4 +1,4 @@
-"""Clients that were refused, closed halfway or stopped reading, and stay: no descriptor is held for them longer than 5 s.
+"""Clients that stay after they were refused, closed halfway or stopped reading: no descriptor is held longer than 5 s.
 
 All of them come to one relay at once, over TCP and over TLS, with its default limits of time. What it holds is what the
 kernel says (/proc), not what the relay thinks.

@@ -1,4 +1,4 @@
-"""A site that we did not write the server of: PHP's own sessions, by `php -S`, from examples/php."""
+"""A site with PHP's own sessions, by `php -S`, from examples/php."""
 
 from __future__ import annotations
 

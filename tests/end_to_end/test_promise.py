@@ -1,4 +1,4 @@
-"""The checker is checked: each promise, broken on purpose, is found and named."""
+"""The checker of the promise: each promise that is broken on purpose is found and named."""
 
 from __future__ import annotations
 

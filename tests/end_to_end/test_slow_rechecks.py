@@ -1,4 +1,4 @@
-"""A real site that is too slow for the sessions that it is to be asked about again."""
+"""A real site that is too slow for the rechecks of its sessions."""
 
 from __future__ import annotations
 

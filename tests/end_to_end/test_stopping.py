@@ -1,4 +1,4 @@
-"""How the relay ends, with people in it."""
+"""How a relay with users ends."""
 
 from __future__ import annotations
 

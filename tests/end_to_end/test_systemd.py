@@ -1,4 +1,4 @@
-"""What systemd is told by a relay that it watches: a socket of the test's stands for systemd's."""
+"""What a relay tells systemd, which watches it; a socket of the test stands for systemd's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`twistd chatrelay` as an operator meets it: help, options, what it says when it starts and when it can't."""
+"""`twistd chatrelay` as an operator uses it: help, options, and what it logs when it starts and when it can't."""
 
 from __future__ import annotations
 

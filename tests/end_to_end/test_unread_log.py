@@ -1,4 +1,4 @@
-"""A log that nobody reads, or that cannot be written, stops neither the relay nor its end."""
+"""A log that nobody reads or that cannot be written delays neither the relay nor its end."""
 
 from __future__ import annotations
 

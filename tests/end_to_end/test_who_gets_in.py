@@ -1,4 +1,4 @@
-"""Who gets in, who stays in, and who is put out: with a real relay, and a site that changes its mind."""
+"""Logins, rechecks and the ends of sessions, with a real relay and a site that fails or changes its answers."""
 
 from __future__ import annotations
 

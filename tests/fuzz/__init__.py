@@ -1,1 +1,1 @@
-"""Random doings: a relay in memory held against a model of the promise, and bytes held against two parsers."""
+"""Random tests: a relay in memory is compared with a model of the promise, and bytes with two parsers."""

@@ -1,4 +1,4 @@
-"""Relays that break their promise, each in one way, so that whoever looks for such can be looked at, too."""
+"""Relays that break their promise, each in one way: `test_checker` shows that the model finds them."""
 
 from __future__ import annotations
 

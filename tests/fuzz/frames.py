@@ -1,4 +1,4 @@
-"""Coverage-guided bytes for the frame fast path, which must be told from Autobahn by nobody.
+"""Coverage-guided bytes for the frame fast path, which must behave as Autobahn does.
 
 The same bytes in the same pieces go to a relay with the fast path and to one
 without; what each then answers, delivers, logs and closes is compared.

@@ -1,4 +1,4 @@
-"""The checker is checked: a relay that breaks its promise is found out, in each of the ways there are."""
+"""The checker of scenarios: it finds each of the relays that break their promise."""
 
 from __future__ import annotations
 

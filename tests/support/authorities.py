@@ -27,11 +27,11 @@ class Authorities:
         root.cert_pem.write_to_path(str(self.root))
 
     def issue(self, *names: str) -> trustme.LeafCert:
-        """A certificate for hosts of these names or addresses."""
+        """Issue a certificate for hosts of these names or addresses."""
         return self._signing.issue_cert(*names)
 
     def endpoint(self, leaf: trustme.LeafCert) -> str:
-        """A Twisted endpoint that listens with a certificate, from files as an operator has them."""
+        """Write a certificate to files as an operator has them; return the Twisted endpoint that listens with it."""
         key, own, rest = (self._folder / name for name in ("key.pem", "cert.pem", "chain.pem"))
         leaf.private_key_pem.write_to_path(str(key))
         certificate, *chain = leaf.cert_chain_pems
@@ -47,7 +47,7 @@ class Authorities:
         return self.endpoint(self.issue("127.0.0.1", *names))
 
     def trusting(self) -> ssl.SSLContext:
-        """A client's settings that trust the root and nothing else."""
+        """Build a client's settings that trust the root and nothing else."""
         return ssl.create_default_context(cafile=str(self.root))
 
 

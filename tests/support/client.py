@@ -314,7 +314,7 @@ class StreamClient(Speaker):
         self.write(frame(compressed.removesuffix(DEFLATE_END), rsv=4))
 
     async def hear(self) -> Any:
-        """Return the next text as JSON, or the close code; None for an end without one. Other frames are passed over."""
+        """Return the next text as JSON, or the close code; None for an end without one. Skip other frames."""
         async with asyncio.timeout(PATIENCE):
             try:
                 while True:
@@ -334,7 +334,7 @@ class StreamClient(Speaker):
                 return None
 
     async def answer(self, type: str) -> Any:
-        """Return the next message of this type, others passed over; or the close code, None for an end without one."""
+        """Return the next message of this type, or the close code; None for an end without one. Skip others."""
         while True:
             heard = await self.hear()
             if not isinstance(heard, dict) or heard["type"] == type:

@@ -17,12 +17,12 @@ class Evidence:
     figures: list[str] = field(default_factory=list)
 
     def count(self, what: str, count: int, at_least: int) -> None:
-        """Something was done to the relay so often; fewer than `at_least` prove nothing, and fail."""
+        """Record how often something was done to the relay; fail where fewer than `at_least` would prove nothing."""
         self.counts.append(f"{count:,} {what}")
         assert count >= at_least, f"only {count:,} {what}: the trial proves nothing below {at_least:,}"
 
     def figure(self, text: str) -> None:
-        """Something was measured."""
+        """Record a measurement."""
         self.figures.append(text)
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ EVIDENCE = "evidence"
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
-    """Where a trial puts what it counted and measured: a line of the table at the end."""
+    """Collect what a trial counted and measured, for a line of the table at the end."""
     found = Evidence(request.node.name.removeprefix("test_"))
     yield found
     print(found)

@@ -68,7 +68,7 @@ class SiteExample(Example):
 
     @property
     def origin(self) -> str:
-        """The origin of its pages."""
+        """Return the origin of its pages."""
         return f"http://127.0.0.1:{self.port}"
 
     def request(self, method: str, path: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
@@ -88,7 +88,7 @@ class SiteExample(Example):
         return cookie.split(";")[0]
 
     def client(self, cookie: str | None, **options: Any) -> Client:
-        """A connection as the site's page opens it."""
+        """Open a connection as the site's page does."""
         options.setdefault("origin", self.origin)
         headers = {} if cookie is None else {"Cookie": cookie}
         options.setdefault("additional_headers", headers)

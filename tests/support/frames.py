@@ -64,7 +64,7 @@ def fragments(payload: bytes, count: int, *, rsv: int = 0) -> bytes:
 
 
 def split(stream: bytes, start: int = 0) -> Iterator[tuple[int, bytes, int]]:
-    """Decode the server's whole frames in a stream: (first byte, payload, where it ends). A frame that is cut off is left.
+    """Decode the server's whole frames in a stream: (first byte, payload, where it ends). Leave a frame that is cut off.
 
     :param start: where in the stream the first frame begins.
     """

@@ -49,13 +49,13 @@ class Site:
         )
 
     def page(self, cookie: str) -> Client:
-        """A connection that a page of the site opens and logs in."""
+        """Open a connection as a page of the site does, and log in."""
         client = self.relay.client(origin=self.origin, additional_headers={"Cookie": f"session={cookie}"})
         assert client.log_in(None) == ADMITTED
         return client
 
     def revoke(self, **whose: object) -> Any:
-        """``POST /v1/revoke``."""
+        """Send ``POST /v1/revoke``; return the answer."""
         status, answer = self.relay.ops("POST", "/v1/revoke", whose, TOKEN)
         assert status == 200
         return answer
@@ -65,12 +65,12 @@ class Site:
         return json.loads(Browser(self).post("session", SESSID=cookie))
 
     def times_asked(self) -> int:
-        """How often the session page was asked about a valid cookie."""
+        """Return how often the session page was asked about a valid cookie."""
         return int(Browser(self).get("asked"))
 
     @contextmanager
     def file(self, name: str, content: object = "") -> Iterator[None]:
-        """With a file in the site's folder, by which it does something else."""
+        """Put a file in the site's folder for a while, by which the site behaves in another way."""
         path = self.folder / name
         path.write_text(str(content))
         yield
@@ -136,7 +136,7 @@ class Browser:
 
     @property
     def cookie(self) -> str:
-        """The value of the session cookie."""
+        """Return the value of the session cookie."""
         (cookie,) = [cookie for cookie in self._cookies if cookie.name == self._session_cookie]
         assert cookie.value is not None
         return cookie.value

@@ -31,7 +31,7 @@ class SteppedMessageLog(HeldMessageLog):
         self._to_mark: list[int] = []
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
-        """Let a batch wait."""
+        """Keep a batch pending."""
         return fail(LogUnavailable("closed")) if self.is_closed else super().append(messages)
 
     def commit_and_forget(self) -> None:
@@ -43,11 +43,11 @@ class SteppedMessageLog(HeldMessageLog):
         committed.errback(LogUnavailable("the disk failed at the sync"))
 
     def break_down(self) -> None:
-        """Fail as no log may."""
+        """Fail with an exception that no log may raise."""
         self.batches.pop(0)[1].errback(ZeroDivisionError("a defect of the log's"))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
-        """Let marks wait."""
+        """Keep marks pending."""
         marked: Deferred[None] = Deferred()
         self.marks.append((numbers, marked))
         return marked
@@ -64,12 +64,12 @@ class SteppedMessageLog(HeldMessageLog):
         marked.errback(LogUnavailable("the disk is full"))
 
     def recover(self) -> None:
-        """Be opened anew, and look at what was left."""
+        """Reopen, and write the marks that were left."""
         MemoryMessageLog.mark_undelivered(self, self._to_mark)
         self._to_mark = []
 
     def stop(self) -> Deferred[None]:
-        """Do what is left, and nothing more."""
+        """Do what is pending, and accept nothing more."""
         self.is_closed = True
         while self.batches:
             self.commit()

@@ -59,11 +59,11 @@ class PhpSite:
 
     @property
     def origin(self) -> str:
-        """The origin of its pages."""
+        """Return the origin of its pages."""
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, body: bytes | None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """Ask its session endpoint as the relay does: status, headers, body."""
+        """Ask its session endpoint as the relay does; return status, headers and body."""
         request = urllib.request.Request(f"{self.origin}/session.php", body, headers)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -73,7 +73,7 @@ class PhpSite:
                 return error.code, dict(error.headers.items()), error.read()
 
     def session_files(self) -> set[str]:
-        """The names of the session files there are."""
+        """Return the names of the session files."""
         return {path.name for path in self.sessions.rglob("sess_*")}
 
     def __enter__(self) -> Self:

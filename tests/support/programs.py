@@ -36,12 +36,12 @@ HIGH_RATES = (
 
 
 def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
-    """A TCP connection to a port of this machine, from one of its own addresses (Linux: all of 127.0.0.0/8 are)."""
+    """Connect to a port of this machine, from one of its own addresses (on Linux, all of 127.0.0.0/8)."""
     return socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0))
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
+    """Return a port of 127.0.0.1 that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
     return port
@@ -51,11 +51,11 @@ class Site:
     """A website that knows some sessions.
 
     :ivar users: SESSID -> uID.
-    :ivar asked: the SESSIDs that were asked about, in order.
-    :ivar requests: for each question, (headers, body).
+    :ivar asked: the SESSIDs of the requests, in order.
+    :ivar requests: (headers, body) of each request.
     :ivar answer: when set, called with the request to answer in its own way.
-    :ivar counts_first_look: whether what a relay asks at its start is a question like any other; else it is denied, and
-        that is all.
+    :ivar counts_first_look: whether the request that a relay sends at its start counts; else it is denied, and not
+        recorded.
     :ivar seconds: how long it takes for each answer.
     """
 
@@ -173,7 +173,7 @@ class RelayProcess:
             self.output.append(line.rstrip("\n"))
 
     def ready(self) -> Self:
-        """Wait until it listens; find out where."""
+        """Wait until the relay listens; find out where."""
         self.said(r"chatrelay \S+ listens on")
         line = self.said(r"ChatFactory.* starting on ")
         found = re.search(r"starting on (\d+)", line)
@@ -182,7 +182,7 @@ class RelayProcess:
         return self
 
     def said(self, pattern: str, times: int = 1) -> str:
-        """Wait for a line that matches; return it."""
+        """Wait for a printed line that matches; return it."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             lines = [line for line in list(self.output) if re.search(pattern, line)]
@@ -195,22 +195,22 @@ class RelayProcess:
 
     @property
     def url(self) -> str:
-        """Where to connect."""
+        """Return the URL of the WebSocket."""
         return f"ws://127.0.0.1:{self.port}/"
 
     def client(self, **options: Any) -> Client:
-        """A new connection."""
+        """Open a connection."""
         return Client(self.url, **options)
 
     @property
     def ops_port(self) -> int:
-        """Where the ops endpoint listens."""
+        """Return the port of the ops endpoint."""
         found = re.search(r"starting on (\d+)", self.said(r"OpsSite.* starting on "))
         assert found
         return int(found[1])
 
     def ops(self, method: str, path: str, value: object = None, token: str | None = None) -> tuple[int, Any]:
-        """A request to the ops endpoint; its status, and the answer as JSON."""
+        """Send a request to the ops endpoint; return the status, and the answer as JSON."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.ops_port}{path}", method=method)
         if value is not None:
             request.data = json.dumps(value).encode()
@@ -226,19 +226,19 @@ class RelayProcess:
 
     @property
     def pid(self) -> int:
-        """The relay's own process, whatever it runs under: a child of that, or what it has turned into."""
+        """Return the pid of the relay itself: a child of the program it runs under, or what that has turned into."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if self._runs_under else []
         return int(children[0]) if children else pid
 
     def stop(self, sign: int = signal.SIGTERM) -> int:
-        """End it with a signal; return its exit status, or that of the program it runs under."""
+        """End the relay with a signal; return its exit status, or that of the program it runs under."""
         if self.process.poll() is None:
             os.kill(self.pid, sign)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; return its exit status."""
+        """Wait for the end of the relay; return its exit status."""
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
@@ -262,16 +262,16 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # As the `twistd` script does, of the Python that runs the tests.
 TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
-"""What every relay runs, for who wants to begin with something else."""
+"""What every relay runs; tests put other code before it."""
 
 
 def orphans(relay: RelayProcess) -> list[str]:
-    """The commands of what a relay said of write-ahead logs that it set aside."""
+    """Return the commands that a relay logged for the write-ahead logs that it set aside."""
     return [line.partition("To read them: ")[2] for line in relay.output if "was set aside" in line]
 
 
 def follow(command: str) -> str:
-    """Execute a command of a line in a shell, as it stands there; return what it printed."""
+    """Execute a logged command in a shell, as it stands; return what it printed."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert ran.returncode == 0, f"{command}: {ran.stderr}"

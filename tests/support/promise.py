@@ -1,4 +1,4 @@
-"""The promise (docs/design.rst) held against what clients saw and what the message log has.
+"""Check the promise (docs/design.rst) against what clients saw and what the message log has.
 
 Every connection gives an `Account` of itself: what it sent, and what it heard
 in the order it came. `Trial` looks at the accounts of one round after
@@ -93,7 +93,7 @@ class Trial:
         self._connections = 0
 
     def add(self, accounts: Sequence[Account], *, settled: bool) -> None:
-        """Look at one round.
+        """Check one round.
 
         :param settled: whether everything sent was waited for and the relay lived on; else it was killed in the midst.
         """
@@ -118,7 +118,7 @@ class Trial:
         self._fates.update(fates)
 
     def check_log(self, log: Sequence[Row], *, refused_may_stand: bool = False) -> None:
-        """Hold the log, in the order of its numbers, against all rounds.
+        """Compare the log, in the order of its numbers, with all rounds.
 
         :param refused_may_stand: whether what was refused may be there, and not marked.
         """
@@ -154,7 +154,7 @@ class Trial:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a message log that nobody writes any more; the file and the inboxes are looked at, too."""
+    """Read a message log that nobody writes any more; check its file and its inboxes."""
     try:
         with closing(sqlite3.connect(path)) as log:
             assert log.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -176,12 +176,12 @@ def read_log(path: Path) -> list[Row]:
 
 
 def deliveries(path: Path) -> list[tuple[str, int]]:
-    """The contents in a message log that nobody writes any more, and whether each was delivered."""
+    """Return the contents in a message log that nobody writes any more, and whether each was delivered."""
     return [(row.content, row.delivered) for row in read_log(path)]
 
 
 def _answers(account: Account, fates: dict[str, _Fate]) -> None:
-    """C9, and that the answers `true` come in the order of the requests."""
+    """Check C9, and that the answers `true` come in the order of the requests."""
     requests = {request.id: request for request in account.requests}
     last_accepted = -1
     for frame in account.heard:
@@ -204,7 +204,7 @@ def _answers(account: Account, fates: dict[str, _Fate]) -> None:
 
 
 def _deliveries(account: Account, fates: dict[str, _Fate]) -> set[str]:
-    """C3, C7, and that what is delivered was sent, so and to this user; what was received."""
+    """Check C3, C7, and that deliveries are as they were sent, and to this user; return what was received."""
     received: set[str] = set()
     last: dict[int, int] = {}
     for frame in account.heard:
@@ -228,7 +228,7 @@ def _deliveries(account: Account, fates: dict[str, _Fate]) -> set[str]:
 
 
 def _settled(accounts: Sequence[Account], fates: dict[str, _Fate], received: Sequence[set[str]]) -> None:
-    """Every request of those who stayed has its answer, and every `true` has reached each who stayed."""
+    """Check that each connection that stayed has every answer, and every message that was acknowledged."""
     arrived: dict[str, list[set[str]]] = {}
     for account, contents in zip(accounts, received, strict=True):
         if account.stayed:
@@ -242,5 +242,5 @@ def _settled(accounts: Sequence[Account], fates: dict[str, _Fate], received: Seq
 
 
 def _exactly(*values: object) -> list[tuple[type, object]]:
-    """Values that are equal only where their types are, too: to Python, 1 == 1.0."""
+    """Return values that are equal only where their types are, too: to Python, 1 == 1.0."""
     return [(type(value), value) for value in values]

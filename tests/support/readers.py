@@ -50,7 +50,7 @@ class Reader(SocketClient):
 
     @property
     def in_kernel(self) -> int:
-        """Bytes that its kernel has acknowledged, and it has not read."""
+        """Return the bytes that its kernel has acknowledged and it has not read."""
         return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4)))[0])
 
     def keep_reading(self, pace: int, at_once: int = 0) -> None:
@@ -77,7 +77,7 @@ class Reader(SocketClient):
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading, and cut the connection."""
+        """Stop reading, and end the connection."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -105,7 +105,7 @@ class Reader(SocketClient):
 
 
 def connection(port: int, host: str = "127.0.0.1", receive_buffer: int = 0) -> socket.socket:
-    """A TCP connection, of a client whose receive buffer is as small as that if a size is given."""
+    """Connect; if a size is given, with a receive buffer of that size."""
     made = socket.socket()
     if receive_buffer:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -130,7 +130,7 @@ class Sender:
         self._content = "x" * size
 
     def send(self, count: int, at_once: int = 1) -> None:
-        """Send so many times so many messages, and hear what became of each; no more after a false."""
+        """Send so many times so many messages, and read each answer; stop after a false."""
         for _ in range(count):
             if self.reason is None:
                 for _ in range(at_once):

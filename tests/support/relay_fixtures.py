@@ -20,7 +20,7 @@ CHEN = {"sessid": "chen-session", "uid": "chen"}
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A website where Alice (1), Bo (2) and Chen ("chen") are logged in."""
+    """Start a website where Alice (1), Bo (2) and Chen ("chen") are logged in."""
     site = Site()
     for user in (ALICE, BO, CHEN):
         site.users[str(user["sessid"])] = user["uid"]
@@ -30,7 +30,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def start_relay(site: Site, tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
-    """Starts relays that ask the site, and stops them at the end."""
+    """Return a function that starts relays that ask the site; stop them at the end."""
     with ExitStack() as running:
 
         def start(*options: str, **keywords: Any) -> RelayProcess:
@@ -41,13 +41,13 @@ def start_relay(site: Site, tmp_path: Path) -> Iterator[Callable[..., RelayProce
 
 @pytest.fixture
 def relay(start_relay: Callable[..., RelayProcess]) -> RelayProcess:
-    """A relay with its defaults."""
+    """Start a relay with its defaults."""
     return start_relay()
 
 
 @pytest.fixture
 def logged_in(relay: RelayProcess) -> Iterator[Callable[[str], Client]]:
-    """Connects and logs in by SESSID."""
+    """Return a function that connects and logs in by SESSID."""
     with ExitStack() as open_clients:
 
         def log_in(sessid: str) -> Client:

@@ -148,7 +148,7 @@ class Talker:
         self._write(close_frame())
 
     def heed(self, events: int) -> None:
-        """The socket is ready."""
+        """Read and write what the socket is ready for."""
         if events & selectors.EVENT_WRITE:
             self._write(b"")
         if events & selectors.EVENT_READ:
@@ -159,7 +159,7 @@ class Talker:
         self._crowd.selector.register(self._socket, selectors.EVENT_READ, self)
 
     def leave(self) -> None:
-        """End the connection, without a word."""
+        """End the connection without a close frame."""
         if not self.ended:
             self.ended = True
             self.talking = False
@@ -245,12 +245,12 @@ class Talker:
 
     @property
     def stream(self) -> bytes:
-        """All that came."""
+        """Return all bytes that came."""
         self._chunks = [b"".join(self._chunks)]
         return self._chunks[0]
 
     def account(self) -> Account:
-        """What happened here, for the promise to be held against."""
+        """Return what happened on this connection, for the check of the promise."""
         stream = self.stream
         start = (stream.find(b"\r\n\r\n") + 4) if b"\r\n\r\n" in stream[:4096] else len(stream)
         assert not stream or stream.startswith(b"HTTP/1.1 101 "), stream[:start]
@@ -269,7 +269,7 @@ class Talker:
 
     @property
     def requests(self) -> list[Request]:
-        """What was sent, in order."""
+        """Return what was sent, in order."""
         return [self._request(number) for number in range(self.sent)]
 
 
@@ -291,7 +291,7 @@ class Pressure:
 
     @property
     def busy(self) -> float:
-        """The share of the time in which the relay had something to do; above 1 where two of its threads had."""
+        """Return the share of the time in which the relay had something to do; above 1 where two of its threads had."""
         return self.wanted / self.seconds
 
     def __str__(self) -> str:
@@ -326,7 +326,7 @@ class Crowd:
         return new
 
     def come_back(self, talker: Talker) -> None:
-        """Connect anew, as one who has just left; not when all is about to end."""
+        """Reconnect as a client that has just left; not when all is about to end."""
         if self._pressing:
             self.join(talker.uid, talker.part)
 
@@ -366,7 +366,7 @@ class Crowd:
         raise AssertionError(f"not saturated in {ATTEMPTS} times {seconds:g} s: {pressure}")
 
     def settle(self) -> None:
-        """Send no more, wait for every answer, then close and hear each connection to its end."""
+        """Send no more, wait for every answer, then close and read each connection to its end."""
         for talker in self.talkers:
             talker.talking = False
         self.until(
@@ -379,7 +379,7 @@ class Crowd:
         self._until_all_have_ended()
 
     def talk_to_the_end(self, drain_time: float) -> None:
-        """Go on as before until the relay, which has been asked to stop and takes so many seconds, has closed every one."""
+        """Go on until the relay, which has been asked to stop and takes so many seconds, has closed all."""
         self.stopping = True
         self._until_all_have_ended(patience=drain_time + 2 * PATIENCE)
 
@@ -391,7 +391,7 @@ class Crowd:
         self._until_all_have_ended()
 
     def accounts(self) -> list[Account]:
-        """What happened on each connection."""
+        """Return what happened on each connection."""
         return [talker.account() for talker in self.talkers]
 
     def _read_on(self) -> None:
@@ -407,12 +407,12 @@ class Crowd:
 
     @property
     def refused(self) -> int:
-        """About how many requests were refused so far."""
+        """Return about how many requests were refused so far."""
         return sum(talker.refusals for talker in self.talkers)
 
     @property
     def accepted(self) -> int:
-        """About how many were accepted."""
+        """Return about how many were accepted."""
         return self._answered() - self.refused
 
     def _turn(self) -> None:
@@ -441,6 +441,6 @@ class Crowd:
 
 
 def by_turns(recipients: Sequence[UID], seed: int, turns: int = 97) -> list[UID]:
-    """Recipients in an order that has no pattern, the same for the same seed."""
+    """Return recipients in an order without a pattern, the same for the same seed."""
     choose = random.Random(seed)
     return [choose.choice(recipients) for _ in range(turns)]

@@ -36,7 +36,7 @@ def authenticator_for(url: str, clock: Any = reactor, **options: Any) -> Session
 
 
 def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    """An HTTP answer."""
+    """Encode an HTTP response."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -108,7 +108,7 @@ class WebserverTestCase(TestCase):
         await gatherResults([conversation.gone for conversation in self.conversations])
 
     def authenticator(self, **options: Any) -> SessionPageAuthenticator:
-        """An authenticator that asks this webserver."""
+        """Make an authenticator that asks this site."""
         authenticator = authenticator_for(options.pop("url", self.url), **options)
         self.authenticators.append(authenticator)
         return authenticator
@@ -119,7 +119,7 @@ class WebserverTestCase(TestCase):
         self.reply = lambda conversation: conversation.write(left.pop(0) if len(left) > 1 else left[0])
 
     def told(self) -> list[str]:
-        """What the operator is told from now on, a line each."""
+        """Collect what is logged from now on, a line each."""
         lines: list[str] = []
 
         def note(event: Any) -> None:
@@ -131,7 +131,7 @@ class WebserverTestCase(TestCase):
         return lines
 
     async def trouble(self, authenticator: SessionPageAuthenticator | None = None) -> str:
-        """What the operator is told of a question that could not be asked."""
+        """Return why a request failed, as it is logged."""
         got = await (authenticator or self.authenticator()).authenticate("sid")
         assert isinstance(got, Unavailable), got
         return got.why

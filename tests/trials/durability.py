@@ -1,4 +1,4 @@
-"""The trials of durability, as functions: what `test_durability` holds a relay to, and `test_the_checkers` broken ones."""
+"""The trials of durability: `test_durability` runs them on the relay, `test_the_checkers` on broken builds."""
 
 from __future__ import annotations
 

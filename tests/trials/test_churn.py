@@ -1,4 +1,4 @@
-"""People come and go, on and on: what one of them leaves behind in the relay must not add up.
+"""Clients come and go: what each leaves behind in the relay must not add up.
 
 They come in rounds, each with as many of every kind, from many addresses, and
 half of them as users who were there before. After each round the relay is

@@ -1,4 +1,4 @@
-"""Somebody sets the machine's clock."""
+"""The machine's clock is set while the relay runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File descriptors run out: 256 of them, and 400 who connect."""
+"""File descriptors run out: there are 256, and 400 clients connect."""
 
 from __future__ import annotations
 

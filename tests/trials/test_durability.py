@@ -1,4 +1,4 @@
-"""What was acknowledged is in the log, whatever happens to the relay, to the disk, or to the machine.
+"""Acknowledged messages are in the log, whatever happens to the relay, the disk or the machine.
 
 The log is read by SQLite itself. Where strace is needed it is Debian's, and runs the relay as its child.
 """

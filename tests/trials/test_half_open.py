@@ -1,4 +1,4 @@
-"""Half-open connections: the client's side is gone, and nobody says so."""
+"""Half-open connections: the client's side is gone, and no packet says so."""
 
 from __future__ import annotations
 

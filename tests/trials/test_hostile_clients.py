@@ -1,4 +1,4 @@
-"""Hostile clients: silent, slow, huge, endless; and somebody who only wants to log in meanwhile.
+"""Hostile clients that are silent, slow, huge or endless, beside a member who logs in.
 
 The attackers come from many addresses of 127.0.0.0/8, the member from 127.0.0.1: what cuts an attacker is the limit that its
 trial is about, and not the one on connections of an address.

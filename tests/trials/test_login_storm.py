@@ -1,4 +1,4 @@
-"""Everybody comes back at once: the relay, real clients, and a webserver that takes its time and counts.
+"""All clients log in at once, at a site that takes its time and counts.
 
 Each client has a session of its own, and finds out whose it became by writing to itself. Who is refused or closed
 comes back as docs/protocol.rst says. They come from offices, a hundred behind one address.

@@ -1,4 +1,4 @@
-"""Trial: thousands of scenarios on a clock that runs when it is told to, each from its seed."""
+"""Thousands of scenarios on a clock that the trial moves, each from its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many who do not read what they are sent, and two who only want to talk."""
+"""Many clients that do not read, beside two users who write to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM to a relay that has more to do than it can."""
+"""SIGTERM to a relay that has more to do than it can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkers are checked: each of the builds in `tests.trials.broken` makes a trial fail, and for the right reason."""
+"""The trials themselves: each of the builds in `tests.trials.broken` makes a trial fail, and for the right reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The website behind the relay goes away, comes back, and answers in every wrong way there is."""
+"""The site behind the relay goes away, comes back, and gives every kind of invalid answer."""
 
 from __future__ import annotations
 
