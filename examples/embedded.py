@@ -1,9 +1,9 @@
-"""chatrelay inside a Twisted application of one's own, which knows itself who is logged in.
+"""chatrelay inside a Twisted application that knows by itself who is logged in.
 
     python examples/embedded.py [port]
 
-Nobody is asked over HTTP: `Sessions` answers whose session it is. Messages are remembered until the program ends
-(`message_log="memory:"`); name a file, `"sqlite:messages.sqlite3"`, to keep them.
+No HTTP request is made: `Sessions` says whose session it is. Messages are kept until the program ends
+(`message_log="memory:"`). To keep them longer, name a file: `"sqlite:messages.sqlite3"`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from chatrelay import Config, Denied, LoggedIn, Unavailable, build
 
 
 class Sessions:
-    """An authenticator (`chatrelay.Authenticator`) that looks in a dict: SESSID -> uID."""
+    """An authenticator (`chatrelay.Authenticator`) with a dict of sessions: SESSID -> uID."""
 
     def __init__(self, users: Mapping[str, str | int]) -> None:
         self._users = users
 
     def authenticate(self, sessid: str) -> Deferred[LoggedIn | Denied | Unavailable]:
-        """Say whose session it is. It is a Deferred, as an application may have to ask its database first."""
+        """Say whose session it is, in a Deferred: an application may have to ask its database first."""
         return succeed(LoggedIn(self._users[sessid]) if sessid in self._users else Denied())
 
 
@@ -39,13 +39,13 @@ def main(reactor: Any, port: str = "8080") -> Deferred[None]:
 
     application = MultiService()
     relay.setServiceParent(application)
-    # The rest of the application stands beside the relay, here a heartbeat.
+    # The rest of the application is a service beside the relay: here, a heartbeat.
     TimerService(60.0, print, "still here", flush=True).setServiceParent(application)
 
     application.startService()
     reactor.addSystemEventTrigger("before", "shutdown", application.stopService)
     print(f"The relay listens on ws://127.0.0.1:{port}/ for the sessions {', '.join(users)}.", flush=True)
-    return Deferred()  # which never fires: the application runs until it is stopped
+    return Deferred()  # it never fires: the application runs until it is stopped
 
 
 if __name__ == "__main__":

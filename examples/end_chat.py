@@ -1,6 +1,6 @@
-"""End a user's chat from a site in Python: copy this file, and call `end_chat` where the site logs a user out.
+"""End a user's chat from a site in Python. Copy this file, and call `end_chat` where the site logs a user out.
 
-The relay is started with ``--ops-listen tcp:8081 --ops-token-file /etc/chatrelay/ops-token``.
+Start the relay with ``--ops-listen tcp:8081 --ops-token-file /etc/chatrelay/ops-token``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ OPS = ("127.0.0.1", 8081)
 """Host and port of the relay's ops endpoint."""
 
 TOKEN_FILE = "/etc/chatrelay/ops-token"
-"""The file of ``--ops-token-file``; the site needs to read it."""
+"""The file of ``--ops-token-file``. The site must be able to read it."""
 
 
 def end_chat(uid: str | int | UUID) -> None:
     """Close all connections of a user, in every browser.
 
-    The logout goes on where the relay can't be reached; the failure is logged.
+    If the relay cannot be reached, log the failure and let the logout go on.
     """
     connection = HTTPConnection(*OPS, timeout=2)
     try:
@@ -29,10 +29,10 @@ def end_chat(uid: str | int | UUID) -> None:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/revoke", json.dumps({"uID": uid}, default=str), headers)
         answer = connection.getresponse()
-        words = answer.read(500).decode("utf-8", "replace")  # the relay's, of why it refuses
+        words = answer.read(500).decode("utf-8", "replace")  # why the relay refuses, if it does
     except (OSError, HTTPException) as error:
         logging.getLogger(__name__).error("the chat of user %s goes on: %s", uid, error)
-    except ValueError:  # whose text may quote the token
+    except ValueError:  # not logged: its text may quote the token
         logging.getLogger(__name__).error("the chat of user %s goes on: %s has no token of one line", uid, TOKEN_FILE)
     else:
         if answer.status != 200:

@@ -1,9 +1,9 @@
-"""chatrelay as a page of an existing `twisted.web` site: one port for both, and the site's own log-in.
+"""chatrelay as a page of an existing `twisted.web` site: one port for both, and the login of the site.
 
     python examples/twisted_web_site.py [port]
 
-The site has its sessions in a dict and their ids in an HttpOnly cookie. The browser sends the cookie along when the
-page connects to /chat, so the page's script needs no SESSID, and `origin` keeps other sites' pages out.
+The site keeps its sessions in a dict and their ids in an HttpOnly cookie. The browser sends the cookie when the page
+connects to /chat, so the script of the page needs no SESSID. `origin` keeps pages of other sites out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COOKIE = "session"
 
 
 class Sessions(dict[str, str]):
-    """The site's sessions: id -> user. Also what the relay asks (`chatrelay.Authenticator`)."""
+    """The sessions of the site: id -> user. The relay asks them, too (`chatrelay.Authenticator`)."""
 
     def authenticate(self, sessid: str) -> Deferred[LoggedIn | Denied | Unavailable]:
         """Say whose session it is."""
@@ -34,17 +34,17 @@ class Sessions(dict[str, str]):
 
 
 def session_id(request: Request) -> str:
-    """The id in the visitor's cookie."""
+    """Give the id in the visitor's cookie."""
     return (request.getCookie(COOKIE.encode()) or b"").decode("latin-1")
 
 
 def is_foreign(request: Request) -> bool:
-    """Whether another site's page has sent this form; it must log nobody in or out here."""
+    """Say whether a page of another site has sent this form. Such a form must not log anybody in or out."""
     return request.getHeader("origin") not in (None, f"http://{request.getHeader('host')}")
 
 
 class FrontPage(Resource):
-    """The chat page for those who are logged in, the log-in form for everybody else."""
+    """The chat page for users who are logged in, and the login form for everybody else."""
 
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FrontPage(Resource):
 
 
 class WhoAmI(Resource):
-    """Tells the page's script who is logged in with this browser by now: in another tab it may be somebody else."""
+    """Tell the script of the page who is logged in now: another user may have logged in in another tab."""
 
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class WhoAmI(Resource):
 
 
 class LogOut(Resource):
-    """Ends a session, and the chat with it."""
+    """End a session, and the chat with it."""
 
     def __init__(self, sessions: Sessions, relay: ChatRelayService) -> None:
         super().__init__()
@@ -89,13 +89,13 @@ class LogOut(Resource):
         return bytes(redirectTo(b"/", request))
 
     def end(self, sessid: str) -> None:
-        """End a session, if it is one: first here, then in the chat, or the chat could come back by it."""
+        """End a session, if there is one: first here, then in the chat, or the chat could log in by it again."""
         self._sessions.pop(sessid, None)
         self._relay.end_session(sessid)
 
 
 class LogIn(Resource):
-    """Opens a session. An existing site asks for a password here."""
+    """Open a session. A real site asks for a password here."""
 
     def __init__(self, sessions: Sessions, log_out: LogOut) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class LogIn(Resource):
         if name not in (b"alice", b"bo"):
             request.setResponseCode(403)
             return b"there are alice and bo"
-        # Pages that this browser has open must not go on as whoever was logged in before.
+        # Pages that are open in this browser must not go on as the user who was logged in before.
         self._log_out.end(session_id(request))
         sessid = secrets.token_urlsafe()
         self._sessions[sessid] = name.decode()
@@ -120,7 +120,7 @@ class LogIn(Resource):
 
 
 class Script(Resource):
-    """A script of the chat page's."""
+    """A script of the chat page."""
 
     def __init__(self, text: bytes) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def main(reactor: Any, port: str = "8000") -> Deferred[None]:
     """Run the site until Ctrl-C."""
     sessions = Sessions()
     origin = f"http://127.0.0.1:{port}"
-    # No port of its own (listen=()): the site has one already.
+    # The relay opens no port of its own (listen=()): the site has one already.
     config = Config(listen=(), session_cookie=COOKIE, origin=(origin,), message_log="memory:")
     relay = build(config, reactor, authenticator=sessions)
 
@@ -154,7 +154,7 @@ def main(reactor: Any, port: str = "8000") -> Deferred[None]:
     reactor.addSystemEventTrigger("before", "shutdown", relay.stopService)
     reactor.listenTCP(int(port), Site(root), interface="127.0.0.1")
     print(f"The site is at {origin}/, the relay at ws://127.0.0.1:{port}/chat.", flush=True)
-    return Deferred()  # which never fires: the site runs until it is stopped
+    return Deferred()  # it never fires: the site runs until it is stopped
 
 
 LOG_IN_PAGE = b"""<!DOCTYPE html><title>Log in</title>

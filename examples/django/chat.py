@@ -1,4 +1,4 @@
-"""What chatrelay needs of a site by Django: copy this file and ``end_chat.py`` into an app, and route its views.
+"""What chatrelay needs of a Django site. Copy this file and ``end_chat.py`` into an app, and route its views.
 
 from . import chat
 
@@ -27,7 +27,7 @@ from django.views.decorators.http import require_GET, require_POST
 from .end_chat import end_chat
 
 SECRET_FILE = "/etc/chatrelay/auth-secret"
-"""The file of ``--auth-secret-file``; the site needs to read it."""
+"""The file of ``--auth-secret-file``. The site must be able to read it."""
 
 SessionStore = import_module(settings.SESSION_ENGINE).SessionStore
 
@@ -36,10 +36,10 @@ def _answer(user: Any) -> JsonResponse:
     return JsonResponse({"loggedin": True, "uID": user.pk} if user.is_authenticated else {"loggedin": False})
 
 
-@csrf_exempt  # the relay has no token of the site's
+@csrf_exempt  # the relay has no CSRF token of the site
 @require_POST
 def session(request: HttpRequest) -> HttpResponse:
-    """The session page: whose session is this? Only the relay may ask."""
+    """Say whose session it is: the session page. Only the relay may ask."""
     secret = f"Bearer {Path(SECRET_FILE).read_text('ascii').strip()}"
     if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), secret.encode()):
         return HttpResponse("not the relay: the secret is missing or wrong", status=400)
@@ -51,15 +51,15 @@ def session(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def whoami(request: HttpRequest) -> HttpResponse:
-    """Who is logged in to this browser, for the pages with the chat."""
+    """Tell the pages with the chat who is logged in with this browser."""
     answer = _answer(request.user)
-    # Django deletes a cookie that it does not know. By now the browser may have that of a new login.
+    # Django would delete an unknown session's cookie. But by now the browser may have the cookie of a new login.
     request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
     return answer
 
 
 class Login(LoginView):
-    """Ends the chat of the user before, whose pages are still open in this browser."""
+    """End the chat of the previous user, whose pages are still open in this browser."""
 
     def form_valid(self, form: Any) -> HttpResponse:
         """Log in."""
@@ -71,7 +71,7 @@ class Login(LoginView):
 
 
 class Logout(LogoutView):
-    """Ends the chat of the user, once the session is over."""
+    """End the chat of the user, once the session has ended."""
 
     def post(self, request: HttpRequest, *args: Any, **keywords: Any) -> HttpResponse:
         """Log out."""

@@ -1,4 +1,4 @@
-// What chatrelay needs of a site by Express with express-session. Copy this file into your site; Node 18 or newer.
+// What chatrelay needs of an Express site with express-session. Copy this file into your site. It needs Node 18 or newer.
 //
 //     twistd -n chatrelay --auth-url http://127.0.0.1:3000/session --auth-secret-file SECRET_FILE \
 //         --session-cookie connect.sid --origin https://example.com \
@@ -18,11 +18,11 @@ const TOKEN = read(process.env.CHATRELAY_TOKEN_FILE); // the relay's --ops-token
 const OPS = process.env.CHATRELAY_OPS ?? "http://127.0.0.1:8081"; // the relay's --ops-listen
 
 /**
- * The session page, which the relay asks, and /whoami, which pages ask. Call it before app.use(sessions): a session that
- * was looked for already, in the relay's request, is not looked for again.
+ * Add the session page, which the relay asks, and /whoami, which pages ask. Call it before app.use(sessions), because
+ * express-session looks for a session only once in each request.
  *
- * @param sessions  what session({ … }) returned; with resave and saveUninitialized false, or unknown ids would be stored
- * @param uidOf  gives the user's id from req.session, or undefined where nobody is logged in
+ * @param sessions  what session({ … }) returned, with resave and saveUninitialized false, or unknown ids would be stored
+ * @param uidOf  gives the user's id from req.session, or undefined if nobody is logged in
  */
 export function addChat(app, sessions, uidOf = (session) => session.userId) {
   const whose = (req, res) => {
@@ -33,7 +33,7 @@ export function addChat(app, sessions, uidOf = (session) => session.userId) {
   app.get("/whoami", sessions, whose);
 }
 
-// Not 401 or 403: to the relay those mean "not logged in", and a wrong secret would look like visitors who are not.
+// The status is not 401 or 403, because the relay takes those for "not logged in", and a wrong secret would go unnoticed.
 function relayOnly(req, res, next) {
   const given = Buffer.from(req.get("Authorization") ?? "");
   const wanted = Buffer.from(`Bearer ${SECRET}`);
@@ -41,14 +41,14 @@ function relayOnly(req, res, next) {
   res.status(400).send("not the relay: the secret is missing or wrong");
 }
 
-// The relay posts the cookie's value as it is, encoded and signed. express-session knows how to undo that.
+// The relay posts the value of the cookie unchanged, encoded and signed. express-session decodes and checks it.
 function asCookie(req, res, next) {
   if (typeof req.body?.SESSID !== "string") return res.status(400).send("there is no SESSID in a form");
   req.headers.cookie = `connect.sid=${req.body.SESSID}`; // or the name that you gave express-session
   next();
 }
 
-/** End the chat of a user who has logged out, in every browser. A relay that can't be asked is no reason not to log out. */
+/** End the chat of a user who has logged out, in every browser. If that fails, log it and let the logout go on. */
 export async function endChat(uID) {
   try {
     const answer = await fetch(`${OPS}/v1/revoke`, {

@@ -17,7 +17,7 @@ app.get("/", (req, res) => res.send(`user ${req.session.userId ?? "nobody"}`));
 
 app.post("/login", (req, res, next) => {
   const before = req.session.userId;
-  const userId = Number(req.body.user); // your site looks at a password first
+  const userId = Number(req.body.user); // your site checks a password first
   req.session.regenerate(async (error) => {
     if (error) return next(error);
     req.session.userId = userId;

@@ -1,4 +1,4 @@
-// The least a page needs for a chat. chatrelay.js keeps the connection; this shows what comes of it.
+// The least that a page needs for a chat. chatrelay.js keeps the connection, and this script shows the messages.
 import { ChatClient } from "./chatrelay.js";
 
 const form = document.getElementById("chat");
@@ -16,12 +16,12 @@ const WORDS = {
 
 function addLine(text) {
   const line = document.createElement("li");
-  line.textContent = text; // never innerHTML: strangers write this
+  line.textContent = text; // never innerHTML: other users write this
   document.getElementById("messages").append(line);
   return line;
 }
 
-// For the user for whom index.php made this page. In another tab somebody else may log in; whoami.php tells.
+// The user is the one for whom index.php made this page. Another user may log in in another tab; whoami.php says so.
 const client = new ChatClient(form.dataset.relay, { user: form.dataset.user, whoami: "whoami.php" });
 
 client.addEventListener("state", ({ state }) => {

@@ -1,27 +1,27 @@
 <?php
 /*
- * Ends a user's chat. Copy this file into your site, and call end_chat where the site logs a user out, and where somebody
- * else logs in with the same browser. Tell PHP where the relay's ops endpoint is, in the environment:
+ * End a user's chat. Copy this file into your site. Call end_chat where the site logs a user out, and where another user
+ * logs in with the same browser. Tell PHP in the environment where the relay's ops endpoint is:
  *
  *     CHATRELAY_OPS=http://127.0.0.1:8081    CHATRELAY_OPS_TOKEN_FILE=/etc/chatrelay/ops-token
  */
 declare(strict_types=1);
 
-/** Closes all connections of a user, in every browser. The logout goes on where that fails; PHP's error log says so. */
+/** Close all connections of a user, in every browser. If that fails, log it to PHP's error log and let the logout go on. */
 function end_chat(string|int $uID): void
 {
     $ops = (string) getenv('CHATRELAY_OPS');
     if ($ops === '') {
-        return; // then the relay finds out when it asks again
+        return; // the relay finds out when it asks again
     }
     $token = trim((string) @file_get_contents((string) getenv('CHATRELAY_OPS_TOKEN_FILE')));
     $answer = @file_get_contents("$ops/v1/revoke", false, stream_context_create(['http' => [
         'method' => 'POST',
         'header' => ["Authorization: Bearer $token", 'Content-Type: application/json'],
         'content' => json_encode(['uID' => $uID]),
-        'timeout' => 2, // seconds; a relay that hangs must not keep anybody from logging out
+        'timeout' => 2, // seconds: a relay that hangs must not stop the logout
         'follow_location' => 0,
-        'ignore_errors' => true, // read the answer of a relay that refuses, too: it says why
+        'ignore_errors' => true, // read the response of a relay that refuses, too: it says why
     ]]));
     if ($answer === false) {
         error_log("the chat of user $uID goes on: " . (error_get_last()['message'] ?? 'no answer'));

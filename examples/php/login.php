@@ -7,18 +7,18 @@ open_session();
 $failed = false;
 if ($_SERVER['REQUEST_METHOD'] === 'POST') {
     check_token();
-    session_write_close(); // a password takes its time to check; the visitor's other pages need not wait
+    session_write_close(); // checking a password takes time, and the visitor's other pages need not wait
     $name = $_POST['name'] ?? '';
     $password = $_POST['password'] ?? '';
     $user = is_string($name) ? USERS[$name] ?? null : null;
     if ($user !== null && is_string($password) && password_verify($password, $user['password'])) {
         open_session();
         $before = $_SESSION['uID'] ?? null;
-        session_regenerate_id(true); // or who planted an id before the login would be logged in with it
+        session_regenerate_id(true); // otherwise, somebody who planted the id before the login would be logged in, too
         $_SESSION = ['uID' => $user['uID'], 'name' => $name, 'token' => bin2hex(random_bytes(16))];
         session_write_close();
         if ($before !== null && $before !== $user['uID']) {
-            end_chat($before); // pages of this browser that are open must not go on as somebody else
+            end_chat($before); // pages that are open in this browser must not go on as another user
         }
         go_to('index.php');
     }

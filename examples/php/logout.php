@@ -10,7 +10,7 @@ if ($_SERVER['REQUEST_METHOD'] === 'POST') {
     $_SESSION = [];
     session_destroy();
     if ($uID !== null) {
-        end_chat($uID); // after the session, or the chat could come back by it
+        end_chat($uID); // after the end of the session, or the chat could log in by it again
     }
     setcookie(session_name(), '', ['expires' => 1, 'path' => '/']);
 }

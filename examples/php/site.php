@@ -1,5 +1,5 @@
 <?php
-/* What the pages of this little site share. The relay needs none of it: a real site has its own. */
+/* What the pages of this small site share. The relay does not need it, and a real site has its own. */
 declare(strict_types=1);
 
 const USERS = [
@@ -7,7 +7,7 @@ const USERS = [
     'bo' => ['uID' => 2, 'password' => '$2y$10$Txjh5oKvR4UUomZNPkBam.o7.kiu6UHPDpkE0TLkoHyHxA5Z7n9AO'],
 ];
 
-// Where the visitors' browsers find the relay. The same host name as the site's, or the session cookie is not sent there.
+// Where browsers find the relay. The host name must be that of the site, or the browser does not send the session cookie.
 define('RELAY', getenv('CHATRELAY_URL') ?: 'ws://127.0.0.1:8080/');
 
 header("Content-Security-Policy: default-src 'none'; script-src 'self'; connect-src 'self' " . RELAY
@@ -15,7 +15,7 @@ header("Content-Security-Policy: default-src 'none'; script-src 'self'; connect-
 header('X-Content-Type-Options: nosniff');
 header('Referrer-Policy: same-origin');
 
-/** Opens the visitor's session. What only reads it says so, and does not hold up the visitor's other pages. */
+/** Open the visitor's session. With $only_read it is closed at once, and does not hold up the visitor's other pages. */
 function open_session(bool $only_read = false): void
 {
     session_start([
@@ -27,7 +27,7 @@ function open_session(bool $only_read = false): void
     ]);
 }
 
-/** Refuses a form that was not made for this session: some other site's page may have sent it. */
+/** Refuse a form that was not made for this session: a page of another site may have sent it. */
 function check_token(): void
 {
     $token = $_POST['token'] ?? '';

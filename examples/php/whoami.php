@@ -1,5 +1,5 @@
 <?php
-/* What the chat page's script asks: who is logged in with this browser now? Without a session, nobody. */
+/* Tell the script of the chat page who is logged in with this browser now. Without a session, nobody is. */
 declare(strict_types=1);
 require __DIR__ . '/site.php';
 

@@ -1,4 +1,4 @@
-"""Tells twistd that there is a `chatrelay`. Imports nothing of ours until it is asked for."""
+"""Register `chatrelay` with twistd. Nothing of chatrelay is imported until it is used."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from twisted.application.service import ServiceMaker
 
 
 class _RelayMaker(ServiceMaker):
-    """Takes care of signals before anything else of ours, since to import that is most of a start."""
+    """Handle signals before the rest of chatrelay is imported, because the import is most of a start."""
 
     @property
     def options(self) -> Any:
