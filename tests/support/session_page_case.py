@@ -21,7 +21,7 @@ IN = b'{"loggedin":true,"uID":7}'
 
 
 def authenticator_for(url: str, clock: Any = reactor, **options: Any) -> SessionPageAuthenticator:
-    """Make an authenticator; options that are not given are the relay's defaults."""
+    """Return an authenticator; options that are not given are the relay's defaults."""
     config = Config()
     defaults = {
         "timeout": config.webserver_timeout,
@@ -35,18 +35,25 @@ def authenticator_for(url: str, clock: Any = reactor, **options: Any) -> Session
     return SessionPageAuthenticator(clock, url, **{**defaults, **options})
 
 
-def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    """Encode an HTTP response."""
+def sleep(seconds: float) -> Deferred[None]:
+    """Wait, in the reactor."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(seconds, waiting.callback, None)
+    return waiting
+
+
+def response(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    """Return an HTTP response."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 class Conversation(Protocol):
-    """One connection of the relay's to the webserver; requests are answered by a function of the test's."""
+    """A connection from the relay to the site; a function of the test answers its requests."""
 
     transport: Any  # TCP's or TLS's
 
-    def __init__(self, site: WebserverTestCase) -> None:
+    def __init__(self, site: SessionPageTestCase) -> None:
         self.site = site
         self.received = b""
         self.requests = 0
@@ -56,8 +63,8 @@ class Conversation(Protocol):
         self.site.conversations.append(self)
 
     def dataReceived(self, data: bytes) -> None:
-        if data.startswith(b"\x16\x03"):  # a TLS ClientHello: say what nginx says
-            self.write(answer(b"The plain HTTP request was sent to HTTPS port", "400 Bad Request"))
+        if data.startswith(b"\x16\x03"):  # a TLS ClientHello: respond like nginx
+            self.write(response(b"The plain HTTP request was sent to HTTPS port", "400 Bad Request"))
             return
         self.received += data
         while b"\r\n\r\n" in self.received:
@@ -86,13 +93,13 @@ class Conversation(Protocol):
         self.gone.callback(None)
 
 
-class WebserverTestCase(TestCase):
-    """A webserver on a real port whose answers the test decides."""
+class SessionPageTestCase(TestCase):
+    """A site on a real port; the test decides its responses."""
 
     def setUp(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.conversations: list[Conversation] = []
-        self.reply: Callable[[Conversation], None] = lambda conversation: conversation.write(answer(IN))
+        self.reply: Callable[[Conversation], None] = lambda conversation: conversation.write(response(IN))
         self.factory = Factory.forProtocol(Conversation)
         self.factory.buildProtocol = lambda address: Conversation(self)  # type: ignore[method-assign]
         self.port = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
@@ -108,18 +115,18 @@ class WebserverTestCase(TestCase):
         await gatherResults([conversation.gone for conversation in self.conversations])
 
     def authenticator(self, **options: Any) -> SessionPageAuthenticator:
-        """Make an authenticator that asks this site."""
+        """Return an authenticator that asks this site."""
         authenticator = authenticator_for(options.pop("url", self.url), **options)
         self.authenticators.append(authenticator)
         return authenticator
 
-    def answering(self, *answers: bytes) -> None:
-        """Give these answers, one a request; the last one again and again."""
+    def respond_with(self, *answers: bytes) -> None:
+        """Send these responses, one for each request; the last one for all further requests."""
         left = list(answers)
         self.reply = lambda conversation: conversation.write(left.pop(0) if len(left) > 1 else left[0])
 
-    def told(self) -> list[str]:
-        """Collect what is logged from now on, a line each."""
+    def logged(self) -> list[str]:
+        """Return a list to which each message logged from now on is added."""
         lines: list[str] = []
 
         def note(event: Any) -> None:
@@ -130,8 +137,8 @@ class WebserverTestCase(TestCase):
         self.addCleanup(globalLogPublisher.removeObserver, note)
         return lines
 
-    async def trouble(self, authenticator: SessionPageAuthenticator | None = None) -> str:
-        """Return why a request failed, as it is logged."""
+    async def failure(self, authenticator: SessionPageAuthenticator | None = None) -> str:
+        """Ask once; return why there is no verdict."""
         got = await (authenticator or self.authenticator()).authenticate("sid")
         assert isinstance(got, Unavailable), got
         return got.why

@@ -22,7 +22,7 @@ from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.v1 import AuthRequest, decode
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase
-from tests.support.session_page_case import WebserverTestCase
+from tests.support.session_page_case import SessionPageTestCase
 
 CANARY = "canary-7f3e91d0c4"
 
@@ -30,12 +30,12 @@ OURS = "chatrelay."
 
 
 def what_is_printed_of(root: object) -> dict[str, str]:
-    """The repr and the str of every object of our classes that can be reached from one, by class."""
+    """Return repr and str of every object of our classes that can be reached from one, by class."""
     seen: dict[int, object] = {}
     left = [root]
     while left:
         one = left.pop()
-        # What is not ours may be anybody's: modules, classes and code lead to the whole program.
+        # Modules, classes and code lead to the whole program, so they are not followed.
         if id(one) in seen or isinstance(one, type | types.ModuleType | types.CodeType | types.FrameType):
             continue
         seen[id(one)] = one
@@ -60,7 +60,7 @@ class Printed(WebSocketTestCase):
         self.patch(factory.logins.throttle, "_recent", self.denials)
         return factory
 
-    def test_no_object_shows_the_session_ids_that_it_knows(self) -> None:
+    def test_repr_of_every_object_has_no_session_id(self) -> None:
         held = HeldAuthenticator()
         self.factory = self.make_factory(held, session_cookie="sid", origin=("https://example.com",))
         clients = [
@@ -72,7 +72,7 @@ class Printed(WebSocketTestCase):
         ):
             client.say_login()
             held.answer(verdict)
-        for client in clients[1:]:  # one asks again; others ask, and wait for those who ask
+        for client in clients[1:]:  # one logs in again; the others wait
             client.say_login(f"{CANARY}-{id(client)}")
         self.assertTrue(held.asked)
         printed = what_is_printed_of(self.factory)
@@ -90,13 +90,13 @@ class Printed(WebSocketTestCase):
             self.assertIn(name, printed)
         for name in ("_Attempt", "_Address", "DenialCache", "Outbox", "Deferred", "_PendingLogin"):
             self.assertIn(name, printed)
-        del printed["HeldAuthenticator"]  # a test's own
+        del printed["HeldAuthenticator"]  # the test's own
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
-        # Of a session that was denied not even the object itself knows it any more.
+        # The cache does not even keep the session id of a denied session itself.
         self.assertEqual(len(self.denials), 1)
         self.assertNotIn(CANARY, repr([vars(self.denials), gc.get_referents(self.denials)]))
 
-    def test_values_hide_them(self) -> None:
+    def test_repr_of_values_has_no_session_id(self) -> None:
         request = decode(f'{{"type":"auth-request","SESSID":"{CANARY}"}}'.encode())
         assert isinstance(request, AuthRequest)
         for value in (request, LoggedIn(1, session=CANARY), attrs.asdict(LoggedIn(1)), Denied(), Unavailable("down")):
@@ -104,13 +104,13 @@ class Printed(WebSocketTestCase):
 
 
 class Raising:
-    """An authenticator that says the session id in what it raises."""
+    """An authenticator that raises an exception with the session id."""
 
     def __init__(self, at_once: bool) -> None:
         self.at_once = at_once
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
-        """Fail, in one of two ways."""
+        """Raise it, or fail with it."""
         try:
             try:
                 raise KeyError(sessid)
@@ -123,10 +123,10 @@ class Raising:
 
 
 class Tracebacks(WebSocketTestCase):
-    """What an authenticator raises is reported, without what it says."""
+    """An authenticator's exception is logged without its text."""
 
     def lines(self, authenticator: Any) -> str:
-        """Everything that is logged of a login, events and all."""
+        """Return all that is logged of a login, with its events."""
         lines: list[str] = []
 
         def note(event: Any) -> None:
@@ -142,10 +142,10 @@ class Tracebacks(WebSocketTestCase):
         client.say_login(CANARY)
         lines.append(repr(client.hear()))
         client.lost()
-        gc.collect()  # what nobody looked at would be reported now
+        gc.collect()  # unhandled failures would be logged now
         return "\n".join(lines)
 
-    def test_an_authenticator_that_says_it_in_what_it_raises(self) -> None:
+    def test_exception_of_an_authenticator_is_not_logged(self) -> None:
         for at_once in (True, False):
             said = self.lines(Raising(at_once))
             self.assertIn("an authenticator raised RuntimeError", said)
@@ -153,10 +153,10 @@ class Tracebacks(WebSocketTestCase):
             self.assertNotIn(CANARY, said)
 
 
-class Webserver(WebserverTestCase):
-    """The authenticator of the webserver, with questions that are out and that wait."""
+class SessionPage(SessionPageTestCase):
+    """The session page's authenticator, with pending and waiting requests."""
 
-    async def test_no_object_shows_the_session_ids_that_it_knows(self) -> None:
+    async def test_repr_of_every_object_has_no_session_id(self) -> None:
         self.reply = lambda conversation: None
         authenticator: SessionPageAuthenticator = self.authenticator(checks=1)
         asking = [authenticator.authenticate(f"{CANARY}-{number}") for number in (1, 1, 2)]

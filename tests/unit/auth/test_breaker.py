@@ -1,4 +1,4 @@
-"""The circuit breaker, on a clock that is only numbers."""
+"""The circuit breaker, with times that are only numbers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WAIT, LONGEST_WAIT = DEFAULTS.breaker_wait, DEFAULTS.breaker_longest_wait
 
 
 class BreakerTests(SynchronousTestCase):
-    """When it opens, who is the probe, and when it closes."""
+    """When the breaker opens, which request is the probe, and when it closes."""
 
     def opened(self, now: float = 0.0, wait: float = WAIT, longest_wait: float = LONGEST_WAIT) -> Breaker[str]:
-        """A breaker that has just opened."""
+        """Return a breaker that has just opened."""
         breaker: Breaker[str] = Breaker(3, wait, longest_wait)
         self.assertEqual([breaker.failed("x", now) for _ in range(3)], [False, False, True])
         return breaker
 
-    def test_it_opens_at_the_limit_and_not_before(self) -> None:
+    def test_breaker_opens_at_its_limit(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(2):
             self.assertFalse(breaker.failed("x", 0))
@@ -31,7 +31,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertIs(breaker.state, BreakerState.OPEN)
         self.assertFalse(breaker.admits("y", 0))
 
-    def test_an_answer_ends_the_row(self) -> None:
+    def test_answer_resets_the_failures(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(10):
             breaker.failed("x", 0)
@@ -39,32 +39,32 @@ class BreakerTests(SynchronousTestCase):
             self.assertFalse(breaker.answered())
         self.assertIs(breaker.state, BreakerState.CLOSED)
 
-    def test_zero_is_no_breaker(self) -> None:
+    def test_failures_zero_is_no_breaker(self) -> None:
         breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
         self.assertEqual({breaker.failed("x", 0) for _ in range(1000)}, {False})
         self.assertTrue(breaker.admits("x", 0))
 
-    def test_one_probe_when_the_wait_is_over_and_not_before(self) -> None:
+    def test_one_probe_is_admitted_after_the_wait(self) -> None:
         breaker = self.opened()
         self.assertFalse(breaker.admits("early", WAIT - 0.01))
         self.assertTrue(breaker.admits("probe", WAIT))
         self.assertIs(breaker.state, BreakerState.PROBING)
         self.assertFalse(breaker.admits("second", 1000))
 
-    def test_an_answer_closes_it(self) -> None:
+    def test_answer_closes_the_breaker(self) -> None:
         breaker = self.opened()
         breaker.admits("probe", 5)
         self.assertTrue(breaker.answered())
         self.assertTrue(breaker.admits("x", 5))
-        # And the row begins anew.
+        # The failures are counted from zero again.
         self.assertEqual([breaker.failed("x", 5) for _ in range(3)], [False, False, True])
 
-    def test_a_late_answer_closes_it_too(self) -> None:
+    def test_late_answer_closes_the_breaker(self) -> None:
         breaker = self.opened()
         self.assertTrue(breaker.answered())
         self.assertIs(breaker.state, BreakerState.CLOSED)
 
-    def test_the_wait_doubles_up_to_its_limit(self) -> None:
+    def test_wait_doubles_up_to_its_limit(self) -> None:
         breaker = self.opened()
         waits = self.waits(breaker, 6)
         self.assertEqual(waits, [1, 2, 4, 8, 10, 10])
@@ -75,22 +75,22 @@ class BreakerTests(SynchronousTestCase):
         self.assertFalse(breaker.admits("probe", now + WAIT - 0.01))
         self.assertTrue(breaker.admits("probe", now + WAIT))
 
-    def test_another_wait_and_another_limit(self) -> None:
+    def test_wait_and_its_limit_are_the_configured_ones(self) -> None:
         self.assertEqual(self.waits(self.opened(wait=3, longest_wait=7), 4), [3, 6, 7, 7])
         self.assertEqual(self.waits(self.opened(wait=5, longest_wait=5), 3), [5, 5, 5])
 
-    def test_no_wait_is_one_question_after_the_other(self) -> None:
+    def test_wait_zero_makes_each_request_a_probe(self) -> None:
         breaker = self.opened(wait=0)
         for number in range(20):
             self.assertTrue(breaker.admits(str(number), 0))
             self.assertFalse(breaker.admits("meanwhile", 0))
             self.assertFalse(breaker.failed(str(number), 0))
 
-    def test_no_limit_of_the_wait_doubles_it_for_ever(self) -> None:
+    def test_wait_limit_zero_is_no_limit(self) -> None:
         self.assertEqual(self.waits(self.opened(longest_wait=0), 9), [2**number for number in range(9)])
 
     def waits(self, breaker: Breaker[str], count: int) -> list[float]:
-        """How long it keeps the next so many probes, all of which fail, from going out."""
+        """Return the waits before the next probes, all of which fail."""
         now, waits = 0.0, []
         for _ in range(count):
             wait = next(step / 4 for step in range(10_000) if breaker.admits("probe", now + step / 4))
@@ -99,7 +99,7 @@ class BreakerTests(SynchronousTestCase):
             self.assertFalse(breaker.failed("probe", now))
         return waits
 
-    def test_what_was_out_when_it_opened_says_nothing_new(self) -> None:
+    def test_failure_of_a_request_from_before_the_opening_is_ignored(self) -> None:
         breaker = self.opened()
         for _ in range(20):
             self.assertFalse(breaker.failed("late", 0.5))
@@ -107,7 +107,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertFalse(breaker.failed("late", WAIT))
         self.assertIs(breaker.state, BreakerState.PROBING)
 
-    def test_a_probe_that_is_given_up_makes_the_next_question_the_probe(self) -> None:
+    def test_given_up_probe_is_followed_by_another(self) -> None:
         breaker = self.opened()
         breaker.admits("probe", WAIT)
         breaker.given_up("another")
@@ -116,14 +116,14 @@ class BreakerTests(SynchronousTestCase):
         self.assertTrue(breaker.admits("next", WAIT))
         self.assertFalse(breaker.admits("third", WAIT))
 
-    def test_nonsense_does_not_open_it_until_a_question_of_its_own_fails(self) -> None:
+    def test_invalid_answers_open_the_breaker_only_after_an_own_request_failed(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         self.assertEqual([breaker.suspect("x", f"own {number}") for number in range(9)], [False, True, *[False] * 7])
         self.assertIs(breaker.state, BreakerState.CLOSED)
         self.assertTrue(breaker.failed("own 1", 0))
         self.assertIs(breaker.state, BreakerState.OPEN)
 
-    def test_one_of_its_own_at_a_time_until_it_comes_to_something(self) -> None:
+    def test_one_own_request_is_pending_at_a_time(self) -> None:
         breaker: Breaker[str] = Breaker(2, WAIT, LONGEST_WAIT)
         self.assertEqual([breaker.suspect("x", "a"), breaker.suspect("x", "b")], [True, False])
         breaker.given_up("a")
@@ -132,14 +132,14 @@ class BreakerTests(SynchronousTestCase):
         self.assertEqual([breaker.suspect("x", "e"), breaker.suspect("x", "f")], [True, False])
         self.assertTrue(breaker.failed("e", 0))
 
-    def test_silence_opens_it_beside_nonsense(self) -> None:
+    def test_failures_open_the_breaker_beside_invalid_answers(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(9):
             breaker.suspect("x", "own")
         self.assertTrue(breaker.failed("y", 0))
         self.assertFalse(breaker.failed("own", 0))
 
-    def test_nonsense_of_the_probe_makes_one_of_its_own_the_probe(self) -> None:
+    def test_invalid_answer_to_the_probe_makes_an_own_request_the_probe(self) -> None:
         breaker = self.opened()
         self.assertTrue(breaker.admits("probe", WAIT))
         self.assertFalse(breaker.suspect("late", "own"))
@@ -151,14 +151,14 @@ class BreakerTests(SynchronousTestCase):
         self.assertTrue(breaker.suspect("next", "own too"))
         self.assertTrue(breaker.answered())
 
-    def test_zero_is_no_breaker_for_nonsense_either(self) -> None:
+    def test_zero_is_no_breaker_for_invalid_answers(self) -> None:
         breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
         self.assertEqual({breaker.suspect("x", "own") for _ in range(100)}, {False})
 
     @given(
         st.lists(st.tuples(st.sampled_from(["ask", "answered", "failed", "doubted", "given up"]), st.integers(0, 4)))
     )
-    def test_never_two_probes_and_never_shut_for_good(self, steps: list[tuple[str, int]]) -> None:
+    def test_breaker_never_has_two_probes_and_never_stays_open(self, steps: list[tuple[str, int]]) -> None:
         breaker: Breaker[int] = Breaker(3, WAIT, LONGEST_WAIT)
         out: set[int] = set()
         now, serial = 0, 0

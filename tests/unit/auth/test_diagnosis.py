@@ -1,4 +1,4 @@
-"""What the operator is told of a site that is set up wrongly."""
+"""The diagnosis of a wrong setup: what it finds, and what it advises."""
 
 from __future__ import annotations
 
@@ -27,60 +27,60 @@ URL = "http://127.0.0.1:8000/session"
 
 
 class Words(SynchronousTestCase):
-    """The words of an answer are those that a person would read."""
+    """The words of a response are those that a person would read."""
 
-    def test_of_a_page(self) -> None:
+    def test_words_of_html_are_title_and_text(self) -> None:
         page = b"<!DOCTYPE html><title>Log  in</title><style>a{}</style><h1>Hej &amp; hej</h1><!-- <b> --><script>b</script>\n!"
         self.assertEqual(words_of(page), "Log in: Hej & hej !")
         self.assertEqual(words_of(b"<title>403</title><h1>403 Forbidden</h1>"), "403 Forbidden")
         self.assertEqual(words_of("<p>å</p>".encode("utf-16-le")), "\ufffd")
 
-    def test_of_other_text(self) -> None:
+    def test_words_of_text_are_one_line(self) -> None:
         self.assertEqual(words_of(b' {"detail":\n "no"} '), '{"detail": "no"}')
         self.assertEqual(words_of(b""), "")
 
     @given(st.binary(max_size=200))
-    def test_of_anything(self, body: bytes) -> None:
+    def test_words_of_any_bytes_are_a_string(self, body: bytes) -> None:
         self.assertNotIn("\n", words_of(body))
 
-    def test_of_a_start_and_no_more(self) -> None:
+    def test_words_are_read_from_the_start_only(self) -> None:
         self.assertEqual(len(words_of(b"x" * 2 * MAX_BODY_BYTES)), MAX_BODY_BYTES)
 
 
-class FirstLook(SynchronousTestCase):
-    """What the startup check finds in a response."""
+class StartupCheck(SynchronousTestCase):
+    """What the startup check finds in a response, and advises."""
 
     def found(self, status: int, body: bytes, *locations: bytes) -> InvalidAnswer:
-        """What there is to tell."""
+        """Return the error that the startup check finds."""
         return self.assertRaises(InvalidAnswer, judge_startup_check, status, locations, body)
 
-    def test_a_status_that_denies_is_suspect(self) -> None:
+    def test_denial_by_status_alone_is_suspect(self) -> None:
         for status in (401, 403):
             error = self.found(status, b"<h1>Forbidden</h1>")
             self.assertIsInstance(error, SuspectDenial)
             self.assertEqual((error.status, redacted(error, "x" * 20)), (status, "'Forbidden'"))
 
-    def test_not_where_the_body_denies_as_well(self) -> None:
+    def test_denial_by_status_and_body_is_a_denial(self) -> None:
         self.assertEqual(judge_startup_check(403, (), b'{"loggedin": false}'), Denied())
 
-    def test_a_body_lets_nobody_in_with_a_status_that_denies(self) -> None:
-        # The status decides; and this page deserves a second look, too.
+    def test_body_with_a_denial_status_lets_nobody_in(self) -> None:
+        # The status decides; but such a page is suspect, too.
         for body in (b"not json", b'{"loggedin": true, "uID": 7}'):
             self.assertIsInstance(self.found(403, body), SuspectDenial)
 
-    def test_the_words_are_told_without_the_session_id(self) -> None:
+    def test_quoted_words_have_no_session_id(self) -> None:
         made_up = "chatrelay-at-start-0123456789abcdef"
         for status in (400, 403, 500):
             error = self.found(status, f"<p>who is {made_up}?</p>".encode())
             self.assertIn("'who is <SESSID>?'", redacted(error, made_up))
 
-    def test_words_from_afar_are_safe_to_print_and_not_many(self) -> None:
+    def test_quoted_words_are_printable_and_few(self) -> None:
         line = redacted(self.found(500, "\x1b[31m\u202e".encode() + b"x" * 5000), "x" * 20)
         self.assertTrue(line.isprintable())
         self.assertNotIn("\x1b", line)
         self.assertLess(len(line), 300)
 
-    def test_each_finding_has_its_remedy(self) -> None:
+    def test_each_response_has_its_remedy(self) -> None:
         for status, location, words, said in (
             (None, "", "", "Check that --auth-url is right and that the site is up"),
             (400, "", "Bad Request", "--auth-host"),
@@ -115,44 +115,44 @@ class FirstLook(SynchronousTestCase):
             self.assertIn(said, remedy(URL, "form", status, location, words))
         self.assertIn("--auth-format form", remedy(URL, "json", 415, "", ""))
 
-    def test_causes_of_a_denial_of_everybody(self) -> None:
+    def test_denial_status_has_its_probable_cause(self) -> None:
         self.assertIn("probably the site's CSRF protection", probable_cause(403, "CSRF verification failed"))
         self.assertIn("usual cause", probable_cause(403, "Forbidden"))
         self.assertIn("a login in front of the whole site", probable_cause(401, ""))
         self.assertIn("--auth-host", probable_cause(403, "Blocked hosts: 127.0.0.1:3000"))
 
-    def test_words_far_down_a_page_decide_nothing(self) -> None:
+    def test_words_far_down_a_page_are_ignored(self) -> None:
         page = "ValueError at /session " + 300 * "x" + " CSRF_COOKIE_NAME 'csrftoken' ALLOWED_HOSTS []"
         for status in (400, 403, 500):
             self.assertNotIn("The cause is probably", remedy(URL, "form", status, "", page))
         self.assertIn("usual cause", probable_cause(403, page))
 
-    def test_a_format_that_was_chosen_is_doubted_first(self) -> None:
+    def test_chosen_format_is_the_first_suspect(self) -> None:
         said = remedy(URL, "json", 400, "", "")
         self.assertLess(said.index("--auth-format form"), said.index("--auth-host"))
 
 
 class AllDenied(SynchronousTestCase):
-    """Whether everybody was denied since the start."""
+    """Logins that were all denied since the start."""
 
-    def test_told_at_the_third_login_and_the_tenth_session_and_no_more(self) -> None:
+    def test_denials_warn_at_the_third_login_and_the_tenth_session(self) -> None:
         so_far = DeniedSoFar(b"key")
         told = [so_far.denied(f"session {number}", 200) for number in range(50)]
         self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [3, 10])
 
-    def test_one_who_reloads_is_told_once(self) -> None:
+    def test_denials_of_one_session_warn_once(self) -> None:
         so_far = DeniedSoFar(b"key")
         told = [so_far.denied("session", 200) for _ in range(50)]
         self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [FIRST_LOGINS])
         self.assertEqual((so_far.logins, so_far.sessions), (50, 1))
 
-    def test_strangers_cause_no_line_once_somebody_was_let_in(self) -> None:
+    def test_denials_after_a_login_do_not_warn(self) -> None:
         so_far = DeniedSoFar(b"key")
         so_far.denied("session", 200)
         so_far.let_in()
         self.assertFalse(any(so_far.denied(str(number), 200) for number in range(50)))
 
-    def test_a_cookie_of_express_session_is_recognized_and_not_told(self) -> None:
+    def test_express_session_cookie_is_recognised_and_not_shown(self) -> None:
         so_far = DeniedSoFar(b"key")
         so_far.denied("s%3Aabc123.def456", 200)
         cause = so_far.probable_cause("form")
@@ -163,12 +163,12 @@ class AllDenied(SynchronousTestCase):
         other.denied("abc123.def456", 200)
         self.assertNotIn("express-session", other.probable_cause("form"))
 
-    def test_not_where_somebody_was_let_in(self) -> None:
+    def test_denials_do_not_warn_once_somebody_was_let_in(self) -> None:
         so_far = DeniedSoFar(b"key")
         so_far.let_in()
         self.assertFalse(any(so_far.denied(str(number), 200) for number in range(3 * DENIED_SESSIONS)))
 
-    def test_what_is_said_depends_on_how(self) -> None:
+    def test_cause_depends_on_how_logins_were_denied(self) -> None:
         for statuses, how, cause in (
             ({200}, 'by "loggedin": false', "--auth-format json"),
             ({403}, "with status 403", "CSRF"),
@@ -182,9 +182,9 @@ class AllDenied(SynchronousTestCase):
 
 
 class NamesOfOneMachine(SynchronousTestCase):
-    """A page and a relay under two of the names that a machine has for itself."""
+    """A page and a relay that are opened under two names of one machine."""
 
-    def test_each_two_have_their_remedy(self) -> None:
+    def test_two_names_of_one_machine_have_a_remedy(self) -> None:
         for origin, host, page, relay in (
             ("http://127.0.0.1:3000", "localhost:8080", "http://localhost:3000", "ws://127.0.0.1:8080"),
             ("http://localhost", "127.0.0.1:8080", "http://127.0.0.1", "ws://localhost:8080"),
@@ -194,7 +194,7 @@ class NamesOfOneMachine(SynchronousTestCase):
             said = two_names(origin, host)
             self.assertIn(f"open the page at {page}, or connect to {relay}:", said)
 
-    def test_no_others_have(self) -> None:
+    def test_other_pairs_of_names_have_no_remedy(self) -> None:
         for origin, host in (
             ("http://localhost:3000", "localhost:8080"),
             ("http://localhost:3000", "chat.example.com"),
@@ -212,18 +212,18 @@ class NamesOfOneMachine(SynchronousTestCase):
 class WithoutCookie(SynchronousTestCase):
     """Logins in a row without the session cookie."""
 
-    def test_told_at_the_third_while_nobody_has_been_let_in(self) -> None:
+    def test_missing_cookie_warns_at_the_third_login_at_first(self) -> None:
         missing = MissingCookie()
         told = [number for number in range(1, 2001) if missing.login()]
         self.assertEqual(told, [3, 10, 100, 1000])
 
-    def test_told_at_the_tenth_once_somebody_has_been_let_in(self) -> None:
+    def test_missing_cookie_warns_at_the_tenth_login_after_a_success(self) -> None:
         missing = MissingCookie()
         missing.let_in()
         told = [number for number in range(1, 2001) if missing.login()]
         self.assertEqual(told, [10, 100, 1000])
 
-    def test_a_login_by_the_cookie_begins_anew(self) -> None:
+    def test_login_by_the_cookie_resets_the_count(self) -> None:
         missing = MissingCookie()
         missing.let_in()
         for _ in range(5):
@@ -232,7 +232,7 @@ class WithoutCookie(SynchronousTestCase):
             missing.came()
         self.assertEqual(missing.names, {})
 
-    def test_who_alternates_makes_no_more_lines(self) -> None:
+    def test_alternating_logins_do_not_warn_again(self) -> None:
         missing = MissingCookie()
         lines = 0
         for _ in range(500):
@@ -241,7 +241,7 @@ class WithoutCookie(SynchronousTestCase):
             missing.let_in()
         self.assertEqual(lines, 2)
 
-    def test_two_names_of_one_machine_are_told_apart(self) -> None:
+    def test_cause_names_the_two_names_of_one_machine(self) -> None:
         missing = MissingCookie()
         missing.handshake("", "localhost:8080", "http://127.0.0.1:3000")
         cause = missing.probable_cause("sid")
@@ -251,19 +251,19 @@ class WithoutCookie(SynchronousTestCase):
         self.assertIn("open the page at http://localhost:3000", missing.probable_cause("sid"))
         self.assertIn("--session-cookie", missing.probable_cause("sid"))
 
-    def test_names_are_bounded_in_number_and_length(self) -> None:
+    def test_cookie_names_are_limited_in_number_and_length(self) -> None:
         missing = MissingCookie()
         for round in range(50):
             missing.handshake("; ".join(f"{'x' * 500 if round else 'y'}{n}=v" for n in range(1000)), "h", "o")
         self.assertEqual(len(missing.names), MAX_NAMES)
         self.assertLessEqual(max(map(len, missing.names)), MAX_NAME_CHARACTERS + 1)
 
-    def test_no_value_is_told(self) -> None:
+    def test_cookie_values_are_not_shown(self) -> None:
         missing = MissingCookie()
         missing.handshake("s3cret; =s3cret; a=s3cret; b = s3cret;;", "h", "o")
         self.assertEqual(list(missing.names), ["a", "b"])
 
-    def test_a_cookie_of_that_name_that_cannot_be_used(self) -> None:
+    def test_unusable_cookie_of_that_name_is_the_cause(self) -> None:
         missing = MissingCookie()
         missing.handshake("sid=", "h", "o")
         self.assertIn("its value is empty, too long or not UTF-8", missing.probable_cause("sid"))

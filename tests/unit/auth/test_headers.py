@@ -1,4 +1,4 @@
-"""The Host and the further headers of the questions to the webserver: what is sent, and what can't be."""
+"""The Host and the further headers of requests to the session page: which are sent, and which are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
 from chatrelay.config.sources import read
 from chatrelay.model import LoggedIn
-from tests.support.session_page_case import IN, WebserverTestCase, answer
+from tests.support.session_page_case import IN, SessionPageTestCase, response
 
 reactor: Any = untyped_reactor
 
@@ -25,13 +25,13 @@ FORWARDED = ("X-Forwarded-Proto: https", "X-Real-IP:127.0.0.1")
 
 
 class Options(SynchronousTestCase):
-    """What the options take, from each source, and what is said of what they don't."""
+    """Which values the options accept, and how others are refused."""
 
     def refused(self, **options: Any) -> str:
-        """The text of a refusal."""
+        """Return the text of a refusal."""
         return str(self.assertRaises(ConfigError, Config, **options))
 
-    def test_hosts(self) -> None:
+    def test_host_has_a_name_and_perhaps_a_port(self) -> None:
         for host in ("www.example.com", "localhost", "example.com:8443", "127.0.0.1:80", "[::1]", "[2001:db8::1]:8000"):
             self.assertEqual(Config(auth_host=host).auth_host, host)
         for host in (
@@ -58,7 +58,7 @@ class Options(SynchronousTestCase):
         for host in ("https://www.example.com", "www.example.com/"):
             self.assertIn("without a scheme and slashes", self.refused(auth_host=host))
 
-    def test_host_names_are_those_without_the_port(self) -> None:
+    def test_host_name_has_no_port(self) -> None:
         for host, name in (
             ("a.example:8443", "a.example"),
             ("a.example", "a.example"),
@@ -67,12 +67,12 @@ class Options(SynchronousTestCase):
         ):
             self.assertEqual(host_name(host), name)
 
-    def test_headers(self) -> None:
+    def test_header_has_a_name_and_a_value(self) -> None:
         self.assertEqual(read_header("X-Forwarded-Proto: https"), (b"X-Forwarded-Proto", b"https"))
         self.assertEqual(read_header("X-Real-IP:127.0.0.1 "), (b"X-Real-IP", b"127.0.0.1"))
         self.assertEqual(read_header("A: b: c"), (b"A", b"b: c"))
 
-    def test_a_text_that_is_not_a_header_is_refused_without_its_value(self) -> None:
+    def test_invalid_header_is_refused_without_its_value(self) -> None:
         for header, said in (
             ("X-Forwarded-Proto", "has no colon"),
             ("X-Forwarded-Proto https", "has no colon"),
@@ -88,10 +88,10 @@ class Options(SynchronousTestCase):
             refusal = self.refused(auth_header=(header,))
             self.assertIn("auth-header: ", refusal)
             self.assertIn(said, refusal)
-            self.assertIn("X-Forwarded-Proto: https", refusal)  # how one looks
+            self.assertIn("X-Forwarded-Proto: https", refusal)  # the example
             self.assertNotIn("s3cr", refusal)
 
-    def test_a_header_that_the_relay_sets_is_refused_with_the_remedy(self) -> None:
+    def test_header_that_the_relay_sets_is_refused_with_a_remedy(self) -> None:
         for name, remedy in (
             ("Host", "auth-host"),
             ("CONTENT-TYPE", "auth-format"),
@@ -108,14 +108,14 @@ class Options(SynchronousTestCase):
             self.assertIn(f"the relay sets {name} itself", refusal)
             self.assertIn(remedy, refusal)
 
-    def test_cookies_are_never_sent(self) -> None:
+    def test_cookie_header_is_refused(self) -> None:
         self.assertIn("Cookie can't be sent", self.refused(auth_header=("Cookie: session=x",)))
 
-    def test_a_header_that_is_there_twice_is_refused(self) -> None:
+    def test_duplicate_header_is_refused(self) -> None:
         refusal = self.refused(auth_header=("X-A: b", "x-a: c"))
         self.assertIn("x-a is given twice", refusal)
 
-    def test_they_come_from_each_source(self) -> None:
+    def test_headers_are_read_from_each_source(self) -> None:
         with open("options.toml", "w") as file:
             file.write(
                 'auth_host = "www.example.com"\nauth_header = ["X-Forwarded-Proto: https", "X-Real-IP:127.0.0.1"]\n'
@@ -128,22 +128,24 @@ class Options(SynchronousTestCase):
             self.assertEqual(config.auth_host, "www.example.com")
             self.assertEqual([read_header(header) for header in config.auth_header], [*map(read_header, FORWARDED)])
 
-    def test_one_header_in_the_environment_keeps_its_blank(self) -> None:
+    def test_header_in_the_environment_keeps_its_space(self) -> None:
         self.assertEqual(read({}, {"CHATRELAY_AUTH_HEADER": FORWARDED[0]}).auth_header, FORWARDED[:1])
 
 
-class Sent(WebserverTestCase):
-    """Every request to the webserver has them."""
+class Sent(SessionPageTestCase):
+    """Every request to the session page has them."""
 
-    async def test_all_kinds_of_question_have_them(self) -> None:
+    async def test_headers_are_sent_with_every_kind_of_request(self) -> None:
         asker = self.authenticator(host="www.example.com", headers=FORWARDED, secret="s3cret", breaker_failures=2)
-        self.answering(answer(b'{"loggedin":false}'), answer(IN), answer(IN), answer(b"", "500 Oops"), answer(IN))
+        self.respond_with(
+            response(b'{"loggedin":false}'), response(IN), response(IN), response(b"", "500 Oops"), response(IN)
+        )
         asker.startup_check()
         await asker._startup_check
         self.assertEqual(await asker.authenticate("login-or-recheck"), LoggedIn(7))
         self.assertEqual(await asker.authenticate_ticket("ticket"), LoggedIn(7))
         await asker.authenticate("a")
-        while len(self.requests) < 5:  # the relay's own question, as nonsense came
+        while len(self.requests) < 5:  # with the relay's own request, after invalid answers
             await asker.authenticate("b")
         self.assertIs(asker._breaker.state, BreakerState.CLOSED)
         for line, headers, _ in self.requests:
@@ -154,13 +156,13 @@ class Sent(WebserverTestCase):
             self.assertEqual(headers["authorization"], "Bearer s3cret")
             self.assertEqual(headers["content-type"], "application/x-www-form-urlencoded")
 
-    async def test_a_question_that_is_repeated_has_them(self) -> None:
+    async def test_headers_are_sent_with_a_retry(self) -> None:
         asker = self.authenticator(host="www.example.com", headers=FORWARDED)
-        self.reply = lambda conversation: conversation.write(answer(IN))
+        self.reply = lambda conversation: conversation.write(response(IN))
         await asker.authenticate("a")
 
         def hang_up_once(conversation: Any) -> None:
-            self.reply = lambda conversation: conversation.write(answer(IN))
+            self.reply = lambda conversation: conversation.write(response(IN))
             conversation.hang_up()
 
         self.reply = hang_up_once
@@ -169,16 +171,16 @@ class Sent(WebserverTestCase):
         for _, headers, _ in self.requests:
             self.assertEqual((headers["host"], headers["x-forwarded-proto"]), ("www.example.com", "https"))
 
-    async def test_without_them_the_host_is_that_of_the_url(self) -> None:
+    async def test_host_without_auth_host_is_that_of_the_url(self) -> None:
         await self.authenticator().authenticate("a")
         self.assertEqual(self.requests[0][1]["host"], f"127.0.0.1:{self.port.getHost().port}")
 
 
-class Certificates(WebserverTestCase):
-    """Over https the certificate is verified for auth-host, and the webserver is told that name in TLS (SNI)."""
+class Certificates(SessionPageTestCase):
+    """Over https, the certificate must be for auth-host, and the site gets that name in TLS (SNI)."""
 
     async def asked(self, certificate_name: str, host: str | None) -> tuple[Any, list[bytes | None]]:
-        """What comes of a question to https://127.0.0.1, whose certificate is for a name; and the names it was told."""
+        """Ask https://127.0.0.1, whose certificate is for a name; return the verdict, and the names sent by SNI."""
         authority = trustme.CA()
         leaf = authority.issue_cert(certificate_name)
         private = PrivateCertificate.loadPEM(leaf.private_key_and_cert_chain_pem.bytes())
@@ -194,21 +196,21 @@ class Certificates(WebserverTestCase):
         got = await asker.authenticate("sid")
         await asker.close()
         await gatherResults([conversation.gone for conversation in self.conversations])
-        self.conversations.clear()  # there is nothing left to cut
+        self.conversations.clear()  # tearDown need not cut them
         return got, told
 
-    async def test_the_name_is_that_of_auth_host(self) -> None:
+    async def test_certificate_must_be_for_auth_host(self) -> None:
         got, told = await self.asked("www.example.com", "www.example.com:8443")
         self.assertEqual(got, LoggedIn(7))
         self.assertEqual(told, [b"www.example.com"])
         self.assertEqual(self.requests[0][1]["host"], "www.example.com:8443")
 
-    async def test_a_certificate_of_the_url_s_host_is_not_enough(self) -> None:
+    async def test_certificate_for_the_host_of_the_url_is_not_enough(self) -> None:
         got, _ = await self.asked("127.0.0.1", "www.example.com")
         self.assertEqual(got.why, "its certificate is not for www.example.com (auth-host)")
         self.assertEqual(self.requests, [])
 
-    async def test_without_auth_host_the_name_is_that_of_the_url(self) -> None:
+    async def test_certificate_without_auth_host_must_be_for_the_url(self) -> None:
         got, _ = await self.asked("127.0.0.1", None)
         self.assertEqual(got, LoggedIn(7))
         got, _ = await self.asked("www.example.com", None)

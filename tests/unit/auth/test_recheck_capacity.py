@@ -1,4 +1,4 @@
-"""How many sessions can be asked about again, and what the operator is told when that is not enough."""
+"""For how many sessions re-checks have time, and what is logged when there are more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ LOOK = 0.25
 
 
 class Member(RecordedConnection):
-    """A logged-in connection, which leaves when it is closed; `out_at` is when."""
+    """A connection of a user, which leaves when it is closed.
+
+    :ivar out_at: when that was.
+    """
 
     out_at: float | None = None
 
@@ -33,7 +36,7 @@ class Member(RecordedConnection):
 
 
 class Capacity(SynchronousTestCase):
-    """A site that takes its time for each answer, and a relay that looks four times a second."""
+    """A site that takes some time for each answer, and a relay that sweeps four times a second."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -49,7 +52,7 @@ class Capacity(SynchronousTestCase):
         self.expires_in: float | None = None
 
     def make(self, interval: float, at_once: int = 8, sessions: int = 240) -> None:
-        """A relay with so many sessions, which came at once."""
+        """Make a relay with this many sessions, which came at once."""
         self.rechecks = Rechecks(
             interval,
             20.0,
@@ -59,7 +62,7 @@ class Capacity(SynchronousTestCase):
             self.clock.seconds,
             self.chance,
             lambda: self.clock.seconds() - self.held_up,
-            lambda asking: None,  # the site works on it all the same
+            lambda asking: None,  # the site goes on working on it
             self.told.append,
             lambda: self.told.append("on time"),
         )
@@ -69,11 +72,11 @@ class Capacity(SynchronousTestCase):
             self.rechecks.entered(self.members[sessid], sessid, LoggedIn(number, self.expires_in))
 
     def chance(self) -> float:
-        """Evenly spread."""
+        """Return numbers that are evenly spread."""
         return (next(self.chances) * 0.618) % 1
 
     def ask(self, sessid: str) -> Deferred[Verdict]:
-        """Answer after so many seconds; while the site is away, at once."""
+        """Answer after some seconds; at once while the site is unavailable."""
         self.asked.append(sessid)
         self.out += 1
         self.most_out = max(self.most_out, self.out)
@@ -97,8 +100,8 @@ class Capacity(SynchronousTestCase):
             if tick % 25 == 0:
                 self.rechecks.sweep()
 
-    def test_the_last_of_many_is_out_as_soon_as_the_site_can_answer(self) -> None:
-        # As it was seen: 240 sessions, 3 s, a site that takes half a second; the last was out after 21.8 s.
+    def test_rechecks_use_the_full_capacity_of_the_site(self) -> None:
+        # Seen in practice: 240 sessions, 3 s, half a second for an answer; the last one was closed after 21.8 s.
         self.answer_seconds = 0.51
         self.make(interval=3)
         self.ended = set(self.members)
@@ -109,29 +112,29 @@ class Capacity(SynchronousTestCase):
         self.assertLess(longest, 240 / 8 * 0.51 + 3 * 1.2 + 1 + LOOK)
         self.assertEqual(self.most_out, 8)
 
-    def test_a_site_that_is_fast_is_not_waited_for_until_the_next_look(self) -> None:
+    def test_answer_starts_the_next_recheck_before_the_next_sweep(self) -> None:
         self.answer_seconds = 0.01
-        self.make(interval=3, sessions=1000)  # which 8 at each look would take half a minute for
+        self.make(interval=3, sessions=1000)  # with 8 at each sweep it would take half a minute
         self.run_for(20)
         self.assertEqual(self.told, [])
         self.assertGreater(len(self.asked), 4 * 1000)
         self.assertEqual(self.most_out, 8)
 
-    def test_the_session_that_is_due_for_longest_is_asked_about_first(self) -> None:
+    def test_session_that_is_due_longest_is_rechecked_first(self) -> None:
         self.make(interval=3)
         self.run_for(60)
         asked = [self.asked.count(sessid) for sessid in self.members]
         self.assertLessEqual(max(asked) - min(asked), 1)
         self.assertGreater(min(asked), 2)
 
-    def test_late_rechecks_are_logged_once_with_the_capacity_and_so_is_their_end(self) -> None:
+    def test_late_rechecks_are_logged_once_with_the_capacity(self) -> None:
         self.make(interval=3)
         self.run_for(30)
         (behind,) = self.told
         assert isinstance(behind, RecheckBacklog)
         self.assertEqual((behind.sessions, behind.at_once, behind.interval), (240, 8, 3))
         self.assertAlmostEqual(behind.answer_seconds, 0.5, 1)
-        self.assertAlmostEqual(behind.capacity, 8 * 3 / 0.5, -1)  # checks at once × interval / answer time
+        self.assertAlmostEqual(behind.capacity, 8 * 3 / 0.5, -1)  # pending re-checks × interval / answer time
         self.assertGreater(behind.late, 2)
         self.assertGreater(behind.waiting, 100)
         self.answer_seconds = 0.05
@@ -141,14 +144,14 @@ class Capacity(SynchronousTestCase):
         self.run_for(30)
         self.assertEqual(len(self.told), 3)
 
-    def test_a_site_that_is_fast_enough_is_not_told_of(self) -> None:
-        # 8 × 20 / 0.5 = 320. They came at once, and so the first round is late; then they are spread.
+    def test_rechecks_on_time_log_nothing(self) -> None:
+        # 8 × 20 / 0.5 = 320. They came at once, so the first round is late. Then they are spread.
         self.make(interval=20)
         self.run_for(200)
         self.assertEqual(self.told, [])
         self.assertGreater(len(self.asked), 8 * 240)
 
-    def test_expires_in_counts_as_the_interval(self) -> None:
+    def test_capacity_counts_expires_in_as_the_interval(self) -> None:
         self.expires_in = 3
         self.make(interval=300)
         self.run_for(30)
@@ -157,13 +160,13 @@ class Capacity(SynchronousTestCase):
         self.assertAlmostEqual(behind.interval, 3, 0)
         self.assertAlmostEqual(behind.capacity, 48, -1)
 
-    def test_a_site_that_says_longer_has_more_room(self) -> None:
+    def test_capacity_grows_with_expires_in(self) -> None:
         self.expires_in = 30
         self.make(interval=3)
         self.run_for(200)
         self.assertEqual(self.told, [])
 
-    def test_one_that_is_behind_now_and_then_is_told_of_once(self) -> None:
+    def test_rechecks_that_are_late_repeatedly_are_logged_once(self) -> None:
         self.make(interval=3)
         for _ in range(20):
             self.answer_seconds = 0.5
@@ -172,7 +175,7 @@ class Capacity(SynchronousTestCase):
             self.run_for(1)
         self.assertLessEqual(len(self.told), 1)
 
-    def test_when_the_crowd_has_gone_it_is_over(self) -> None:
+    def test_rechecks_catch_up_when_users_leave(self) -> None:
         self.make(interval=3)
         self.run_for(20)
         for member in list(self.members.values())[10:]:
@@ -180,7 +183,7 @@ class Capacity(SynchronousTestCase):
         self.run_for(20)
         self.assertEqual(self.told[1:], ["on time"])
 
-    def test_a_hold_up_of_the_process_is_not_the_site_s_fault(self) -> None:
+    def test_hold_up_of_the_process_does_not_make_rechecks_late(self) -> None:
         self.make(interval=20)
         self.run_for(19)  # some are due
         self.held_up = 1000.0
@@ -189,13 +192,13 @@ class Capacity(SynchronousTestCase):
         self.assertEqual(self.told, [])
         self.assertGreater(len(self.rechecks._due), 8)
 
-    def test_a_site_that_is_away_is_not_slow(self) -> None:
+    def test_unavailable_site_does_not_count_as_slow(self) -> None:
         self.make(interval=20)
         self.run_for(60)
         self.away = True
         self.run_for(60)
         self.assertEqual(self.told, [])
-        # Answers that came at once, as nobody was asked, are no measure of the site.
+        # Answers that come at once are not the site's, so they say nothing about how fast it is.
         self.away = False
         self.answer_seconds = 5.0
         self.run_for(60)
@@ -203,7 +206,7 @@ class Capacity(SynchronousTestCase):
         assert isinstance(behind, RecheckBacklog)
         self.assertGreater(behind.answer_seconds, 0.4)
 
-    def test_a_site_that_answers_a_thousand_at_once_is_not_a_thousand_calls_deep(self) -> None:
+    def test_many_immediate_answers_do_not_recurse(self) -> None:
         self.away = True
         self.make(interval=3, sessions=3000)
         self.run_for(5)

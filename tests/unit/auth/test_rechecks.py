@@ -1,4 +1,4 @@
-"""Asking again, on a clock that the test holds."""
+"""Re-checks, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOO_LONG = (4501, "the site could not be asked about the session for too long")
 
 
 class Member(RecordedConnection):
-    """A logged-in connection, which leaves when it is closed."""
+    """A connection of a user, which leaves when it is closed."""
 
     def __init__(self, rechecks: Rechecks) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Member(RecordedConnection):
 
 
 class RechecksTests(SynchronousTestCase):
-    """When who is asked about, and what comes of it."""
+    """When a session is re-checked, and what follows."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -43,7 +43,7 @@ class RechecksTests(SynchronousTestCase):
     def make(
         self, interval: float = 300.0, grace: float = 1800.0, at_once: int = 8, spread: float = DEFAULTS.recheck_spread
     ) -> Rechecks:
-        """The thing itself, asking `webserver`."""
+        """Return re-checks that ask the held authenticator."""
 
         def ask(sessid: str) -> Deferred[Verdict]:
             return self.webserver.authenticate(sessid).addErrback(lambda _: Unavailable("given up"))
@@ -53,24 +53,24 @@ class RechecksTests(SynchronousTestCase):
         )
 
     def active_seconds(self) -> float:
-        """The time without that in which the process was held up."""
+        """Return the time without that in which the process was held up."""
         return self.clock.seconds() - self.held_up
 
     def member(self, sessid: str = "sid", uid: str | int = 1, expires_in: float | None = None) -> Member:
-        """A connection that has just logged in."""
+        """Return a connection that has just logged in."""
         member = Member(self.rechecks)
         self.rechecks.entered(member, sessid, LoggedIn(uid, expires_in))
         return member
 
     def asked(self, seconds: float = 0) -> list[str]:
-        """What is out after so much time, swept four times a second."""
+        """Let time pass, with four sweeps a second; return the sessions of the pending requests."""
         for _ in range(int(seconds * 4)):
             self.clock.advance(0.25)
             self.rechecks.sweep()
         self.rechecks.sweep()
         return [sessid for sessid, _ in self.webserver.asked]
 
-    def test_at_the_interval_and_not_before(self) -> None:
+    def test_recheck_is_sent_at_the_interval(self) -> None:
         member = self.member()
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
@@ -79,7 +79,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
 
-    def test_they_come_so_much_earlier_or_later_and_no_more(self) -> None:
+    def test_recheck_varies_within_the_spread(self) -> None:
         for spread, chance, due in (
             *((DEFAULTS.recheck_spread, 0.0, 240), (DEFAULTS.recheck_spread, 1.0, 360)),
             *((90, 0.0, 30), (90, 1.0, 570), (0, 0.0, 300), (0, 1.0, 300)),
@@ -92,7 +92,7 @@ class RechecksTests(SynchronousTestCase):
             self.webserver.answer(LoggedIn(1))
             self.rechecks.left(member)
 
-    def test_those_who_came_at_once_are_spread(self) -> None:
+    def test_rechecks_of_simultaneous_logins_are_spread(self) -> None:
         for number in range(100):
             self.chance = number / 100
             self.member(str(number), number)
@@ -104,7 +104,7 @@ class RechecksTests(SynchronousTestCase):
                 self.webserver.answer(LoggedIn(int(sessid)))
         self.assertLessEqual(most, 2)
 
-    def test_without_a_spread_those_who_came_at_once_are_asked_about_at_once(self) -> None:
+    def test_rechecks_without_a_spread_are_simultaneous(self) -> None:
         self.rechecks = self.make(at_once=100, spread=0)
         for number in range(100):
             self.chance = number / 100
@@ -112,13 +112,13 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(len(self.asked(0.25)), 100)
 
-    def test_zero_is_never(self) -> None:
+    def test_interval_zero_sends_no_rechecks(self) -> None:
         self.rechecks = self.make(interval=0)
         self.member(expires_in=1)
         self.assertEqual(self.asked(1000), [])
         self.assertEqual(len(self.rechecks), 0)
 
-    def test_when_the_site_says_so(self) -> None:
+    def test_expires_in_sets_the_time_of_the_recheck(self) -> None:
         self.member("short", 1, expires_in=10)
         self.member("long", 2, expires_in=1000)
         self.assertEqual(self.asked(9.75), [])
@@ -130,7 +130,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(969.75), [])
         self.assertEqual(self.asked(0.25), ["long"])
 
-    def test_a_site_that_says_at_once_is_asked_once_a_second(self) -> None:
+    def test_short_expires_in_rechecks_once_a_second(self) -> None:
         self.member(expires_in=0.001)
         self.assertEqual(self.asked(0.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
@@ -138,7 +138,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(0.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
 
-    def test_a_session_that_ended(self) -> None:
+    def test_denied_recheck_closes_all_connections_of_the_session(self) -> None:
         for verdict in (Denied(), LoggedIn(2)):
             first, second, other = self.member(), self.member(), self.member("other", 3)
             self.asked(300)
@@ -148,46 +148,46 @@ class RechecksTests(SynchronousTestCase):
             self.rechecks.left(other)
             self.assertEqual(len(self.rechecks), 0)
 
-    def test_a_uid_may_be_written_otherwise(self) -> None:
+    def test_recheck_accepts_either_form_of_a_uid(self) -> None:
         member = self.member(uid=7)
         self.asked(300)
         self.webserver.answer(LoggedIn("7"))
         self.assertIsNone(member.closed)
 
-    def test_one_question_for_all_tabs(self) -> None:
+    def test_connections_of_a_session_share_one_recheck(self) -> None:
         tabs = [self.member() for _ in range(10)]
         self.assertEqual(self.asked(300), ["sid"])
         self.webserver.answer(Denied())
         self.assertEqual({tab.closed for tab in tabs}, {GONE})
 
-    def test_a_new_tab_is_an_answer_too(self) -> None:
+    def test_new_login_postpones_the_recheck(self) -> None:
         self.member()
         self.asked(200)
         self.member()
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
-        # While it is asked about, another tab changes nothing.
+        # While its re-check is pending, another tab changes nothing.
         self.member()
         self.assertEqual(self.asked(600), ["sid"])
 
-    def test_the_last_sessid_counts(self) -> None:
+    def test_last_session_of_a_connection_counts(self) -> None:
         member = self.member("old")
         self.rechecks.entered(member, "new", LoggedIn(1))
         self.assertEqual(self.asked(300), ["new"])
 
-    def test_nothing_to_ask_by_is_no_asking(self) -> None:
+    def test_session_without_a_sessid_is_not_rechecked(self) -> None:
         member = self.member()
         self.rechecks.entered(member, None, LoggedIn(1, 1))
         self.assertEqual((self.asked(1000), len(self.rechecks)), ([], 0))
 
-    def test_one_session_of_two_users_is_two(self) -> None:
+    def test_session_of_two_users_is_rechecked_for_each(self) -> None:
         first, second = self.member("sid", 1), self.member("sid", 2)
         self.assertEqual(self.asked(300), ["sid", "sid"])
         self.webserver.answer(LoggedIn(2))
         self.webserver.answer(LoggedIn(2))
         self.assertEqual([first.closed, second.closed], [GONE, None])
 
-    def test_who_has_left_is_not_asked_about(self) -> None:
+    def test_left_session_is_not_rechecked(self) -> None:
         first, second = self.member(), self.member()
         self.rechecks.left(first)
         self.rechecks.left(first)
@@ -196,7 +196,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(1000), [])
         self.assertEqual(len(self.rechecks), 0)
 
-    def test_leaving_gives_the_question_up_when_all_have_left(self) -> None:
+    def test_recheck_is_given_up_with_its_last_connection(self) -> None:
         first, second = self.member(), self.member()
         self.asked(300)
         self.rechecks.left(first)
@@ -204,7 +204,7 @@ class RechecksTests(SynchronousTestCase):
         self.rechecks.left(second)
         self.assertEqual(self.webserver.cancelled, ["sid"])
         self.webserver.asked.clear()
-        # And its turn is another's.
+        # Another re-check has its turn now.
         self.rechecks = self.make(at_once=1)
         leaving, staying = self.member("a", 1), self.member("b", 2)
         self.assertEqual(self.asked(300), ["a"])
@@ -214,7 +214,7 @@ class RechecksTests(SynchronousTestCase):
         self.webserver.answer(LoggedIn(2))
         self.assertIsNone(staying.closed)
 
-    def test_no_more_at_once_than_may_be_and_all_get_their_turn(self) -> None:
+    def test_pending_rechecks_stay_within_their_limit(self) -> None:
         self.rechecks = self.make(at_once=3)
         members = [self.member(str(number), number) for number in range(10)]
         asked: list[str] = []
@@ -227,7 +227,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(asked, [str(number) for number in range(10)])
         self.assertEqual({member.closed for member in members}, {None})
 
-    def test_who_logs_in_while_waiting_for_a_turn_has_it_no_more(self) -> None:
+    def test_login_takes_its_session_off_the_due_rechecks(self) -> None:
         self.rechecks = self.make(at_once=1)
         self.member("a", 1)
         self.member("b", 2)
@@ -236,7 +236,7 @@ class RechecksTests(SynchronousTestCase):
         self.webserver.answer(LoggedIn(1))
         self.assertEqual(self.asked(), [])
 
-    def test_while_the_site_cannot_be_asked_people_stay_for_the_grace_and_no_longer(self) -> None:
+    def test_unavailable_site_closes_connections_after_the_grace(self) -> None:
         member = self.member()
         questions = 0
         for _ in range(300 * 4, (300 + 1800) * 4):
@@ -250,7 +250,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(member.closed, TOO_LONG)
         self.assertEqual(len(self.rechecks), 0)
 
-    def test_the_grace_is_not_used_up_while_the_relay_is_held_up(self) -> None:
+    def test_grace_stands_still_while_the_process_is_held_up(self) -> None:
         member = self.member()
         self.asked(300)
         self.webserver.answer(Unavailable("down"))
@@ -264,7 +264,7 @@ class RechecksTests(SynchronousTestCase):
         self.webserver.answer(LoggedIn(1))
         self.assertIsNone(member.closed)
 
-    def test_the_grace_ends_when_it_does_and_not_at_the_next_interval(self) -> None:
+    def test_grace_ends_on_time(self) -> None:
         self.rechecks = self.make(grace=100)
         member = self.member()
         self.asked(300)
@@ -274,7 +274,7 @@ class RechecksTests(SynchronousTestCase):
         self.webserver.answer(Unavailable("down"))
         self.assertEqual(member.closed, TOO_LONG)
 
-    def test_an_answer_begins_the_grace_anew(self) -> None:
+    def test_answer_restarts_the_grace(self) -> None:
         self.rechecks = self.make(grace=100)
         member = self.member()
         for _ in range(3):
@@ -284,7 +284,7 @@ class RechecksTests(SynchronousTestCase):
             self.webserver.answer(LoggedIn(1))
         self.assertIsNone(member.closed)
 
-    def test_no_grace_is_no_limit(self) -> None:
+    def test_grace_zero_is_no_limit(self) -> None:
         self.rechecks = self.make(grace=0)
         member = self.member()
         for _ in range(50):
@@ -292,14 +292,14 @@ class RechecksTests(SynchronousTestCase):
             self.webserver.answer(Unavailable("down"))
         self.assertIsNone(member.closed)
 
-    def test_nothing_is_left_behind(self) -> None:
+    def test_all_is_forgotten_when_all_have_left(self) -> None:
         for number in range(1000):
             self.rechecks.left(self.member(str(number), number, expires_in=1 + number % 7))
         self.asked(10)
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
 
-    def test_what_is_kept_is_of_those_who_are_there_however_far_ahead_it_is_due(self) -> None:
+    def test_far_due_times_of_left_sessions_are_not_kept(self) -> None:
         two_weeks = 14 * 86400
         there = [self.member(f"there {number}", number, two_weeks + number) for number in range(10)]
         most = 0
@@ -312,7 +312,7 @@ class RechecksTests(SynchronousTestCase):
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
 
-    def test_a_second_that_was_left_and_is_due_again_is_asked_about_once(self) -> None:
+    def test_second_that_is_due_again_is_rechecked_once(self) -> None:
         self.member("other", 2, expires_in=20)
         for _ in range(2):
             self.rechecks.left(self.member(expires_in=10))
@@ -321,7 +321,7 @@ class RechecksTests(SynchronousTestCase):
         self.assertEqual(self.asked(0.25), ["sid"])
         self.assertEqual(self.asked(10), ["sid", "other"])
 
-    def test_a_session_id_is_in_no_repr(self) -> None:
+    def test_repr_has_no_session_id(self) -> None:
         self.member("CANARY")
         self.assertNotIn("CANARY", repr(vars(self.rechecks)))
         self.asked(300)
