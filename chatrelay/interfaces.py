@@ -18,7 +18,8 @@ from chatrelay.model import LogUnavailable as LogUnavailable  # embedding progra
 from chatrelay.model import Message as Message
 
 if TYPE_CHECKING:
-    from chatrelay.wire.codes import Close
+    from chatrelay.wire.codes import Close, Reason
+    from chatrelay.wire.structs import AuthRequest, Header, SendRequest
 
 
 class Authenticator(Protocol):
@@ -66,8 +67,43 @@ class Startable(Protocol):
         """Give up what is pending, and free what is held; fires when that is done."""
 
 
+class Dialect(Protocol):
+    """How requests, answers and deliveries are written: one WebSocket subprotocol. `chatrelay.wire.v1` is one."""
+
+    def decode(self, payload: bytes, /) -> AuthRequest | SendRequest:
+        """Decode a client's text message.
+
+        :raises chatrelay.wire.structs.UnusableFrame: where it is not a request.
+        """
+
+    def read_header(self, payload: bytes, /) -> Header:
+        """Read the type and the id of a client's text message, and no more of it.
+
+        :raises chatrelay.wire.structs.UnusableFrame: where its type is not one that clients send.
+        """
+
+    def delivery(self, message: Message, /) -> bytes:
+        """Encode a message for its recipient."""
+
+    def accepted(self, message: Message, /) -> bytes:
+        """Encode the answer to the sender of a message that was handed over."""
+
+    def refused(self, request_id: str | int, reason: Reason, /) -> bytes:
+        """Encode the answer to a request to send that was refused."""
+
+    def auth_response(self, value: bool, reason: Reason | None = None, /) -> bytes:
+        """Encode the answer to an auth-request."""
+
+    def error(self, reason: Reason, detail: str, /) -> bytes:
+        """Encode the answer to a frame that can't be used."""
+
+
 class Connection(Protocol):
     """One client's open WebSocket, as the relay sees it."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect in which messages are delivered to this client."""
 
     def send(self, payload: bytes) -> bool:
         """Hand over one text message.
@@ -94,6 +130,19 @@ class MessageReader(Protocol):
 
         :raises LogUnavailable: where the log can't be read; the text is a sentence with the remedy.
         """
+
+
+class Submitter(Protocol):
+    """Whoever submits messages to `chatrelay.relay.delivery.Relay`, and is told what became of each.
+
+    For each message, one of the two methods is called, once. Neither may raise.
+    """
+
+    def accepted(self, message: Message) -> None:
+        """The message is in the log, and was handed over to a connection of its recipient (the promise's C1 and C2)."""
+
+    def refused(self, message: Message, reason: Reason) -> None:
+        """The message was not delivered."""
 
 
 class MessageLog(Protocol):

@@ -13,8 +13,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from chatrelay.interfaces import Dialect
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, LogUnavailable, Message, Verdict
+from chatrelay.wire import v1
 from chatrelay.wire.codes import Close
 
 
@@ -57,9 +59,12 @@ class HeldAuthenticator:
 class RecordedConnection:
     """A `Connection` that keeps what it is given.
 
+    :ivar dialect: in which it is delivered to.
     :ivar sent: the messages handed over, as JSON values.
     :ivar closed: the close code and reason, once closed; None before.
     """
+
+    dialect: Dialect = v1
 
     def __init__(self) -> None:
         self.sent: list[Any] = []

@@ -19,10 +19,9 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.interfaces import Connection, MessageLog
-from chatrelay.model import LogUnavailable, Message, user_key
+from chatrelay.interfaces import Connection, MessageLog, Submitter
+from chatrelay.model import LogUnavailable, Message
 from chatrelay.relay.directory import Directory
-from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
 
 log = Logger("chatrelay.relay")
@@ -31,8 +30,8 @@ MAX_WAITING = 10_000
 """Messages that may wait for the log, the batch being committed included; one more is refused as busy."""
 
 
-_Submission = tuple[Connection, Message]
-"""A message and the connection to be told what became of it."""
+_Submission = tuple[Submitter, Message]
+"""A message, and who is to be told what became of it."""
 
 
 class Relay:
@@ -41,6 +40,7 @@ class Relay:
     :param directory: who is here.
     :param message_log: where messages are committed before they are delivered.
     :param now: the wall clock, in seconds since 1970 UTC.
+    :ivar now: the same, for the `received_at` of messages.
     :param call_soon: runs a callable in a later turn of the reactor.
     """
 
@@ -53,7 +53,7 @@ class Relay:
     ) -> None:
         self._directory = directory
         self._message_log = message_log
-        self._now = now
+        self.now = now
         self._call_soon = call_soon
         self._forming: list[_Submission] = []
         self._committing = 0  # messages in the batch being committed
@@ -63,29 +63,18 @@ class Relay:
         self._unanswered: dict[int, int] = {}
         self._draining: list[tuple[int, Deferred[None]]] = []
 
-    def submit(self, sender: Connection, from_uid: str | int, request: wire.SendRequest) -> None:
-        """Take one message from a logged-in user. The answer goes to `sender`, once.
-
-        :param from_uid: the user, as the webserver answered.
-        """
-        outgoing = request.message
-        if not self._directory.connections_of(user_key(outgoing.to_uid)):
-            sender.send(wire.not_sent(request.id, Reason.RECEIVING_USER_NOT_CONNECTED))
-            return
-        if len(self._forming) + self._committing >= MAX_WAITING:
-            sender.send(wire.not_sent(request.id, Reason.BUSY))
-            return
-        message = Message(
-            from_uid,
-            outgoing.to_uid,
-            request.id,
-            outgoing.time_stamp,
-            outgoing.content,
-            self._now(),
-        )
-        self._forming.append((sender, message))
-        if not self._scheduled:
-            self._schedule()
+    def submit(self, message: Message, submitter: Submitter) -> None:
+        """Take one message, and tell `submitter` once whether it was accepted or refused, now or later."""
+        # `user_key`, without the call, which would cost as much again for every message.
+        uid = message.to_uid
+        if not self._directory.connections_of(uid if type(uid) is str else str(uid)):
+            submitter.refused(message, Reason.RECEIVING_USER_NOT_CONNECTED)
+        elif len(self._forming) + self._committing >= MAX_WAITING:
+            submitter.refused(message, Reason.BUSY)
+        else:
+            self._forming.append((submitter, message))
+            if not self._scheduled:
+                self._schedule()
 
     def drain(self) -> Deferred[None]:
         """Wait until every message taken so far has been answered; those that are taken later are not waited for."""
@@ -118,18 +107,24 @@ class Relay:
     def _deliver(self, numbers: Sequence[int], batch: list[_Submission], number: int) -> None:
         connections_of = self._directory.connections_of
         unreached: list[tuple[int, _Submission]] = []
-        for place, (sender, message) in enumerate(batch):
-            reached = False
-            connections = connections_of(user_key(message.to_uid))
-            if connections:
-                payload = wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
+        for place, (submitter, message) in enumerate(batch):
+            uid = message.to_uid
+            connections = connections_of(uid if type(uid) is str else str(uid))  # `user_key`, as in `submit`
+            is_handed_over = False
+            while connections:
+                dialect = connections[0].dialect
+                payload = dialect.delivery(message)
+                others: tuple[Connection, ...] = ()
                 for connection in connections:
-                    if connection.send(payload):
-                        reached = True
-            if reached:
-                sender.send(wire.sent(message.client_id))
+                    if connection.dialect is not dialect:
+                        others = (*others, connection)
+                    elif connection.send(payload):
+                        is_handed_over = True
+                connections = others
+            if is_handed_over:
+                submitter.accepted(message)
             else:
-                unreached.append((numbers[place], (sender, message)))
+                unreached.append((numbers[place], (submitter, message)))
         if unreached:
             self._mark(unreached, number)
 
@@ -137,8 +132,8 @@ class Relay:
         """The recipient vanished between the check and the hand-over: mark the rows, then say so."""
 
         def answer(_marked: object) -> None:
-            for _, (sender, message) in unreached:
-                sender.send(wire.not_sent(message.client_id, Reason.RECEIVING_USER_NOT_CONNECTED))
+            for _, (submitter, message) in unreached:
+                submitter.refused(message, Reason.RECEIVING_USER_NOT_CONNECTED)
 
         self._unanswered[number] += 1
         marked = maybeDeferred(self._message_log.mark_undelivered, [row for row, _ in unreached])
@@ -151,8 +146,8 @@ class Relay:
         marked.addBoth(lambda _: self._answered(number))
 
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
-        for sender, message in batch:
-            sender.send(wire.not_sent(message.client_id, Reason.LOG_UNAVAILABLE))
+        for submitter, message in batch:
+            submitter.refused(message, Reason.LOG_UNAVAILABLE)
         # The log itself has told the operator; anything else is a defect, and is reported.
         failure.trap(LogUnavailable)
 

@@ -19,17 +19,16 @@ from typing import Final
 
 from msgspec import UnsetType
 
-from chatrelay.interfaces import Connection
+from chatrelay.interfaces import Connection, Dialect
 from chatrelay.limits.buckets import MINUTE, TokenBucket
 from chatrelay.limits.inflow import LARGE_MESSAGE, weight
 from chatrelay.limits.sending import Sender, SendLimits
-from chatrelay.model import LoggedIn, Unavailable, Verdict, user_key
+from chatrelay.model import LoggedIn, Message, Unavailable, Verdict, user_key
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.wire import codes
-from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
-from chatrelay.wire.v1 import AuthRequest, Kind, SendRequest, UnusableFrame, decode, read_header
+from chatrelay.wire.structs import AuthRequest, Kind, SendRequest, UnusableFrame
 
 
 class State(enum.Enum):
@@ -79,6 +78,7 @@ class Session:
     """What one connection may do.
 
     :param connection: where answers go.
+    :param dialect: how requests and answers are written.
     :param relay: where messages go.
     :param directory: where a logged-in connection is entered.
     :param limits: how much may be sent.
@@ -100,6 +100,7 @@ class Session:
         "_connection",
         "_cookie",
         "_denials",
+        "_dialect",
         "_directory",
         "_limits",
         "_messages",
@@ -107,9 +108,9 @@ class Session:
         "_questions",
         "_refusals",
         "_refused_at",
+        "_relay",
         "_seconds",
         "_sender",
-        "_submit",
         "_uid",
         "_unusable_frames",
         "_without_cookie",
@@ -119,6 +120,7 @@ class Session:
     def __init__(
         self,
         connection: Connection,
+        dialect: Dialect,
         relay: Relay,
         directory: Directory,
         limits: SendLimits,
@@ -131,7 +133,8 @@ class Session:
     ) -> None:
         self.state = State.VISITOR
         self._connection = connection
-        self._submit = relay.submit
+        self._dialect = dialect
+        self._relay = relay
         self._directory = directory
         self._limits = limits
         self._messages = limits.messages()
@@ -194,17 +197,22 @@ class Session:
             self._refuse(payload)
             return self._goes_on(now)
         try:
-            request = decode(payload)
+            request = self._dialect.decode(payload)
         except UnusableFrame as problem:
             self._unusable(problem)
             return self.state is not _ENDED
         if not isinstance(request, SendRequest):
             self._auth_requested(request, now)
         elif state is _MEMBER or state is _ASKING_AGAIN:
-            if not self._sender.may_send(request.message.to_uid, now):
-                self._connection.send(wire.not_sent(request.id, Reason.RATE_LIMITED))
+            outgoing = request.message
+            if not self._sender.may_send(outgoing.to_uid, now):
+                self._connection.send(self._dialect.refused(request.id, Reason.RATE_LIMITED))
                 return self._goes_on(now)
-            self._submit(self._connection, self._uid, request)
+            relay = self._relay
+            message = Message(
+                self._uid, outgoing.to_uid, request.id, outgoing.time_stamp, outgoing.content, relay.now()
+            )
+            relay.submit(message, self)
         # Else nobody who is not logged in learns anything, not even that: no oracle.
         return self.state is not _ENDED
 
@@ -231,23 +239,31 @@ class Session:
                 # Entered first: should the answer find the client's budget used
                 # up, the connection closes, and `ended` must find it to take it out.
                 self._directory.add(verdict.user, self._connection)
-                self._connection.send(wire.auth_response(True))
+                self._connection.send(self._dialect.auth_response(True))
                 return self.state is _MEMBER
         elif self.state is State.ASKING_AGAIN:
             self.state = State.MEMBER
             if isinstance(verdict, LoggedIn):
                 if verdict.user == user_key(self._uid):
-                    self._connection.send(wire.auth_response(True))
+                    self._connection.send(self._dialect.auth_response(True))
                     return self.state is _MEMBER
-                self._connection.send(wire.auth_response(False, Reason.ALREADY_LOGGED_IN))
+                self._connection.send(self._dialect.auth_response(False, Reason.ALREADY_LOGGED_IN))
                 return False
         else:
             return False
         if isinstance(verdict, Unavailable):
-            self._connection.send(wire.auth_response(False, Reason.WEBSERVER_UNAVAILABLE))
+            self._connection.send(self._dialect.auth_response(False, Reason.WEBSERVER_UNAVAILABLE))
         else:
             self._denied()
         return False
+
+    def accepted(self, message: Message) -> None:
+        """Answer that a message of this client's was handed over; see `chatrelay.interfaces.Submitter`."""
+        self._connection.send(self._dialect.accepted(message))
+
+    def refused(self, message: Message, reason: Reason) -> None:
+        """Answer that a message of this client's was not delivered."""
+        self._connection.send(self._dialect.refused(message.client_id, reason))
 
     def login_timed_out(self) -> None:
         """The time to log in is over; the question that is still out, if any, is answered first."""
@@ -286,18 +302,18 @@ class Session:
     def _refuse(self, payload: bytes) -> None:
         """Answer a message beyond what this connection may send, having read no more of it than the answer needs."""
         try:
-            header = read_header(payload)
+            header = self._dialect.read_header(payload)
         except UnusableFrame as problem:
             self._unusable(problem)
             return
         if header.kind is Kind.AUTH_REQUEST:
             is_pending = self.state in (State.ASKING, State.ASKING_AGAIN)
             reason = Reason.LOGIN_PENDING if is_pending else Reason.RATE_LIMITED
-            self._connection.send(wire.auth_response(False, reason))
+            self._connection.send(self._dialect.auth_response(False, reason))
         elif isinstance(header.request_id, UnsetType):
             self._unusable(UnusableFrame(Reason.INVALID_MESSAGE, "the id is missing or can't be used", send=True))
         elif self.logged_in:
-            self._connection.send(wire.not_sent(header.request_id, Reason.RATE_LIMITED))
+            self._connection.send(self._dialect.refused(header.request_id, Reason.RATE_LIMITED))
 
     def _auth_requested(self, request: AuthRequest, now: float) -> None:
         sessid = self._cookie_text if isinstance(request.sessid, UnsetType) else request.sessid
@@ -305,14 +321,14 @@ class Session:
             self._without_cookie(self._no_cookie_because)
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
         elif self.state in (State.ASKING, State.ASKING_AGAIN):
-            self._connection.send(wire.auth_response(False, Reason.LOGIN_PENDING))
+            self._connection.send(self._dialect.auth_response(False, Reason.LOGIN_PENDING))
         elif sessid is None:
             # A visitor whose browser has no session cookie is not logged in
             # at the site; there is nothing to ask it.
             self._without_cookie(None)
             self._denied()
         elif self.logged_in and not self._may_ask_again(now):
-            self._connection.send(wire.auth_response(False, Reason.RATE_LIMITED))
+            self._connection.send(self._dialect.auth_response(False, Reason.RATE_LIMITED))
             self._goes_on(now)
         else:
             self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
@@ -325,7 +341,7 @@ class Session:
         return self._questions.take(now)
 
     def _denied(self) -> None:
-        self._connection.send(wire.auth_response(False))
+        self._connection.send(self._dialect.auth_response(False))
         self._denials += 1
         if self._denials >= MAX_DENIALS:
             self._connection.close(codes.LOGIN_REFUSED)
@@ -334,9 +350,9 @@ class Session:
         if problem.send and not self.logged_in:
             return
         if isinstance(problem.request_id, UnsetType):
-            self._connection.send(wire.error(problem.reason, problem.detail))
+            self._connection.send(self._dialect.error(problem.reason, problem.detail))
         else:
-            self._connection.send(wire.not_sent(problem.request_id, problem.reason))
+            self._connection.send(self._dialect.refused(problem.request_id, problem.reason))
         self._unusable_frames += 1
         if self._unusable_frames >= MAX_UNUSABLE_FRAMES:
             self._connection.close(codes.UNUSABLE_FRAMES)

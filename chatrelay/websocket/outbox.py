@@ -23,6 +23,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from chatrelay.interfaces import Dialect
 from chatrelay.limits.pace import MAX_DEBT, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.websocket import sendqueue
 from chatrelay.wire import codes
@@ -155,6 +156,7 @@ class Outbox:
     :param slow_readers: told when this client falls behind, and when it has caught up.
     :param budget: bytes that may wait for a client that is behind; 0 for no limit.
     :param fast: whether frames are made here and written once a turn; else Autobahn makes them and writes at once.
+    :ivar dialect: in which messages are delivered, once it is open.
     :ivar unacknowledged: of a connection that the system has given up, the seconds without an acknowledgement; else 0.
     """
 
@@ -183,6 +185,7 @@ class Outbox:
         "_taken",
         "_timeout",
         "_transport",
+        "dialect",
         "unacknowledged",
     )
 
@@ -227,8 +230,12 @@ class Outbox:
         self._has_timeout = True  # whether that is in force now
         self.unacknowledged = 0.0
 
-    def open(self) -> None:
-        """The opening handshake is complete: messages may be sent from now on."""
+    def open(self, dialect: Dialect) -> None:
+        """The opening handshake is complete: messages may be sent from now on.
+
+        :param dialect: the one that was chosen in it.
+        """
+        self.dialect = dialect
         self._is_open = True
         # Inside a site of twisted.web, HTTP is still registered as the producer.
         self._transport.unregisterProducer()

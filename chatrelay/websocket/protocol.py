@@ -23,8 +23,7 @@ from chatrelay.websocket.handshake import http_error
 from chatrelay.websocket.peer import Peer
 from chatrelay.websocket.reading import BoundedProtocol
 from chatrelay.websocket.states import ConnectionState, Event
-from chatrelay.wire import codes
-from chatrelay.wire import v1 as wire
+from chatrelay.wire import codes, v1
 from chatrelay.wire.frames import ends_by_going_away, take_messages
 from chatrelay.wire.request_head import header_values
 
@@ -76,10 +75,10 @@ class ChatProtocol(BoundedProtocol):
         factory.handshakes.check_origin(self.http_request_data)
         if not any(request.protocols):
             return None
-        if wire.SUBPROTOCOL in request.protocols:
-            return wire.SUBPROTOCOL
+        if v1.SUBPROTOCOL in request.protocols:
+            return v1.SUBPROTOCOL
         raise ConnectionDeny(
-            ConnectionDeny.BAD_REQUEST, f"no offered subprotocol is spoken here: offer {wire.SUBPROTOCOL}, or none"
+            ConnectionDeny.BAD_REQUEST, f"no offered subprotocol is spoken here: offer {v1.SUBPROTOCOL}, or none"
         )
 
     def _onOpen(self) -> None:
@@ -103,6 +102,7 @@ class ChatProtocol(BoundedProtocol):
             factory.handshakes.opened_without_cookie(self.http_request_data)
         self.session = Session(
             self.outgoing,
+            v1,
             factory.relay,
             factory.directory,
             factory.send_limits,
@@ -119,7 +119,7 @@ class ChatProtocol(BoundedProtocol):
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
-        self.outgoing.open()
+        self.outgoing.open(v1)
         factory.registry.opened(self)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:

@@ -1,81 +1,38 @@
-"""The wire, v1: bytes to requests, and answers to bytes.
+"""The dialect v1: bytes to requests, and answers and deliveries to bytes.
 
-Pure. This module knows the JSON objects that cross a connection, and the
-bounds of every value. It must not know who is
-logged in, what a connection is, or what time it is. `docs/protocol.rst` is
-the contract it keeps; a test sends every example of that page.
+Pure. This module is a `chatrelay.interfaces.Dialect`, and keeps the contract of `docs/protocol.rst`; a test sends every
+example of that page. It must not know who is logged in, what a connection is, or what time it is.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import Annotated, Literal, NamedTuple
-
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Raw, UnsetType
 
-from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
+from chatrelay.model import MAX_CONTENT, MAX_TOKEN, Message
 from chatrelay.wire.codes import Reason
+from chatrelay.wire.structs import (
+    AuthRequest,
+    AuthResponse,
+    Delivered,
+    Delivery,
+    DisguisedHeader,
+    Error,
+    Header,
+    Kind,
+    Outcome,
+    RawHeader,
+    SendRequest,
+    SendResponse,
+    Token,
+    UnusableFrame,
+)
 
 SUBPROTOCOL = "chatrelay.v1"
 """The WebSocket subprotocol of this dialect; a client that offers none speaks it too."""
 
 MAX_BYTES_A_CHARACTER = 4
 """The longest UTF-8 sequence (RFC 3629, section 3)."""
-
-
-# What clients send ---------------------------------------------------------
-
-_Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
-Token = Annotated[str, Meta(max_length=MAX_TOKEN)] | _Integer
-"""A value of the client's own that is given back as it came: same JSON type, same value."""
-UserID = str | _Integer
-"""A uID as it travels. ``"7"`` and ``7`` name the same user: compare `user_key` of each."""
-
-
-class AuthRequest(Struct, frozen=True, gc=False):
-    """Log me in. Without a SESSID, the handshake's session cookie is meant."""
-
-    type: Literal["auth-request"]
-    sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
-
-    def __repr__(self) -> str:  # a session id is never logged, anywhere
-        return "AuthRequest(sessid=<hidden>)"
-
-
-class Outgoing(Struct, frozen=True, gc=False):
-    """The message inside a request to send it."""
-
-    time_stamp: Token = field(name="timeStamp")
-    to_uid: UserID = field(name="touID")
-    content: str
-
-
-class SendRequest(Struct, frozen=True, gc=False):
-    """Send this message, and answer under this id."""
-
-    id: Token
-    message: Outgoing
-    type: Literal["message-send-request"]
-
-
-class UnusableFrame(ValueError):
-    """A text message that is not a request.
-
-    :ivar reason: one of the published reasons.
-    :ivar detail: one sentence for the developer of the client.
-    :ivar send: whether it was meant as a ``message-send-request``.
-    :ivar request_id: that request's id, where it could be read.
-    """
-
-    def __init__(
-        self, reason: Reason, detail: str, *, send: bool = False, request_id: str | int | UnsetType = UNSET
-    ) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.send = send
-        self.request_id = request_id
 
 
 # One for each type, which is a value like others: a decoder of a tagged union would look for the tag first, past all
@@ -152,46 +109,14 @@ def _nul_in(request: AuthRequest | SendRequest) -> UnusableFrame:
 # some bytes cost 200 times what they cost msgspec.
 
 
-class Kind(enum.Enum):
-    """What a client's frame is meant to be, by its ``type``."""
-
-    AUTH_REQUEST = "auth-request"
-    SEND_REQUEST = "message-send-request"
-
-
-class Header(NamedTuple):
-    """What a frame is, as far as its ``type`` and ``id`` say; nothing else in it is checked but that it is JSON."""
-
-    kind: Kind
-    request_id: str | int | UnsetType
-
-
-class _RawHeader(Struct, gc=False):
-    type: Raw | UnsetType = UNSET
-    id: Raw | UnsetType = UNSET
-
-
 # JSON in disguise: of the same shape, and without surrogates, since no escape begins with \ud or \uD. (To replace just
 # those escapes takes two searches, and some text makes them ten times as long.) The key `id` has become `ic`. No other
 # key has: a `c` has become a `C`, and the escape \u0063, which is a `c` too, has a 2 for its 3.
-_DISGUISE = bytes.maketrans(b"dDc3", b"cCC2")
+DISGUISE = bytes.maketrans(b"dDc3", b"cCC2")
 
 
-class _DisguisedHeader(Struct, gc=False):
-    type: Raw | UnsetType = UNSET
-    plain_id: Raw | UnsetType = field(name="ic", default=UNSET)
-    escaped_id: Raw | UnsetType = field(name="id", default=UNSET)  # \u0064 stays the d that it is
-
-    @property
-    def id(self) -> Raw | UnsetType:
-        if isinstance(self.escaped_id, UnsetType):
-            return self.plain_id
-        # Which of two came last, and counts, is not known any more.
-        return self.escaped_id if isinstance(self.plain_id, UnsetType) else UNSET
-
-
-_raw_header_decoder: msgspec.json.Decoder[_RawHeader] = msgspec.json.Decoder(_RawHeader)
-_disguised_header_decoder: msgspec.json.Decoder[_DisguisedHeader] = msgspec.json.Decoder(_DisguisedHeader)
+_raw_header_decoder: msgspec.json.Decoder[RawHeader] = msgspec.json.Decoder(RawHeader)
+_disguised_header_decoder: msgspec.json.Decoder[DisguisedHeader] = msgspec.json.Decoder(DisguisedHeader)
 _token_decoder: msgspec.json.Decoder[Token] = msgspec.json.Decoder(Token)
 _type_decoder: msgspec.json.Decoder[Kind] = msgspec.json.Decoder(Kind)
 
@@ -222,7 +147,7 @@ def _header_despite(payload: bytes, error: Exception) -> Header:
     if isinstance(error, RecursionError | msgspec.ValidationError) or _BACKSLASH not in payload:
         raise _not_json(error) from None
     # The values are found in the disguise, and then read from the same places of what came: msgspec's `Raw` is a view.
-    buffer = bytearray(payload.translate(_DISGUISE))
+    buffer = bytearray(payload.translate(DISGUISE))
     try:
         found = _disguised_header_decoder.decode(buffer)
     except _JSON_ERRORS as other:
@@ -274,63 +199,32 @@ def _invalid_message(detail: str, request_id: str | int | UnsetType) -> Unusable
 # What chatrelay sends ------------------------------------------------------
 
 
-class _AuthResponse(Struct, gc=False, tag_field="type", tag="auth-response"):
-    response: bool
-    reason: Reason | UnsetType = UNSET
-
-
-class _Delivered(Struct, gc=False):
-    time_stamp: str | int = field(name="timeStamp")
-    from_uid: str | int = field(name="fromuID")
-    to_uid: str | int = field(name="touID")
-    content: str
-
-
-class _Delivery(Struct, gc=False, tag_field="type", tag="message"):
-    message: _Delivered
-
-
-class _Outcome(Struct, gc=False):
-    id: str | int
-    value: bool
-    reason: Reason
-
-
-class _SendResponse(Struct, gc=False, tag_field="type", tag="send-request-response"):
-    response: _Outcome
-
-
-class _Error(Struct, gc=False, tag_field="type", tag="error"):
-    reason: Reason
-    detail: str
-
-
 _encode = msgspec.json.Encoder().encode
 
 # Written out, as it is sent for every message and has one field: that takes half the time of two Structs.
-_SENT = b'{"type":"send-request-response","response":{"id":%b,"value":true}}'
+_ACCEPTED = b'{"type":"send-request-response","response":{"id":%b,"value":true}}'
 
 
-def auth_response(value: bool, reason: Reason | UnsetType = UNSET) -> bytes:
-    """The answer to an auth-request."""
-    return _encode(_AuthResponse(value, reason))
+def auth_response(value: bool, reason: Reason | None = None) -> bytes:
+    """Encode the answer to an auth-request."""
+    return _encode(AuthResponse(value, UNSET if reason is None else reason))
 
 
-def message(time_stamp: str | int, from_uid: str | int, to_uid: str | int, content: str) -> bytes:
-    """A message for its recipient, built from scratch: nothing a client added comes through."""
-    return _encode(_Delivery(_Delivered(time_stamp, from_uid, to_uid, content)))
+def delivery(message: Message) -> bytes:
+    """Encode a message for its recipient, from scratch: nothing that a client added comes through."""
+    return _encode(Delivery(Delivered(message.time_stamp, message.from_uid, message.to_uid, message.content)))
 
 
-def sent(request_id: str | int) -> bytes:
-    """The answer to a message-send-request that was done."""
-    return _SENT % _encode(request_id)
+def accepted(message: Message) -> bytes:
+    """Encode the answer to the sender of a message that was handed over."""
+    return _ACCEPTED % _encode(message.client_id)
 
 
-def not_sent(request_id: str | int, reason: Reason) -> bytes:
-    """The answer to a message-send-request that was not done."""
-    return _encode(_SendResponse(_Outcome(request_id, False, reason)))
+def refused(request_id: str | int, reason: Reason) -> bytes:
+    """Encode the answer to a message-send-request that was refused."""
+    return _encode(SendResponse(Outcome(request_id, False, reason)))
 
 
 def error(reason: Reason, detail: str) -> bytes:
-    """The answer to a frame that can't be used."""
-    return _encode(_Error(reason, detail))
+    """Encode the answer to a frame that can't be used."""
+    return _encode(Error(reason, detail))

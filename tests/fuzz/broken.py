@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
+from msgspec.structs import replace
 from twisted.internet.defer import succeed
 
 from chatrelay.auth import rechecks
 from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle
-from chatrelay.interfaces import Connection
+from chatrelay.interfaces import Connection, Submitter
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.sending import Sender
-from chatrelay.model import Unavailable, user_key
+from chatrelay.model import Message, Unavailable, user_key
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
@@ -28,10 +29,10 @@ from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.shutdown import ShutdownPacer
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
-from chatrelay.wire.v1 import SendRequest, UnusableFrame
+from chatrelay.wire.structs import SendRequest, UnusableFrame
 
 _deliver, _commit, _submit = Relay._deliver, Relay._commit, Relay.submit
-_message, _received, _login_answered = wire.message, Session.received, SessionIndex.answered
+_delivery, _received, _login_answered = wire.delivery, Session.received, SessionIndex.answered
 
 
 def _reversed(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
@@ -40,8 +41,8 @@ def _reversed(self: Relay, numbers: Sequence[int], batch: list[Any], number: int
 
 def _answered_twice(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
     _deliver(self, numbers, batch, number)
-    sender, message = batch[-1]
-    sender.send(wire.sent(message.client_id))
+    submitter, message = batch[-1]
+    submitter.accepted(message)
 
 
 def _delivered_before_the_commit(self: Relay) -> None:
@@ -54,23 +55,22 @@ def _delivered_before_the_commit(self: Relay) -> None:
 
 
 def _answers_before_delivering(self: Relay, numbers: Sequence[int], batch: list[Any], number: int) -> None:
-    for sender, message in batch:
-        sender.send(wire.sent(message.client_id))
+    for submitter, message in batch:
+        submitter.accepted(message)
     for _, message in batch:
         for connection in self._directory.connections_of(user_key(message.to_uid)):
-            connection.send(wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content))
+            connection.send(wire.delivery(message))
 
 
-def _unlogged(self: Relay, sender: Connection, from_uid: str | int, request: SendRequest) -> None:
-    m = request.message
-    for connection in self._directory.connections_of(user_key(m.to_uid)):
-        connection.send(wire.message(m.time_stamp, from_uid, m.to_uid, m.content))
-    sender.send(wire.sent(request.id))
+def _unlogged(self: Relay, message: Message, submitter: Submitter) -> None:
+    for connection in self._directory.connections_of(user_key(message.to_uid)):
+        connection.send(wire.delivery(message))
+    submitter.accepted(message)
 
 
-def _never_busy(self: Relay, sender: Connection, from_uid: str | int, request: SendRequest) -> None:
+def _never_busy(self: Relay, message: Message, submitter: Submitter) -> None:
     with patch.object(relay, "MAX_WAITING", 10_000):
-        _submit(self, sender, from_uid, request)
+        _submit(self, message, submitter)
 
 
 def _visitors_are_told(self: Session, payload: bytes) -> bool:
@@ -81,7 +81,7 @@ def _visitors_are_told(self: Session, payload: bytes) -> bool:
             pass
         else:
             if isinstance(request, SendRequest):
-                self._connection.send(wire.not_sent(request.id, Reason.RECEIVING_USER_NOT_CONNECTED))
+                self._connection.send(wire.refused(request.id, Reason.RECEIVING_USER_NOT_CONNECTED))
     return _received(self, payload)
 
 
@@ -128,10 +128,10 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "who is gone stays in the directory": lambda: patch.object(Directory, "remove", _no_matter),
     "visitors are told who is there": lambda: patch.object(Session, "received", _visitors_are_told),
     "fromuID is the recipient": lambda: patch.object(
-        wire, "message", lambda stamp, sender, to, content: _message(stamp, to, to, content)
+        wire, "delivery", lambda message: _delivery(replace(message, from_uid=message.to_uid))
     ),
     "a uID goes out as a string": lambda: patch.object(
-        wire, "message", lambda stamp, sender, to, content: _message(stamp, str(sender), to, content)
+        wire, "delivery", lambda message: _delivery(replace(message, from_uid=str(message.from_uid)))
     ),
     "messages are sent after the close frame": lambda: patch.object(Outbox, "closing", _no_matter),
     "what is unread has no bound": lambda: patch.object(Outbox, "charge", _yes),

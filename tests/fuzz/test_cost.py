@@ -11,6 +11,7 @@ import pytest
 
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
+from chatrelay.wire.structs import Header, Kind, UnusableFrame
 from tests.fuzz.cost import KNOWN, PIECES, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate, Meter, is_text, search
 
 MOST = 4.0
@@ -57,13 +58,13 @@ def decoding(meter: Meter, candidate: Candidate, valid: Candidate, times: int = 
     return meter.taking(candidate, times) / dearest
 
 
-def by_python(payload: bytes, error: Exception) -> wire.Header:
+def by_python(payload: bytes, error: Exception) -> Header:
     """As it was: Python's own decoder, with a call for each integer."""
     try:
         value = json.loads(payload, parse_int=lambda digits: int(digits) if len(digits) < 20 else 2**60)
     except ValueError:
-        raise wire.UnusableFrame(Reason.INVALID_JSON, "not JSON") from None
-    return wire.Header(wire.Kind(value["type"]), value["id"])
+        raise UnusableFrame(Reason.INVALID_JSON, "not JSON") from None
+    return Header(Kind(value["type"]), value["id"])
 
 
 def test_expensive_diagnosis_is_found(meter: Meter) -> None:

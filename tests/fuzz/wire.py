@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 
-from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_TOKEN, is_sessid
+from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_TOKEN, Message, is_sessid
 from chatrelay.wire import v1 as wire
-from chatrelay.wire.v1 import AuthRequest, SendRequest, UnusableFrame
+from chatrelay.wire.structs import AuthRequest, SendRequest, UnusableFrame
 from tests.fuzz.harness import Fuzzed, message
 
 SEEDS = (
@@ -37,7 +37,7 @@ def one(data: bytes) -> None:
     except UnusableFrame as problem:
         wire.error(problem.reason, problem.detail)
         if isinstance(problem.request_id, str | int):
-            answer = json.loads(wire.not_sent(problem.request_id, problem.reason))
+            answer = json.loads(wire.refused(problem.request_id, problem.reason))
             assert answer["response"]["id"] == problem.request_id
         return
     as_python = json.loads(data)
@@ -57,7 +57,7 @@ def one(data: bytes) -> None:
         assert not isinstance(value, str) or "\0" not in value
     assert len(str(request.id)) <= MAX_TOKEN and len(str(request.message.time_stamp)) <= MAX_TOKEN
     assert len(request.message.content.encode("utf-8")) <= MAX_CONTENT
-    delivery = json.loads(wire.message(sent[1], "from", sent[2], request.message.content))
+    delivery = json.loads(wire.delivery(Message("from", sent[2], request.id, sent[1], request.message.content, 0.0)))
     assert delivery == {
         "type": "message",
         "message": {"timeStamp": sent[1], "fromuID": "from", "touID": sent[2], "content": sent[3]},

@@ -220,8 +220,8 @@ def _() -> None:
     def make(deliver: Any) -> Any:
         def delivered(self: Any, numbers: Any, batch: Any, *rest: Any) -> None:
             deliver(self, numbers, batch, *rest)
-            sender, message = batch[0]
-            sender.send(wire.sent(message.client_id))
+            submitter, message = batch[0]
+            submitter.accepted(message)
 
         return delivered
 
@@ -241,8 +241,8 @@ def _() -> None:
 def _() -> None:
     def make(refuse: Any) -> Any:
         def refused(self: Any, failure: Any, batch: Any) -> None:
-            for _sender, message in batch:
-                payload = wire.message(message.time_stamp, message.from_uid, message.to_uid, message.content)
+            for _submitter, message in batch:
+                payload = wire.delivery(message)
                 for connection in self._directory.connections_of(user_key(message.to_uid)):
                     connection.send(payload)
             refuse(self, failure, batch)

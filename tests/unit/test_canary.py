@@ -19,7 +19,8 @@ from chatrelay.auth.throttle import DenialCache
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.wire.v1 import AuthRequest, decode
+from chatrelay.wire.structs import AuthRequest
+from chatrelay.wire.v1 import decode
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase
 from tests.support.session_page_case import SessionPageTestCase

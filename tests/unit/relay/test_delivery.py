@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.interfaces import Dialect
 from chatrelay.model import LogUnavailable, Message
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, RecordedConnection
-from chatrelay.wire import codes
-from chatrelay.wire.v1 import Outgoing, SendRequest
+from chatrelay.wire import codes, v1
+from chatrelay.wire.codes import Reason
+
+
+class Answers:
+    """A `Submitter` that keeps what it is told, as (id, value, reason)."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str | int, bool, Reason | None]] = []
+
+    def accepted(self, message: Message) -> None:
+        """Keep it."""
+        self._told.append((message.client_id, True, None))
+
+    def refused(self, message: Message, reason: Reason) -> None:
+        """Keep it."""
+        self._told.append((message.client_id, False, reason))
+
+    def take(self) -> list[tuple[str | int, bool, Reason | None]]:
+        """What was told since the last look."""
+        told, self._told = self._told, []
+        return told
 
 
 class RelayTests(SynchronousTestCase):
@@ -27,21 +50,19 @@ class RelayTests(SynchronousTestCase):
         self.log = HeldMessageLog()
         self.relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
         self.alice, self.bo = RecordedConnection(), RecordedConnection()
+        self.answers = Answers()
         self.directory.add("1", self.alice)
         self.directory.add("2", self.bo)
 
     def send(self, content: str = "hej", to: str | int = 2, id: str | int = 1, turn: bool = True) -> None:
         """Alice sends a message; the reactor's turn ends, unless told otherwise."""
-        self.relay.submit(self.alice, 1, SendRequest(id, Outgoing(9, to, content), "message-send-request"))
+        self.relay.submit(Message(1, to, id, 9, content, self.relay.now()), self.answers)
         if turn:
             self.clock.advance(0)
 
-    def outcomes(self) -> list[tuple[object, object, object]]:
+    def outcomes(self) -> list[tuple[str | int, bool, Reason | None]]:
         """Alice's answers since the last look: (id, value, reason)."""
-        return [
-            (frame["response"]["id"], frame["response"]["value"], frame["response"].get("reason"))
-            for frame in self.alice.take()
-        ]
+        return self.answers.take()
 
     def contents(self, connection: RecordedConnection) -> list[str]:
         """What a connection was delivered since the last look."""
@@ -69,7 +90,7 @@ class RelayTests(SynchronousTestCase):
     def test_the_answer_follows_the_delivery(self) -> None:
         order: list[str] = []
         self.patch(self.bo, "send", lambda payload: order.append("delivery") or True)
-        self.patch(self.alice, "send", lambda payload: order.append("answer") or True)
+        self.patch(self.answers, "accepted", lambda message: order.append("answer"))
         self.send()
         self.log.commit()
         self.assertEqual(order, ["delivery", "answer"])
@@ -234,6 +255,50 @@ class RelayTests(SynchronousTestCase):
         marking[0].callback(None)
         self.successResultOf(drained)
         self.assertEqual(len(self.outcomes()), 1)
+
+    def test_a_program_without_a_connection_sends_and_is_told(self) -> None:
+        self.relay.submit(Message("shop", 2, "order 7", 9, "It has shipped.", self.relay.now()), self.answers)
+        self.clock.advance(0)
+        self.log.commit()
+        expected = {"timeStamp": 9, "fromuID": "shop", "touID": 2, "content": "It has shipped."}
+        self.assertEqual(self.bo.take(), [{"type": "message", "message": expected}])
+        self.assertEqual(self.outcomes(), [("order 7", True, None)])
+        self.assertEqual([row.message.from_uid for row in self.log.rows], ["shop"])
+
+    def test_a_message_is_encoded_once_for_each_dialect(self) -> None:
+        encoded: list[str] = []
+        received: list[tuple[str, bytes]] = []
+
+        class Other(ModuleType):
+            """A dialect that writes the content and nothing else."""
+
+            def delivery(self, message: Message) -> bytes:
+                encoded.append(self.__name__)
+                return f"{self.__name__}: {message.content}".encode()
+
+        first, second = Other("first"), Other("second")
+        for dialect in (first, second, first, second):
+            connection = RecordedConnection()
+            connection.dialect = cast(Dialect, dialect)
+            self.patch(
+                connection, "send", lambda payload, name=dialect.__name__: received.append((name, payload)) or True
+            )
+            self.directory.add("9", connection)
+        self.send(to=9)
+        self.log.commit()
+        self.assertEqual(encoded, ["first", "second"])
+        self.assertEqual(sorted(received), [("first", b"first: hej")] * 2 + [("second", b"second: hej")] * 2)
+        self.assertEqual(self.outcomes(), [(1, True, None)])
+
+    def test_one_dialect_that_takes_the_message_is_enough(self) -> None:
+        other = RecordedConnection()
+        other.dialect = cast(Dialect, SimpleNamespace(delivery=v1.delivery))
+        self.directory.add("2", other)
+        self.bo.close(codes.UNREAD)
+        self.send()
+        self.log.commit()
+        self.assertEqual(self.contents(other), ["hej"])
+        self.assertEqual(self.outcomes(), [(1, True, None)])
 
     def test_a_message_is_encoded_once_for_all_connections(self) -> None:
         payloads: list[bytes] = []

@@ -14,11 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.limits.sending import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, Unavailable
-from chatrelay.relay import session
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.session import Session, State
 from chatrelay.testing import RecordedConnection
+from chatrelay.wire import v1
 
 YES = {"type": "auth-response", "response": True}
 NO = {"type": "auth-response", "response": False}
@@ -50,6 +50,7 @@ class SessionTestCase(SynchronousTestCase):
         """A session whose questions to the webserver land in `asked`."""
         return Session(
             connection,
+            v1,
             self.relay,
             self.directory,
             self.limits,
@@ -380,7 +381,7 @@ class Limited(SessionTestCase):
     def test_beyond_the_limit_nothing_is_decoded(self) -> None:
         self.log_in()
         self.outcomes(30)
-        self.patch(session, "decode", lambda payload: self.fail("decoded"))
+        self.patch(v1, "decode", lambda payload: self.fail("decoded"))
         self.assertEqual(self.send(id=1), [not_sent(1, "rate-limited")])
         self.assertEqual(self.say(type="auth-request", SESSID="again"), [RATE_LIMITED])
         self.assertEqual(self.asked, ["good"])

@@ -23,6 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from chatrelay.limits.pace import MAX_AHEAD, MIN_PROGRESS, SlowReaders, ahead_of_pace, left_of_pace
 from chatrelay.websocket import sendqueue
 from chatrelay.websocket.outbox import FlushScheduler, Outbox
+from chatrelay.wire import v1
 from chatrelay.wire.codes import Close
 
 MIB = 1024 * 1024
@@ -87,7 +88,7 @@ class OutgoingTestCase(SynchronousTestCase):
         transport = Server(accepted, None, ("192.0.2.1", 4321), None, 0, self.reactor)  # type: ignore[arg-type]
         protocol = Closing()
         buffer = Outbox(protocol, transport, self.flushes, self.slow_readers, budget, fast=True)
-        buffer.open()
+        buffer.open(v1)
         return protocol, client, transport, buffer
 
     def end_turn(self) -> None:
@@ -194,7 +195,7 @@ class Budget(OutgoingTestCase):
             tls: Any = wrapping.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
             tls.makeConnection(transport)  # a handshake that is never done: TLS holds everything
             buffer = Outbox(protocol, tls, self.flushes, self.slow_readers, budget, fast=True)
-            buffer.open()
+            buffer.open(v1)
             sent = 0
             while sent < 2 * MIB and buffer.send(b"x" * 1000):
                 sent += 1004

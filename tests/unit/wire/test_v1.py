@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.model import user_key
+from chatrelay.model import Message, user_key
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
-from chatrelay.wire.v1 import AuthRequest, SendRequest, UnusableFrame, decode
+from chatrelay.wire.structs import AuthRequest, Kind, SendRequest, UnusableFrame
+from chatrelay.wire.v1 import decode
 
 MAX = 2**53
 
@@ -263,12 +264,14 @@ class Properties(SynchronousTestCase):
         request = decode(send_request(id, time_stamp, to, content))
         assert isinstance(request, SendRequest)
         message = request.message
-        delivered = json.loads(wire.message(message.time_stamp, 1, message.to_uid, message.content))
+        delivered = json.loads(
+            wire.delivery(Message(1, message.to_uid, request.id, message.time_stamp, message.content, 0.0))
+        )
         self.assertEqual(
             delivered,
             {"type": "message", "message": {"timeStamp": time_stamp, "fromuID": 1, "touID": to, "content": content}},
         )
-        self.assertEqual(json.loads(wire.sent(request.id))["response"]["id"], id)
+        self.assertEqual(json.loads(wire.accepted(Message(1, 2, request.id, 3, "", 0.0)))["response"]["id"], id)
 
 
 class Meant:
@@ -376,11 +379,11 @@ class Diagnosis(SynchronousTestCase):
             self.assertEqual(refusal.reason, meant.reason, frame)
         else:
             reasons = {
-                wire.Kind.AUTH_REQUEST: Reason.INVALID_AUTH_REQUEST,
-                wire.Kind.SEND_REQUEST: Reason.INVALID_MESSAGE,
+                Kind.AUTH_REQUEST: Reason.INVALID_AUTH_REQUEST,
+                Kind.SEND_REQUEST: Reason.INVALID_MESSAGE,
             }
             self.assertEqual(reasons[header.kind], meant.reason, frame)
-            if header.kind is wire.Kind.SEND_REQUEST:
+            if header.kind is Kind.SEND_REQUEST:
                 request_id = None if isinstance(header.request_id, UnsetType) else header.request_id
                 self.assertEqual((type(request_id), request_id), (type(meant.id), meant.id), frame)
 
@@ -433,8 +436,8 @@ class Diagnosis(SynchronousTestCase):
 
     def test_beyond_the_limit_two_values_are_all_that_is_read(self) -> None:
         header = wire.read_header(b'{"type":"message-send-request","message":5,"id":1,"id":"2","x":{"id":3}}')
-        self.assertEqual(header, (wire.Kind.SEND_REQUEST, "2"))
-        self.assertEqual(wire.read_header(b'{"type":"auth-request","SESSID":5}').kind, wire.Kind.AUTH_REQUEST)
+        self.assertEqual(header, (Kind.SEND_REQUEST, "2"))
+        self.assertEqual(wire.read_header(b'{"type":"auth-request","SESSID":5}').kind, Kind.AUTH_REQUEST)
 
 
 class Answers(SynchronousTestCase):
@@ -450,14 +453,17 @@ class Answers(SynchronousTestCase):
 
     def test_message(self) -> None:
         self.assertEqual(
-            wire.message("23", "293482", "234324", "Hej"),
+            wire.delivery(Message("293482", "234324", "21", "23", "Hej", 0.0)),
             b'{"type":"message","message":{"timeStamp":"23","fromuID":"293482","touID":"234324","content":"Hej"}}',
         )
 
     def test_send_response(self) -> None:
-        self.assertEqual(wire.sent("21"), b'{"type":"send-request-response","response":{"id":"21","value":true}}')
         self.assertEqual(
-            wire.not_sent(21, Reason.RECEIVING_USER_NOT_CONNECTED),
+            wire.accepted(Message(1, 2, "21", 3, "", 0.0)),
+            b'{"type":"send-request-response","response":{"id":"21","value":true}}',
+        )
+        self.assertEqual(
+            wire.refused(21, Reason.RECEIVING_USER_NOT_CONNECTED),
             b'{"type":"send-request-response","response":{"id":21,"value":false,"reason":"receiving-user-not-connected"}}',
         )
 

@@ -1,0 +1,151 @@
+"""What the JSON objects on the wire are decoded into and encoded from: one class for each shape.
+
+Pure: msgspec reads the classes and does the work, so nothing here does anything. The requests are what a session is
+given by any dialect. This module must not know what a request means, nor when an answer is sent.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Literal, NamedTuple
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+
+from chatrelay.model import MAX_INTEGER, MAX_SESSID, MAX_TOKEN
+from chatrelay.wire.codes import Reason
+
+_Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Token = Annotated[str, Meta(max_length=MAX_TOKEN)] | _Integer
+"""A value of the client's own that is given back as it came: same JSON type, same value."""
+UserID = str | _Integer
+"""A uID as it travels. ``"7"`` and ``7`` name the same user: compare `user_key` of each."""
+
+
+# Requests ------------------------------------------------------------------
+
+
+class AuthRequest(Struct, frozen=True, gc=False):
+    """Log me in. Without a SESSID, the handshake's session cookie is meant."""
+
+    type: Literal["auth-request"]
+    sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
+
+    def __repr__(self) -> str:  # a session id is never logged, anywhere
+        return "AuthRequest(sessid=<hidden>)"
+
+
+class Outgoing(Struct, frozen=True, gc=False):
+    """The message inside a request to send it."""
+
+    time_stamp: Token = field(name="timeStamp")
+    to_uid: UserID = field(name="touID")
+    content: str
+
+
+class SendRequest(Struct, frozen=True, gc=False):
+    """Send this message, and answer under this id."""
+
+    id: Token
+    message: Outgoing
+    type: Literal["message-send-request"]
+
+
+class Kind(enum.Enum):
+    """What a client's frame is meant to be, by its ``type``."""
+
+    AUTH_REQUEST = "auth-request"
+    SEND_REQUEST = "message-send-request"
+
+
+class Header(NamedTuple):
+    """What a frame is, as far as its ``type`` and ``id`` say; nothing else in it is checked but that it is JSON."""
+
+    kind: Kind
+    request_id: str | int | UnsetType
+
+
+class UnusableFrame(ValueError):
+    """A text message that is not a request.
+
+    :ivar reason: one of the published reasons.
+    :ivar detail: one sentence for the developer of the client.
+    :ivar send: whether it was meant as a ``message-send-request``.
+    :ivar request_id: that request's id, where it could be read.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, *, send: bool = False, request_id: str | int | UnsetType = UNSET
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.send = send
+        self.request_id = request_id
+
+
+class RawHeader(Struct, gc=False):
+    """A frame's ``type`` and ``id``, as the bytes that they are written in."""
+
+    type: Raw | UnsetType = UNSET
+    id: Raw | UnsetType = UNSET
+
+
+class DisguisedHeader(Struct, gc=False):
+    """The same of a frame in disguise (`chatrelay.wire.v1.DISGUISE`), whose key ``id`` may have become ``ic``."""
+
+    type: Raw | UnsetType = UNSET
+    plain_id: Raw | UnsetType = field(name="ic", default=UNSET)
+    escaped_id: Raw | UnsetType = field(name="id", default=UNSET)  # \u0064 stays the d that it is
+
+    @property
+    def id(self) -> Raw | UnsetType:
+        """The id; unset where there are two, as which of them came last, and counts, is not known any more."""
+        if isinstance(self.escaped_id, UnsetType):
+            return self.plain_id
+        return self.escaped_id if isinstance(self.plain_id, UnsetType) else UNSET
+
+
+# Answers and deliveries ----------------------------------------------------
+
+
+class AuthResponse(Struct, gc=False, tag_field="type", tag="auth-response"):
+    """The answer to an auth-request."""
+
+    response: bool
+    reason: Reason | UnsetType = UNSET
+
+
+class Delivered(Struct, gc=False):
+    """The message inside its delivery."""
+
+    time_stamp: str | int = field(name="timeStamp")
+    from_uid: str | int = field(name="fromuID")
+    to_uid: str | int = field(name="touID")
+    content: str
+
+
+class Delivery(Struct, gc=False, tag_field="type", tag="message"):
+    """A message for its recipient."""
+
+    message: Delivered
+
+
+class Outcome(Struct, gc=False):
+    """What became of a message that was not sent."""
+
+    id: str | int
+    value: bool
+    reason: Reason
+
+
+class SendResponse(Struct, gc=False, tag_field="type", tag="send-request-response"):
+    """The answer to a message-send-request that was refused."""
+
+    response: Outcome
+
+
+class Error(Struct, gc=False, tag_field="type", tag="error"):
+    """The answer to a frame that can't be used."""
+
+    reason: Reason
+    detail: str
