@@ -1,5 +1,5 @@
 /**
- * A client for the chatrelay relay: one connection that keeps itself up, for one user.
+ * A client for chatrelay: one connection for one user, which reconnects by itself.
  *
  *     const client = new ChatClient("wss://example.org/chat", { user: 42, whoami: "/whoami" });
  *     client.addEventListener("message", (event) => show(event.message));
@@ -7,51 +7,51 @@
  *     client.connect();
  *     const outcome = await client.send("42", "Hej");
  *
- * It speaks the wire format v1 (docs/protocol.rst), reconnects by itself, and gives every message an id so that each
- * answer finds its question. It must not know what a page looks like or what a person should read, and it keeps no
- * message: one that can't be sent now comes back as "not-sent", and what to do with it is the caller's decision.
+ * It speaks version 1 of the protocol (docs/protocol.rst), and gives each message an id to find its answer. It must not
+ * know what a page looks like or what a person should read. It keeps no message: one that cannot be sent now comes back
+ * as "not-sent", and the caller decides what to do with it.
  *
  * No dependencies, no build step: `import { ChatClient } from "./chatrelay.js"`.
  */
 
-/** A uID as the relay carries it. `7` and `"7"` are the same user. @typedef {string | number} UserID */
+/** A uID as the relay sends it. `7` and `"7"` are the same user. @typedef {string | number} UserID */
 
 /**
  * A message as it arrives.
  * @typedef {object} Message
- * @property {string | number} timeStamp  the sender's own, whatever it is
- * @property {UserID} fromuID  who the website says the sender is
+ * @property {string | number} timeStamp  as the sender gave it
+ * @property {UserID} fromuID  the sender, as the website named them
  * @property {UserID} touID
  * @property {string} content
  */
 
 /**
- * What became of a message. Exactly one of these, and nothing stronger than the relay promises:
+ * What became of a message. It is exactly one of these, and no stronger than what the relay promises:
  *
  * - `delivered`: in the message log, and handed to at least one of the recipient's connections
- * - `refused`: the relay said no; `reason` is one of docs/protocol.rst, such as "receiving-user-not-connected"
- * - `unknown`: it left, and the connection ended before an answer came. It may or may not have arrived
- * - `not-sent`: there was no logged-in connection; it never left
+ * - `refused`: the relay refused it; `reason` is one of docs/protocol.rst, such as "receiving-user-not-connected"
+ * - `unknown`: it was sent, and the connection ended before the answer came. It may or may not have arrived
+ * - `not-sent`: it was not sent, because no connection was logged in
  *
  * @typedef {{ result: "delivered" | "unknown" | "not-sent" } | { result: "refused", reason: string }} Outcome
  */
 
 /**
- * What the connection is doing.
+ * The state of the connection.
  *
- * - `idle`: nothing. `connect` was not called yet, `close` was, or the page stands still: the browser has frozen it, or
- *   keeps it in its back/forward cache
- * - `connecting`: the connection is being opened, and the website is asked who this is
- * - `connected`: logged in as `user`; messages come and go
- * - `waiting`: there is no connection; the next attempt is at `retryAt` (ms, as `performance.now()`). `code` says how
- *   the last connection was closed. `reason` is the relay's (such as "webserver-unavailable"), or the client's own:
- *   "insecure-url" (ws:// on a page of https://), "blocked-by-policy" (the page's Content-Security-Policy does not
- *   allow it in `connect-src`). `error` is what `whoami`, `login` or the browser threw
- * - `logged-out`: the website says that `user` is not logged in here. Where somebody else is, `somebodyElse` is their
+ * - `idle`: there is no connection. `connect` was not called yet, or `close` was called, or the browser has frozen the
+ *   page or keeps it in its back/forward cache
+ * - `connecting`: the connection is being opened, and the website is asked who is logged in
+ * - `connected`: logged in as `user`; messages can be sent and received
+ * - `waiting`: there is no connection; the next attempt is at `retryAt` (ms, as `performance.now()`). `code` is the code
+ *   with which the last connection was closed. `reason` is one of the relay's (such as "webserver-unavailable"), or of
+ *   the client's own: "insecure-url" (ws:// on a page of https://), "blocked-by-policy" (the page's
+ *   Content-Security-Policy does not allow it in `connect-src`). `error` is what `whoami`, `login` or the browser threw
+ * - `logged-out`: the website says that `user` is not logged in here. If another user is, `somebodyElse` is their
  *   uID. Have the user log in at the website, then call `connect`
- * - `ended`: the relay closed the connection for good, with the close `code` 4502-4999. `connect` tries all the same.
- *   After 4505, which a logout in any browser may have caused, `whoami` is asked: this becomes `logged-out` if it isn't
- *   `user`. If it still is after some ten seconds, the client connects once more
+ * - `ended`: the relay closed the connection for good, with the close `code` 4502-4999. `connect` tries again all the
+ *   same. After 4505, which a logout in any browser may have caused, the client asks `whoami`. If that is not `user`, the
+ *   state becomes `logged-out`. If it still is `user` after some ten seconds, the client connects once more
  *
  * @typedef {{ name: "idle" | "connecting" | "connected" }
  *   | { name: "waiting", retryAt: number, code?: number, reason?: string, error?: unknown }
@@ -59,10 +59,10 @@
  *   | { name: "ended", code: number }} State
  */
 
-/** The longest content the relay takes, in bytes of UTF-8. */
+/** The longest content that the relay accepts, in bytes of UTF-8. */
 export const MAX_CONTENT_BYTES = 16 * 1024;
 
-/** The relay closes a connection that sends a larger WebSocket message (code 1009), so it is not sent at all. */
+/** The relay closes a connection that sends a larger WebSocket message (code 1009), so such a message is not sent. */
 const MAX_FRAME_BYTES = 64 * 1024;
 
 const SUBPROTOCOL = "chatrelay.v1";
@@ -81,7 +81,7 @@ export class ChatMessageEvent extends Event {
   }
 }
 
-/** The connection does something else now. */
+/** The state of the connection has changed. */
 export class StateEvent extends Event {
   /** @param {State} state */
   constructor(state) {
@@ -90,7 +90,7 @@ export class StateEvent extends Event {
   }
 }
 
-/** The relay could not use something that this client sent: a mistake in the program, not in the message. */
+/** The relay could not use something that this client sent: a mistake of the program, not of the message. */
 export class ProtocolErrorEvent extends Event {
   /** @param {string} reason @param {string} detail */
   constructor(reason, detail) {
@@ -102,17 +102,17 @@ export class ProtocolErrorEvent extends Event {
 
 /**
  * @typedef {object} Options
- * @property {UserID} user  the user for whom the page was made. The client never connects as another: where another
- *   user, or nobody, is logged in by now, it stops as "logged-out". Another tab of this browser may have changed that
+ * @property {UserID} user  the user for whom the page was made. The client never connects as another user. If another
+ *   user or nobody is logged in now, perhaps because of another tab, it stops as "logged-out"
  * @property {string | URL | (() => UserID | null | Promise<UserID | null>)} [whoami]  who is logged in at the website
  *   in this browser now: the address of a page that answers `{"loggedin": true, "uID": 42}` or `{"loggedin": false}`, or a
- *   function that gives the uID, or null for nobody. Asked before each login and again after it, before anything is
- *   sent. Required unless `login` is given
+ *   function that gives the uID, or null for nobody. The client asks before each login, and again after it before it
+ *   sends anything. Required unless `login` is given
  * @property {() => string | null | Promise<string | null>} [login]  gives the SESSID to log in with: a one-time ticket
- *   or a session id, of `user` and of nobody else; null where `user` is not logged in any more. Called before each
- *   login, so a ticket is sent once. Without it, the browser's cookie logs in
- * @property {number} [firstDelay]  ms before the first new attempt; doubles with each that fails. Default 1000
- * @property {number} [longestDelay]  ms, while the page can be seen. Default 30,000; five minutes while it is hidden
+ *   or a session id, which must be of `user`; null if `user` is no longer logged in. The client calls it before each
+ *   login, so a ticket is sent once. Without it, the cookie of the browser logs in
+ * @property {number} [firstDelay]  ms before the first new attempt; doubles with each failure. Default 1000
+ * @property {number} [longestDelay]  ms, while the page is visible. Default 30,000; five minutes while it is hidden
  * @property {number} [connectTimeout]  ms for opening and logging in. Default 15,000
  * @property {number} [answerTimeout]  ms to wait for an answer before the connection counts as dead. Default 20,000
  */
@@ -124,35 +124,36 @@ const DEFAULTS = {
   answerTimeout: 20_000,
 };
 
-/** The longest wait (ms) between two attempts while nobody sees the page. */
+/** The longest wait (ms) between two attempts while the page is hidden. */
 const LONGEST_DELAY_HIDDEN = 5 * 60_000;
 
-/** A connection has to last this long (ms) before the next loss counts as a first one. */
+/** A connection must last this long (ms) before the next loss counts as the first one. */
 const STEADY = 10_000;
 
-/** A page that was hidden for this long (ms) checks its connection when it is seen again. */
+/** A page that was hidden for this long (ms) checks its connection when it is visible again. */
 const LONG_HIDDEN = 60_000;
 
-/** A connection on which nothing has come for this long (ms), and up to a fifth more at random, is checked. */
+/** A connection is checked after this long (ms), and up to a fifth more at random, without a message. */
 const SILENCE = 5 * 60_000;
 
-/** "The relay is full; come back later": the wait starts this many doublings up. */
+/** After 4003 ("The relay is full; come back later") the first wait is doubled this many times. */
 const RELAY_FULL = 4003;
 const RELAY_FULL_DOUBLINGS = 4;
 
-/** Ended by the operator or by the site: most often because the user has logged out there, in this browser or another. */
+/** The operator or the site has ended the connection, mostly because the user has logged out in some browser. */
 const ENDED_BY_SITE = 4505;
 
 /**
- * After so long (ms) the website is asked whether `user` is still logged in, and once more after as long again. Not at
- * once: the answer that changes the cookie is still on its way then, and an answer to the old one may delete the new one.
+ * After 4505 the client waits this long (ms) before it asks the website whether `user` is still logged in, and as long
+ * again before it asks once more. If it asked at once, it would send the old cookie, and the response to that may delete
+ * the new one.
  */
 const ENDED_LOOK = 1_500;
 
-/** After so long (ms), and up to twice as long at random, who is still logged in connects once more. */
+/** After this long (ms), and up to twice as long at random, a user who is still logged in connects once more. */
 const ONCE_MORE = 8_000;
 
-/** What `whoami` should have answered, for the console. */
+/** What `whoami` should answer, for a warning in the console. */
 const EXPECTED = 'it should be {"loggedin": true, "uID": …} or {"loggedin": false}';
 
 /** Fires `message` (ChatMessageEvent), `state` (StateEvent) and `protocol-error` (ProtocolErrorEvent). */
@@ -163,13 +164,13 @@ export class ChatClient extends EventTarget {
   /** @type {State} */
   #state = { name: "idle" };
 
-  /** The socket in use. What an abandoned one still says is not heard. @type {WebSocket | null} */
+  /** The socket in use. Events of a socket that was given up are ignored. @type {WebSocket | null} */
   #socket = null;
 
-  /** Aborted when this attempt or connection is given up: what the website answers after that counts no more. */
+  /** Aborted when this attempt or connection is given up: later answers of the website are then ignored. */
   #current = new AbortController();
 
-  /** Removes the listeners on the page. They are there from `connect` until there is nothing to reconnect. */
+  /** Removes the listeners of the page. They exist from `connect` until the client no longer reconnects. */
   #listeners = new AbortController();
 
   /**
@@ -178,21 +179,21 @@ export class ChatClient extends EventTarget {
    */
   #pending = new Map();
 
-  /** For what comes next in this state: give up the attempt, try again, check the connection, take it for dead. */
+  /** The timer of the state: give up the attempt, try again, check the connection, or give the connection up. */
   #timer = 0;
 
   #attempts = 0;
 
-  /** Whether the relay has put the user out, and a new handshake was begun: it may carry a newer cookie. */
+  /** Whether the relay has denied the session and a new handshake has begun, which may carry a newer cookie. */
   #isSecondHandshake = false;
 
-  /** Whether the console has been told of a mistake in the website. */
+  /** Whether a mistake of the website was reported in the console. */
   #hasWarned = false;
 
   /** Whether an auth-request was sent on the connection only to see whether an answer comes. */
   #isChecking = false;
 
-  // On the clock of performance.now(), which nobody sets.
+  // Times are those of performance.now(), because nobody sets that clock.
   #connectedAt = 0;
   #heardAt = 0;
   #hiddenAt = 0;
@@ -200,13 +201,13 @@ export class ChatClient extends EventTarget {
   #lastID = 0;
   #lastTimeStamp = 0;
 
-  // Unique over connections, reloads and tabs: an answer must never be taken for another message's.
+  // Unique over connections, reloads and tabs, so that no answer is taken for that of another message.
   #idPrefix = crypto.getRandomValues(new Uint32Array(3)).join("-");
 
   /**
    * @param {string | URL} url  where the relay listens: ws://… or wss://…, or relative to the page
    * @param {Options} options
-   * @throws {TypeError} if the address can't be read, or `user`, or both `whoami` and `login`, are missing
+   * @throws {TypeError} if the address cannot be parsed, or if `user`, or both `whoami` and `login`, are missing
    */
   constructor(url, options) {
     super();
@@ -222,7 +223,7 @@ export class ChatClient extends EventTarget {
     return this.#state;
   }
 
-  /** Connect and log in now, whatever the state; a connection that is up or coming up is left alone. */
+  /** Connect and log in now, in any state. Do nothing if connected or connecting. */
   connect() {
     if (this.#state.name === "connecting" || this.#state.name === "connected") return;
     this.#listen();
@@ -230,8 +231,8 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * Ask the website now who is logged in. For a page that learns of a login or a logout in another tab: the client
-   * stops as "logged-out" if it isn't `user`; one that was logged out connects if it is.
+   * Ask the website now who is logged in. Call it when the page learns of a login or a logout in another tab. If it is
+   * not `user`, the client stops as "logged-out". If it is, a client that was logged out connects.
    */
   async check() {
     if (this.#state.name === "idle") return;
@@ -240,7 +241,7 @@ export class ChatClient extends EventTarget {
     try {
       who = await this.#whoIsLoggedIn();
     } catch {
-      return; // The website can't be asked just now. It will be, before the next login.
+      return; // The website cannot be asked now. It is asked before the next login.
     }
     if (signal.aborted) return;
     if (!this.#isUser(who)) {
@@ -273,13 +274,13 @@ export class ChatClient extends EventTarget {
     });
   }
 
-  /** @returns {number} the time now in ms, but never the same number twice: it tells this client's messages apart */
+  /** @returns {number} the time now in ms, but never the same number twice: it identifies a message of this client */
   nextTimeStamp() {
     this.#lastTimeStamp = Math.max(Date.now(), this.#lastTimeStamp + 1);
     return this.#lastTimeStamp;
   }
 
-  /** End the connection, and stay so until `connect`. */
+  /** End the connection, until `connect` is called. */
   close() {
     this.#end({ name: "idle" });
   }
@@ -292,15 +293,15 @@ export class ChatClient extends EventTarget {
     this.#hiddenAt = performance.now();
     const { signal } = this.#listeners;
     const page = globalThis.document;
-    // The network is back. The connection may not have outlived the gap, and nothing else would say so.
+    // The network is back. The connection may be dead, and no other event would say so.
     globalThis.addEventListener?.("online", () => this.#wake(true), { signal });
     globalThis.addEventListener?.("focus", () => this.#wake(false), { signal });
     page?.addEventListener("visibilitychange", () => {
       if (page.hidden) this.#hiddenAt = performance.now();
       else this.#wake(performance.now() - this.#hiddenAt >= LONG_HIDDEN);
     }, { signal });
-    // A page that is frozen, or in the back/forward cache, stands still, but the browser would go on to answer for its
-    // connection: senders would be told that messages are delivered which nobody sees.
+    // No script runs in a page that is frozen or in the back/forward cache, but the browser would keep its connection
+    // open. Senders would be told that messages were delivered, which nobody sees.
     const standStill = () => {
       if (this.#state.name === "idle") return;
       this.#abandon();
@@ -313,7 +314,7 @@ export class ChatClient extends EventTarget {
     page?.addEventListener("securitypolicyviolation", (event) => this.#violated(event), { signal });
   }
 
-  /** Somebody is here, or the network is: do not wait. @param {boolean} check  whether to doubt a connection */
+  /** The page is seen, or the network is back: do not wait. @param {boolean} check  whether to check a connection */
   #wake(check) {
     if (this.#state.name === "waiting") void this.#attempt();
     else if (this.#state.name === "connected" && check) void this.#checkConnection();
@@ -327,7 +328,7 @@ export class ChatClient extends EventTarget {
     this.#timer = setTimeout(() => this.#lost({}), this.#options.connectTimeout);
     this.#enter({ name: "connecting" });
     try {
-      // As nobody else for a moment, either: messages for them would come here, and be told as delivered.
+      // Do not connect as another user even for a moment: messages for them would come here and count as delivered.
       const who = await this.#whoIsLoggedIn();
       if (signal.aborted) return;
       if (!this.#isUser(who)) return this.#end(this.#loggedOut(who));
@@ -340,7 +341,7 @@ export class ChatClient extends EventTarget {
     }
   }
 
-  /** @param {string | undefined} sessid  undefined: log in with the cookie that the handshake carries */
+  /** @param {string | undefined} sessid  undefined: log in with the cookie of the handshake */
   #open(sessid) {
     let socket;
     try {
@@ -369,16 +370,16 @@ export class ChatClient extends EventTarget {
       case "auth-response":
         return this.#answeredLogin(frame.response, frame.reason);
       case "message":
-        // The relay takes this connection for another user's.
+        // To the relay this connection belongs to another user.
         if (!this.#isUser(frame.message.touID)) return this.#end(this.#loggedOut(frame.message.touID));
         return this.dispatchEvent(new ChatMessageEvent(frame.message));
       case "send-request-response":
         return this.#answered(frame.response);
       case "error":
         this.dispatchEvent(new ProtocolErrorEvent(frame.reason, frame.detail));
-        if (this.#state.name === "connecting") this.#lost({ reason: frame.reason }); // no login will come of it
+        if (this.#state.name === "connecting") this.#lost({ reason: frame.reason }); // this attempt cannot log in
         return;
-      default: // a later relay may say more than we know
+      default: // ignore what a later version of the relay may send
     }
   }
 
@@ -392,7 +393,7 @@ export class ChatClient extends EventTarget {
     }
   }
 
-  /** Logged in, by a cookie that may have changed since the website was asked: become `connected` only as `user`. */
+  /** Become `connected` only as `user`: the cookie may have changed since the website was asked. */
   async #confirm() {
     const { signal } = this.#current;
     try {
@@ -409,8 +410,8 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * The session is not good, or no longer. The website may have renewed the cookie, and only a new handshake carries
-   * the new one: one is tried.
+   * Try one new handshake when the session was denied or has ended: the website may have renewed the cookie, and only a
+   * new handshake carries the new one.
    */
   #denied() {
     this.#forgiveIfSteady();
@@ -426,8 +427,8 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * Check the connection when nothing has come for long.
-   * @param {number} [since]  the last sign of life, as `performance.now()`
+   * Check the connection when nothing has come for a long time.
+   * @param {number} [since]  when something came last, as `performance.now()`
    */
   #watch(since = this.#heardAt) {
     this.#isChecking = false;
@@ -439,19 +440,19 @@ export class ChatClient extends EventTarget {
     }, since + silence - performance.now());
   }
 
-  /** Ask something on the connection that is always answered. It costs the website one request. */
+  /** Send a request that the relay always answers. It costs the website one request. */
   async #checkConnection() {
     if (this.#isChecking) return;
     this.#isChecking = true;
     const { signal } = this.#current;
     const { login, answerTimeout } = this.#options;
-    // A website that fails, or does not answer, says nothing of the relay: the next check is as far away as ever.
+    // If the website fails or does not answer, that says nothing about the relay: the next check is not sooner.
     const later = () => this.#watch(performance.now());
     clearTimeout(this.#timer);
     this.#timer = setTimeout(later, answerTimeout);
     try {
       const sessid = await login?.();
-      if (signal.aborted || !this.#isChecking) return; // given up, or something has come meanwhile
+      if (signal.aborted || !this.#isChecking) return; // the connection was given up, or something has come meanwhile
       if (sessid === null) return this.#end({ name: "logged-out" });
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.#lost({}), answerTimeout);
@@ -476,7 +477,7 @@ export class ChatClient extends EventTarget {
     const { whoami } = this.#options;
     const addresses = [this.#url];
     if (whoami && typeof whoami !== "function") addresses.push(new URL(whoami, document.baseURI));
-    // Browsers tell the scheme alone where it is not http or https, or all of it.
+    // Browsers report only the scheme if it is not http or https, or the whole address.
     const isOurs = addresses.some(({ protocol, origin }) => `${blockedURI}:` === protocol || blockedURI.startsWith(origin));
     if (!isOurs) return;
     const reason = "blocked-by-policy";
@@ -485,7 +486,7 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * The connection is gone, or as good as gone: go on without it.
+   * Give up a connection that has ended, or that counts as dead.
    * @param {{ code?: number, reason?: string, error?: unknown }} why
    */
   #lost({ code, reason, error }) {
@@ -499,8 +500,8 @@ export class ChatClient extends EventTarget {
     }
     this.#abandon();
     if (code === RELAY_FULL) this.#attempts = Math.max(this.#attempts, RELAY_FULL_DOUBLINGS);
-    // Between half and the whole of it, at random: everybody lost the relay at the same moment and must not come back
-    // at the same moment.
+    // Wait between half and all of the delay, at random: all clients may have lost the relay at the same moment, and must
+    // not come back at the same moment.
     const { firstDelay, longestDelay } = this.#options;
     const longest = globalThis.document?.hidden ? LONGEST_DELAY_HIDDEN : longestDelay;
     const delay = Math.min(firstDelay * 2 ** this.#attempts++, longest) * (0.5 + Math.random() / 2);
@@ -509,14 +510,14 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * Ask the website twice: until its logout is answered, the cookie may still be good. After a logout in another browser
-   * it stays good.
-   * @param {unknown} mayReturn  whether to connect once more where the website says both times that it is `user`
+   * Ask the website twice: the cookie may be valid until the logout is answered. After a logout in another browser it
+   * stays valid.
+   * @param {unknown} mayReturn  whether to connect once more if the website says both times that it is `user`
    */
   async #askWhetherLoggedOut(mayReturn) {
     const { signal } = this.#current;
     for (let look = 0; look < 2; ++look) {
-      // Whoever connects or closes meanwhile clears the timer, and nothing of this goes on.
+      // connect() and close() clear the timer, which ends this.
       await new Promise((then) => (this.#timer = setTimeout(then, ENDED_LOOK)));
       await this.check();
       if (signal.aborted) return;
@@ -528,7 +529,7 @@ export class ChatClient extends EventTarget {
     }, ONCE_MORE * (1 + Math.random()));
   }
 
-  /** After a connection that has lasted, what went wrong before it does not count. */
+  /** Forget earlier failures when a connection has lasted. */
   #forgiveIfSteady() {
     if (this.#connectedAt && performance.now() - this.#connectedAt > STEADY) {
       this.#attempts = 0;
@@ -537,7 +538,7 @@ export class ChatClient extends EventTarget {
     this.#connectedAt = 0;
   }
 
-  /** Without a connection, and no new attempt by itself. @param {State} state */
+  /** Stop without a connection and without a new attempt. @param {State} state */
   #end(state) {
     this.#abandon();
     this.#listeners.abort();
@@ -547,7 +548,7 @@ export class ChatClient extends EventTarget {
     this.#enter(state);
   }
 
-  /** Let go of the socket and of the questions that were on it. */
+  /** Drop the socket and its pending requests. */
   #abandon() {
     clearTimeout(this.#timer);
     this.#isChecking = false;
@@ -575,13 +576,13 @@ export class ChatClient extends EventTarget {
 
   // ---- The user -------------------------------------------------------------------------------
 
-  /** @returns {Promise<UserID | null>} whom the website knows this browser as; `user` where it is not to be asked */
+  /** @returns {Promise<UserID | null>} who is logged in, as the website says; `user` if the website is not to be asked */
   async #whoIsLoggedIn() {
     const { user, whoami } = this.#options;
     if (!whoami) return user;
     if (typeof whoami === "function") return whoami();
     const answer = await fetch(whoami, { cache: "no-store", signal: this.#current.signal });
-    // A page for members answers others with a status, or leads them to where they log in.
+    // A page for members answers other visitors with an error status, or redirects them to the login.
     const isLoginPage = answer.redirected && !answer.headers.get("Content-Type")?.includes("json");
     if (answer.status === 401 || answer.status === 403 || isLoginPage) return null;
     if (!answer.ok) throw this.#warn(`the answer of ${answer.url} has status ${answer.status}; ${EXPECTED}`);
@@ -598,7 +599,7 @@ export class ChatClient extends EventTarget {
   }
 
   /**
-   * Tell the developer of a mistake in the website, once: a page can't show it, and nobody else sees it.
+   * Report a mistake of the website to its developer, once, in the console: visitors cannot do anything about it.
    * @param {string} what @returns {Error}
    */
   #warn(what) {
