@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatrelay.app.service import ChatRelayService, build
+    from chatrelay.app.build import build
+    from chatrelay.app.service import ChatRelayService
     from chatrelay.config.checks import ConfigError
     from chatrelay.config.options import Config
     from chatrelay.interfaces import Authenticator, MessageLog
@@ -44,7 +45,7 @@ _HOME = {
     "Message": "chatrelay.model",
     "MessageLog": "chatrelay.interfaces",
     "Unavailable": "chatrelay.model",
-    "build": "chatrelay.app.service",
+    "build": "chatrelay.app.build",
 }
 
 

@@ -157,16 +157,15 @@ class AutobahnProtocol(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""
-        config, factory = self.factory.config, self.factory
+        parts = self.factory.parts
+        config = parts.config
         self._fast_path = config.fast_path
         self._message_size = config.message_size
         super().connectionMade()
         made = vars(self)
         del made["send_queue"], made["utf8validator"]
-        slow_readers = factory.registry.slow_readers
-        self.outgoing = Outbox(
-            self, self.transport, factory.flushes, slow_readers, config.unread_size, config.fast_path
-        )
+        slow_readers = parts.registry.slow_readers
+        self.outgoing = Outbox(self, self.transport, parts.flushes, slow_readers, config.unread_size, config.fast_path)
         if config.ping_interval and config.ping_timeout:
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
 

@@ -1,29 +1,21 @@
-"""The WebSocket factory: what all connections share, and Autobahn's options.
+"""The WebSocket factory: makes a protocol for each connection, and holds what all connections share.
 
-Autobahn's defaults are not ours: every option that matters is set here. How one connection is read, written or closed
-is known to `chatrelay.websocket.protocol` alone.
+Autobahn's defaults are not ours: every option that matters is set here. How a connection is read, written or closed is
+known to `chatrelay.websocket.protocol`, and how the parts are made to `chatrelay.app.build`.
 """
 
 from __future__ import annotations
 
-import random
-import secrets
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import attrs
+from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory
-from twisted.logger import Logger
 
-from chatrelay.auth.login import Logins, VerdictSource
-from chatrelay.auth.rechecks import RecheckLog, Rechecks
-from chatrelay.auth.session_index import SessionIndex
-from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
+from chatrelay.auth.login import Logins
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator
-from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.admission import Admission
-from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.relay.delivery import Relay
@@ -38,144 +30,82 @@ from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.sweep import Sweep
 
-log = Logger("chatrelay.websocket")
 
-RECHECKS = 8
-"""How many sessions are asked about again at once, where webserver-checks has no limit."""
+@attrs.frozen(eq=False)
+class Parts:
+    """What all connections share; made by `chatrelay.app.build` and nowhere else.
+
+    :ivar config: the options.
+    :ivar reactor: for timers.
+    :ivar seconds: the reactor's time.
+    :ivar directory: the connections by user.
+    :ivar relay: logs and delivers messages.
+    :ivar registry: the connections, with their time limits.
+    :ivar flushes: writes at the end of a turn of the reactor what was sent in it.
+    :ivar peers: finds the address of a client.
+    :ivar admission: counts connections.
+    :ivar handshakes: checks opening handshakes.
+    :ivar login_without_cookie: one bound method for all connections, which each of them keeps.
+    :ivar logins: logs clients in.
+    :ivar send_limits: how much a user may send.
+    :ivar inflow_rates: how fast a connection is read.
+    :ivar connection_log: logs the end of each connection.
+    :ivar log_limiter: bounds log messages that anybody can cause.
+    :ivar sweep: checks time limits.
+    """
+
+    config: Config
+    reactor: Any
+    seconds: Callable[[], float]
+    directory: Directory
+    relay: Relay
+    registry: Registry
+    flushes: FlushScheduler
+    peers: Peers
+    admission: Admission
+    handshakes: Handshakes
+    login_without_cookie: Callable[[str | None], None]
+    logins: Logins
+    send_limits: SendLimits
+    inflow_rates: InflowRates
+    connection_log: ConnectionLog
+    log_limiter: LogLimiter
+    sweep: Sweep
 
 
 class ChatFactory(WebSocketServerFactory):
-    """What all connections share.
+    """Makes a `ChatProtocol` for each connection.
 
-    :param config: the limits, the origins and the session cookie.
-    :param relay: where messages go.
-    :param directory: who is here.
-    :param authenticator: who knows whose session it is.
-    :param reactor: for time.
-    :param flushes: flushes what one turn of the reactor sends; the relay's, where it commits batches by it.
-    :param index: which of the site's sessions each connection came in by.
-    :param denials: the denials that are remembered; None where none is.
-    :param chance: a random number from 0 to 1.
-    :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
+    :param parts: what all connections share.
+    :ivar directory: the connections by user.
+    :ivar registry: all connections.
     """
 
     protocol: Any = ChatProtocol
     noisy = False
 
-    def __init__(
-        self,
-        config: Config,
-        relay: Relay,
-        directory: Directory,
-        authenticator: Authenticator,
-        reactor: Any,
-        flushes: FlushScheduler | None = None,
-        index: SessionIndex | None = None,
-        denials: DenialCache | None = None,
-        chance: Callable[[], float] = random.random,
-        connections: int = 0,
-    ) -> None:
-        WebSocketServerFactory.__init__(self, server="chatrelay", reactor=reactor)
-        self.config = config
-        self.relay = relay
-        self.directory = directory
-        self.seconds = reactor.seconds
-        self.log_limiter = LogLimiter()
-        active = ActiveTime(reactor.seconds)
-        self.registry = Registry(config, relay.drain, active, reactor, chance)
-        # Logins have the other three quarters of webserver-checks to themselves.
-        at_once = max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS
-        seconds = reactor.seconds
-        verdicts = VerdictSource(authenticator)
-        recheck_log = RecheckLog()
-        rechecks = Rechecks(
-            config.recheck_interval,
-            config.recheck_spread,
-            config.recheck_grace,
-            at_once,
-            verdicts.ask,
-            seconds,
-            chance,
-            active.now,
-            verdicts.give_up,
-            recheck_log.behind,
-            recheck_log.on_time,
-        )
-        throttle = LoginThrottle(
-            config.logins_per_minute,
-            verdicts.ask,
-            seconds,
-            denials,
-            partial(log_too_many_denials, self.log_limiter.allow),
-            verdicts.give_up,
-        )
-        self.admission = Admission(
-            connections if config.connections is None else config.connections,
-            config.connections_per_address,
-            config.unauthenticated,
-            config.unauthenticated_per_address,
-        )
-        self.peers = Peers(config.trusted_proxy, self.admission)
-        self.handshakes = Handshakes(config, seconds)
-        self.logins = Logins(
-            directory,
-            SessionIndex(directory, secrets.token_bytes()) if index is None else index,
-            throttle,
-            rechecks,
-            self.handshakes.missing_cookie if config.session_cookie else None,
-            config.auth_tickets,
-            config.connections_per_user,
-        )
-        self.login_without_cookie = self.handshakes.login_without_cookie  # one bound method for all connections
-        self.send_limits = SendLimits(
-            config.messages_per_second,
-            config.message_burst,
-            config.user_messages_per_second,
-            config.new_recipients_per_minute,
-        )
-        self.inflow_rates = InflowRates.beside(
-            config.bytes_per_second,
-            config.frames_per_second,
-            config.messages_per_second,
-            config.message_size,
-            config.control_frames_per_second,
-        )
-        self.flushes = flushes or FlushScheduler(partial(reactor.callLater, 0))
-        self.connection_log = ConnectionLog(config.log_format == "json", self.log_limiter.allow)
-        self.sweep = Sweep(
-            {
-                "refused origins": lambda now: self.handshakes.log_more_refused_origins(),
-                "limits of disconnected users": lambda now: self.send_limits.forget(self.seconds()),
-                "addresses with denied logins": lambda now: self.logins.throttle.sweep(),
-                "log messages that were left out": lambda now: self.log_limiter.report(),
-                **self.registry.sweep_tasks(),
-                "recheck-interval": lambda now: self.logins.rechecks.sweep(),
-            },
-            active,
-            reactor,
-        )
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(server="chatrelay", reactor=parts.reactor)
+        self.parts = parts
+        self.directory = parts.directory
+        self.registry = parts.registry
+        config = parts.config
         self.setProtocolOptions(
             versions=[13],  # RFC 6455; the drafts before it name the origin in another header
             webStatus=False,
             failByDrop=False,  # or clients would see 1006 instead of a close code
             maxMessagePayloadSize=config.message_size,
             maxFramePayloadSize=config.message_size,
-            # Our own deadlines are swept, on the clock that was handed in.
+            # The relay's own time limits are checked by its sweep, on the clock that was handed in.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             autoPingInterval=0,
-            # Autobahn's check of origins neither tells the operator nor knows default ports.
+            # Autobahn's check of origins logs nothing, and does not know default ports.
             allowedOrigins=["*"],
             allowNullOrigin=True,
             tcpNoDelay=True,
-            perMessageCompressionAccept=accept_compression if config.compression else None,  # None: take none up
+            perMessageCompressionAccept=accept_compression if config.compression else None,  # None: no compression
         )
-
-    def control_frames(self) -> TokenBucket:
-        """A bucket for the pings and pongs of a connection."""
-        return TokenBucket(self.config.control_frames_per_second, self.config.control_frame_burst)
-
-    # Time ------------------------------------------------------------------------
 
     def startFactory(self) -> None:
         """Twisted: a port begins to listen."""
@@ -184,10 +114,24 @@ class ChatFactory(WebSocketServerFactory):
     def start_sweeping(self) -> None:
         """Begin to check time limits."""
         self.registry.has_stopped = False
-        self.sweep.start()
+        self.parts.sweep.start()
 
     def stop_sweeping(self) -> None:
         """Check no more time limits, and log what was not logged yet."""
-        self.sweep.stop()
-        self.log_limiter.report()
-        self.handshakes.log_more_refused_origins(at_least=0)
+        self.parts.sweep.stop()
+        self.parts.log_limiter.report()
+        self.parts.handshakes.log_more_refused_origins(at_least=0)
+
+
+class ChatResource(WebSocketResource):
+    """The relay inside a site of `twisted.web`. Cookies of several headers are kept apart.
+
+    Autobahn joins the values of several headers by commas. That is wrong for cookies, where a comma ends nothing.
+    """
+
+    def render(self, request: Any) -> Any:
+        """Take the connection over from `twisted.web`."""
+        cookies = request.requestHeaders.getRawHeaders(b"cookie", [])
+        if len(cookies) > 1:
+            request.requestHeaders.setRawHeaders(b"cookie", [b"; ".join(cookies)])
+        return super().render(request)

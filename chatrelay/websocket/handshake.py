@@ -41,7 +41,7 @@ from chatrelay.wire.request_head import (
 
 if TYPE_CHECKING:
     from chatrelay.websocket.autobahn import AutobahnProtocol
-    from chatrelay.websocket.factory import ChatFactory
+    from chatrelay.websocket.log_limiter import LogLimiter
     from chatrelay.websocket.protocol import ChatProtocol
 
 log = Logger("chatrelay.websocket")
@@ -109,9 +109,9 @@ def refuse(connection: ChatProtocol, full: Full) -> None:
 
     :param full: the limit that is reached.
     """
-    registry = connection.factory.registry
+    parts, registry = connection.factory.parts, connection.factory.registry
     connection.advance(Event.REFUSED)
-    connection.factory.connection_log.connection_refused(connection.remote.name, full)
+    parts.connection_log.connection_refused(connection.remote.name, full)
     registry.closing_deadlines.start(connection, registry.active.now())
     registry.refused[connection] = http_error(full.status, full.why)
     if ISSLTransport.providedBy(connection.transport):
@@ -133,7 +133,7 @@ def answer_refused(connection: AutobahnProtocol) -> None:
 
 def take_handshake(connection: AutobahnProtocol, data: bytes) -> None:
     """Take a part of an opening handshake, which Autobahn would buffer without bound. Once it is complete, read it."""
-    limit, before = connection.factory.config.handshake_size, connection.data
+    limit, before = connection.factory.parts.config.handshake_size, connection.data
     # Only the end of what came before is looked at again, however small the pieces are.
     tail = before[1 - len(END_OF_HEADERS) :]
     end = (tail + data).find(END_OF_HEADERS)
@@ -167,7 +167,7 @@ def _read(connection: AutobahnProtocol, raw: bytes, rest: bytes) -> None:
         # Autobahn calls what it finds here: a subclass's own method where there is one.
         vars(connection)["onConnect"] = partial(_connect, connection, connection.onConnect, head)
         try:
-            compression = connection.factory.config.compression
+            compression = connection.factory.parts.config.compression
             connection.feed(head.for_autobahn(offers if compression else None) + rest)
         finally:
             vars(connection).pop("onConnect", None)
@@ -193,7 +193,7 @@ def _connect(
     def deny(failure: Failure) -> Failure:
         if failure.check(ConnectionDeny):
             return failure
-        log_defect(connection.factory, failure)
+        log_defect(connection.factory.parts.log_limiter, failure)
         return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
 
     connection.http_request_data = head.raw
@@ -202,9 +202,9 @@ def _connect(
     return connecting.addErrback(deny)
 
 
-def log_defect(factory: ChatFactory, failure: Failure) -> None:
+def log_defect(log_limiter: LogLimiter, failure: Failure) -> None:
     """Log an exception that a handshake met."""
-    if factory.log_limiter.allow("handshakes that raised an exception"):
+    if log_limiter.allow("handshakes that raised an exception"):
         # Without the exception's own text: the session cookie may be in it.
         log.critical(
             "a handshake raised {kind}, which is a bug; please report it. It was raised in:\n{frames}",

@@ -49,30 +49,30 @@ class ChatProtocol(BoundedProtocol):
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""
-        factory = self.factory
+        parts = self.factory.parts
         self.begin()
-        self._began = factory.seconds()  # the present phase: the handshake, and later the session
+        self._began = parts.seconds()  # the present phase: the handshake, and later the session
         self.remote = Peer(self.transport)
-        if factory.registry.has_stopped:
+        if parts.registry.has_stopped:
             self.advance(Event.ABORTED)
-            factory.connection_log.connection_cut(self.remote.name)
+            parts.connection_log.connection_cut(self.remote.name)
             self.transport.abortConnection()
             return
-        full = factory.peers.admit(self.remote)
+        full = parts.peers.admit(self.remote)
         if full is not None:
             handshake.refuse(self, full)
             return
         super().connectionMade()
-        factory.registry.accepted(self)
+        parts.registry.accepted(self)
         if self.remote.has_proxy_protocol:
-            factory.registry.awaiting_address[self] = None
+            parts.registry.awaiting_address[self] = None
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
-        factory = self.factory
-        factory.registry.awaiting_address.pop(self, None)
-        factory.peers.locate(self.remote, self.http_request_data)
-        factory.handshakes.check_origin(self.http_request_data)
+        parts = self.factory.parts
+        parts.registry.awaiting_address.pop(self, None)
+        parts.peers.locate(self.remote, self.http_request_data)
+        parts.handshakes.check_origin(self.http_request_data)
         if not any(request.protocols):
             return None
         if v1.SUBPROTOCOL in request.protocols:
@@ -87,7 +87,7 @@ class ChatProtocol(BoundedProtocol):
             try:
                 super()._onOpen()
             except Exception:  # of any kind: Autobahn would keep the connection, and Twisted would log the text
-                handshake.log_defect(self.factory, Failure())
+                handshake.log_defect(self.factory.parts.log_limiter, Failure())
                 self.close_cause = closing.DEFECT
                 self.dropConnection(abort=True)
         else:
@@ -96,44 +96,44 @@ class ChatProtocol(BoundedProtocol):
 
     def onOpen(self) -> None:
         """Autobahn: the handshake is done. Begin a session."""
-        factory = self.factory
-        cookie, because = factory.handshakes.session_cookie_of(self.http_request_data)
+        parts = self.factory.parts
+        cookie, because = parts.handshakes.session_cookie_of(self.http_request_data)
         if cookie is None and because is None:
-            factory.handshakes.opened_without_cookie(self.http_request_data)
+            parts.handshakes.opened_without_cookie(self.http_request_data)
         self.session = Session(
             self.outgoing,
             v1,
-            factory.relay,
-            factory.directory,
-            factory.send_limits,
-            factory.seconds,
+            parts.relay,
+            parts.directory,
+            parts.send_limits,
+            parts.seconds,
             self._log_in,
             cookie,
             because,
             self.reading.charge,
-            factory.login_without_cookie,
+            parts.login_without_cookie,
         )
-        self._began = factory.seconds()
+        self._began = parts.seconds()
         if self.is_compressed:
             self.expect_compressed_messages()
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
         self.outgoing.open(v1)
-        factory.registry.opened(self)
+        parts.registry.opened(self)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Log it, too."""
         if not self.advance(Event.REJECTED):
             return  # the client has left before it was decided
-        factory, why = self.factory, handshake.without_request(reason)
-        said = self.remote.name, factory.seconds() - self._began, int(code), printable(why)
+        parts, why = self.factory.parts, handshake.without_request(reason)
+        said = self.remote.name, parts.seconds() - self._began, int(code), printable(why)
         if handshake.is_no_handshake(reason):
-            factory.connection_log.no_handshake(*said)
+            parts.connection_log.no_handshake(*said)
         else:
-            factory.connection_log.handshake_refused(*said)
+            parts.connection_log.handshake_refused(*said)
         if handshake.is_about_origin(reason):
-            factory.handshakes.log_refused_origin(", ".join(header_values(self.http_request_data, "origin")))
+            parts.handshakes.log_refused_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(why, code, responseHeaders)
         self.data = b""
         self.release_handshake()
@@ -216,21 +216,21 @@ class ChatProtocol(BoundedProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted: the TCP connection is gone."""
-        factory, state = self.factory, self.connection_state
+        parts, state = self.factory.parts, self.connection_state
         error: Any = reason.value
         self.advance(Event.LOST)
         if state in (ConnectionState.REFUSING, ConnectionState.REFUSED):
-            factory.registry.refused_disconnected(self)
+            parts.registry.refused_disconnected(self)
             return
         # Autobahn would log an error of TLS, and anybody can cause as many as they like.
         super().connectionLost(Failure(ConnectionLost("TLS failed")) if isinstance(error, TLSError) else reason)
         self.data = b""  # what was not read would otherwise stay until the garbage is collected
         self._detach()
         self.reading.forget()
-        factory.peers.disconnected(self.remote)
-        factory.registry.disconnected(self)
+        parts.peers.disconnected(self.remote)
+        parts.registry.disconnected(self)
         if state is not ConnectionState.REJECTED:
-            factory.connection_log.lost(self, factory.seconds() - self._began, error)
+            parts.connection_log.lost(self, parts.seconds() - self._began, error)
         # What refers to this and is referred to by it would stay, with all there is of a connection, until garbage
         # is collected, which may be after thousands of others: 10 KiB each.
         self.outgoing.disconnected()
@@ -243,7 +243,7 @@ class ChatProtocol(BoundedProtocol):
         self.outgoing.closing()
         if self.session is not None:
             self.session.ended()
-        self.factory.logins.left(self.outgoing)
+        self.factory.parts.logins.left(self.outgoing)
         self.factory.registry.closing(self)
 
     # What is due -------------------------------------------------------------
@@ -254,15 +254,15 @@ class ChatProtocol(BoundedProtocol):
 
     def _log_in(self, sessid: str, is_cookie: bool) -> None:
         """Begin a login, for the session."""
-        self.factory.logins.begin(self, self.remote.address, sessid, is_cookie)
+        self.factory.parts.logins.begin(self, self.remote.address, sessid, is_cookie)
 
     def logged_in(self) -> None:
         """Apply a user's limits from here on; see `chatrelay.auth.login.LoginClient`."""
-        factory = self.factory
-        self.reading.logged_in(factory.inflow_rates, factory.seconds())
+        parts = self.factory.parts
+        self.reading.logged_in(parts.inflow_rates, parts.seconds())
         self.reading.resume_soon()
-        factory.registry.login_deadlines.stop(self)
-        factory.peers.logged_in(self.remote)
+        parts.registry.login_deadlines.stop(self)
+        parts.peers.logged_in(self.remote)
 
     def login_timed_out(self) -> None:
         """The login-timeout has passed."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall
 
+from chatrelay.config.options import Config
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.websocket.autobahn import AutobahnProtocol
@@ -20,7 +21,6 @@ from chatrelay.wire import codes
 
 if TYPE_CHECKING:
     from chatrelay.relay.session import Session
-    from chatrelay.websocket.factory import ChatFactory
 
 MAX_HEADER = 10
 """Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
@@ -62,27 +62,27 @@ class Reading(Inflow):
 
     def take_frame_of(self, connection: BoundedProtocol) -> bool:
         """Count a frame, or a piece of one. If that is too many, pause reading and return False."""
-        if self.take_frame(connection.factory.seconds()):
+        if self.take_frame(connection.factory.parts.seconds()):
             return True
         self.pause_if_due(connection)
         return False
 
-    def take_control_frame(self, factory: ChatFactory) -> bool:
+    def take_control_frame(self, config: Config, now: float) -> bool:
         """Count a ping or a pong. Return whether it is within the limits."""
         if self._control_frames is None:
-            self._control_frames = factory.control_frames()
-        return self._control_frames.take(factory.seconds())
+            self._control_frames = TokenBucket(config.control_frames_per_second, config.control_frame_burst)
+        return self._control_frames.take(now)
 
     def pause_if_due(self, connection: BoundedProtocol) -> None:
         """Pause reading if the client has sent more than it may, until it may send again."""
         if self._pause is None and connection.connection_state.reads:
-            factory = connection.factory
-            seconds = self.pause(factory.seconds())
+            parts = connection.factory.parts
+            seconds = self.pause(parts.seconds())
             if seconds:
                 self.pauses += 1
                 connection.transport.pauseProducing()
                 # No deadline, though deadlines are swept: what was swept together would be read together.
-                self._pause = factory.reactor.callLater(seconds, self._resume, connection)
+                self._pause = parts.reactor.callLater(seconds, self._resume, connection)
 
     def _resume(self, connection: BoundedProtocol) -> None:
         """Take what waits, and read again, unless that was too much."""
@@ -120,9 +120,9 @@ class BoundedProtocol(AutobahnProtocol):
 
     def begin(self) -> None:
         """Begin to read a connection that was just accepted."""
-        factory = self.factory
+        parts = self.factory.parts
         self.connection_state = ConnectionState.HANDSHAKE
-        self.reading = Reading(factory.inflow_rates, factory.seconds())
+        self.reading = Reading(parts.inflow_rates, parts.seconds())
         self._between_messages = False
 
     def take(self, data: bytes) -> None:
@@ -204,7 +204,7 @@ class BoundedProtocol(AutobahnProtocol):
     def onMessageFrameBegin(self, length: int) -> None:
         """Autobahn: a frame of a message began. Autobahn holds any number of empty ones; this bounds them."""
         super().onMessageFrameBegin(length)
-        reading, limit = self.reading, self.factory.config.message_frames
+        reading, limit = self.reading, self.factory.parts.config.message_frames
         reading.frames_of_message += 1
         if 0 < limit < reading.frames_of_message:
             self.fail(codes.too_many_frames(limit))
@@ -248,10 +248,11 @@ class BoundedProtocol(AutobahnProtocol):
 
     def _may_send_control_frame(self) -> bool:
         """Count a ping or a pong; close the connection if it is one too many. A close frame never is."""
-        if self.reading.take_control_frame(self.factory):
+        parts = self.factory.parts
+        if self.reading.take_control_frame(parts.config, parts.seconds()):
             return True
         if self.connection_state.is_open:
-            self.fail(codes.too_many_control_frames(self.factory.config.control_frames_per_second))
+            self.fail(codes.too_many_control_frames(parts.config.control_frames_per_second))
         else:
             self.stop_reading()
         return False

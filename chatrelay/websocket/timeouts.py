@@ -21,12 +21,12 @@ PING = b"\x89\x00"
 
 def locate(connection: ChatProtocol) -> None:
     """Count the connection at the address in its PROXY header, if the header has come by now."""
-    factory, remote = connection.factory, connection.remote
+    parts, remote = connection.factory.parts, connection.remote
     is_in_handshake = connection.connection_state is ConnectionState.HANDSHAKE
     if is_in_handshake and not remote.is_announced:
         return
-    factory.registry.awaiting_address.pop(connection, None)
-    full = factory.peers.locate_announced(remote) if is_in_handshake else None
+    parts.registry.awaiting_address.pop(connection, None)
+    full = parts.peers.locate_announced(remote) if is_in_handshake else None
     if full is not None:
         connection.failHandshake(why_full(full), full.status)
 
@@ -48,14 +48,14 @@ def ping(connection: ChatProtocol) -> None:
 
 def ping_unanswered(connection: ChatProtocol) -> None:
     """Close the connection of a client that has not answered a ping, unless the answer may lie unread."""
-    outgoing, factory = connection.outgoing, connection.factory
+    outgoing, parts = connection.outgoing, connection.factory.parts
     if (
         connection.reading.is_paused
         or outgoing.is_slow_reader
-        or outgoing.may_not_have_read_the_ping(factory.config.ping_timeout)
+        or outgoing.may_not_have_read_the_ping(parts.config.ping_timeout)
     ):
         # The same ping has another ping-timeout.
-        factory.registry.pings.sent(connection, factory.registry.active.now())
+        parts.registry.pings.sent(connection, parts.registry.active.now())
     else:
         connection.close(codes.NO_PONG)
 

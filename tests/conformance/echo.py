@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 from twisted.internet.endpoints import serverFromString
 
-from chatrelay.app.service import build
+from chatrelay.app.build import build
 from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import NoMessageLog
 from chatrelay.testing import KnownSessions

@@ -26,12 +26,10 @@ from twisted.internet.task import Clock
 
 from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import NoMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.factory import ChatFactory
 from tests.support.frames import TEXT, frame
 from tests.support.memory import MemoryClient
+from tests.support.relay_case import chat_factory
 
 MESSAGE_SIZE = 65_536
 MESSAGES_PER_SECOND = 10
@@ -178,11 +176,9 @@ class Meter:
 
     def __init__(self) -> None:
         self._clock = Clock()
-        directory, clock = Directory(), self._clock
-        relay = Relay(directory, NoMessageLog(), clock.seconds, lambda call: clock.callLater(0, call))
         # That a recipient reads is not measured, and to how many one may write is another limit.
         config = Config(new_recipients_per_minute=0, unread_size=0, connections_per_user=0)
-        self._factory = ChatFactory(config, relay, directory, KnownSessions({"alice": 1, "bo": 2}), clock)
+        self._factory = chat_factory(config, self._clock, KnownSessions({"alice": 1, "bo": 2}), NoMessageLog())
         self._recipient = MemoryClient(self._factory).open().log_in("bo")
 
     def once(self, candidate: Candidate) -> float:

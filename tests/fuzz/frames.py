@@ -15,13 +15,11 @@ from twisted.internet.task import Clock
 
 from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.factory import ChatFactory
 from tests.fuzz.harness import Fuzzed, message
 from tests.support.frames import BINARY, CLOSE, PING, frame
 from tests.support.memory import MemoryClient
+from tests.support.relay_case import chat_factory
 
 SEEDS = tuple(
     bytes((3, 40)) + data
@@ -45,12 +43,11 @@ class Side:
 
     def __init__(self, fast_path: bool) -> None:
         self.clock = Clock()
-        self.directory = Directory()
         self.log = MemoryMessageLog()
-        relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
         no_limits = {"messages_per_second": 0.0, "user_messages_per_second": 0.0, "new_recipients_per_minute": 0}
         config = Config(fast_path=fast_path, control_frames_per_second=0.0, **no_limits)  # type: ignore[arg-type]
-        self.factory = ChatFactory(config, relay, self.directory, KnownSessions({"alice": 1}), self.clock)
+        self.factory = chat_factory(config, self.clock, KnownSessions({"alice": 1}), self.log)
+        self.directory = self.factory.directory
 
     def shows(self, pieces: list[bytes]) -> list[tuple[Any, ...]]:
         """What these bytes come to."""

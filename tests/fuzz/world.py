@@ -22,23 +22,23 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
+from chatrelay.app.build import build_parts
+from chatrelay.app.listeners import Listeners
 from chatrelay.app.service import ChatRelayService
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth.authenticator import SessionPageAuthenticator
-from chatrelay.auth.throttle import DenialCache
 from chatrelay.config.options import Config
+from chatrelay.interfaces import Startable
 from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, Message, Unavailable
 from chatrelay.model import Verdict as SiteVerdict
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay import session
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import shutdown as stopping
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.websocket.outbox import FlushScheduler, Outbox
+from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.protocol import ChatProtocol
 from tests.fuzz import model
 from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Pong, Send, Sent, State, Unusable, Verdict
@@ -252,26 +252,29 @@ class World:
         self.site: Site | BareSite = Site(self.reactor, config) if guarded else BareSite()
         self.log = SteppedMessageLog() if held else MemoryMessageLog()
         self._watch_log()
-        turn = FlushScheduler(lambda call: self.reactor.callLater(0, call))
-        directory = Directory()
-        self.relay = Relay(directory, self.log, self.reactor.seconds, turn.call_soon)
-        # As the service has it: only what its own authenticator denied is remembered.
-        denials = DenialCache(b"of this world", config.denial_memory) if guarded else None
         self._stack = ExitStack()
         self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
         self._stack.enter_context(patch.object(session, "MINUTE", float(model.MINUTE)))
         self._stack.enter_context(patch.object(session, "MAX_QUESTIONS", model.QUESTIONS_PER_MINUTE))
         self._stack.enter_context(patch.object(outgoing, "sendqueue", Kernel()))
-        self.factory = WatchedFactory(
-            config, self.relay, directory, self, self.reactor, turn, denials=denials, chance=chance
+        # The relay remembers only the denials of its own authenticator.
+        parts = build_parts(
+            config,
+            self.reactor,
+            self,
+            self.log,
+            remembers_denials=guarded,
+            now=self.reactor.seconds,
+            chance=chance,
         )
+        self.relay = parts.relay
+        self.factory = WatchedFactory(parts)
         self.factory.registry.connections = InOrder()  # type: ignore[assignment]
         self._watch_rechecks()
         self._watch_slow_readers()
         self.factory.world = self
-        self.service = ChatRelayService(
-            config, self.reactor, self.factory, self.relay, self.log, self.site, "moved by hand"
-        )
+        startable = self.site if isinstance(self.site, Startable) else None
+        self.service = ChatRelayService(self.factory, self.log, "moved by hand", Listeners(self.reactor), startable)
         self.has_stopped = False
         self._stopping: Deferred[None] | None = None
         self.model = Model(self.reactor.seconds(), remembers=guarded)
@@ -547,7 +550,7 @@ class World:
             setattr(owner, name, watched)
 
         registry, model = self.factory.registry, self.model
-        watch(self.factory.sweep, "check", lambda now: self.note(model.swept))
+        watch(self.factory.parts.sweep, "check", lambda now: self.note(model.swept))
         watch(registry, "closing", lambda connection: self.factory.tell(model.left, connection))
         watch(registry, "disconnected", lambda connection: self.factory.tell(model.lost, connection))
         watch(registry, "close_all", lambda: self.note(model.closed_all))
@@ -570,14 +573,14 @@ class World:
         watch("caught_up", "caught_up")
 
     def _watch_rechecks(self) -> None:
-        ask_next = self.factory.logins.rechecks._ask_next
+        ask_next = self.factory.parts.logins.rechecks._ask_next
 
         def watched() -> None:
             before, self._is_rechecking = self._is_rechecking, True
             ask_next()
             self._is_rechecking = before
 
-        self.factory.logins.rechecks._ask_next = watched  # type: ignore[method-assign]
+        self.factory.parts.logins.rechecks._ask_next = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
         """The site answers one of the questions that are out."""
@@ -600,13 +603,13 @@ class World:
     def revoke_user(self, user: str) -> None:
         """The site ends all sessions of a user."""
         self.note(self.model.revoked_user, str(USERS[user]))
-        self.factory.logins.index.end_user(USERS[user])
+        self.factory.parts.logins.index.end_user(USERS[user])
         self._settle_turn()
 
     def revoke_session(self, sessid: str) -> None:
         """The site ends a session."""
         self.note(self.model.revoked_session, sessid)
-        self.factory.logins.index.end_session(sessid)
+        self.factory.parts.logins.index.end_session(sessid)
         self._settle_turn()
 
     # What the log does ----------------------------------------------------------------
@@ -716,11 +719,13 @@ class World:
         assert self.has_stopped, "everybody is closed, and the relay waits on"
         assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
         assert not self.factory.registry.connections and not len(self.factory.directory), "a connection is remembered"
-        assert not len(self.factory.logins.index) and not len(self.factory.logins.rechecks), "a login is remembered"
+        assert not len(self.factory.parts.logins.index) and not len(self.factory.parts.logins.rechecks), (
+            "a login is remembered"
+        )
         self.advance(60)
-        self.factory.sweep.run()
-        assert not len(self.factory.send_limits), "a user is remembered"
-        assert not len(self.factory.logins.throttle), "an address is remembered"
+        self.factory.parts.sweep.run()
+        assert not len(self.factory.parts.send_limits), "a user is remembered"
+        assert not len(self.factory.parts.logins.throttle), "an address is remembered"
         assert not len(self.factory.registry.pings) and not len(self.factory.registry.slow_readers), (
             "somebody gone is waited for"
         )

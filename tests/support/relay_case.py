@@ -9,10 +9,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.app.build import build_parts
 from chatrelay.config.options import Config
+from chatrelay.interfaces import Authenticator, MessageLog
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
 from tests.support.memory import OFFICE, MemoryClient, Transport, address
@@ -33,6 +33,18 @@ def logged_lines(test: SynchronousTestCase) -> list[str]:
     return lines
 
 
+def chat_factory(
+    config: Config, clock: Any, authenticator: Authenticator, message_log: MessageLog | None = None, **parts: Any
+) -> ChatFactory:
+    """Build a factory as the relay does, on a clock that the test moves.
+
+    :param message_log: by default one in memory.
+    :param parts: further arguments of `chatrelay.app.build.build_parts`.
+    """
+    log = MemoryMessageLog() if message_log is None else message_log
+    return ChatFactory(build_parts(config, clock, authenticator, log, now=clock.seconds, **parts))
+
+
 class WebSocketTestCase(SynchronousTestCase):
     """A relay where Alice is 1 and Bo is 2.
 
@@ -47,14 +59,13 @@ class WebSocketTestCase(SynchronousTestCase):
 
     def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
         """Build a factory with these options."""
-        self.directory = Directory()
         self.log = MemoryMessageLog()
-        relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
         options.setdefault("fast_path", FAST_PATH)
         options.setdefault("unauthenticated_per_address", 0)  # nobody here hangs up
         options.setdefault("ping_interval", 0)  # what is heard is what a test is about
         known = authenticator or KnownSessions({"alice": 1, "bo": 2})
-        factory = ChatFactory(Config(**options), relay, self.directory, known, self.clock, chance=lambda: self.chance)
+        factory = chat_factory(Config(**options), self.clock, known, self.log, chance=lambda: self.chance)
+        self.directory = factory.directory
         factory.start_sweeping()
         self.addCleanup(factory.stop_sweeping)
         return factory

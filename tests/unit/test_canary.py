@@ -58,7 +58,7 @@ class Printed(WebSocketTestCase):
     def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
         self.denials = DenialCache(b"key", 5)
         factory = super().make_factory(authenticator, logins_per_minute=3, **options)
-        self.patch(factory.logins.throttle, "_recent", self.denials)
+        self.patch(factory.parts.logins.throttle, "_recent", self.denials)
         return factory
 
     def test_repr_of_every_object_has_no_session_id(self) -> None:

@@ -213,7 +213,7 @@ def test_an_authenticator_of_ones_own_gets_text_only() -> None:
     head = b"GET / HTTP/1.1\r\nOrigin: https://example.com\r\nCookie: sid=\xe5\r\n\r\n"
     for authenticator, found in ((None, "\udce5"), (KnownSessions({}), None)):
         relay = build(Config(auth_url=url, **options), reactor, authenticator=authenticator)
-        assert relay.factory.handshakes.session_cookie_of(head) == (found, None)
+        assert relay.factory.parts.handshakes.session_cookie_of(head) == (found, None)
 
 
 @async_test

@@ -19,8 +19,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, ConfigError, LoggedIn, build
 from chatrelay.app import descriptors
+from chatrelay.app.build import session_page_authenticator
 from chatrelay.app.endpoints import NamedEndpoint
-from chatrelay.app.service import BACKLOG, ChatRelayService, _session_page_authenticator, with_backlog
+from chatrelay.app.listeners import BACKLOG, with_backlog
+from chatrelay.app.service import ChatRelayService
 from chatrelay.app.twistd import Options, keep_steady_time, makeService
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LogUnavailable, Verdict
@@ -53,7 +55,7 @@ class Made(SynchronousTestCase):
         for seconds, waits, questions in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
             reactor = MemoryReactorClock()
             config = Config(message_log="memory:", auth_url="http://x/", denial_memory=seconds)
-            attempts = build(config, reactor).factory.logins.throttle
+            attempts = build(config, reactor).factory.parts.logins.throttle
             asked: list[str] = []
 
             def deny(sessid: str, is_ticket: bool, asked: list[str] = asked) -> Deferred[Verdict]:
@@ -68,11 +70,11 @@ class Made(SynchronousTestCase):
 
     def test_the_webserver_may_say_as_much_as_was_said(self) -> None:
         config = Config(auth_url="http://x/", webserver_answer_size=77)
-        self.assertEqual(_session_page_authenticator(config, MemoryReactorClock())._page.body_limit, 77)
+        self.assertEqual(session_page_authenticator(config, MemoryReactorClock())._page.body_limit, 77)
 
     def test_the_breaker_waits_for_as_long_as_was_said(self) -> None:
         config = Config(auth_url="http://x/", breaker_failures=1, breaker_wait=3, breaker_longest_wait=5)
-        authenticator = _session_page_authenticator(config, MemoryReactorClock())
+        authenticator = session_page_authenticator(config, MemoryReactorClock())
         breaker, now = authenticator._breaker, 0.0
         for wait in (3, 5, 5):
             breaker.failed("question", now)  # type: ignore[arg-type]
@@ -182,7 +184,7 @@ class Running(SynchronousTestCase):
             ({"connections": 7}, {"connections": 8}, 7),
         ):
             service = build(Config(**options), self.reactor, KnownSessions({}), self.log, **given)
-            self.assertEqual(service.factory.admission.most, most)
+            self.assertEqual(service.factory.parts.admission.most, most)
 
     def test_the_ops_endpoint_is_on_loopback(self) -> None:
         self.start(listen=(), ops_listen="tcp:8081")

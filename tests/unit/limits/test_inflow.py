@@ -23,13 +23,11 @@ from chatrelay.limits.inflow import (
     weight,
 )
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
-from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire import codes
 from tests.support.frames import CLOSE, PING, PONG, fragments, frame
 from tests.support.memory import MemoryClient
+from tests.support.relay_case import chat_factory
 
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
 LOG_IN = b'{"type":"auth-request","SESSID":"alice"}'
@@ -181,17 +179,15 @@ class Paused(SynchronousTestCase):
 
     def client(self, **options: Any) -> MemoryClient:
         """A client of a relay with these options."""
-        clock, directory = self.clock, Directory()
-        relay = Relay(directory, self.log, clock.seconds, lambda call: clock.callLater(0, call))
         config = Config(**{"fast_path": FAST_PATH, **UNLIMITED, **options})
-        self.factory = ChatFactory(config, relay, directory, KnownSessions({"alice": 1}), clock)
+        self.factory = chat_factory(config, self.clock, KnownSessions({"alice": 1}), self.log)
         return MemoryClient(self.factory).open()
 
     def pass_time(self, seconds: float) -> None:
         """In small steps, each with a look at the deadlines."""
         for _ in range(round(seconds / 0.05)):
             self.clock.advance(0.05)
-            self.factory.sweep.run()
+            self.factory.parts.sweep.run()
 
     def member(self, **options: Any) -> MemoryClient:
         """A client that is logged in."""

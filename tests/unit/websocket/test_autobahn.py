@@ -11,22 +11,19 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config.options import Config
-from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import autobahn
 from chatrelay.websocket.factory import ChatFactory
 from tests.support.frames import HANDSHAKE, frame
 from tests.support.memory import PEER, MemoryClient, Transport
+from tests.support.relay_case import chat_factory
 
 MOVED = "has moved {}; see chatrelay/websocket/autobahn.py"
 
 
 def make_factory(**options: Any) -> ChatFactory:
     """A factory with these options."""
-    relay = Relay(Directory(), MemoryMessageLog(), Clock().seconds, lambda call: None)
-    return ChatFactory(Config(**options), relay, Directory(), KnownSessions({}), Clock())
+    return chat_factory(Config(**options), Clock(), KnownSessions({}))
 
 
 class AutobahnNames(SynchronousTestCase):

@@ -18,7 +18,6 @@ from zope.interface import directlyProvides
 from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from chatrelay.websocket import handshake, log_limiter
-from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.states import ConnectionState
 from chatrelay.wire import codes
@@ -33,7 +32,7 @@ from tests.support.memory import (
     proxy_header_1,
     proxy_header_2,
 )
-from tests.support.relay_case import ConnectingTestCase
+from tests.support.relay_case import ConnectingTestCase, chat_factory
 
 FULL_ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -69,7 +68,7 @@ class Defects(ConnectingTestCase):
         def check_origin(request: bytes) -> None:
             raise ValueError(request)
 
-        self.patch(self.factory.handshakes, "check_origin", check_origin)
+        self.patch(self.factory.parts.handshakes, "check_origin", check_origin)
         self.check(*self.refusal(), where="check_origin")
 
     def test_an_error_of_a_subclass_is_not_sent_to_the_client(self) -> None:
@@ -138,7 +137,7 @@ class Defects(ConnectingTestCase):
         self.assertEqual(len(self.factory.registry.connections), 0)
 
     def test_many_defects_are_counted(self) -> None:
-        self.patch(self.factory.handshakes, "check_origin", None)
+        self.patch(self.factory.parts.handshakes, "check_origin", None)
         for _ in range(log_limiter.MAX_PER_SWEEP + 5):
             self.refusal()
         self.pass_time(1)
@@ -225,7 +224,7 @@ class Refusals(ConnectingTestCase):
         inside = self.come()
         for _ in range(10):
             self.come().lost()
-        self.assertEqual(self.factory.admission.connections, 1)
+        self.assertEqual(self.factory.parts.admission.connections, 1)
         self.assertEqual(self.factory.registry.connections, {inside.protocol})
         self.assertEqual((len(self.factory.registry.closing_deadlines), len(self.factory.registry.refused)), (0, 0))
 
@@ -253,14 +252,7 @@ class Refusals(ConnectingTestCase):
     def test_so_many_as_the_process_has_descriptors_for_where_the_options_do_not_say(self) -> None:
         for options, given, most in (({}, 2, 2), ({"connections": 3}, 2, 3), ({"connections": 0}, 2, 0), ({}, 0, 0)):
             self.limit(**options)
-            factory = ChatFactory(
-                self.factory.config,
-                self.factory.relay,
-                self.directory,
-                KnownSessions({}),
-                self.clock,
-                connections=given,
-            )
+            factory = chat_factory(self.factory.parts.config, self.clock, KnownSessions({}), connections=given)
             for _ in range(most or 50):
                 self.assertFalse(self.is_refused(MemoryClient(factory)))
             self.assertEqual(self.is_refused(MemoryClient(factory)), bool(most))
@@ -553,7 +545,7 @@ class ProxyProtocol(ConnectingTestCase):
             self.assertEqual(refused, [False, False, True, True, True, True])
             for client in silent[2:]:
                 client.lost()
-            self.assertEqual(self.factory.admission.unauthenticated, 4)
+            self.assertEqual(self.factory.parts.admission.unauthenticated, 4)
             self.assertEqual([client.transport.value() for client in (own, nothing_yet)], [b"", b""])
             silent[0].open().log_in()
             own.open()
@@ -561,7 +553,9 @@ class ProxyProtocol(ConnectingTestCase):
             nothing_yet.open()
             for client in (*silent[:2], own, nothing_yet):
                 client.lost()
-            self.assertEqual((len(self.factory.registry.awaiting_address), self.factory.admission.addresses()), (0, 0))
+            self.assertEqual(
+                (len(self.factory.registry.awaiting_address), self.factory.parts.admission.addresses()), (0, 0)
+            )
 
     def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
         self.limit(unauthenticated_per_address=1, connections_per_address=1)

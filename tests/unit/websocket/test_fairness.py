@@ -24,15 +24,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.config.options import Config
 from chatrelay.interfaces import MessageLog
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, KnownSessions
-from chatrelay.websocket.factory import ChatFactory
-from chatrelay.websocket.outbox import FlushScheduler
 from tests.support import v1
 from tests.support.client import Speaker
 from tests.support.frames import CLOSE, FIN, HANDSHAKE, Decoder, close_code, frame
-from tests.support.relay_case import FAST_PATH
+from tests.support.relay_case import FAST_PATH, chat_factory
 
 TURN = 64 * 1024
 """Bytes of one connection that one turn takes."""
@@ -160,14 +156,9 @@ class Fairness(SynchronousTestCase):
 
     def serve(self, log: MessageLog, **options: Any) -> None:
         """Have a relay with this log and these options."""
-        directory = Directory()
-        turn = FlushScheduler(lambda call: self.reactor.callLater(0, call))  # as the service makes it
-        relay = Relay(directory, log, self.reactor.seconds, turn.call_soon)
         options |= {"messages_per_second": 0, "user_messages_per_second": 0}  # a burst is what is looked at
         sessions = KnownSessions({"alice": 1, "bo": 2, "chen": 3})
-        self.factory = ChatFactory(
-            Config(fast_path=FAST_PATH, **options), relay, directory, sessions, self.reactor, turn
-        )
+        self.factory = chat_factory(Config(fast_path=FAST_PATH, **options), self.reactor, sessions, log)
 
 
 class Bursts(Fairness):

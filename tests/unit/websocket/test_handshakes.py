@@ -279,8 +279,8 @@ class Handshakes(WebSocketTestCase):
             (
                 factory.registry.connections,
                 len(self.directory),
-                len(factory.logins.index),
-                len(factory.logins.rechecks),
+                len(factory.parts.logins.index),
+                len(factory.parts.logins.rechecks),
             ),
             (set(), 0, 0, 0),
         )

@@ -167,7 +167,7 @@ class DeniedLogins(WebSocketTestCase):
                 (4001, "not logged in in time"),
             ],
         )
-        self.assertEqual(len(self.factory.logins.throttle), 0)
+        self.assertEqual(len(self.factory.parts.logins.throttle), 0)
 
 
 class RememberedDenials(WebSocketTestCase):
@@ -181,7 +181,7 @@ class RememberedDenials(WebSocketTestCase):
 
     def make_factory(self, authenticator: Any = None, **options: Any) -> ChatFactory:
         factory = super().make_factory(authenticator, logins_per_minute=0, **options)
-        self.patch(factory.logins.throttle, "_recent", self.denials)
+        self.patch(factory.parts.logins.throttle, "_recent", self.denials)
         return factory
 
     def ask(self, *headers: str, sessid: str | None = None) -> MemoryClient:
@@ -231,7 +231,7 @@ class RememberedDenials(WebSocketTestCase):
         alice = self.ask(sessid="alice")
         self.held.answer(LoggedIn(1))
         alice.hear()
-        self.assertEqual(self.factory.logins.index.end_session("alice"), 1)
+        self.assertEqual(self.factory.parts.logins.index.end_session("alice"), 1)
         self.ask(sessid="alice")
         self.assertEqual(len(self.held.asked), 1)
 

@@ -25,18 +25,16 @@ from chatrelay.config.options import Config
 from chatrelay.limits.deadlines import Deadlines
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.limits.sending import SendLimits
-from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
-from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator
-from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.handshake import MAX_REFUSED
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
 from tests.support.frames import BINARY, HANDSHAKE, PING, close_frame, frame
 from tests.support.memory import OFFICE, MemoryClient, ProxiedClient, Transport, proxy_header_1
+from tests.support.relay_case import chat_factory
 
 COUNTED = (
     Deadlines,
@@ -86,23 +84,15 @@ class Place:
         self.clients: list[MemoryClient] = []
         self.connections: list[weakref.ref[ChatProtocol]] = []
         self.proxied = proxied
-        directory = Directory()
-        relay = Relay(directory, MemoryMessageLog(), self.clock.seconds, lambda call: self.clock.callLater(0, call))
-        self.factory = ChatFactory(
-            Config(
-                fast_path=fast,
-                recheck_interval=RECHECK_SECONDS,
-                recheck_grace=GRACE_SECONDS,
-                log_format="json",  # each end is told of
-                **options,
-            ),
-            relay,
-            directory,
-            self.site,
-            self.clock,
-            denials=DenialCache(b"key", 5),
-            chance=lambda: 0.5,
+        config = Config(
+            fast_path=fast,
+            recheck_interval=RECHECK_SECONDS,
+            denial_memory=5,
+            recheck_grace=GRACE_SECONDS,
+            log_format="json",  # each end is told of
+            **options,
         )
+        self.factory = chat_factory(config, self.clock, self.site, remembers_denials=True, chance=lambda: 0.5)
         self.factory.start_sweeping()
 
     def come(self, transport: Transport | None = None) -> MemoryClient:
@@ -140,14 +130,14 @@ class Place:
         registry = factory.registry
         parts: dict[str, Any] = {
             name: part
-            for owner in (factory, registry, factory.logins, factory.logins.throttle)
+            for owner in (factory, registry, factory.parts.logins, factory.parts.logins.throttle)
             for name, part in vars(owner).items()
             if isinstance(part, COUNTED)
         }
         parts.update({name: getattr(registry, name) for name in ("connections", "refused", "_beneath_tls")})
         counts = {name: len(part) for name, part in parts.items()}
-        counts["admission"] = factory.admission.connections + factory.admission.addresses()
-        counts["unauthenticated"] = factory.admission.unauthenticated
+        counts["admission"] = factory.parts.admission.connections + factory.parts.admission.addresses()
+        counts["unauthenticated"] = factory.parts.admission.unauthenticated
         return {name: count for name, count in counts.items() if count}
 
 
@@ -322,12 +312,12 @@ def reads_too_little(place: Place, client: MemoryClient) -> None:
 
 
 def is_ended_by_sessid(place: Place, client: MemoryClient) -> None:
-    place.factory.logins.index.end_session("alice")
+    place.factory.parts.logins.index.end_session("alice")
     place.lose(client)
 
 
 def is_ended_by_user(place: Place, client: MemoryClient) -> None:
-    place.factory.logins.index.end_user(1)
+    place.factory.parts.logins.index.end_user(1)
     for _, answer in place.site.asked:
         if not answer.called:
             answer.callback(LoggedIn(1))

@@ -7,11 +7,10 @@ from twisted.internet.task import Clock
 from chatrelay.config.options import Config
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket import outbox as outgoing
-from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire import codes
 from tests.support.frames import PING, PONG, frame
 from tests.support.memory import MemoryClient
-from tests.support.relay_case import WebSocketTestCase
+from tests.support.relay_case import WebSocketTestCase, chat_factory
 
 
 class Pings(WebSocketTestCase):
@@ -83,18 +82,16 @@ class Pings(WebSocketTestCase):
 
     def test_pings_are_spread_over_the_interval(self) -> None:
         chances = iter([number / 100 for number in range(100)])
-        factory = ChatFactory(
+        factory = chat_factory(
             Config(ping_interval=20, login_timeout=0),
-            self.factory.relay,
-            self.directory,
-            KnownSessions({}),
             self.clock,
+            KnownSessions({}),
             chance=lambda: next(chances),
         )
         clients = [MemoryClient(factory).open() for _ in range(100)]
         pinged = []
         for _ in range(82):
-            factory.sweep.run()
+            factory.parts.sweep.run()
             pinged.append(sum(client.hear() == [(PING, b"")] for client in clients))
             self.clock.advance(0.25)
         self.assertEqual(sum(pinged), 100)
@@ -111,7 +108,7 @@ class Pings(WebSocketTestCase):
         self.assertEqual(client.hear(), [(PING, b"")])
 
     def test_exception_in_one_sweep_does_not_end_the_sweeps(self) -> None:
-        broken = self.patch(self.factory.logins.throttle, "sweep", lambda: 1 / 0)
+        broken = self.patch(self.factory.parts.logins.throttle, "sweep", lambda: 1 / 0)
         self.pass_time(1)
         self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
         broken.restore()

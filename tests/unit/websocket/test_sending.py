@@ -119,6 +119,6 @@ class SendingTooFast(WebSocketTestCase):
         client = self.client().open().log_in()
         client.send(1)
         client.lost()
-        self.assertEqual(len(self.factory.send_limits), 1)
+        self.assertEqual(len(self.factory.parts.send_limits), 1)
         self.pass_time(61)
-        self.assertEqual(len(self.factory.send_limits), 0)
+        self.assertEqual(len(self.factory.parts.send_limits), 0)

@@ -21,15 +21,15 @@ class EndedFromOutside(WebSocketTestCase):
 
     def test_ended_user_or_session_closes_with_4505(self) -> None:
         alice, tab, bo = (self.client().open().log_in(name) for name in ("alice", "alice", "bo"))
-        self.assertEqual(self.factory.logins.index.end_session("alice"), 2)
+        self.assertEqual(self.factory.parts.logins.index.end_session("alice"), 2)
         self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.CLOSED], [self.CLOSED], []])
-        self.assertEqual(self.factory.logins.index.end_user(2), 1)
+        self.assertEqual(self.factory.parts.logins.index.end_user(2), 1)
         self.assertEqual(bo.hear(), [self.CLOSED])
-        self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
+        self.assertEqual((len(self.directory), len(self.factory.parts.logins.index)), (0, 0))
 
     def test_ended_session_neither_sends_nor_receives(self) -> None:
         alice, bo = (self.client().open().log_in(name) for name in ("alice", "bo"))
-        self.factory.logins.index.end_user(1)
+        self.factory.parts.logins.index.end_user(1)
         alice.send(2)
         bo.send(1)
         self.clock.advance(0)
@@ -39,7 +39,7 @@ class EndedFromOutside(WebSocketTestCase):
 
     def test_ended_session_that_does_not_answer_the_close_is_aborted(self) -> None:
         client = self.client().open().log_in()
-        self.factory.logins.index.end_user(1)
+        self.factory.parts.logins.index.end_user(1)
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
 
@@ -50,15 +50,15 @@ class EndedFromOutside(WebSocketTestCase):
         by_sessid.say_login("a")
         by_user.say_login("b")
         other.say_login("c")
-        self.assertEqual(self.factory.logins.index.end_session("a"), 1)
+        self.assertEqual(self.factory.parts.logins.index.end_session("a"), 1)
         self.assertEqual(webserver.cancelled, ["a"])
         self.assertEqual(by_sessid.hear(), [self.CLOSED])
-        self.assertEqual(self.factory.logins.index.end_user(7), 0)
+        self.assertEqual(self.factory.parts.logins.index.end_user(7), 0)
         webserver.asked.pop(0)
         webserver.answer(LoggedIn(7))  # as the site saw it before
         webserver.answer(LoggedIn(8))
         self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [ADMITTED]])
-        self.assertEqual((len(self.directory), len(self.factory.logins.index)), (1, 1))
+        self.assertEqual((len(self.directory), len(self.factory.parts.logins.index)), (1, 1))
 
     def test_connection_ends_by_the_sessid_of_its_last_login(self) -> None:
         self.factory = self.make_factory(KnownSessions({"old": 1, "new": 1, "another": 2}))
@@ -67,9 +67,9 @@ class EndedFromOutside(WebSocketTestCase):
         client.say_login("unknown")
         self.assertEqual([answer["response"] for answer in client.hear()], [False, False])
         self.assertEqual(
-            [self.factory.logins.index.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0]
+            [self.factory.parts.logins.index.end_session(name) for name in ("old", "another", "unknown")], [0, 0, 0]
         )
-        self.assertEqual(self.factory.logins.index.end_session("new"), 1)
+        self.assertEqual(self.factory.parts.logins.index.end_session("new"), 1)
 
 
 class RecheckedSessions(WebSocketTestCase):
@@ -87,7 +87,8 @@ class RecheckedSessions(WebSocketTestCase):
         self.pass_time(122)
         self.assertEqual([client.hear() for client in (alice, tab, bo)], [[self.GONE], [self.GONE], []])
         self.assertEqual(
-            (len(self.directory), len(self.factory.logins.index), len(self.factory.logins.rechecks)), (1, 1, 1)
+            (len(self.directory), len(self.factory.parts.logins.index), len(self.factory.parts.logins.rechecks)),
+            (1, 1, 1),
         )
 
     def test_recheck_interval_of_zero_is_never(self) -> None:
@@ -164,7 +165,7 @@ class Handles(WebSocketTestCase):
 
     def test_ticket_is_not_rechecked(self) -> None:
         self.log_in(LoggedIn(1, expires_in=1), auth_tickets=True)
-        self.assertEqual((self.asked(), len(self.factory.logins.rechecks)), ([], 0))
+        self.assertEqual((self.asked(), len(self.factory.parts.logins.rechecks)), ([], 0))
         self.log_in(LoggedIn(1, session="handle"), auth_tickets=True)
         self.assertEqual(self.asked(), ["handle"])
 
@@ -207,17 +208,17 @@ class Handles(WebSocketTestCase):
             (True, "handle", 1),
         ):
             client = self.log_in(LoggedIn(1, session="handle"), auth_tickets=tickets)
-            self.assertEqual(self.factory.logins.index.end_session(name), ended, (tickets, name))
+            self.assertEqual(self.factory.parts.logins.index.end_session(name), ended, (tickets, name))
             self.assertEqual(len(client.hear()), ended)
             client.lost()
-            self.assertEqual(len(self.factory.logins.index), 0)
+            self.assertEqual(len(self.factory.parts.logins.index), 0)
 
     def test_ticket_whose_session_ends_during_its_login_closes_with_4505(self) -> None:
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, auth_tickets=True)
         client = self.client().open()
         client.say_login("ticket")
-        self.assertEqual(self.factory.logins.index.end_session("handle"), 0)
+        self.assertEqual(self.factory.parts.logins.index.end_session("handle"), 0)
         self.webserver.answer(LoggedIn(1, session="handle"))
         self.assertEqual([code for code, _ in client.hear()], [4505])
         self.assertEqual(len(self.directory), 0)
@@ -230,11 +231,11 @@ class Handles(WebSocketTestCase):
             tabs = [self.client().open(f"Origin: {origin}", "Cookie: c=sid") for _ in range(2)]
             for tab in tabs:
                 tab.say_login(None if by_cookie else "other")
-            self.assertEqual(self.factory.logins.index.end_session("handle"), 0)
+            self.assertEqual(self.factory.parts.logins.index.end_session("handle"), 0)
             for _ in tabs:
                 self.webserver.answer(LoggedIn(1, session="handle"))
             self.assertEqual([[code for code, _ in tab.hear()] for tab in tabs], [[4505], [4505]])
-            self.assertEqual((len(self.directory), len(self.factory.logins.index)), (0, 0))
+            self.assertEqual((len(self.directory), len(self.factory.parts.logins.index)), (0, 0))
             again = self.client().open()
             again.say_login("other")
             self.webserver.answer(LoggedIn(1, session="handle"))

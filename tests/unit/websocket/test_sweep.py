@@ -136,7 +136,7 @@ PARTS = {
     "ping-interval": "registry.pings.due",
     "recheck-interval": "logins.rechecks.sweep",
 }
-"""What a sweep looks at, and by what of the factory."""
+"""The checks of the sweep, and the method that each of them calls."""
 
 
 class AllParts(WebSocketTestCase):
@@ -155,7 +155,7 @@ class AllParts(WebSocketTestCase):
         )
         for part in broken:
             owner, _, name = PARTS[part].rpartition(".")
-            self.patch(attrgetter(owner)(self.factory), name, lambda *_: 1 / 0)
+            self.patch(attrgetter(owner)(self.factory.parts), name, lambda *_: 1 / 0)
         told = logged_lines(self)
 
         self.client()
@@ -192,8 +192,8 @@ class AllParts(WebSocketTestCase):
             for part, has_worked in {
                 "log messages that were left out": any("too many log messages at once" in line for line in told),
                 "refused origins": any("too many refused origins at once" in line for line in told),
-                "limits of disconnected users": not len(self.factory.send_limits),
-                "addresses with denied logins": not len(self.factory.logins.throttle),
+                "limits of disconnected users": not len(self.factory.parts.send_limits),
+                "addresses with denied logins": not len(self.factory.parts.logins.throttle),
                 "addresses behind the PROXY protocol": visit.address == "192.0.2.3",
                 "handshake-timeout": ends_at_12[0],
                 "login-timeout": (4001, "not logged in in time") in heard["visitor"],
@@ -237,10 +237,10 @@ class AllParts(WebSocketTestCase):
         self.assertTrue(client.transport.aborted)
 
     def test_a_defect_in_telling_does_not_keep_sweeps_from_being_stopped(self) -> None:
-        telling = self.patch(self.factory.log_limiter, "report", lambda: 1 / 0)
+        telling = self.patch(self.factory.parts.log_limiter, "report", lambda: 1 / 0)
         self.assertRaises(ZeroDivisionError, self.factory.stop_sweeping)
         telling.restore()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_each_is_named_here(self) -> None:
-        self.assertEqual([task.name for task in self.factory.sweep._tasks], list(PARTS))
+        self.assertEqual([task.name for task in self.factory.parts.sweep._tasks], list(PARTS))

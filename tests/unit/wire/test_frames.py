@@ -13,13 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.relay.delivery import Relay
-from chatrelay.relay.directory import Directory
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.frames import TextValidator, take_messages, text_frame
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from tests.support.memory import MemoryClient
+from tests.support.relay_case import chat_factory
 
 MESSAGE = b'{"type":"auth-request","SESSID":"alice"}'
 
@@ -158,9 +157,8 @@ class Both:
     def __init__(self) -> None:
         self.sides: list[tuple[MemoryClient, Clock, MemoryMessageLog, ChatFactory]] = []
         for fast_path in (True, False):
-            clock, directory, log = Clock(), Directory(), MemoryMessageLog()
-            relay = Relay(directory, log, clock.seconds, lambda call, clock=clock: clock.callLater(0, call))  # type: ignore[misc]
-            factory = ChatFactory(Config(fast_path=fast_path), relay, directory, KnownSessions({"alice": 1}), clock)
+            clock, log = Clock(), MemoryMessageLog()
+            factory = chat_factory(Config(fast_path=fast_path), clock, KnownSessions({"alice": 1}), log)
             client = MemoryClient(factory).open()
             self.sides.append((client, clock, log, factory))
 

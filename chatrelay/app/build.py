@@ -1,0 +1,230 @@
+"""The composition root: makes every part of a relay, and hands each part what it needs.
+
+Configuration, reactor, clocks and random numbers come in here and nowhere else. Nothing is made in another place, and
+no part does its work here.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import attrs
+
+from chatrelay.app import descriptors
+from chatrelay.app.listeners import Listeners
+from chatrelay.app.option_files import read_authorities, read_secret, read_token
+from chatrelay.app.service import ChatRelayService
+from chatrelay.auth.authenticator import SessionPageAuthenticator
+from chatrelay.auth.login import Logins, VerdictSource
+from chatrelay.auth.rechecks import RecheckLog, Rechecks
+from chatrelay.auth.session_index import SessionIndex
+from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
+from chatrelay.config.checks import ConfigError
+from chatrelay.config.options import Config
+from chatrelay.interfaces import Authenticator, MessageLog, Startable
+from chatrelay.limits.active_time import ActiveTime
+from chatrelay.limits.admission import Admission
+from chatrelay.limits.inflow import InflowRates
+from chatrelay.limits.sending import SendLimits
+from chatrelay.messagelog import message_log as message_log_of
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
+from chatrelay.websocket.closing import ConnectionLog
+from chatrelay.websocket.factory import ChatFactory, Parts
+from chatrelay.websocket.handshake import Handshakes
+from chatrelay.websocket.log_limiter import LogLimiter
+from chatrelay.websocket.outbox import FlushScheduler
+from chatrelay.websocket.peer import Peers
+from chatrelay.websocket.registry import Registry
+from chatrelay.websocket.sweep import Sweep
+
+RECHECKS_AT_ONCE = 8
+"""How many sessions are asked about again at once, if webserver-checks has no limit."""
+
+
+def build(
+    config: Config,
+    reactor: Any,
+    authenticator: Authenticator | None = None,
+    message_log: MessageLog | None = None,
+    connections: int | None = None,
+) -> ChatRelayService:
+    """Make a relay, ready to be started as a service of a Twisted application.
+
+    :param config: its options. With ``listen=()`` it opens no port of its
+        own: mount `ChatRelayService.websocket_resource` instead.
+    :param reactor: for connections, time and threads.
+    :param authenticator: says whose session it is, instead of the session
+        page at ``config.auth_url``.
+    :param message_log: where messages are logged, instead of ``config.message_log``.
+    :param connections: how many there may be where ``config.connections`` does
+        not say (0: no limit), instead of what the process's file descriptors are enough for.
+    :raises ConfigError: for options that do not go together, or files that can't be used.
+    """
+    # An embedding program's own authenticator may remember its denials itself, so the relay does not.
+    remembers_denials = authenticator is None
+    if authenticator is None:
+        authenticator = session_page_authenticator(config, reactor)
+    else:
+        config = attrs.evolve(config, auth_url=None)  # the session page is not asked
+    log_name = config.message_log if message_log is None else "the application's own"
+    if message_log is None:
+        message_log = message_log_of(config.message_log, reactor)
+    if connections is None:
+        connections = descriptors.max_connections(descriptors.limit(), config.webserver_checks)
+    parts = build_parts(config, reactor, authenticator, message_log, connections, remembers_denials)
+    factory = ChatFactory(parts)
+    listeners = Listeners(reactor)
+    startable = authenticator if isinstance(authenticator, Startable) else None
+    service = ChatRelayService(factory, message_log, log_name, listeners, startable)
+    for description in config.listen:
+        listeners.add("listen", description, factory).setServiceParent(service)
+    if config.ops_listen is not None:
+        token = None if config.ops_token_file is None else read_token(config.ops_token_file)
+        site = OpsSite(Ops(parts.logins.index, service.not_ready, token), reactor)
+        bounded = BoundedConnections(site, reactor)
+        service.ops = listeners.add("ops-listen", on_loopback(config.ops_listen), bounded)
+    return service
+
+
+def build_parts(
+    config: Config,
+    reactor: Any,
+    authenticator: Authenticator,
+    message_log: MessageLog,
+    connections: int = 0,
+    remembers_denials: bool = False,
+    now: Callable[[], float] = time.time,
+    chance: Callable[[], float] = random.random,
+) -> Parts:
+    """Make what all connections share.
+
+    :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
+    :param remembers_denials: whether a session that was denied is denied again for a moment, without a request.
+    :param now: the time that messages are logged with, in seconds since 1970.
+    :param chance: a random number from 0 to 1.
+    """
+    seconds = reactor.seconds
+    active = ActiveTime(seconds)
+    directory = Directory()
+    flushes = FlushScheduler(partial(reactor.callLater, 0))
+    relay = Relay(directory, message_log, now, flushes.call_soon)
+    registry = Registry(config, relay.drain, active, reactor, chance)
+    log_limiter = LogLimiter()
+    handshakes = Handshakes(config, seconds)
+    admission = Admission(
+        connections if config.connections is None else config.connections,
+        config.connections_per_address,
+        config.unauthenticated,
+        config.unauthenticated_per_address,
+    )
+    send_limits = SendLimits(
+        config.messages_per_second,
+        config.message_burst,
+        config.user_messages_per_second,
+        config.new_recipients_per_minute,
+    )
+    verdicts = VerdictSource(authenticator)
+    recheck_log = RecheckLog()
+    rechecks = Rechecks(
+        config.recheck_interval,
+        config.recheck_spread,
+        config.recheck_grace,
+        # Logins have the other three quarters to themselves.
+        max(1, config.webserver_checks // 4) if config.webserver_checks else RECHECKS_AT_ONCE,
+        verdicts.ask,
+        seconds,
+        chance,
+        active.now,
+        verdicts.give_up,
+        recheck_log.behind,
+        recheck_log.on_time,
+    )
+    throttle = LoginThrottle(
+        config.logins_per_minute,
+        verdicts.ask,
+        seconds,
+        DenialCache(secrets.token_bytes(), config.denial_memory) if remembers_denials else None,
+        partial(log_too_many_denials, log_limiter.allow),
+        verdicts.give_up,
+    )
+    logins = Logins(
+        directory,
+        SessionIndex(directory, secrets.token_bytes()),
+        throttle,
+        rechecks,
+        handshakes.missing_cookie if config.session_cookie else None,
+        config.auth_tickets,
+        config.connections_per_user,
+    )
+    sweep = Sweep(
+        {
+            "refused origins": lambda now: handshakes.log_more_refused_origins(),
+            "limits of disconnected users": lambda now: send_limits.forget(seconds()),
+            "addresses with denied logins": lambda now: throttle.sweep(),
+            "log messages that were left out": lambda now: log_limiter.report(),
+            **registry.sweep_tasks(),
+            "recheck-interval": lambda now: rechecks.sweep(),
+        },
+        active,
+        reactor,
+    )
+    return Parts(
+        config=config,
+        reactor=reactor,
+        seconds=seconds,
+        directory=directory,
+        relay=relay,
+        registry=registry,
+        flushes=flushes,
+        peers=Peers(config.trusted_proxy, admission),
+        admission=admission,
+        handshakes=handshakes,
+        login_without_cookie=handshakes.login_without_cookie,
+        logins=logins,
+        send_limits=send_limits,
+        inflow_rates=InflowRates.beside(
+            config.bytes_per_second,
+            config.frames_per_second,
+            config.messages_per_second,
+            config.message_size,
+            config.control_frames_per_second,
+        ),
+        connection_log=ConnectionLog(config.log_format == "json", log_limiter.allow),
+        log_limiter=log_limiter,
+        sweep=sweep,
+    )
+
+
+def session_page_authenticator(config: Config, reactor: Any) -> SessionPageAuthenticator:
+    """Make the authenticator that asks the session page.
+
+    :raises ConfigError: if the options name no page, or a file that can't be used.
+    """
+    if config.auth_url is None:
+        raise ConfigError(
+            "auth-url",
+            "is missing: where shall the relay ask who a visitor is? For instance --auth-url http://127.0.0.1/session.php",
+        )
+    return SessionPageAuthenticator(
+        reactor,
+        config.auth_url,
+        format=config.auth_format,
+        secret=None if config.auth_secret_file is None else read_secret("auth-secret-file", config.auth_secret_file),
+        timeout=config.webserver_timeout,
+        checks=config.webserver_checks,
+        queue_timeout=config.login_timeout,
+        answer_size=config.webserver_answer_size,
+        breaker_failures=config.breaker_failures,
+        breaker_wait=config.breaker_wait,
+        breaker_longest_wait=config.breaker_longest_wait,
+        tls_policy=None if config.auth_ca_file is None else read_authorities(config.auth_ca_file),
+        host=config.auth_host,
+        headers=config.auth_header,
+    )
