@@ -39,7 +39,7 @@ Write = Callable[[sqlite3.Connection, Sequence[Row], dict[str, int]], object]
 
 BATCHES = (1, 10, 100, 500)
 USERS = 1000
-SAVE_EVERY = 10_000
+MESSAGES_PER_SAVE = 10_000
 SECONDS = 0.25
 """How long one variant writes batches of one size in one round."""
 
@@ -169,7 +169,7 @@ def places_at_once(connection: sqlite3.Connection, _: Sequence[Row], places: dic
 def places_now_and_then(connection: sqlite3.Connection, rows: Sequence[Row], _: object) -> None:
     """One statement for all users after every 10,000th message: each of them has had some by then."""
     last = rows[-1][0]
-    if rows[0][0] // SAVE_EVERY != (last + 1) // SAVE_EVERY:
+    if rows[0][0] // MESSAGES_PER_SAVE != (last + 1) // MESSAGES_PER_SAVE:
         places_at_once(connection, rows, {str(user): last for user in range(USERS)})
 
 

@@ -18,25 +18,25 @@ SQLITE = "sqlite:"
 
 
 class BadMessageLogURL(ValueError):
-    """A message log's URL that names no message log; the text says what would."""
+    """A URL that is not one of a message log. The text gives the remedy."""
 
 
 def check_url(url: str) -> None:
-    """Refuse what `message_log` could not open.
+    """Check that `message_log` knows a URL.
 
-    :raises BadMessageLogURL: with what would do.
+    :raises BadMessageLogURL: with the remedy.
     """
     if "\0" in url:
-        raise BadMessageLogURL(f"{url!r} has a NUL in it, which no file's name may have")
+        raise BadMessageLogURL(f"{url!r} contains a NUL character, which is not allowed in a file name: remove it")
     if url in ("memory:", "none") or (url.startswith(SQLITE) and sqlite_path(url)):
         return
     meant = _meant(url)
     hint = f" (did you mean {meant}?)" if meant else ""
-    raise BadMessageLogURL(f"{url!r} names no message log: use sqlite:PATH, memory: or none{hint}")
+    raise BadMessageLogURL(f"{url!r} is not a message log: use sqlite:PATH, memory: or none{hint}")
 
 
 def _meant(url: str) -> str | None:
-    """The URL that somebody may have meant by one that names no message log."""
+    """Return the URL that a wrong one probably means; None where that can't be told."""
     kind, colon, path = url.partition(":")
     if kind.lower() in ("memory", "none"):
         return "memory:" if kind.lower() == "memory" else "none"
@@ -47,14 +47,14 @@ def _meant(url: str) -> str | None:
 
 
 def sqlite_path(url: str) -> str:
-    """The path in a ``sqlite:PATH`` URL."""
+    """Return the path in a ``sqlite:PATH`` URL."""
     return url.removeprefix(SQLITE)
 
 
 def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
-    """Make the message log that `url` names; it is not opened yet.
+    """Return the message log that `url` names. It is not open yet.
 
-    :raises BadMessageLogURL: where it names none.
+    :raises BadMessageLogURL: where the URL is not one of a message log.
     """
     check_url(url)
     if url == "memory:":
@@ -71,9 +71,9 @@ def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
 
 
 def message_reader(url: str) -> MessageReader:
-    """Make a reader of the message log that `url` names, for a process that is not the relay.
+    """Return a reader of the message log that `url` names, for a process that is not the relay.
 
-    :raises BadMessageLogURL: where it names none, or one that only the relay can read.
+    :raises BadMessageLogURL: where the URL is not one of a message log, or only the relay can read that log.
     """
     check_url(url)
     if not url.startswith(SQLITE):

@@ -1,6 +1,6 @@
-"""The message logs that do not outlive the process: one in memory, and one that keeps nothing.
+"""The message logs that end with the process: one keeps messages in memory, the other keeps nothing.
 
-`MemoryMessageLog` is for tests and trials, as it grows with every message. Neither opens a file.
+`MemoryMessageLog` grows with every message, so it is for tests and trials. Neither opens a file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred, succeed
 from chatrelay.model import LoggedMessage, Message, user_key
 
 MICROSECONDS = 1_000_000
-"""In a second; times are read as integers, which are exact."""
+"""Microseconds in a second. Times are read as integers, which are exact."""
 
 
 @attrs.define
 class MemoryRow:
-    """A message with what the log added to it."""
+    """A message with its number, its places and whether it was delivered."""
 
     number: int
     message: Message
@@ -31,9 +31,9 @@ class MemoryRow:
 class MemoryMessageLog:
     """Keeps messages in a list, and reads them.
 
-    :ivar rows: what was committed, oldest first.
-    :ivar is_open: always.
-    :ivar is_alive: always.
+    :ivar rows: the kept messages, oldest first.
+    :ivar is_open: always True.
+    :ivar is_alive: always True.
     """
 
     is_open = True
@@ -44,10 +44,10 @@ class MemoryMessageLog:
         self._inbox: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there is no file to open."""
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
-        """Keep a batch."""
+        """Keep a batch; return the numbers of its messages."""
         numbers = []
         for message in messages:
             number = len(self.rows) + 1
@@ -60,7 +60,7 @@ class MemoryMessageLog:
         return succeed(numbers)
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
-        """Note that these messages reached nobody."""
+        """Mark messages as delivered to nobody."""
         for number in numbers:
             self.rows[number - 1].delivered = False
         return succeed(None)
@@ -80,15 +80,15 @@ class MemoryMessageLog:
             )
 
     def stop(self) -> Deferred[None]:
-        """Nothing to close."""
+        """Do nothing: there is no file to close."""
         return succeed(None)
 
 
 class NoMessageLog:
-    """Numbers messages and keeps none: C1 and C8 of the promise are waived.
+    """Numbers messages and keeps none, so C1 (logged once) and C8 (logged first) of the promise do not hold.
 
-    :ivar is_open: always.
-    :ivar is_alive: always.
+    :ivar is_open: always True.
+    :ivar is_alive: always True.
     """
 
     is_open = True
@@ -98,18 +98,18 @@ class NoMessageLog:
         self._last = 0
 
     def start(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there is no file to open."""
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
-        """Number a batch."""
+        """Return the next numbers for a batch."""
         first = self._last + 1
         self._last += len(messages)
         return succeed(range(first, self._last + 1))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
-        """Nothing to mark."""
+        """Do nothing."""
         return succeed(None)
 
     def stop(self) -> Deferred[None]:
-        """Nothing to close."""
+        """Do nothing: there is no file to close."""
         return succeed(None)

@@ -180,7 +180,7 @@ def killing(real):
 for name in {CALLS!r}:
     setattr(os, name, killing(getattr(os, name)))
 # As often as possible, for a small database.
-backup.COPY_PAGES, backup.SYNC_BYTES = 5, 4096
+backup.PAGES_PER_STEP, backup.BYTES_PER_SYNC = 5, 4096
 """
 """Kills the process before or after the ``AT``-th system call that changes something."""
 

@@ -90,7 +90,7 @@ def test_second_relay_is_refused_after_the_lock_file_was_removed(
     lock = Path(f"{tmp_path / LOG}.lock")
     lock.unlink()
     assert "in use by another chatrelay" in refusal(start_second(tmp_path, site, LOG))
-    relay.said("was removed or replaced while the relay ran: it is there again, and locked")
+    relay.said("was removed or replaced while the relay ran, and was made and locked again")
     assert "in use by another chatrelay" in refusal(start_second(tmp_path, site, LOG))
 
 
@@ -115,7 +115,7 @@ def test_logged_command_reads_the_messages_of_a_log_that_was_moved(
         alice, _ = talking(relay)
     else:
         relay.said("was removed, replaced or cut")
-    line = relay.said("was set aside")
+    line = relay.said("was renamed to")
     readiness(relay, 200)
     (command,) = orphans(relay)
     aside = re.search(r"it is (\S+) now", line)

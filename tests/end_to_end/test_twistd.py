@@ -152,7 +152,7 @@ REFUSALS = {
     ),
     "no file of authorities": Refusal(r"auth-ca-file: ca.pem cannot be read", ("--auth-ca-file", "ca.pem")),
     "another database": Refusal(
-        r"message-log: 'mysql:x' names no message log: use sqlite:", ("--message-log", "mysql:x")
+        r"message-log: 'mysql:x' is not a message log: use sqlite:", ("--message-log", "mysql:x")
     ),
     "no folder": Refusal(
         r"the message log \S+/nowhere/x cannot be written: .*make it, or name another file with --message-log",
@@ -298,7 +298,7 @@ def test_second_relay_on_the_same_message_log_is_refused_and_the_first_goes_on(
     tmp_path: Path, site: Site, relay: RelayProcess
 ) -> None:
     second = RelayProcess(tmp_path, "--auth-url", site.url)
-    assert "is in use by another chatrelay: stop that one, or give this one a file of its own" in refusal_of(second)
+    assert "is in use by another chatrelay: stop that one, or give each its own file" in refusal_of(second)
     with relay.client() as alice:
         assert alice.log_in("alice-session") == ADMITTED
         alice.send(1, "note to self")

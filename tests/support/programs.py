@@ -267,7 +267,7 @@ TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import
 
 def orphans(relay: RelayProcess) -> list[str]:
     """Return the commands that a relay logged for the write-ahead logs that it set aside."""
-    return [line.partition("To read them: ")[2] for line in relay.output if "was set aside" in line]
+    return [line.partition("To read them: ")[2] for line in relay.output if "was renamed to" in line]
 
 
 def follow(command: str) -> str:

@@ -164,7 +164,7 @@ def _() -> None:
 
 @named("lets SQLite throw an orphaned write-ahead log away")
 def _() -> None:
-    replace(recovery, "keep_wal", always(None))
+    replace(recovery, "set_orphan_aside", always(None))
 
 
 @named("locks a file that can be removed, and no other")
@@ -174,7 +174,7 @@ def _() -> None:
 
 @named("reads a write-ahead log at once")
 def _() -> None:
-    replace(wal, "_PIECE", lambda _: 1024**4 // 256)
+    replace(wal, "_PIECE_BYTES", lambda _: 1024**4 // 256)
 
 
 @named("leaves a message out of the log")

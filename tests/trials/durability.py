@@ -309,7 +309,7 @@ def unsynced_writes_are_lost(stage: Stage, evidence: Evidence, cuts: int, recove
         image = disk.after_a_power_cut(folder, PARTS[number % len(PARTS)], chance)
         unsynced += not disk.is_all_synced
         acknowledged += trial.counts["acknowledged"]
-        orphan = recovery.keep_wal(LogFiles(str(image)), 0.0)
+        orphan = recovery.set_orphan_aside(LogFiles(str(image)), 0.0)
         assert orphan is None, f"{image} was taken for a write-ahead log without its database"
         if number in with_a_relay:
             went_on += goes_on(Stage(folder, stage.site), trial) >= 40

@@ -12,7 +12,7 @@ from typing import Any
 
 from chatrelay.app.cli import message_logs
 from chatrelay.app.cli.terminal import Progress, ask, can_ask, show, show_json
-from chatrelay.messagelog.sqlite.backup import back_up, checked_destination
+from chatrelay.messagelog.sqlite.backup import back_up, resolve_destination
 
 
 def add_command(commands: Any) -> None:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
         log = message_logs.path_of(options.message_log, "backed up")
         destination: str = options.destination
         replace: bool = options.yes
-        target = checked_destination(log, destination, replace=replace or can_ask())
+        target = resolve_destination(log, destination, replace=replace or can_ask())
         if not replace and os.path.exists(target):
             ask(f"{destination} exists. Replace it?")
             replace = True

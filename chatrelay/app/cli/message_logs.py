@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from chatrelay.app.cli.terminal import Interrupted, Progress, Refused, complain, rfc3339
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
-from chatrelay.messagelog.sqlite.backup import NotDone
-from chatrelay.messagelog.sqlite.reading import Damaged, NotUsable
+from chatrelay.messagelog.sqlite.backup import CopyFailed
+from chatrelay.messagelog.sqlite.reading import DamagedLog, UnusableLog
 from chatrelay.messagelog.sqlite.verify import Contents
 from chatrelay.model import LogUnavailable
 
@@ -64,9 +64,9 @@ def run(work: Callable[[Progress], None], outcome: str) -> int:
     progress = Progress(sys.stderr, time.monotonic)
     try:
         work(progress)
-    except (BadMessageLogURL, LogUnavailable, NotDone, NotUsable, Refused) as error:
+    except (BadMessageLogURL, LogUnavailable, CopyFailed, UnusableLog, Refused) as error:
         progress.end()
-        complain(f"{error}; {outcome}" if isinstance(error, Damaged) else str(error))
+        complain(f"{error}; {outcome}" if isinstance(error, DamagedLog) else str(error))
         return 1
     except Interrupted:
         progress.end()

@@ -13,9 +13,9 @@ from typing import Any
 
 from chatrelay.app.cli import message_logs
 from chatrelay.app.cli.terminal import Progress, ask, can_ask, show, show_json
-from chatrelay.messagelog.sqlite.backup import NotDone
+from chatrelay.messagelog.sqlite.backup import CopyFailed
 from chatrelay.messagelog.sqlite.files import LogFiles
-from chatrelay.messagelog.sqlite.reading import NotUsable
+from chatrelay.messagelog.sqlite.reading import UnusableLog
 from chatrelay.messagelog.sqlite.restore import restore
 from chatrelay.messagelog.sqlite.verify import Contents
 from chatrelay.permissions import user_name
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
     def work(progress: Progress) -> None:
         log = LogFiles(message_logs.path_of(options.message_log, "restored")).path
 
-        def confirm(new: Contents, old: Contents | NotUsable) -> None:
+        def confirm(new: Contents, old: Contents | UnusableLog) -> None:
             if options.yes:
                 return
             exists = (
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
                 else f"there is a file already, and {old}"
             )
             if not can_ask():
-                raise NotDone(f"{exists}: replace it with --yes, which keeps it under another name")
+                raise CopyFailed(f"{exists}: replace it with --yes, which keeps it under another name")
             ask(f"{exists}.\nReplace it by {message_logs.described(new)}? What is there is kept under another name.")
 
         restored = restore(

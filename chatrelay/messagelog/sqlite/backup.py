@@ -1,12 +1,12 @@
-"""Copies of a message log in SQLite: one made beside a running relay, and one put in the log's place.
+"""Copy a message log in SQLite, whether a relay writes to it or not.
 
-Nothing here prints, asks or reads a command line: `chatrelay.app.cli` does.
+This module does not print, ask or read a command line: `chatrelay.app.cli` does.
 
-A copy is made page by page inside one read transaction. SQLite's shell, which takes no such transaction, starts over at
-each commit of the relay's, and never ends. The transaction keeps SQLite from starting its write-ahead log over, which
-grows by what is written meanwhile.
+A copy is made page by page in one read transaction. SQLite's shell does not use such a transaction, so it starts again
+at each commit of the relay and never ends. During the transaction SQLite can't restart its write-ahead log, which grows
+by everything that the relay writes.
 
-A copy is written beside its destination as ``DESTINATION.unfinished``, synced, read back, and only then given its name.
+A copy is written beside its destination as ``DESTINATION.unfinished``, synced and read back. Then it gets its name.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ from chatrelay.messagelog.sqlite.reading import reading, schema_of
 from chatrelay.messagelog.sqlite.verify import Contents, Report, verify
 from chatrelay.permissions import why_not_found, why_not_writable
 
-UNFINISHED = ".unfinished"
-"""Ends the name of a copy that is not known to be whole."""
+UNFINISHED_SUFFIX = ".unfinished"
+"""The end of the name of an incomplete copy."""
 
-COPY_PAGES = 256
-"""Pages of a database that are copied at once: 1 MiB, where a page has SQLite's 4 KiB."""
+PAGES_PER_STEP = 256
+"""The pages of a database that are copied in one step: 1 MiB with SQLite's pages of 4 KiB."""
 
-SYNC_BYTES = 8 * 1024 * 1024
-"""How much of a copy is written between two syncs. The relay's own syncs would wait behind one of everything."""
+BYTES_PER_SYNC = 8 * 1024 * 1024
+"""The bytes that are written between two syncs. The relay's own syncs would have to wait for one large sync."""
 
-PARTS = ("-wal", "-journal")
-"""Files beside a database that hold parts of it. SQLite reads those that it finds, whichever database they are of."""
+DATA_SUFFIXES = ("-wal", "-journal")
+"""The ends of the names of files that hold parts of a database. SQLite reads any such file beside a database."""
 
-INDEX = "-shm"
-"""The index of the ``-wal``, which SQLite makes of it whenever it is not there."""
+INDEX_SUFFIX = "-shm"
+"""The end of the name of the index of the ``-wal``, which SQLite makes again if it is missing."""
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_NOT_WRITTEN = (
+_NO_LOCKS_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_WRITE_ERRORS = (
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE),
     *(sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CANTOPEN),
 )
-"""What SQLite says of the file that it writes."""
+"""The errors that SQLite raises for the file that it writes."""
 
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+NO_LINKS_ERRORS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-class NotDone(Exception):
-    """A copy that could not be made or put in place; the text is a sentence that says why."""
+class CopyFailed(Exception):
+    """A copy that could not be made or put in place. The text gives the cause."""
 
 
 def back_up(log: str, destination: str, *, replace: bool, report: Report, commit: Callable[[], None]) -> Contents:
-    """Copy a message log, whether a relay writes to it or not; read the copy, and give it its name.
+    """Copy a message log, check the copy by reading it, and give it its name.
 
     :param destination: the file to make.
-    :param replace: whether a file of that name is replaced.
-    :param commit: called when the copy is whole; nothing may interrupt what comes then.
-    :raises NotDone: where there is no such copy now. The file that was there before stays.
-    :raises NotUsable: where the log is not a whole message log.
+    :param replace: whether an existing file of that name is replaced.
+    :param commit: called when the copy is complete. Nothing may interrupt the steps after it.
+    :raises CopyFailed: where no copy was made. An existing file was not changed.
+    :raises UnusableLog: where the log is not a complete message log.
     """
-    target = checked_destination(log, destination, replace=replace)
+    target = resolve_destination(log, destination, replace=replace)
     with unfinished_copy(target) as unfinished:
-        contents = copied(log, unfinished, report)
+        contents = copy_log(log, unfinished, report)
         commit()
-        with told(target):
+        with write_errors(target):
             if replace:
                 os.replace(unfinished.path, target)
             else:
@@ -77,37 +77,37 @@ def back_up(log: str, destination: str, *, replace: bool, report: Report, commit
     return contents
 
 
-def checked_destination(log: str, destination: str, *, replace: bool) -> str:
-    """Where a copy goes, symbolic links followed.
+def resolve_destination(log: str, destination: str, *, replace: bool) -> str:
+    """Return the path of a copy, with symbolic links resolved.
 
-    :raises NotDone: where none can go there.
+    :raises CopyFailed: where no copy can be written there.
     """
-    with told(destination):  # a relative path where there is no working directory
+    with write_errors(destination):  # for a relative path without a working directory
         target = os.path.realpath(destination)
         if why := why_not_found(target):
-            remedy = "make it, or name another destination" if why.startswith("there is no") else "name another"
-            raise NotDone(f"{destination} cannot be written: {why}: {remedy}")
-        return _checked_target(log, target, destination, replace=replace)
+            remedy = f"{'make it, or ' if why.startswith('there is no') else ''}name another destination"
+            raise CopyFailed(f"{destination} cannot be written: {why}: {remedy}")
+        return _check_target(log, target, destination, replace=replace)
 
 
-def _checked_target(log: str, target: str, destination: str, *, replace: bool) -> str:
+def _check_target(log: str, target: str, destination: str, *, replace: bool) -> str:
     if os.path.isdir(target) or destination.endswith(os.sep):
-        raise NotDone(f"{destination} is a folder: name a file in it")
+        raise CopyFailed(f"{destination} is a folder: name a file in it")
     files = LogFiles(log)
-    of_the_log = (files.path, files.lock, *(files.path + part for part in (*PARTS, INDEX)))
-    if {target, target + UNFINISHED}.intersection(of_the_log) or is_same(files.path, target):
-        raise NotDone(f"{destination} is of the message log itself: name another destination")
-    for part in PARTS:
+    of_the_log = (files.path, files.lock, *(files.path + part for part in (*DATA_SUFFIXES, INDEX_SUFFIX)))
+    if {target, target + UNFINISHED_SUFFIX}.intersection(of_the_log) or is_same_file(files.path, target):
+        raise CopyFailed(f"{destination} belongs to the message log itself: name another destination")
+    for part in DATA_SUFFIXES:
         if size_of(target + part):
-            raise NotDone(
-                f"{target}{part} would pass for a part of the copy: "
-                "move it away if no program uses it, or name another destination"
+            raise CopyFailed(
+                f"SQLite would take {target}{part} for a part of the copy: "
+                "move that file away if no program uses it, or name another destination"
             )
     if os.path.lexists(target):
         if not os.path.isfile(target):
-            raise NotDone(f"{destination} is not a file: name another destination")
+            raise CopyFailed(f"{destination} is not a file: name another destination")
         if not replace:
-            raise NotDone(f"{destination} exists: name another destination, or replace it with --yes")
+            raise CopyFailed(f"{destination} exists: name another destination, or replace it with --yes")
     return target
 
 
@@ -116,9 +116,9 @@ def _checked_target(log: str, target: str, destination: str, *, replace: bool) -
 
 @attrs.frozen
 class _Unfinished:
-    """A file that nobody else writes, under a name that says that it is not whole.
+    """An incomplete copy that no other command writes.
 
-    :ivar descriptor: holds it locked.
+    :ivar descriptor: keeps it locked.
     """
 
     path: str
@@ -128,13 +128,13 @@ class _Unfinished:
 @contextmanager
 def unfinished_copy(target: str) -> Iterator[_Unfinished]:
     """Make an empty file beside `target`; remove it if anything fails."""
-    path = target + UNFINISHED
-    with told(path):
+    path = target + UNFINISHED_SUFFIX
+    with write_errors(path):
         descriptor = _create(path)
     try:
         yield _Unfinished(path, descriptor)
     except BaseException:
-        # Once the file has its name, a file with the name that it had is another one.
+        # After the file has got its final name, a file with the old name belongs to another command.
         with suppress(OSError):
             if _is_open_as(descriptor, path):
                 os.unlink(path)
@@ -144,12 +144,12 @@ def unfinished_copy(target: str) -> Iterator[_Unfinished]:
 
 
 def _create(path: str) -> int:
-    """Create a file that only its owner may read, in the place of one that a killed command left; lock it."""
+    """Create and lock a file that only its owner may read. Replace one that a killed command has left."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
-            with suppress(FileNotFoundError):  # meanwhile finished
+            with suppress(FileNotFoundError):  # the other command has just finished
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
                 try:
                     _lock_against_others(descriptor, path)
@@ -166,49 +166,49 @@ def _create(path: str) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # another command took it for a left one
+        os.close(descriptor)  # another command took it for a leftover and removed it
 
 
 def _lock_against_others(descriptor: int, path: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise NotDone(f"another command is writing {path}: wait until it has ended") from None
+        raise CopyFailed(f"another command is writing {path}: wait until it has ended") from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:  # some network file systems
+        if error.errno not in _NO_LOCKS_ERRORS:  # some network file systems
             raise
 
 
-def copied(source: str, unfinished: _Unfinished, report: Report) -> Contents:
-    """Copy a message log into a file, sync it, and read it back."""
+def copy_log(source: str, unfinished: _Unfinished, report: Report) -> Contents:
+    """Copy a message log into a file, sync the file, and check it by reading it."""
     with reading(source) as connection:
         schema_of(connection, source)
         _check_room(connection, source, unfinished.path)
         _copy_pages(connection, unfinished, report)
-    with told(unfinished.path):
-        # The file needs no write-ahead log: it is whole without. (SQLite's file format, section 1.3.3.)
+    with write_errors(unfinished.path):
+        # Mark the file as one without a write-ahead log, as it is complete. (SQLite's file format, section 1.3.3.)
         os.pwrite(unfinished.descriptor, b"\x01\x01", 18)
         os.fsync(unfinished.descriptor)
-        os.posix_fadvise(unfinished.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # it is read back from the disk
+        os.posix_fadvise(unfinished.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read back from the disk
     return verify(unfinished.path, report, f"what was copied from {source}")
 
 
 def _check_room(connection: sqlite3.Connection, source: str, path: str) -> None:
-    """Refuse a copy that would fill the disk, on which the relay may have its message log."""
+    """Refuse a copy that would fill the disk, because the message log of the relay may be on the same disk."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     folder = os.path.dirname(path)
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
     if disk.f_blocks and free < pages * page_size:
-        raise NotDone(
-            f"a copy of {source} takes {_mib(pages * page_size)} MiB, and {folder} has {_mib(free)} free: "
-            "make room there"
+        raise CopyFailed(
+            f"a copy of {source} needs {_as_mib(pages * page_size)} MiB, and {folder} has {_as_mib(free)} MiB free: "
+            "free some space there"
         )
 
 
 def _copy_pages(connection: sqlite3.Connection, unfinished: _Unfinished, report: Report) -> None:
-    """Copy a database as it is now into a file."""
+    """Copy the current contents of a database into a file."""
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     synced = 0
 
@@ -216,23 +216,23 @@ def _copy_pages(connection: sqlite3.Connection, unfinished: _Unfinished, report:
         nonlocal synced
         done = (total - remaining) * page_size
         report("copying", done, total * page_size)
-        if done - synced >= SYNC_BYTES:
+        if done - synced >= BYTES_PER_SYNC:
             synced = done
             os.fdatasync(unfinished.descriptor)
 
     try:
-        # Locked by its descriptor already, which on network file systems would keep SQLite's own locks away.
+        # The descriptor has locked it, and on network file systems SQLite could not lock it again.
         uri = f"file:{quote(os.fsencode(unfinished.path))}?mode=rw&nolock=1"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             copy.execute("PRAGMA synchronous = OFF")
             connection.execute("BEGIN")
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now the transaction has begun
-            connection.backup(copy, pages=COPY_PAGES, progress=step)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read begins the transaction
+            connection.backup(copy, pages=PAGES_PER_STEP, progress=step)
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) in _NOT_WRITTEN:
+        if getattr(error, "sqlite_errorcode", 0) in _WRITE_ERRORS:
             why = "the disk is full" if error.sqlite_errorcode == sqlite3.SQLITE_FULL else str(error)
-            raise NotDone(f"{unfinished.path} cannot be written: {why}") from error
+            raise CopyFailed(f"{unfinished.path} cannot be written: {why}") from error
         raise
     except OSError as error:
         raise _not_written(unfinished.path, error) from error
@@ -242,15 +242,15 @@ def _copy_pages(connection: sqlite3.Connection, unfinished: _Unfinished, report:
 
 
 def _rename_to_new(path: str, target: str) -> None:
-    """Rename a file; never replace one."""
+    """Rename a file, but never replace one."""
     try:
         os.link(path, target)
     except FileExistsError:
-        raise NotDone(f"{target} exists by now: name another destination, or replace it with --yes") from None
+        raise CopyFailed(f"{target} now exists: name another destination, or replace it with --yes") from None
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in NO_LINKS_ERRORS:
             raise
-        os.rename(path, target)  # nobody made it a moment ago; this file system offers no more
+        os.rename(path, target)  # it did not exist a moment ago, and this file system has no safer way
     else:
         os.unlink(path)
 
@@ -259,23 +259,23 @@ def _rename_to_new(path: str, target: str) -> None:
 
 
 @contextmanager
-def told(path: str) -> Iterator[None]:
-    """Turn what the file system says about a path into one sentence."""
+def write_errors(path: str) -> Iterator[None]:
+    """Raise `CopyFailed` for an error of the file system about a path."""
     try:
         yield
     except OSError as error:
         raise _not_written(path, error) from error
 
 
-def _not_written(path: str, error: OSError) -> NotDone:
+def _not_written(path: str, error: OSError) -> CopyFailed:
     why = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or errno.EIO)
     if error.errno in (errno.EACCES, errno.EROFS):
         why = why_not_writable(os.path.dirname(os.path.abspath(path))) or why
-    return NotDone(f"{path} cannot be written: {why}")
+    return CopyFailed(f"{path} cannot be written: {why}")
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in the folder of `path` durable."""
+    """Sync the folder of `path`, which makes the names in it durable."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -284,20 +284,20 @@ def sync_folder(path: str) -> None:
 
 
 def _is_open_as(descriptor: int, path: str) -> bool:
-    """Whether a path names the file that is open."""
+    """Whether a path is the path of an open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
 
 
-def is_same(path: str, other: str) -> bool:
-    """Whether two paths name one file."""
+def is_same_file(path: str, other: str) -> bool:
+    """Whether two paths are paths of one file."""
     try:
         return os.path.samefile(path, other)
     except FileNotFoundError:
         return False
 
 
-def _mib(size: int) -> str:
+def _as_mib(size: int) -> str:
     return f"{size / 1024**2:,.0f}"

@@ -1,6 +1,6 @@
-"""Copying the write-ahead log into the database: when, in which thread, and so that copies of either are recognised.
+"""Copy the write-ahead log into the database: when, in which thread, and so that copies of either are recognised.
 
-The store calls it in the thread that writes. It knows no table of the message log.
+The store calls this module in the thread that writes. It knows no table of the message log.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ log = Logger("chatrelay.messagelog")
 MIB = 1024 * 1024
 
 CHECKPOINT_BYTES = 4 * MIB
-"""After about this many bytes, the write-ahead log is copied into the database."""
+"""The approximate size of the write-ahead log at which it is copied into the database."""
 
 MAX_WAL_BYTES = 16 * MIB
-"""A longer write-ahead log is shortened as soon as no program reads in it, in a thread of its own: no message waits."""
+"""The size above which the write-ahead log is shortened as soon as no program reads it. A separate thread does it, so
+that no message waits."""
 
 WAL_WARNING_BYTES = 64 * MIB
-"""A longer write-ahead log is logged."""
+"""The size above which the write-ahead log is logged as a warning."""
 
-_PAGE = 4096
-_PAGES_OF_A_COMMIT = 1
-"""Pages that a commit writes beside those that its blocks fill: 1.0 for one message, 1.5 for ten, 2.2 for a hundred."""
+_PAGE_BYTES = 4096
+_PAGES_PER_COMMIT = 1
+"""The pages that a commit writes in addition to its blocks: 1.0 for one message, 1.5 for ten, 2.2 for a hundred."""
 
 
 class Checkpoints:
     """The checkpoints of one message log.
 
-    SQLite's automatic ones are off. Before each checkpoint the schema cookie is changed, a number on page 1 of the
-    database, and after it page 1 is written into the write-ahead log. So a write-ahead log tells which database it
-    belongs to (`chatrelay.messagelog.sqlite.wal.belongs`): a copy that SQLite made has another number, and so has a
-    copy of the file from before the last checkpoint.
+    SQLite's automatic checkpoints are off. Each checkpoint changes the schema cookie, a number on page 1 of the
+    database, and then page 1 is written into the write-ahead log. So a write-ahead log shows which database it belongs
+    to (`chatrelay.messagelog.sqlite.wal.belongs`). A copy that SQLite made has another cookie, and so has a copy of the
+    file from before the last checkpoint.
 
     :param version: the schema's version.
     """
@@ -51,16 +52,16 @@ class Checkpoints:
         self._path = ""
         self._wal = ""
         self._written = 0  # bytes since the last checkpoint, about
-        self._is_first = True  # whether the next commit may begin the write-ahead log again
+        self._is_first = True  # whether the next commit may restart the write-ahead log
         self._is_due = False
-        self._marked = b""  # the generation of the write-ahead log that has page 1 with the cookie of the database
-        self._cookie: int | None = None  # its value before the current commit changed it
+        self._marked = b""  # the generation of the write-ahead log that contains page 1 with the database's cookie
+        self._cookie: int | None = None  # the cookie before the current commit changed it
         self._long: _LongCheckpoint | None = None
         self._length_logged = False
         self._failure_logged = False
 
     def begin(self, connection: sqlite3.Connection, path: str, wal_path: str) -> None:
-        """Begin with a log that has just been opened, and has no open transaction."""
+        """Begin with a log that was just opened. It must have no open transaction."""
         self._path, self._wal = path, wal_path
         self._length_logged = self._failure_logged = self._is_due = False
         self._written = 0
@@ -70,16 +71,16 @@ class Checkpoints:
         self._is_first = True
 
     def empty(self, connection: sqlite3.Connection) -> None:
-        """Copy all that the write-ahead log holds, and empty it.
+        """Copy all of the write-ahead log, and empty it.
 
         :raises sqlite3.Error: where that fails. A reader that prevents it is not an error.
         """
         self._truncate(connection)
 
-    def differ(self, connection: sqlite3.Connection) -> None:
-        """Let the database differ from every copy that was made of it before.
+    def make_distinct(self, connection: sqlite3.Connection) -> None:
+        """Change the cookie, so that the database differs from every earlier copy of it.
 
-        Call it when page 1 has just been written.
+        Call it just after page 1 was written.
 
         :raises sqlite3.Error: where that fails.
         """
@@ -87,28 +88,28 @@ class Checkpoints:
         connection.execute("BEGIN IMMEDIATE")
         self._change_cookie(connection)
         connection.execute("COMMIT")
-        self._keep_cookie(connection)
+        self._restore_cookie(connection)
         self._truncate(connection)
 
-    def within_commit(self, connection: sqlite3.Connection, size: int) -> None:
-        """Write what a transaction needs beside its rows.
+    def before_commit(self, connection: sqlite3.Connection, size: int) -> None:
+        """Write page 1 in the current transaction if a checkpoint is due or the write-ahead log may be restarted.
 
-        :param size: how many bytes these are, about.
+        :param size: the approximate bytes of the transaction's rows.
         """
-        self._written += size + _PAGES_OF_A_COMMIT * _PAGE
+        self._written += size + _PAGES_PER_COMMIT * _PAGE_BYTES
         self._is_due = self._written >= CHECKPOINT_BYTES
         if self._is_due and wal.generation(self._wal) != self._marked:
-            self._is_first = True  # another program has copied all of it
+            self._is_first = True  # another program has made a checkpoint
         if self._is_first:
-            # The same value as before: it writes page 1.
+            # The same value again, because this writes page 1.
             connection.execute(f"PRAGMA user_version = {self._version}")
         elif self._is_due:
             self._change_cookie(connection)
 
     def after_commit(self, connection: sqlite3.Connection, wal_size: int) -> None:
-        """Copy what is due. Never fails: what was committed is safe in the write-ahead log.
+        """Make a checkpoint if one is due. Never fails: what was committed stays in the write-ahead log.
 
-        :param wal_size: bytes, before the commit.
+        :param wal_size: in bytes, before the commit.
         """
         if self._is_first:
             self._is_first = False
@@ -118,16 +119,16 @@ class Checkpoints:
             self._is_first = True
             self._written = 0
             with self._log_failure():
-                self._keep_cookie(connection)
+                self._restore_cookie(connection)
                 if wal_size > MAX_WAL_BYTES:
                     self._begin_long()
                 else:
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def check(self, connection: sqlite3.Connection, wal_size: int) -> bool:
-        """Shorten a long write-ahead log if no program reads in it, and log a warning if it grows.
+        """Shorten a long write-ahead log if no program reads it, and log a warning if it grows.
 
-        :param wal_size: bytes.
+        :param wal_size: in bytes.
         :returns: whether it was shortened.
         """
         if wal_size <= MAX_WAL_BYTES:
@@ -148,13 +149,13 @@ class Checkpoints:
         with self._log_failure():
             if ended.error is not None:
                 raise ended.error
-            # Otherwise a reader or another checkpoint prevents it: the next check tries again.
-            if ended.left is not None and (ended.left + 1) * _PAGE + self._written <= MAX_WAL_BYTES:
+            # Otherwise a reader or another checkpoint prevents it, and the next check tries again.
+            if ended.remaining is not None and (ended.remaining + 1) * _PAGE_BYTES + self._written <= MAX_WAL_BYTES:
                 return self._truncate(connection)
         return False
 
     def end(self) -> None:
-        """Interrupt the checkpoint that is running in its thread, and wait for its end."""
+        """Interrupt the checkpoint that runs in its thread, and wait for its end."""
         if self._long is not None:
             self._long.stop()
             self._long = None
@@ -168,10 +169,10 @@ class Checkpoints:
         (self._cookie,) = connection.execute("PRAGMA schema_version").fetchone()
         connection.execute(f"PRAGMA schema_version = {secrets.randbits(31)}")
 
-    def _keep_cookie(self, connection: sqlite3.Connection) -> None:
-        """Change the cookie back if its change began the write-ahead log again, which then lacks the one before.
+    def _restore_cookie(self, connection: sqlite3.Connection) -> None:
+        """Change the cookie back if changing it has restarted the write-ahead log, which then lacks the old cookie.
 
-        That happens when another program has copied all of it at that moment.
+        That happens if another program made a checkpoint at the same moment.
         """
         cookie, self._cookie = self._cookie, None
         if cookie is not None and wal.generation(self._wal) != self._marked:
@@ -180,7 +181,7 @@ class Checkpoints:
             connection.execute("COMMIT")
 
     def _truncate(self, connection: sqlite3.Connection) -> bool:
-        """Copy all of the write-ahead log and empty it, without waiting for readers; return whether it was done."""
+        """Copy all of the write-ahead log and empty it, without waiting for readers; return whether that succeeded."""
         (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
         connection.execute("PRAGMA busy_timeout = 0")
         try:
@@ -208,15 +209,15 @@ class Checkpoints:
 
 
 class _LongCheckpoint:
-    """Copies a long write-ahead log, in a thread of its own, while messages are written.
+    """Copies a long write-ahead log in a separate thread, while messages are written.
 
-    :ivar left: frames that a reader kept it from copying, once it has ended; None where another checkpoint was under
-        way.
-    :ivar error: why it failed.
+    :ivar remaining: the frames that a reader kept it from copying; None until its end, or where another checkpoint was
+        running.
+    :ivar error: the error that it failed with.
     """
 
     def __init__(self, path: str) -> None:
-        self.left: int | None = None
+        self.remaining: int | None = None
         self.error: sqlite3.Error | None = None
         self._path = path
         self._connection: sqlite3.Connection | None = None
@@ -234,12 +235,12 @@ class _LongCheckpoint:
         self._is_stopped = True
         while self._thread.is_alive():
             if self._connection is not None:
-                with suppress(sqlite3.ProgrammingError):  # it has just closed it
+                with suppress(sqlite3.ProgrammingError):  # the thread has just closed it
                     self._connection.interrupt()
             self._thread.join(0.01)
 
     def _run(self) -> None:
-        # A missing database is not made: beside an empty one, SQLite deletes the write-ahead log.
+        # mode=rw does not make a missing database: SQLite deletes the write-ahead log beside an empty one.
         uri = f"file:{quote(os.fsencode(self._path))}?mode=rw"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=0, check_same_thread=False)) as connection:
@@ -247,6 +248,6 @@ class _LongCheckpoint:
                 self._connection = connection
                 if not self._is_stopped:
                     busy, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                    self.left = None if busy else frames - copied
+                    self.remaining = None if busy else frames - copied
         except sqlite3.Error as error:
             self.error = error

@@ -1,7 +1,7 @@
-"""The files that a message log in SQLite is in: their names, which files they are, and the lock on them.
+"""The files of a message log in SQLite: their names, their identity, and the lock on them.
 
-It knows no SQL and no schema. SQLite's own files beside the database (``-wal``, ``-shm``) are looked at and moved here,
-never written.
+This module knows no SQL and no schema. It checks and moves SQLite's own files beside the database (``-wal``, ``-shm``),
+and never writes to them.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from chatrelay.model import LogUnavailable
 LOCKS_DATABASE = sys.platform == "linux"
 """Whether the database itself is locked with flock(2), too.
 
-On Linux, flock() and the locks that SQLite takes with fcntl() do not see each other. Elsewhere they do, and a reader
-would be kept out.
+On Linux, flock() is independent of the locks that SQLite takes with fcntl(). On other systems it is not, and would keep
+readers out.
 """
 
 HEADER_SIZE = 100
-"""Bytes at the beginning of a database in which it says what it is."""
+"""The bytes of the header of a database."""
 
 _locked_here: set[str] = set()
-"""The databases that this process has locked: a fact of the process, as the locks are."""
+"""The databases that this process has locked. It is a module's value because the locks belong to the process."""
 
 FileId = tuple[int, int] | None
 """Device and inode of a file; None where there is none."""
 
 Identity = tuple[FileId, FileId]
-"""Which files a log is in: the database and its write-ahead log."""
+"""The identity of the files of a log: the database and its write-ahead log."""
 
 
 class LogFiles:
     """The files of one message log.
 
-    A symbolic link is resolved when the lock is taken, and the names stay the same until it is taken again: SQLite
-    resolves links, too, and all files of a log have to lie beside the same one.
+    A symbolic link is resolved each time the lock is taken. SQLite resolves links, too, and all files of a log must be
+    in the same folder.
 
-    :param path: the database, as it was configured. A relative path counts from the working directory of now.
+    :param path: the database, as configured. A relative path counts from the current working directory.
     :raises LogUnavailable: where the path is relative and there is no working directory.
     :ivar path: the database, without symbolic links.
-    :ivar wal: SQLite's write-ahead log. The newest messages are in it.
-    :ivar lock: the file that keeps a second relay away.
+    :ivar wal: SQLite's write-ahead log. It holds the newest messages.
+    :ivar lock: the lock file, ``PATH.lock``, which keeps a second relay away.
     """
 
     def __init__(self, path: str) -> None:
@@ -53,12 +53,12 @@ class LogFiles:
             self._given = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
         except OSError as error:
             raise LogUnavailable(
-                f"the message log {path} cannot be found, because the working directory is gone: name its whole path"
+                f"the message log {path} cannot be found, because the working directory is gone: give its absolute path"
             ) from error
         self._resolve()
         self._lock: int | None = None
         self._database_lock: int | None = None
-        self._made_lock = False  # whether there was no PATH.lock, and nobody has called keep_files since
+        self._made_lock = False  # whether this object made PATH.lock, and keep_lock_file was not called since
 
     def _resolve(self) -> None:
         self.path = os.path.realpath(self._given)
@@ -70,18 +70,18 @@ class LogFiles:
     def take_lock(self) -> None:
         """Keep every other relay from these files, until `release_lock`.
 
-        There are two locks. The one on ``PATH.lock`` holds before there is a database. The one on the database holds
-        although ``PATH.lock`` was removed, and for a file that was moved.
+        There are two locks. The lock on ``PATH.lock`` works before there is a database. The lock on the database still
+        works when ``PATH.lock`` is removed or the database is moved.
 
         Closing any descriptor of the database drops the locks that SQLite has on it in this process. So call this
         before SQLite opens the database, and `release_lock` after SQLite has closed it.
 
-        :raises LogUnavailable: where another relay has them.
+        :raises LogUnavailable: where another relay has the lock.
         :raises OSError: where a file can't be opened or locked.
         """
         self.release_lock()
         self._resolve()
-        self._has_database()  # before a lock is put beside something that is no message log
+        self._has_database()  # raises for a path that is not a message log, before a lock file is made beside it
         try:
             self._lock = self._locked_file()
             self.lock_database()
@@ -90,14 +90,14 @@ class LogFiles:
             self.release_lock()
             raise
 
-    def keep_files(self) -> None:
-        """Let ``PATH.lock`` stay when the lock is released, since what it is beside is a message log."""
+    def keep_lock_file(self) -> None:
+        """Keep ``PATH.lock`` when the lock is released. Call it when the file is known to be a message log."""
         self._made_lock = False
 
     def lock_database(self) -> None:
-        """Lock the database as well, where there is one and it is not locked yet.
+        """Lock the database as well, if it exists and is not locked yet.
 
-        `take_lock` does it. Call this again once a database has been made.
+        `take_lock` calls it. Call it again when a database has been made.
         """
         if not self._has_database() or self._database_lock is not None or not LOCKS_DATABASE:
             return
@@ -107,7 +107,7 @@ class LogFiles:
     def _has_database(self) -> bool:
         """Whether there is a database.
 
-        :raises LogUnavailable: where something else is in its place.
+        :raises LogUnavailable: where the path is something else, or has hard links.
         """
         found = _stat(self.path)
         if found is None:
@@ -116,17 +116,17 @@ class LogFiles:
             raise LogUnavailable(f"the message log {self.path} is not a file: name a file with --message-log")
         if found.st_nlink > 1:
             raise LogUnavailable(
-                f"the message log {self.path} has more than one name (hard links), and SQLite looks for the newest "
-                "messages beside one of them only: remove the others. After a chatrelay restore that was killed, "
-                "run it again"
+                f"the message log {self.path} has more than one name (hard links), and SQLite finds the newest "
+                "messages beside one of them only: remove the other names. After a chatrelay restore that was "
+                "killed, run it again"
             )
         return True
 
-    def keep_lock(self) -> bool:
-        """Look whether ``PATH.lock`` is still the file that is locked, and lock it again where it is not.
+    def restore_lock(self) -> bool:
+        """Make and lock ``PATH.lock`` again if it was removed or replaced.
 
         :returns: whether it was locked again.
-        :raises LogUnavailable: where another relay may have used the files meanwhile.
+        :raises LogUnavailable: where another relay may have used the files in the meantime.
         """
         assert self._lock is not None
         if _file_id(self.lock) == _id_of(os.fstat(self._lock)):
@@ -136,11 +136,11 @@ class LogFiles:
         try:
             lock = self._locked_file()
         except LogUnavailable:
-            # A relay that is about to find the database locked. The next look finds the file free.
+            # Another relay has it until it finds the database locked. The next check finds the file free.
             return False
         os.close(self._lock)
         self._lock = lock
-        self.keep_files()
+        self.keep_lock_file()
         return True
 
     def release_lock(self) -> None:
@@ -149,7 +149,7 @@ class LogFiles:
         A ``PATH.lock`` that was made for a file that is not a message log is removed.
         """
         if self._lock is not None and self._made_lock:
-            with suppress(OSError):  # while it is locked: who opens it meanwhile finds out that it was removed
+            with suppress(OSError):  # while it is still locked, so that another process notices the removal
                 os.unlink(self.lock)
         self._made_lock = False
         for descriptor in (self._lock, self._database_lock):
@@ -161,7 +161,7 @@ class LogFiles:
         self._lock = self._database_lock = None
 
     def _locked_file(self) -> int:
-        """A descriptor of ``PATH.lock``, locked."""
+        """Return a descriptor of ``PATH.lock``, locked."""
         while True:
             made = True
             try:
@@ -177,7 +177,7 @@ class LogFiles:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # it was removed between the two calls, and keeps nobody away
+            os.close(descriptor)  # the file was removed between the two calls, so its lock has no effect
 
     def _flock(self, descriptor: int, path: str) -> None:
         """Lock a file.
@@ -188,21 +188,20 @@ class LogFiles:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LogUnavailable(
-                f"the message log {self.path} is in use by another chatrelay: "
-                "stop that one, or give this one a file of its own"
+                f"the message log {self.path} is in use by another chatrelay: stop that one, or give each its own file"
             ) from None
         except OSError as error:
             raise OSError(error.errno, error.strerror, path) from error
 
     @property
     def is_locked_here(self) -> bool:
-        """Whether this process has the lock: SQLite then has locks here, too, which must not be dropped."""
+        """Whether this process has the lock. Then SQLite has locks in this process, too, which must not be dropped."""
         return self.path in _locked_here
 
     # The files ----------------------------------------------------------------
 
     def database_header(self) -> bytes:
-        """The first 100 bytes of the database; fewer where it is shorter.
+        """Return the first 100 bytes of the database, or fewer if it is shorter.
 
         :raises OSError: where it can't be read.
         """
@@ -211,18 +210,19 @@ class LogFiles:
         return read_header(self.path)
 
     def make_database(self) -> None:
-        """Make an empty database where there is none.
+        """Make an empty database if there is none. Only this user may read it.
 
-        Only this user may read it. SQLite gives its other files the same mode.
+        SQLite gives its other files the same mode.
         """
         os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
 
     def identity(self) -> tuple[Identity, int, int]:
-        """Which files these names stand for now, and the sizes of the database and of the write-ahead log in bytes.
+        """Return the identity of the files that have these names now, and the sizes of database and write-ahead log.
 
-        The database is looked at by the name that was configured, so that a link that leads elsewhere now is noticed.
+        The database is found by its configured name, so a changed symbolic link is noticed.
 
-        :raises OSError: where that can't be found out.
+        :returns: the identity, and two sizes in bytes.
+        :raises OSError: where a file can't be checked.
         """
         database, wal = _stat(self._given), _stat(self.wal)
         return (
@@ -232,9 +232,9 @@ class LogFiles:
         )
 
     def set_wal_aside(self, now: float) -> str:
-        """Give the write-ahead log a name under which SQLite does not look for it, and so can't delete it.
+        """Rename the write-ahead log, so that SQLite does not find it and can't delete it.
 
-        Call it with the lock taken and no connection open.
+        Call it while the lock is taken and no connection is open.
 
         :param now: seconds since 1970 UTC, for the name.
         :returns: the new name.
@@ -250,7 +250,7 @@ class LogFiles:
         return aside
 
     def aside_name(self, now: float) -> str:
-        """A name for the write-ahead log that is not taken, and says when it was set aside."""
+        """Return a free name for the write-ahead log that contains the time."""
         stem = f"{self.wal}.orphaned-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}"
         name, count = stem, 1
         while os.path.lexists(name):
@@ -260,7 +260,7 @@ class LogFiles:
 
 
 def read_header(path: str) -> bytes:
-    """The first 100 bytes of a file.
+    """Return the first 100 bytes of a file.
 
     :raises OSError: where it can't be read.
     """
@@ -272,7 +272,7 @@ def read_header(path: str) -> bytes:
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Return the size of a file in bytes; 0 where there is no file."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:

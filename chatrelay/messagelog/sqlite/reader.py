@@ -1,6 +1,6 @@
-"""The reader of a message log in SQLite, beside a relay that writes to it or without one.
+"""Read a message log in SQLite, whether a relay writes to it or not.
 
-It never writes, takes none of our locks, and knows nothing of the thread that writes.
+This module never writes, takes none of the relay's locks, and does not know the thread that writes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import sqlite3
 from collections.abc import Generator
 from typing import Any
 
-from chatrelay.messagelog.sqlite.reading import NotThere, NotUsable, reading, schema_of
+from chatrelay.messagelog.sqlite.reading import MissingLog, UnusableLog, reading, schema_of
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS
 from chatrelay.model import LoggedMessage, LogUnavailable
 
-PAGE_BLOCKS = 10
-"""Blocks that are read at once, in a transaction of their own.
+BLOCKS_PER_READ = 10
+"""The blocks that are read in one transaction.
 
 In one long transaction a slow reader, such as a pager that was left open, would keep SQLite from shortening its
 write-ahead log.
@@ -44,8 +44,8 @@ class SqliteMessageReader:
     def messages(self) -> Generator[LoggedMessage, None, None]:
         """Yield every message, oldest first.
 
-        Close the generator where it is not read to its end: SQLite's files beside a log that no relay has open are
-        removed then.
+        Close the generator if you do not read it to its end. This removes SQLite's files beside a log that no relay has
+        open.
 
         :raises LogUnavailable: where the file can't be read, or is not a message log.
         """
@@ -54,14 +54,14 @@ class SqliteMessageReader:
             with reading(path) as connection:
                 version = schema_of(connection, path)
                 if version < len(MIGRATIONS):
-                    raise LogUnavailable(f"{path} was made by an older chatrelay: start the relay with it once")
+                    raise LogUnavailable(f"{path} was made by an older chatrelay: start the relay once to upgrade it")
                 last_block = 0
-                while rows := connection.execute(_PAGE, (last_block, PAGE_BLOCKS)).fetchall():
+                while rows := connection.execute(_PAGE, (last_block, BLOCKS_PER_READ)).fetchall():
                     yield from map(_logged_message, rows)
                     last_block = rows[-1][-1]
-        except NotThere as error:
-            raise LogUnavailable(f"{error}; name another with --message-log sqlite:PATH") from error
-        except NotUsable as error:
+        except MissingLog as error:
+            raise LogUnavailable(f"{error}; name another file with --message-log sqlite:PATH") from error
+        except UnusableLog as error:
             raise LogUnavailable(str(error)) from error
         except sqlite3.Warning as error:
             raise LogUnavailable(f"the message log {path} cannot be read: {error}") from error

@@ -1,8 +1,8 @@
-"""Opening a message log in SQLite to read it, while a relay writes to it or not.
+"""Open a message log in SQLite to read it, whether a relay writes to it or not.
 
-Nothing is written into a message log here. SQLite makes a ``-wal`` and an index beside a database that it reads, and
-only a connection that may write removes them. So a log whose ``-wal`` is empty is opened so that SQLite may. Where the
-``-wal`` holds messages, only the relay writes them into the database, and the connection here can only read.
+This module never writes into a message log. SQLite makes a ``-wal`` and an index beside a database that it reads, and
+only a connection that may write removes them. So a log with an empty ``-wal`` is opened with the right to write. A log
+with messages in its ``-wal`` is opened read-only, because only the relay may write them into the database.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from chatrelay.model import LogUnavailable
 from chatrelay.permissions import may, why_not_usable, why_not_writable
 
 
-class NotUsable(Exception):
-    """A file that is not a whole message log, or can't be read; the text is a sentence that says why."""
+class UnusableLog(Exception):
+    """A file that is not a complete message log, or can't be read. The text gives the cause."""
 
 
-class Damaged(NotUsable):
-    """A message log that is not whole."""
+class DamagedLog(UnusableLog):
+    """A message log whose contents are damaged."""
 
 
-class NotThere(NotUsable):
-    """There is no such file."""
+class MissingLog(UnusableLog):
+    """A message log whose file does not exist."""
 
 
 @contextmanager
 def reading(path: str, name: str | None = None, *, private: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open a message log to read it; a relay may write to it meanwhile.
+    """Open a message log to read it. A relay may write to it meanwhile.
 
-    :param name: what a sentence calls it, if not its path.
-    :param private: whether no other process has the file open. SQLite then takes no locks and makes no files beside it.
-    :raises NotUsable: where the file is not a message log, or SQLite can't read it, then or inside the block.
+    :param name: its name in error messages, if not its path.
+    :param private: whether no other process has the file open. Then SQLite takes no locks and makes no files beside it.
+    :raises UnusableLog: where the file is not a message log, or SQLite can't read it, at once or later in the block.
     """
     name = name or path
     try:
         files = LogFiles(path)
         if not stat.S_ISREG(os.stat(files.path).st_mode):
-            raise NotUsable(f"{name} is not a file")
+            raise UnusableLog(f"{name} is not a file")
         if not private:
             recovery.check_wal(files)
         if private or (_is_on_read_only(path) and not size_of(files.wal)):
@@ -59,27 +59,28 @@ def reading(path: str, name: str | None = None, *, private: bool = False) -> Ite
             with closing(_connect(files, "mode=ro")) as connection:
                 yield connection
     except LogUnavailable as error:
-        raise NotUsable(str(error)) from error
+        raise UnusableLog(str(error)) from error
     except sqlite3.Error as error:
-        raise _what_sqlite_said(path, name, error) from error
+        raise _sqlite_failure(path, name, error) from error
     except FileNotFoundError as error:
-        raise NotThere(f"there is no message log at {name}") from error
+        raise MissingLog(f"there is no message log at {name}") from error
     except OSError as error:
-        raise NotUsable(f"{name} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+        raise UnusableLog(f"{name} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
 
 
 def schema_of(connection: sqlite3.Connection, name: str) -> int:
-    """The version of a message log's tables.
+    """Return the version of a message log's tables.
 
-    :raises NotUsable: where the file is not a message log, or is one of a newer chatrelay.
+    :raises UnusableLog: where the file is not a message log, or was made by a newer chatrelay.
     """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID or not version:
-        raise NotUsable(f"{name} is not a message log of chatrelay's")
+        raise UnusableLog(f"{name} is not a message log of chatrelay")
     if version > len(MIGRATIONS):
-        raise NotUsable(
-            f"{name} was made by a newer chatrelay (schema {version}, this one knows {len(MIGRATIONS)}): use that one"
+        raise UnusableLog(
+            f"{name} was made by a newer chatrelay (schema {version}, this one knows {len(MIGRATIONS)}): "
+            "use that version"
         )
     return int(version)
 
@@ -90,8 +91,8 @@ def _connect(files: LogFiles, mode: str) -> sqlite3.Connection:
 
 
 def _may_be_opened_to_write(files: LogFiles) -> bool:
-    """Whether SQLite has nothing to write into a message log when it is closed."""
-    if files.is_locked_here:  # no descriptor of it may be closed
+    """Whether SQLite would write nothing into a message log when it closes it."""
+    if files.is_locked_here:  # closing a descriptor of it would drop the locks
         return False
     if size_of(files.wal) or size_of(f"{files.path}-journal") or not may(files.path, os.R_OK | os.W_OK):
         return False
@@ -109,8 +110,8 @@ def _leaving_no_files(files: LogFiles) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             if size_of(files.wal):
-                # A relay has begun to write. Where it was killed since, the last to close would write its -wal into the
-                # database: so the last one can only read.
+                # A relay has begun to write. If it was killed since, the last connection to close would write the -wal
+                # into the database. So the last connection is read-only.
                 with closing(_connect(files, "mode=ro")) as last:
                     last.execute("PRAGMA schema_version").fetchone()
                     connection.close()
@@ -121,21 +122,21 @@ def _is_on_read_only(path: str) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def _what_sqlite_said(path: str, name: str, error: sqlite3.Error) -> NotUsable:
-    """One sentence about a file that SQLite can't read."""
+def _sqlite_failure(path: str, name: str, error: sqlite3.Error) -> UnusableLog:
+    """Return the error for a file that SQLite can't read."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
-        return NotUsable(f"{name} is not a message log of chatrelay's")
+        return UnusableLog(f"{name} is not a message log of chatrelay")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         why = why_not_usable(path, write=False)
         if why is None and (why := why_not_writable(os.path.dirname(os.path.abspath(path)))):
             why += ", where SQLite keeps an index"
-        return NotUsable(
+        return UnusableLog(
             f"{name} cannot be opened: {why or error}. Run this command as the relay's user, or copy the file and its "
             "-wal to another folder"
         )
     if code == sqlite3.SQLITE_BUSY:
-        return NotUsable(f"another program holds {name} locked: end that one first")
+        return UnusableLog(f"another program has locked {name}: stop it first")
     if code == sqlite3.SQLITE_CORRUPT:
-        return Damaged(f"{name} is damaged: {error}")
-    return NotUsable(f"{name} cannot be read: {error}")
+        return DamagedLog(f"{name} is damaged: {error}")
+    return UnusableLog(f"{name} cannot be read: {error}")

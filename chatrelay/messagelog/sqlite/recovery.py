@@ -1,7 +1,7 @@
-"""What becomes of a write-ahead log whose database is not there, or is another one: it is kept.
+"""Keep a write-ahead log whose database is missing or was replaced.
 
-SQLite deletes it beside an empty database, and writes it into any other. So this looks at both before SQLite may. It
-writes nothing, and moves nothing but the write-ahead log.
+SQLite deletes such a write-ahead log beside an empty database, and writes it into any other database. So this module
+checks both files before SQLite opens them. It writes nothing, and moves nothing but the write-ahead log.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import attrs
 
 from chatrelay.messagelog.sqlite import wal
 from chatrelay.messagelog.sqlite.files import HEADER_SIZE, LogFiles, read_header, size_of
-from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, not_a_database, of_another_program
+from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, not_a_database_text, other_program_text
 from chatrelay.model import LogUnavailable
 
-_FILES_LOOKED_AT = 1000
-"""So many files of the folder are looked at for the database that a write-ahead log belongs to."""
+_MAX_FILES = 1000
+"""The most files of the folder in which the database of a write-ahead log is searched for."""
 
 _MAGIC = b"SQLite format 3\0"
 
-_TRIES = 4
-"""How often a reader looks before it believes that the write-ahead log of a relay that runs is not the database's."""
+_MAX_TRIES = 4
+"""The checks after which a reader decides that a write-ahead log does not belong to the database of a running relay."""
 
 
 @attrs.frozen
 class Orphan:
     """A write-ahead log that was set aside.
 
-    :ivar name: where it is now.
+    :ivar name: its new path.
     :ivar remedy: a command that puts it beside its database and reads both.
     """
 
@@ -43,70 +43,67 @@ class Orphan:
 
 @attrs.frozen
 class _Database:
-    """What a database says of itself, without its write-ahead log."""
+    """The header of a database, without its write-ahead log."""
 
     application_id: int
     page_size: int
     cookie: int
 
 
-def keep_wal(files: LogFiles, now: float) -> Orphan | None:
-    """Set a write-ahead log aside whose database is not there.
+def set_orphan_aside(files: LogFiles, now: float) -> Orphan | None:
+    """Set a write-ahead log aside if its database is missing.
 
-    A message log without messages in its place counts as none: it was begun afterwards.
+    A message log without messages in the place of the database counts as missing, because it was made afterwards.
 
     :param files: locked, and not open.
     :param now: seconds since 1970 UTC.
     :returns: what was set aside; None for nothing.
-    :raises LogUnavailable: where the database is another one, such as a backup that was put in its place. The text has
-        the remedy.
-    :raises OSError: where a file can't be looked at or moved.
+    :raises LogUnavailable: where another database is in its place, such as a backup. The text has the remedy.
+    :raises OSError: where a file can't be checked or moved.
     """
     if not size_of(files.wal):
         return None
     if size_of(files.path):
-        database = _database(files.database_header(), files.path)
+        database = _read_database(files.database_header(), files.path)
         if wal.belongs(files.wal, database.page_size, database.cookie):
             return None
         if _has_messages(files.path, database):
-            raise LogUnavailable(_not_its_database(files))
+            raise LogUnavailable(_foreign_wal_text(files))
     aside = files.set_wal_aside(now)
-    return Orphan(aside, _join(aside, _find_database(files, aside)))
+    return Orphan(aside, _join_command(aside, _find_database(files, aside)))
 
 
 def check_wal(files: LogFiles) -> None:
-    """Refuse to read a database beside the write-ahead log of another one, while a relay may be writing both.
+    """Check that a write-ahead log belongs to its database, while a relay may be writing to both.
 
-    :raises LogUnavailable: with the remedy.
-    :raises OSError: where a file can't be looked at.
+    :raises LogUnavailable: where it belongs to another database. The text has the remedy.
+    :raises OSError: where a file can't be checked.
     """
     if files.is_locked_here or not size_of(files.wal):
         return
-    for tries in range(_TRIES):
-        # The database first: what it holds was in the write-ahead log before.
+    for tries in range(_MAX_TRIES):
+        # The database first: its contents were in the write-ahead log before.
         if not size_of(files.path):
             raise LogUnavailable(f"{files.path} is empty, and {files.wal} holds messages of another message log")
-        database = _database(files.database_header(), files.path)
+        database = _read_database(files.database_header(), files.path)
         if wal.belongs(files.wal, database.page_size, database.cookie):
             return
-        time.sleep(0.05 * tries)  # the relay may have begun the write-ahead log again between the two looks
-    raise LogUnavailable(_not_its_database(files))
+        time.sleep(0.05 * tries)  # the relay may have restarted the write-ahead log between the two checks
+    raise LogUnavailable(_foreign_wal_text(files))
 
 
 def _immutable(path: str) -> sqlite3.Connection:
-    """A connection that reads the database file alone, and locks nothing."""
+    """Return a connection that reads only the database file, and locks nothing."""
     return sqlite3.connect(f"file:{quote(os.fsencode(path))}?immutable=1", uri=True)
 
 
-def _database(header: bytes, path: str) -> _Database:
-    """What a database says of itself in its header.
+def _read_database(header: bytes, path: str) -> _Database:
+    """Read the header of a database without SQLite, because a database may be malformed without its write-ahead log.
 
-    SQLite is not asked: without its write-ahead log, a database may be malformed.
-
-    :raises LogUnavailable: where it is none.
+    :raises LogUnavailable: where it is not the header of a database.
     """
     if len(header) < HEADER_SIZE or not header.startswith(_MAGIC):
-        raise LogUnavailable(not_a_database(path))
+        raise LogUnavailable(not_a_database_text(path))
     page_size = int.from_bytes(header[16:18], "big")
     return _Database(
         application_id=int.from_bytes(header[68:72], "big"),
@@ -116,7 +113,7 @@ def _database(header: bytes, path: str) -> _Database:
 
 
 def _has_messages(path: str, database: _Database) -> bool:
-    """Whether a database is a message log that is in use.
+    """Whether a database is a message log with messages.
 
     :raises LogUnavailable: where it belongs to another program.
     """
@@ -124,45 +121,45 @@ def _has_messages(path: str, database: _Database) -> bool:
         with closing(_immutable(path)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and database.application_id != APPLICATION_ID:
-                raise LogUnavailable(of_another_program(path))
+                raise LogUnavailable(other_program_text(path))
             messages = {"block": "SELECT 1 FROM block LIMIT 1", "message": "SELECT 1 FROM message LIMIT 1"}
             return any(connection.execute(messages[table]).fetchone() for table in messages.keys() & tables)
-    except sqlite3.Error:  # it can't be read without its write-ahead log: so it was in use
+    except sqlite3.Error:  # it can't be read without its write-ahead log, so it has been written to
         return True
 
 
 def _find_database(files: LogFiles, wal_path: str) -> str | None:
-    """The database of a write-ahead log, where it lies in the same folder under another name."""
+    """Return the path of a write-ahead log's database in the same folder; None where it is not found."""
     with os.scandir(os.path.dirname(files.path)) as entries:
         for count, entry in enumerate(entries):
-            if count >= _FILES_LOOKED_AT:
+            if count >= _MAX_FILES:
                 break
             if not entry.is_file(follow_symlinks=False) or entry.path == files.path:
                 continue
             try:
-                found = _database(read_header(entry.path), entry.path)
+                found = _read_database(read_header(entry.path), entry.path)
                 if (
                     found.application_id == APPLICATION_ID
                     and wal.belongs(wal_path, found.page_size, found.cookie)
                     and not size_of(f"{entry.path}-wal")
                 ):
                     return entry.path
-            except (LogUnavailable, OSError):  # not this one, then
+            except (LogUnavailable, OSError):  # not a database that can be read
                 continue
     return None
 
 
-def _join(wal_path: str, database: str | None) -> str:
-    """The command that puts a write-ahead log beside its database and reads both."""
+def _join_command(wal_path: str, database: str | None) -> str:
+    """Return the command that puts a write-ahead log beside its database and reads both."""
     where = "" if database else " (DATABASE: the file that the database was moved to)"
     name = shlex.quote(database) if database else "DATABASE"
     return f"mv {shlex.quote(wal_path)} {name}-wal && chatrelay messages --message-log sqlite:{name}{where}"
 
 
-def _not_its_database(files: LogFiles) -> str:
+def _foreign_wal_text(files: LogFiles) -> str:
     name = shlex.quote(files.wal)
     return (
         f"{files.wal} holds messages and does not belong to the message log {files.path}, which was replaced, perhaps "
-        f"by a backup. To go on with {files.path} as it is now, set those messages aside: "
-        f"mv {name} {name}.aside-$(date +%s). To have them, put the database back that was there before"
+        f"by a backup. To keep using {files.path} as it is now, set those messages aside: "
+        f"mv {name} {name}.aside-$(date +%s). To keep those messages, put the previous database back"
     )

@@ -1,9 +1,9 @@
-"""Putting a backup in the place of a message log in SQLite, which is kept under another name.
+"""Put a backup in the place of a message log in SQLite, and keep the old log under another name.
 
-Nothing here prints, asks or reads a command line: `chatrelay.app.cli` does. `backup` makes the copy.
+This module does not print, ask or read a command line: `chatrelay.app.cli` does. `backup` makes the copy.
 
-SQLite keeps a database in two files while it is written, and two files cannot be replaced at one moment. So what is in
-the ``-wal`` is first written into the database. Then one file is replaced by one file.
+SQLite writes a database in two files, and two files cannot be replaced at one moment. So the contents of the ``-wal``
+are first written into the database. Then one file replaces one file.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ import attrs
 
 from chatrelay.messagelog.sqlite import recovery
 from chatrelay.messagelog.sqlite.backup import (
-    INDEX,
-    NO_LINKS,
-    PARTS,
-    UNFINISHED,
-    NotDone,
-    copied,
-    is_same,
+    DATA_SUFFIXES,
+    INDEX_SUFFIX,
+    NO_LINKS_ERRORS,
+    UNFINISHED_SUFFIX,
+    CopyFailed,
+    copy_log,
+    is_same_file,
     sync_folder,
-    told,
     unfinished_copy,
+    write_errors,
 )
 from chatrelay.messagelog.sqlite.files import LogFiles, size_of
-from chatrelay.messagelog.sqlite.reading import NotUsable, reading
+from chatrelay.messagelog.sqlite.reading import UnusableLog, reading
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
 from chatrelay.messagelog.sqlite.verify import Contents, Report, summary
 from chatrelay.model import LogUnavailable
 from chatrelay.permissions import why_not_found
 
-REPLACED = ".replaced-"
-"""Comes before the time in the name of a message log that a restored one has replaced."""
+REPLACED_INFIX = ".replaced-"
+"""The part of a replaced message log's name before the time."""
 
 
 @attrs.frozen
 class Restored:
-    """What a restored message log holds.
+    """A restored message log.
 
-    :ivar contents: what is in it.
-    :ivar kept: where the message log is that it replaced (a ``-wal`` alone, where there was no more); None where there
-        was none.
+    :ivar contents: its messages.
+    :ivar kept: the path of the message log that it replaced, or of its ``-wal`` if that was all; None where there was
+        no message log.
     """
 
     contents: Contents
@@ -59,80 +59,80 @@ def restore(
     backup: str,
     *,
     now: float,
-    confirm: Callable[[Contents, Contents | NotUsable], None],
+    confirm: Callable[[Contents, Contents | UnusableLog], None],
     report: Report,
     commit: Callable[[], None],
 ) -> Restored:
-    """Put a copy of a backup in the place of a message log that no relay has open, and keep what was there.
+    """Put a copy of a backup in the place of a message log that no relay has open, and keep the old log.
 
-    Killed at any moment, it leaves the old message log or the new one, and can be run again.
+    If it is killed at any moment, either the old message log or the new one is there, and it can be run again.
 
-    :param log: the message log's path, where there may be none.
-    :param backup: a file that `back_up` made, or another message log: with what is in its ``-wal``.
-    :param now: the time, seconds since 1970.
-    :param confirm: called where there is a message log, with what the backup holds and what the log does, or why that
-        can't be read; raises `NotDone` where the log must not be replaced.
-    :param commit: called when the copy is whole; nothing may interrupt what comes then.
-    :raises NotDone: where it is not restored. The log that was there before stays.
-    :raises NotUsable: where the backup is not a whole message log.
+    :param log: the path of the message log, which need not exist.
+    :param backup: a file that `back_up` made, or another message log with its ``-wal``.
+    :param now: seconds since 1970 UTC.
+    :param confirm: called if there is a message log, with the contents of the backup and of the log, or the error that
+        reading the log raised. It raises `CopyFailed` if the log must not be replaced.
+    :param commit: called when the copy is complete. Nothing may interrupt the steps after it.
+    :raises CopyFailed: where nothing was restored. The old log was not changed.
+    :raises UnusableLog: where the backup is not a complete message log.
     """
     files = LogFiles(log)
     log = files.path
-    owner = _checked(log, backup)
-    # Two commands that restore one log can't come to `_undo_half_of_it` together: one has the copy.
+    owner = _check_paths(log, backup)
+    # Two commands that restore one log can't reach `_undo_interrupted` together, because one has locked the copy.
     with unfinished_copy(log) as unfinished:
-        _undo_half_of_it(log)
-        mixed = _why_mixed(files)
+        _undo_interrupted(log)
+        mixed = _foreign_wal_error(files)
         with _locked(files, owner):
             new = summary(backup)
             if os.path.exists(log):
                 confirm(new, mixed or _summary_if_any(log))
-            _give(unfinished.descriptor, owner)
-            contents = copied(backup, unfinished, report)
-            is_whole = mixed is None and _take_in_wal(log)
+            _change_owner(unfinished.descriptor, owner)
+            contents = copy_log(backup, unfinished, report)
+            is_whole = mixed is None and _checkpoint(log)
             commit()
-            with told(log):
-                kept = _replace(log, unfinished.path, f"{log}{REPLACED}{_stamp(now)}", is_whole)
+            with write_errors(log):
+                kept = _replace(log, unfinished.path, f"{log}{REPLACED_INFIX}{_stamp(now)}", is_whole)
     return Restored(contents, kept)
 
 
-def _checked(log: str, backup: str) -> os.stat_result:
-    """Refuse paths that can't be; return whose the new log is to be.
+def _check_paths(log: str, backup: str) -> os.stat_result:
+    """Check the paths; return the owner for the new log.
 
-    :raises NotDone: with the remedy.
+    :raises CopyFailed: with the remedy.
     """
     if why := why_not_found(log):
         hint = ": make it, or name another file with --message-log" if why.startswith("there is no") else ""
-        raise NotDone(why + hint)
+        raise CopyFailed(why + hint)
     if why := why_not_found(backup):
-        raise NotDone(f"there is no message log at {backup}: {why}")
+        raise CopyFailed(f"there is no message log at {backup}: {why}")
     if os.path.exists(log) and not os.path.isfile(log):
-        raise NotDone(f"{log} is not a file: name a file with --message-log")
-    if is_same(log, backup):
-        raise NotDone(f"{backup} is the message log itself: name a backup")
-    if is_same(log + UNFINISHED, backup):
-        raise NotDone(f"{backup} is not known to be whole: name another backup, or give it another name")
+        raise CopyFailed(f"{log} is not a file: name a file with --message-log")
+    if is_same_file(log, backup):
+        raise CopyFailed(f"{backup} is the message log itself: name a backup")
+    if is_same_file(log + UNFINISHED_SUFFIX, backup):
+        raise CopyFailed(f"{backup} may be incomplete: name another backup, or rename this one")
     return _owner(log)
 
 
-def _why_mixed(files: LogFiles) -> NotUsable | None:
-    """Why the ``-wal`` beside a message log is not its own; None where it is, or nothing can be said.
+def _foreign_wal_error(files: LogFiles) -> UnusableLog | None:
+    """Return the error for a ``-wal`` that belongs to another message log; None where it belongs to this one.
 
-    Call it before the lock is taken: afterwards, no descriptor of the database may be closed.
+    Call it before the lock is taken, because afterwards no descriptor of the database may be closed.
     """
     try:
         recovery.check_wal(files)
     except LogUnavailable as error:
-        return NotUsable(str(error))
+        return UnusableLog(str(error))
     except OSError:
         return None
     return None
 
 
-def _summary_if_any(log: str) -> Contents | NotUsable:
+def _summary_if_any(log: str) -> Contents | UnusableLog:
     try:
         return summary(log)
-    except NotUsable as error:
+    except UnusableLog as error:
         return error
 
 
@@ -140,132 +140,132 @@ def _summary_if_any(log: str) -> Contents | NotUsable:
 def _locked(files: LogFiles, owner: os.stat_result) -> Iterator[None]:
     """Keep relays from a message log.
 
-    :param owner: whose the lock is to be.
-    :raises NotDone: where a relay has it.
+    :param owner: for the lock file.
+    :raises CopyFailed: where a relay has the message log open.
     """
     with suppress(FileNotFoundError):
         if os.stat(files.path).st_nlink > 1:
-            raise NotDone(f"{files.path} has more than one name (hard links): remove the others")
+            raise CopyFailed(f"{files.path} has more than one name (hard links): remove the others")
     try:
-        with told(files.lock):
+        with write_errors(files.lock):
             files.take_lock()
-            _give(files.lock, owner)
+            _change_owner(files.lock, owner)
     except LogUnavailable:
-        raise NotDone(f"a relay, or another command, has {files.path} open: stop it first") from None
+        raise CopyFailed(f"a relay or another command has {files.path} open: stop it first") from None
     try:
         yield
-        files.keep_files()
+        files.keep_lock_file()
     finally:
         files.release_lock()
 
 
-def _take_in_wal(log: str) -> bool:
-    """Let SQLite write what a killed relay left in the ``-wal`` into the database; return whether the file is whole.
+def _checkpoint(log: str) -> bool:
+    """Let SQLite write the ``-wal`` of a killed relay into the database; return whether the database is complete.
 
-    Two files cannot be replaced at one moment, one can. Where the two make no whole database, both stay as they are.
+    If the two are not a valid database together, both stay unchanged.
     """
-    if not any(size_of(log + part) for part in PARTS) or not os.path.exists(log):
-        return not any(size_of(log + part) for part in PARTS)
+    if not any(size_of(log + part) for part in DATA_SUFFIXES) or not os.path.exists(log):
+        return not any(size_of(log + part) for part in DATA_SUFFIXES)
     try:
-        with reading(log) as connection:  # what was opened to be written is written into when it is closed
+        with reading(log) as connection:  # read-only: a connection that may write would change the database at its end
             if connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
                 return False
         with closing(sqlite3.connect(log, timeout=LOCK_WAIT_SECONDS, isolation_level=None)) as connection:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except (NotUsable, sqlite3.Error):
+    except (UnusableLog, sqlite3.Error):
         return False
-    if busy or any(size_of(log + part) for part in PARTS):
-        raise NotDone(f"another program has {log} open: end it, and try again; nothing was changed")
+    if busy or any(size_of(log + part) for part in DATA_SUFFIXES):
+        raise CopyFailed(f"another program has {log} open: stop it and try again. Nothing was changed")
     return True
 
 
 def _replace(log: str, new: str, kept: str, is_whole: bool) -> str | None:
-    """Give a file the message log's name, and the log another; return that, or None where there was no log.
+    """Rename the message log, and give its name to a file; return the new name of the log, or None if there was none.
 
-    See `_undo_half_of_it` for a process that is killed in between.
+    `_undo_interrupted` repairs the names after a process that was killed in between.
     """
     kept = _free_name(kept)
     exists = os.path.exists(log)
     try:
         if exists:
             _give_second_name(log, kept)
-        for part in PARTS:
+        for part in DATA_SUFFIXES:
             with suppress(FileNotFoundError):
                 if is_whole:
                     os.unlink(log + part)  # empty
                 else:
                     os.rename(log + part, kept + part)
         with suppress(FileNotFoundError):
-            os.unlink(log + INDEX)
+            os.unlink(log + INDEX_SUFFIX)
         os.rename(new, log)
     except OSError:
         if exists and not os.path.exists(log):
             os.rename(kept, log)
-        _undo_half_of_it(log)
+        _undo_interrupted(log)
         raise
     sync_folder(log)
     if exists:
         return kept
-    return next((kept + part for part in PARTS if os.path.exists(kept + part)), None)
+    return next((kept + part for part in DATA_SUFFIXES if os.path.exists(kept + part)), None)
 
 
 def _give_second_name(log: str, kept: str) -> None:
-    """Give a file a second name, durably. Where the file system has no links, the second name replaces the first."""
+    """Give a file a second name, durably. On a file system without hard links, rename it."""
     try:
         os.link(log, kept)
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in NO_LINKS_ERRORS:
             raise
         os.rename(log, kept)
     sync_folder(log)
 
 
-def _undo_half_of_it(log: str) -> None:
-    """Where a process was killed before it replaced the log, take away the other names that it had given its files."""
-    for name in glob.glob(f"{glob.escape(log)}{REPLACED}*"):
-        if is_same(log, name):
-            for part in PARTS:
+def _undo_interrupted(log: str) -> None:
+    """Remove the second names that a killed process gave to the files of a log before it could replace the log."""
+    for name in glob.glob(f"{glob.escape(log)}{REPLACED_INFIX}*"):
+        if is_same_file(log, name):
+            for part in DATA_SUFFIXES:
                 if os.path.exists(name + part) and not size_of(log + part):
                     os.rename(name + part, log + part)
             os.unlink(name)
 
 
 def _free_name(name: str) -> str:
-    """A name that no file has, nor any with it as its beginning."""
+    """Return a name that neither a file nor its ``-wal`` or ``-journal`` has."""
     number = 1
     free = name
-    while any(os.path.lexists(free + part) for part in ("", *PARTS)):
+    while any(os.path.lexists(free + part) for part in ("", *DATA_SUFFIXES)):
         number += 1
         free = f"{name}-{number}"
     return free
 
 
 def _owner(log: str) -> os.stat_result:
-    """Whose a new log is to be: the owner's of the one that it replaces, or of the folder where there is none.
+    """Return the owner for the new log: the owner of the log that it replaces, or of the folder.
 
-    :raises NotDone: where this user may not give it to them.
+    :raises CopyFailed: where this user may not give it to that owner.
     """
     with suppress(FileNotFoundError):
         owner = os.stat(log)
         if os.geteuid() not in (0, owner.st_uid):
-            raise NotDone(
-                f"{log} belongs to another user, whose relay could not open what takes its place: "
+            raise CopyFailed(
+                f"{log} belongs to another user, whose relay could not open the restored file: "
                 "run this command as that user, or as root"
             )
         return owner
     return os.stat(os.path.dirname(log))
 
 
-def _give(file: int | str, owner: os.stat_result) -> None:
-    """Let root give a file to a user and group. Files that other users make are theirs.
+def _change_owner(file: int | str, owner: os.stat_result) -> None:
+    """As root, give a file to a user and group. As another user, do nothing, as the file belongs to that user.
 
     :param file: its descriptor or path.
     """
     if os.geteuid() == 0:
-        # The folder may be another user's, who could have put a link to any file there.
+        # The folder may belong to another user, who could have put a link to any file there.
         os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(file, int))
 
 
 def _stamp(now: float) -> str:
-    """A moment in a file's name, UTC."""
+    """Return a time as it is written in a file name, UTC."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))

@@ -1,6 +1,6 @@
-"""The tables of a message log in SQLite, and the steps from an older schema to the present one.
+"""The tables of a message log in SQLite, and the migrations from older schemas.
 
-It knows no file and no thread: a connection is handed in.
+This module knows no file and no thread. It works on a connection that is passed in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlite3
 from chatrelay.model import LogUnavailable
 
 APPLICATION_ID = 0x43524C59
-"""Marks an SQLite file as a message log of ours: "CRLY"."""
+"""Marks an SQLite file as a message log of chatrelay: "CRLY"."""
 
 LOCK_WAIT_SECONDS = 2.0
 """How long SQLite waits for another program that holds the file locked."""
@@ -31,8 +31,8 @@ CREATE TABLE message (
 CREATE TABLE inbox (uid TEXT PRIMARY KEY, last_place INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-# A message in a block is an array of eight, in the order of the columns that
-# the view makes of them. JSON keeps text text and integers integers.
+# A message in a block is an array of eight values, in the order of the view's columns. JSON keeps text and
+# integers apart.
 _V2 = """
 CREATE TABLE block (first_number INTEGER PRIMARY KEY, messages TEXT NOT NULL);
 CREATE TABLE undelivered (number INTEGER PRIMARY KEY);
@@ -53,7 +53,7 @@ CREATE VIEW message AS SELECT
     json_extract(value, '$[6]') AS content,
     json_extract(value, '$[7]') AS received_at,
     first_number + key NOT IN (SELECT number FROM undelivered) AS delivered,
-    first_number AS block  -- narrow down by this one: it is the key
+    first_number AS block  -- for WHERE clauses: it is the key
 FROM block, json_each(messages);
 
 ALTER TABLE inbox RENAME TO saved_inbox;
@@ -68,31 +68,31 @@ FROM (SELECT uid, last_place FROM saved_inbox UNION ALL SELECT uid, last_place F
 """
 
 MIGRATIONS: tuple[str, ...] = (_V1, _V2)
-"""The steps from an empty file to the present schema; the schema's version is how many were taken."""
+"""The steps from an empty file to the present schema. The version of a schema is the number of steps taken."""
 
 
-def of_another_program(path: str) -> str:
-    """Return what to say of an SQLite file that is not a message log."""
+def other_program_text(path: str) -> str:
+    """Return the error message for an SQLite file that is not a message log."""
     return f"the SQLite file {path} belongs to another program: name another file with --message-log"
 
 
-def not_a_database(path: str) -> str:
-    """Return what to say of a file that is not one of SQLite's."""
+def not_a_database_text(path: str) -> str:
+    """Return the error message for a file that is not an SQLite file."""
     return f"{path} is not a message log, but a file of another kind: name another file with --message-log"
 
 
 def check(connection: sqlite3.Connection, migrations: tuple[str, ...], path: str) -> int:
-    """Refuse a file that is not ours to write.
+    """Check that a file is a message log that this version can write; return the version of its schema.
 
     :param path: of the file.
-    :returns: its schema's version; 0 for an empty file.
+    :returns: 0 for an empty file.
     :raises LogUnavailable: with the remedy.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and tables:
-        raise LogUnavailable(of_another_program(path))
+        raise LogUnavailable(other_program_text(path))
     if version > len(migrations):
         raise LogUnavailable(
             f"the message log {path} was made by a newer chatrelay (schema {version}, this one knows "
@@ -102,9 +102,9 @@ def check(connection: sqlite3.Connection, migrations: tuple[str, ...], path: str
 
 
 def migrate(connection: sqlite3.Connection, version: int, migrations: tuple[str, ...]) -> None:
-    """Make a file a message log of the present schema, step by step, each step whole or not at all.
+    """Bring a file to the present schema, with one transaction for each step.
 
-    :param version: the schema that it has.
+    :param version: the version of the schema that the file has.
     """
     for done, step in enumerate(migrations[version:], version + 1):
         connection.executescript(

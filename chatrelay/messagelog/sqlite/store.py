@@ -1,15 +1,13 @@
 """The store of a message log in SQLite: one transaction and one sync a batch.
 
-It is synchronous, and knows no thread or reactor.
+It is synchronous, and knows no thread and no reactor.
 
-Messages lie in blocks of up to `BLOCK_SIZE`, each one row of JSON: a batch costs
-SQLite a few rows, whatever its size, and the GIL is not released and acquired
-again for every message. ``docs/benchmarks.rst`` has the figures of this and of
-what else was tried. The view ``message`` shows the blocks as one row a message.
+Messages are stored in blocks of up to `MAX_BLOCK_MESSAGES`, each one row of JSON. So a batch of any size costs SQLite a
+few rows, and the GIL is not released and acquired for every message. ``docs/benchmarks.rst`` compares this with the
+alternatives. The view ``message`` shows the blocks as one row for each message.
 
-A store that failed in a commit does not know whether the batch is on the
-disk, so it never tries that commit again: the senders are refused, the file
-is reopened, and rows of refused messages found in it are marked undelivered.
+A store whose commit failed does not know whether the batch is on the disk, so it never tries that commit again. The
+senders are refused, the file is reopened, and refused messages that are found in it are marked undelivered.
 """
 
 from __future__ import annotations
@@ -32,22 +30,22 @@ from chatrelay.permissions import why_not_found, why_not_usable, why_not_writabl
 log = Logger("chatrelay.messagelog")
 
 MICROSECONDS = 1_000_000
-"""In a second; the file keeps times as integers, which are exact."""
+"""Microseconds in a second. The file keeps times as integers, which are exact."""
 
-BLOCK_SIZE = 100
-"""The most messages in a block. Larger blocks saved no time that could be measured, and more is read at once then."""
+MAX_BLOCK_MESSAGES = 100
+"""The most messages in a block. Larger blocks saved no measurable time, and each read takes a whole block."""
 
-SAVE_EVERY = 10_000
-"""After how many messages the last places of their users are saved.
+MESSAGES_PER_SAVE = 10_000
+"""The messages after which the last places of their users are saved.
 
-Saved with every batch, the places of many users would cost more than the messages. After a crash, opening the log finds
-the unsaved places in the messages.
+The places of many users would cost more than the messages if they were saved with every batch. After a crash, `open`
+finds the unsaved places in the messages.
 """
 
 _INSERT = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
 _LAST_NUMBER = "SELECT max(number) FROM message WHERE block = (SELECT max(first_number) FROM block)"
 _LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
-# "WHERE true" tells SQLite that the ON after it begins no join.
+# Without "WHERE true", SQLite would read the ON after it as part of a join.
 _SAVE = """
 INSERT INTO saved_inbox (uid, last_place) SELECT {} WHERE true
 ON CONFLICT (uid) DO UPDATE SET last_place = excluded.last_place
@@ -56,7 +54,7 @@ _SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
 _SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
 _SAVED_THROUGH = "UPDATE saved_through SET number = ?"
 _MARK = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
-# A commit whose outcome is unknown was that of a whole batch, and so of whole blocks.
+# A commit with an unknown outcome was the commit of a whole batch, and a batch begins a new block.
 _MARK_FROM = "INSERT OR IGNORE INTO undelivered (number) SELECT number FROM message WHERE block >= ?"
 
 _encoder = msgspec.json.Encoder()
@@ -69,10 +67,10 @@ def _json(value: object) -> str:
 class SqliteStore:
     """A message log's file, open for writing by this process alone.
 
-    Every method raises `LogUnavailable` where the file cannot do what is
-    asked; the store is then closed, and `open` may be tried again.
+    Every method raises `LogUnavailable` where the file can't be read or written. Then the store is closed, and `open`
+    may be called again.
 
-    :param path: the file; made where there is none.
+    :param path: the file, which is made if it does not exist.
     :param now: seconds since 1970 UTC.
     """
 
@@ -85,13 +83,13 @@ class SqliteStore:
         self._checkpoints = checkpoints.Checkpoints(len(migrations))
         self._connection: sqlite3.Connection | None = None
         self._identity: Identity = (None, None)
-        self._size = 0  # of the database, in bytes, when it was last looked at
+        self._size = 0  # of the database, in bytes, at the last check
         self._wal_size = 0
         self._has_failed = False  # since it was last opened
         self._last_number = 0
         self._saved_through = 0  # the last message whose places are in saved_inbox
-        self._places: dict[str, int] = {}  # the last places that messages after that one took
-        self._doubtful_from: int | None = None  # rows from here on were refused, if they are there
+        self._places: dict[str, int] = {}  # the last places of the users of later messages
+        self._doubtful_from: int | None = None  # messages from this number on were refused, if they are in the file
         self._undelivered: list[int] = []  # marks that are not in the file yet
 
     @property
@@ -105,33 +103,35 @@ class SqliteStore:
         return self._connection is not None
 
     def open(self) -> None:
-        """Open the file, bring its schema up to date, mark what is due, and try a write."""
+        """Open the file, migrate its schema, write the pending marks, and test that the disk accepts writes."""
         with self._close_on_error():
             self._files.take_lock()
-            self._keep_wal()
+            self._set_orphan_aside()
             self._files.make_database()
             self._files.lock_database()
             self._connection = connection = sqlite3.connect(
                 self.path, timeout=LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
             version = schema.check(connection, self._migrations, self.path)
-            self._files.keep_files()
+            self._files.keep_lock_file()
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
-                raise LogUnavailable(f"this file system does not take SQLite's write-ahead log (journal mode {mode!r})")
+                raise LogUnavailable(
+                    f"this file system does not support SQLite's write-ahead log (journal mode {mode!r})"
+                )
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")  # so that nobody else writes there
-            wal.write_again(self._files.wal)
+            connection.execute("BEGIN IMMEDIATE")  # so that no other program writes to the files
+            wal.rewrite(self._files.wal)
             connection.execute("COMMIT")
             self._checkpoints.begin(connection, self.path, self._files.wal)
             (database, _), _, _ = self._files.identity()
-            # After a failure it is opened with as few syncs as can be: each of them may fail, too.
+            # After a failure, open with as few syncs as possible, because each of them may fail, too.
             is_again = self._has_failed and self._identity[0] == database
             if not is_again:
                 self._checkpoints.empty(connection)
             schema.migrate(connection, version, self._migrations)
             if self._identity[0] not in (None, database):
-                # Another file than the one that failed: what was doubtful there is not here.
+                # This is another file than the one that failed, so it has none of the doubtful messages.
                 self._doubtful_from = None
                 self._undelivered = []
             connection.execute("BEGIN IMMEDIATE")
@@ -139,7 +139,7 @@ class SqliteStore:
             if self._doubtful_from is not None:
                 connection.execute(_MARK_FROM, (self._doubtful_from,))
             self._write_marks(connection)
-            # Written even where it changes nothing: the proof that the disk takes writes.
+            # This write changes nothing. It proves that the disk accepts writes.
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
             connection.execute(_SAVE_UNSAVED)
             connection.execute(_SAVED_THROUGH, (self._last_number,))
@@ -148,23 +148,22 @@ class SqliteStore:
             self._doubtful_from = None
             self._undelivered = []
             if not is_again:
-                self._checkpoints.differ(connection)
+                self._checkpoints.make_distinct(connection)
             self._has_failed = False
             self._identity, self._size, self._wal_size = self._files.identity()
 
     def append(self, messages: Sequence[Message]) -> list[int]:
-        """Commit and sync `messages`; return their numbers."""
+        """Commit and sync a batch; return the numbers of its messages."""
         connection = self._ready()
         first = self._last_number + 1
         with self._close_on_error(doubtful_from=first):
             rows, places = self._placed(connection, messages)
-            blocks = [
-                (first + start, _json(rows[start : start + BLOCK_SIZE])) for start in range(0, len(rows), BLOCK_SIZE)
-            ]
+            size = MAX_BLOCK_MESSAGES
+            blocks = [(first + start, _json(rows[start : start + size])) for start in range(0, len(rows), size)]
             last = self._last_number + len(rows)
-            save = last - self._saved_through >= SAVE_EVERY
+            save = last - self._saved_through >= MESSAGES_PER_SAVE
             connection.execute("BEGIN IMMEDIATE")
-            self._checkpoints.within_commit(connection, sum(len(text) for _, text in blocks))
+            self._checkpoints.before_commit(connection, sum(len(text) for _, text in blocks))
             connection.executemany(_INSERT, blocks)
             if save:
                 connection.execute(_SAVE_PLACES, (_json(self._places | places),))
@@ -190,12 +189,12 @@ class SqliteStore:
         self._undelivered = []
 
     def check(self) -> None:
-        """Check, with or without messages, that the files are still there, and keep them short."""
+        """Check that the files are still there, and shorten a long write-ahead log. Call it from time to time."""
         connection = self._ready()
         with self._close_on_error():
-            if self._files.keep_lock():
+            if self._files.restore_lock():
                 log.warn(
-                    "{lock} was removed or replaced while the relay ran: it is there again, and locked",
+                    "{lock} was removed or replaced while the relay ran, and was made and locked again",
                     lock=self._files.lock,
                 )
             if self._checkpoints.check(connection, self._wal_size):
@@ -203,20 +202,20 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close the file and release its lock. Never fails."""
-        self._places.clear()  # another process may write to the file from here on; opening it reads them again
+        self._places.clear()  # from now on, another process may write to the file; `open` reads the places again
         self._checkpoints.end()
         connection, self._connection = self._connection, None
         if connection is not None:
-            # An error on closing a broken file adds nothing to the one that was reported.
+            # The error that made the store close was already reported.
             with suppress(sqlite3.Error):
                 connection.close()
         self._files.release_lock()
 
-    def _keep_wal(self) -> None:
-        orphan = recovery.keep_wal(self._files, self._now())
+    def _set_orphan_aside(self) -> None:
+        orphan = recovery.set_orphan_aside(self._files, self._now())
         if orphan is not None:
             log.warn(
-                "{wal} holds messages of a database that is no longer at {path}, and was set aside: it is {aside} now. "
+                "{wal} holds messages of a database that is no longer at {path}, and was renamed to {aside}. "
                 "To read them: {remedy}",
                 wal=self._files.wal,
                 path=self.path,
@@ -227,8 +226,7 @@ class SqliteStore:
     def _ready(self) -> sqlite3.Connection:
         """Return the open connection, after a check that its files still have their names.
 
-        SQLite goes on writing to a file that was removed or replaced, and
-        what it then acknowledges is lost.
+        SQLite goes on writing to a file that was removed or replaced, and everything that it then commits is lost.
         """
         connection = self._connection
         if connection is None:
@@ -240,7 +238,7 @@ class SqliteStore:
         if identity != self._identity or size < self._size:
             self._rescue(connection, identity)
             raise self._changed_by_others()
-        # SQLite itself cuts the write-ahead log to no less than its limit.
+        # SQLite itself never cuts the write-ahead log below its limit.
         if wal_size < min(self._wal_size, checkpoints.MAX_WAL_BYTES):
             return self._open_shortened()
         self._size = size
@@ -248,10 +246,10 @@ class SqliteStore:
         return connection
 
     def _open_shortened(self) -> sqlite3.Connection:
-        """Open a log again whose write-ahead log is shorter than it was.
+        """Reopen a log whose write-ahead log became shorter; return the connection.
 
-        Another program may have copied all of it before (``PRAGMA wal_checkpoint(TRUNCATE)``), and SQLite does not say
-        so. Or something cut it, and messages are lost. The last number in the log, opened again, shows which.
+        Either another program made a checkpoint (``PRAGMA wal_checkpoint(TRUNCATE)``), which SQLite does not report, or
+        the file was cut and messages are lost. The last number in the reopened log shows which.
         """
         last = self._last_number
         self.close()
@@ -269,17 +267,17 @@ class SqliteStore:
         )
 
     def _rescue(self, connection: sqlite3.Connection, identity: Identity) -> None:
-        """Copy a write-ahead log that has lost its name into the database, if the database is still there."""
+        """Copy a write-ahead log that was removed or renamed into the database, if the database is still there."""
         database, wal_file = identity
         if database != self._identity[0] or wal_file == self._identity[1]:
             return
-        with suppress(sqlite3.Error, OSError):  # it is closed as broken, whether this succeeds or not
+        with suppress(sqlite3.Error, OSError):  # the caller closes the store in any case
             if wal_file is not None:
-                self._files.set_wal_aside(self._now())  # closing the connection deletes what has the name
+                self._files.set_wal_aside(self._now())  # closing the connection deletes the file of that name
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[_Row], dict[str, int]]:
-        """Return the messages as they lie in a block, and the last place that each of their users has then."""
+        """Return the messages as rows of a block, and the last place of each of their users after them."""
         rows: list[_Row] = []
         places = _Places(self._places, connection)
         for message in messages:
@@ -303,14 +301,14 @@ class SqliteStore:
         return rows, places
 
     def _write_marks(self, connection: sqlite3.Connection) -> None:
-        # A mark beyond the last number would apply to a later message.
+        # A mark beyond the last number would apply to a message that comes later.
         connection.executemany(_MARK, [(number,) for number in self._undelivered if number <= self._last_number])
 
     @contextmanager
     def _close_on_error(self, doubtful_from: int | None = None) -> Iterator[None]:
-        """Close the store where the block fails, and raise `LogUnavailable` with the reason.
+        """Close the store if the block fails, and raise `LogUnavailable` with the reason.
 
-        :param doubtful_from: the first number of the batch whose outcome is unknown then.
+        :param doubtful_from: the first number of the batch, whose outcome is then unknown.
         """
         try:
             yield
@@ -326,7 +324,7 @@ class SqliteStore:
         if isinstance(error, LogUnavailable):
             return error
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
-            return LogUnavailable(schema.not_a_database(self.path))
+            return LogUnavailable(schema.not_a_database_text(self.path))
         why = _diagnose(self._files) or _in_words(error)
         return LogUnavailable(f"the message log {self.path} cannot be written: {why}")
 
@@ -339,19 +337,19 @@ def _in_words(error: Exception) -> str:
 
 
 def _diagnose(files: LogFiles) -> str | None:
-    """Return what is wrong with the files, and the remedy; None where SQLite's own error says more."""
+    """Return what is wrong with the files, and the remedy; None where the error of SQLite is more precise."""
     if why := why_not_found(files.path):
         return f"{why}: make it, or name another file with --message-log" if why.startswith("there is no") else why
     for path in (files.path, files.lock, files.wal, f"{files.path}-shm"):
         if why := why_not_usable(path, write=True):
             return f"{why}: give it to that user, or name another file with --message-log"
     if why := why_not_writable(os.path.dirname(files.path)):
-        return f"{why}: give that user the right, or name a file elsewhere with --message-log"
+        return f"{why}: give that user the right, or name a file in another folder with --message-log"
     return None
 
 
 class _Places(dict[str, int]):
-    """The last place of each user in a batch. For a user who is not in it: the last place before it.
+    """The last places of the users in a batch. For other users, the last place before the batch.
 
     :param unsaved: last places that are not in the table yet.
     """
@@ -370,4 +368,4 @@ class _Places(dict[str, int]):
 
 
 _Row = tuple[str, int, str, int, str | int, str | int, str, int]
-"""A message in a block, as the view ``message`` names its columns."""
+"""A message in a block: the columns of the view ``message`` from ``from_uid`` to ``received_at``."""

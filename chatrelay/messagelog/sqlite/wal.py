@@ -1,6 +1,6 @@
-"""What is in a write-ahead log of SQLite's, read without SQLite: opening it with a database changes both.
+"""Read a write-ahead log of SQLite without SQLite, because SQLite would change it together with the database.
 
-It knows no table. The format is that of https://www.sqlite.org/fileformat2.html#the_write_ahead_log.
+This module knows no table. https://www.sqlite.org/fileformat2.html#the_write_ahead_log describes the format.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ _MAGIC_LITTLE, _MAGIC_BIG = 0x377F0682, 0x377F0683
 _HEADER = struct.Struct(">8I")  # magic, format, page size, sequence, salt 1, salt 2, checksum 1, checksum 2
 _FRAME = struct.Struct(">6I")  # page number, pages after a commit, salt 1, salt 2, checksum 1, checksum 2
 _COOKIE_AT = 40
-"""Where page 1 has the schema cookie."""
+"""The offset of the schema cookie in page 1."""
 
-_VERIFIED_FRAMES = 64
-"""So many frames from the beginning on have their checksums looked at: a frame takes 0.1 ms."""
+_MAX_VERIFIED_FRAMES = 64
+"""The first frames whose checksums are verified. A frame takes 0.1 ms."""
 
-_SCHEMA_CHANGES = 100
-"""By how much one transaction may raise the schema cookie: by one for each table, view or index that it makes."""
+_MAX_SCHEMA_CHANGES = 100
+"""The most by which one transaction may raise the schema cookie: one for each table, view or index that it makes."""
 
-_PIECE = 1024 * 1024
-"""Bytes that are read and written at once."""
+_PIECE_BYTES = 1024 * 1024
+"""The bytes that are read and written in one step."""
 
 
 def belongs(path: str, page_size: int, cookie: int) -> bool:
-    """Whether a write-ahead log is of the database with this page size and schema cookie.
+    """Whether a write-ahead log belongs to the database with this page size and schema cookie.
 
-    The database's page 1 is the one that the write-ahead log began with, or one that it holds. The schema cookie tells
-    them from page 1 of a copy: `Checkpoints` changes it with every opening and every checkpoint, and SQLite gives the
-    copies that it makes another one.
+    Page 1 of the database is the page 1 with which the write-ahead log began, or one that is in the log. The schema
+    cookie distinguishes them from page 1 of a copy: `Checkpoints` changes the cookie with every opening and every
+    checkpoint, and SQLite gives a different cookie to the copies that it makes.
 
     :param path: the write-ahead log.
-    :param cookie: as ``PRAGMA schema_version`` gives it.
-    :returns: False only where it is certain that it is not.
+    :param cookie: as ``PRAGMA schema_version`` returns it.
+    :returns: False only if it is certain that it does not belong to it.
     :raises OSError: where it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -47,8 +47,8 @@ def belongs(path: str, page_size: int, cookie: int) -> bool:
             return False
         is_certain = False
         for found, is_verified in _cookies(descriptor, header):
-            # The first transaction of a write-ahead log may have made tables, which raises the cookie.
-            if (found - cookie) % 2**32 <= _SCHEMA_CHANGES:
+            # The first transaction in a write-ahead log may have made tables, which raises the cookie.
+            if (found - cookie) % 2**32 <= _MAX_SCHEMA_CHANGES:
                 return True
             is_certain = is_certain or is_verified
         return not is_certain
@@ -57,7 +57,7 @@ def belongs(path: str, page_size: int, cookie: int) -> bool:
 
 
 def generation(path: str) -> bytes:
-    """What tells a write-ahead log from what it was before SQLite last began it again: two salts."""
+    """Return the two salts of a write-ahead log, which change when SQLite restarts it; empty if it can't be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -70,20 +70,19 @@ def generation(path: str) -> bytes:
         os.close(descriptor)
 
 
-def write_again(path: str) -> None:
-    """Write what a write-ahead log holds once more, and sync it.
+def rewrite(path: str) -> None:
+    """Write the contents of a write-ahead log again, and sync it.
 
-    What a failed sync was to write reads as if it were there, in this process and in the next; but Linux takes it for
-    written and never tries again. SQLite would go on behind it, and after a power cut all of that would be lost, though
-    its own syncs have succeeded.
+    After a failed sync, Linux still returns the data to every reader, but counts it as written and never writes it
+    again. SQLite would append to it, and a power cut would lose all of that although SQLite's own syncs succeeded.
 
-    Call it while nobody else can write there.
+    Call it while no other program can write to the file.
 
     :raises OSError: where it can't be read, written or synced.
     """
     with suppress(FileNotFoundError), open(path, "r+b", buffering=0) as wal:
         offset = 0
-        while piece := os.pread(wal.fileno(), _PIECE, offset):
+        while piece := os.pread(wal.fileno(), _PIECE_BYTES, offset):
             written = 0
             while written < len(piece):
                 written += os.pwrite(wal.fileno(), piece[written:], offset + written)
@@ -93,7 +92,7 @@ def write_again(path: str) -> None:
 
 
 def _header(descriptor: int) -> tuple[int, ...] | None:
-    """The header's fields; None where there is no whole one."""
+    """Return the fields of the header; None where the header is incomplete or not valid."""
     raw = os.pread(descriptor, _HEADER.size, 0)
     if len(raw) < _HEADER.size:
         return None
@@ -104,7 +103,7 @@ def _header(descriptor: int) -> tuple[int, ...] | None:
 
 
 def _cookies(descriptor: int, header: tuple[int, ...]) -> Iterator[tuple[int, bool]]:
-    """The schema cookies of the page 1s in it, and whether the checksums up to there are right."""
+    """Yield the schema cookie of each page 1, and whether the checksums up to it are correct."""
     magic, _, page_size, _, *salts = header[:6]
     checksum = header[6:]
     offset = _HEADER.size
@@ -116,11 +115,11 @@ def _cookies(descriptor: int, header: tuple[int, ...]) -> Iterator[tuple[int, bo
             return
         number, _, *frame_salts, first, second = _FRAME.unpack(head)
         if frame_salts != salts:
-            return  # a frame of before the write-ahead log was last begun again
+            return  # a frame from before the write-ahead log was restarted
         count += 1
         if is_verified:
             page = os.pread(descriptor, page_size, offset + _FRAME.size)
-            is_verified = count <= _VERIFIED_FRAMES and len(page) == page_size
+            is_verified = count <= _MAX_VERIFIED_FRAMES and len(page) == page_size
             if is_verified:
                 checksum = _checksum(magic, page, _checksum(magic, head[:8], checksum))
                 is_verified = checksum == (first, second)

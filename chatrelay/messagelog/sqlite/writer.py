@@ -1,6 +1,6 @@
-"""The thread that writes a message log in SQLite, with one call back into the reactor a batch.
+"""The thread that writes a message log in SQLite, with one call back into the reactor for each batch.
 
-It decides when the store works, and logs its failures. It does not know what is in the files.
+This module decides when the store works, and logs its failures. It does not know what is in the files.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from chatrelay.model import LogUnavailable, Message
 log = Logger("chatrelay.messagelog")
 
 RETRY_SECONDS = 0.5
-"""How long a failed log waits before it is opened again."""
+"""The wait before a failed log is opened again."""
 
 CHECK_SECONDS = 1.0
-"""How often the files are checked, whether messages come or not."""
+"""The time between two checks of the files, with or without messages."""
 
 MAX_REASONS = 10
 """The most reasons that are logged for one outage of the log."""
@@ -34,11 +34,11 @@ _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
 
 
 class SqliteMessageLog:
-    """An `SqliteStore` behind a thread of its own: `chatrelay.interfaces.MessageLog`.
+    """An `SqliteStore` in a thread of its own: `chatrelay.interfaces.MessageLog`.
 
     :param path: the file.
-    :param reactor: where results come back, with one call a batch.
-    :param monotonic: seconds that only go forward, for the thread.
+    :param reactor: gets the results, with one call for each batch.
+    :param monotonic: seconds that only go forward; called in the thread.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class SqliteMessageLog:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be written, as far as is known."""
+        """Whether the log can be written, as far as is known."""
         return self.is_alive and self._store.is_open
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread is there."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class SqliteMessageLog:
         return self._run(self._store.mark_undelivered, numbers)
 
     def stop(self) -> Deferred[None]:
-        """Close the file when all earlier jobs are done, and end the thread."""
+        """Close the file after all earlier jobs, and end the thread."""
         thread, self._thread = self._thread, None
         if thread is None:
             return succeed(None)
@@ -97,7 +97,7 @@ class SqliteMessageLog:
 
     def _write(self) -> None:
         while True:
-            # With or without jobs, a closed log is opened again when it is time, and an open one is checked.
+            # Reopening a closed log and checking an open one do not wait for a job.
             is_open = self._store.is_open
             wait = max(0.0, (self._check_at if is_open else self._retry_at) - self._monotonic())
             if wait == 0.0:
@@ -120,13 +120,13 @@ class SqliteMessageLog:
                 if was_open:
                     self._failed(error)
                 self._reactor.callFromThread(done.errback, error)
-            # A defect of any kind must reach the caller: otherwise the senders wait for ever.
+            # Any error must reach the caller. Otherwise the senders would wait for ever.
             except Exception:
                 self._reactor.callFromThread(done.errback, Failure())
             else:
                 self._reactor.callFromThread(done.callback, result)
         if not self._store.is_open:
-            self._reopen()  # the last chance to write marks
+            self._reopen()  # the last chance to write the pending marks
         self._store.close()
         self._reactor.callFromThread(self._stopped.callback, None)
 
@@ -147,7 +147,7 @@ class SqliteMessageLog:
             self._store.check()
         except LogUnavailable as error:
             self._failed(error)
-        # The thread must survive a defect of any kind: otherwise all senders wait for ever.
+        # The thread must survive any error. Otherwise all senders would wait for ever.
         except Exception:
             log.failure("checking the message log failed because of a defect in chatrelay; please report it")
         finally:
@@ -158,7 +158,7 @@ class SqliteMessageLog:
             self._store.open()
         except LogUnavailable as error:
             self._failed(error)
-        # The thread must survive a defect of any kind: otherwise all senders wait for ever.
+        # The thread must survive any error. Otherwise all senders would wait for ever.
         except Exception:
             log.failure("opening the message log failed because of a defect in chatrelay; please report it")
         else:
@@ -166,5 +166,5 @@ class SqliteMessageLog:
             self._check_at = self._monotonic() + CHECK_SECONDS
             log.warn("the message log {path} can be written again", path=self._store.path)
         finally:
-            # Counted from the end: opening may take long, and jobs must be done in between.
+            # From now on, because opening may take long, and jobs must be done between two attempts.
             self._retry_at = self._monotonic() + RETRY_SECONDS

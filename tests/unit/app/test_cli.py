@@ -69,7 +69,7 @@ def test_bad_message_log_in_the_environment_names_the_variable(
 ) -> None:
     monkeypatch.setenv("CHATRELAY_MESSAGE_LOG", "x.db")
     assert main([command, *([] if command == "messages" else ["file"])]) == 1
-    assert capsys.readouterr().err.startswith("chatrelay: CHATRELAY_MESSAGE_LOG: 'x.db' names no message log: ")
+    assert capsys.readouterr().err.startswith("chatrelay: CHATRELAY_MESSAGE_LOG: 'x.db' is not a message log: ")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Values(SynchronousTestCase):
 
     def test_unknown_format_and_message_log_are_refused(self) -> None:
         self.assertIn("must be form or json", self.refused(auth_format="xml"))
-        self.assertIn("names no message log", self.refused(message_log="mysql://x"))
+        self.assertIn("is not a message log", self.refused(message_log="mysql://x"))
 
 
 class Origins(SynchronousTestCase):

@@ -68,17 +68,17 @@ class Length(SynchronousTestCase):
             time.sleep(0.01)
         return self.size <= checkpoints.MAX_WAL_BYTES
 
-    def test_without_readers_it_stays_short(self) -> None:
+    def test_wal_stays_short_without_readers(self) -> None:
         self.write(2000 * KIB)
         self.assertLess(self.size, checkpoints.MAX_WAL_BYTES)
         self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
-    def test_a_batch_beyond_the_limit_leaves_no_long_one(self) -> None:
+    def test_wal_is_shortened_after_a_large_batch(self) -> None:
         self.store.append([message("x" * 16 * KIB) for _ in range(40)])
         self.assertGreater(self.size, checkpoints.MAX_WAL_BYTES)
         self.assertTrue(self.shortened())
 
-    def test_it_is_shortened_when_the_reader_has_gone_though_nobody_writes(self) -> None:
+    def test_wal_is_shortened_after_a_reader_without_further_writes(self) -> None:
         reader = self.reader()
         self.write(400 * KIB)
         self.assertGreater(self.size, checkpoints.MAX_WAL_BYTES)
@@ -86,7 +86,7 @@ class Length(SynchronousTestCase):
         self.assertTrue(self.shortened())
         self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
-    def test_it_is_shortened_when_the_reader_has_gone_while_others_write(self) -> None:
+    def test_wal_is_shortened_after_a_reader_during_writes(self) -> None:
         reader = self.reader()
         self.write(400 * KIB)
         reader.close()
@@ -97,7 +97,7 @@ class Length(SynchronousTestCase):
         self.assertLessEqual(self.size, checkpoints.MAX_WAL_BYTES)
         self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
-    def test_its_growth_is_told_once_until_it_has_shrunk(self) -> None:
+    def test_growth_is_logged_once_until_the_wal_is_short_again(self) -> None:
         for told in (1, 2):
             reader = self.reader()
             self.write(1200 * KIB)
@@ -108,7 +108,7 @@ class Length(SynchronousTestCase):
             self.assertTrue(self.shortened())
             self.store.check()
 
-    def test_a_long_one_is_not_copied_by_the_thread_that_writes(self) -> None:
+    def test_long_wal_is_not_copied_in_the_writing_thread(self) -> None:
         reader = self.reader()
         self.write(400 * KIB)
         connection = self.store._connection
@@ -122,7 +122,7 @@ class Length(SynchronousTestCase):
         self.assertEqual([text for text in statements if "checkpoint" in text], [])
         self.assertTrue(self.shortened())
 
-    def test_a_store_closes_while_a_long_one_is_copied(self) -> None:
+    def test_store_can_be_closed_while_a_long_wal_is_copied(self) -> None:
         for _ in range(10):
             reader = self.reader()
             self.write(400 * KIB)
@@ -134,7 +134,7 @@ class Length(SynchronousTestCase):
             self.store.open()
             self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
-    def test_a_failure_is_told_once_and_refuses_nothing(self) -> None:
+    def test_failed_checkpoint_is_logged_once_and_refuses_no_message(self) -> None:
         connection: Any = self.store._connection
 
         class Failing:
@@ -157,7 +157,7 @@ class Length(SynchronousTestCase):
             self.assertEqual(len([line for line in self.lines if "could not be copied" in line]), told)
         self.assertEqual(len(list(SqliteMessageReader(self.path).messages())), self.sent)
 
-    def test_a_failure_to_copy_a_long_one_is_told(self) -> None:
+    def test_failed_checkpoint_of_a_long_wal_is_logged(self) -> None:
         reader = self.reader()
         self.write(400 * KIB)
         self.store._checkpoints.end()  # one that began before has nothing to find
@@ -174,7 +174,7 @@ class Length(SynchronousTestCase):
 class Memory(SynchronousTestCase):
     """A start takes no memory in proportion to the write-ahead log."""
 
-    def test_a_long_write_ahead_log_is_opened_in_little_memory(self) -> None:
+    def test_long_wal_is_opened_in_little_memory(self) -> None:
         path = os.path.realpath(self.mktemp())
         store = SqliteStore(path)
         store.open()

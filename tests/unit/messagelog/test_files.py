@@ -55,7 +55,7 @@ class Names(SynchronousTestCase):
             os.path.relpath(self.folder / "link"),
         ]
 
-    def test_each_name_of_a_log_means_the_same_files(self) -> None:
+    def test_all_names_of_a_log_mean_the_same_files(self) -> None:
         for name in self.names():
             files = LogFiles(name)
             self.assertEqual((files.path, files.wal), (str(self.real), f"{self.real}-wal"), name)
@@ -67,7 +67,7 @@ class Names(SynchronousTestCase):
             {path.name for path in self.folder.iterdir()}, {"disk", "deep", "folder", "link", "link-to-link"}
         )
 
-    def test_a_second_relay_is_kept_out_by_each_name(self) -> None:
+    def test_second_relay_is_refused_under_any_name(self) -> None:
         for first in (names := self.names()):
             store = self.opened(first)
             for second in names:
@@ -75,7 +75,7 @@ class Names(SynchronousTestCase):
                 self.assertIn("in use by another chatrelay", str(error), f"{first}, {second}")
             store.close()
 
-    def test_a_relative_path_counts_from_the_folder_of_the_start(self) -> None:
+    def test_relative_path_counts_from_the_first_working_directory(self) -> None:
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.folder / "disk")
         store = SqliteStore("log.sqlite3")
@@ -84,7 +84,7 @@ class Names(SynchronousTestCase):
         self.addCleanup(store.close)
         self.assertEqual(store.path, str(self.real))
 
-    def test_a_removed_write_ahead_log_is_noticed_behind_a_link(self) -> None:
+    def test_removed_write_ahead_log_behind_a_link_is_noticed(self) -> None:
         for name in self.names()[1:]:
             store = self.opened(name)
             store.append([message("a")])
@@ -92,7 +92,7 @@ class Names(SynchronousTestCase):
             error = self.assertRaises(LogUnavailable, store.append, [message("lost?")])
             self.assertIn("was removed, replaced or cut", str(error), name)
 
-    def test_a_link_that_leads_elsewhere_is_noticed_and_followed(self) -> None:
+    def test_changed_link_is_noticed_and_followed_by_the_next_open(self) -> None:
         link = self.folder / "link"
         link.symlink_to(self.real)
         store = self.opened(link)
@@ -105,7 +105,7 @@ class Names(SynchronousTestCase):
         for path, content in ((self.real, "there"), (self.folder / "disk" / "other.sqlite3", "elsewhere")):
             self.assertEqual([row.content for row in SqliteMessageReader(str(path)).messages()], [content])
 
-    def test_a_failed_sync_is_made_good_beside_the_database(self) -> None:
+    def test_open_rewrites_the_write_ahead_log_behind_a_link(self) -> None:
         # What is in the WAL is written once more when a log is opened: the real WAL.
         self.opened(self.real).append([message("a")])
         for suffix in ("", "-wal"):
@@ -122,7 +122,7 @@ class Names(SynchronousTestCase):
         self.opened(self.folder / "link")
         self.assertEqual(set(rewritten), {str(self.folder / "copy-wal")})
 
-    def test_a_file_with_two_names_is_refused(self) -> None:
+    def test_file_with_hard_links_is_refused(self) -> None:
         self.opened(self.real).close()
         os.link(self.real, self.folder / "second")
         for path in (self.real, self.folder / "second"):
@@ -132,7 +132,7 @@ class Names(SynchronousTestCase):
         os.unlink(self.folder / "second")
         self.opened(self.real)
 
-    def test_what_is_not_a_file_is_refused(self) -> None:
+    def test_path_that_is_not_a_file_is_refused(self) -> None:
         os.mkfifo(self.real)
         for path in (self.real, self.real.parent):
             self.assertIn("not a file", str(self.assertRaises(LogUnavailable, SqliteStore(str(path)).open)))
@@ -148,57 +148,57 @@ class Lock(SynchronousTestCase):
         self.store.open()
         self.addCleanup(self.store.close)
 
-    def test_a_second_relay_is_kept_out_although_the_lock_file_was_removed(self) -> None:
+    def test_second_relay_is_refused_after_the_lock_file_was_removed(self) -> None:
         os.remove(f"{self.path}.lock")
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
         self.assertIn("in use by another chatrelay", str(error))
         self.store.append([message()])
 
-    def test_a_moved_log_is_locked_under_its_new_name(self) -> None:
+    def test_moved_log_is_locked_under_its_new_name(self) -> None:
         os.rename(self.path, f"{self.path}.1")
         error = self.assertRaises(LogUnavailable, SqliteStore(f"{self.path}.1").open)
         self.assertIn("in use by another chatrelay", str(error))
 
-    def test_a_lock_file_that_was_removed_or_replaced_is_locked_again(self) -> None:
+    def test_removed_or_replaced_lock_file_is_locked_again(self) -> None:
         files = self.store._files
-        self.assertFalse(files.keep_lock())
+        self.assertFalse(files.restore_lock())
         for replaced in (False, True):
             os.remove(files.lock)
             if replaced:
                 Path(files.lock).touch()
-            self.assertTrue(files.keep_lock())
-            self.assertFalse(files.keep_lock())
+            self.assertTrue(files.restore_lock())
+            self.assertFalse(files.restore_lock())
             self.assertRaises(LogUnavailable, files._locked_file)
 
-    def test_a_lock_file_that_another_has_is_locked_when_it_is_free(self) -> None:
+    def test_lock_file_that_another_relay_has_is_locked_when_it_is_free(self) -> None:
         files = self.store._files
         os.remove(files.lock)
         other = LogFiles(self.path)
         descriptor = other._locked_file()
-        self.assertFalse(files.keep_lock())
+        self.assertFalse(files.restore_lock())
         os.close(descriptor)
-        self.assertTrue(files.keep_lock())
+        self.assertTrue(files.restore_lock())
 
-    def test_without_a_lock_on_the_database_a_removed_lock_file_is_trouble(self) -> None:
+    def test_removed_lock_file_is_an_error_without_a_lock_on_the_database(self) -> None:
         # So it is where flock() and SQLite's locks get into each other's way.
         self.patch(sys.modules["chatrelay.messagelog.sqlite.files"], "LOCKS_DATABASE", False)
         self.store.close()
         self.store.open()
         os.remove(f"{self.path}.lock")
-        error = self.assertRaises(LogUnavailable, self.store._files.keep_lock)
+        error = self.assertRaises(LogUnavailable, self.store._files.restore_lock)
         self.assertIn("was removed or replaced", str(error))
 
-    def test_it_is_free_when_the_store_is_closed(self) -> None:
+    def test_closed_store_releases_its_lock(self) -> None:
         self.store.close()
         other = SqliteStore(self.path)
         other.open()
         other.close()
 
-    def test_the_locks_of_sqlite_stay(self) -> None:
+    def test_restoring_the_lock_file_keeps_the_locks_of_sqlite(self) -> None:
         # Closing a descriptor of the database would drop them in this process: another would take the file for its own.
         self.store.append([message("a")])
         os.remove(f"{self.path}.lock")
-        self.store._files.keep_lock()
+        self.store._files.restore_lock()
         change = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1], timeout=0).execute('PRAGMA journal_mode = DELETE'))"
         ran = subprocess.run([sys.executable, "-c", change, self.path], capture_output=True, text=True)
         self.assertIn("locked", ran.stderr)
@@ -248,7 +248,7 @@ class Faults(SynchronousTestCase):
         attempt(store.open)
         return said
 
-    def test_each_error_of_each_call_is_told_as_such(self) -> None:
+    def test_any_error_of_a_system_call_raises_log_unavailable(self) -> None:
         met: Counter[str] = Counter()
         for call in (*self.CALLS, "flock"):
             module = fcntl if call == "flock" else os
@@ -271,7 +271,7 @@ class Faults(SynchronousTestCase):
                 store.close()
         self.assertEqual({call for call in met if not met[call]} - {"access", "scandir", "rename", "fsync"}, set())
 
-    def test_each_error_of_setting_aside_is_told_as_such(self) -> None:
+    def test_any_error_while_a_wal_is_set_aside_loses_no_message(self) -> None:
         for call in ("rename", "fsync", "scandir", "open", "stat"):
             for number in self.ERRORS:
                 path = self.mktemp()
@@ -290,19 +290,19 @@ class Faults(SynchronousTestCase):
                 os.rename(kept, f"{path}.1-wal")
                 self.assertEqual([row.content for row in SqliteMessageReader(f"{path}.1").messages()], ["kept"])
 
-    def test_a_lock_that_fails_is_told_with_its_file(self) -> None:
+    def test_failed_lock_is_reported_with_its_file(self) -> None:
         path = os.path.realpath(self.mktemp())
         with patch.object(fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks available")):
             error = self.assertRaises(LogUnavailable, SqliteStore(path).open)
         self.assertIn(f"{path}.lock: No locks available", str(error))
 
-    def test_sqlite_warnings_are_no_defect(self) -> None:
+    def test_sqlite_warning_raises_log_unavailable(self) -> None:
         store = SqliteStore(self.mktemp())
         store.open()
         with self.assertRaises(LogUnavailable), store._close_on_error():
             raise sqlite3.Warning("some warning")
 
-    def test_a_name_that_is_not_utf_8(self) -> None:
+    def test_path_that_is_not_utf_8_can_be_used(self) -> None:
         path = os.fsdecode(os.fsencode(self.mktemp()) + b"\xff")
         store = SqliteStore(path)
         store.open()

@@ -97,12 +97,12 @@ class Recovery(SynchronousTestCase):
 
     def remedy(self) -> str:
         """The command in the line about what was set aside."""
-        (line,) = (line for line in self.lines if "was set aside" in line)
+        (line,) = (line for line in self.lines if "was renamed to" in line)
         return line.partition("To read them: ")[2]
 
     # The database is not there ------------------------------------------------
 
-    def test_the_messages_of_a_log_that_was_moved_after_a_kill_can_be_read(self) -> None:
+    def test_messages_of_a_log_moved_after_a_kill_can_be_read(self) -> None:
         self.killed()
         os.rename(self.path, self.folder / "log.sqlite3.1")
         store = self.opened(self.path)
@@ -114,7 +114,7 @@ class Recovery(SynchronousTestCase):
         self.assertEqual(contents(self.folder / "log.sqlite3.1"), [str(number) for number in range(300)])
         self.assertEqual(contents(self.path), ["new"])
 
-    def test_the_messages_of_a_log_that_is_moved_while_it_is_open_can_be_read(self) -> None:
+    def test_messages_of_a_log_moved_while_open_can_be_read(self) -> None:
         store = self.opened(self.path)
         self.fill(store, 300)
         os.rename(self.path, self.folder / "log.sqlite3.1")
@@ -124,7 +124,7 @@ class Recovery(SynchronousTestCase):
         self.assertEqual(len(run(self.remedy()).splitlines()), 300)
         self.assertEqual(contents(self.folder / "log.sqlite3.1"), [str(number) for number in range(300)])
 
-    def test_the_remedy_is_right_for_any_name(self) -> None:
+    def test_remedy_works_for_any_file_name(self) -> None:
         odd = self.folder / 'it\'s a $HOME; "log"'
         odd.mkdir()
         self.path, self.wal = odd / "log.sqlite3", odd / "log.sqlite3-wal"
@@ -133,7 +133,7 @@ class Recovery(SynchronousTestCase):
         self.opened(self.path)
         self.assertEqual(len(run(self.remedy()).splitlines()), 300)
 
-    def test_a_database_that_is_not_found_is_named_by_a_word(self) -> None:
+    def test_remedy_has_a_placeholder_for_a_database_that_is_not_found(self) -> None:
         self.killed()
         os.rename(self.path, self.running / "moved.sqlite3")
         self.opened(self.path)
@@ -142,14 +142,14 @@ class Recovery(SynchronousTestCase):
         printed = run(command.replace("DATABASE", str(self.running / "moved.sqlite3")))
         self.assertEqual(len(printed.splitlines()), 300)
 
-    def test_an_empty_file_counts_as_none(self) -> None:
+    def test_wal_beside_an_empty_file_is_set_aside(self) -> None:
         self.killed()
         os.rename(self.path, self.folder / "log.sqlite3.1")
         self.path.touch()
         self.opened(self.path)
         self.assertEqual(len(run(self.remedy()).splitlines()), 300)
 
-    def test_a_log_without_messages_counts_as_none(self) -> None:
+    def test_wal_beside_a_log_without_messages_is_set_aside(self) -> None:
         self.killed()
         os.rename(self.path, self.folder / "log.sqlite3.1")
         self.opened(self.folder / "fresh").close()
@@ -157,7 +157,7 @@ class Recovery(SynchronousTestCase):
         self.opened(self.path)
         self.assertEqual(len(run(self.remedy()).splitlines()), 300)
 
-    def test_two_that_are_set_aside_in_one_second_have_two_names(self) -> None:
+    def test_wals_set_aside_in_one_second_have_different_names(self) -> None:
         self.killed(1)
         os.remove(self.path)
         content = self.wal.read_bytes()
@@ -172,7 +172,7 @@ class Recovery(SynchronousTestCase):
 
     # The database is another one ----------------------------------------------
 
-    def test_a_backup_beside_the_old_write_ahead_log_is_refused_with_the_remedy(self) -> None:
+    def test_backup_beside_the_old_wal_is_refused_with_a_remedy(self) -> None:
         source = self.running / "log.sqlite3"
 
         def by_sqlite(copy: Path) -> None:
@@ -222,7 +222,7 @@ class Recovery(SynchronousTestCase):
                 for path in (*self.folder.glob("log*"), *self.running.glob("*"), copy):
                     path.unlink()
 
-    def test_a_database_of_another_program_is_left_alone(self) -> None:
+    def test_database_of_another_program_is_refused(self) -> None:
         self.killed()
         os.remove(self.path)
         with closing(sqlite3.connect(self.folder / "theirs")) as other:
@@ -230,19 +230,19 @@ class Recovery(SynchronousTestCase):
         os.rename(self.folder / "theirs", self.path)
         self.assertIn("belongs to another program", self.refused())
 
-    def test_a_file_that_is_no_database_is_left_alone(self) -> None:
+    def test_file_that_is_not_a_database_is_refused(self) -> None:
         self.killed()
         self.path.write_bytes(b"this is no database" * 1000)
         self.assertIn("not a message log, but a file of another kind", self.refused())
         self.assertIn("not a message log", str(self.assertRaises(LogUnavailable, contents, self.path)))
 
-    def test_another_page_size_is_another_database(self) -> None:
+    def test_wal_with_another_page_size_does_not_belong(self) -> None:
         self.killed()
         self.assertFalse(wal.belongs(str(self.wal), 8192, 0))
 
     # The database is the right one --------------------------------------------
 
-    def test_the_right_database_is_never_refused(self) -> None:
+    def test_own_database_is_accepted_after_any_history(self) -> None:
         # Whatever happened to a log, and whenever it is killed.
         for seed in range(SEEDS):
             chance = random.Random(seed)
@@ -297,7 +297,7 @@ class Recovery(SynchronousTestCase):
             for path in self.folder.glob("log*"):
                 path.unlink()
 
-    def test_the_right_database_is_not_refused_where_another_program_copied_the_write_ahead_log(self) -> None:
+    def test_own_database_is_accepted_after_a_checkpoint_by_another_program(self) -> None:
         # The next batch begins the write-ahead log again, with what was to be the last one before a checkpoint.
         source = self.running / "log.sqlite3"
         store = self.opened(source)
@@ -315,7 +315,7 @@ class Recovery(SynchronousTestCase):
         self.opened(self.path)
         self.assertEqual(contents(self.path), ["a", "b"])
 
-    def test_what_an_older_chatrelay_left_is_recovered(self) -> None:
+    def test_wal_of_an_older_chatrelay_is_recovered(self) -> None:
         # It wrote no marks of ours, and let SQLite begin its write-ahead log again.
         source = self.running / "old"
         with closing(sqlite3.connect(source, isolation_level=None)) as old:
@@ -334,7 +334,7 @@ class Recovery(SynchronousTestCase):
                     self.assertEqual(store.append([message("new")]), [number + 1])
                     store.close()
 
-    def test_a_mark_that_reached_the_disk_in_part_proves_nothing(self) -> None:
+    def test_damaged_first_frame_is_no_proof_of_another_database(self) -> None:
         self.killed()
         content = bytearray(self.wal.read_bytes())
         content[32 + 24 + 1000] ^= 1
@@ -343,7 +343,7 @@ class Recovery(SynchronousTestCase):
         self.assertTrue(wal.belongs(str(self.wal), 4096, 1))
         self.opened(self.path)
 
-    def test_an_empty_write_ahead_log_is_let_be(self) -> None:
+    def test_empty_wal_is_not_set_aside(self) -> None:
         self.killed()
         self.wal.write_bytes(b"")
         os.remove(self.path)
@@ -352,7 +352,7 @@ class Recovery(SynchronousTestCase):
 
     # While it is open ---------------------------------------------------------
 
-    def test_a_write_ahead_log_that_was_removed_has_lost_nothing(self) -> None:
+    def test_removed_wal_of_an_open_log_loses_no_message(self) -> None:
         store = self.opened(self.path)
         # The last program to close a log copies the write-ahead log; with a reader, closing the store does not.
         code = (
@@ -372,7 +372,7 @@ class Recovery(SynchronousTestCase):
         store.append([message("new")])
         self.assertEqual(contents(self.path), [*map(str, range(300)), "new"])
 
-    def test_a_write_ahead_log_that_was_replaced_is_kept(self) -> None:
+    def test_wal_that_replaced_the_own_one_is_kept(self) -> None:
         self.killed(3)
         theirs = self.wal.read_bytes()
         for path in (self.path, self.wal):
@@ -387,7 +387,7 @@ class Recovery(SynchronousTestCase):
         (aside,) = self.aside()
         self.assertTrue(aside.read_bytes() == theirs)
 
-    def test_a_write_ahead_log_that_was_cut_is_noticed(self) -> None:
+    def test_truncated_wal_is_noticed(self) -> None:
         store = self.opened(self.running / "log.sqlite3")
         store.append([message("a")])
         store.append([message("b")])
@@ -398,7 +398,7 @@ class Recovery(SynchronousTestCase):
         self.crash(store)
         self.assertEqual(contents(self.path)[-1], "new")
 
-    def test_a_write_ahead_log_that_another_program_emptied_after_copying_refuses_nobody(self) -> None:
+    def test_wal_emptied_by_a_checkpoint_of_another_program_refuses_no_message(self) -> None:
         store = self.opened(self.path)
         for look in (False, True):
             store.append([message("a"), message("b")])
@@ -413,14 +413,14 @@ class Recovery(SynchronousTestCase):
 
     # Reading ------------------------------------------------------------------
 
-    def test_reading_deletes_no_write_ahead_log(self) -> None:
+    def test_reading_does_not_delete_a_wal(self) -> None:
         self.killed()
         os.truncate(self.path, 0)
         before = self.wal.read_bytes()
         self.assertIn("holds messages of another", str(self.assertRaises(LogUnavailable, contents, self.path)))
         self.assertTrue(self.wal.read_bytes() == before)
 
-    def test_reading_goes_on_while_the_write_ahead_log_begins_again_and_again(self) -> None:
+    def test_reading_works_while_the_wal_is_restarted(self) -> None:
         self.patch(files, "_locked_here", set())  # as in a process of its own
         with patch.object(checkpoints, "CHECKPOINT_BYTES", 8192):
             store = self.opened(self.path)

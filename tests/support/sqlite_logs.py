@@ -1,0 +1,95 @@
+"""Message logs in SQLite files: filled, left behind by a killed relay, copied, restored and damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
+from chatrelay.messagelog.sqlite.backup import back_up
+from chatrelay.messagelog.sqlite.restore import Restored, restore
+from chatrelay.messagelog.sqlite.verify import Contents
+from chatrelay.model import Message
+
+NOW = 1_795_000_000.0
+"""The time of a restore."""
+
+STAMP = "20261118T110640Z"
+"""`NOW` as it is written in a file name."""
+
+DAMAGE = {
+    "a block that is not JSON": (
+        "UPDATE block SET messages = 'x' WHERE first_number = 4",
+        "from 4 on cannot be decoded",
+    ),
+    "a block of other values": ("UPDATE block SET messages = '[[1]]' WHERE first_number = 4", "cannot be decoded"),
+    "a block that is not text": ("UPDATE block SET messages = 7 WHERE first_number = 4", "cannot be decoded"),
+    "a missing block": ("DELETE FROM block WHERE first_number = 104", "message 104 is missing"),
+    "a missing first block": ("DELETE FROM block WHERE first_number = 1", "message 1 is missing"),
+    "a wrong place": ("UPDATE block SET messages = json_set(messages, '$[0][1]', 9)", "the places"),
+    "a user without messages": ("INSERT INTO saved_inbox VALUES ('nobody', 1)", "the places"),
+}
+"""Statements that damage a log with 250 messages, each with a part of the error message."""
+
+
+def messages(first: int, count: int) -> list[Message]:
+    """Return messages between a few users, some to themselves."""
+    return [
+        Message(number % 7, number % 5, number, str(number), f"content {number}", 1_700_000_000.0 + number)
+        for number in range(first, first + count)
+    ]
+
+
+def fill(path: Path, *counts: int) -> SqliteStore:
+    """Make a message log with so many messages in each batch; return its open store."""
+    store = SqliteStore(str(path))
+    store.open()
+    first = 1
+    for count in counts:
+        store.append(messages(first, count))
+        first += count
+    return store
+
+
+def killed(path: Path, *counts: int) -> Path:
+    """Make a message log as a killed relay leaves it, with the last batches in the ``-wal``."""
+    original = path.with_name("original")
+    store = fill(original, *counts)
+    shutil.copy(original, path)
+    shutil.copy(f"{original}-wal", f"{path}-wal")
+    shutil.copy(f"{original}-shm", f"{path}-shm")
+    store.close()
+    for suffix in ("", ".lock"):
+        os.unlink(f"{original}{suffix}")
+    assert os.path.getsize(f"{path}-wal") > 4096
+    return path
+
+
+def copy(log: Path, destination: Path, replace: bool = False, report: Any = lambda *_: None) -> Contents:
+    """Back up a log."""
+    return back_up(str(log), str(destination), replace=replace, report=report, commit=lambda: None)
+
+
+def put_back(log: Path, backup: Path, confirm: Any = lambda *_: None, report: Any = lambda *_: None) -> Restored:
+    """Restore a backup."""
+    return restore(str(log), str(backup), now=NOW, confirm=confirm, report=report, commit=lambda: None)
+
+
+def contents(path: Path) -> list[str]:
+    """Return the contents of the messages in a log."""
+    return [message.content for message in SqliteMessageReader(str(path)).messages()]
+
+
+def expected(count: int, first: int = 1) -> list[str]:
+    """Return the contents of so many messages of `messages`."""
+    return [f"content {number}" for number in range(first, first + count)]
+
+
+def spoil(path: Path, statement: str, *parameters: object) -> None:
+    """Execute a statement on a log without its store."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement, parameters)
