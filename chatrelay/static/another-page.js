@@ -1,7 +1,7 @@
 /**
- * Pages of one browser tell each other when one has been loaded: who is logged in may have changed.
+ * Tell the other tabs of this browser when a page has been loaded: another user may have logged in.
  *
- * Loading this is telling it. The storage event reaches every other tab of this site, and not this one.
+ * Loading this module tells them. The storage event reaches each other tab of this site, but not this one.
  */
 
 const KEY = "page-loaded";

@@ -1,8 +1,8 @@
 /**
- * The chat page: joins the connection, the conversations and the document.
+ * The chat page: connect the connection, the conversations and the document.
  *
- * It decides what the parts leave open: when a message that could not go yet goes, what counts as read, where the
- * keyboard is, what is read out. Who somebody is it learns from the website, and only from there.
+ * It decides what the parts leave open: when a message that waits is sent, what counts as read, where the keyboard
+ * focus is, and what a screen reader says. It learns only from the website who somebody is.
  */
 
 /** @import { ChatMessageEvent } from "./chatrelay.js" */
@@ -34,7 +34,7 @@ const page = {
 
 const HINT = page.hint.textContent ?? "";
 
-/** So long (ms) nothing that waits is sent after the relay has refused a message as one too many. */
+/** After the relay has refused a message as rate-limited, nothing is sent for this long (ms). */
 const RATE_LIMITED_WAIT = 1_000;
 
 /**
@@ -50,7 +50,7 @@ async function whoAmI() {
 try {
   const { me, people, relayPort } = await whoAmI();
   if (me) start(me, people, relayPort);
-  else location.reload(); // logged out since the page was loaded: the website has another page for that
+  else location.reload(); // logged out since the page was loaded: the website shows another page then
 } catch (error) {
   page.troubleText.textContent = "The chat could not be loaded.";
   page.remedy.textContent = "Load again";
@@ -76,7 +76,7 @@ function start(me, people, relayPort) {
   /** @type {Conversation | null} */
   let open = null;
 
-  /** When to send on, after the relay has said that it is too fast. @type {number | undefined} */
+  /** When to continue sending, after the relay has answered rate-limited. @type {number | undefined} */
   let slower;
 
   /** What is wrong with the connection, in words. */
@@ -87,12 +87,12 @@ function start(me, people, relayPort) {
     return trouble(state, name ?? uID ?? null, performance.now());
   }
 
-  // After a logout, or a login as somebody else, another tab has a page of the site that has just been loaded.
+  // After a logout, or a login as another user, another tab has just loaded a page of the site.
   whenAnotherPageLoads(() => void client.check());
 
   // ---- Sending ----------------------------------------------------------------------------------
 
-  /** @param {Conversation} conversation @param {Line} line @returns {Promise<boolean>} whether it left */
+  /** @param {Conversation} conversation @param {Line} line @returns {Promise<boolean>} whether it was sent */
   async function send(conversation, line) {
     const timeStamp = client.nextTimeStamp();
     conversations.change(conversation, line, { status: "sending", timeStamp });
@@ -102,13 +102,13 @@ function start(me, people, relayPort) {
       return false;
     }
     if (outcome.result === "refused" && outcome.reason === "rate-limited") {
-      // Nobody needs to do anything about it but wait; it stays before what is written meanwhile.
+      // It is sent later by itself, before what is written meanwhile.
       conversations.change(conversation, line, { status: "waiting", reason: "rate-limited" });
       clearTimeout(slower);
       slower = setTimeout(() => void sendWaiting(), RATE_LIMITED_WAIT);
       return false;
     }
-    // To myself: it may have come back before the answer, or instead of it.
+    // A message to oneself may come back before the answer, or without one.
     if (line.status === "delivered") return true;
     const reason = outcome.result === "refused" ? outcome.reason : undefined;
     conversations.change(conversation, line, { status: outcome.result, reason });
@@ -121,11 +121,11 @@ function start(me, people, relayPort) {
     /** @type {Line} */
     const line = { content, at: Date.now(), status: "waiting", reason: whyWaiting() };
     conversations.add(conversation, line);
-    // What waits goes first, so that messages arrive in the order they were written.
+    // Send what waits first, so that messages arrive in the order in which they were written.
     if (client.state.name === "connected" && conversations.waiting.length === 1) void send(conversation, line);
   }
 
-  /** Why what is written now can't go at once, as far as the page has words for it. */
+  /** Give the reason why a message cannot be sent at once, if the page has a text for it. */
   const whyWaiting = () => (client.state.name === "logged-out" ? "logged-out" : undefined);
 
   function sayWhyWaiting() {
@@ -137,7 +137,7 @@ function start(me, people, relayPort) {
     }
   }
 
-  /** One after the other, each when the one before is answered: in order, and not faster than the relay allows. */
+  /** Send what waits one by one, each after the answer to the one before: in order, and not faster than allowed. */
   async function sendWaiting() {
     while (client.state.name === "connected") {
       const [next] = conversations.waiting;
@@ -145,7 +145,7 @@ function start(me, people, relayPort) {
     }
   }
 
-  /** At the end of the conversation: now is when it is said. @param {Conversation} conversation @param {Line} line */
+  /** Move a line to the end of the conversation, with the time of now. @param {Conversation} conversation @param {Line} line */
   function again(conversation, line) {
     conversations.remove(conversation, line);
     write(conversation, line.content);
@@ -160,8 +160,8 @@ function start(me, people, relayPort) {
 
   // ---- What was left unsent ---------------------------------------------------------------------
 
-  // By a reload, or because the session ended and this is the next one of the same person: the conversations are kept
-  // under who it was. It may be long ago, and a duplicated tab has the same lines, so whoever wrote them decides.
+  // Messages stay unsent after a reload, or when the session has ended and the same user has logged in again. They may be
+  // old, and a duplicated tab has the same ones, so the user decides whether to send them.
 
   function showUnsent() {
     const { kept } = conversations;
@@ -237,7 +237,7 @@ function start(me, people, relayPort) {
     focusConversation();
   }
 
-  /** On a touch screen, focus in a text field opens the keyboard over what one came to read. */
+  /** Focus the text field, but not on a touch screen: there the keyboard would cover the messages. */
   function focusConversation() {
     (matchMedia("(pointer: coarse)").matches ? element("with") : page.text).focus();
   }
@@ -261,13 +261,13 @@ function start(me, people, relayPort) {
       page.composer.requestSubmit();
     } else if (event.key === "Escape") {
       if (element("people").offsetParent) peopleList.focus();
-      else location.hash = ""; // on a narrow screen the list is where "back" leads
+      else location.hash = ""; // on a narrow screen, "back" leads to the list
     }
   });
 
   page.composer.addEventListener("submit", (event) => {
     event.preventDefault();
-    // The relay takes neither NUL nor half a character; both come from careless pasting and mean nothing to a reader.
+    // The relay accepts neither NUL nor half a surrogate pair. Both come from pasting, and a reader does not miss them.
     const content = page.text.value.replaceAll("\0", "").toWellFormed().trimEnd();
     if (!open || !content) return;
     if (bytesOf(content) > MAX_CONTENT_BYTES) return announce(page.hint.textContent ?? "");
@@ -282,7 +282,7 @@ function start(me, people, relayPort) {
   /** @type {number | undefined} */
   let countdown;
 
-  /** What is wrong, as last read out; empty: nothing. */
+  /** The problem that a screen reader was given last; empty: none. */
   let known = "";
 
   client.addEventListener("state", () => {
@@ -292,7 +292,7 @@ function start(me, people, relayPort) {
     if (client.state.name === "connecting") return;
     sayWhyWaiting();
     showUnsent();
-    // Attempt after attempt fails for the same reason; it is read out once, and then that it is over.
+    // Attempt after attempt fails for the same reason. Say the reason once, and then that it is over.
     const text = problemNow()?.text ?? "";
     if (text !== known) announce(text || "Connected again.");
     known = text;
@@ -303,7 +303,7 @@ function start(me, people, relayPort) {
     page.connection.textContent = connectionPill(client.state);
     page.connection.dataset.state = client.state.name;
     if (client.state.name === "connecting" && known) {
-      // The trouble isn't over yet, and the page shouldn't jump with every attempt.
+      // Keep the text while connecting, so that the page does not jump with each attempt.
       page.troubleText.textContent = `${known} Trying now…`;
       return;
     }
@@ -326,7 +326,7 @@ function start(me, people, relayPort) {
 
   /** @param {string} text */
   function announce(text) {
-    // A new element each time: the same sentence twice is read out twice.
+    // Use a new element each time, so that the same sentence is read out again.
     page.announcer.replaceChildren(make("p", "", text));
   }
 
@@ -343,10 +343,10 @@ function start(me, people, relayPort) {
     if (!open) peopleList.focus();
   });
 
-  /** Whether the page is being left by a button of its own, whose consequence is known. */
+  /** Whether the user leaves the page by one of its buttons, and so knows the consequence. */
   let leaving = false;
 
-  // What waits outlives a reload of the tab, but not its end; the browser asks whether that is meant.
+  // Unsent messages survive a reload of the tab, but not its closing: let the browser ask.
   addEventListener("beforeunload", (event) => {
     if (!leaving && conversations.waiting.length) event.preventDefault();
   });

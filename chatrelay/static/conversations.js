@@ -1,30 +1,31 @@
 /**
- * Who wrote what to whom, as far as this tab knows.
+ * The conversations that this tab knows: who wrote what to whom.
  *
- * v1 of the wire has no history: what a tab has not seen, it can't ask for. So a reload must not lose the
- * conversations; they are kept in the tab's sessionStorage, under the name of who is logged in. Nothing here knows
- * the document or the connection.
+ * Version 1 of the protocol has no history, so a tab cannot ask for messages that it has not seen. A reload must not lose
+ * the conversations: they are kept in the tab's sessionStorage, under the uID of the user. Nothing here knows the
+ * document or the connection.
  */
 
 /** @import { Message, UserID } from "./chatrelay.js" */
 
 /**
- * Somebody as the website presents them; `tone` is the number of their colour.
+ * A user, as the website presents them; `tone` is the number of their colour.
  * @typedef {{ uID: UserID, name: string, tone: number }} Person
  */
 
-/** The colour of people the website hasn't told us about. */
+/** The colour of people whom the website has not named. */
 const STRANGER = 5;
 
 /**
  * One message on the page.
  *
- * `status` of one's own: `waiting` (goes when connected; in a moment, where the relay's `reason` was "rate-limited"; the
- * `reason` "logged-out" is the page's own), `kept` (was waiting when the page was left; goes when its writer says so), `sending`, `delivered`, `refused` (with the
- * relay's `reason`), `unknown` (no answer came). Of the other's: `received`.
+ * The `status` of one's own message is `waiting` (sent when connected, or in a moment if the `reason` is "rate-limited";
+ * the page itself gives the `reason` "logged-out"), `kept` (was waiting when the page was left; sent when its writer says
+ * so), `sending`, `delivered`, `refused` (with the relay's `reason`) or `unknown` (no answer came). That of another's
+ * message is `received`.
  *
- * `at` is this clock's, for both sides: the sender's timeStamp is whatever the sender's clock says, and v1 delivers
- * at once or not at all.
+ * `at` is a time of this machine for both sides, because the timeStamp comes from the sender's clock and version 1
+ * delivers at once or not at all.
  *
  * @typedef {object} Line
  * @property {string} content
@@ -39,13 +40,13 @@ const STRANGER = 5;
 /** `7` and `"7"` are the same user. @param {UserID} uID */
 export const keyOf = (uID) => String(uID);
 
-/** Lines of one conversation: as much as a reader scrolls back. */
+/** How many lines of a conversation are kept. */
 const LINES_SHOWN = 500;
 
-/** Lines of one conversation that outlive a reload when sessionStorage (5 MB in most browsers) can't hold them all. */
+/** How many lines of a conversation survive a reload if sessionStorage (5 MB in most browsers) cannot hold them all. */
 const LINES_KEPT_AT_LEAST = 50;
 
-/** Something about a conversation is different: a `line` of it or, with no line, its count of unread messages. */
+/** A conversation has changed: a `line` of it or, without a line, its count of unread messages. */
 export class ConversationEvent extends Event {
   /**
    * @param {"added" | "changed" | "removed" | "counted"} type
@@ -69,7 +70,7 @@ export class Conversations extends EventTarget {
 
   /**
    * @param {Person} me
-   * @param {Person[]} people  everybody there is
+   * @param {Person[]} people  all users
    * @param {Storage} storage
    */
   constructor(me, people, storage) {
@@ -77,7 +78,7 @@ export class Conversations extends EventTarget {
     this.me = me;
     this.#storage = storage;
     this.#storageKey = `chatrelay-demo ${keyOf(me.uID)}`;
-    // Myself last: one comes to write to the others.
+    // The user comes last in the list: people come to write to others.
     const others = people.filter((person) => keyOf(person.uID) !== keyOf(me.uID));
     for (const person of [...others, me]) this.with(person.uID, person);
     this.#restore();
@@ -99,8 +100,8 @@ export class Conversations extends EventTarget {
   }
 
   /**
-   * The conversation with somebody; begun now if there is none. The relay carries messages from everybody who is
-   * logged in, so also from people this page has never heard of.
+   * Give the conversation with a user, and create it if there is none. The relay carries messages from everybody who is
+   * logged in, so also from users whom this page does not know.
    * @param {UserID} uID
    * @param {Person} [person]
    * @returns {Conversation}
@@ -137,7 +138,7 @@ export class Conversations extends EventTarget {
   }
 
   /**
-   * A message from the relay.
+   * Add a message from the relay.
    * @param {Message} message
    * @param {number} now  ms
    * @returns {{ conversation: Conversation, isNew: boolean }}
@@ -148,8 +149,8 @@ export class Conversations extends EventTarget {
       this.add(conversation, { content, at: now, status: "received" });
       return { conversation, isNew: true };
     }
-    // What I write to myself comes back to every tab of mine. In the tab that wrote it the line is there already, and
-    // its coming back says that it has arrived, even if the answer should get lost.
+    // A message to oneself comes back to all tabs of the user. The tab that wrote it has the line already. That the message
+    // came back shows that it has arrived, even if the answer is lost.
     const mine = conversation.lines.find((line) => line.timeStamp === timeStamp && line.content === content);
     if (mine) this.change(conversation, mine, { status: "delivered" });
     else this.add(conversation, { content, at: now, status: "delivered" });
@@ -164,7 +165,7 @@ export class Conversations extends EventTarget {
   }
 
   /**
-   * Lines that wait for the connection, oldest first within a conversation.
+   * Give the lines that wait for the connection, oldest first within a conversation.
    * @returns {{ conversation: Conversation, line: Line }[]}
    */
   get waiting() {
@@ -174,7 +175,7 @@ export class Conversations extends EventTarget {
   }
 
   /**
-   * Lines that waited when the page was left, in the order in which they were written.
+   * Give the lines that waited when the page was left, in the order in which they were written.
    * @returns {{ conversation: Conversation, line: Line }[]}
    */
   get kept() {
@@ -185,7 +186,7 @@ export class Conversations extends EventTarget {
       .sort((one, other) => one.line.at - other.line.at);
   }
 
-  /** Keep everything for the page that comes after this one in the same tab. */
+  /** Keep everything for the next page in the same tab. */
   save() {
     if (this.#forgotten) return;
     for (const lines of [LINES_SHOWN, LINES_KEPT_AT_LEAST]) {
@@ -194,12 +195,12 @@ export class Conversations extends EventTarget {
         this.#storage.setItem(this.#storageKey, JSON.stringify(kept));
         return;
       } catch {
-        // Too much for the storage: keep less.
+        // The storage is too small: keep less.
       }
     }
   }
 
-  /** After a log-out the next person at this screen should find nothing. */
+  /** Forget everything: after a logout the next person at this screen should find nothing. */
   forget() {
     this.#forgotten = true;
     this.#storage.removeItem(this.#storageKey);
@@ -214,7 +215,7 @@ export class Conversations extends EventTarget {
       for (const line of lines) {
         // The page was left before the answer came.
         if (line.status === "sending") line.status = "unknown";
-        // Not sent by itself: that may be long ago, and a duplicated tab has the same lines.
+        // Do not send it by itself: it may be old, and a duplicated tab has the same lines.
         if (line.status === "waiting") line.status = "kept";
       }
     }

@@ -1,9 +1,8 @@
 /**
- * The messages of the open conversation, each with its time and what became of it.
+ * The messages of the open conversation, each with its time and its status.
  *
- * Text that people wrote gets into the document here, and by `textContent` alone. The list stays at its end while the
- * reader is there, and stays put while the reader looks further up. What a button under a message does is up to the
- * page.
+ * Text of users gets into the document here, and only by `textContent`. The list stays at its end while the reader is
+ * there, and does not move while the reader looks further up. The page decides what a button under a message does.
  */
 
 /** @import { Conversation, Conversations, ConversationEvent, Line } from "./conversations.js" */
@@ -13,7 +12,7 @@ import { lineStatus, when } from "./words.js";
 
 /** @typedef {(conversation: Conversation, line: Line) => void} Action */
 
-/** Within this many pixels of the end, the reader counts as being there. */
+/** A reader within this many pixels of the end counts as being there. */
 const NEAR = 60;
 
 export class MessageList {
@@ -46,7 +45,7 @@ export class MessageList {
       this.#following = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR;
       if (this.#following) newer.hidden = true;
     });
-    // The composer grows, the phone's keyboard opens: who was at the end stays there.
+    // When the composer grows or the phone's keyboard opens, a reader who was at the end stays there.
     new ResizeObserver(() => {
       if (this.#following) this.#toEnd();
     }).observe(scroll);

@@ -1,8 +1,8 @@
 /**
- * The list of people: a link each, with the last thing said and how much of it is unread.
+ * The list of people: a link for each, with the last message and the number of unread ones.
  *
- * Links, so that the browser's own keyboard, history and "open in a new tab" work; the address after the # says whose
- * conversation is open. It shows what `Conversations` holds and knows nothing of the connection.
+ * They are links so that the keyboard, history and "open in a new tab" of the browser work. The address after the # says
+ * whose conversation is open. The list shows what `Conversations` has, and knows nothing of the connection.
  */
 
 /** @import { Conversation, Conversations, Line, Person } from "./conversations.js" */
@@ -10,7 +10,7 @@
 import { keyOf } from "./conversations.js";
 
 /**
- * The round letter that stands for somebody, in a colour of their own.
+ * Draw the round letter that stands for a user, in their colour.
  * @param {HTMLElement} element
  * @param {Person} person
  */
@@ -19,7 +19,7 @@ export function drawAvatar(element, { name, tone }) {
   element.textContent = Array.from(name)[0] ?? "?";
 }
 
-/** What follows the page's address while a conversation is open. @param {Conversation} conversation */
+/** Give the fragment of the page's address while a conversation is open. @param {Conversation} conversation */
 export const addressOf = ({ person }) => `#${encodeURIComponent(keyOf(person.uID))}`;
 
 /**
@@ -35,7 +35,7 @@ export function make(name, className, text = "") {
 }
 
 /**
- * What stands before the last thing said, by what became of it.
+ * What stands before the last message, by its status.
  * @type {Record<Line["status"], { before: string, className: string }>}
  */
 const PREVIEWS = {
@@ -77,7 +77,7 @@ export class PeopleList {
     if (conversation) this.#draw(conversation);
   }
 
-  /** Put the keyboard on the open conversation, or on the first of the list. */
+  /** Focus the open conversation, or the first of the list. */
   focus() {
     const link = (this.#open && this.#links.get(this.#open)) ?? this.#list.querySelector("a");
     link?.focus();
@@ -123,7 +123,7 @@ export class PeopleList {
     }
   }
 
-  /** The arrow keys go from one person to the next. @param {KeyboardEvent} event */
+  /** Go from one person to the next with the arrow keys. @param {KeyboardEvent} event */
   #walk(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;

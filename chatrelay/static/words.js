@@ -1,7 +1,7 @@
 /**
- * What the page says, in the words of the person who reads it.
+ * What the page says to its reader.
  *
- * From the relay's reasons and close codes (docs/protocol.rst) to a sentence and a remedy. Plain functions: nothing
+ * Plain functions give a sentence and a remedy for the reasons and close codes of the relay (docs/protocol.rst). Nothing
  * here knows the document, the connection or the conversations.
  */
 
@@ -9,7 +9,7 @@
 /** @import { Line } from "./conversations.js" */
 
 /**
- * Why a message was refused, and whether another try can help.
+ * Say why a message was refused, and whether another try can help.
  * @param {string} reason
  * @param {string} name  the recipient's
  * @returns {{ text: string, again: boolean }}
@@ -41,7 +41,7 @@ function whenItGoes(reason) {
 const NAMES = new Intl.ListFormat("en");
 
 /**
- * That messages were not sent before the page was left.
+ * Say that messages were not sent before the page was left.
  * @param {string[]} names  to whom, one for each message
  */
 export function leftUnsent(names) {
@@ -52,7 +52,7 @@ export function leftUnsent(names) {
 }
 
 /**
- * What is to be said under a message, and what the reader can do about it.
+ * Give the text under a message, and what the reader can do about it.
  * @param {Line} line
  * @param {string} name  the other person's
  * @returns {{ text: string, tone: "" | "good" | "bad" | "open", again?: string, discard?: string }}
@@ -79,7 +79,7 @@ export function lineStatus(line, name) {
 }
 
 /**
- * The connection in two or three words, for the corner of the page.
+ * Describe the connection in one word, for the corner of the page.
  * @param {State} state
  */
 export function connectionPill(state) {
@@ -116,9 +116,9 @@ function whyEnded(code) {
 }
 
 /**
- * What is wrong with the connection, and the remedy. Null: nothing.
+ * Say what is wrong with the connection, and give the remedy. Null: nothing is wrong.
  * @param {State} state
- * @param {string | number | null} somebodyElse  who else this browser has been logged in as meanwhile
+ * @param {string | number | null} somebodyElse  the other user who has logged in with this browser meanwhile
  * @param {number} now  ms, as `performance.now()`
  * @returns {{ text: string, countdown?: string, remedy: string, action: "connect" | "load" } | null}
  */
