@@ -210,7 +210,7 @@ class LoginThrottle:
             return
         address.is_starting = True
         while address.waiting:
-            left = self._per_minute if address.denials is None else address.denials.left(self._seconds())
+            left = self._per_minute if address.denials is None else address.denials.remaining(self._seconds())
             if address.pending and address.pending >= left:
                 break
             attempt = next(iter(address.waiting))

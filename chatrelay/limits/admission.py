@@ -1,10 +1,9 @@
-"""Who may connect: how many connections there may be, in all and of one address, and how many not logged in.
+"""How many connections there may be: in all and from one address, and how many of them not logged in.
 
-Pure: it counts, and says which limit is reached. Who asks refuses.
+Pure: it counts, and says which limit is reached. The caller refuses the connection.
 
-A connection counts from when it is accepted until its TCP connection is gone,
-for until then it has a file descriptor; as one that is not logged in, until
-it is. What is refused counts nowhere.
+A connection counts from when it is accepted until its TCP connection is gone, because until then it has a file
+descriptor. It counts as not logged in until it is logged in. A connection that is refused does not count.
 """
 
 from __future__ import annotations
@@ -14,30 +13,30 @@ from http import HTTPStatus
 import attrs
 
 RETRY_AFTER = 10
-"""Seconds after which who was refused may come again: by then those who do not log in are gone."""
+"""Seconds after which a refused client may come again: by then, clients that do not log in are gone."""
 
 
 @attrs.frozen
-class Full:
-    """A limit is reached.
+class LimitReached:
+    """Why a connection is refused.
 
-    :ivar option: its name.
-    :ivar most: its value.
-    :ivar status: what a refused handshake is answered with.
-    :ivar why: of which there are as many as there may be, for whoever is refused.
+    :ivar option: the name of the option.
+    :ivar limit: its value, a number of connections.
+    :ivar status: the HTTP status that a refused handshake is answered with.
+    :ivar why: what there are too many of, for the client.
     """
 
     option: str
-    most: int
+    limit: int
     status: int
     why: str
 
 
-class Visit:
+class Slot:
     """What one connection is counted as.
 
-    :ivar address: under which it is counted (`chatrelay.limits.addresses.address_key`);
-        None where it has none, or none is known.
+    :ivar address: the address under which it is counted (`chatrelay.limits.addresses.address_key`); None where it has
+        none, or none is known.
     :ivar logged_in: whether it is logged in.
     """
 
@@ -48,24 +47,24 @@ class Visit:
         self.logged_in = False
 
 
-class _OfAddress:
-    """Counts by address, where there is a limit."""
+class _AddressCounts:
+    """Counts of connections by address, kept only where there is a limit."""
 
-    __slots__ = ("_counts", "_most")
+    __slots__ = ("_counts", "_limit")
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._counts: dict[str, int] = {}
 
     def is_full(self, address: str) -> bool:
-        return bool(self._most) and self._counts.get(address, 0) >= self._most
+        return bool(self._limit) and self._counts.get(address, 0) >= self._limit
 
     def add(self, address: str) -> None:
-        if self._most:
+        if self._limit:
             self._counts[address] = self._counts.get(address, 0) + 1
 
     def remove(self, address: str) -> None:
-        if self._most:
+        if self._limit:
             self._counts[address] -= 1
             if not self._counts[address]:
                 del self._counts[address]
@@ -75,7 +74,7 @@ class _OfAddress:
 
 
 class Admission:
-    """Counts connections, and refuses those beyond the limits.
+    """Counts connections, and says which limit one more would exceed.
 
     Each limit is a number of connections; 0 means no limit.
 
@@ -83,7 +82,7 @@ class Admission:
     :param connections_per_address: from one address.
     :param unauthenticated: not logged in, in all.
     :param unauthenticated_per_address: not logged in, from one address.
-    :ivar most: how many there may be.
+    :ivar max_connections: how many there may be in all.
     :ivar connections: how many there are.
     :ivar unauthenticated: how many of them are not logged in.
     """
@@ -91,73 +90,73 @@ class Admission:
     def __init__(
         self, connections: int, connections_per_address: int, unauthenticated: int, unauthenticated_per_address: int
     ) -> None:
-        self.most = connections
+        self.max_connections = connections
         self.connections = 0
         self.unauthenticated = 0
-        self._of_address = _OfAddress(connections_per_address)
-        self._unauthenticated_of_address = _OfAddress(unauthenticated_per_address)
+        self._by_address = _AddressCounts(connections_per_address)
+        self._unauthenticated_by_address = _AddressCounts(unauthenticated_per_address)
         full, too_many = HTTPStatus.SERVICE_UNAVAILABLE.value, HTTPStatus.TOO_MANY_REQUESTS.value
-        self._full = Full("connections", connections, full, "the relay is full")
-        self._unauthenticated_full = Full(
+        self._full = LimitReached("connections", connections, full, "the relay is full")
+        self._unauthenticated_full = LimitReached(
             "unauthenticated", unauthenticated, full, "too many connections are not logged in yet"
         )
-        self._address_full = Full(
+        self._address_full = LimitReached(
             "connections-per-address",
             connections_per_address,
             too_many,
             "there are too many connections from this address",
         )
-        self._unauthenticated_address_full = Full(
+        self._unauthenticated_address_full = LimitReached(
             "unauthenticated-per-address",
             unauthenticated_per_address,
             too_many,
             "too many connections from this address are not logged in yet",
         )
 
-    def enter(self, address: str | None) -> Visit | Full:
-        """A connection was accepted; count it, or say why not.
+    def admit(self, address: str | None) -> Slot | LimitReached:
+        """Count a connection that was accepted, or return the limit that it would exceed.
 
-        :param address: under which it is counted; None where that is not known, or it has none.
+        :param address: the address under which to count it; None where that is not known, or it has none.
         """
         for count, full in ((self.connections, self._full), (self.unauthenticated, self._unauthenticated_full)):
-            if 0 < full.most <= count:
+            if 0 < full.limit <= count:
                 return full
-        visit = Visit()
-        refusal = self.locate(visit, address)
+        slot = Slot()
+        refusal = self.locate(slot, address)
         if refusal is not None:
             return refusal
         self.connections += 1
         self.unauthenticated += 1
-        return visit
+        return slot
 
-    def locate(self, visit: Visit, address: str | None) -> Full | None:
-        """The address of a connection that is not logged in became known; count it there, or say why not."""
-        if address is None or visit.address is not None:
+    def locate(self, slot: Slot, address: str | None) -> LimitReached | None:
+        """Count a connection, not logged in so far, at an address that became known, or return the limit reached."""
+        if address is None or slot.address is not None:
             return None
-        if self._of_address.is_full(address):
+        if self._by_address.is_full(address):
             return self._address_full
-        if self._unauthenticated_of_address.is_full(address):
+        if self._unauthenticated_by_address.is_full(address):
             return self._unauthenticated_address_full
-        visit.address = address
-        self._of_address.add(address)
-        self._unauthenticated_of_address.add(address)
+        slot.address = address
+        self._by_address.add(address)
+        self._unauthenticated_by_address.add(address)
         return None
 
-    def logged_in(self, visit: Visit) -> None:
-        """A connection is logged in; nothing happens where it was."""
-        if not visit.logged_in:
-            visit.logged_in = True
+    def logged_in(self, slot: Slot) -> None:
+        """Count a connection as logged in; nothing changes if it is counted so already."""
+        if not slot.logged_in:
+            slot.logged_in = True
             self.unauthenticated -= 1
-            if visit.address is not None:
-                self._unauthenticated_of_address.remove(visit.address)
+            if slot.address is not None:
+                self._unauthenticated_by_address.remove(slot.address)
 
-    def left(self, visit: Visit) -> None:
-        """A connection is gone."""
-        self.logged_in(visit)  # as far as the counts go: it is no longer one that is not
+    def disconnected(self, slot: Slot) -> None:
+        """Stop counting a connection."""
+        self.logged_in(slot)  # the count of connections that are not logged in must not keep it
         self.connections -= 1
-        if visit.address is not None:
-            self._of_address.remove(visit.address)
+        if slot.address is not None:
+            self._by_address.remove(slot.address)
 
     def addresses(self) -> int:
-        """How many addresses are remembered."""
-        return len(self._of_address) + len(self._unauthenticated_of_address)
+        """Return how many addresses are remembered."""
+        return len(self._by_address) + len(self._unauthenticated_by_address)

@@ -1,9 +1,9 @@
 """Token buckets: so many at once, and so many a second in the long run.
 
-Pure: the time is handed in. A bucket says whether there is a token; what follows where there is none is the caller's.
+Pure: the time is handed in. It must not know what follows when there is no token.
 
-No clock is trusted to run forward only: under twistd it does, but in another
-program it may be Twisted's own, the wall clock, which somebody may set.
+No clock is trusted to run forward only. Under twistd it does, but in another program it may be Twisted's own, the wall
+clock, which somebody may set.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ MINUTE = 60.0
 class TokenBucket:
     """So many at once, and so many a second in the long run.
 
-    It begins full. Each `take` takes a token out, and tokens come back as
-    time passes, up to the burst; where there is none, nothing is taken. So
-    over any time no more are taken than the burst and what comes back in it.
+    It begins full. `take` takes a token out, if there is one. Tokens come back as time passes, up to the burst. So over
+    any time no more are taken than the burst and what comes back in it.
 
-    A clock that is set back brings nothing back, and from there on time
-    passes as ever; one that is set forward fills the bucket at the most.
+    A clock that is set back brings no tokens back. One that is set forward fills the bucket, and no more.
 
     :param rate: tokens that come back a second; 0 for no limit.
     :param burst: tokens it holds when full, at least one; 0 for no limit.
@@ -40,7 +38,7 @@ class TokenBucket:
         self.full_at = 0.0
 
     def take(self, now: float) -> bool:
-        """Take a token; whether there was one.
+        """Take a token, and return whether there was one.
 
         :param now: seconds of any clock, the same at each call.
         """
@@ -53,8 +51,8 @@ class TokenBucket:
         self.full_at = full_at + 1.0
         return True
 
-    def left(self, now: float) -> float:
-        """How many whole tokens could be taken now; infinitely many where there is no limit."""
+    def remaining(self, now: float) -> float:
+        """Return how many whole tokens could be taken now; infinity where there is no limit."""
         if self.room == math.inf:
             return math.inf
         at = now * self.rate
@@ -63,21 +61,21 @@ class TokenBucket:
         return math.floor(self.room + 1.0 - max(0.0, self.full_at - at))
 
     def is_full(self, now: float) -> bool:
-        """Whether it is as good as a new one."""
+        """Return whether it is as good as a new one."""
         return self.room == math.inf or self.full_at <= now * self.rate
 
     @property
-    def mark(self) -> float:
-        """A number that is another one after each token that was taken."""
+    def level(self) -> float:
+        """A number that changes with each token that is taken."""
         return self.full_at
 
     @property
     def seconds_to_fill(self) -> float:
-        """How long an empty one takes until it is full; 0 where there is no limit."""
+        """Seconds until an empty bucket is full; 0 where there is no limit."""
         return 0.0 if self.room == math.inf else (self.room + 1.0) / self.rate
 
     def refuse(self, at: float) -> bool:
-        """Take nothing, as there is no token; False.
+        """Return False, as there is no token to take.
 
         :param at: the time, in tokens that come back.
         """

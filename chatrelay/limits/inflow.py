@@ -59,29 +59,29 @@ def weight(payload: bytes, now: float) -> int:
 class Allowance:
     """So much at once, and so much a second in the long run, counted down without a look at the clock.
 
-    The caller takes from `left`, and calls `refill` when too little is left. What has come back since the last time is
-    added then, up to the burst. So over any time no more is taken than twice the burst, what comes back in it, and
-    twice what is taken at once.
+    The caller takes from `remaining`, and calls `refill` when too little is left. `refill` adds what has come back
+    since the last time, up to the burst. So over any time no more is taken than twice the burst, what comes back in
+    it, and twice what is taken at once.
 
     :param rate: how much comes back a second; 0 for no limit.
     :param burst: how much there is at first.
     :param now: seconds of any clock, the same at each call. One that is set back brings nothing back.
-    :ivar left: how much there is, as far as that is known without the clock.
+    :ivar remaining: how much there is, as far as that is known without the clock.
     """
 
-    __slots__ = ("_at", "_burst", "_rate", "left")
+    __slots__ = ("_at", "_burst", "_rate", "remaining")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate = rate
         self._burst = burst if rate else math.inf
         self._at = now
-        self.left = self._burst
+        self.remaining = self._burst
 
     def refill(self, now: float, needed: float = 0.0) -> float:
-        """Add what has come back, and return the seconds until there is as much as is needed; 0 where there is."""
-        self.left = min(self._burst, self.left + max(0.0, now - self._at) * self._rate)
+        """Add what has come back, and return the seconds until there is as much as is needed; 0 if there is already."""
+        self.remaining = min(self._burst, self.remaining + max(0.0, now - self._at) * self._rate)
         self._at = now
-        return 0.0 if self.left >= needed else (needed - self.left) / self._rate
+        return 0.0 if self.remaining >= needed else (needed - self.remaining) / self._rate
 
 
 class InflowRates(NamedTuple):
@@ -148,14 +148,14 @@ class Inflow:
 
     def charge(self, size: int) -> None:
         """Count bytes that were not read."""
-        self.bytes.left -= size
+        self.bytes.remaining -= size
 
     def take_frame(self, now: float) -> bool:
         """Count a frame, or a piece of one; whether there was one left."""
         frames = self.frames
-        if frames.left < 1 and frames.refill(now, 1):
+        if frames.remaining < 1 and frames.refill(now, 1):
             return False
-        frames.left -= 1
+        frames.remaining -= 1
         return True
 
     def pause(self, now: float) -> float:

@@ -1,7 +1,6 @@
 """The pace that a client keeps while it is behind, and which clients are behind.
 
-Pure: the time and the counts of bytes are handed in. It must not know where
-bytes wait, and closes nothing.
+Pure: the time and the counts of bytes are handed in. It must not know where bytes wait, nor how a client is closed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ an empty link.
 
 
 def ahead_of_pace(ahead: float, taken: int, due: float) -> float:
-    """Bytes by which a client may be ahead of the least pace, after a time in which nobody held it to that.
+    """Return the bytes by which a client may be ahead of the least pace, after a time in which it was not judged.
 
     :param ahead: what it was before.
     :param taken: bytes that it has taken since; when is not known, so all of them may have come just now.
@@ -40,8 +39,10 @@ def ahead_of_pace(ahead: float, taken: int, due: float) -> float:
     return min(max(0.0, ahead - due) + taken, MAX_AHEAD)
 
 
-def left_of_pace(ahead: float, taken: int) -> float:
-    """Bytes by which a client is ahead of the least pace after an unread-time; below -`MAX_DEBT` it took too little.
+def ahead_after_unread_time(ahead: float, taken: int) -> float:
+    """Return the bytes by which a client is ahead of the least pace after an unread-time.
+
+    Below -`MAX_DEBT`, it took too little.
 
     :param ahead: what it was before.
     :param taken: bytes that it has taken in that time.

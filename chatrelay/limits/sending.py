@@ -1,6 +1,6 @@
 """What a connection and a user may still send: messages a second, and people they have not written to before.
 
-Pure: the time is handed in. Nothing here answers or closes anything.
+Pure: the time is handed in. It must not know what follows when a limit is reached.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ MAX_KNOWN_RECIPIENTS = 256
 
 
 @attrs.define(eq=False, weakref_slot=False)
-class Sender:
+class UserQuota:
     """What one user may still send, over all their connections.
 
-    A recipient is new to a user who has not written to them before, as far
-    as that is remembered. Whether they are connected, or exist, makes no
-    difference: who is there cannot be found out by asking for many.
+    A recipient is new to a user who has not written to them before, as far as that is remembered. It makes no
+    difference whether the recipient is connected, or exists. So nobody finds out who is there by writing to many.
 
-    Nothing is remembered that is longer than any uID, as a client may call a
-    recipient something as long as a message.
+    Nothing longer than a uID is remembered, because a client may name a recipient by a text as long as a message.
 
     :ivar connections: how many of the user's connections are logged in.
     """
@@ -35,7 +33,7 @@ class Sender:
     _known: dict[str, None] = attrs.field(factory=dict, init=False)
 
     def may_send(self, recipient: str | int, now: float) -> bool:
-        """Count a message; whether it may be sent."""
+        """Count a message, and return whether it may be sent."""
         # `TokenBucket.take`, without the call, which would cost as much again for every message.
         user = self._messages
         at = now * user.rate
@@ -48,7 +46,7 @@ class Sender:
         return recipient in self._known or self._may_write_to(recipient, now)
 
     def is_as_new(self, now: float) -> bool:
-        """Whether nothing would be lost, but who is known, if this were forgotten."""
+        """Whether a new quota would allow no more, apart from the recipients that are known."""
         return self._messages.is_full(now) and self._new_recipients.is_full(now)
 
     def _may_write_to(self, recipient: str | int, now: float) -> bool:
@@ -66,10 +64,10 @@ class Sender:
 
 
 class SendLimits:
-    """The limits on what is sent: buckets for each connection, and what each user may still send.
+    """The limits on what is sent: a bucket for each connection, and a quota for each user.
 
-    A user is remembered while connected, and afterwards until they are as
-    good as new, so that who comes back has no more than who has stayed.
+    A user's quota is kept while the user is connected, and afterwards until it is as good as a new one. So a user who
+    comes back may send no more than one who has stayed.
 
     :param messages_per_second: messages of one connection; 0 for no limit.
     :param message_burst: how many of them at once; 0 for no limit.
@@ -90,42 +88,42 @@ class SendLimits:
         self._user_burst = max(message_burst, user_messages_per_second)  # one connection alone may use its burst
         self._new_recipients_per_second = new_recipients_per_minute / MINUTE
         self._new_recipients_burst = new_recipients_per_minute
-        self._senders: dict[str, Sender] = {}
+        self._quotas: dict[str, UserQuota] = {}
         messages, new_recipients = self._user_buckets()
         self._gone: Deadlines[str] = Deadlines(max(messages.seconds_to_fill, new_recipients.seconds_to_fill))
 
     def messages(self) -> TokenBucket:
-        """A bucket for the messages of a new connection."""
+        """Return a bucket for the messages of a new connection."""
         return TokenBucket(self._messages_per_second, self._message_burst)
 
-    def arrived(self, user: str) -> Sender:
-        """A connection of `user` has logged in; what they may still send."""
-        sender = self._senders.get(user)
-        if sender is None:
-            sender = self._senders[user] = Sender(*self._user_buckets())
+    def connected(self, user: str) -> UserQuota:
+        """Note that a connection of `user` is logged in, and return the quota of the user."""
+        quota = self._quotas.get(user)
+        if quota is None:
+            quota = self._quotas[user] = UserQuota(*self._user_buckets())
         else:
             self._gone.stop(user)
-        sender.connections += 1
-        return sender
+        quota.connections += 1
+        return quota
 
-    def left(self, user: str, now: float) -> None:
-        """A connection of `user` that had logged in is gone."""
-        sender = self._senders[user]
-        sender.connections -= 1
-        if not sender.connections:
-            if sender.is_as_new(now):
-                del self._senders[user]
+    def disconnected(self, user: str, now: float) -> None:
+        """Note that a connection of `user` that was logged in is gone."""
+        quota = self._quotas[user]
+        quota.connections -= 1
+        if not quota.connections:
+            if quota.is_as_new(now):
+                del self._quotas[user]
             else:
                 self._gone.start(user, now)
 
     def forget(self, now: float) -> None:
-        """Forget users who have been gone for so long that they are as good as new."""
+        """Forget users who have been gone for so long that their quotas are as good as new ones."""
         for user in self._gone.expired(now):
-            del self._senders[user]
+            del self._quotas[user]
 
     def __len__(self) -> int:
-        """How many users are remembered."""
-        return len(self._senders)
+        """Return how many users are remembered."""
+        return len(self._quotas)
 
     def _user_buckets(self) -> tuple[TokenBucket, TokenBucket]:
         """Make a new user's buckets: for messages, and for new recipients."""

@@ -22,7 +22,7 @@ from msgspec import UnsetType
 from chatrelay.interfaces import Connection, Dialect
 from chatrelay.limits.buckets import MINUTE, TokenBucket
 from chatrelay.limits.inflow import LARGE_MESSAGE, weight
-from chatrelay.limits.sending import Sender, SendLimits
+from chatrelay.limits.sending import SendLimits, UserQuota
 from chatrelay.model import LoggedIn, Message, Unavailable, Verdict, user_key
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
@@ -106,11 +106,11 @@ class Session:
         "_messages",
         "_no_cookie_because",
         "_questions",
+        "_quota",
         "_refusals",
         "_refused_at",
         "_relay",
         "_seconds",
-        "_sender",
         "_uid",
         "_unusable_frames",
         "_without_cookie",
@@ -140,7 +140,7 @@ class Session:
         self._messages = limits.messages()
         self._refusals = 0
         self._refused_at = 0.0
-        self._sender: Sender
+        self._quota: UserQuota
         self._seconds = seconds
         self._ask = ask
         self._charge = charge
@@ -170,7 +170,7 @@ class Session:
     @property
     def messages_mark(self) -> float:
         """A number that is another one after each message that came within the limits."""
-        return self._messages.mark
+        return self._messages.level
 
     def received(self, payload: bytes) -> bool:
         """One text message came.
@@ -205,7 +205,7 @@ class Session:
             self._auth_requested(request, now)
         elif state is _MEMBER or state is _ASKING_AGAIN:
             outgoing = request.message
-            if not self._sender.may_send(outgoing.to_uid, now):
+            if not self._quota.may_send(outgoing.to_uid, now):
                 self._connection.send(self._dialect.refused(request.id, Reason.RATE_LIMITED))
                 return self._goes_on(now)
             relay = self._relay
@@ -234,7 +234,7 @@ class Session:
             if isinstance(verdict, LoggedIn):
                 self.state = State.MEMBER
                 self._uid = verdict.uid
-                self._sender = self._limits.arrived(verdict.user)
+                self._quota = self._limits.connected(verdict.user)
                 self._messages.full_at = 0.0  # full again: what a visitor has sent is not held against the user
                 # Entered first: should the answer find the client's budget used
                 # up, the connection closes, and `ended` must find it to take it out.
@@ -277,7 +277,7 @@ class Session:
         if self.logged_in:
             user = user_key(self._uid)
             self._directory.remove(user, self._connection)
-            self._limits.left(user, self._seconds())
+            self._limits.disconnected(user, self._seconds())
         self.state = State.ENDED
         # The connection's own; it would keep the connection, which keeps this, until garbage is collected.
         self._ask = _nobody_asks

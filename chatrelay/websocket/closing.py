@@ -18,7 +18,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger, LogLevel
 
-from chatrelay.limits.admission import Full
+from chatrelay.limits.admission import LimitReached
 from chatrelay.wire.codes import CloseCode
 
 log = Logger("chatrelay.websocket")
@@ -139,13 +139,13 @@ class ConnectionLog:
         self._level = LogLevel.info if logs_each else LogLevel.debug
         self._allow: Callable[[str], bool] = (lambda what: True) if logs_each else allow
 
-    def connection_refused(self, peer: str, full: Full) -> None:
+    def connection_refused(self, peer: str, full: LimitReached) -> None:
         """Log that there are as many connections as there may be."""
         if self._allow("connections refused"):
             log.info(
                 "connection from {peer} refused: {reason} ({option} {most})",
                 option=full.option,
-                most=full.most,
+                most=full.limit,
                 **_fields(CONNECTION, peer, 0.0, CloseCause("relay", full.status, full.why)),
             )
 

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from chatrelay.auth.diagnosis import MissingCookie, two_names
 from chatrelay.config.checks import ConfigError, normal_origin
 from chatrelay.config.options import Config
-from chatrelay.limits.admission import RETRY_AFTER, Full
+from chatrelay.limits.admission import RETRY_AFTER, LimitReached
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
 from chatrelay.model import MAX_SESSID
@@ -104,7 +104,7 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
     return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
 
 
-def refuse(connection: ChatProtocol, full: Full) -> None:
+def refuse(connection: ChatProtocol, full: LimitReached) -> None:
     """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment.
 
     :param full: the limit that is reached.

@@ -24,7 +24,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from chatrelay.interfaces import Dialect
-from chatrelay.limits.pace import MAX_DEBT, SlowReaders, ahead_of_pace, left_of_pace
+from chatrelay.limits.pace import MAX_DEBT, SlowReaders, ahead_after_unread_time, ahead_of_pace
 from chatrelay.websocket import sendqueue
 from chatrelay.wire import codes
 from chatrelay.wire.codes import Close
@@ -317,7 +317,7 @@ class Outbox:
         taken = self._taken_so_far()
         if self._is_silent(self._slow_readers.unread_time):
             self._ahead = 0.0
-        ahead = left_of_pace(self._ahead, taken - self._taken)
+        ahead = ahead_after_unread_time(self._ahead, taken - self._taken)
         connection = self._socket
         # While the process was held up, the client may have taken all that the kernel had.
         if ahead < -MAX_DEBT and (connection is None or sendqueue.unacknowledged(connection) != 0):

@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
 from chatrelay.limits.addresses import UNIX, TrustedProxies, address_in, address_key
-from chatrelay.limits.admission import Admission, Full, Visit
+from chatrelay.limits.admission import Admission, LimitReached, Slot
 from chatrelay.websocket.autobahn import HAProxyProtocolWrapper
 from chatrelay.websocket.closing import printable
 from chatrelay.wire.request_head import header_values
@@ -22,9 +22,9 @@ from chatrelay.wire.request_head import header_values
 log = Logger("chatrelay.websocket")
 
 
-def why_full(full: Full) -> str:
+def why_full(full: LimitReached) -> str:
     """Return the reason for refusing a handshake because a limit is reached."""
-    return f"{full.why} ({full.option} {full.most})"
+    return f"{full.why} ({full.option} {full.limit})"
 
 
 class Peer:
@@ -39,7 +39,7 @@ class Peer:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._forwarded_for: str | None = None
-        self.slot: Visit | None = None
+        self.slot: Slot | None = None
 
     @property
     def host(self) -> str | None:
@@ -94,13 +94,13 @@ class Peers:
         self._admission = admission
         self._logged_forwarding = self._logged_no_client = False
 
-    def admit(self, peer: Peer) -> Full | None:
+    def admit(self, peer: Peer) -> LimitReached | None:
         """Count a connection that was just accepted, or return the limit that it would exceed.
 
         A proxy that speaks the PROXY protocol has not said yet for whom, so its connection has no address so far.
         """
-        admitted = self._admission.enter(None if peer.has_proxy_protocol else self._key(peer.host))
-        if isinstance(admitted, Full):
+        admitted = self._admission.admit(None if peer.has_proxy_protocol else self._key(peer.host))
+        if isinstance(admitted, LimitReached):
             return admitted
         peer.slot = admitted
         return None
@@ -128,7 +128,7 @@ class Peers:
         if full is not None:
             raise ConnectionDeny(full.status, why_full(full))
 
-    def locate_announced(self, peer: Peer) -> Full | None:
+    def locate_announced(self, peer: Peer) -> LimitReached | None:
         """Count a connection at the address in its PROXY header, or return the limit that it would exceed.
 
         The header comes first. A client that then sends no handshake must not have more places for it.
@@ -144,7 +144,7 @@ class Peers:
     def disconnected(self, peer: Peer) -> None:
         """Count a connection no longer."""
         assert peer.slot is not None
-        self._admission.left(peer.slot)
+        self._admission.disconnected(peer.slot)
 
     def _key(self, host: str | None) -> str | None:
         """Return the address under which a client is counted; None for a trusted proxy, which has many behind it."""

@@ -147,8 +147,8 @@ class ChatProtocol(BoundedProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Twisted: bytes came. Take whole text messages out of them, and leave the rest to Autobahn."""
         allowance = self.reading.bytes
-        left = allowance.left = allowance.left - len(data) - MIN_READ
-        if left < 0:
+        remaining = allowance.remaining = allowance.remaining - len(data) - MIN_READ
+        if remaining < 0:
             self.reading.pause_if_due(self)
         if self._between_messages:
             taken = take_messages(data, self._message_size, self._receive)

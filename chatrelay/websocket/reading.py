@@ -54,7 +54,7 @@ class Reading(Inflow):
     @property
     def control_frames_level(self) -> float:
         """A number that changes with each ping or pong that came within the limits."""
-        return 0.0 if self._control_frames is None else self._control_frames.mark
+        return 0.0 if self._control_frames is None else self._control_frames.level
 
     def begin_message(self) -> None:
         """Count from here on the frames and bytes of a message that begins."""
@@ -153,7 +153,7 @@ class BoundedProtocol(AutobahnProtocol):
             rest = self.rest_of_frame()
             if rest < len(data):
                 self.feed(data[:rest])
-                self.reading.bytes.left += len(data) - rest + MIN_READ  # counted already
+                self.reading.bytes.remaining += len(data) - rest + MIN_READ  # counted already
                 self.dataReceived(data[rest:])
                 return
         self.feed(data)

@@ -190,7 +190,7 @@ class Meter:
             client.log_in()
         protocol, transport = client.protocol, client.transport
         # What may come at once has come.
-        protocol.reading.bytes.left = protocol.reading.frames.left = 0.0
+        protocol.reading.bytes.remaining = protocol.reading.frames.remaining = 0.0
         clock.advance(0.2)
         waiting: list[bytes] = []
         spent = 0.0

@@ -24,7 +24,7 @@ from chatrelay.auth.throttle import DenialCache, LoginThrottle
 from chatrelay.limits import inflow
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import Inflow
-from chatrelay.limits.sending import Sender, SendLimits
+from chatrelay.limits.sending import SendLimits, UserQuota
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.model import LogUnavailable, user_key
@@ -299,7 +299,7 @@ def _() -> None:
 
 @named("forgets new-recipients-per-minute")
 def _() -> None:
-    replace(Sender, "_may_write_to", always(True))
+    replace(UserQuota, "_may_write_to", always(True))
 
 
 @named("forgets unread-size")

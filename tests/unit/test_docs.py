@@ -28,7 +28,7 @@ from chatrelay.config.checks import option_name
 from chatrelay.config.options import Config
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace
-from chatrelay.limits.admission import Full
+from chatrelay.limits.admission import LimitReached
 from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS
 from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
 from chatrelay.relay import delivery as relay
@@ -290,7 +290,7 @@ class OperatingPages(SynchronousTestCase):
         events: list[LogEvent] = []
         self.patch(ends, "log", Logger(observer=events.append))
         lines = ends.ConnectionLog(logs_each=True, allow=lambda what: False)
-        lines.connection_refused("", Full("", 0, 503, ""))
+        lines.connection_refused("", LimitReached("", 0, 503, ""))
         lines.connection_cut("")
         lines.handshake_refused("", 0, 400, "")
         lines.no_handshake("", 0, 426, "")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrelay.limits.admission import Admission, Full, Visit
+from chatrelay.limits.admission import Admission, LimitReached, Slot
 
 OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_address": 0}
 
@@ -19,18 +19,18 @@ def admission(connections: int = 0, **options: int) -> Admission:
     return Admission(connections, **{**OFF, **options})
 
 
-def entered(counts: Admission, address: str | None) -> Visit:
+def entered(counts: Admission, address: str | None) -> Slot:
     """One connection more, which is not refused."""
-    visit = counts.enter(address)
-    assert isinstance(visit, Visit)
-    return visit
+    slot = counts.admit(address)
+    assert isinstance(slot, Slot)
+    return slot
 
 
 def refused(counts: Admission, address: str | None) -> str:
     """The name of the option that keeps one connection more from coming in."""
-    full = counts.enter(address)
-    assert isinstance(full, Full)
-    assert full.most == 3
+    full = counts.admit(address)
+    assert isinstance(full, LimitReached)
+    assert full.limit == 3
     assert full.status == (429 if "address" in full.option else 503)
     return full.option
 
@@ -38,10 +38,10 @@ def refused(counts: Admission, address: str | None) -> str:
 @pytest.mark.parametrize("option", ["connections", "unauthenticated"])
 def test_up_to_so_many_in_all_and_no_further(option: str) -> None:
     counts = admission(**{option: 3})
-    visits = [entered(counts, address) for address in ("192.0.2.1", "192.0.2.2", None)]
+    slots = [entered(counts, address) for address in ("192.0.2.1", "192.0.2.2", None)]
     for address in ("192.0.2.1", "192.0.2.9", None):
         assert refused(counts, address) == option
-    counts.left(visits[0])
+    counts.disconnected(slots[0])
     entered(counts, "192.0.2.9")
     assert refused(counts, None) == option
 
@@ -49,12 +49,12 @@ def test_up_to_so_many_in_all_and_no_further(option: str) -> None:
 @pytest.mark.parametrize("option", ["connections_per_address", "unauthenticated_per_address"])
 def test_up_to_so_many_of_an_address_and_no_further(option: str) -> None:
     counts = admission(**{option: 3})
-    visits = [entered(counts, "192.0.2.1") for _ in range(3)]
+    slots = [entered(counts, "192.0.2.1") for _ in range(3)]
     assert refused(counts, "192.0.2.1") == option.replace("_", "-")
     entered(counts, "192.0.2.2")
     for _ in range(4):
         entered(counts, None)  # who has no address is not limited by it
-    counts.left(visits[0])
+    counts.disconnected(slots[0])
     entered(counts, "192.0.2.1")
     refused(counts, "192.0.2.1")
 
@@ -62,12 +62,12 @@ def test_up_to_so_many_of_an_address_and_no_further(option: str) -> None:
 @pytest.mark.parametrize("option", ["unauthenticated", "unauthenticated_per_address"])
 def test_who_logs_in_makes_room_among_those_who_have_not_and_leaving_then_makes_no_more(option: str) -> None:
     counts = admission(**{option: 3})
-    visits = [entered(counts, "192.0.2.1") for _ in range(3)]
-    counts.logged_in(visits[0])
-    counts.logged_in(visits[0])  # logged in again
+    slots = [entered(counts, "192.0.2.1") for _ in range(3)]
+    counts.logged_in(slots[0])
+    counts.logged_in(slots[0])  # logged in again
     entered(counts, "192.0.2.1")
     refused(counts, "192.0.2.1")
-    counts.left(visits[0])
+    counts.disconnected(slots[0])
     refused(counts, "192.0.2.1")
 
 
@@ -88,28 +88,28 @@ def test_zero_means_no_limit_and_nothing_is_remembered() -> None:
 
 def test_an_address_that_becomes_known_later_counts_from_then_on() -> None:
     counts = admission(unauthenticated_per_address=3)
-    visits = [entered(counts, None) for _ in range(4)]
-    for visit in visits[:3]:
-        assert counts.locate(visit, "192.0.2.1") is None
-        assert counts.locate(visit, "192.0.2.2") is None  # it has one
-        assert visit.address == "192.0.2.1"
-    full = counts.locate(visits[3], "192.0.2.1")
+    slots = [entered(counts, None) for _ in range(4)]
+    for slot in slots[:3]:
+        assert counts.locate(slot, "192.0.2.1") is None
+        assert counts.locate(slot, "192.0.2.2") is None  # it has one
+        assert slot.address == "192.0.2.1"
+    full = counts.locate(slots[3], "192.0.2.1")
     assert full is not None and full.option == "unauthenticated-per-address"
-    assert visits[3].address is None
+    assert slots[3].address is None
     # The refused one is still there, for a moment, but not of the address.
     assert (counts.connections, counts.unauthenticated) == (4, 4)
-    counts.left(visits[3])
-    counts.left(visits[0])
+    counts.disconnected(slots[3])
+    counts.disconnected(slots[0])
     assert counts.locate(entered(counts, None), "192.0.2.1") is None
 
 
 def test_what_is_refused_counts_nowhere() -> None:
     counts = admission(connections_per_address=1, unauthenticated_per_address=5)
-    visit = entered(counts, "192.0.2.1")
+    slot = entered(counts, "192.0.2.1")
     for _ in range(10):
-        assert isinstance(counts.enter("192.0.2.1"), Full)
+        assert isinstance(counts.admit("192.0.2.1"), LimitReached)
     assert (counts.connections, counts.unauthenticated) == (1, 1)
-    counts.left(visit)
+    counts.disconnected(slot)
     assert (counts.connections, counts.unauthenticated, counts.addresses()) == (0, 0, 0)
 
 
@@ -122,33 +122,31 @@ STEPS = st.lists(
 def test_the_counts_are_those_of_a_list_of_who_is_there(steps: list[tuple[str, int, str]]) -> None:
     limits = {"connections_per_address": 3, "unauthenticated": 6, "unauthenticated_per_address": 2}
     counts = admission(8, **limits)
-    there: list[Visit] = []
+    there: list[Slot] = []
 
     def of(address: str, **only: Any) -> int:
-        return sum(
-            visit.address == address and only.items() <= {"logged_in": visit.logged_in}.items() for visit in there
-        )
+        return sum(slot.address == address and only.items() <= {"logged_in": slot.logged_in}.items() for slot in there)
 
     for what, which, name in steps:
         address = None if name == " " else name
         if what == "enter" or (what == "locate" and there):
             free = address is None or (of(address) < 3 and of(address, logged_in=False) < 2)
             if what == "enter":
-                strangers = sum(not visit.logged_in for visit in there)
-                came = counts.enter(address)
-                assert isinstance(came, Visit) == (free and len(there) < 8 and strangers < 6)
-                if isinstance(came, Visit):
+                strangers = sum(not slot.logged_in for slot in there)
+                came = counts.admit(address)
+                assert isinstance(came, Slot) == (free and len(there) < 8 and strangers < 6)
+                if isinstance(came, Slot):
                     there.append(came)
             else:
-                visit = there[which % len(there)]
-                if visit.address is None and not visit.logged_in:
-                    assert (counts.locate(visit, address) is None) == free
+                slot = there[which % len(there)]
+                if slot.address is None and not slot.logged_in:
+                    assert (counts.locate(slot, address) is None) == free
         elif there and what == "log in":
             counts.logged_in(there[which % len(there)])
         elif there:
-            counts.left(there.pop(which % len(there)))
+            counts.disconnected(there.pop(which % len(there)))
     assert counts.connections == len(there)
-    assert counts.unauthenticated == sum(not visit.logged_in for visit in there)
-    all = Counter(visit.address for visit in there if visit.address)
-    strangers = Counter(visit.address for visit in there if visit.address and not visit.logged_in)
+    assert counts.unauthenticated == sum(not slot.logged_in for slot in there)
+    all = Counter(slot.address for slot in there if slot.address)
+    strangers = Counter(slot.address for slot in there if slot.address and not slot.logged_in)
     assert counts.addresses() == len(all) + len(strangers)

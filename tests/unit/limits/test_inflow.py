@@ -52,27 +52,27 @@ class Allowances(SynchronousTestCase):
 
     def test_what_is_left_is_not_looked_up(self) -> None:
         allowance = Allowance(10, 20, 0)
-        self.assertEqual(allowance.left, 20)
-        allowance.left -= 21
+        self.assertEqual(allowance.remaining, 20)
+        allowance.remaining -= 21
         self.assertEqual(allowance.refill(0), 0.1)
         self.assertEqual(allowance.refill(0.1), 0)
 
     def test_no_more_comes_back_than_the_burst(self) -> None:
         allowance = Allowance(10, 20, 0)
-        allowance.left = -5
+        allowance.remaining = -5
         allowance.refill(1000)
-        self.assertEqual(allowance.left, 20)
+        self.assertEqual(allowance.remaining, 20)
 
     def test_a_clock_that_is_set_back_brings_nothing(self) -> None:
         allowance = Allowance(10, 20, 100)
-        allowance.left = -1
+        allowance.remaining = -1
         self.assertEqual(allowance.refill(50), 0.1)
         self.assertEqual(allowance.refill(50.1), 0)
 
     def test_zero_is_no_limit(self) -> None:
         allowance = Allowance(0, 0, 0)
-        allowance.left -= 1e9
-        self.assertEqual(allowance.left, math.inf)
+        allowance.remaining -= 1e9
+        self.assertEqual(allowance.remaining, math.inf)
         self.assertEqual(allowance.refill(1), 0)
 
     @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50)), max_size=50))
@@ -82,8 +82,8 @@ class Allowances(SynchronousTestCase):
         allowance, now, taken = Allowance(10, 20, 0), 0.0, [(0.0, 0)]
         for seconds, size in steps:
             now += seconds
-            if allowance.left >= 0 or not allowance.refill(now):
-                allowance.left -= size
+            if allowance.remaining >= 0 or not allowance.refill(now):
+                allowance.remaining -= size
                 taken.append((now, size))
         for first in range(len(taken)):
             since = taken[first][0]
@@ -132,8 +132,8 @@ class Rates(SynchronousTestCase):
         # Each of the largest messages in segments of a network with a small MTU, each segment in a read of its own.
         size = config.message_size + 14
         each = size + -(-size // 1300) * MIN_READ
-        inflow.bytes.left -= config.message_burst * size
-        self.assertGreater(inflow.bytes.left, 0)
+        inflow.bytes.remaining -= config.message_burst * size
+        self.assertGreater(inflow.bytes.remaining, 0)
         self.assertLess(config.messages_per_second * each, 1024 * 1024)
 
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.limits.addresses import address_key
 from chatrelay.limits.buckets import TokenBucket
-from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS, Sender, SendLimits
+from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS, SendLimits, UserQuota
 
 UNLIMITED = TokenBucket(0, 0)
 """Of a connection that may send any number."""
@@ -59,9 +59,9 @@ class TokenBucketTests(SynchronousTestCase):
     def test_how_many_are_left(self) -> None:
         bucket = TokenBucket(10, 30)
         for now, left in ((5000.0, 30), (5000.5, 5), (5001.0, 5), (2000.0, 0), (2001.0, 10), (2004.0, 30)):
-            self.assertEqual(bucket.left(now), left)
+            self.assertEqual(bucket.remaining(now), left)
             self.assertEqual(self.taken(bucket, now, tries=30), left)
-        self.assertEqual(TokenBucket(0, 0).left(0), math.inf)
+        self.assertEqual(TokenBucket(0, 0).remaining(0), math.inf)
 
     def test_it_holds_one_at_least(self) -> None:
         bucket = TokenBucket(0.25, 0.5)
@@ -133,9 +133,9 @@ class TokenBucketTests(SynchronousTestCase):
 class SenderTests(SynchronousTestCase):
     """What one user may still send."""
 
-    def sender(self, messages: float = 0, new_recipients: float = 0) -> Sender:
+    def sender(self, messages: float = 0, new_recipients: float = 0) -> UserQuota:
         """A user who may send so many messages and to so many new recipients, once and for all."""
-        return Sender(TokenBucket(messages and 1e-9, messages), TokenBucket(new_recipients and 1e-9, new_recipients))
+        return UserQuota(TokenBucket(messages and 1e-9, messages), TokenBucket(new_recipients and 1e-9, new_recipients))
 
     def test_messages_and_new_recipients(self) -> None:
         sender = self.sender(messages=5, new_recipients=2)
@@ -148,7 +148,7 @@ class SenderTests(SynchronousTestCase):
         st.sampled_from([0, 2, 20]),
     )
     def test_the_bucket_is_taken_from_as_by_take(self, moments: list[float], burst: float, user_rate: float) -> None:
-        user, sender = TokenBucket(user_rate, burst), Sender(TokenBucket(user_rate, burst), UNLIMITED)
+        user, sender = TokenBucket(user_rate, burst), UserQuota(TokenBucket(user_rate, burst), UNLIMITED)
         for now in moments:  # in any order, as a clock that is set back
             self.assertEqual(sender.may_send("bo", now), user.take(now))
 
@@ -191,22 +191,22 @@ class Remembering(SynchronousTestCase):
 
     def test_who_has_sent_nothing_is_forgotten_at_once(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.arrived("a")
-        limits.left("a", 0)
+        limits.connected("a")
+        limits.disconnected("a", 0)
         self.assertEqual(len(limits), 0)
 
     def test_who_is_there_is_not_forgotten(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.arrived("a").may_send("b", 0)
-        limits.arrived("a")
-        limits.left("a", 0)
+        limits.connected("a").may_send("b", 0)
+        limits.connected("a")
+        limits.disconnected("a", 0)
         limits.forget(1000)
         self.assertEqual(len(limits), 1)
 
     def test_who_has_gone_is_forgotten_after_a_minute_and_not_before(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.arrived("a").may_send("b", 0)
-        limits.left("a", 1)
+        limits.connected("a").may_send("b", 0)
+        limits.disconnected("a", 1)
         limits.forget(60.9)
         self.assertEqual(len(limits), 1)
         limits.forget(61)
@@ -214,19 +214,19 @@ class Remembering(SynchronousTestCase):
 
     def test_who_comes_back_is_who_went(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        sender = limits.arrived("a")
+        sender = limits.connected("a")
         sender.may_send("b", 0)
-        limits.left("a", 1)
-        self.assertIs(limits.arrived("a"), sender)
+        limits.disconnected("a", 1)
+        self.assertIs(limits.connected("a"), sender)
         limits.forget(100)
         self.assertEqual(len(limits), 1)
-        limits.left("a", 101)
+        limits.disconnected("a", 101)
         self.assertEqual(len(limits), 0)
 
     def test_slow_limits_are_remembered_longer(self) -> None:
         limits = SendLimits(0.1, 30, 0.1, 30)
-        limits.arrived("a").may_send("b", 0)
-        limits.left("a", 0)
+        limits.connected("a").may_send("b", 0)
+        limits.disconnected("a", 0)
         limits.forget(299)
         self.assertEqual(len(limits), 1)
         limits.forget(300)
@@ -234,8 +234,8 @@ class Remembering(SynchronousTestCase):
 
     def test_without_limits_nobody_is_remembered(self) -> None:
         limits = SendLimits(0, 0, 0, 0)
-        limits.arrived("a").may_send("b", 0)
-        limits.left("a", 0)
+        limits.connected("a").may_send("b", 0)
+        limits.disconnected("a", 0)
         self.assertEqual(len(limits), 0)
 
     @given(
@@ -245,16 +245,16 @@ class Remembering(SynchronousTestCase):
     )
     def test_coming_and_going_never_gets_more_through(self, steps: list[tuple[int, str, int]]) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        connections: list[Sender] = []
+        connections: list[UserQuota] = []
         now = written_to = sent = 0
         for seconds, what, count in steps:
             now += seconds
             limits.forget(now)
             if what == "arrive":
-                connections.append(limits.arrived("a"))
+                connections.append(limits.connected("a"))
             elif what == "leave" and connections:
                 connections.pop()
-                limits.left("a", now)
+                limits.disconnected("a", now)
             elif connections:
                 sent += sum(connections[-1].may_send("the same", now) for _ in range(count))
                 written_to += sum(connections[-1].may_send(f"{now}-{number}", now) for number in range(count))

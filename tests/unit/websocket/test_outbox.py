@@ -20,7 +20,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from chatrelay.limits.pace import MAX_AHEAD, MIN_PROGRESS, SlowReaders, ahead_of_pace, left_of_pace
+from chatrelay.limits.pace import MAX_AHEAD, MIN_PROGRESS, SlowReaders, ahead_after_unread_time, ahead_of_pace
 from chatrelay.websocket import sendqueue
 from chatrelay.websocket.outbox import FlushScheduler, Outbox
 from chatrelay.wire import v1
@@ -435,7 +435,7 @@ class Rule(SynchronousTestCase):
         acked = 0
         for now in range(10, seconds, 10):
             taken = int(pace * now) // jump * jump
-            ahead = left_of_pace(ahead, taken - acked)
+            ahead = ahead_after_unread_time(ahead, taken - acked)
             acked = taken
             if ahead < 0:
                 return False
