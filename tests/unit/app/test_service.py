@@ -184,7 +184,7 @@ class Running(SynchronousTestCase):
             ({"connections": 7}, {"connections": 8}, 7),
         ):
             service = build(Config(**options), self.reactor, KnownSessions({}), self.log, **given)
-            self.assertEqual(service.factory.parts.admission.most, most)
+            self.assertEqual(service.factory.parts.admission.max_connections, most)
 
     def test_the_ops_endpoint_is_on_loopback(self) -> None:
         self.start(listen=(), ops_listen="tcp:8081")
