@@ -158,7 +158,7 @@ class Weights(SynchronousTestCase):
         self.assertGreater(found[2], 1_000_000)
 
     def test_a_client_that_sends_them_is_slowed_down(self) -> None:
-        case = Paused("test_a_pause_is_a_sign_of_life")
+        case = Paused("test_pause_counts_as_activity")
         case.setUp()
         client = case.member(bytes_per_second=1024 * 1024)
         nested = b'{"type":"message-send-request","id":1,"x":[%b]}' % (b"[]," * 20_000 + b"1")
@@ -201,7 +201,7 @@ class Paused(SynchronousTestCase):
         """How many have come since the last look."""
         return sum(what == PONG for what, _ in client.hear())
 
-    def test_frames_of_one_read_are_taken_up_to_the_limit(self) -> None:
+    def test_frames_of_one_read_beyond_the_limit_wait(self) -> None:
         client = self.member(frames_per_second=10)
         client.write(frame(b"p", PING) * 100)
         self.assertEqual(self.pongs(client), 20)
@@ -258,7 +258,7 @@ class Paused(SynchronousTestCase):
         self.pass_time(0.5)
         self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
 
-    def test_bytes_are_counted_and_what_was_read_is_answered(self) -> None:
+    def test_message_that_was_read_is_answered_in_a_pause(self) -> None:
         client = self.client(bytes_per_second=10_000).log_in()
         for number in range(10):
             client.write(frame(request(number, "x" * 5000)))
@@ -271,14 +271,14 @@ class Paused(SynchronousTestCase):
         self.pass_time(1)
         self.assertFalse(self.is_paused(client))
 
-    def test_each_read_counts_as_so_many_bytes(self) -> None:
+    def test_each_read_counts_as_min_read_more(self) -> None:
         client = self.member(bytes_per_second=10 * MIN_READ, frames_per_second=0)
         data = frame(request(1))
         for byte in data[: 2 * 10]:
             client.write(bytes([byte]))
         self.assertTrue(self.is_paused(client))
 
-    def test_with_the_defaults_a_client_at_its_limits_is_never_paused(self) -> None:
+    def test_client_at_its_default_limits_is_never_paused(self) -> None:
         defaults = {name: getattr(Config(), name) for name in UNLIMITED}
         client = self.client(**{**defaults, "user_messages_per_second": 0.0}).log_in()
         data = frame(request(1, "x" * 16_000)[:-1] + b',"x":"%b"}' % (b"x" * 49_000))
@@ -295,13 +295,13 @@ class Paused(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(len(self.log.rows), 330)
 
-    def test_however_few_frames_there_is_a_handshake(self) -> None:
+    def test_one_frame_per_second_allows_a_handshake(self) -> None:
         client = self.client(frames_per_second=1)
         self.pass_time(5)
         client.write(frame(b"p", PING))
         self.assertEqual(self.pongs(client), 1)
 
-    def test_a_visitor_has_a_part_of_it(self) -> None:
+    def test_visitor_has_a_share_of_a_users_rates(self) -> None:
         client = self.client(frames_per_second=20)
         client.write(frame(b"p", PING) * 100)
         self.assertEqual(self.pongs(client), 19)  # the handshake was one
@@ -310,7 +310,7 @@ class Paused(SynchronousTestCase):
         client.write(frame(b" " * 20_000))
         self.assertTrue(self.is_paused(client))
 
-    def test_what_was_sent_as_a_visitor_is_not_held_against_the_user(self) -> None:
+    def test_login_resets_what_the_visitor_has_used(self) -> None:
         client = self.client(frames_per_second=20, bytes_per_second=16 * 1000)
         client.write(frame(LOG_IN) + frame(request(1, "x" * 10_000)))
         self.assertTrue(self.is_paused(client))
@@ -318,7 +318,7 @@ class Paused(SynchronousTestCase):
         self.assertFalse(self.is_paused(client))
         self.assertEqual([row.message.client_id for row in self.log.rows], [1])
 
-    def test_logging_in_again_brings_no_more(self) -> None:
+    def test_second_login_resets_nothing(self) -> None:
         client = self.member(frames_per_second=10)
         for _ in range(15):
             client.write(frame(LOG_IN, fin=False) + frame(b"", 0))
@@ -326,7 +326,7 @@ class Paused(SynchronousTestCase):
 
     # What the relay itself does is not held against a client
 
-    def test_a_message_whose_rest_is_not_read_has_its_time(self) -> None:
+    def test_message_timeout_does_not_count_a_pause(self) -> None:
         client = self.client(frames_per_second=4, message_timeout=2.0).log_in()
         self.pass_time(5)
         client.write(fragments(request(1), 20))
@@ -335,13 +335,13 @@ class Paused(SynchronousTestCase):
         self.pass_time(10)
         self.assertEqual([row.message.client_id for row in self.log.rows], [1])
 
-    def test_a_message_that_is_not_finished_is_closed_in_its_time(self) -> None:
+    def test_unfinished_message_is_closed_after_message_timeout(self) -> None:
         client = self.client(frames_per_second=4, message_timeout=2.0).log_in()
         client.write(fragments(request(1), 20)[:-30])
         self.pass_time(60)
         self.assertEqual(client.hear()[-1], (1002, "a message took too long"))
 
-    def test_a_pong_that_is_not_read_is_not_missed(self) -> None:
+    def test_ping_timeout_does_not_count_a_pause(self) -> None:
         client = self.client(frames_per_second=4, ping_interval=20.0, ping_timeout=5.0, message_frames=0).log_in()
         client.write(fragments(request(1), 300) + frame(b"", PONG))
         heard: list[Any] = []
@@ -355,13 +355,13 @@ class Paused(SynchronousTestCase):
             self.pass_time(1)
             self.assertNotIn(4004, [what for what, *_ in client.hear()])
 
-    def test_a_client_that_is_gone_is_noticed(self) -> None:
+    def test_silent_client_is_closed_with_4004_after_its_pause(self) -> None:
         client = self.client(frames_per_second=10, ping_interval=20.0, ping_timeout=5.0).log_in()
         client.write(frame(b"", PONG) * 50)
         self.pass_time(40)
         self.assertEqual(client.hear()[-1], (4004, "no answer to pings"))
 
-    def test_a_close_frame_is_read_when_its_turn_comes(self) -> None:
+    def test_close_frame_in_a_pause_is_read_after_it(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 30 + frame((1000).to_bytes(2, "big"), CLOSE))
         self.pass_time(0.5)
@@ -369,7 +369,7 @@ class Paused(SynchronousTestCase):
         self.pass_time(2)
         self.assertEqual(client.hear()[-1][0], 1000)
 
-    def test_a_pause_is_a_sign_of_life(self) -> None:
+    def test_pause_counts_as_activity(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         before = client.protocol.activity()
         client.write(fragments(request(1), 64))
@@ -377,7 +377,7 @@ class Paused(SynchronousTestCase):
         self.assertEqual(self.log.rows, [])
         self.assertNotEqual(client.protocol.activity(), before)
 
-    def test_who_is_heard_no_more_stays_so(self) -> None:
+    def test_discarding_connection_is_not_resumed(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 30)
         client.protocol.close(codes.ENDED)
@@ -385,14 +385,14 @@ class Paused(SynchronousTestCase):
         self.pass_time(1)
         self.assertTrue(self.is_paused(client))
 
-    def test_who_leaves_in_a_pause_leaves_nothing(self) -> None:
+    def test_connection_lost_in_a_pause_leaves_no_timer(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 30)
         client.lost()
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_what_is_closed_in_a_pause_is_not_taken_after_it(self) -> None:
+    def test_message_held_in_a_pause_is_not_taken_after_a_close(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 20 + fragments(request(1), 2))
         client.protocol.close(codes.ENDED)
@@ -411,7 +411,7 @@ class Paused(SynchronousTestCase):
         ),
         st.lists(st.integers(1, 200), min_size=1, max_size=10),
     )
-    def test_slower_is_all_it_is(self, parts: list[bytes], steps: list[int]) -> None:
+    def test_paused_connection_gets_the_same_answers_later(self, parts: list[bytes], steps: list[int]) -> None:
         stream = frame(LOG_IN) + b"".join(parts)
         found = []
         for limits in (

@@ -64,14 +64,14 @@ class Defects(ConnectingTestCase):
         self.assertIn(f", in {where}\n", said)
         self.assertNotIn(self.SECRET, said)
 
-    def test_an_error_of_our_own_is_not_sent_to_the_client(self) -> None:
+    def test_exception_in_a_handshake_is_logged_and_answered_with_500(self) -> None:
         def check_origin(request: bytes) -> None:
             raise ValueError(request)
 
         self.patch(self.factory.parts.handshakes, "check_origin", check_origin)
         self.check(*self.refusal(), where="check_origin")
 
-    def test_an_error_of_a_subclass_is_not_sent_to_the_client(self) -> None:
+    def test_exception_in_a_subclass_is_logged_and_answered_with_500(self) -> None:
         class Sync(ChatProtocol):
             def onConnect(self, request: Any) -> Any:
                 raise ValueError(request.headers)
@@ -85,7 +85,7 @@ class Defects(ConnectingTestCase):
             self.factory.protocol = protocol
             self.check(*self.refusal(), where="onConnect")
 
-    def test_what_a_subclass_denies_is_sent(self) -> None:
+    def test_denial_by_a_subclass_is_sent_to_the_client(self) -> None:
         class Denying(ChatProtocol):
             def onConnect(self, request: Any) -> Any:
                 raise ConnectionDeny(403, "members only")
@@ -117,7 +117,7 @@ class Defects(ConnectingTestCase):
             self.assertEqual((len(registry.login_deadlines), len(registry.closing_deadlines)), (0, 0))
             self.assertEqual(self.said(), [])
 
-    def test_an_error_in_on_open_ends_the_connection(self) -> None:
+    def test_exception_in_on_open_aborts_the_connection(self) -> None:
         class Failing(ChatProtocol):
             def onOpen(self) -> None:
                 super().onOpen()
@@ -136,7 +136,7 @@ class Defects(ConnectingTestCase):
         self.assertTrue(end.endswith("a defect, logged before this"))
         self.assertEqual(len(self.factory.registry.connections), 0)
 
-    def test_many_defects_are_counted(self) -> None:
+    def test_many_exceptions_at_once_are_logged_as_a_count(self) -> None:
         self.patch(self.factory.parts.handshakes, "check_origin", None)
         for _ in range(log_limiter.MAX_PER_SWEEP + 5):
             self.refusal()
@@ -145,7 +145,7 @@ class Defects(ConnectingTestCase):
         self.assertEqual(len(lines), log_limiter.MAX_PER_SWEEP + 1)
         self.assertIn("too many log messages at once: 5 more handshakes that raised an exception", lines)
 
-    def test_nor_is_the_text_of_what_autobahn_catches(self) -> None:
+    def test_exception_that_autobahn_catches_is_not_quoted(self) -> None:
         def fail(*_: object) -> None:
             raise ValueError(f"{self.SECRET} is wrong")
 
@@ -166,7 +166,7 @@ class Defects(ConnectingTestCase):
 class Refusals(ConnectingTestCase):
     """A relay that is full says so, cheaply, and has the descriptor back in a moment."""
 
-    def test_it_is_said_in_one_write_and_no_handshake_is_read(self) -> None:
+    def test_refused_connection_is_answered_in_one_write(self) -> None:
         self.limit(connections=1)
         self.come()
         refused = self.come()
@@ -177,7 +177,7 @@ class Refusals(ConnectingTestCase):
             self.assertTrue(refused.transport.disconnecting)
         self.assertEqual(self.said(), ["connection from 192.0.2.1:4321 refused: the relay is full (connections 1)"])
 
-    def test_of_many_only_some_are_waited_for(self) -> None:
+    def test_connections_beyond_max_refused_are_answered_at_once(self) -> None:
         self.limit(connections=1)
         self.come()
         clients = [self.come() for _ in range(30)]
@@ -189,7 +189,7 @@ class Refusals(ConnectingTestCase):
             client.lost()
         self.assertFalse(self.come().transport.disconnecting)
 
-    def test_over_tls_nothing_is_said_for_that_would_take_a_handshake(self) -> None:
+    def test_refused_connection_over_tls_is_aborted_without_an_answer(self) -> None:
         self.limit(connections=1)
         self.come()
         transport = Transport()
@@ -198,7 +198,7 @@ class Refusals(ConnectingTestCase):
         self.assertTrue(transport.aborted)
         self.assertEqual(transport.value(), b"")
 
-    def test_who_is_refused_and_does_not_go_is_cut(self) -> None:
+    def test_refused_client_that_does_not_leave_is_aborted(self) -> None:
         self.limit(connections=1)
         self.come()
         refused = self.come()
@@ -208,7 +208,7 @@ class Refusals(ConnectingTestCase):
         self.assertTrue(refused.transport.aborted)
         refused.lost()
 
-    def test_how_long_is_as_was_said(self) -> None:
+    def test_refused_client_may_stay_for_closing_timeout(self) -> None:
         for seconds in (0.5, 20.0):
             self.limit(connections=1, closing_timeout=seconds, handshake_timeout=0)
             self.come()
@@ -219,7 +219,7 @@ class Refusals(ConnectingTestCase):
             self.assertTrue(refused.transport.aborted)
             refused.lost()
 
-    def test_who_is_refused_leaves_nothing_behind(self) -> None:
+    def test_refused_connection_leaves_nothing_behind(self) -> None:
         self.limit(connections=1)
         inside = self.come()
         for _ in range(10):
@@ -228,7 +228,7 @@ class Refusals(ConnectingTestCase):
         self.assertEqual(self.factory.registry.connections, {inside.protocol})
         self.assertEqual((len(self.factory.registry.closing_deadlines), len(self.factory.registry.refused)), (0, 0))
 
-    def test_when_somebody_has_gone_there_is_room(self) -> None:
+    def test_lost_connection_makes_room_for_another(self) -> None:
         self.limit(connections=2)
         first, second = self.come(), self.come()
         self.assertTrue(self.is_refused(self.come()))
@@ -240,7 +240,7 @@ class Refusals(ConnectingTestCase):
         self.assertTrue(self.is_refused(self.come()))
         second.open()
 
-    def test_of_many_some_are_told_and_the_rest_counted(self) -> None:
+    def test_many_refused_connections_are_logged_as_a_count(self) -> None:
         self.limit(connections=1)
         self.come()
         for _ in range(60):
@@ -249,7 +249,7 @@ class Refusals(ConnectingTestCase):
         self.assertEqual(len([line for line in self.said() if "(connections 1)" in line]), 25)
         self.assertIn("too many log messages at once: 35 more connections refused", self.said())
 
-    def test_so_many_as_the_process_has_descriptors_for_where_the_options_do_not_say(self) -> None:
+    def test_connections_are_limited_by_descriptors_without_an_option(self) -> None:
         for options, given, most in (({}, 2, 2), ({"connections": 3}, 2, 3), ({"connections": 0}, 2, 0), ({}, 0, 0)):
             self.limit(**options)
             factory = chat_factory(self.factory.parts.config, self.clock, KnownSessions({}), connections=given)
@@ -261,7 +261,7 @@ class Refusals(ConnectingTestCase):
 class Unauthenticated(ConnectingTestCase):
     """Who does not log in has few places; who does leaves theirs to the next."""
 
-    def test_100_of_an_address_and_no_further(self) -> None:
+    def test_101st_unauthenticated_connection_of_an_address_is_refused(self) -> None:
         self.limit()
         clients = [self.come() for _ in range(100)]
         refused = self.come()
@@ -279,21 +279,21 @@ class Unauthenticated(ConnectingTestCase):
         clients[0].lost()
         self.assertFalse(self.refuses(OFFICE))
 
-    def test_a_network_of_ipv6_is_one_address(self) -> None:
+    def test_ipv6_network_counts_as_one_address(self) -> None:
         self.limit(unauthenticated_per_address=2)
         self.come("2001:db8:1:2::1")
         self.come("2001:db8:1:2:ffff::2")
         self.assertTrue(self.refuses("2001:db8:1:2:3::3"))
         self.assertFalse(self.refuses("2001:db8:1:3::1"))
 
-    def test_ipv4_that_comes_by_ipv6_is_the_same_address(self) -> None:
+    def test_ipv4_mapped_address_counts_as_ipv4(self) -> None:
         self.limit(unauthenticated_per_address=2)
         self.come(OFFICE)
         self.come(f"::ffff:{OFFICE}")
         self.assertTrue(self.refuses(OFFICE))
         self.assertFalse(self.refuses(f"::ffff:{ELSEWHERE}"))
 
-    def test_whoever_logs_in_makes_room_and_whoever_is_denied_does_not(self) -> None:
+    def test_login_makes_room_and_denial_does_not(self) -> None:
         authenticator = HeldAuthenticator()
         self.limit(authenticator, unauthenticated_per_address=1)
         client = self.come().open()
@@ -310,7 +310,7 @@ class Unauthenticated(ConnectingTestCase):
         client.lost()
         self.assertTrue(self.refuses(OFFICE))
 
-    def test_who_does_not_log_in_in_time_makes_room(self) -> None:
+    def test_login_timeout_makes_room(self) -> None:
         self.limit(unauthenticated_per_address=1)
         client = self.come().open()
         self.pass_time(10.5)
@@ -319,7 +319,7 @@ class Unauthenticated(ConnectingTestCase):
         client.lost()
         self.assertFalse(self.refuses(OFFICE))
 
-    def test_a_whole_office_logs_in_one_hundred_at_a_time(self) -> None:
+    def test_thousand_clients_of_an_address_log_in_hundred_at_a_time(self) -> None:
         known = KnownSessions({f"session-{number}": number for number in range(1000)})
         self.limit(known)
         for first in range(0, 1000, 100):
@@ -328,7 +328,7 @@ class Unauthenticated(ConnectingTestCase):
                 client.log_in(f"session-{number}")
         self.assertEqual(len(self.directory), 1000)
 
-    def test_so_many_in_all_and_no_further(self) -> None:
+    def test_unauthenticated_connection_beyond_the_limit_is_refused(self) -> None:
         self.limit(unauthenticated=3)
         clients = [self.come(f"192.0.2.{number}") for number in range(3)]
         self.assertTrue(self.refuses(ELSEWHERE))
@@ -337,7 +337,7 @@ class Unauthenticated(ConnectingTestCase):
         self.assertTrue(self.refuses("198.51.100.8"))
         self.assertIn("(unauthenticated 3)", self.said()[-1])
 
-    def test_connections_of_an_address_where_they_are_limited(self) -> None:
+    def test_connection_beyond_connections_per_address_is_refused(self) -> None:
         self.limit(connections_per_address=2)
         first = self.come().open().log_in()
         self.come().open().log_in("bo")
@@ -350,7 +350,7 @@ class Unauthenticated(ConnectingTestCase):
 class OfAUser(ConnectingTestCase):
     """A user has so many connections; the newest stay."""
 
-    def test_10_of_a_user_and_the_11th_ends_the_oldest(self) -> None:
+    def test_11th_connection_of_a_user_closes_the_oldest(self) -> None:
         self.limit()
         other = self.come().open().log_in("bo")
         clients = [self.come().open().log_in() for _ in range(10)]
@@ -363,7 +363,7 @@ class OfAUser(ConnectingTestCase):
         self.assertEqual([len(client.hear()) for client in [*clients[1:], newest]], [1] * 10)
         self.assertEqual(len(other.hear()), 1)
 
-    def test_who_is_leaving_is_none_of_them(self) -> None:
+    def test_closing_connection_does_not_count_for_its_user(self) -> None:
         self.limit(connections_per_user=2)
         first, second = (self.come().open().log_in() for _ in range(2))
         second.protocol.close(codes.STOPPING)
@@ -373,7 +373,7 @@ class OfAUser(ConnectingTestCase):
         self.come().open().log_in()
         self.assertEqual(first.hear()[0][0], 4504)
 
-    def test_logging_in_again_is_no_further_connection(self) -> None:
+    def test_second_login_of_a_connection_closes_nothing(self) -> None:
         self.limit(connections_per_user=2)
         clients = [self.come().open().log_in() for _ in range(2)]
         for client in clients:
@@ -389,7 +389,7 @@ class OfAUser(ConnectingTestCase):
 class BehindProxies(ConnectingTestCase):
     """X-Forwarded-For, of those who are trusted."""
 
-    def test_limits_count_the_clients_of_a_trusted_proxy_and_not_the_proxy(self) -> None:
+    def test_limits_count_the_clients_of_a_trusted_proxy(self) -> None:
         self.limit(trusted_proxy=("10.0.0.0/8",), unauthenticated_per_address=2)
         for number in range(20):
             self.assertFalse(self.is_refused(self.come(PROXY)))
@@ -410,12 +410,12 @@ class BehindProxies(ConnectingTestCase):
             "(unauthenticated-per-address 2)",
         )
 
-    def test_a_client_of_ipv6_is_its_network_and_named_in_full(self) -> None:
+    def test_ipv6_client_counts_by_network_and_is_logged_in_full(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         protocol = self.come(PROXY).open("X-Forwarded-For: 2001:db8:1:2::7").protocol
         self.assertEqual((protocol.remote.address, protocol.remote.name), ("2001:db8:1:2::/64", "2001:db8:1:2::7"))
 
-    def test_who_comes_through_a_trusted_proxy_that_does_not_say_for_whom_has_no_address(self) -> None:
+    def test_client_that_a_trusted_proxy_does_not_name_has_no_address(self) -> None:
         self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1, connections_per_address=1)
         for headers in ((), ("X-Forwarded-For: unknown",), ()):
             client = self.come(PROXY).open(*headers)
@@ -429,7 +429,7 @@ class BehindProxies(ConnectingTestCase):
             f"have the proxy there set X-Forwarded-For, and set --trusted-proxy {name} here (logged once)"
         )
 
-    def test_of_a_trusted_proxy_that_names_nobody_one_line_says_so(self) -> None:
+    def test_trusted_proxy_that_names_no_client_is_logged_once(self) -> None:
         for headers in ((), ("X-Forwarded-For: unknown",), (f"X-Forwarded-For: {PROXY}",), ("X-Forwarded-For:",)):
             self.events.clear()
             self.limit(trusted_proxy=("10.0.0.0/8",))
@@ -437,7 +437,7 @@ class BehindProxies(ConnectingTestCase):
                 self.come(PROXY).open(*headers)
             self.assertEqual(self.said(), [self.nobody_named(f"{PROXY}:4321", PROXY)])
 
-    def test_of_who_comes_through_a_unix_socket_and_names_nobody_one_line_says_so(self) -> None:
+    def test_unix_socket_that_names_no_client_is_logged_once(self) -> None:
         peer = UNIXAddress(None)
         for trusted in (("unix",), ()):
             self.events.clear()
@@ -446,7 +446,7 @@ class BehindProxies(ConnectingTestCase):
                 MemoryClient(self.factory, Transport(peer)).open()
             self.assertEqual(self.said(), [self.nobody_named(str(peer), "unix")])
 
-    def test_no_line_where_somebody_is_named_or_no_proxy_is_between_or_there_was_no_handshake(self) -> None:
+    def test_named_client_and_direct_client_are_not_logged(self) -> None:
         self.limit(trusted_proxy=("unix", PROXY), origin=("https://example.com",))
         self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
         MemoryClient(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
@@ -460,12 +460,12 @@ class BehindProxies(ConnectingTestCase):
         MemoryClient(self.factory, Transport(UNIXAddress(None))).open(f"X-Forwarded-For: {OFFICE}")
         self.assertEqual(len(self.said()), 1)
 
-    def test_a_proxy_that_the_proxy_protocol_names_must_name_its_clients_too(self) -> None:
+    def test_proxy_behind_the_proxy_protocol_that_names_no_client_is_logged(self) -> None:
         self.limit(trusted_proxy=("203.0.113.1",))
         ProxiedClient(self.factory, proxy_header_1("203.0.113.1")).open()
         self.assertEqual(self.said(), [self.nobody_named("203.0.113.1:4321", "203.0.113.1")])
 
-    def test_from_anybody_else_it_is_ignored_and_one_line_says_so(self) -> None:
+    def test_forwarded_for_of_an_untrusted_client_is_ignored_and_logged_once(self) -> None:
         for trusted in ((), (PROXY,)):
             self.events.clear()
             self.limit(trusted_proxy=trusted, unauthenticated_per_address=3)
@@ -482,14 +482,14 @@ class BehindProxies(ConnectingTestCase):
                 ],
             )
 
-    def test_an_address_that_a_client_makes_up_helps_it_nothing(self) -> None:
+    def test_made_up_forwarded_address_is_not_counted(self) -> None:
         self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1)
         self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
         for made_up in ("203.0.113.1", "unknown", PROXY, "", "127.0.0.1"):
             answer = self.come(PROXY).shake(f"X-Forwarded-For: {made_up}, {OFFICE}")
             self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), made_up)
 
-    def test_a_unix_socket_has_no_address_and_is_believed_only_where_that_was_said(self) -> None:
+    def test_unix_socket_is_trusted_only_by_option(self) -> None:
         peer = UNIXAddress(None)
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
         for _ in range(3):
@@ -502,14 +502,14 @@ class BehindProxies(ConnectingTestCase):
         answer = MemoryClient(self.factory, Transport(peer)).shake(f"X-Forwarded-For: {OFFICE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 429 "))
 
-    def test_what_only_looks_like_the_header_is_none(self) -> None:
+    def test_header_that_only_resembles_forwarded_for_is_ignored(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         client = self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}", f"X: a\r\n X-Forwarded-For: {ELSEWHERE}")
         self.assertEqual(client.protocol.remote.address, OFFICE)
         answer = self.come(PROXY).shake(f"X-Forwarded-For: {OFFICE}", f"X-Forwarded-For : {ELSEWHERE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
 
-    def test_the_end_of_a_users_connection_is_told_with_the_clients_address(self) -> None:
+    def test_close_is_logged_with_the_forwarded_address(self) -> None:
         self.limit(trusted_proxy=(PROXY,))
         self.come(PROXY).open(f"X-Forwarded-For: {ELSEWHERE}").log_in().lost()
         self.assertIn(f"connection of 1 from {ELSEWHERE} ended by the client", self.said()[-1])
@@ -518,7 +518,7 @@ class BehindProxies(ConnectingTestCase):
 class ProxyProtocol(ConnectingTestCase):
     """The PROXY protocol, on an endpoint `haproxy:`."""
 
-    def test_limits_count_the_clients_and_not_the_proxy(self) -> None:
+    def test_limits_count_the_clients_of_the_proxy_protocol(self) -> None:
         for header in (proxy_header_1, proxy_header_2):
             self.limit(unauthenticated_per_address=1)
             for number in range(10):
@@ -534,7 +534,7 @@ class ProxyProtocol(ConnectingTestCase):
             answer = ProxiedClient(self.factory, header("2001:db8:1:2::2")).shake()
             self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), answer)
 
-    def test_who_sends_no_handshake_through_a_proxy_is_counted_too(self) -> None:
+    def test_announced_client_without_a_handshake_is_counted(self) -> None:
         for header in (proxy_header_1, proxy_header_2):
             self.limit(unauthenticated_per_address=2, unauthenticated=10)
             silent = [ProxiedClient(self.factory, header(OFFICE)) for _ in range(6)]
@@ -557,20 +557,20 @@ class ProxyProtocol(ConnectingTestCase):
                 (len(self.factory.registry.awaiting_address), self.factory.parts.admission.addresses()), (0, 0)
             )
 
-    def test_a_proxy_that_speaks_for_itself_has_no_address(self) -> None:
+    def test_proxy_that_speaks_for_itself_has_no_address(self) -> None:
         self.limit(unauthenticated_per_address=1, connections_per_address=1)
         for header in (proxy_header_2(None), b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"):
             client = ProxiedClient(self.factory, header).open()
             self.assertIsNone(client.protocol.remote.address)
 
-    def test_what_is_no_address_is_none_and_safe_to_print(self) -> None:
+    def test_invalid_announced_address_is_no_address_and_is_logged_escaped(self) -> None:
         self.limit(unauthenticated_per_address=1)
         for _ in range(2):
             client = ProxiedClient(self.factory, b"PROXY TCP4 1.2.\x1b[2J 1.2.3.4 1 2\r\n").open()
             self.assertIsNone(client.protocol.remote.address)
             self.assertNotIn("\x1b", client.protocol.remote.name)
 
-    def test_a_chain_of_both_kinds(self) -> None:
+    def test_forwarded_for_behind_the_proxy_protocol_is_read(self) -> None:
         # haproxy passes on what nginx (203.0.113.1) has sent, and that names its own client.
         self.limit(trusted_proxy=("203.0.113.1",))
         header = proxy_header_1("203.0.113.1")
@@ -579,7 +579,7 @@ class ProxyProtocol(ConnectingTestCase):
         client = ProxiedClient(self.factory, proxy_header_1("203.0.113.2")).open(f"X-Forwarded-For: {OFFICE}")
         self.assertEqual(client.protocol.remote.address, "203.0.113.2")
 
-    def test_a_full_relay_says_so_before_it_knows_for_whom(self) -> None:
+    def test_full_relay_refuses_before_the_proxy_header(self) -> None:
         self.limit(connections=1)
         self.come()
         refused = ProxiedClient(self.factory, b"")

@@ -37,7 +37,7 @@ def tls_error(*reasons: str) -> SSL.Error:
 class Why(SynchronousTestCase):
     """Twisted's reasons in plain words."""
 
-    def test_each_reason_has_its_words(self) -> None:
+    def test_each_reason_of_twisted_has_its_cause(self) -> None:
         for error, over_tls, unacknowledged, by, reason in (
             (ConnectionDone(), False, 0.0, "client", "closed without a close frame"),
             (ConnectionDone(), True, 0.0, "client", "closed without a close frame"),
@@ -59,7 +59,7 @@ class Why(SynchronousTestCase):
 class ByAProxy(ConnectingTestCase):
     """A proxy closes with 1001 in its own name, and wherever it is in a client's frame."""
 
-    def test_a_close_by_a_proxy_is_not_logged_as_an_error_of_the_client(self) -> None:
+    def test_close_by_a_proxy_is_not_logged_as_a_protocol_error(self) -> None:
         told = logged_lines(self)
         unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
         half = frame(b"x" * 1000)[:500]
@@ -84,7 +84,7 @@ class ByAProxy(ConnectingTestCase):
                 self.assertEqual("with 1001" in line and "a proxy in between closed it" in line, is_by_proxy, line)
                 self.assertEqual("ended by the client" in line, is_by_proxy, line)
 
-    def test_another_reason_of_the_relay_is_logged_though_a_close_follows(self) -> None:
+    def test_earlier_close_of_the_relay_is_logged_although_a_close_follows(self) -> None:
         told = logged_lines(self)
         unmasked, masked = b"\x88\x02\x03\xe9", frame(b"\x03\xe9", CLOSE)
         for before, code in ((frame(b"?") * 10, 4502), (frame(b"x", BINARY), 1003), (frame(b"x" * 70000), 1009)):
@@ -126,7 +126,7 @@ class Acknowledged(SynchronousTestCase):
         buffer.stopProducing()
         return buffer.unacknowledged
 
-    def test_only_where_it_was_sent_again_and_for_about_as_long_as_the_system_waits(self) -> None:
+    def test_unacknowledged_time_is_known_only_after_the_systems_patience(self) -> None:
         for retransmits, probes, milliseconds, patience, seconds in (
             (8, 0, 35_100, 35.0, 35.1),
             (0, 5, 35_100, 35.0, 35.1),
@@ -137,7 +137,7 @@ class Acknowledged(SynchronousTestCase):
         ):
             self.assertEqual(self.given_up(Silent(retransmits, probes, milliseconds), patience), seconds)
 
-    def test_a_socket_that_cannot_tell_or_is_gone(self) -> None:
+    def test_socket_without_tcp_info_counts_as_acknowledged(self) -> None:
         near, far = socket.socketpair()
         self.addCleanup(near.close)
         self.addCleanup(far.close)
@@ -146,7 +146,7 @@ class Acknowledged(SynchronousTestCase):
         closed.close()
         self.assertEqual(seconds_unacknowledged(closed), 0.0)
 
-    def test_what_linux_tells_of_a_real_one_is_as_long_as_is_read(self) -> None:
+    def test_tcp_info_of_linux_is_long_enough(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()) as near:
             info = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, sendqueue.TCP_INFO_SIZE)
             self.assertGreaterEqual(len(info), 60)
@@ -185,7 +185,7 @@ class InJSON(EndsTestCase):
         super().setUp()
         self.limit(unauthenticated_per_address=0)
 
-    def test_no_handshake_in_time(self) -> None:
+    def test_handshake_timeout_is_logged(self) -> None:
         client = self.come()
         self.pass_time(5.25)
         self.assertTrue(client.transport.aborted)
@@ -193,7 +193,7 @@ class InJSON(EndsTestCase):
         client.lost(ConnectionAborted())
         self.assertEqual(self.told(), [(self.level, "handshake", "relay", 1006, "no handshake in time")])
 
-    def test_gone_before_the_handshake_was_whole(self) -> None:
+    def test_loss_in_the_handshake_is_logged(self) -> None:
         for error, by, reason in (
             (ConnectionDone(), "client", "closed without a close frame"),
             (ConnectionLost(), "network", "reset by peer"),
@@ -204,19 +204,19 @@ class InJSON(EndsTestCase):
             client.lost(error)
             self.assertEqual(self.told(), [(self.level, "handshake", by, 1006, reason)])
 
-    def test_over_tls(self) -> None:
+    def test_loss_over_tls_is_logged(self) -> None:
         client = self.come()
         directlyProvides(client.transport, ISSLTransport)
         client.lost(ConnectionLost())
         self.assertEqual(self.told()[0][1:], ("handshake", "network", 1006, "TLS: cut off without a goodbye"))
 
-    def test_no_handshake_at_all(self) -> None:
+    def test_request_that_is_no_handshake_is_logged(self) -> None:
         client = self.come()
         client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
         client.lost()
         self.assertEqual(self.told(), [(self.level, "handshake", "relay", 426, "HTTP Upgrade header missing")])
 
-    def test_a_refused_handshake_is_told_when_it_is_refused_and_not_again(self) -> None:
+    def test_refused_handshake_is_logged_once(self) -> None:
         client = self.come()
         client.shake("Sec-WebSocket-Protocol: nonsense")
         ((level, *told, reason),) = self.told()
@@ -225,27 +225,27 @@ class InJSON(EndsTestCase):
         client.lost()
         self.assertEqual(self.told(), [])
 
-    def test_a_handshake_that_is_refused_after_its_client_has_left(self) -> None:
+    def test_handshake_refused_after_the_loss_is_not_logged_again(self) -> None:
         client = self.come()
         client.lost()
         self.assertEqual(len(self.told()), 1)
         client.protocol.failHandshake("too late")
         self.assertEqual(self.told(), [])
 
-    def test_a_visitor_who_does_not_log_in(self) -> None:
+    def test_login_timeout_of_a_visitor_is_logged(self) -> None:
         client = self.come().open()
         self.pass_time(10.25)
         client.write(close_frame(4001))
         client.lost()
         self.assertEqual(self.told(), [(self.level, "visitor", "relay", 4001, "not logged in in time")])
 
-    def test_a_visitor_who_closes(self) -> None:
+    def test_close_by_a_visitor_is_logged(self) -> None:
         client = self.come().open()
         client.write(close_frame(1001, "my words"))
         client.lost()
         self.assertEqual(self.told(), [(self.level, "visitor", "client", 1001, "it closed")])
 
-    def test_a_user(self) -> None:
+    def test_close_of_a_user_is_logged(self) -> None:
         client = self.come().open().log_in()
         self.pass_time(1.5)
         client.lost(ConnectionLost())
@@ -253,7 +253,7 @@ class InJSON(EndsTestCase):
         self.assertEqual((event["uid"], event["peer"], event["seconds"]), (1, PEER, 1.5))
         self.assertEqual(self.told(), [("info", "user", "network", 1006, "reset by peer")])
 
-    def test_one_that_was_closed_and_did_not_leave_ended_by_what_closed_it(self) -> None:
+    def test_first_cause_is_logged_for_a_client_that_does_not_leave(self) -> None:
         client = self.come().open().log_in()
         client.protocol.close(codes.ENDED)
         self.pass_time(2.5)
@@ -261,7 +261,7 @@ class InJSON(EndsTestCase):
         client.lost(ConnectionAborted())
         self.assertEqual(self.told(), [("info", "user", "relay", 4505, "ended by the operator or the site")])
 
-    def test_turned_away(self) -> None:
+    def test_refused_connection_is_logged(self) -> None:
         self.limit(connections=1)
         self.come()
         for _ in range(MAX_REFUSED + 1):
@@ -270,13 +270,13 @@ class InJSON(EndsTestCase):
             client.lost()
         self.assertEqual(self.told(), [])
 
-    def test_who_comes_when_the_relay_has_stopped(self) -> None:
+    def test_connection_to_a_stopped_relay_is_logged(self) -> None:
         self.factory.registry.abort_all()
         client = self.come()
         client.lost(ConnectionAborted())
         self.assertEqual(self.told(), [(self.level, "connection", "relay", 1006, "the relay is stopping")])
 
-    def test_a_relay_that_stops(self) -> None:
+    def test_closes_of_a_stopping_relay_are_logged(self) -> None:
         shaking, visitor, user = self.come(), self.come().open(), self.come().open().log_in()
         self.factory.registry.close_all()
         self.factory.registry.abort_all()
@@ -291,7 +291,7 @@ class InJSON(EndsTestCase):
             ],
         )
 
-    def test_tls_that_has_ended_beneath_what_waits(self) -> None:
+    def test_tls_that_ended_before_unread_data_is_logged(self) -> None:
         client = ProxiedClient(self.factory, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").open().log_in()
         client.transport.disconnecting = True
         self.pass_time(1.25)
@@ -299,19 +299,19 @@ class InJSON(EndsTestCase):
         ((*_, by, code, reason),) = self.told()
         self.assertEqual((by, code, reason.partition(",")[0]), ("client", 1006, "TLS: closed without a close frame"))
 
-    def test_no_header_of_the_proxy_protocol(self) -> None:
+    def test_missing_proxy_header_is_logged(self) -> None:
         client = ProxiedClient(self.factory, b"GET / HTTP/1.1\r\n")
         self.assertTrue(client.transport.disconnecting)
         client.lost()
         reason = "no header of the PROXY protocol came first"
         self.assertEqual(self.told(), [(self.level, "handshake", "relay", 1006, reason)])
 
-    def test_a_defect(self) -> None:
+    def test_exception_is_logged_as_a_defect(self) -> None:
         client = self.come().open().log_in()
         client.lost(RuntimeError("CANARY"))
         self.assertEqual(self.told(), [("info", "user", "relay", 1006, "a defect, logged before this")])
 
-    def test_many_at_once(self) -> None:
+    def test_many_closes_at_once_are_logged_each_in_json_only(self) -> None:
         """In a quarter of a second, of each kind; see `InText` for how many of them people are told."""
         self.limit(unauthenticated_per_address=0, connections=31)
         self.come()
@@ -353,7 +353,7 @@ class InText(InJSON):
 class Lines(EndsTestCase):
     """How they read."""
 
-    def test_how_each_reads(self) -> None:
+    def test_each_line_reads_as_documented(self) -> None:
         self.limit()
         self.come().lost()
         self.come().open().lost(ConnectionLost())

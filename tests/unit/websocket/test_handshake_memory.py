@@ -62,7 +62,7 @@ class HandshakeMemory(WebSocketTestCase):
                 tracemalloc.stop()
         return kept
 
-    def test_nothing_of_a_handshake_is_kept_once_it_is_done(self) -> None:
+    def test_open_connection_keeps_nothing_of_its_handshake(self) -> None:
         for compression in (False, True):
             self.factory = self.make_factory(compression=compression)
             for name, (target, headers) in HANDSHAKES.items():
@@ -79,7 +79,7 @@ class HandshakeMemory(WebSocketTestCase):
                     self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "), name)
                     self.assertLess(self.kept(self.client, *pieces), plain + MOST_KEPT, name)
 
-    def test_behind_the_proxy_protocol_neither(self) -> None:
+    def test_open_connection_behind_the_proxy_protocol_keeps_nothing_of_its_handshake(self) -> None:
         def come() -> MemoryClient:
             return ProxiedClient(self.factory, proxy_header_2("192.0.2.3"))
 
@@ -87,7 +87,7 @@ class HandshakeMemory(WebSocketTestCase):
         for name, (target, headers) in HANDSHAKES.items():
             self.assertLess(self.kept(come, handshake(*headers, target=target)), plain + MOST_KEPT, name)
 
-    def test_nor_of_one_that_is_refused_and_waits_to_be_closed(self) -> None:
+    def test_refused_connection_keeps_nothing_of_its_handshake(self) -> None:
         self.factory = self.make_factory(origin=("https://other.example",))
         refused = (
             handshake(PAGE),
@@ -109,7 +109,7 @@ class HandshakeMemory(WebSocketTestCase):
             self.assertTrue(client.read().startswith(b"HTTP/1.1 4"))
             self.assertLess(self.kept(self.client, whole), least + MOST_KEPT)
 
-    def test_of_a_session_cookie_its_own_value_is_kept(self) -> None:
+    def test_session_keeps_only_the_value_of_its_cookie(self) -> None:
         self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
         plain = self.kept(self.client, handshake(PAGE))
         others = "b=" + "x" * 10_000
@@ -127,7 +127,7 @@ class HandshakeMemory(WebSocketTestCase):
             self.assertEqual(session._cookie_text, value)
             self.assertLess(self.kept(self.client, whole), plain + most + MOST_KEPT)
 
-    def test_a_session_cookie_has_so_many_bytes_and_no_more(self) -> None:
+    def test_session_cookie_above_max_sessid_is_not_used(self) -> None:
         self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
         for value, is_used in (("å" * 2048, True), ("å" * 2049, False), ("x" * 4097, False)):
             client = self.client().open(PAGE, f"Cookie: sid={value}")
@@ -135,7 +135,7 @@ class HandshakeMemory(WebSocketTestCase):
             assert isinstance(session, Session)
             self.assertEqual(session._cookie_text == value, is_used)
 
-    def test_a_program_that_embeds_it_reads_the_handshake_until_it_is_open(self) -> None:
+    def test_subclass_reads_the_handshake_until_it_is_open(self) -> None:
         factory: ChatFactory = self.factory
         factory.protocol = Asking
         client = MemoryClient(factory)
@@ -148,7 +148,7 @@ class HandshakeMemory(WebSocketTestCase):
         self.assertEqual((dict(protocol.http_headers), protocol.http_request_path), ({}, ""))
         self.assertEqual(protocol.websocket_protocol_in_use, "chatrelay.v1")
 
-    def test_the_queue_of_what_is_sent_in_pieces_is_made_when_it_is_needed(self) -> None:
+    def test_send_queue_is_made_when_it_is_needed(self) -> None:
         client = self.client().open()
         self.assertNotIn("send_queue", vars(client.protocol))
         self.patch(client.protocol, "_trigger", lambda: None)  # which would go on by a timer of the reactor's
@@ -176,7 +176,7 @@ class HandshakeParts(WebSocketTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n"), answer)
         self.assertIn(reason.encode(), answer)
 
-    def test_so_many_headers_and_no_more(self) -> None:
+    def test_handshake_above_max_headers_is_refused(self) -> None:
         room = MAX_PARTS - HANDSHAKE.count(b": ")
         for value in ("", "1", "\u0085x:" * 30, "\x0bx:" * 30):
             fits, does_not = (
@@ -185,11 +185,11 @@ class HandshakeParts(WebSocketTestCase):
             self.assert_bounded(fits, does_not, "more than 100 headers")
         self.assert_bounded(handshake(*["x: 1"] * room), handshake(*["x: 1"] * (room + 1)), "100 headers")
 
-    def test_so_many_query_parameters_and_no_more(self) -> None:
+    def test_handshake_above_max_query_parameters_is_refused(self) -> None:
         fits, does_not = (handshake(target="/?" + "&".join(["a=1"] * count)) for count in (MAX_PARTS, MAX_PARTS + 1))
         self.assert_bounded(fits, does_not, "more than 100 query parameters")
 
-    def test_so_many_offers_and_no_more(self) -> None:
+    def test_handshake_above_max_offers_is_refused(self) -> None:
         for line, separator in (
             ("Sec-WebSocket-Protocol: chatrelay.v1", ","),
             ("Sec-WebSocket-Extensions: x", ","),
@@ -202,7 +202,7 @@ class HandshakeParts(WebSocketTestCase):
             )
             self.assert_bounded(fits, does_not, "offers more than 100 subprotocols, extensions and parameters")
 
-    def test_commas_elsewhere_do_not_count(self) -> None:
+    def test_commas_in_other_headers_do_not_count_as_offers(self) -> None:
         self.assertTrue(self.answer(handshake("x: " + ",;&" * 500)).startswith(b"HTTP/1.1 101 "))
 
 
@@ -226,7 +226,7 @@ class Calls(WebSocketTestCase):
         self.assertIn(b"HTTP/1.1 101 ", client.read())
         return called
 
-    def test_many_cookies_take_few_more_calls_than_one(self) -> None:
+    def test_many_cookies_cost_few_more_calls_than_one(self) -> None:
         self.factory = self.make_factory(session_cookie="sid", origin=("https://example.com",))
         for one, many in (
             ("a" * FILL, ";" * FILL),

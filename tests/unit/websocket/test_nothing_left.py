@@ -519,7 +519,7 @@ def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[
 @pytest.mark.parametrize(
     ("fast", "proxied"), [(True, False), (False, True)], ids=["fast path", "behind a proxy, without the fast path"]
 )
-def test_nothing_is_left_of_a_connection(fast: bool, proxied: bool) -> None:
+def test_closed_connection_leaves_nothing_behind(fast: bool, proxied: bool) -> None:
     # As in a program that has not begun to log: everything that is told is kept, for whoever listens later.
     told: list[LogEvent] = []
     globalLogPublisher.addObserver(told.append)
