@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 class Authenticator(Protocol):
-    """Answers whose session it is."""
+    """Says whose session it is."""
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
         """Ask once.
 
         :param sessid: 1 to 4096 characters, opaque, never to be logged.
-        :returns: a Deferred that fires with the verdict. Cancelling it gives
-            up the question. It does not fail otherwise: trouble is a verdict.
+        :returns: a Deferred that fires with the verdict. Cancelling it gives the request up. It must not fail
+            otherwise: trouble is a verdict, too (`chatrelay.model.Unavailable`).
         """
 
 
 @runtime_checkable
 class TicketAuthenticator(Protocol):
-    """An `Authenticator` that makes a difference where a SESSID is a ticket."""
+    """An `Authenticator` that treats a ticket differently from a session."""
 
     def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
         """Ask as `Authenticator.authenticate` does, about a SESSID that is good for one request only."""
@@ -44,10 +44,10 @@ class TicketAuthenticator(Protocol):
 
 @runtime_checkable
 class Abandons(Protocol):
-    """An `Authenticator` that wants to know when nobody waits for a verdict any more."""
+    """An `Authenticator` that is told when nobody waits for a verdict any more."""
 
     def give_up(self, verdict: Deferred[Any]) -> None:
-        """Note that nobody waits for this verdict. Without this method, the relay cancels the Deferred.
+        """Note that nobody waits for this verdict. If there is no such method, the relay cancels the Deferred.
 
         :param verdict: what `authenticate` or `authenticate_ticket` returned.
         """
@@ -55,16 +55,16 @@ class Abandons(Protocol):
 
 @runtime_checkable
 class Startable(Protocol):
-    """An `Authenticator` that does something when the relay starts and stops."""
+    """An `Authenticator` that is told when the relay starts and stops."""
 
     def startup_check(self) -> None:
-        """Check, without waiting for the result, that the relay is set up to get verdicts; log what is not right."""
+        """Begin to check that the relay can get verdicts, and log what is wrong."""
 
     def stop_startup_check(self) -> None:
-        """Give that check up, if it is still pending, and log nothing more of it: the relay is stopping."""
+        """Give a pending check up, and log nothing more about it, as the relay is stopping."""
 
     def close(self) -> Deferred[None]:
-        """Give up what is pending, and free what is held; fires when that is done."""
+        """Give up all requests and close all connections; the Deferred fires when that is done."""
 
 
 class Dialect(Protocol):

@@ -32,7 +32,7 @@ def user_key(uid: str | int) -> str:
 
 
 def is_uid(value: object) -> bool:
-    """Whether a webserver may name a user so: 1 to 64 printable characters, or an integer within ±2^53."""
+    """Whether a site may call a user so: 1 to 64 printable characters, or an integer within ±2^53."""
     if isinstance(value, str):
         return 1 <= len(value) <= MAX_TOKEN and value.isprintable()
     return _is_integer(value)
@@ -51,7 +51,7 @@ class Message(Struct, gc=False):
     A Struct, though it crosses no wire: one is made for every message, and
     attrs takes three times as long.
 
-    :ivar from_uid: the sender, as the webserver answered.
+    :ivar from_uid: the sender, as the site calls them.
     :ivar to_uid: the recipient, as the sender wrote it.
     :ivar client_id: the sender's id for the request.
     :ivar time_stamp: the sender's timeStamp.
@@ -67,7 +67,7 @@ class Message(Struct, gc=False):
 
 
 def is_expiry(value: object) -> bool:
-    """Whether a webserver may say so how many seconds a session lasts: a number above 0 and below 2^31."""
+    """Whether this is a number of seconds that a session may last: > 0 and < 2^31."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
 
 
@@ -91,12 +91,12 @@ class LoggedMessage:
 
 @attrs.frozen
 class LoggedIn:
-    """The webserver knows this session: it belongs to the user `uid`.
+    """The session belongs to the user `uid`.
 
-    :ivar expires_in: seconds until it should be asked about again; None: the relay's own ``recheck_interval``.
-    :ivar session: what to ask by then in place of the SESSID, and as secret; None: the SESSID, unless it is a ticket.
-    :ivar user: the user's `user_key`, made of `uid`.
-    :raises ValueError: where `uid` is none (`is_uid`), `expires_in` no time (`is_expiry`), or `session` could be no
+    :ivar expires_in: seconds until the session is to be checked again; None for the relay's own ``recheck_interval``.
+    :ivar session: the SESSID to use for that, and as secret; None for the one of the login, unless that was a ticket.
+    :ivar user: the user's key (`user_key`), made from `uid`.
+    :raises ValueError: where `uid` is not a uID (`is_uid`), `expires_in` not a time (`is_expiry`), or `session` not a
         SESSID (`is_sessid`).
     """
 
@@ -108,19 +108,17 @@ class LoggedIn:
     @uid.validator
     def _check(self, _: object, uid: object) -> None:
         if not is_uid(uid):
-            raise ValueError(f"{uid!r} is no uID: it takes 1 to 64 printable characters, or an integer within ±2^53")
+            raise ValueError(f"{uid!r} is not a uID: that is 1 to 64 printable characters, or an integer within ±2^53")
 
     @expires_in.validator
     def _check_expires_in(self, _: object, expires_in: object) -> None:
         if expires_in is not None and not is_expiry(expires_in):
-            raise ValueError(
-                f"{expires_in!r} is no time for which a session lasts: it takes a number of seconds above 0"
-            )
+            raise ValueError(f"{expires_in!r} is not a valid expires_in: that is a number of seconds > 0")
 
     @session.validator
     def _check_session(self, _: object, session: object) -> None:
         if session is not None and not is_sessid(session):
-            raise ValueError("what to ask by next is no string of 1 to 4096 characters")  # which must not be told
+            raise ValueError("session must be a string of 1 to 4096 characters")  # its value is a secret
 
     @user.default
     def _user(self) -> str:
@@ -129,9 +127,9 @@ class LoggedIn:
 
 @attrs.frozen
 class Denied:
-    """The webserver does not know this session, or nobody is logged in to it.
+    """Nobody is logged in to this session, or there is no such session.
 
-    :ivar status: the status of the answer that says so (RFC 9110, section 15); no part of what it means.
+    :ivar status: the status of the response that says so (RFC 9110, section 15); it does not change the meaning.
     """
 
     status: int = attrs.field(default=200, eq=False)
@@ -139,7 +137,7 @@ class Denied:
 
 @attrs.frozen
 class Unavailable:
-    """The webserver could not be asked, or its answer was none.
+    """There is no verdict: the site could not be asked, or its response was invalid.
 
     :ivar why: one sentence for the operator.
     """

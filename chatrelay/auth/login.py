@@ -1,7 +1,11 @@
-"""One login from start to end: from a client's SESSID to a user who is logged in, or to none.
+"""One login from start to end: from a client's SESSID to a user who is logged in, or a client who is not.
 
-It decides in which order the parts of auth/ and the connection hear of a login. It must not know WebSocket, frames or
-how a verdict comes about: a client is a `LoginClient`, and verdicts come from an `Authenticator`.
+`Logins.begin` notes that the login is pending, and has the throttle ask for a verdict. When it comes, `Logins._decided`
+lets the client in, or not: the verdict must not be older than the end of its session; the client's own state takes it
+and answers the client; and from then on the session is indexed and re-checked.
+
+This module must not know WebSocket, frames, or how a verdict comes about: a client is a `LoginClient`, and an
+`Authenticator` gives verdicts.
 """
 
 from __future__ import annotations
@@ -41,27 +45,25 @@ class LoginSession(Protocol):
 
 
 class LoginClient(Protocol):
-    """A client that asks to be logged in.
-
-    :ivar outgoing: its connection, as the directory knows it.
-    """
+    """A client that asks to be logged in."""
 
     @property
-    def outgoing(self) -> Connection: ...
+    def outgoing(self) -> Connection:
+        """Its connection, as the directory knows it."""
 
     @property
     def session(self) -> LoginSession | None:
         """The state of its login."""
 
     def logged_in(self) -> None:
-        """Apply a user's limits from here on: the client has just been logged in for the first time."""
+        """Apply the limits of a user from now on, as the client has logged in for the first time."""
 
 
 class VerdictSource:
-    """An authenticator of which a verdict always comes, whatever it does.
+    """Ask an authenticator, and return a verdict even if it fails.
 
     :param authenticator: says whose session it is.
-    :ivar give_up: called with what `ask` has returned, when nobody waits for the verdict any more.
+    :ivar give_up: called with a Deferred that `ask` returned, when nobody waits for its verdict any more.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
@@ -72,7 +74,7 @@ class VerdictSource:
         )
 
     def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
-        """Ask whose session it is. Cancelling gives up; a verdict comes all the same."""
+        """Ask whose session it is. Cancelling gives the request up; a verdict comes all the same."""
         authenticate = self._authenticator.authenticate
         if is_ticket and self._tickets is not None:
             authenticate = self._tickets.authenticate_ticket
@@ -81,7 +83,7 @@ class VerdictSource:
 
 def _failed(failure: Failure) -> Verdict:
     if not failure.check(CancelledError):
-        # The exception's own text may contain the session id, so only its type and its place are logged.
+        # The exception's text may contain the session id, so only its type and its place are logged.
         log.critical(
             "an authenticator raised {kind}, which it must not do; it did so in:\n{frames}",
             kind=failure.value.__class__.__name__,
@@ -91,12 +93,12 @@ def _failed(failure: Failure) -> Verdict:
 
 
 class Logins:
-    """Logs clients in.
+    """Log clients in.
 
     :param directory: the connections by user.
-    :param index: the connections by session, to end those of a session from outside.
+    :param index: the connections by session, so that a session can be ended from outside.
     :param throttle: asks for verdicts, within the limits of the client's address.
-    :param rechecks: asks again about the sessions of users.
+    :param rechecks: asks again about the sessions of users who are logged in.
     :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup; None where none is used.
     :param auth_tickets: whether a SESSID that is no cookie is good for one request only.
     :param connections_per_user: how many connections a user may have; 0 for no limit.
@@ -122,18 +124,18 @@ class Logins:
         self._pending: dict[Connection, Deferred[Verdict]] = {}
 
     def begin(self, client: LoginClient, address: str | None, sessid: str, is_cookie: bool) -> None:
-        """Ask whose session it is; `_decided` goes on when the verdict comes.
+        """Begin a login; `_decided` finishes it when the verdict comes.
 
-        :param address: under which limits count the client; None where it has none.
+        :param address: the address under which limits count the client; None where it has none.
         :param sessid: whose session is it?
-        :param is_cookie: whether that is the session cookie of the client's handshake.
+        :param is_cookie: whether `sessid` is the session cookie of the client's handshake.
         """
         connection = client.outgoing
         self.index.asked(connection, sessid)
         if is_cookie and self._missing_cookie is not None:
             self._missing_cookie.came()
         is_ticket = self._auth_tickets and not is_cookie
-        # A ticket is used up by its login, so nothing can be asked by it later, nor a session be ended by it.
+        # A ticket is used up by its login, so it can neither be re-checked nor name a session that is to be ended.
         lasting = None if is_ticket else sessid
         pending = self._pending[connection] = self.throttle.ask(address, sessid, is_ticket)
         pending.addCallback(self._decided, client, lasting)
@@ -141,14 +143,14 @@ class Logins:
     def _decided(self, verdict: Verdict, client: LoginClient, sessid: str | None) -> None:
         """Let the client in, if the verdict says so.
 
-        :param sessid: what the session is known by from here on; None where that is up to the verdict.
+        :param sessid: names the session from now on; None where only the verdict can name it.
         """
         connection, session = client.outgoing, client.session
         assert session is not None
         self._pending.pop(connection, None)
         user, handle = (verdict.user, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
         if not self.index.answered(connection, user, handle):
-            # The session or the user was ended while the verdict was pending, so the verdict may be out of date.
+            # The session, or all of the user's, were ended meanwhile, so the verdict may be out of date.
             connection.close(codes.ENDED)
             return
         was_logged_in = session.logged_in
@@ -174,5 +176,5 @@ class Logins:
         self.rechecks.left(connection)
 
     def __len__(self) -> int:
-        """How many logins are pending."""
+        """Return how many logins are pending."""
         return len(self._pending)

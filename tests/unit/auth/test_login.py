@@ -1,0 +1,201 @@
+"""The flow of a login: which parts hear of it, in which order, and what becomes of the client."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.auth.diagnosis import MissingCookie
+from chatrelay.auth.login import Logins, VerdictSource
+from chatrelay.auth.rechecks import Rechecks
+from chatrelay.auth.session_index import SessionIndex
+from chatrelay.auth.throttle import LoginThrottle
+from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
+from chatrelay.relay.directory import Directory
+from chatrelay.testing import HeldAuthenticator, RecordedConnection
+
+ENDED = (4505, "ended by the operator or the site")
+TOO_MANY = (4504, "too many connections of this user: the oldest goes")
+ADDRESS = "192.0.2.1"
+
+
+class RecordedSession:
+    """The state of a login.
+
+    :ivar verdicts: those that it got.
+    """
+
+    def __init__(self, connection: RecordedConnection, directory: Directory) -> None:
+        self.verdicts: list[Verdict] = []
+        self._connection = connection
+        self._directory = directory
+        self._user: str | None = None
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether somebody is logged in."""
+        return self._user is not None
+
+    def answered(self, verdict: Verdict) -> bool:
+        """Take a verdict, as `Session.answered` does."""
+        self.verdicts.append(verdict)
+        if not isinstance(verdict, LoggedIn):
+            return False
+        if self._user is None:
+            self._user = verdict.user
+            self._directory.add(verdict.user, self._connection)
+        return self._user == verdict.user
+
+
+class RecordedClient:
+    """A client that logs in.
+
+    :ivar first_logins: how often it was told to apply the limits of a user.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.outgoing = RecordedConnection()
+        self.session = RecordedSession(self.outgoing, directory)
+        self.first_logins = 0
+
+    def logged_in(self) -> None:
+        """Count a first login."""
+        self.first_logins += 1
+
+
+class LoginsTests(SynchronousTestCase):
+    """Logins by an authenticator that answers when the test does."""
+
+    def setUp(self) -> None:
+        self.site = HeldAuthenticator()
+        self.directory = Directory()
+        self.missing_cookie = MissingCookie()
+        self.logins = self.make()
+
+    def make(self, auth_tickets: bool = False, connections_per_user: int = 0) -> Logins:
+        """Make the flow and its parts."""
+        clock, verdicts = Clock(), VerdictSource(self.site)
+        return Logins(
+            self.directory,
+            SessionIndex(self.directory, b"key"),
+            LoginThrottle(20, verdicts.ask, clock.seconds, None, lambda address: None, verdicts.give_up),
+            Rechecks(300, 0, 0, 8, verdicts.ask, clock.seconds, lambda: 0.5, clock.seconds, verdicts.give_up),
+            self.missing_cookie,
+            auth_tickets,
+            connections_per_user,
+        )
+
+    def begin(self, sessid: str = "alice", is_cookie: bool = False) -> RecordedClient:
+        """Begin the login of a new client."""
+        client = RecordedClient(self.directory)
+        self.logins.begin(client, ADDRESS, sessid, is_cookie)
+        return client
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many logins are pending, connections indexed, and sessions re-checked."""
+        return len(self.logins), len(self.logins.index), len(self.logins.rechecks)
+
+    def test_verdict_logs_the_client_in(self) -> None:
+        client = self.begin()
+        self.assertEqual(self.counts(), (1, 1, 0))
+        self.site.answer(LoggedIn(1))
+        self.assertEqual((client.session.verdicts, client.first_logins), ([LoggedIn(1)], 1))
+        self.assertEqual(self.counts(), (0, 1, 1))
+        self.assertEqual(self.logins.index.end_session("alice"), 1)
+        self.assertEqual(client.outgoing.closed, ENDED)
+
+    def test_denial_and_failure_leave_nothing(self) -> None:
+        for verdict in (Denied(), Unavailable("it is away")):
+            client = self.begin()
+            self.site.answer(verdict)
+            self.assertEqual((client.session.verdicts, client.first_logins), ([verdict], 0))
+            self.assertEqual(self.counts(), (0, 0, 0))
+
+    def test_second_login_is_not_a_first_login(self) -> None:
+        client = self.begin()
+        self.site.answer(LoggedIn(1))
+        self.logins.begin(client, ADDRESS, "alice again", False)
+        self.site.answer(LoggedIn("1"))
+        self.assertEqual(client.first_logins, 1)
+        self.assertEqual([self.logins.index.end_session(name) for name in ("alice", "alice again")], [0, 1])
+
+    def test_login_as_another_user_keeps_the_session(self) -> None:
+        client = self.begin()
+        self.site.answer(LoggedIn(1))
+        self.logins.begin(client, ADDRESS, "bo", False)
+        self.site.answer(LoggedIn(2))
+        self.assertEqual([self.logins.index.end_session(name) for name in ("bo", "alice")], [0, 1])
+
+    def test_verdict_older_than_an_end_closes_the_connection(self) -> None:
+        client = self.begin()
+        self.logins.index.end_user(1)
+        self.site.answer(LoggedIn(1))
+        self.assertEqual((client.outgoing.closed, client.session.verdicts), (ENDED, []))
+
+    def test_closing_connection_gives_its_login_up(self) -> None:
+        client = self.begin()
+        self.logins.left(client.outgoing)
+        self.assertEqual(self.site.cancelled, ["alice"])
+        self.assertEqual(self.counts(), (0, 0, 0))
+        self.assertEqual(client.first_logins, 0)
+
+    def test_ticket_names_no_session(self) -> None:
+        self.logins = self.make(auth_tickets=True)
+        self.begin("ticket")
+        self.site.answer(LoggedIn(1))
+        self.assertEqual((self.logins.index.end_session("ticket"), len(self.logins.rechecks)), (0, 0))
+        self.begin("ticket 2")
+        self.site.answer(LoggedIn(1, session="handle"))
+        self.assertEqual((len(self.logins.rechecks), self.logins.index.end_session("handle")), (1, 1))
+
+    def test_cookie_is_no_ticket(self) -> None:
+        self.logins = self.make(auth_tickets=True)
+        self.begin("cookie", is_cookie=True)
+        self.site.answer(LoggedIn(1))
+        self.assertEqual((len(self.logins.rechecks), self.logins.index.end_session("cookie")), (1, 1))
+
+    def test_cookie_resets_the_count_of_missing_ones(self) -> None:
+        self.missing_cookie.login()
+        self.begin("cookie", is_cookie=True)
+        self.assertEqual(self.missing_cookie.logins, 0)
+
+    def test_oldest_connection_beyond_the_limit_is_closed(self) -> None:
+        self.logins = self.make(connections_per_user=2)
+        clients = []
+        for number in range(3):
+            clients.append(self.begin(f"session {number}"))
+            self.site.answer(LoggedIn(1))
+        self.assertEqual([client.outgoing.closed for client in clients], [TOO_MANY, None, None])
+
+
+class Sources(SynchronousTestCase):
+    """A verdict comes of every authenticator."""
+
+    def test_ticket_is_asked_by_its_own_method_where_there_is_one(self) -> None:
+        class WithTickets(HeldAuthenticator):
+            def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
+                return self.authenticate(f"ticket {sessid}")
+
+        for site, asked in ((HeldAuthenticator(), ["a", "a"]), (WithTickets(), ["a", "ticket a"])):
+            source = VerdictSource(site)
+            source.ask("a")
+            source.ask("a", is_ticket=True)
+            self.assertEqual([sessid for sessid, _ in site.asked], asked)
+
+    def test_request_is_given_up_by_its_own_method_where_there_is_one(self) -> None:
+        given_up: list[Deferred[Verdict]] = []
+
+        class Abandoned(HeldAuthenticator):
+            def give_up(self, verdict: Deferred[Verdict]) -> None:
+                given_up.append(verdict)
+
+        for site, cancelled, count in ((HeldAuthenticator(), ["a"], 0), (Abandoned(), [], 1)):
+            source = VerdictSource(site)
+            source.give_up(source.ask("a"))
+            self.assertEqual((site.cancelled, len(given_up)), (cancelled, count))
+
+    def test_cancelled_request_is_unavailable(self) -> None:
+        asking = VerdictSource(HeldAuthenticator()).ask("a")
+        asking.cancel()
+        self.assertIsInstance(self.successResultOf(asking), Unavailable)
