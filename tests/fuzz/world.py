@@ -84,6 +84,7 @@ class Site(SessionPageAuthenticator):
             timeout=config.webserver_timeout,
             checks=config.webserver_checks,
             queue_timeout=config.login_timeout,
+            answer_size=config.webserver_answer_size,
             breaker_failures=config.breaker_failures,
             breaker_wait=config.breaker_wait,
             breaker_longest_wait=config.breaker_longest_wait,
@@ -300,7 +301,7 @@ class World:
             "auth.authenticator",
             "app.service",
             "websocket.outbox",
-            "websocket.factory",
+            "auth.throttle",
             "websocket.peer",
             "websocket.registry",
             "websocket.handshake",
@@ -573,14 +574,14 @@ class World:
         watch("caught_up", "caught_up")
 
     def _watch_rechecks(self) -> None:
-        ask_next = self.factory.parts.logins.rechecks._ask_next
+        ask_next = self.factory.parts.logins.rechecks._start_due
 
         def watched() -> None:
             before, self._is_rechecking = self._is_rechecking, True
             ask_next()
             self._is_rechecking = before
 
-        self.factory.parts.logins.rechecks._ask_next = watched  # type: ignore[method-assign]
+        self.factory.parts.logins.rechecks._start_due = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
         """The site answers one of the questions that are out."""
