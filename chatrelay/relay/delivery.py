@@ -1,14 +1,11 @@
 """The one path of a message: submit, log, deliver, answer.
 
-`Relay` turns requests into batches for the message log and committed batches
-into deliveries and answers. Sockets, embedders and later the HTTP API and
-other nodes all enter by `submit`. It must not know how a connection carries
-bytes, how the log keeps them, or who may log in.
+Sockets enter it by `Relay.submit`, and so can programs that embed the relay, an HTTP API and other nodes. It must not
+know how a connection carries bytes, how they are written, how the log keeps messages, or who may log in.
 
-The order is the promise (docs/design.rst): the log is committed first, then
-the message is handed over, then the sender is answered. While one batch
-commits, the next one forms: an idle relay answers after one sync, a busy one
-shares each sync among all that came meanwhile.
+The order is the promise (docs/design.rst): the log is committed first, then the message is handed over, then the
+submitter is told. While one batch commits, the next one forms. So an idle relay answers after one sync, and a busy one
+shares each sync among all messages that came meanwhile.
 """
 
 from __future__ import annotations
@@ -27,11 +24,11 @@ from chatrelay.wire.codes import Reason
 log = Logger("chatrelay.relay")
 
 MAX_WAITING = 10_000
-"""Messages that may wait for the log, the batch being committed included; one more is refused as busy."""
+"""Messages that may wait for the log, with those of the batch being committed; one more is refused as busy."""
 
 
 _Submission = tuple[Submitter, Message]
-"""A message, and who is to be told what became of it."""
+"""A message, and the submitter who is told what became of it."""
 
 
 class Relay:
@@ -58,13 +55,13 @@ class Relay:
         self._forming: list[_Submission] = []
         self._committing = 0  # messages in the batch being committed
         self._scheduled = False
-        self._begun = 0  # batches that were handed to the log, which is the number of the last one, too
-        # Of batches whose senders have not all been answered, oldest first: how much is still to be done.
+        self._begun = 0  # batches that were handed to the log; also the number of the last one
+        # By the number of a batch, oldest first: how many steps are left until all its submitters have been told.
         self._unanswered: dict[int, int] = {}
         self._draining: list[tuple[int, Deferred[None]]] = []
 
     def submit(self, message: Message, submitter: Submitter) -> None:
-        """Take one message, and tell `submitter` once whether it was accepted or refused, now or later."""
+        """Take one message, and tell `submitter` once, now or later, whether it was accepted or refused."""
         # `user_key`, without the call, which would cost as much again for every message.
         uid = message.to_uid
         if not self._directory.connections_of(uid if type(uid) is str else str(uid)):
@@ -77,7 +74,7 @@ class Relay:
                 self._schedule()
 
     def drain(self) -> Deferred[None]:
-        """Wait until every message taken so far has been answered; those that are taken later are not waited for."""
+        """Wait until the submitters of all messages taken so far have been told. Later messages are not waited for."""
         last = self._begun + bool(self._forming)
         if self._all_answered(last):
             return succeed(None)
@@ -86,7 +83,7 @@ class Relay:
         return waiting
 
     def _schedule(self) -> None:
-        """See to it that the forming batch is committed: at the end of this turn, or after the one under way."""
+        """Have the forming batch committed: in a later turn of the reactor, or after the batch under way."""
         if not self._scheduled and not self._committing and self._forming:
             self._scheduled = True
             self._call_soon(self._commit)
@@ -98,7 +95,7 @@ class Relay:
         self._begun += 1
         number = self._begun
         self._unanswered[number] = 1
-        # An application's own log may raise instead; then, too, the senders are answered and the next is committed.
+        # A program's own log may raise instead of failing. Even so, submitters are told, and the next batch follows.
         committed = maybeDeferred(self._message_log.append, [message for _, message in batch])
         committed.addCallbacks(self._deliver, self._refuse, callbackArgs=(batch, number), errbackArgs=(batch,))
         committed.addErrback(self._report)
@@ -111,7 +108,7 @@ class Relay:
             uid = message.to_uid
             connections = connections_of(uid if type(uid) is str else str(uid))  # `user_key`, as in `submit`
             is_handed_over = False
-            while connections:
+            while connections:  # once for each dialect, so that the message is encoded once for each
                 dialect = connections[0].dialect
                 payload = dialect.delivery(message)
                 others: tuple[Connection, ...] = ()
@@ -129,7 +126,7 @@ class Relay:
             self._mark(unreached, number)
 
     def _mark(self, unreached: list[tuple[int, _Submission]], number: int) -> None:
-        """The recipient vanished between the check and the hand-over: mark the rows, then say so."""
+        """Mark messages whose recipients disconnected between the check and the hand-over, then tell the submitters."""
 
         def answer(_marked: object) -> None:
             for _, (submitter, message) in unreached:
@@ -137,8 +134,7 @@ class Relay:
 
         self._unanswered[number] += 1
         marked = maybeDeferred(self._message_log.mark_undelivered, [row for row, _ in unreached])
-        # A mark that could not be written is made good when the log recovers;
-        # that the message reached nobody is true either way.
+        # A mark that could not be written is written when the log recovers. The message reached nobody either way.
         marked.addErrback(lambda failure: failure.trap(LogUnavailable) and None)
         marked.addErrback(self._report)
         marked.addCallback(answer)
@@ -148,7 +144,7 @@ class Relay:
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
         for submitter, message in batch:
             submitter.refused(message, Reason.LOG_UNAVAILABLE)
-        # The log itself has told the operator; anything else is a defect, and is reported.
+        # The log has logged this failure itself. Any other is a defect, and is reported.
         failure.trap(LogUnavailable)
 
     def _report(self, failure: Failure) -> None:
@@ -160,7 +156,7 @@ class Relay:
         self._answered(number)
 
     def _answered(self, number: int) -> None:
-        """Some of the senders of a batch have been answered: all whom it reached, or all others."""
+        """Note that some submitters of a batch were told: those whose messages were handed over, or all others."""
         self._unanswered[number] -= 1
         if not self._unanswered[number]:
             del self._unanswered[number]
@@ -172,5 +168,5 @@ class Relay:
                     self._draining.append((last, waiting))
 
     def _all_answered(self, last: int) -> bool:
-        """Whether all senders of all batches up to number `last` have been answered."""
+        """Return whether all submitters of all batches up to number `last` have been told."""
         return self._begun >= last and next(iter(self._unanswered), last + 1) > last

@@ -1,6 +1,6 @@
-"""Who is here: the live connections of each logged-in user on this node.
+"""The live connections of each logged-in user on this node.
 
-Pure. It knows keys of users and connections, and nothing of what either is.
+Pure. It knows keys of users and connections, and must not know what either is.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ class _Connections(dict[str, tuple[Connection, ...]]):
 
 
 class Directory:
-    """A user's connections, in the order they logged in.
+    """The connections of users, in the order in which they logged in.
 
-    The tuples are replaced, never changed: who walks one while delivering is
-    not disturbed when a connection leaves on the way.
+    The tuples are replaced, never changed. So a loop over one is not disturbed when a connection leaves meanwhile.
 
-    :ivar connections_of: called with a user; the live connections of that one, oldest first; empty where there are
-        none. Two are asked about for each message, so this is the dictionary's own method.
+    :ivar connections_of: called with the key of a user, returns the live connections of that user, oldest first; empty
+        if there are none. It is called twice for each message, so it is the dictionary's own method.
     """
 
     def __init__(self) -> None:
@@ -30,21 +29,21 @@ class Directory:
         self.connections_of: Callable[[str], tuple[Connection, ...]] = self._connections.__getitem__
 
     def add(self, user: str, connection: Connection) -> None:
-        """Note that `connection` is now one of `user`'s."""
+        """Add a connection of `user`."""
         self._connections[user] = (*self._connections.get(user, ()), connection)
 
     def remove(self, user: str, connection: Connection) -> None:
-        """Forget `connection`; nothing happens where it was not known."""
+        """Remove a connection of `user`; nothing changes if it is not there."""
         rest = tuple(other for other in self._connections.get(user, ()) if other is not connection)
         if rest:
             self._connections[user] = rest
         else:
             self._connections.pop(user, None)
 
-    def oldest_beyond(self, user: str, most: int) -> tuple[Connection, ...]:
-        """The oldest of a user's connections, as many as there are beyond `most`; 0 for no limit."""
-        return self.connections_of(user)[:-most] if most else ()
+    def oldest_beyond(self, user: str, limit: int) -> tuple[Connection, ...]:
+        """Return the oldest of a user's connections, as many as there are beyond `limit`; 0 means no limit."""
+        return self.connections_of(user)[:-limit] if limit else ()
 
     def __len__(self) -> int:
-        """How many users are here."""
+        """Return how many users have a connection."""
         return len(self._connections)

@@ -1,14 +1,13 @@
 """One connection's login state, and what each of its messages does.
 
-Pure: bytes of whole messages come in, calls on the neighbours go out; the
-clock is handed in. It must not know about sockets or Deferreds.
-`docs/protocol.rst` states the rules; the states are named here::
+Pure: bytes of whole messages come in, calls on the neighbours go out, and the clock is handed in. It must not know how
+bytes travel, nor how requests are written. `docs/protocol.rst` states the rules; the states are named here::
 
-    VISITOR --auth-request--> ASKING --LoggedIn--> MEMBER --auth-request--> ASKING_AGAIN
-       ^                        |                    ^                          |
-       +------- any other ------+                    +------- any answer -------+
+    ANONYMOUS --auth-request--> AUTHENTICATING --LoggedIn--> AUTHENTICATED --auth-request--> REAUTHENTICATING
+        ^                             |                            ^                                |
+        +--------- any other ---------+                            +---------- any verdict ---------+
 
-and from every one of them `ended` leads to ENDED, where nothing happens.
+From each of them `closed` leads to CLOSED, where nothing happens.
 """
 
 from __future__ import annotations
@@ -34,44 +33,44 @@ from chatrelay.wire.structs import AuthRequest, Kind, SendRequest, UnusableFrame
 class State(enum.Enum):
     """Where a connection's login stands."""
 
-    VISITOR = enum.auto()
-    ASKING = enum.auto()
-    MEMBER = enum.auto()
-    ASKING_AGAIN = enum.auto()
-    ENDED = enum.auto()
+    ANONYMOUS = enum.auto()
+    AUTHENTICATING = enum.auto()
+    AUTHENTICATED = enum.auto()
+    REAUTHENTICATING = enum.auto()
+    CLOSED = enum.auto()
 
 
-_MEMBER: Final = State.MEMBER
-_ASKING_AGAIN: Final = State.ASKING_AGAIN
-_ENDED: Final = State.ENDED
-# Looked up for every message; as attributes of an enumeration they cost more than all that is done with them.
+_AUTHENTICATED: Final = State.AUTHENTICATED
+_REAUTHENTICATING: Final = State.REAUTHENTICATING
+_CLOSED: Final = State.CLOSED
+# Looked up for every message. As attributes of an enumeration they would cost more than all that is done with them.
 
 MAX_DENIALS = 3
 """Denials of login over a connection's life; the third closes it."""
 
-MAX_QUESTIONS = 10
-"""Auth-requests of a connection that is logged in about which the webserver is asked: at once, and a minute."""
+REAUTHENTICATIONS_PER_MINUTE = 10
+"""Auth-requests of a logged-in connection that are passed on to the session page: at once, and a minute."""
 
 MAX_UNUSABLE_FRAMES = 10
 """Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
 
-MAX_REFUSALS = 60
-"""Messages in a row beyond what may be sent; one more closes the connection."""
+MAX_REFUSALS_IN_A_ROW = 60
+"""Messages in a row beyond the limits; one more closes the connection."""
 
-BACKED_OFF = 0.5
-"""Seconds between two such messages after which they are in a row no more."""
+BACK_OFF_SECONDS = 0.5
+"""Seconds without such a message after which the count begins again."""
 
 
 def _nobody_asks(sessid: str, is_cookie: bool) -> None:
-    """What an ended session calls to ask: never."""
+    """Ask nobody: the connection is closed."""
 
 
 def _nobody_counts(because: str | None) -> None:
-    """Do nothing of a login without a cookie: nobody counts them."""
+    """Count no login without a cookie."""
 
 
 def _charge_nobody(size: int) -> None:
-    """What counts large messages where nobody wants to know."""
+    """Count no large message."""
 
 
 class Session:
@@ -86,12 +85,11 @@ class Session:
     :param ask: called with a SESSID, and whether it is `cookie`, to have the session page asked; the verdict comes
         back by `answered`.
     :param cookie: the SESSID of the handshake's session cookie, or None.
-    :param no_cookie_because: where there is no cookie to use: None when the
-        visitor simply has none (a denial), else why an auth-request must
-        carry a SESSID on this connection.
+    :param no_cookie_because: where there is no cookie to use: None if the client simply has none (a denial), else why
+        an auth-request must carry a SESSID on this connection.
     :param charge: called with the bytes that a message counts as in addition to its own; see
         `chatrelay.limits.inflow.weight`.
-    :param without_cookie: called with `no_cookie_because` when somebody wants to log in by a cookie that is not there.
+    :param without_cookie: called with `no_cookie_because` when a client wants to log in by a cookie that is not there.
     """
 
     __slots__ = (
@@ -105,8 +103,8 @@ class Session:
         "_limits",
         "_messages",
         "_no_cookie_because",
-        "_questions",
         "_quota",
+        "_reauthentications",
         "_refusals",
         "_refused_at",
         "_relay",
@@ -131,7 +129,7 @@ class Session:
         charge: Callable[[int], None] = _charge_nobody,
         without_cookie: Callable[[str | None], None] = _nobody_counts,
     ) -> None:
-        self.state = State.VISITOR
+        self.state = State.ANONYMOUS
         self._connection = connection
         self._dialect = dialect
         self._relay = relay
@@ -150,13 +148,13 @@ class Session:
         self._no_cookie_because = no_cookie_because
         self._uid: str | int = ""
         self._denials = 0
-        self._questions: TokenBucket | None = None  # made when somebody asks again, as most do not
+        self._reauthentications: TokenBucket | None = None  # made for the first one, as most clients make none
         self._unusable_frames = 0
 
     @property
     def logged_in(self) -> bool:
         """Whether this connection belongs to a user."""
-        return self.state is _MEMBER or self.state is _ASKING_AGAIN
+        return self.state is _AUTHENTICATED or self.state is _REAUTHENTICATING
 
     @property
     def _cookie_text(self) -> str | None:
@@ -164,22 +162,22 @@ class Session:
 
     @property
     def uid(self) -> str | int | None:
-        """Whose connection this is, or was when it ended; None before the login."""
+        """Whose connection this is, or was when it was closed; None before the login."""
         return None if self._uid == "" else self._uid
 
     @property
-    def messages_mark(self) -> float:
-        """A number that is another one after each message that came within the limits."""
+    def messages_level(self) -> float:
+        """A number that changes with each message that comes within the limits."""
         return self._messages.level
 
     def received(self, payload: bytes) -> bool:
-        """One text message came.
+        """Act on one text message.
 
         :param payload: the whole message, UTF-8.
         :returns: whether another may follow: False once the connection is closing.
         """
         state = self.state
-        if state is _ENDED:
+        if state is _CLOSED:
             return False
         now = self._seconds()
         if len(payload) > LARGE_MESSAGE:
@@ -195,58 +193,61 @@ class Session:
         else:
             messages.refuse(at)
             self._refuse(payload)
-            return self._goes_on(now)
+            return self._exceeded(now)
         try:
             request = self._dialect.decode(payload)
         except UnusableFrame as problem:
             self._unusable(problem)
-            return self.state is not _ENDED
+            return self.state is not _CLOSED
         if not isinstance(request, SendRequest):
             self._auth_requested(request, now)
-        elif state is _MEMBER or state is _ASKING_AGAIN:
+        elif state is _AUTHENTICATED or state is _REAUTHENTICATING:
             outgoing = request.message
             if not self._quota.may_send(outgoing.to_uid, now):
                 self._connection.send(self._dialect.refused(request.id, Reason.RATE_LIMITED))
-                return self._goes_on(now)
+                return self._exceeded(now)
             relay = self._relay
             message = Message(
                 self._uid, outgoing.to_uid, request.id, outgoing.time_stamp, outgoing.content, relay.now()
             )
             relay.submit(message, self)
-        # Else nobody who is not logged in learns anything, not even that: no oracle.
-        return self.state is not _ENDED
+        # A client that is not logged in learns nothing, not even that it is not: the relay is no oracle.
+        return self.state is not _CLOSED
 
-    def received_too_late(self) -> bool:
-        """A message came of which nothing is done, as the connection is closing.
+    def received_while_closing(self) -> bool:
+        """Count a message, and do nothing else with it, because the connection is closing.
 
-        :returns: whether another may follow: False once the client keeps on past the limits all the same.
+        :returns: whether another may follow: False once the client floods the relay all the same.
         """
         now = self._seconds()
-        return self._messages.take(now) or not self._keeps_on(now)
+        if self._messages.take(now):
+            return True
+        self._count_refusal(now)
+        return not self._is_flooding
 
     def answered(self, verdict: Verdict) -> bool:
         """Take the verdict on the SESSID last asked about.
 
         :returns: whether the connection is now logged in as the user of this verdict.
         """
-        if self.state is State.ASKING:
-            self.state = State.VISITOR
+        if self.state is State.AUTHENTICATING:
+            self.state = State.ANONYMOUS
             if isinstance(verdict, LoggedIn):
-                self.state = State.MEMBER
+                self.state = State.AUTHENTICATED
                 self._uid = verdict.uid
                 self._quota = self._limits.connected(verdict.user)
-                self._messages.full_at = 0.0  # full again: what a visitor has sent is not held against the user
-                # Entered first: should the answer find the client's budget used
-                # up, the connection closes, and `ended` must find it to take it out.
+                self._messages.full_at = 0.0  # full again: what was sent before the login does not count
+                # Entered first: if the answer exceeds the client's budget, the connection closes, and `closed` takes it
+                # out of the directory.
                 self._directory.add(verdict.user, self._connection)
                 self._connection.send(self._dialect.auth_response(True))
-                return self.state is _MEMBER
-        elif self.state is State.ASKING_AGAIN:
-            self.state = State.MEMBER
+                return self.state is _AUTHENTICATED
+        elif self.state is State.REAUTHENTICATING:
+            self.state = State.AUTHENTICATED
             if isinstance(verdict, LoggedIn):
                 if verdict.user == user_key(self._uid):
                     self._connection.send(self._dialect.auth_response(True))
-                    return self.state is _MEMBER
+                    return self.state is _AUTHENTICATED
                 self._connection.send(self._dialect.auth_response(False, Reason.ALREADY_LOGGED_IN))
                 return False
         else:
@@ -266,48 +267,53 @@ class Session:
         self._connection.send(self._dialect.refused(message.client_id, reason))
 
     def login_timed_out(self) -> None:
-        """The time to log in is over; the question that is still out, if any, is answered first."""
-        if self.state is State.ASKING:
-            self.answered(Unavailable("the login timeout passed while the webserver was asked"))
-        if self.state is State.VISITOR:
+        """Close a connection that is not logged in in time; a pending auth-request is answered first."""
+        if self.state is State.AUTHENTICATING:
+            self.answered(Unavailable("the login timeout passed while the session page was asked"))
+        if self.state is State.ANONYMOUS:
             self._connection.close(codes.LOGIN_TIMEOUT)
 
-    def ended(self) -> None:
-        """The connection is closing or gone: leave the directory, take nothing more."""
+    def closed(self) -> None:
+        """Leave the directory and take nothing more: the connection is closing or gone."""
         if self.logged_in:
             user = user_key(self._uid)
             self._directory.remove(user, self._connection)
             self._limits.disconnected(user, self._seconds())
-        self.state = State.ENDED
-        # The connection's own; it would keep the connection, which keeps this, until garbage is collected.
+        self.state = State.CLOSED
+        # `ask` is the connection's own. It would keep the connection, which keeps this, until garbage is collected.
         self._ask = _nobody_asks
 
-    def _goes_on(self, now: float) -> bool:
-        """Count a message that is beyond what may be sent, and close the connection for one too many.
+    def _exceeded(self, now: float) -> bool:
+        """Count a message beyond the limits, and close the connection of a client that floods the relay.
 
         :returns: as `received` does.
         """
-        if self._keeps_on(now):
+        self._count_refusal(now)
+        if self._is_flooding:
             self._connection.close(codes.RATE_LIMIT)
-        return self.state is not _ENDED
+        return self.state is not _CLOSED
 
-    def _keeps_on(self, now: float) -> bool:
-        """Count a message that is beyond what may be sent; whether it is one too many."""
-        if now - self._refused_at > BACKED_OFF:
+    def _count_refusal(self, now: float) -> None:
+        """Count a message beyond the limits; after a back-off the count begins again."""
+        if now - self._refused_at > BACK_OFF_SECONDS:
             self._refusals = 0
         self._refused_at = now
         self._refusals += 1
-        return self._refusals > MAX_REFUSALS
+
+    @property
+    def _is_flooding(self) -> bool:
+        """Whether more messages in a row were beyond the limits than are let off."""
+        return self._refusals > MAX_REFUSALS_IN_A_ROW
 
     def _refuse(self, payload: bytes) -> None:
-        """Answer a message beyond what this connection may send, having read no more of it than the answer needs."""
+        """Answer a message beyond the limits. No more of it is read than the answer needs."""
         try:
             header = self._dialect.read_header(payload)
         except UnusableFrame as problem:
             self._unusable(problem)
             return
         if header.kind is Kind.AUTH_REQUEST:
-            is_pending = self.state in (State.ASKING, State.ASKING_AGAIN)
+            is_pending = self.state in (State.AUTHENTICATING, State.REAUTHENTICATING)
             reason = Reason.LOGIN_PENDING if is_pending else Reason.RATE_LIMITED
             self._connection.send(self._dialect.auth_response(False, reason))
         elif isinstance(header.request_id, UnsetType):
@@ -320,25 +326,24 @@ class Session:
         if sessid is None and self._no_cookie_because is not None:
             self._without_cookie(self._no_cookie_because)
             self._unusable(UnusableFrame(Reason.INVALID_AUTH_REQUEST, self._no_cookie_because))
-        elif self.state in (State.ASKING, State.ASKING_AGAIN):
+        elif self.state in (State.AUTHENTICATING, State.REAUTHENTICATING):
             self._connection.send(self._dialect.auth_response(False, Reason.LOGIN_PENDING))
         elif sessid is None:
-            # A visitor whose browser has no session cookie is not logged in
-            # at the site; there is nothing to ask it.
+            # A browser without a session cookie is not logged in at the site, so there is nothing to ask.
             self._without_cookie(None)
             self._denied()
-        elif self.logged_in and not self._may_ask_again(now):
+        elif self.logged_in and not self._take_reauthentication(now):
             self._connection.send(self._dialect.auth_response(False, Reason.RATE_LIMITED))
-            self._goes_on(now)
+            self._exceeded(now)
         else:
-            self.state = State.ASKING_AGAIN if self.logged_in else State.ASKING
+            self.state = State.REAUTHENTICATING if self.logged_in else State.AUTHENTICATING
             self._ask(sessid, sessid == self._cookie_text)
 
-    def _may_ask_again(self, now: float) -> bool:
-        """Count a question about who is logged in already; whether the webserver may be asked."""
-        if self._questions is None:
-            self._questions = TokenBucket(MAX_QUESTIONS / MINUTE, MAX_QUESTIONS)
-        return self._questions.take(now)
+    def _take_reauthentication(self, now: float) -> bool:
+        """Take one of the auth-requests that a logged-in connection may make, and return whether there was one."""
+        if self._reauthentications is None:
+            self._reauthentications = TokenBucket(REAUTHENTICATIONS_PER_MINUTE / MINUTE, REAUTHENTICATIONS_PER_MINUTE)
+        return self._reauthentications.take(now)
 
     def _denied(self) -> None:
         self._connection.send(self._dialect.auth_response(False))

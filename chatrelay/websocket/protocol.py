@@ -242,7 +242,7 @@ class ChatProtocol(BoundedProtocol):
         self._between_messages = False
         self.outgoing.closing()
         if self.session is not None:
-            self.session.ended()
+            self.session.closed()
         self.factory.parts.logins.left(self.outgoing)
         self.factory.registry.closing(self)
 

@@ -196,7 +196,7 @@ class BoundedProtocol(AutobahnProtocol):
         """Autobahn: the first frame of a message began."""
         registry, session = self.factory.registry, self.session
         self.reading.begin_message()
-        if session is not None and not self.connection_state.is_open and not session.received_too_late():
+        if session is not None and not self.connection_state.is_open and not session.received_while_closing():
             self.stop_reading()
         registry.message_deadlines.start(self, registry.active.now())
         super().onMessageBegin(isBinary)

@@ -66,4 +66,4 @@ def activity(connection: ChatProtocol) -> object:
     It does so after each pause, too: what the client sends comes after what was too much, and may be a pong.
     """
     session, reading = connection.session, connection.reading
-    return 0.0 if session is None else session.messages_mark, reading.control_frames_level, reading.pauses
+    return 0.0 if session is None else session.messages_level, reading.control_frames_level, reading.pauses

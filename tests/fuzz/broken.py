@@ -137,7 +137,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "what is unread has no bound": lambda: patch.object(Outbox, "charge", _yes),
     "there is no limit on messages": lambda: patch.object(TokenBucket, "take", _yes),
     "a user may send without limit": lambda: patch.object(UserQuota, "may_send", _yes),
-    "the site is asked whenever a user likes": lambda: patch.object(Session, "_may_ask_again", _yes),
+    "the site is asked whenever a user likes": lambda: patch.object(Session, "_take_reauthentication", _yes),
     "revoking forgets the login under way": lambda: patch.object(SessionIndex, "answered", _revoked_too_late),
     "a denied session goes on": lambda: patch.object(rechecks, "_close_all", _no_matter),
     "nobody is asked about again": lambda: patch.object(rechecks.Rechecks, "sweep", _no_matter),

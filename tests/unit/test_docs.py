@@ -154,7 +154,7 @@ class ProtocolPage(SynchronousTestCase):
         defaults = {field.name: field.default for field in attrs.fields(Config)}
         self.assertEqual(MAX_INTEGER, 2**53)
         self.assertEqual((session.MAX_DENIALS, session.MAX_UNUSABLE_FRAMES), (3, 10))
-        self.assertEqual((session.MAX_REFUSALS, session.BACKED_OFF), (60, 0.5))
+        self.assertEqual((session.MAX_REFUSALS_IN_A_ROW, session.BACK_OFF_SECONDS), (60, 0.5))
         rate, burst = defaults["messages_per_second"], defaults["message_burst"]
         new_recipients = defaults["new_recipients_per_minute"]
         control_frames = defaults["control_frames_per_second"]
@@ -179,10 +179,10 @@ class ProtocolPage(SynchronousTestCase):
             f"pings every {defaults['ping_interval']:g} s unless",
             f"- {rate:g} a second, {burst} at once - ``rate-limited``, then closed with 4503",
             f"may send {burst} messages at once, and {rate:g} a second in the long run",
-            f"The {session.MAX_REFUSALS + 1}st of them in a row",
-            f"past {session.MAX_QUESTIONS} such requests at once or {session.MAX_QUESTIONS} a minute in the long run "
-            f"(one more every {limits.MINUTE / session.MAX_QUESTIONS:g} seconds)",
-            f"one past {session.MAX_QUESTIONS} at once and {session.MAX_QUESTIONS} a minute",
+            f"The {session.MAX_REFUSALS_IN_A_ROW + 1}st of them in a row",
+            f"past {session.REAUTHENTICATIONS_PER_MINUTE} such requests at once or {session.REAUTHENTICATIONS_PER_MINUTE} a minute in the long run "
+            f"(one more every {limits.MINUTE / session.REAUTHENTICATIONS_PER_MINUTE:g} seconds)",
+            f"one past {session.REAUTHENTICATIONS_PER_MINUTE} at once and {session.REAUTHENTICATIONS_PER_MINUTE} a minute",
             f"- {defaults['user_messages_per_second']:g} a second, {burst} at once - ``rate-limited``",
             f"- {defaults['user_messages_per_second']:g} messages a second, and {burst} at once",
             f"- {new_recipients} a minute, {new_recipients} at once - ``rate-limited``",
@@ -215,7 +215,7 @@ class WebserverPage(SynchronousTestCase):
             f"At most {config.webserver_checks} requests",
             f"in place of this ``SESSID``: 1 to {MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
-            f"up to {session.MAX_QUESTIONS} times a minute for a connection that is logged in already",
+            f"up to {session.REAUTHENTICATIONS_PER_MINUTE} times a minute for a connection that is logged in already",
             f"up to {config.recheck_spread:g} per cent more or less (``--recheck-spread``)",
             f"first after {config.breaker_wait:g} s (``--breaker-wait``)",
             f"every {config.breaker_longest_wait:g} s (``--breaker-longest-wait``)",
@@ -250,8 +250,8 @@ class OperatingPages(SynchronousTestCase):
             f"remembers no more than {attempts.MAX_ADDRESSES:,} and forgets",
             f"a keyed hash for ``denial-memory``, {attempts.MAX_DENIED_SESSIONS:,} at most",
             f"Each minute, up to {origins.LINES_PER_MINUTE} refused origins that are new and up to {origins.LINES_PER_MINUTE}",
-            f"{session.MAX_REFUSALS} refusals in a row",
-            f"{session.MAX_QUESTIONS} auth-requests at once, and {session.MAX_QUESTIONS} a minute, of a connection",
+            f"{session.MAX_REFUSALS_IN_A_ROW} refusals in a row",
+            f"{session.REAUTHENTICATIONS_PER_MINUTE} auth-requests at once, and {session.REAUTHENTICATIONS_PER_MINUTE} a minute, of a connection",
             f"{MAX_KNOWN_RECIPIENTS} recipients that the relay remembers",
             f"{relay.MAX_WAITING:,} messages waiting for the message log",
             f"{auth.MAX_QUEUE:,} logins waiting for the session page",

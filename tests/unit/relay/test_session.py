@@ -98,7 +98,7 @@ class SessionTests(SessionTestCase):
 
     def test_a_login_whose_answer_closes_the_connection_leaves_no_ghost(self) -> None:
         def over_budget(payload: bytes) -> bool:
-            self.session.ended()
+            self.session.closed()
             return False
 
         self.patch(self.connection, "send", over_budget)
@@ -218,15 +218,15 @@ class SessionTests(SessionTestCase):
 
     def test_a_connection_that_ends_leaves_nothing_behind(self) -> None:
         self.log_in()
-        self.session.ended()
+        self.session.closed()
         self.assertEqual(len(self.directory), 0)
         self.assertEqual(self.say(type="auth-request", SESSID="x"), [])
         self.assertEqual(self.asked, ["good"])
-        self.assertIs(self.session.state, State.ENDED)
+        self.assertIs(self.session.state, State.CLOSED)
 
     def test_a_verdict_that_comes_after_the_end_makes_no_ghost(self) -> None:
         self.say(type="auth-request", SESSID="good")
-        self.session.ended()
+        self.session.closed()
         self.session.answered(LoggedIn(1))
         self.assertEqual(len(self.directory), 0)
         self.assertEqual(self.connection.take(), [])
@@ -234,7 +234,7 @@ class SessionTests(SessionTestCase):
     def test_the_end_while_asking_again_makes_no_ghost(self) -> None:
         self.log_in()
         self.say(type="auth-request", SESSID="again")
-        self.session.ended()
+        self.session.closed()
         self.session.answered(LoggedIn(1))
         self.assertEqual(len(self.directory), 0)
 
@@ -311,7 +311,7 @@ class Limited(SessionTestCase):
             self.session, self.connection = self.session_of(connection := RecordedConnection()), connection
             self.log_in()
             self.assertEqual(self.outcomes(500), ["sent"] * 500)
-            self.session.ended()
+            self.session.closed()
 
     # Keeping on
 
@@ -512,8 +512,8 @@ class Limited(SessionTestCase):
 
     def test_what_comes_after_the_end_counts_as_well(self) -> None:
         self.log_in()
-        self.session.ended()
-        self.assertEqual([self.session.received_too_late() for _ in range(91)], [True] * 90 + [False])
+        self.session.closed()
+        self.assertEqual([self.session.received_while_closing() for _ in range(91)], [True] * 90 + [False])
 
     # A user
 
@@ -529,7 +529,7 @@ class Limited(SessionTestCase):
         for sent in (30, 0, 0):
             member = self.member(1)
             self.assertEqual(member.outcomes(31), ["sent"] * sent + ["rate-limited"] * (31 - sent))
-            member.session.ended()
+            member.session.closed()
         self.clock.advance(1)
         self.assertEqual(self.member("1").outcomes(21), ["sent"] * 20 + ["rate-limited"])
 
@@ -556,7 +556,7 @@ class Limited(SessionTestCase):
             member = self.member(1)
             told = [outcome for number in range(15) for outcome in member.outcomes(1, f"{round}-{number}")]
             self.assertEqual(set(told), {"rate-limited" if round == 2 else NOT_CONNECTED})
-            member.session.ended()
+            member.session.closed()
             self.clock.advance(0.625)
 
     def test_a_user_is_one_recipient_however_written(self) -> None:
