@@ -16,7 +16,7 @@ import chatrelay
 from chatrelay.app import descriptors
 from chatrelay.app.listeners import Listeners
 from chatrelay.interfaces import MessageLog, Startable
-from chatrelay.limits.alarms import TimeLimit
+from chatrelay.limits.timers import TimeLimit
 from chatrelay.web.ops import on_loopback
 from chatrelay.websocket.factory import ChatFactory, ChatResource
 

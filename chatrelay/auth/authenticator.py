@@ -24,7 +24,7 @@ from chatrelay.auth.client import SessionPage
 from chatrelay.auth.diagnosis import DeniedSoFar, probable_cause, remedy
 from chatrelay.auth.redaction import redacted
 from chatrelay.auth.verdicts import NO_WORDS, ConnectFailed, InvalidAnswer, SuspectDenial
-from chatrelay.limits.alarms import Alarm
+from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 
 log = Logger("chatrelay.auth")
@@ -96,9 +96,11 @@ class SessionPageAuthenticator:
         self._shared: dict[str, _Request] = {}
         self._queue: OrderedDict[_Request, None] = OrderedDict()
         self._pending: set[_Request] = set()
-        self._queue_alarm = Alarm(reactor, queue_timeout, self._queued_too_long)
-        self._response_alarm = Alarm(reactor, timeout, _Request.run_out_of_time)
-        self._startup_alarm: Alarm[Deferred[Verdict]] = Alarm(reactor, timeout, self._startup_check_timed_out)
+        self._queue_timer = DeadlineTimer(reactor, queue_timeout, self._queued_too_long)
+        self._response_timer = DeadlineTimer(reactor, timeout, _Request.run_out_of_time)
+        self._startup_timer: DeadlineTimer[Deferred[Verdict]] = DeadlineTimer(
+            reactor, timeout, self._startup_check_timed_out
+        )
         self._is_queue_logged = False
         self._startup_check: Deferred[None] | None = None
         self._has_startup_check_timed_out = False
@@ -133,7 +135,7 @@ class SessionPageAuthenticator:
         verdict = request.join()
         if must_wait:
             self._queue[request] = None
-            self._queue_alarm.set(request)
+            self._queue_timer.start(request)
         else:
             self._send(request)
         return verdict
@@ -167,13 +169,13 @@ class SessionPageAuthenticator:
     async def _check_once(self) -> None:
         sessid = STARTUP_SESSID + secrets.token_hex(8)
         asking = self._page.startup_check(sessid)
-        self._startup_alarm.set(asking)
+        self._startup_timer.start(asking)
         self._has_startup_check_timed_out = False
         try:
             verdict = await asking
         except (CancelledError, InvalidAnswer) as error:
             if self._has_startup_check_timed_out:
-                self._log_invalid_startup_answer(self._timed_out(self._startup_alarm), sessid)
+                self._log_invalid_startup_answer(self._timed_out(self._startup_timer), sessid)
             elif isinstance(error, SuspectDenial) and not self._is_startup_check_over:
                 self._log_suspect_startup_denial(error, sessid)
             elif isinstance(error, InvalidAnswer) and not self._is_startup_check_over:
@@ -191,7 +193,7 @@ class SessionPageAuthenticator:
                     url=self._site,
                 )
         finally:
-            self._startup_alarm.lift(asking)
+            self._startup_timer.stop(asking)
 
     def _startup_check_timed_out(self, asking: Deferred[Verdict]) -> None:
         self._has_startup_check_timed_out = True
@@ -244,18 +246,18 @@ class SessionPageAuthenticator:
     def _send(self, request: _Request) -> None:
         """Send a request whose turn has come."""
         self._pending.add(request)
-        self._response_alarm.set(request)
+        self._response_timer.start(request)
         request.asking = self._page.ask(request.sessid, request.is_ticket)
         request.asking.addBoth(self._answered, request)
 
     def _answered(self, verdict: Verdict | Failure, request: _Request) -> None:
         """Take the result of a request that was sent."""
-        self._response_alarm.lift(request)
+        self._response_timer.stop(request)
         self._pending.remove(request)
         self._stop_sharing(request)
         # Twisted reports a cancelled DNS lookup as a failed one. So what a cancelled request failed with is ignored.
         if request.is_out_of_time:
-            verdict = self._failed(request, self._timed_out(self._response_alarm))
+            verdict = self._failed(request, self._timed_out(self._response_timer))
         elif not isinstance(verdict, Failure):
             if self._breaker.answered():
                 log.warn("the session page at {url} answers again", url=self._site)
@@ -292,7 +294,7 @@ class SessionPageAuthenticator:
     def _next(self) -> _Request:
         """Take the request out of the queue that has waited longest."""
         request, _ = self._queue.popitem(last=False)
-        self._queue_alarm.lift(request)
+        self._queue_timer.stop(request)
         return request
 
     def _failed(self, request: _Request, error: InvalidAnswer, is_suspect: bool = False) -> Unavailable:
@@ -322,8 +324,8 @@ class SessionPageAuthenticator:
                 waiting.answer(self._refused())
         return trouble
 
-    def _timed_out(self, alarm: Alarm[Any]) -> InvalidAnswer:
-        return InvalidAnswer(f"no complete response within {alarm.seconds:g} s")
+    def _timed_out(self, timer: DeadlineTimer[Any]) -> InvalidAnswer:
+        return InvalidAnswer(f"no complete response within {timer.seconds:g} s")
 
     def _refused(self) -> Unavailable:
         return Unavailable(f"it has failed {self._breaker_failures} times in a row (breaker-failures)")
@@ -342,7 +344,7 @@ class SessionPageAuthenticator:
             request.asking.cancel()
         else:
             del self._queue[request]
-            self._queue_alarm.lift(request)
+            self._queue_timer.stop(request)
             self._breaker.given_up(request)
 
     def _stop_sharing(self, request: _Request) -> None:

@@ -24,7 +24,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from chatrelay.auth.session_index import SessionIndex
-from chatrelay.limits.alarms import Alarm
+from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import MAX_SESSID, MAX_TOKEN, is_uid
 
 MAX_BODY = 64 * 1024
@@ -272,12 +272,12 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
     def __init__(self, site: Site, clock: IReactorTime) -> None:
         super().__init__(site)
         self._open: dict[_BoundedConnection, None] = {}
-        self._alarm: Alarm[_BoundedConnection] = Alarm(clock, REQUEST_SECONDS, _BoundedConnection.end)
+        self._timer: DeadlineTimer[_BoundedConnection] = DeadlineTimer(clock, REQUEST_SECONDS, _BoundedConnection.end)
 
     def opened(self, connection: _BoundedConnection) -> None:
         """A connection was made."""
         self._open[connection] = None
-        self._alarm.set(connection)
+        self._timer.start(connection)
         if len(self._open) > MAX_CONNECTIONS:
             oldest = next(iter(self._open))
             del self._open[oldest]
@@ -286,7 +286,7 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
     def ended(self, connection: _BoundedConnection) -> None:
         """A connection is gone."""
         self._open.pop(connection, None)
-        self._alarm.lift(connection)
+        self._timer.stop(connection)
 
 
 def on_loopback(description: str) -> str:

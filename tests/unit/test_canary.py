@@ -162,7 +162,7 @@ class SessionPage(SessionPageTestCase):
         authenticator: SessionPageAuthenticator = self.authenticator(checks=1)
         asking = [authenticator.authenticate(f"{CANARY}-{number}") for number in (1, 1, 2)]
         printed = what_is_printed_of(authenticator)
-        for name in ("SessionPageAuthenticator", "_Request", "Breaker", "Alarm", "Deadlines", "Deferred"):
+        for name in ("SessionPageAuthenticator", "_Request", "Breaker", "DeadlineTimer", "Deadlines", "Deferred"):
             self.assertIn(name, printed)
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
         for question in asking:

@@ -14,7 +14,7 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from chatrelay.auth.breaker import BreakerState
 from chatrelay.auth.verdicts import ConnectFailed
-from chatrelay.limits.alarms import Alarm
+from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import Denied, LoggedIn, Unavailable
 from tests.support.session_page_case import IN, Conversation, SessionPageTestCase, response, sleep
 
@@ -125,7 +125,7 @@ class Turns(SessionPageTestCase):
         self.reply = reply
         told = self.logged()
         authenticator = self.authenticator(checks=1)
-        authenticator._queue_alarm = Alarm(clock, 0.25, authenticator._queued_too_long)
+        authenticator._queue_timer = DeadlineTimer(clock, 0.25, authenticator._queued_too_long)
         verdicts = await gatherResults([authenticator.authenticate(str(number)) for number in range(10)])
         self.assertEqual([body for _, _, body in self.requests], [b"SESSID=%d" % number for number in range(3)])
         self.assertEqual(verdicts[:3], [LoggedIn(7)] * 3)

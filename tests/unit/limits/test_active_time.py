@@ -1,4 +1,4 @@
-"""Active time and alarms: a deadline is judged when what came before it could be read, and all the same in bounded time."""
+"""Active time and timers: a hold-up of the process delays a deadline, but not without bound."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from chatrelay.limits.active_time import (
     TICK_SECONDS,
     ActiveTime,
 )
-from chatrelay.limits.alarms import Alarm, TimeLimit
 from chatrelay.limits.deadlines import Deadlines
+from chatrelay.limits.timers import DeadlineTimer, TimeLimit
 
 DEADLINE = 10.0
 """Seconds."""
@@ -175,99 +175,99 @@ class ActiveTimes(SynchronousTestCase):
         self.assertEqual(deadlines.expired(self.process.run(HELD_UP_SECONDS)), ["as it goes on", "after"])
 
 
-class Alarms(SynchronousTestCase):
-    """Alarms ring in time, and after a hold-up later."""
+class DeadlineTimers(SynchronousTestCase):
+    """Deadlines expire on time, and later after a hold-up."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.rung: list[tuple[str, float]] = []
+        self.expired: list[tuple[str, float]] = []
 
-    def ring(self, name: str) -> None:
+    def expire(self, name: str) -> None:
         """Note it."""
-        self.rung.append((name, self.clock.seconds()))
+        self.expired.append((name, self.clock.seconds()))
 
-    def test_slow_alarm_does_not_delay_the_others(self) -> None:
-        def ring(name: str) -> None:
-            self.ring(name)
+    def test_slow_deadline_does_not_delay_the_others(self) -> None:
+        def expire(name: str) -> None:
+            self.expire(name)
             if name == "first":
-                alarm.set("next")  # whose turn it is, now that the first has left
+                timer.start("next")  # whose turn it is, now that the first has left
 
-        alarm = Alarm[str](self.clock, 5, ring)
-        alarm.set("first")
+        timer = DeadlineTimer[str](self.clock, 5, expire)
+        timer.start("first")
         self.clock.pump([0.25] * 4)
-        alarm.set("second")
+        timer.start("second")
         self.clock.pump([0.25] * 60)
-        self.assertEqual(self.rung, [("first", 5), ("second", 6), ("next", 10)])
+        self.assertEqual(self.expired, [("first", 5), ("second", 6), ("next", 10)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_alarm_between_two_ticks_is_not_late(self) -> None:
-        alarm = Alarm[str](self.clock, 0.625, self.ring)
-        alarm.set("a")
+    def test_deadline_between_two_ticks_is_not_late(self) -> None:
+        timer = DeadlineTimer[str](self.clock, 0.625, self.expire)
+        timer.start("a")
         self.clock.pump([0.125] * 10)
-        self.assertEqual(self.rung, [("a", 0.625)])
+        self.assertEqual(self.expired, [("a", 0.625)])
 
-    def test_alarm_cancelled_during_recovery_does_not_ring(self) -> None:
-        alarm = Alarm[str](self.clock, 2, self.ring)
+    def test_deadline_stopped_during_recovery_does_not_expire(self) -> None:
+        timer = DeadlineTimer[str](self.clock, 2, self.expire)
         for name in ("answered", "silent"):
-            alarm.set(name)
+            timer.start(name)
         self.clock.pump([0.25] * 4)
         self.clock.advance(25)
         self.clock.pump([0.25] * 7)
-        self.assertEqual(self.rung, [])
-        alarm.lift("answered")
+        self.assertEqual(self.expired, [])
+        timer.stop("answered")
         self.clock.pump([0.25] * 10)
         # It had one second yet, and two of them do not count.
-        self.assertEqual([name for name, _ in self.rung], ["silent"])
+        self.assertEqual([name for name, _ in self.expired], ["silent"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_late_timer_rings_at_the_second_look(self) -> None:
-        alarm = Alarm[str](self.clock, 2, self.ring)
-        alarm.set("a")
+    def test_late_timer_expires_at_the_second_check(self) -> None:
+        timer = DeadlineTimer[str](self.clock, 2, self.expire)
+        timer.start("a")
         self.clock.pump([0.25] * 7)
         self.clock.advance(0.75)
-        self.assertEqual(self.rung, [])
+        self.assertEqual(self.expired, [])
         self.clock.advance(0.01)
-        self.assertEqual([name for name, _ in self.rung], ["a"])
+        self.assertEqual([name for name, _ in self.expired], ["a"])
 
-    def test_alarm_cancelled_by_another_alarm_does_not_ring(self) -> None:
-        def ring(name: str) -> None:
-            self.ring(name)
-            alarm.lift("b")
-            alarm.lift("c")
-            alarm.set("d")
-            alarm.lift("d")
+    def test_deadline_stopped_by_another_one_does_not_expire(self) -> None:
+        def expire(name: str) -> None:
+            self.expire(name)
+            timer.stop("b")
+            timer.stop("c")
+            timer.start("d")
+            timer.stop("d")
 
-        alarm = Alarm[str](self.clock, 1, ring)
-        alarm.set("a")
-        alarm.set("b")  # at the same time as the one before
+        timer = DeadlineTimer[str](self.clock, 1, expire)
+        timer.start("a")
+        timer.start("b")  # at the same time as the one before
         self.clock.advance(0.25)
-        alarm.set("c")
+        timer.start("c")
         self.clock.pump([0.25] * 20)
-        self.assertEqual(self.rung, [("a", 1)])
+        self.assertEqual(self.expired, [("a", 1)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        alarm.set("a")
+        timer.start("a")
         self.clock.pump([0.25] * 4)
-        self.assertEqual(len(self.rung), 2)
+        self.assertEqual(len(self.expired), 2)
 
-    def test_error_in_an_alarm_does_not_stop_the_others(self) -> None:
-        def ring(name: str) -> None:
-            self.ring(name)
+    def test_error_at_one_deadline_does_not_stop_the_others(self) -> None:
+        def expire(name: str) -> None:
+            self.expire(name)
             raise ZeroDivisionError
 
-        alarm = Alarm[str](self.clock, 1, ring)
-        alarm.set("a")
-        alarm.set("b")  # at the same time as the one before
+        timer = DeadlineTimer[str](self.clock, 1, expire)
+        timer.start("a")
+        timer.start("b")  # at the same time as the one before
         self.clock.advance(0.25)
-        alarm.set("c")
+        timer.start("c")
         for _ in range(8):
             with contextlib.suppress(ZeroDivisionError):
                 self.clock.advance(0.25)
-        self.assertEqual([name for name, _ in self.rung], ["a", "b", "c"])
+        self.assertEqual([name for name, _ in self.expired], ["a", "b", "c"])
 
-    def test_alarm_of_zero_seconds_never_rings(self) -> None:
-        alarm = Alarm[str](self.clock, 0, self.ring)
-        alarm.set("a")
-        alarm.lift("a")
+    def test_deadline_of_zero_seconds_never_expires(self) -> None:
+        timer = DeadlineTimer[str](self.clock, 0, self.expire)
+        timer.start("a")
+        timer.stop("a")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 

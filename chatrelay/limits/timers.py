@@ -1,7 +1,6 @@
-"""Alarms: deadlines that are judged by a timer of their own, in active time.
+"""Timers for deadlines that the sweep of connections does not check: requests to the site, and steps of stopping.
 
-For what the sweep of connections does not look at: questions to the webserver, requests to the ops endpoint, steps of
-stopping. It does not know what a deadline is for.
+They count active time, which stands still while the process is held up. They do not know what a deadline is for.
 """
 
 from __future__ import annotations
@@ -14,68 +13,68 @@ from twisted.internet.defer import CancelledError, Deferred
 from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 from chatrelay.limits.deadlines import Deadlines, Key
 
-SHORTEST_WAIT = 0.01
-"""Seconds from one look to the next, which may have to be a second one at the same deadline."""
+MIN_WAIT_SECONDS = 0.01
+"""The shortest wait for a timer. The same deadline may need a second one, as the first can come a little early."""
 
 
-class Alarm(Generic[Key]):
+class DeadlineTimer(Generic[Key]):
     """Deadlines that all lie the same time ahead, with one timer for all of them.
 
     :param clock: for time and the timer.
     :param seconds: how far ahead a deadline lies; 0 means never.
-    :param ring: called with each key whose deadline has passed.
+    :param expired: called with each key whose deadline has passed.
     """
 
-    def __init__(self, clock: Any, seconds: float, ring: Callable[[Key], object]) -> None:
+    def __init__(self, clock: Any, seconds: float, expired: Callable[[Key], object]) -> None:
         self.seconds = seconds
         self._clock = clock
         self._deadlines: Deadlines[Key] = Deadlines(seconds)
-        self._ring = ring
+        self._expired = expired
         self._timer: Any = None
         self._active: ActiveTime | None = None  # while there are deadlines
-        self._is_ringing = False
+        self._is_expiring = False
 
-    def set(self, key: Key) -> None:
+    def start(self, key: Key) -> None:
         """Set the deadline of `key`."""
         if not self.seconds:
             return
         if self._active is None:
             self._active = ActiveTime(self._clock.seconds)
         self._deadlines.start(key, self._active.now())
-        if self._timer is None and not self._is_ringing:
+        if self._timer is None and not self._is_expiring:
             self._wait(self._active)
 
-    def lift(self, key: Key) -> None:
-        """Lift the deadline of `key`, if it has one."""
+    def stop(self, key: Key) -> None:
+        """Remove the deadline of `key`, if it has one."""
         self._deadlines.stop(key)
         if not self._deadlines and self._timer is not None:
             self._timer.cancel()
             self._timer = self._active = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         active = self._active
         assert active is not None
-        self._is_ringing = True
+        self._is_expiring = True
         try:
             now = active.tick()
-            # One by one: what rings may lift another that has passed as well, or fail, and the others ring then.
+            # One by one, as each call may stop another deadline that has passed. If a call fails, the rest come next.
             while self._deadlines and self._deadlines.earliest() <= now:
                 key = self._deadlines.first()
                 self._deadlines.stop(key)
-                self._ring(key)
+                self._expired(key)
         finally:
-            # The calls above may have set another deadline, or lifted all the others.
-            self._is_ringing = False
+            # The calls may have set another deadline, or stopped all the others.
+            self._is_expiring = False
             if self._deadlines:
                 self._wait(active)
             else:
                 self._active = None
 
     def _wait(self, active: ActiveTime) -> None:
-        """Look at the next tick, or when the first deadline has passed, where that is sooner."""
-        left = self._deadlines.earliest() - active.now()
-        self._timer = self._clock.callLater(min(max(left, SHORTEST_WAIT), TICK_SECONDS), self._look)
+        """Check at the next tick, or when the first deadline has passed if that is sooner."""
+        seconds = self._deadlines.earliest() - active.now()
+        self._timer = self._clock.callLater(min(max(seconds, MIN_WAIT_SECONDS), TICK_SECONDS), self._check)
 
 
 class TimeLimit:
@@ -86,12 +85,12 @@ class TimeLimit:
     """
 
     def __init__(self, clock: Any, seconds: float) -> None:
-        self._alarm: Alarm[TimeLimit] = Alarm(clock, seconds, TimeLimit._pass)
+        self._timer: DeadlineTimer[TimeLimit] = DeadlineTimer(clock, seconds, TimeLimit._pass)
         self._step: Deferred[Any] | None = None
         self._has_passed = False
 
     async def wait(self, step: Deferred[Any]) -> None:
-        """Wait for a step until it is done or the time has passed; then it is cancelled.
+        """Wait until a step is done. If the time passes before, cancel it.
 
         :raises Exception: what the step fails with.
         """
@@ -112,8 +111,8 @@ class TimeLimit:
             self._step.cancel()
 
     def __enter__(self) -> Self:
-        self._alarm.set(self)
+        self._timer.start(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._alarm.lift(self)
+        self._timer.stop(self)
