@@ -293,8 +293,8 @@ def _() -> None:
 @named("forgets messages-per-second")
 def _() -> None:
     # The buckets themselves: where a message comes in, the session takes from them without a call.
-    for name in ("messages", "_user_messages"):
-        replace(SendLimits, name, lambda _: lambda *_: TokenBucket(rate=0, burst=0))
+    replace(SendLimits, "messages", lambda _: lambda *_: TokenBucket(rate=0, burst=0))
+    replace(SendLimits, "_user_buckets", lambda make: lambda limits: (TokenBucket(rate=0, burst=0), make(limits)[1]))
 
 
 @named("forgets new-recipients-per-minute")
