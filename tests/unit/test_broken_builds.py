@@ -1,0 +1,30 @@
+"""The broken builds of the trials and of the fuzz tests: each replaces names that there are.
+
+That each is caught, the trials show (tests/trials/test_the_checkers.py, tests/fuzz/test_checker.py).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.fuzz.broken import BROKEN
+from tests.support import ROOT
+
+BUILD_ALL = (
+    "from tests.trials.broken import BUILDS\nfor name, build in BUILDS.items(): print(name, flush=True); build()"
+)
+"""A process of its own: what a build replaces stays replaced."""
+
+
+def test_every_broken_build_replaces_names_that_there_are() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", BUILD_ALL], capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, f"the build {ran.stdout.splitlines()[-1:]} fails: {ran.stderr}"
+
+
+def test_every_broken_relay_of_the_fuzz_tests_replaces_names_that_there_are() -> None:
+    for breaks in BROKEN.values():
+        with breaks():
+            pass
