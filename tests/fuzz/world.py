@@ -12,6 +12,7 @@ been compared with what the promise says. Random doings come from
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, MutableSet, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -296,20 +297,9 @@ class World:
         self._stack.enter_context(patch.object(stopping, "FIRST_TURNS", model.TURNS_AT_ONCE))
         self._stack.enter_context(patch.object(stopping, "MIN_TURNS_PER_SECOND", model.LEAST_TURNS))
         # Failures that are meant to happen are nobody else's business.
-        for module in (
-            "relay.delivery",
-            "auth.authenticator",
-            "app.service",
-            "websocket.outbox",
-            "auth.throttle",
-            "websocket.peer",
-            "websocket.registry",
-            "websocket.handshake",
-            "websocket.closing",
-            "websocket.log_limiter",
-            "websocket.sweep",
-        ):
-            self._stack.enter_context(patch(f"chatrelay.{module}.log", Logger(observer=self._observe)))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("chatrelay.") and isinstance(getattr(module, "log", None), Logger):
+                self._stack.enter_context(patch.object(module, "log", Logger(observer=self._observe)))
         globalLogPublisher.addObserver(self._observe)
         self._stack.callback(globalLogPublisher.removeObserver, self._observe)
         self.service.startService()
@@ -574,11 +564,11 @@ class World:
         watch("caught_up", "caught_up")
 
     def _watch_rechecks(self) -> None:
-        ask_next = self.factory.parts.logins.rechecks._start_due
+        start_due = self.factory.parts.logins.rechecks._start_due
 
         def watched() -> None:
             before, self._is_rechecking = self._is_rechecking, True
-            ask_next()
+            start_due()
             self._is_rechecking = before
 
         self.factory.parts.logins.rechecks._start_due = watched  # type: ignore[method-assign]

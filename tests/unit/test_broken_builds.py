@@ -1,4 +1,4 @@
-"""The broken builds of the trials and of the fuzz tests: each replaces names that there are.
+"""The broken builds and the model of the trials and of the fuzz tests: they name what the relay has.
 
 That each is caught, the trials show (tests/trials/test_the_checkers.py, tests/fuzz/test_checker.py).
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from tests.fuzz.broken import BROKEN
+from tests.fuzz.scenarios import run
 from tests.support import ROOT
 
 BUILD_ALL = (
@@ -28,3 +29,7 @@ def test_every_broken_relay_of_the_fuzz_tests_replaces_names_that_there_are() ->
     for breaks in BROKEN.values():
         with breaks():
             pass
+
+
+def test_scenarios_of_the_fuzz_tests_follow_the_model() -> None:
+    assert run(first=0, count=5)["scenarios"] == 5
