@@ -257,7 +257,7 @@ class World:
         self._stack = ExitStack()
         self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
         self._stack.enter_context(patch.object(session, "MINUTE", float(model.MINUTE)))
-        self._stack.enter_context(patch.object(session, "MAX_QUESTIONS", model.QUESTIONS_PER_MINUTE))
+        self._stack.enter_context(patch.object(session, "REAUTHENTICATIONS_PER_MINUTE", model.QUESTIONS_PER_MINUTE))
         self._stack.enter_context(patch.object(outgoing, "sendqueue", Kernel()))
         # The relay remembers only the denials of its own authenticator.
         parts = build_parts(
