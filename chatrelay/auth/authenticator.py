@@ -21,7 +21,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from chatrelay.auth.breaker import Breaker, BreakerState
 from chatrelay.auth.client import SessionPage
-from chatrelay.auth.diagnosis import DeniedSoFar, probable_cause, remedy
+from chatrelay.auth.diagnosis import DeniedLogins, probable_cause, remedy
 from chatrelay.auth.redaction import redacted
 from chatrelay.auth.verdicts import NO_WORDS, ConnectFailed, InvalidAnswer, SuspectDenial
 from chatrelay.limits.timers import DeadlineTimer
@@ -86,7 +86,7 @@ class SessionPageAuthenticator:
         self._page = SessionPage(reactor, url, format, secret, connections, body_limit, tls_policy, host, headers)
         self._url = url
         self._format = format
-        self._denied_so_far = DeniedSoFar(secrets.token_bytes())
+        self._denied_so_far = DeniedLogins(secrets.token_bytes())
         self._checks = checks
         self._max_queue = queue
         self._breaker: Breaker[_Request] = Breaker(breaker_failures, breaker_wait, breaker_longest_wait)
@@ -279,7 +279,7 @@ class SessionPageAuthenticator:
         """Log a warning if the site denies everybody."""
         so_far = self._denied_so_far
         if isinstance(verdict, LoggedIn):
-            so_far.let_in()
+            so_far.logged_in()
         elif isinstance(verdict, Denied) and not request.is_own and so_far.denied(request.sessid, verdict.status):
             log.warn(
                 "the session page at {url} denied all of the first {logins} logins (of {sessions}), {how}; nobody has "

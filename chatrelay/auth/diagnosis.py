@@ -205,7 +205,7 @@ def _authority(name: SplitResult, port: SplitResult) -> str | None:
         return None
 
 
-class DeniedSoFar:
+class DeniedLogins:
     """Count the logins that the site has denied since the start, as long as it has let nobody in.
 
     A warning is due at the third of them, even if all are of one session: a developer who tries the site out has one
@@ -229,7 +229,7 @@ class DeniedSoFar:
         """How many different sessions were denied."""
         return len(self._sessions)
 
-    def let_in(self) -> None:
+    def logged_in(self) -> None:
         """Note that the site has let somebody in. It works, so no warning is due any more."""
         self._is_over = True
         self._sessions.clear()
@@ -294,7 +294,7 @@ class MissingCookie:
         self.host = self.origin = ""
         self._next = FIRST_LOGINS
 
-    def handshake(self, cookies: str, host: str, origin: str) -> None:
+    def handshake_without_cookie(self, cookies: str, host: str, origin: str) -> None:
         """Note a handshake without the cookie.
 
         :param cookies: those that it has, as they were sent.
@@ -307,7 +307,7 @@ class MissingCookie:
             if equals and name and len(self.names) < MAX_NAMES:
                 self.names[name if len(name) <= MAX_NAME_CHARACTERS else name[:MAX_NAME_CHARACTERS] + "…"] = None
 
-    def login(self) -> bool:
+    def login_without_cookie(self) -> bool:
         """Count a login by the cookie of a client that had none.
 
         :returns: whether a warning is due now.
@@ -318,11 +318,11 @@ class MissingCookie:
         self._next = LOGINS_WITHOUT_COOKIE if self._next < LOGINS_WITHOUT_COOKIE else 10 * self._next
         return True
 
-    def let_in(self) -> None:
+    def logged_in(self) -> None:
         """Note that somebody was let in."""
         self._next = max(self._next, LOGINS_WITHOUT_COOKIE)
 
-    def came(self) -> None:
+    def login_with_cookie(self) -> None:
         """Note a login by the cookie."""
         if self.logins:
             self.logins = 0

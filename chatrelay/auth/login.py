@@ -133,7 +133,7 @@ class Logins:
         connection = client.outgoing
         self.index.asked(connection, sessid)
         if is_cookie and self._missing_cookie is not None:
-            self._missing_cookie.came()
+            self._missing_cookie.login_with_cookie()
         is_ticket = self._auth_tickets and not is_cookie
         # A ticket is used up by its login, so it can neither be re-checked nor name a session that is to be ended.
         lasting = None if is_ticket else sessid
@@ -159,7 +159,7 @@ class Logins:
         if not was_logged_in:
             client.logged_in()
             if self._missing_cookie is not None:
-                self._missing_cookie.let_in()
+                self._missing_cookie.logged_in()
         self.index.entered(connection, {name for name in (sessid, handle) if name is not None})
         self.rechecks.entered(connection, sessid if handle is None else handle, verdict)
         limit = self._connections_per_user
@@ -167,13 +167,13 @@ class Logins:
             for oldest in self._directory.oldest_beyond(verdict.user, limit):
                 oldest.close(codes.TOO_MANY_CONNECTIONS)
 
-    def left(self, connection: Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing, and give up its pending login. Unknown connections are ignored."""
         pending = self._pending.pop(connection, None)
         if pending is not None:
             pending.cancel()
-        self.index.left(connection)
-        self.rechecks.left(connection)
+        self.index.disconnected(connection)
+        self.rechecks.disconnected(connection)
 
     def __len__(self) -> int:
         """Return how many logins are pending."""

@@ -181,7 +181,7 @@ class Rechecks:
         :param sessid: by which to ask about the session; None where there is none.
         """
         if connection in self._recheck_of:
-            self.left(connection)
+            self.disconnected(connection)
         if sessid is None or not self._longest:
             return
         session = _SiteSession(sessid, verdict.user)
@@ -193,7 +193,7 @@ class Rechecks:
         if recheck.asking is None:
             self._confirmed(recheck, verdict)
 
-    def left(self, connection: Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing. Unknown connections are ignored."""
         recheck = self._recheck_of.pop(connection, None)
         if recheck is None:

@@ -108,7 +108,7 @@ class SessionIndex:
         for digest in digests:
             self._connections.setdefault(digest, {})[connection] = None
 
-    def left(self, connection: Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing. Unknown connections are ignored."""
         self.answered(connection, None)
         self._forget(connection)

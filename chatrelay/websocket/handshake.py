@@ -333,7 +333,7 @@ class Handshakes:
         """Note an accepted handshake that has no session cookie, though it might have one."""
         host, origin = header_value(request, "host"), header_value(request, "origin")
         cookies = ";".join(header_values(request, "cookie"))
-        self.missing_cookie.handshake(cookies, (host or "")[:200], (origin or "")[:200])
+        self.missing_cookie.handshake_without_cookie(cookies, (host or "")[:200], (origin or "")[:200])
 
     def login_without_cookie(self, because: str | None) -> None:
         """Log, where an operator can fix it, that a client asked to be logged in by a session cookie that is not there.
@@ -350,7 +350,7 @@ class Handshakes:
                 )
             return
         missing = self.missing_cookie
-        if missing.login():
+        if missing.login_without_cookie():
             log.warn(
                 "{logins} logins in a row came without the session cookie {cookie}, and were denied. {cause}. Nothing "
                 "is wrong if these visitors were not logged in at the site",

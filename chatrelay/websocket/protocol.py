@@ -243,7 +243,7 @@ class ChatProtocol(BoundedProtocol):
         self.outgoing.closing()
         if self.session is not None:
             self.session.closed()
-        self.factory.parts.logins.left(self.outgoing)
+        self.factory.parts.logins.disconnected(self.outgoing)
         self.factory.registry.closing(self)
 
     # What is due -------------------------------------------------------------

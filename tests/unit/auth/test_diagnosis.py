@@ -12,7 +12,7 @@ from chatrelay.auth.diagnosis import (
     MAX_BODY_BYTES,
     MAX_NAME_CHARACTERS,
     MAX_NAMES,
-    DeniedSoFar,
+    DeniedLogins,
     MissingCookie,
     probable_cause,
     remedy,
@@ -136,36 +136,36 @@ class AllDenied(SynchronousTestCase):
     """Logins that were all denied since the start."""
 
     def test_denials_warn_at_the_third_login_and_the_tenth_session(self) -> None:
-        so_far = DeniedSoFar(b"key")
+        so_far = DeniedLogins(b"key")
         told = [so_far.denied(f"session {number}", 200) for number in range(50)]
         self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [3, 10])
 
     def test_denials_of_one_session_warn_once(self) -> None:
-        so_far = DeniedSoFar(b"key")
+        so_far = DeniedLogins(b"key")
         told = [so_far.denied("session", 200) for _ in range(50)]
         self.assertEqual([number for number, is_told in enumerate(told, 1) if is_told], [FIRST_LOGINS])
         self.assertEqual((so_far.logins, so_far.sessions), (50, 1))
 
     def test_denials_after_a_login_do_not_warn(self) -> None:
-        so_far = DeniedSoFar(b"key")
+        so_far = DeniedLogins(b"key")
         so_far.denied("session", 200)
-        so_far.let_in()
+        so_far.logged_in()
         self.assertFalse(any(so_far.denied(str(number), 200) for number in range(50)))
 
     def test_express_session_cookie_is_recognised_and_not_shown(self) -> None:
-        so_far = DeniedSoFar(b"key")
+        so_far = DeniedLogins(b"key")
         so_far.denied("s%3Aabc123.def456", 200)
         cause = so_far.probable_cause("form")
         self.assertIn("express-session", cause)
         self.assertIn("decodeURIComponent", cause)
         self.assertNotIn("abc123", cause)
-        other = DeniedSoFar(b"key")
+        other = DeniedLogins(b"key")
         other.denied("abc123.def456", 200)
         self.assertNotIn("express-session", other.probable_cause("form"))
 
     def test_denials_do_not_warn_once_somebody_was_let_in(self) -> None:
-        so_far = DeniedSoFar(b"key")
-        so_far.let_in()
+        so_far = DeniedLogins(b"key")
+        so_far.logged_in()
         self.assertFalse(any(so_far.denied(str(number), 200) for number in range(3 * DENIED_SESSIONS)))
 
     def test_cause_depends_on_how_logins_were_denied(self) -> None:
@@ -174,7 +174,7 @@ class AllDenied(SynchronousTestCase):
             ({403}, "with status 403", "CSRF"),
             ({401, 403}, "with status 401 and 403", "CSRF"),
         ):
-            so_far = DeniedSoFar(b"key")
+            so_far = DeniedLogins(b"key")
             for number, status in enumerate(statuses):
                 so_far.denied(str(number), status)
             self.assertEqual(so_far.how(), how)
@@ -214,56 +214,58 @@ class WithoutCookie(SynchronousTestCase):
 
     def test_missing_cookie_warns_at_the_third_login_at_first(self) -> None:
         missing = MissingCookie()
-        told = [number for number in range(1, 2001) if missing.login()]
+        told = [number for number in range(1, 2001) if missing.login_without_cookie()]
         self.assertEqual(told, [3, 10, 100, 1000])
 
     def test_missing_cookie_warns_at_the_tenth_login_after_a_success(self) -> None:
         missing = MissingCookie()
-        missing.let_in()
-        told = [number for number in range(1, 2001) if missing.login()]
+        missing.logged_in()
+        told = [number for number in range(1, 2001) if missing.login_without_cookie()]
         self.assertEqual(told, [10, 100, 1000])
 
     def test_login_by_the_cookie_resets_the_count(self) -> None:
         missing = MissingCookie()
-        missing.let_in()
+        missing.logged_in()
         for _ in range(5):
-            missing.handshake("theme=dark", "h", "o")
-            self.assertFalse(any(missing.login() for _ in range(9)))
-            missing.came()
+            missing.handshake_without_cookie("theme=dark", "h", "o")
+            self.assertFalse(any(missing.login_without_cookie() for _ in range(9)))
+            missing.login_with_cookie()
         self.assertEqual(missing.names, {})
 
     def test_alternating_logins_do_not_warn_again(self) -> None:
         missing = MissingCookie()
         lines = 0
         for _ in range(500):
-            lines += sum(missing.login() for _ in range(12))
-            missing.came()
-            missing.let_in()
+            lines += sum(missing.login_without_cookie() for _ in range(12))
+            missing.login_with_cookie()
+            missing.logged_in()
         self.assertEqual(lines, 2)
 
     def test_cause_names_the_two_names_of_one_machine(self) -> None:
         missing = MissingCookie()
-        missing.handshake("", "localhost:8080", "http://127.0.0.1:3000")
+        missing.handshake_without_cookie("", "localhost:8080", "http://127.0.0.1:3000")
         cause = missing.probable_cause("sid")
         self.assertIn("open the page at http://localhost:3000, or connect to ws://127.0.0.1:8080", cause)
         self.assertNotIn("Domain", cause)
-        missing.handshake("theme=dark", "localhost:8080", "http://127.0.0.1:3000")
+        missing.handshake_without_cookie("theme=dark", "localhost:8080", "http://127.0.0.1:3000")
         self.assertIn("open the page at http://localhost:3000", missing.probable_cause("sid"))
         self.assertIn("--session-cookie", missing.probable_cause("sid"))
 
     def test_cookie_names_are_limited_in_number_and_length(self) -> None:
         missing = MissingCookie()
         for round in range(50):
-            missing.handshake("; ".join(f"{'x' * 500 if round else 'y'}{n}=v" for n in range(1000)), "h", "o")
+            missing.handshake_without_cookie(
+                "; ".join(f"{'x' * 500 if round else 'y'}{n}=v" for n in range(1000)), "h", "o"
+            )
         self.assertEqual(len(missing.names), MAX_NAMES)
         self.assertLessEqual(max(map(len, missing.names)), MAX_NAME_CHARACTERS + 1)
 
     def test_cookie_values_are_not_shown(self) -> None:
         missing = MissingCookie()
-        missing.handshake("s3cret; =s3cret; a=s3cret; b = s3cret;;", "h", "o")
+        missing.handshake_without_cookie("s3cret; =s3cret; a=s3cret; b = s3cret;;", "h", "o")
         self.assertEqual(list(missing.names), ["a", "b"])
 
     def test_unusable_cookie_of_that_name_is_the_cause(self) -> None:
         missing = MissingCookie()
-        missing.handshake("sid=", "h", "o")
+        missing.handshake_without_cookie("sid=", "h", "o")
         self.assertIn("its value is empty, too long or not UTF-8", missing.probable_cause("sid"))

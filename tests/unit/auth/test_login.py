@@ -135,7 +135,7 @@ class LoginsTests(SynchronousTestCase):
 
     def test_closing_connection_gives_its_login_up(self) -> None:
         client = self.begin()
-        self.logins.left(client.outgoing)
+        self.logins.disconnected(client.outgoing)
         self.assertEqual(self.site.cancelled, ["alice"])
         self.assertEqual(self.counts(), (0, 0, 0))
         self.assertEqual(client.first_logins, 0)
@@ -156,7 +156,7 @@ class LoginsTests(SynchronousTestCase):
         self.assertEqual((len(self.logins.rechecks), self.logins.index.end_session("cookie")), (1, 1))
 
     def test_cookie_resets_the_count_of_missing_ones(self) -> None:
-        self.missing_cookie.login()
+        self.missing_cookie.login_without_cookie()
         self.begin("cookie", is_cookie=True)
         self.assertEqual(self.missing_cookie.logins, 0)
 

@@ -32,7 +32,7 @@ class Member(RecordedConnection):
     def close(self, close: Close) -> None:
         super().close(close)
         self.out_at = self.clock.seconds()
-        self.rechecks.left(self)
+        self.rechecks.disconnected(self)
 
 
 class Capacity(SynchronousTestCase):
@@ -179,7 +179,7 @@ class Capacity(SynchronousTestCase):
         self.make(interval=3)
         self.run_for(20)
         for member in list(self.members.values())[10:]:
-            self.rechecks.left(member)
+            self.rechecks.disconnected(member)
         self.run_for(20)
         self.assertEqual(self.told[1:], ["on time"])
 

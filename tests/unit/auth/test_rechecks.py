@@ -27,7 +27,7 @@ class Member(RecordedConnection):
 
     def close(self, close: Close) -> None:
         super().close(close)
-        self.rechecks.left(self)
+        self.rechecks.disconnected(self)
 
 
 class RechecksTests(SynchronousTestCase):
@@ -90,7 +90,7 @@ class RechecksTests(SynchronousTestCase):
             self.assertEqual(self.asked(due - 0.25), [])
             self.assertEqual(self.asked(0.25), ["sid"])
             self.webserver.answer(LoggedIn(1))
-            self.rechecks.left(member)
+            self.rechecks.disconnected(member)
 
     def test_rechecks_of_simultaneous_logins_are_spread(self) -> None:
         for number in range(100):
@@ -145,7 +145,7 @@ class RechecksTests(SynchronousTestCase):
             self.webserver.answer(verdict)
             self.assertEqual([member.closed for member in (first, second, other)], [GONE, GONE, None])
             self.webserver.answer(LoggedIn(3))
-            self.rechecks.left(other)
+            self.rechecks.disconnected(other)
             self.assertEqual(len(self.rechecks), 0)
 
     def test_recheck_accepts_either_form_of_a_uid(self) -> None:
@@ -189,19 +189,19 @@ class RechecksTests(SynchronousTestCase):
 
     def test_left_session_is_not_rechecked(self) -> None:
         first, second = self.member(), self.member()
-        self.rechecks.left(first)
-        self.rechecks.left(first)
+        self.rechecks.disconnected(first)
+        self.rechecks.disconnected(first)
         self.asked(100)
-        self.rechecks.left(second)
+        self.rechecks.disconnected(second)
         self.assertEqual(self.asked(1000), [])
         self.assertEqual(len(self.rechecks), 0)
 
     def test_recheck_is_given_up_with_its_last_connection(self) -> None:
         first, second = self.member(), self.member()
         self.asked(300)
-        self.rechecks.left(first)
+        self.rechecks.disconnected(first)
         self.assertEqual(self.webserver.cancelled, [])
-        self.rechecks.left(second)
+        self.rechecks.disconnected(second)
         self.assertEqual(self.webserver.cancelled, ["sid"])
         self.webserver.asked.clear()
         # Another re-check has its turn now.
@@ -209,7 +209,7 @@ class RechecksTests(SynchronousTestCase):
         leaving, staying = self.member("a", 1), self.member("b", 2)
         self.assertEqual(self.asked(300), ["a"])
         self.webserver.asked.clear()
-        self.rechecks.left(leaving)
+        self.rechecks.disconnected(leaving)
         self.assertEqual(self.asked(), ["b"])
         self.webserver.answer(LoggedIn(2))
         self.assertIsNone(staying.closed)
@@ -294,7 +294,7 @@ class RechecksTests(SynchronousTestCase):
 
     def test_all_is_forgotten_when_all_have_left(self) -> None:
         for number in range(1000):
-            self.rechecks.left(self.member(str(number), number, expires_in=1 + number % 7))
+            self.rechecks.disconnected(self.member(str(number), number, expires_in=1 + number % 7))
         self.asked(10)
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
@@ -304,18 +304,18 @@ class RechecksTests(SynchronousTestCase):
         there = [self.member(f"there {number}", number, two_weeks + number) for number in range(10)]
         most = 0
         for number in range(100_000):
-            self.rechecks.left(self.member("sid", 77, expires_in=two_weeks + number))
+            self.rechecks.disconnected(self.member("sid", 77, expires_in=two_weeks + number))
             most = max(most, len(self.rechecks._slots), len(self.rechecks._times))
         self.assertLessEqual(most, 2 * 11)
         for member in there:
-            self.rechecks.left(member)
+            self.rechecks.disconnected(member)
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
 
     def test_second_that_is_due_again_is_rechecked_once(self) -> None:
         self.member("other", 2, expires_in=20)
         for _ in range(2):
-            self.rechecks.left(self.member(expires_in=10))
+            self.rechecks.disconnected(self.member(expires_in=10))
         self.member(expires_in=10)
         self.assertEqual(self.asked(9.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])

@@ -108,14 +108,14 @@ class SessionIndexTests(SynchronousTestCase):
         self.index.entered(both, ["ticket", "handle"])
         self.index.entered(none, [])
         self.assertEqual([self.index.end_session(name) for name in ("a", "b", "ticket", "handle")], [0, 0, 1, 1])
-        self.index.left(both)
-        self.index.left(none)
+        self.index.disconnected(both)
+        self.index.disconnected(none)
         self.assertEqual((self.index.end_session("handle"), len(self.index)), (0, 0))
 
     def test_left_connection_is_forgotten(self) -> None:
         for connection in (self.member("a"), self.member("a"), self.pending("a"), RecordedConnection()):
-            self.index.left(connection)
-            self.index.left(connection)
+            self.index.disconnected(connection)
+            self.index.disconnected(connection)
         self.assertEqual(self.index.end_session("a"), 0)
         self.assertEqual(len(self.index), 0)
         self.assertEqual({len(kept) for kept in vars(self.index).values() if isinstance(kept, dict)}, {0})
@@ -126,8 +126,8 @@ class SessionIndexTests(SynchronousTestCase):
 
         def close(it: Close) -> None:
             closing(close)
-            self.index.left(first)
-            self.index.left(second)
+            self.index.disconnected(first)
+            self.index.disconnected(second)
 
         self.patch(first, "close", close)
         self.assertEqual(self.index.end_session("a"), 2)
