@@ -249,7 +249,7 @@ class DeniedLogins:
         return self._is_over or self.logins == FIRST_LOGINS
 
     def how(self) -> str:
-        """Return how the site denied them, to follow "were all denied"."""
+        """Return how the site denied them: by the body, or with which status."""
         if self.statuses == {200}:
             return 'by "loggedin": false'
         return f"with status {' and '.join(map(str, sorted(self.statuses)))}"
