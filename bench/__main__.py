@@ -1,7 +1,7 @@
 """The command line of the benchmark: `python -m bench`, or `make bench` and `make bench-quick`.
 
-Progress goes to the standard error, the tables to the standard output, and what was found, where it is asked for, to a
-JSON file and to a folder that the documentation includes.
+Progress goes to standard error, and the tables to standard output. On request the results also go to a JSON file and to
+a folder that the documentation includes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUICK_WINDOW = 2.0
 
 
 def chosen(arguments: argparse.Namespace) -> list[Scenario]:
-    """The scenarios that the command line asks for, with the servers it asks for."""
+    """Return the scenarios and servers that the command line chooses."""
     scenarios = [scenario for scenario in SCENARIOS if not arguments.scenario or scenario.name in arguments.scenario]
     if arguments.quick:
         scenarios = [
@@ -42,25 +42,25 @@ def chosen(arguments: argparse.Namespace) -> list[Scenario]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="chatrelay beside other servers")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare chatrelay with other servers.")
     parser.add_argument("--quick", action="store_true", help="two scenarios, few peers, two rounds")
     parser.add_argument(
         "--scenario",
         action="append",
         choices=[scenario.name for scenario in SCENARIOS],
-        help="only this one; may be repeated",
+        help="only this scenario; may be repeated",
     )
     parser.add_argument("--peer", action="append", choices=list(SERVERS), help="only this server; may be repeated")
-    parser.add_argument("--rounds", type=int, help="how often each server has its turn (default: 5, quick: 2)")
-    parser.add_argument("--window", type=float, help="seconds that are measured in each run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument("--rounds", type=int, help="runs of each server (default: 5, quick: 2)")
+    parser.add_argument("--window", type=float, help="measured seconds of each run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     parser.add_argument("--rst", type=Path, metavar="DIR", help="write tables and plots for the documentation")
     return parser
 
 
 def main(command_line: list[str]) -> int:
-    """Measure; print; write. The exit status: 1 where something failed."""
+    """Measure, print and write the results; return the exit status: 1 if a run failed."""
     arguments = options().parse_args(command_line)
     command = shlex.join(["python", "-m", "bench", *command_line])
     scenarios = chosen(arguments)
@@ -122,7 +122,7 @@ def write_documentation(
     results: list[measure.Result],
     missing: dict[str, str],
 ) -> None:
-    """Write the file that docs/benchmarks.rst includes, and the plots beside it."""
+    """Write the file that docs/benchmarks.rst includes, and its plots."""
     from bench.plots import plot
 
     folder.mkdir(parents=True, exist_ok=True)

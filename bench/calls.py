@@ -13,8 +13,8 @@ A **call** is the start of a function whose source file is in the package chatre
 generates has no source file and does not count. A comprehension or a generator expression is a line of the function
 around it and does not count, nor does a generator or a coroutine that resumes.
 
-A **change of module** is a call into another module than that of the call before it in the same thread; the first call
-of a thread is one. The number tells how often a reader who follows the path has to turn to another file.
+A **change of module** is a call into another module than the previous call in the same thread. The first call of a
+thread counts as one. The number says how often a reader who follows the path has to open another file.
 
 These steps are counted, each in a relay that has done the same before:
 
@@ -25,8 +25,8 @@ These steps are counted, each in a relay that has done the same before:
   session page is asked by a real HTTP request, on a connection that is kept. With `KnownSessions` of chatrelay.testing
   in its place, the verdict comes at once.
 
-What follows at once upon the last byte counts, too: a step is over when no call has come for `QUIET_SECONDS`. The
-relay's periodic work may fall into a step, so each runs several times, and the most frequent numbers are printed.
+Calls just after the last byte count, too: a step is over when there was no call for `QUIET_SECONDS`. The relay's
+periodic work may fall into a step. So each step runs several times, and the most frequent numbers are printed.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ from bench.instructions import CONTENT, frame, log_in, logged_in, opened, receiv
 from bench.servers import ROOT, free_port
 
 RUNS = 9
-"""Counted runs of each step."""
+"""The counted runs of each step."""
 
 WARM_UP = 3
-"""Runs before those."""
+"""The runs before the counted ones."""
 
 QUIET_SECONDS = 0.02
-"""Without a call for so long, a step is over."""
+"""The time without a call after which a step is over."""
 
 ROWS_OF_LINES = 5
-"""Modules that are shown at each end of the table of lines."""
+"""The modules that are printed at each end of the table of lines."""
 
 EXPRESSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -73,12 +73,12 @@ RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENER
 
 @dataclass(frozen=True)
 class Call:
-    """A call.
+    """A call of a function.
 
     :ivar thread: the name of its thread.
     :ivar module: the dotted name of the function's module.
     :ivar function: the function's qualified name.
-    :ivar depth: how many calls are under way around it.
+    :ivar depth: the number of calls around it.
     """
 
     thread: str
@@ -89,7 +89,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Step:
-    """What one run of a step has called.
+    """The calls of one run of a step.
 
     :ivar calls: in the order in which they began.
     """
@@ -98,28 +98,28 @@ class Step:
 
     @property
     def changes(self) -> int:
-        """How many of the calls change the module."""
+        """The number of calls that change the module."""
         return sum(is_change for _, is_change in self.marked())
 
     @property
     def modules(self) -> int:
-        """How many modules are called."""
+        """The number of modules that are called."""
         return len({call.module for call in self.calls})
 
     @property
     def figures(self) -> tuple[int, int, int]:
-        """Calls, changes of module, modules."""
+        """The numbers of calls, changes of module, and modules."""
         return len(self.calls), self.changes, self.modules
 
     def marked(self) -> Iterator[tuple[Call, bool]]:
-        """Each call, and whether it changes the module."""
+        """Yield each call, and whether it changes the module."""
         last: dict[str, str] = {}
         for call in self.calls:
             yield call, last.get(call.thread) != call.module
             last[call.thread] = call.module
 
     def trace(self) -> str:
-        """The path, indented; a change of module has an asterisk, another thread its name."""
+        """Return the path, indented. An asterisk marks a change of module, and another thread has its name."""
         lines = []
         for call, is_change in self.marked():
             thread = "" if call.thread == threading.main_thread().name else f"   [{call.thread}]"
@@ -141,7 +141,7 @@ class Recorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """See the calls while the block runs."""
+        """Record the calls while the block runs."""
         before = sys.getprofile()
         threading.setprofile(self._profile)
         sys.setprofile(self._profile)
@@ -152,7 +152,7 @@ class Recorder:
             threading.setprofile(None)
 
     def step(self, action: Callable[[], object], quiet: float = QUIET_SECONDS) -> Step:
-        """Record what happens from the beginning of an action until nothing has happened for some time after it.
+        """Record the calls from the beginning of an action until there was no call for some time after it.
 
         :param quiet: that time, in seconds.
         """
@@ -191,7 +191,7 @@ class Recorder:
 
 
 def most_frequent(steps: Iterable[Step]) -> tuple[Step, int]:
-    """A run with the most frequent figures, and how many have them."""
+    """Return a run with the most frequent figures, and the number of runs that have them."""
     runs = list(steps)
     figures, count = Counter(step.figures for step in runs).most_common(1)[0]
     return next(step for step in runs if step.figures == figures), count
@@ -221,14 +221,14 @@ def count_messages(recorder: Recorder, port: int) -> Iterator[tuple[str, list[St
 
 
 def count_logins(recorder: Recorder, port: int) -> Iterator[tuple[str, list[Step]]]:
-    """Connect, log in and leave, one after the other."""
+    """Connect, log in and disconnect, one client after the other."""
     handshakes, logins = [], []
     for _ in range(WARM_UP + RUNS):
         connections: list[socket.socket] = []
         handshakes.append(recorder.step(lambda add=connections.append: add(opened(port))))
         with closing(connections[0]) as connection:
             logins.append(recorder.step(partial(log_in, connection, "carol")))
-        time.sleep(QUIET_SECONDS)  # the relay sees that it has gone
+        time.sleep(QUIET_SECONDS)  # the relay notices the disconnect
     yield "handshake", handshakes[WARM_UP:]
     yield "login", logins[WARM_UP:]
 
@@ -237,13 +237,13 @@ COUNTS = {"message": count_messages, "login": count_logins}
 
 
 def count(chosen: Iterable[str], reactor: Any) -> list[tuple[str, list[Step]]]:
-    """Run two relays in a reactor, and the steps with each.
+    """Run two relays in a reactor, and all steps with each.
 
     :param chosen: keys of `COUNTS`.
-    :param reactor: runs until all is counted, and can't run again.
-    :returns: what each step is called, and its runs.
+    :param reactor: runs until everything is counted, and can't run again.
+    :returns: the name of each step, and its runs.
     """
-    import chatrelay  # from the tree that was chosen
+    import chatrelay  # of the chosen tree
     from chatrelay.testing import KnownSessions
 
     recorder = Recorder(Path(chatrelay.__file__).parent)
@@ -261,7 +261,7 @@ def count(chosen: Iterable[str], reactor: Any) -> list[tuple[str, list[Step]]]:
             messages_per_second=1000.0,
             message_burst=1000,
             user_messages_per_second=1000.0,
-            ping_interval=3600.0,  # a ping comes at a random time, and the clients do not expect one
+            ping_interval=3600.0,  # pings come at random times, and the clients do not expect any
         )
         relay = chatrelay.build(config, reactor, authenticator=None if auth_url else known)
         relay.startService()
@@ -297,7 +297,7 @@ def count(chosen: Iterable[str], reactor: Any) -> list[tuple[str, list[Step]]]:
 
 
 def lines_of(package: Path) -> dict[str, int]:
-    """The lines of each module of a package, by its path, the most first."""
+    """Return the lines of each module of a package, by its path, the largest first."""
     counts = {
         str(path.relative_to(package.parent)): len(path.read_text("utf-8").splitlines())
         for path in package.rglob("*.py")
@@ -306,7 +306,7 @@ def lines_of(package: Path) -> dict[str, int]:
 
 
 def table_of_lines(counts: dict[str, int]) -> str:
-    """The largest modules, the smallest, and the median."""
+    """Return the largest modules, the smallest, and the median."""
     rows = [f"{lines:6,}  {module}" for module, lines in counts.items()]
     if len(rows) > 2 * ROWS_OF_LINES:
         rows[ROWS_OF_LINES:-ROWS_OF_LINES] = ["   ..."]
@@ -315,12 +315,12 @@ def table_of_lines(counts: dict[str, int]) -> str:
 
 
 def main(command_line: list[str]) -> int:
-    """Count, and print."""
+    """Count, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.calls", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("what", nargs="*", metavar="message|login")
     parser.add_argument("--trace", action="store_true", help="print each call, indented under its caller")
     parser.add_argument("--lines", action="store_true", help="count the lines of the modules instead")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="a checkout of chatrelay, instead of this one")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout of chatrelay")
     arguments = parser.parse_args(command_line)
     chosen = arguments.what or list(COUNTS)
     if not set(COUNTS) >= set(chosen):

@@ -1,15 +1,15 @@
-"""How many instructions a message and a login take, as Valgrind counts them, whatever else the machine does.
+"""Count the instructions of a message and of a login with Valgrind, which does not depend on the machine's load.
 
     python -m bench.instructions             both
     python -m bench.instructions message     or login
-    python -m bench.instructions --tree DIR  those of another checkout of chatrelay, with this one's load
+    python -m bench.instructions --tree DIR  another checkout of chatrelay, with the load of this one
 
 The relay runs under Valgrind's callgrind with as few options as possible: message log off, rates that are not reached.
-The clients are plain sockets in this process, and the site is a thread of it. Messages go in lockstep: each of 64
-connections sends eight to its partner, and the next eight when all answers and deliveries of all have come; the relay
-is stopped (SIGSTOP) while they send, so that it always finds all of them at once. Two runs that differ only in how many
-there are give the instructions of one: what starts and stops is in both. Only the relay's own instructions are counted,
-Python and C; those of the kernel are not.
+The clients are plain sockets in this process, and the site is a thread of it. Messages are sent in lockstep: each of 64
+connections sends eight to its partner, and the next eight after all answers and deliveries have arrived. The relay is
+stopped (SIGSTOP) while they send, so that it always finds all messages at once. Two runs that differ only in the number
+of messages give the instructions of one, because the start and the stop are in both. Only the relay's own instructions
+are counted, in Python and C, and not those of the kernel.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from bench.servers import ROOT, SERVERS, Place, free_port
 
 CONNECTIONS, IN_FLIGHT = 64, 8
 ROUNDS = (4, 44)
-"""Of messages, in the shorter run and the longer."""
+"""The rounds of messages in the shorter and in the longer run."""
 
 LOGINS = (50, 350)
-"""Likewise."""
+"""The logins in the shorter and in the longer run."""
 
 CONTENT = "x" * 40
 PATIENCE = 120.0
-"""Seconds that a relay may take to start: Valgrind makes it fifty times as slow."""
+"""The seconds in which a relay must start. Valgrind makes it fifty times as slow."""
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -53,7 +53,7 @@ COLLECTED = re.compile(r"Collected : (\d+)")
 
 
 def frame(value: object) -> bytes:
-    """A client's text frame (RFC 6455, section 5.2), masked with one byte four times."""
+    """Return a client's text frame (RFC 6455, section 5.2). The mask is one byte four times."""
     payload = json.dumps(value, separators=(",", ":")).encode()
     length = len(payload)
     head = struct.pack("!BB", 0x81, 0x80 | length) if length < 126 else struct.pack("!BBH", 0x81, 0xFE, length)
@@ -61,9 +61,9 @@ def frame(value: object) -> bytes:
 
 
 def received(connection: socket.socket, size: int) -> bytes:
-    """So many bytes.
+    """Read so many bytes.
 
-    :raises ConnectionError: where there are not as many.
+    :raises ConnectionError: where the connection ends before.
     """
     data = b""
     while len(data) < size:
@@ -76,7 +76,7 @@ def received(connection: socket.socket, size: int) -> bytes:
 
 @contextmanager
 def site() -> Iterator[str]:
-    """A site that calls each SESSID's user by the SESSID, and keeps its connections; its URL."""
+    """Run a site that answers each SESSID with itself as the uID, and keeps connections open; yield its URL."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=128)
 
     def answer(connection: socket.socket) -> None:
@@ -130,7 +130,7 @@ def opened(port: int) -> socket.socket:
 def log_in(connection: socket.socket, uid: str) -> None:
     """Log in on an open connection.
 
-    :raises ConnectionError: where the relay refuses.
+    :raises ConnectionError: where the relay refuses the login.
     """
     connection.sendall(frame({"type": "auth-request", "SESSID": uid}))
     yes = b'{"type":"auth-response","response":true}'
@@ -140,7 +140,7 @@ def log_in(connection: socket.socket, uid: str) -> None:
 
 
 def logged_in(port: int, uid: str) -> socket.socket:
-    """A connection that is a user's."""
+    """Return a connection that is logged in as a user."""
     connection = opened(port)
     log_in(connection, uid)
     return connection
@@ -148,7 +148,7 @@ def logged_in(port: int, uid: str) -> socket.socket:
 
 @contextmanager
 def stopped(relay: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Let the relay do nothing while the block runs."""
+    """Stop the relay while the block runs."""
     relay.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -182,13 +182,13 @@ def messages(relay: subprocess.Popen[bytes], port: int, rounds: int) -> None:
 
 
 def logins(relay: subprocess.Popen[bytes], port: int, count: int) -> None:
-    """Log in and leave, one after the other."""
+    """Log in and disconnect, one client after the other."""
     for number in range(count):
         logged_in(port, f"user-{number:03}").close()
 
 
 def instructions(tree: Path, load: Load, count: int) -> int:
-    """All instructions of a relay from its start to its end, with so much of a load in between."""
+    """Return all instructions of a relay from its start to its end, with a load in between."""
     port = free_port()
     with tempfile.TemporaryDirectory() as name, site() as url:
         folder = Path(name)
@@ -196,8 +196,8 @@ def instructions(tree: Path, load: Load, count: int) -> int:
         command = SERVERS["chatrelay"].command(Place(port, folder, url, nothing, nothing))
         counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0", "HOME": name}
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # or the first run alone would compile what is new
-        output = folder / "output"  # a pipe that nobody reads would stop the relay
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # otherwise the first run would compile new modules
+        output = folder / "output"  # an unread pipe would stop the relay
         with (
             output.open("wb") as file,
             subprocess.Popen(
@@ -223,10 +223,10 @@ def instructions(tree: Path, load: Load, count: int) -> int:
 
 
 def main(command_line: list[str]) -> int:
-    """Count, and print."""
+    """Count, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("what", nargs="*", metavar="message|login")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="a checkout of chatrelay, instead of this one")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout of chatrelay")
     arguments = parser.parse_args(command_line)
     if shutil.which("valgrind") is None:
         parser.error("valgrind is not installed: apt-get install valgrind")

@@ -1,14 +1,11 @@
-"""The load generator: keeps connections busy, counts what comes back, reads the server's CPU time; in its own process.
+"""The load generator: it keeps connections busy, counts answers and deliveries, and measures the server's CPU time.
 
-Connections come in pairs that write to each other. Every answer and every
-delivery is looked at: a refusal, a wrong recipient, an answer nobody asked
-for, a closed connection end the run with an error, and so does anything that
-has not come in the end. The frames are made beforehand and masked with one
-fixed key, and what one read of a socket frees is sent again with one write,
-so that a message costs this process less than it costs the fastest peer.
+Connections are in pairs that write to each other. Every answer and every delivery is checked. A refusal, a wrong
+recipient, an unexpected answer, a closed connection or a missing answer ends the run with an error. The frames are made
+beforehand and masked with one fixed key. All messages that one read makes possible are sent with one write. So a
+message costs this process less than it costs the fastest peer.
 
-What it is to do comes as JSON on the command line, what it found goes to the
-standard output as JSON:
+It is a separate process. Its plan is JSON on the command line, and its results go to standard output as JSON:
 
     python -m bench.load '{"kind": "closed", "port": 8080, "pids": [4711], …}'
 """
@@ -34,26 +31,26 @@ from bench.proc import cpu_seconds_of, process_and_descendants, resident_kib_of
 CONTENT = "Forty bytes of somebody's conversation.."
 CONNECTING_AT_ONCE = 32
 PATIENCE = 15.0
-"""Seconds after which what should have come counts as lost."""
+"""The seconds after which a missing answer or delivery counts as lost."""
 
 QUANTILES = 1000
-"""Into how many parts the latencies that are handed back are cut."""
+"""The number of parts into which the reported latencies are cut."""
 
 MASK = b"\x37\xfa\x21\x3d"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the load generator is to do.
+    """The plan of the load generator.
 
-    :ivar kind: ``closed`` keeps `in_flight` messages of every connection under way; ``open`` sends `rate` messages
-        a second, come what may; ``idle`` connects and logs in, no more; ``login`` connects, logs in and leaves, over
-        and over, `in_flight` at once.
-    :ivar pid: the server's process; its descendants count too.
+    :ivar kind: ``closed`` keeps `in_flight` messages of every connection pending; ``open`` always sends `rate`
+        messages a second; ``idle`` only connects and logs in; ``login`` connects, logs in and disconnects again and
+        again, `in_flight` at once.
+    :ivar pid: the server's process. Its descendants count, too.
     :ivar dialect: ``v1`` or ``mqtt``.
-    :ivar warm_up: seconds of load before anything is measured.
-    :ivar window: seconds that are measured.
-    :ivar authority: a PEM file; connections are made with TLS when it is given.
+    :ivar warm_up: seconds of load before the measurement.
+    :ivar window: measured seconds.
+    :ivar authority: a PEM file; if it is given, connections use TLS.
     """
 
     kind: str
@@ -70,14 +67,14 @@ class Plan:
 
 @dataclass
 class Sample:
-    """What one run found, all of it within the window.
+    """The results of one run, within the window.
 
-    :ivar messages: messages answered (logins, where those are measured).
-    :ivar deliveries: messages that arrived at their recipients.
+    :ivar messages: answered messages (or logins).
+    :ivar deliveries: messages that reached their recipients.
     :ivar cpu: CPU seconds of the server.
     :ivar load_cpu: CPU seconds of the load generator.
-    :ivar kib_per_connection: how much the server grew with each idle connection.
-    :ivar late: how many seconds after their time the latest hundredth of the messages was sent, where there is a rate.
+    :ivar kib_per_connection: the memory of the server for each idle connection.
+    :ivar late: with a rate, the seconds by which the latest hundredth of the messages was sent too late.
     :ivar latencies: quantiles of seconds from sending to arrival, evenly spaced.
     """
 
@@ -92,11 +89,11 @@ class Sample:
 
 
 class Trouble(Exception):
-    """The server did not do what it should have done; or the load generator could not."""
+    """An error of the server, or of the load generator."""
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """A whole frame, as a client sends it (RFC 6455, section 5.2)."""
+    """Return a complete frame of a client (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
         head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
@@ -110,7 +107,7 @@ def masked(opcode: int, payload: bytes) -> bytes:
 class Load:
     """One run.
 
-    :ivar running: whether what has been answered is to be sent again.
+    :ivar running: whether an answered message is sent again.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -142,13 +139,13 @@ class Load:
             if not task.cancelled() and (error := task.exception()):
                 self.fail(repr(error))
 
-        self._tasks.append(task)  # asyncio itself keeps no hold of it
+        self._tasks.append(task)  # asyncio itself keeps no reference to it
         task.add_done_callback(ended)
 
     async def unless_trouble(self, doing: Coroutine[Any, Any, Any]) -> Any:
-        """Wait for `doing`, or for the first trouble.
+        """Wait for `doing`, or for the first error.
 
-        :raises Trouble: that.
+        :raises Trouble: that error.
         """
         task = asyncio.ensure_future(doing)
         await asyncio.wait((task, self._trouble), return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +170,7 @@ class Load:
         return member
 
     async def connect_until(self, count: int) -> None:
-        """Have `count` connections that are logged in."""
+        """Make logged-in connections until there are `count`."""
         turns = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
         async def one(number: int) -> Member:
@@ -184,7 +181,7 @@ class Load:
         self.members += await self.unless_trouble(_all([one(number) for number in numbers]))
 
     async def run(self) -> Sample:
-        """Do what the plan says."""
+        """Execute the plan."""
         runs: dict[str, Callable[[], Coroutine[Any, Any, Sample]]] = {
             "closed": self._closed,
             "open": self._open,
@@ -224,13 +221,13 @@ class Load:
                 self.late.append(now - began - (self.sent + 1) / self.plan.rate)
                 member.send_one(str(self.sent))
                 self.sent += 1
-            # uvloop counts in milliseconds; less would be none at all, and a loop that never rests.
+            # uvloop counts in milliseconds. A shorter wait would be zero, and the loop would never rest.
             next_due = (self.sent + 1) / self.plan.rate - (time.perf_counter() - began)
             await asyncio.sleep(max(0.001, next_due))
 
     async def _idle(self) -> Sample:
         pids = process_and_descendants(self.plan.pid)
-        # The first hundred pay for what is made once.
+        # The first hundred connections pay for objects that are made once.
         await self.connect_until(100)
         await self.unless_trouble(asyncio.sleep(self.plan.warm_up))
         before = resident_kib_of(pids)
@@ -270,14 +267,14 @@ class Load:
         await self.unless_trouble(asyncio.sleep(self.plan.window))
         after = self._look(pids)
         seconds, cpu, load_cpu, messages, deliveries = (b - a for a, b in zip(before, after, strict=True))
-        self.latencies, self.late = list(self.latencies), list(self.late)  # what comes later is not measured
+        self.latencies, self.late = list(self.latencies), list(self.late)  # later messages are not measured
         return Sample(seconds, int(messages), int(deliveries), cpu, load_cpu)
 
     def _look(self, pids: list[int]) -> tuple[float, float, float, int, int]:
         return time.perf_counter(), cpu_seconds_of(pids), time.process_time(), self.answers, self.deliveries
 
     async def _drain(self) -> None:
-        """Send no more; wait until everything sent has been answered and has arrived."""
+        """Stop sending; wait until every message is answered and delivered."""
         self.running = False
         until = time.perf_counter() + PATIENCE
         while not self.sent == self.answers == self.deliveries:
@@ -287,9 +284,9 @@ class Load:
 
 
 class Member(WSListener):
-    """One connection of one user, who writes to one other user. This is the relay's own dialect.
+    """One connection of a user who writes to one other user, with chatrelay's own protocol.
 
-    :ivar logged_in: done when the server says so.
+    :ivar logged_in: done when the server has accepted the login.
     """
 
     path: ClassVar[str] = "/"
@@ -303,22 +300,22 @@ class Member(WSListener):
         self.logged_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._leaving = False
 
-    # What the dialect is ------------------------------------------------------
+    # The protocol -------------------------------------------------------------
 
     def log_in(self) -> None:
-        """Send what logs in."""
+        """Send the login."""
         self.transport.send(self.opcode, json.dumps({"type": "auth-request", "SESSID": self.uid}).encode())
 
     def request(self, number: str) -> bytes:
-        """What sends a message."""
+        """Return the frame that sends a message."""
         message = {"timeStamp": number, "touID": self.to_uid, "content": CONTENT}
         request = {"type": "message-send-request", "id": number, "message": message}
         return json.dumps(request, separators=(",", ":")).encode()
 
     def meaning(self, payload: bytes) -> tuple[str, str]:
-        """What came: ``("login", "")``, ``("answer", number)``, ``("delivery", number)``; ``("", "")`` says nothing.
+        """Decode a frame: ``("login", "")``, ``("answer", number)``, ``("delivery", number)``, or ``("", "")``.
 
-        :raises Trouble: where it is not what it should be; whatever decoding raises.
+        :raises Trouble: for an unexpected frame. Errors of the decoder are raised, too.
         """
         match json.loads(payload):
             case {"type": "auth-response", "response": True, **rest} if not rest:
@@ -335,12 +332,12 @@ class Member(WSListener):
     # One at a time ------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """picows: the handshake is done."""
+        """picows: the handshake is complete."""
         self.transport = transport
         self.log_in()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """picows: a frame came."""
+        """picows: a frame was received."""
         payload = frame.get_payload_as_bytes()
         load = self.load
         try:
@@ -358,12 +355,12 @@ class Member(WSListener):
             load.fail(f"{self.uid} got {payload!r}: {error!r}")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """picows: the connection is gone."""
+        """picows: the connection is closed."""
         if not self._leaving:
             self.load.fail(f"the server closed the connection of {self.uid}")
 
     def send_one(self, number: str) -> None:
-        """Send one message, numbered."""
+        """Send one message with a number."""
         self.transport.send(self.opcode, self.request(number))
 
     def leave(self) -> None:
@@ -373,22 +370,22 @@ class Member(WSListener):
 
 
 READ_INTO = memoryview(bytearray(65536))
-"""One buffer for all: what is read is taken out of it before anything else is read."""
+"""One buffer for all connections. Each read is processed before the next one."""
 
 
 class Busy(asyncio.BufferedProtocol):
-    """A member's connection that is kept busy: takes over from picows when the login is done.
+    """A member's connection that is kept busy. It replaces picows after the login.
 
-    What a whole read means is looked up by its bytes, and only what never came before is taken apart and looked at.
+    The meaning of a whole read is looked up by its bytes. Only bytes that were never read before are decoded.
     """
 
     __slots__ = ("_frames", "_known_frames", "_known_reads", "_load", "_member", "_requests", "_rest", "_write")
 
     DELIVERY = -1
-    """What `_known_frames` has for a delivery; for an answer it has the number of the request to send again."""
+    """The value in `_known_frames` for a delivery. For an answer, it is the number of the request to send again."""
 
     WHOLE_READS = 2
-    """How many frames a read may have to be remembered whole."""
+    """The most frames of a read that is remembered as a whole."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -403,16 +400,16 @@ class Busy(asyncio.BufferedProtocol):
         transport.set_protocol(self)
 
     def begin(self) -> None:
-        """Send as many messages as may be under way."""
+        """Send as many messages as may be pending."""
         self._load.sent += len(self._requests)
         self._write(b"".join(self._requests))
 
     def get_buffer(self, size_hint: int) -> memoryview:
-        """asyncio: where to put what comes."""
+        """asyncio: return the buffer for the next read."""
         return READ_INTO
 
     def buffer_updated(self, size: int) -> None:
-        """asyncio: bytes came."""
+        """asyncio: bytes were read."""
         data = bytes(READ_INTO[:size])
         if self._rest:
             data = self._rest + data
@@ -427,11 +424,11 @@ class Busy(asyncio.BufferedProtocol):
                 self._write(again)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """asyncio: the connection is gone."""
+        """asyncio: the connection is closed."""
         self._load.fail(f"the server closed the connection of {self._member.uid}")
 
     def _taken_apart(self, data: bytes) -> tuple[int, int, bytes]:
-        """How many answers and deliveries there are, and the requests to send again; the rest is kept for later."""
+        """Return the number of answers and deliveries in a read, and the requests to send again; keep the rest."""
         known = self._known_frames
         slots: list[int] = []
         start = frames = 0
@@ -463,7 +460,7 @@ class Busy(asyncio.BufferedProtocol):
         return found
 
     def _looked_at(self, head: int, payload: bytes) -> int:
-        """What a frame is that never came before."""
+        """Return the meaning of a new frame."""
         try:
             if head != 0x80 | self._member.opcode.value:
                 raise Trouble(f"a frame that begins with {head:#x}")
@@ -477,7 +474,7 @@ class Busy(asyncio.BufferedProtocol):
 
 
 def quantiles(values: list[float]) -> list[float]:
-    """At most `QUANTILES` + 1 of the values, evenly spaced in their order, the least and the greatest among them."""
+    """Return at most `QUANTILES` + 1 values, evenly spaced in their order, including the least and the greatest."""
     ordered = sorted(values)
     if len(ordered) <= QUANTILES:
         return ordered
@@ -489,7 +486,7 @@ async def _all(doing: list[Any]) -> list[Any]:
 
 
 def _no_collections() -> None:
-    """Nothing here makes reference cycles while it runs, and a collection would be a pause in the load."""
+    """Turn the garbage collector off, because it would pause the load. Nothing here makes reference cycles."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -500,7 +497,7 @@ async def _run(plan: Plan) -> Sample:
 
 
 def main(text: str) -> int:
-    """Run the plan given as JSON; print what came of it."""
+    """Execute the plan given as JSON; print the results."""
     try:
         sample = uvloop.run(_run(Plan(**json.loads(text))))
     except (Trouble, OSError, TimeoutError, ValueError) as error:

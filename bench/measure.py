@@ -1,9 +1,8 @@
-"""One server under one load, and rounds of that with the servers taking turns.
+"""Run one server under one load, and run rounds in which the servers take turns.
 
-Each run is a server started afresh on its core, a load generator started
-afresh on the other, and the webserver beside the load generator. The runs of
-a round follow each other, so that what disturbs the machine for a while
-disturbs all servers alike; of each server the median over the rounds counts.
+Each run starts a new server on its core, and a new load generator on the other core beside the site. The runs of a
+round follow each other, so that a disturbance of the machine affects all servers alike. The result of a server is the
+median of the rounds.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ DESCRIPTORS_TO_SPARE = 500
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run of one server came to, or the median of several.
+    """The results of one run of a server, or the median of several.
 
     :ivar cost: CPU microseconds of the server per message (per login).
-    :ivar busy: how much of its core the server used, 0 to 1.
-    :ivar load_busy: how much of its core the load generator used, 0 to 1.
+    :ivar busy: the share of its core that the server used, 0 to 1.
+    :ivar load_busy: the share of its core that the load generator used, 0 to 1.
     :ivar per_second: messages (logins) a second.
-    :ivar kib_per_connection: what an idle connection takes, where that was measured.
-    :ivar late: seconds by which the load generator was late with the latest hundredth of the messages.
-    :ivar latencies: quantiles of seconds from sending to arrival, evenly spaced, where that was measured.
+    :ivar kib_per_connection: the memory of an idle connection, if it was measured.
+    :ivar late: the seconds by which the latest hundredth of the messages was sent too late.
+    :ivar latencies: evenly spaced quantiles of the seconds from sending to arrival, if they were measured.
     """
 
     cost: float
@@ -53,7 +52,7 @@ class Figures:
 class Result:
     """One server in one scenario.
 
-    :ivar rounds: what each round found.
+    :ivar rounds: the figures of each round.
     """
 
     scenario: str
@@ -64,12 +63,12 @@ class Result:
 
     @property
     def figures(self) -> Figures:
-        """The median of the rounds, figure by figure."""
+        """The median of each figure over the rounds."""
         return middle(self.rounds)
 
 
 def middle(rounds: tuple[Figures, ...]) -> Figures:
-    """The median of several runs, figure by figure (and quantile by quantile)."""
+    """Return the median of each figure (and of each quantile) of several runs."""
     return Figures(
         cost=median(run.cost for run in rounds),
         busy=median(run.busy for run in rounds),
@@ -82,7 +81,7 @@ def middle(rounds: tuple[Figures, ...]) -> Figures:
 
 
 def figures(sample: dict[str, object]) -> Figures:
-    """Figures from what the load generator printed; see `bench.load.Sample`."""
+    """Return the figures in the output of the load generator; see `bench.load.Sample`."""
     seconds, cpu, load_cpu, messages, kib, late = (
         float(sample[name])  # type: ignore[arg-type]
         for name in ("seconds", "cpu", "load_cpu", "messages", "kib_per_connection", "late")
@@ -101,7 +100,7 @@ def figures(sample: dict[str, object]) -> Figures:
 
 
 class Bench:
-    """The webserver, the certificates and the cores that all runs share. Made by `bench`."""
+    """The site, the certificates and the cores that all runs share. `bench` makes it."""
 
     def __init__(self, folder: Path, webserver: str) -> None:
         self.folder = folder
@@ -112,7 +111,7 @@ class Bench:
     def run(self, server: Server, scenario: Scenario, connections: int) -> Figures:
         """Run one server under one load.
 
-        :raises Failed: when either did not do what it should.
+        :raises Failed: where the server or the load generator failed.
         """
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         place = Place(free_port(), folder, self.webserver, self.private_key, self.certificate)
@@ -151,10 +150,10 @@ class Bench:
 
 @contextmanager
 def bench() -> Iterator[Bench]:
-    """What all runs share, while the block runs."""
+    """Make what all runs share, while the block runs."""
     allow_descriptors()
     with ExitStack() as stack:
-        # Where files go that are to be synced: TMPDIR chooses the disk.
+        # Synced files are written here. TMPDIR chooses the disk.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatrelay-bench-")))
         port = free_port()
         command = [sys.executable, "-m", "bench.webserver", str(port)]
@@ -163,20 +162,20 @@ def bench() -> Iterator[Bench]:
 
 
 def cores() -> tuple[int, int]:
-    """The server's core and the load generator's; the same one where there is only one."""
+    """Return the server's core and the load generator's core, which are the same on a machine with one core."""
     there = sorted(os.sched_getaffinity(0))
     return there[0], there[-1]
 
 
 def allow_descriptors() -> int:
-    """Allow this process and those it starts as many open files as they may have; how many that is."""
+    """Raise the limit of open files of this process and its children as far as allowed; return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def _certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """A private key, a certificate for 127.0.0.1, and the authority that vouches for it."""
+    """Return the files of a private key, of its certificate for 127.0.0.1, and of the authority."""
     import trustme
 
     authority = trustme.CA()
@@ -191,11 +190,11 @@ def _certificates(folder: Path) -> tuple[Path, Path, Path]:
 def rounds_of(
     bench: Bench, scenario: Scenario, servers: list[tuple[Server, str]], rounds: int, tell: Callable[[str], None]
 ) -> tuple[list[Result], list[str]]:
-    """Run a scenario: its servers take turns, `rounds` times.
+    """Run a scenario. Its servers take turns, in so many rounds.
 
     :param servers: each with its version.
-    :param tell: called with a line on each run.
-    :returns: the results, and what went wrong.
+    :param tell: called with a line about each run.
+    :returns: the results, and the errors.
     """
     found: dict[tuple[str, int], list[Figures]] = {}
     troubles = []
@@ -237,7 +236,7 @@ def _in_short(scenario: Scenario, connections: int, run: Figures) -> str:
 
 
 def ready(names: tuple[str, ...], tell: Callable[[str], None], missing: dict[str, str]) -> list[tuple[Server, str]]:
-    """Prepare servers; those that can't be had are told of once and noted in `missing`."""
+    """Prepare servers. Report those that are not available once, and add them to `missing`."""
     there = []
     for name in names:
         if name in missing:

@@ -1,13 +1,11 @@
-"""What a row of the message log costs, by schema and by way of writing: `python -m bench.message_log`.
+"""Measure the cost of a row of the message log with different schemas and statements: `python -m bench.message_log`.
 
-Each variant writes batches of messages to a file of its own, each batch one
-transaction with one sync (WAL, synchronous=FULL), as the message log does. All
-variants have their turn in each round. Of the CPU time of a row the median of
-the rounds counts; the rows per second are those of the same rounds.
+Each variant writes batches of messages to its own file, each batch in one transaction with one sync (WAL,
+synchronous=FULL), as the message log does. All variants run in each round. The results are the median CPU time of a
+row, and the rows per second of the same rounds.
 
-The variants differ in SQL only. What any of them needs beside SQLite (to find
-the places in the inboxes, to read the fields of a message) is not in the
-figures; encoding JSON is, where a variant stores it.
+The variants differ only in SQL. The figures include the encoding of JSON if a variant stores it, and no other work
+outside SQLite (finding the places in the inboxes, reading the fields of a message).
 """
 
 from __future__ import annotations
@@ -35,13 +33,13 @@ Row = tuple[int, str, int, str, int, str, int, str, int]
 """number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at."""
 
 Write = Callable[[sqlite3.Connection, Sequence[Row], dict[str, int]], object]
-"""Writes rows, and the last places of the users among them, inside a transaction."""
+"""Writes rows, and the last places of their users, in a transaction."""
 
 BATCHES = (1, 10, 100, 500)
 USERS = 1000
 MESSAGES_PER_SAVE = 10_000
 SECONDS = 0.25
-"""How long one variant writes batches of one size in one round."""
+"""The time in which one variant writes batches of one size in one round."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Variant:
 
 
 def messages(users: int = USERS) -> Iterator[tuple[Row, dict[str, int]]]:
-    """Messages between random users, each with the places it takes."""
+    """Return messages between random users, each with its places."""
     choose = random.Random(1)
     last: dict[str, int] = {}
     number = 0
@@ -90,19 +88,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 def row_by_row(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """executemany: one step of SQLite a row, and the GIL released and taken with each."""
+    """Use executemany: one step of SQLite a row, and the GIL is released and taken for each."""
     connection.executemany(f"INSERT INTO message ({COLUMNS}) VALUES {ROW}", rows)
 
 
 def many_values(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """Statements with many VALUES, of a few sizes that stay prepared."""
+    """Use statements with many VALUES, in a few sizes that stay prepared."""
     for part in powers_of_two(rows):
         values = ", ".join([ROW] * len(part))
         connection.execute(f"INSERT INTO message ({COLUMNS}) VALUES {values}", list(chain.from_iterable(part)))
 
 
 def powers_of_two(rows: Sequence[Row], largest: int = 64) -> Iterator[Sequence[Row]]:
-    """Slices whose lengths are powers of two."""
+    """Yield slices whose lengths are powers of two."""
     start, size = 0, largest
     while start < len(rows):
         while size > len(rows) - start:
@@ -112,19 +110,19 @@ def powers_of_two(rows: Sequence[Row], largest: int = 64) -> Iterator[Sequence[R
 
 
 def from_json(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """One statement that takes the batch apart."""
+    """Use one statement that splits the batch."""
     fields = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(9))
     connection.execute(f"INSERT INTO message ({COLUMNS}) SELECT {fields} FROM json_each(?)", (_encode(rows).decode(),))
 
 
 def records(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """One statement; each message is a row of JSON."""
+    """Use one statement with a row of JSON for each message."""
     text = _encode([row[1:] for row in rows]).decode()
     connection.execute("INSERT INTO message SELECT ? + key, value FROM json_each(?)", (rows[0][0], text))
 
 
 def blocks_of(size: int) -> Write:
-    """`size` messages to a row of JSON."""
+    """Store `size` messages in a row of JSON."""
 
     def blocks(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
         starts = range(0, len(rows), size)
@@ -137,44 +135,44 @@ def blocks_of(size: int) -> Write:
 
 
 def clustered(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """The number of each message in the inboxes of both users."""
+    """Store the number of each message in the inboxes of both users."""
     entries = ((user, place, row[0]) for row in rows for user, place in {row[1:3], row[3:5]})
     connection.executemany("INSERT INTO entry VALUES (?, ?, ?)", entries)
 
 
 def copied(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """Each message whole in the inboxes of both users."""
+    """Store each message in full in the inboxes of both users."""
     entries = ((user, place, *row) for row in rows for user, place in {row[1:3], row[3:5]})
     connection.executemany(f"INSERT INTO entry VALUES ({'?, ' * 10}?)", entries)
 
 
 def places_one_by_one(connection: sqlite3.Connection, _: Sequence[Row], places: dict[str, int]) -> None:
-    """One upsert a user."""
+    """Use one upsert for each user."""
     connection.executemany(f"INSERT INTO inbox VALUES (?, ?) {ON_CONFLICT}", places.items())
 
 
 def places_looked_up(connection: sqlite3.Connection, _: Sequence[Row], places: dict[str, int]) -> None:
-    """The question for the last place of each user, too, then one upsert a user."""
+    """Query the last place of each user, then use one upsert for each user."""
     for user in places:
         connection.execute("SELECT last_place FROM inbox WHERE uid = ?", (user,)).fetchone()
     places_one_by_one(connection, _, places)
 
 
 def places_at_once(connection: sqlite3.Connection, _: Sequence[Row], places: dict[str, int]) -> None:
-    """One statement for all users."""
+    """Use one statement for all users."""
     sql = f"INSERT INTO inbox SELECT key, value FROM json_each(?) WHERE true {ON_CONFLICT}"
     connection.execute(sql, (_encode(places).decode(),))
 
 
 def places_now_and_then(connection: sqlite3.Connection, rows: Sequence[Row], _: object) -> None:
-    """One statement for all users after every 10,000th message: each of them has had some by then."""
+    """Use one statement for all users after every 10,000th message. By then each user has some messages."""
     last = rows[-1][0]
     if rows[0][0] // MESSAGES_PER_SAVE != (last + 1) // MESSAGES_PER_SAVE:
         places_at_once(connection, rows, {str(user): last for user in range(USERS)})
 
 
 def both(*parts: Write) -> Write:
-    """One after the other."""
+    """Call several writers in order."""
 
     def write(connection: sqlite3.Connection, rows: Sequence[Row], places: dict[str, int]) -> None:
         for part in parts:
@@ -232,7 +230,7 @@ VARIANTS = (
 
 
 class Trial:
-    """One variant's file and batch size, and what was measured of it."""
+    """The file, the batch size and the measurements of one variant."""
 
     def __init__(self, path: Path, variant: Variant, batch: int) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
@@ -247,7 +245,7 @@ class Trial:
         self._messages = messages()
 
     def run(self, seconds: float) -> None:
-        """Write for so long; note CPU seconds a row, and rows a second."""
+        """Write for some time; keep the CPU seconds per row and the rows per second."""
         rows, cpu, taken = 0, 0.0, 0.0
         while taken < seconds:
             batch, places = gather(islice(self._messages, self.batch))
@@ -263,7 +261,7 @@ class Trial:
 
 
 def gather(made: Iterable[tuple[Row, dict[str, int]]]) -> tuple[list[Row], dict[str, int]]:
-    """A batch: its rows, and the last place of each user in it."""
+    """Return a batch: its rows, and the last place of each of its users."""
     rows: list[Row] = []
     last: dict[str, int] = {}
     for row, places in made:
@@ -273,7 +271,7 @@ def gather(made: Iterable[tuple[Row, dict[str, int]]]) -> tuple[list[Row], dict[
 
 
 def measure(folder: Path, batches: Sequence[int], rounds: int, seconds: float) -> list[list[Trial]]:
-    """All variants at each size of batch, in turns: of each size the trials, in the order of the variants."""
+    """Run all variants in turns with each batch size; return the trials by size, in the order of the variants."""
     found = []
     for batch in batches:
         print(f"batches of {batch}", file=sys.stderr, flush=True)
@@ -288,7 +286,7 @@ def measure(folder: Path, batches: Sequence[int], rounds: int, seconds: float) -
 
 
 def table(found: Sequence[Sequence[Trial]]) -> Table:
-    """A line a variant: CPU a row and rows a second, at each size of batch."""
+    """Return a line for each variant: CPU per row and rows per second, for each batch size."""
     heads = ["schema and writing"]
     for trials in found:
         heads += [f"µs at {trials[0].batch}", "rows/s"]
@@ -305,12 +303,12 @@ def table(found: Sequence[Sequence[Trial]]) -> Table:
 
 
 def main(command_line: Sequence[str]) -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.message_log", description="ways to write the message log")
-    parser.add_argument("--folder", type=Path, help="where to write (default: the folder for temporary files)")
+    """Measure, and print the results."""
+    parser = argparse.ArgumentParser(prog="python -m bench.message_log", description="Compare ways to write the message log.")
+    parser.add_argument("--folder", type=Path, help="the folder to write in (default: the folder for temporary files)")
     parser.add_argument("--batch", type=int, action="append", help=f"rows in a batch (default: {BATCHES})")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each variant (default: 7)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of a turn (default: {SECONDS})")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each variant (default: 7)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"length of a run (default: {SECONDS})")
     arguments = parser.parse_args(command_line)
     machine: dict[str, Any] = proc.machine()
     machine["SQLite"] = sqlite3.sqlite_version

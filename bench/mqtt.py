@@ -1,9 +1,8 @@
 """The load generator's part for Mosquitto: the same job in MQTT 3.1.1 over WebSocket.
 
-Each connection subscribes to a topic of its own (QoS 0: what is delivered is
-not acknowledged) and publishes to its partner's (QoS 1: what is published is
-acknowledged). Mosquitto acknowledges as soon as it has taken a message; it
-does not say whether anybody got it.
+Each connection subscribes to its own topic (QoS 0: deliveries are not acknowledged) and publishes to its partner's
+(QoS 1: publications are acknowledged). Mosquitto acknowledges a message as soon as it has accepted it, and does not
+report whether anybody got it.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ QOS_1 = 0x02
 
 
 def packet(head: int, body: bytes) -> bytes:
-    """A control packet (MQTT 3.1.1, section 2.2); up to 16,383 bytes."""
+    """Return a control packet of up to 16,383 bytes (MQTT 3.1.1, section 2.2)."""
     size = len(body)
     length = bytes([size]) if size < 128 else bytes([size % 128 | 128, size // 128])
     return bytes([head]) + length + body
 
 
 def text(value: str) -> bytes:
-    """A string with its length before it (section 1.5.3)."""
+    """Return a string after its length (section 1.5.3)."""
     encoded = value.encode()
     return struct.pack("!H", len(encoded)) + encoded
 
 
 def body_of(whole: bytes) -> bytes:
-    """What follows the length of one whole packet.
+    """Return the part of a packet after its length.
 
-    :raises Trouble: where there is not one whole packet.
+    :raises Trouble: where there is not exactly one complete packet.
     """
     start, size = (2, whole[1]) if whole[1] < 128 else (3, whole[1] % 128 + 128 * whole[2])
     if len(whole) != start + size:
@@ -44,7 +43,7 @@ def body_of(whole: bytes) -> bytes:
 
 
 class MqttMember(Member):
-    """One connection of one user."""
+    """One connection of a user."""
 
     path: ClassVar[str] = "/mqtt"
     headers: ClassVar[dict[str, str]] = {"Sec-WebSocket-Protocol": "mqtt"}
@@ -58,13 +57,13 @@ class MqttMember(Member):
         self.transport.send(self.opcode, packet(SUBSCRIBE, subscribe))
 
     def request(self, number: str) -> bytes:
-        """A message (section 3.3). Packet identifiers begin at 1, and wrap."""
+        """Return a message (section 3.3). Packet identifiers begin at 1, and wrap."""
         identifier = struct.pack("!H", int(number) % 65535 + 1)
         content = f"{number} {CONTENT}".encode()
         return packet(PUBLISH | QOS_1, text(f"to/{self.to_uid}") + identifier + content)
 
     def meaning(self, payload: bytes) -> tuple[str, str]:
-        """What came; see `bench.load.Member.meaning`."""
+        """Decode a packet; see `bench.load.Member.meaning`."""
         head, body = payload[0], body_of(payload)
         if head == CONNACK and body == b"\0\0":
             return "", ""

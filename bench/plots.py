@@ -1,4 +1,7 @@
-"""Plots of results: bars for cost, lines for growth, curves for the distribution of latency. An SVG file a scenario."""
+"""Draw results as an SVG file for each scenario: bars for cost, lines for growth, curves for latencies.
+
+Nothing is measured or summed up here.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ OTHERS = "#8a99a8"
 
 def plot(scenario: Scenario, results: list[Result], path: Path) -> None:
     """Draw a scenario's results into an SVG file."""
-    # The same results make the same file; text stays text.
+    # The same results make the same file, and text stays text.
     matplotlib.rcParams.update({"svg.hashsalt": scenario.name, "svg.fonttype": "none", "font.size": 9})
     from matplotlib.figure import Figure
 
@@ -40,7 +43,7 @@ _BARS = {"cost": "µs CPU a message", "login": "µs CPU a login", "idle": "KiB R
 
 
 def _line(server: str) -> dict[str, Any]:
-    """How the line of a server looks: ours stand out, and differ from each other."""
+    """Return the style of a server's line. The lines of chatrelay stand out and differ from each other."""
     if not server.startswith("chatrelay"):
         return {}
     return {"color": OURS, "linewidth": 2.2, "linestyle": "--" if "lean" in server else "-"}
@@ -78,7 +81,7 @@ def _lines(axes: Any, results: list[Result]) -> None:
 
 
 def _distribution(axes: Any, results: list[Result]) -> None:
-    """How long the slowest share of the messages took at least: the tail is what matters, so that is spread out."""
+    """Draw the least latency of the slowest share of messages, with the tail spread out."""
     for result in results:
         latencies = result.figures.latencies
         slower = [1 - place / len(latencies) for place in range(len(latencies))]

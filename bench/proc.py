@@ -1,6 +1,6 @@
-"""What Linux tells of processes and of the machine: CPU time, memory, model, kernel, what a sync takes.
+"""Read data of Linux about processes and the machine: CPU time, memory, model, kernel, the time of a sync.
 
-The parsers take text and are pure; the rest reads /proc and one disk.
+The parsers take text and are pure. The rest reads /proc and writes to one disk.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ PROC = Path("/proc")
 
 
 def cpu_ticks(stat: str) -> int:
-    """User and system time of a process with all its threads, from the text of /proc/PID/stat.
+    """Return the user and system time of a process with all its threads, from the text of /proc/PID/stat.
 
-    What children used that have ended and been waited for counts too.
+    The time of children that have ended and were waited for counts, too.
 
     :returns: clock ticks, `TICKS_PER_SECOND` of which are a second.
     """
-    # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
+    # The second field is the program's name in parentheses, which may contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     utime, stime, cutime, cstime = (int(field) for field in fields[11:15])
     return utime + stime + cutime + cstime
 
 
 def resident_kib(status: str) -> int:
-    """The resident memory of a process in KiB, from the text of /proc/PID/status."""
+    """Return the resident memory of a process in KiB, from the text of /proc/PID/status."""
     for line in status.splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
@@ -39,7 +39,7 @@ def resident_kib(status: str) -> int:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """The first processor's name, from the text of /proc/cpuinfo."""
+    """Return the first processor's name, from the text of /proc/cpuinfo."""
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Model", "Hardware"):
@@ -48,7 +48,7 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 def process_and_descendants(pid: int) -> list[int]:
-    """A process, its children, theirs, and so on, as they are now."""
+    """Return a process and all its descendants that exist now."""
     found = [pid]
     for known in found:
         for children in (PROC / str(known) / "task").glob("*/children"):
@@ -57,17 +57,17 @@ def process_and_descendants(pid: int) -> list[int]:
 
 
 def cpu_seconds_of(pids: Iterable[int]) -> float:
-    """CPU time that living processes have used so far, in seconds."""
+    """Return the CPU time that running processes have used so far, in seconds."""
     return sum(cpu_ticks((PROC / str(pid) / "stat").read_text()) for pid in pids) / TICKS_PER_SECOND
 
 
 def resident_kib_of(pids: Iterable[int]) -> int:
-    """Resident memory of living processes in KiB."""
+    """Return the resident memory of running processes in KiB."""
     return sum(resident_kib((PROC / str(pid) / "status").read_text()) for pid in pids)
 
 
 def sync_seconds(folder: Path, times: int = 100) -> list[float]:
-    """How long one fdatasync of a freshly written 4 KiB takes in `folder`, measured `times` times, sorted."""
+    """Measure fdatasync of new 4 KiB in a folder; return so many times, sorted."""
     path = folder / "sync-trial"
     taken = []
     with path.open("wb", buffering=0) as file:
@@ -81,22 +81,22 @@ def sync_seconds(folder: Path, times: int = 100) -> list[float]:
 
 
 def describe_sync(taken: list[float]) -> str:
-    """Sorted times of syncs in words."""
+    """Return sorted times of syncs in words."""
     worst = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
     return f"median {statistics.median(taken) * 1000:.2f} ms, p99 {worst * 1000:.2f} ms"
 
 
 def call_milliseconds(calls: int = 1_000_000, times: int = 5) -> float:
-    """What so many calls of an empty function take in this Python, the best of a few times.
+    """Measure so many calls of an empty function in this Python; return the best of a few times.
 
-    How a Python was built makes up to a factor of two, and what it tells of its build does not say: Debian asks
-    for the optimizations elsewhere than where they would be told.
+    Builds of Python differ by up to a factor of two, and `sysconfig` does not always show why: Debian turns the
+    optimizations on without mentioning them there.
     """
     return min(timeit.repeat("empty()", "def empty(): pass", number=calls, repeat=times)) * 1000
 
 
 def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+    """Return a description of the machine."""
     return {
         "CPU": cpu_model((PROC / "cpuinfo").read_text()),
         "cores": str(len(os.sched_getaffinity(0))),

@@ -1,4 +1,7 @@
-"""Results as tables, in plain text and in reStructuredText, and as JSON. Pure: values in, text out."""
+"""Format results as tables, in plain text and in reStructuredText, and as JSON.
+
+Pure: values in, text out.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from bench.scenarios import SCENARIOS, Scenario
 from bench.servers import SERVERS
 
 SATURATED = 0.9
-"""Below this share of its core, a server that was to be kept busy was not."""
+"""The share of its core below which a server was not kept busy."""
 
 
 DOES_NOT = "does not"
-"""The head of the column that says what a server does not do."""
+"""The head of the column about what a server does not do."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: a title, what heads the columns, and rows of texts.
+    """A table: a title, column heads, and rows of texts.
 
     :ivar notes: sentences below it.
     """
@@ -31,7 +34,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def plain(self) -> str:
-        """For a terminal: columns with numbers to the right, the last column free."""
+        """Return the table for a terminal, with numbers right-aligned."""
         widths = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
         lines = [self.title, ""]
         for row in (self.heads, *self.rows):
@@ -42,14 +45,14 @@ class Table:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)]) + "\n"
 
     def rst(self) -> str:
-        """For the documentation, where the title is the heading of a section."""
+        """Return the table for the documentation, under its title as a heading."""
         lines = [".. list-table::", "   :header-rows: 1"]
         if self.heads[-1] == DOES_NOT:
-            # A sentence among numbers: equal columns would make a tower of it.
+            # One column has sentences, which would be too narrow in equal columns.
             lines.append(f"   :widths: 24{' 9' * (len(self.heads) - 3)} 31")
         lines.append("")
         for first, second, *others in (self.heads, *self.rows):
-            # Server and version share a column: the pages are narrow.
+            # Server and version share a column, because the pages are narrow.
             lines += [f"   * - {_escaped(first)}", "", f"       {_escaped(second)}"]
             lines += [f"     - {_escaped(cell)}".rstrip() for cell in others]
         return "\n".join([*lines, "", *(f"{_escaped(note)}\n" for note in self.notes)])
@@ -60,12 +63,12 @@ def _aligned(cell: str, width: int, column: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which nothing is markup."""
+    """Return a text with its markup escaped."""
     return "".join("\\" + character if character in "*`|_\\" else character for character in text)
 
 
 def table(scenario: Scenario, results: Iterable[Result]) -> Table:
-    """The table of a scenario, in the scenario's order of servers."""
+    """Return the table of a scenario, in the scenario's order of servers."""
     here = [result for result in results if result.scenario == scenario.name]
     here.sort(key=lambda result: (scenario.servers.index(result.server), result.connections))
     make = {"cost": _cost, "login": _cost, "growth": _growth, "idle": _idle, "latency": _latency}
@@ -154,7 +157,7 @@ def _latency(scenario: Scenario, results: list[Result]) -> Table:
 
 
 def quantile(ordered: tuple[float, ...], share: float) -> float:
-    """The value below which `share` of evenly spaced, ordered quantiles lie."""
+    """Return the value below which a share of evenly spaced, ordered quantiles lies."""
     return ordered[round(share * (len(ordered) - 1))]
 
 
@@ -167,12 +170,12 @@ def _milliseconds(seconds: float) -> str:
 
 
 def as_json(machine: Mapping[str, str], command: str, results: Iterable[Result], missing: Mapping[str, str]) -> Any:
-    """Everything that was found, for `json.dump`; latencies only of the scenarios that are about them."""
+    """Return all results for `json.dump`, with latencies only for the scenarios that measure them."""
     about_latency = {scenario.name for scenario in SCENARIOS if scenario.kind == "latency"}
 
     def values(result: Result, run: Figures) -> dict[str, Any]:
         kept = asdict(run)
-        # To the microsecond: there are thousands.
+        # Rounded to microseconds, because there are thousands.
         kept["latencies"] = [round(each, 6) for each in run.latencies] if result.scenario in about_latency else []
         return kept
 
@@ -194,7 +197,7 @@ def as_json(machine: Mapping[str, str], command: str, results: Iterable[Result],
 
 
 def from_json(document: Any) -> list[Result]:
-    """The results in what `as_json` made."""
+    """Return the results in a value that `as_json` made."""
 
     def run(values: dict[str, Any]) -> Figures:
         return Figures(**{**values, "latencies": tuple(values["latencies"])})
@@ -212,7 +215,7 @@ def page(
     missing: Mapping[str, str],
     folder: str,
 ) -> str:
-    """What docs/benchmarks.rst includes: machine and command, then each table with its plot.
+    """Return the text that docs/benchmarks.rst includes: machine and command, then each table with its plot.
 
     :param tables: each with the file name of its plot, or None.
     :param folder: where the plots are, as seen from the page that includes this.

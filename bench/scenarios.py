@@ -1,7 +1,6 @@
-"""What is measured, as data.
+"""The scenarios of the benchmark, as data.
 
-A scenario is a load and the servers that bear it. What the figures must be is said in docs/benchmarks.rst; here is only
-what is run.
+A scenario is a load and the servers that get it. docs/benchmarks.rst says which figures are expected.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scenario:
-    """A load, and the servers that bear it.
+    """A load, and the servers that get it.
 
-    :ivar name: what it is called on the command line and in the JSON.
-    :ivar title: what it is called in tables.
+    :ivar name: its name on the command line and in the JSON.
+    :ivar title: its name in tables.
     :ivar kind: ``cost`` (CPU per message), ``growth`` (the same over numbers of connections), ``idle`` (memory per
         connection), ``login`` (CPU per login), ``latency`` (from sending to arrival).
     :ivar servers: names of `bench.servers`, in the order of the table.
-    :ivar connections: how many; `growth` has several.
-    :ivar in_flight: messages under way per connection; logins under way, where those are measured.
-    :ivar rate: messages a second; 0 sends the next one when one is answered.
+    :ivar connections: the numbers of connections; only `growth` has several.
+    :ivar in_flight: pending messages per connection, or pending logins.
+    :ivar rate: messages a second; 0 sends the next message when one is answered.
     :ivar warm_up: seconds of load before anything is measured.
     :ivar window: seconds that are measured.
     :ivar quick: whether ``make bench-quick`` runs it, with `quick_servers`.
@@ -40,7 +39,7 @@ class Scenario:
 
 
 RELAYS = ("autobahn", "websockets", "aiohttp", "node", "gorilla", "picows", "bun", "mosquitto")
-"""The peers, the dearest first."""
+"""The peers, the one with the highest cost first."""
 
 SCENARIOS = (
     Scenario(

@@ -1,7 +1,7 @@
-"""chatrelay and its peers: where each is found, how it is prepared, started and stopped.
+"""Find, prepare, start and stop chatrelay and its peers.
 
-A server whose runtime is missing is left out and named, with the remedy. Everything started here listens on 127.0.0.1,
-is pinned to one core, and keeps its output in a file that is shown when something goes wrong.
+A server whose runtime is missing is skipped, and reported with the remedy. Every server listens on 127.0.0.1, is pinned
+to one core, and writes its output to a file that is shown after a failure.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import attrs
 BENCH = Path(__file__).parent
 ROOT = BENCH.parent
 PATIENCE = 20.0
-"""Seconds a server may take to start or to stop."""
+"""The seconds in which a server must start or stop."""
 
 RELAYS_ONLY = "only relays: asks no webserver, checks little, no limits, no log"
 
 LEAN_REACTOR = "chatrelay-epoll"
-"""What ``twistd --reactor=`` takes for chatrelay's own reactor."""
+"""The name of chatrelay's own reactor for ``twistd --reactor=``."""
 
 PER_CONNECTION_RATES = {
-    # Every limit is in force; those that count are set so high that this load does not reach them.
+    # All limits are on. The rates are set so high that this load does not reach them.
     "messages_per_second": "10000000",
     "message_burst": "10000000",
     "user_messages_per_second": "10000000",
@@ -44,25 +44,25 @@ PER_CONNECTION_RATES = {
     "connections": "15000",
     "connections_per_address": "100000",
     "connections_per_user": "100000",
-    # The load takes whole reads for answers and deliveries. 20 s apart, a ping costs nothing beside those.
+    # The load generator expects only answers and deliveries. Pings every 20 s would cost nothing in comparison.
     "ping_interval": "0",
 }
 
 
 class Missing(Exception):
-    """A server can't be had here. The text says what is missing and how to get it."""
+    """A server is not available here. The text says what is missing and how to install it."""
 
 
 class Failed(Exception):
-    """A server did not start, or ended; the text has what it said."""
+    """A server did not start, or ended. The text has its output."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server is to run.
+    """The environment of a server.
 
     :ivar folder: for its files; it is removed afterwards.
-    :ivar webserver: the URL that tells whose session it is.
+    :ivar webserver: the URL of the session page.
     :ivar private_key: a PEM file, for a server with TLS; likewise `certificate`.
     """
 
@@ -75,16 +75,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Server:
-    """One of those that are compared.
+    """One of the compared servers.
 
-    :ivar lacks: what it does not do that chatrelay does, or does not do here.
-    :ivar version: its version and that of what it runs on.
-    :ivar prepare: makes it ready to start.
-    :ivar command: how to start it.
-    :ivar dialect: what it speaks; see `bench.load.Plan`.
-    :ivar tls: whether it is connected to with TLS.
+    :ivar lacks: the parts of chatrelay's work that it does not do, or not here.
+    :ivar version: returns its version and the version of its runtime.
+    :ivar prepare: installs or builds it.
+    :ivar command: returns the command that starts it.
+    :ivar dialect: its protocol; see `bench.load.Plan`.
+    :ivar tls: whether clients connect with TLS.
 
-    `version` and `prepare` raise `Missing` where it can't be had.
+    `version` and `prepare` raise `Missing` where it is not available.
     """
 
     name: str
@@ -156,7 +156,7 @@ def _node(place: Place) -> list[str]:
 
 
 def _bun() -> str:
-    """Bun's program: npm brings one for each kind of machine, and its install script moves it."""
+    """Return the path of Bun's program. npm installs one for each kind of machine, and an install script moves it."""
     for path in (*NODE_MODULES.glob("bun/bin/bun.exe"), *sorted(NODE_MODULES.glob("@oven/bun-*/bin/bun"))):
         with suppress(OSError):
             if subprocess.run([path, "--version"], capture_output=True).returncode == 0:
@@ -172,7 +172,7 @@ def _bun_prepare() -> None:
 # Debian -----------------------------------------------------------------------
 
 GOPATH = Path("/usr/share/gocode")
-"""Where Debian keeps the sources of Go libraries."""
+"""The folder of Debian's sources of Go libraries."""
 
 GORILLA = BENCH / "build" / "gorilla"
 
@@ -217,7 +217,7 @@ def _mosquitto_command(place: Place) -> list[str]:
     configuration = place.folder / "mosquitto.conf"
     plain = free_port()
     configuration.write_text(
-        # Without a plain listener beside it, the WebSocket one is served late.
+        # Without a second, plain listener, Mosquitto serves the WebSocket listener late.
         f"listener {plain} 127.0.0.1\nlistener {place.port} 127.0.0.1\nprotocol websockets\n"
         "allow_anonymous true\nset_tcp_nodelay true\nmax_inflight_messages 0\nmax_queued_messages 0\n"
         "log_type error\nlog_type warning\n"
@@ -227,7 +227,7 @@ def _mosquitto_command(place: Place) -> list[str]:
 
 # chatrelay ----------------------------------------------------------------------
 
-# As the `twistd` script does, of the Python that runs the benchmark.
+# The `twistd` script, with the Python that runs the benchmark.
 TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
 
 
@@ -340,7 +340,7 @@ SERVERS = {
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -348,12 +348,12 @@ def free_port() -> int:
 
 @contextmanager
 def process(command: list[str], port: int, core: int, folder: Path, name: str) -> Iterator[int]:
-    """Run a server on one core while the block runs; its process id. It listens on `port` when the block begins.
+    """Run a server on one core while the block runs; yield its process id. It listens on `port` when the block begins.
 
-    :raises Failed: when it does not start, or has ended before the block.
+    :raises Failed: where it does not start, or ends before the block.
     """
     output = folder / f"{name}.output"
-    # A folder of chatrelay's message log or a setting from outside would make it another relay.
+    # CHATRELAY_ variables from outside would change the relay.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATRELAY_")}
     environment |= {"PYTHONPATH": str(ROOT), "NODE_ENV": "production"}
     with output.open("wb") as file:

@@ -1,7 +1,7 @@
-"""The site that chatrelay asks whose session it is: any SESSID is logged in, and its uID is the SESSID.
+"""A site whose session page accepts any SESSID, and answers with the SESSID as the uID.
 
-A real HTTP server in a process of its own, on the load generator's core, as small as can be so that it costs the
-load generator little: HTTP/1.1 with kept connections, POSTs with a Content-Length and nothing else.
+A minimal HTTP server in a separate process on the load generator's core, so that it uses little of that core. It knows
+HTTP/1.1 with kept connections and POSTs with a Content-Length, and nothing else.
 
     python -m bench.webserver PORT
 """
@@ -21,7 +21,7 @@ CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class Questions(asyncio.Protocol):
-    """One connection of the relay's."""
+    """A connection of the relay."""
 
     transport: asyncio.Transport
 
@@ -29,7 +29,7 @@ class Questions(asyncio.Protocol):
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -44,7 +44,7 @@ class Questions(asyncio.Protocol):
 
 
 def answer(body: bytes) -> bytes:
-    """The whole response to a posted form."""
+    """Return the complete response to a posted form."""
     sessid = parse_qs(body.decode()).get("SESSID", [""])[0]
     verdict = json.dumps({"loggedin": True, "uID": sessid} if sessid else {"loggedin": False}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(verdict)}\r\n\r\n"
