@@ -304,7 +304,9 @@ def table(found: Sequence[Sequence[Trial]]) -> Table:
 
 def main(command_line: Sequence[str]) -> int:
     """Measure, and print the results."""
-    parser = argparse.ArgumentParser(prog="python -m bench.message_log", description="Compare ways to write the message log.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.message_log", description="Compare ways to write the message log."
+    )
     parser.add_argument("--folder", type=Path, help="the folder to write in (default: the folder for temporary files)")
     parser.add_argument("--batch", type=int, action="append", help=f"rows in a batch (default: {BATCHES})")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each variant (default: 7)")
