@@ -1,6 +1,5 @@
 """The demo: a small website with people, sessions and a chat page, and the relay, in one process.
 
-``python -m chatrelay.demo`` (or ``make run``) starts it. It stands where your own site will stand, so it knows the
-relay only from outside, as a site does: it answers the one HTTP question and serves the page. Nothing else in
-chatrelay imports it.
+``python -m chatrelay.demo`` (or ``make run``) starts it. The website takes the place of your own site, so it knows the
+relay only from outside: it has a session page and serves the chat page. Nothing else in chatrelay imports this package.
 """

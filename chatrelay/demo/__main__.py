@@ -1,11 +1,11 @@
-"""``python -m chatrelay.demo``."""
+"""``python -m chatrelay.demo``: start the demo, and end without a traceback."""
 
 import sys
 
 from chatrelay.app import output
 
 if __name__ == "__main__":
-    # Loading takes long enough for a Ctrl-C to fall into it: that too is a wish to stop, not an error.
+    # Importing takes long enough for a Ctrl-C to arrive during it. Then stop without an error, too.
     try:
         from chatrelay.demo.run import main
 
@@ -13,10 +13,10 @@ if __name__ == "__main__":
         with output.checked():
             try:
                 status = main(sys.argv[1:])
-            except SystemExit as end:  # it was asked for its help, or was called wrongly
+            except SystemExit as end:  # for --help, or a wrong command line
                 status = end.code
         sys.exit(status)
     except KeyboardInterrupt:
         pass
-    except BrokenPipeError:  # whoever read what it prints has gone
+    except BrokenPipeError:  # the reader of standard output has gone
         output.discard()

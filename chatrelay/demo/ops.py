@@ -1,6 +1,6 @@
-"""The demo website's line to the relay: ends the chat of a session that has ended.
+"""The demo website's client of the relay's ops endpoint: it ends the chat of a session that has ended.
 
-A site says so by ``POST /v1/revoke`` of the relay's ops endpoint. The website tells the relay nothing else.
+It only sends ``POST /v1/revoke``. The website sends nothing else to the relay.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from twisted.web.http_headers import Headers
 
 log = Logger("chatrelay.demo")
 
-TIMEOUT = 5.0
-"""Seconds for one request."""
+TIMEOUT_SECONDS = 5.0
+"""The time limit of one request."""
 
 
 @attrs.frozen
@@ -29,7 +29,7 @@ class RelayOps:
 
     :ivar reactor: makes the requests.
     :ivar port: the TCP port of the ops endpoint, on 127.0.0.1.
-    :ivar token: what the relay's ``ops_token_file`` holds.
+    :ivar token: the token in the relay's ``ops_token_file``.
     """
 
     reactor: ReactorBase
@@ -37,24 +37,24 @@ class RelayOps:
     token: str = attrs.field(repr=False)
 
     def end_session(self, session: str) -> None:
-        """Close the connections that logged in by a session. Returns at once; a failure is logged.
+        """Close the connections that logged in by a session, without waiting. A failure is logged.
 
-        :param session: its token, as in the browser's cookie. One that the relay does not know ends nothing.
+        :param session: its token, as in the browser's cookie. An unknown token ends nothing.
         """
         Deferred.fromCoroutine(self._revoke(session)).addErrback(self._failed)
 
     async def _revoke(self, session: str) -> None:
-        answer = await HTTPClient(Agent(self.reactor, connectTimeout=TIMEOUT)).post(
+        answer = await HTTPClient(Agent(self.reactor, connectTimeout=TIMEOUT_SECONDS)).post(
             f"http://127.0.0.1:{self.port}/v1/revoke",
             data=json.dumps({"SESSID": session}).encode("ascii"),
             headers=Headers({"Authorization": [f"Bearer {self.token}"], "Content-Type": ["application/json"]}),
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_SECONDS,
         )
-        await answer.content()  # or the connection would stay open
+        await answer.content()  # otherwise the connection would stay open
         if answer.code != HTTPStatus.OK:
             log.error("the chat of a session that has ended goes on: the relay answered {code}", code=answer.code)
 
     def _failed(self, failure: Failure) -> None:
-        # The exception's type alone: its text may have the session in it.
+        # Only the type of the exception, because its text may contain the session id.
         kind = failure.value.__class__.__name__
         log.error("the chat of a session that has ended goes on: {kind}", kind=kind)

@@ -1,6 +1,6 @@
-"""The demo website and the relay in one process on 127.0.0.1, until Ctrl-C.
+"""Run the demo website and the relay in one process on 127.0.0.1, until Ctrl-C.
 
-The one place of the demo that knows both of them, and the terminal and the signals.
+Only this module of the demo knows both of them, the terminal and the signals.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ MESSAGE_LOG = "chatrelay-demo.sqlite3"
 
 
 class CannotStartError(Exception):
-    """The demo can't start. The message is for whoever typed the command: what is wrong, and the way round it."""
+    """The demo can't start. The text gives the cause and the remedy."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demo until it is told to stop.
+    """Run the demo until a signal stops it.
 
-    :param arguments: what was typed after ``python -m chatrelay.demo``
-    :return: the process's exit code: 0 after Ctrl-C or SIGTERM, 1 if it could not start
+    :param arguments: the command line after ``python -m chatrelay.demo``.
+    :returns: the exit status: 0 after Ctrl-C or SIGTERM, 1 if the demo could not start.
     """
     options = _parse(arguments)
     try:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
 
-    # Loading it installs it; nothing before this line needs a reactor.
+    # Importing it installs it. Nothing before this line needs a reactor.
     from twisted.internet import reactor
 
     assert isinstance(reactor, ReactorBase)
@@ -78,27 +78,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--directory",
         type=Path,
         default=Path(),
-        help=f"where the message log {MESSAGE_LOG} is kept (default: the current folder)",
+        help=f"the folder of the message log {MESSAGE_LOG} (default: the current folder)",
     )
     options = parser.parse_args(arguments)
     if options.port == options.relay_port:
-        parser.error("the website and the relay need a port each")
+        parser.error("the website and the relay need different ports: change --port or --relay-port")
     return options
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port (1 to 65535)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port: give a number from 1 to 65535")
     return int(text)
 
 
 def _check_free(port: int, whose: str) -> None:
-    """Look before listening, so that a taken port is one plain sentence whoever was going to listen there.
+    """Check that a port is free, so that a port in use is reported in one sentence.
 
-    :raises CannotStartError: if nothing can listen on the port
+    :param whose: the program that needs it, for the sentence.
+    :raises CannotStartError: where no program can listen on the port.
     """
     with socket.socket() as trial:
-        # As Twisted listens: a port whose last owner has just gone counts as free.
+        # As Twisted does: a port whose last user has just ended counts as free.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((ADDRESS, port))
@@ -107,12 +108,12 @@ def _check_free(port: int, whose: str) -> None:
             if error.errno == errno.EADDRINUSE:
                 problem = f"Port {port}, which {whose} needs, is in use by another program."
             else:
-                problem = f"Port {port}, which {whose} needs, can't be had: {error.strerror}."
+                problem = f"Port {port}, which {whose} needs, can't be used: {error.strerror}."
             raise CannotStartError(f"{problem}\nChoose other ports:  make run PORT=8001 RELAY_PORT=8081") from None
 
 
 def _free_port() -> int:
-    """A port for the relay's ops endpoint, which nobody has to know and so nobody has to choose."""
+    """Return a free port for the relay's ops endpoint. Only the website needs to know it."""
     with socket.socket() as trial:
         trial.bind((ADDRESS, 0))
         port: int = trial.getsockname()[1]
@@ -123,12 +124,14 @@ def _made(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotStartError(f"The message log can't be kept in {directory}: {error.strerror}.") from None
+        raise CannotStartError(
+            f"The message log can't be kept in {directory}: {error.strerror}. Give another folder with --directory."
+        ) from None
     return directory.resolve()
 
 
 def _report_warnings() -> None:
-    """Show what the operator of a relay should see, and not every request."""
+    """Log warnings and errors on standard error, and nothing less important."""
     observer = FilteringLogObserver(
         textFileLogObserver(sys.stderr),
         [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)],
@@ -140,7 +143,7 @@ def _services(reactor: ReactorBase, website: Website, ops: RelayOps, message_log
     services = MultiService()
     endpoint = TCP4ServerEndpoint(reactor, website.port, interface=ADDRESS)
     StreamServerEndpointService(endpoint, website.site()).setServiceParent(services)
-    with NamedTemporaryFile("w") as token_file:  # which only this user can read, and the relay reads once
+    with NamedTemporaryFile("w") as token_file:  # only this user can read it, and the relay reads it once
         token_file.write(ops.token)
         token_file.flush()
         relay = chatrelay.build(
@@ -182,12 +185,12 @@ def _run(reactor: ReactorBase, options: argparse.Namespace, ops_port: int, messa
     _stop_on_signals(reactor)
     reactor.run(installSignalHandlers=False)
     if code == 0:
-        print(f"\n  Stopped. What was said is in {_short(message_log)}.", flush=True)
+        print(f"\n  Stopped. The messages are in {_short(message_log)}.", flush=True)
     return code
 
 
 def _stop_on_signals(reactor: ReactorBase) -> None:
-    """The first signal stops the relay in good order; a second one ends the process at once.
+    """Stop the relay in order at the first signal, and end the process at once at the second.
 
     Twisted's own handlers would call ``stop`` again and log a traceback.
     """
@@ -196,13 +199,13 @@ def _stop_on_signals(reactor: ReactorBase) -> None:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping:
-            # Nothing is lost: no sender was told "delivered" before the message was in the message log.
+            # No message is lost: no sender got value true before the message was in the message log.
             os._exit(1)
         stopping = True
         reactor.callFromThread(reactor.stop)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell has its background jobs ignore Ctrl-C; leave it that way.
+        # A shell makes its background jobs ignore Ctrl-C. Do not change that.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
 
@@ -217,8 +220,8 @@ def _welcome(website: Website, message_log: Path) -> str:
 
     1. open  {first}  and log in as Anna
     2. open  {second}  and log in as Bo
-       (to a browser these are two sites with a login each; two browsers,
-       or a normal and a private window, do just as well)
+       (to a browser these are two sites, each with its own login; you can
+       also use two browsers, or a normal and a private window)
     3. write to each other
 
   Every message is kept in {log}. To read it:
@@ -229,5 +232,5 @@ def _welcome(website: Website, message_log: Path) -> str:
 
 
 def _short(path: Path) -> str:
-    """As one would type it here."""
+    """Return a path as it is typed in the current folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

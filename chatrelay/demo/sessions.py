@@ -1,7 +1,7 @@
-"""Who may log in to the demo website, and who is logged in.
+"""The people of the demo website, and their sessions.
 
-Plain values: no HTTP, no reactor, no relay. A session is a token nobody can guess, kept here and in one browser's
-cookie; it ends with a log-out or with the process.
+Plain values: no HTTP, no reactor, no relay. A session is a token that nobody can guess, kept here and in the cookie of
+one browser. It ends with a logout or with the process.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import attrs
 class Person:
     """Someone with an account on the demo website.
 
-    :ivar uid: the site's name for the person, as the relay gets it: an ``int`` or a ``str``
-    :ivar name: what people call them
+    :ivar uid: the site's name for the person, as the relay gets it: an ``int`` or a ``str``.
+    :ivar name: the name that people see.
     """
 
     uid: int | str
@@ -31,15 +31,11 @@ PEOPLE: tuple[Person, ...] = (
     Person("dora", "Dora"),
     Person("emil", "Emil"),
 )
-"""Two kinds of uID on purpose: the relay carries both."""
+"""Some uIDs are numbers and some are strings, to show that the relay takes both."""
 
 
 def person_called(name: str) -> Person | None:
-    """Look somebody up.
-
-    :param name: the person's name, exactly
-    :return: the person, or ``None`` when nobody is called that
-    """
+    """Return the person with a name, or ``None`` where there is no such person."""
     return next((person for person in PEOPLE if person.name == name), None)
 
 
@@ -49,9 +45,9 @@ def _new_token() -> str:
 
 @attrs.define
 class Sessions:
-    """The sessions that are open now, in memory.
+    """The open sessions, in memory.
 
-    :param new_token: makes a token that nobody can guess
+    :param new_token: makes a token that nobody can guess.
     """
 
     _new_token: Callable[[], str] = _new_token
@@ -60,20 +56,19 @@ class Sessions:
     def open(self, person: Person) -> str:
         """Log someone in.
 
-        :return: the new session's token. Always a new one: a token that was in the browser before the login may be
-            known to others.
+        :returns: the token of the session. It is always new, because others may know a token from before the login.
         """
         token = self._new_token()
         self._people[token] = person
         return token
 
     def person(self, token: str) -> Person | None:
-        """Whose session it is, or ``None`` when there is no such session."""
+        """Return the person whose session it is, or ``None`` where there is no such session."""
         return self._people.get(token)
 
     def close(self, token: str) -> bool:
-        """Log the session's person out.
+        """Log the person of a session out.
 
-        :return: whether there was such a session.
+        :returns: whether there was such a session.
         """
         return self._people.pop(token, None) is not None

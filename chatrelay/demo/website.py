@@ -1,16 +1,16 @@
-"""The demo website: five pages' worth of ``twisted.web``.
+"""The demo website: a few pages with ``twisted.web``.
 
-It has what chatrelay expects of any site: accounts, sessions in an HttpOnly cookie, and an answer to "whose session is
-this?". It does not know how messages travel. It knows the relay's port, so that the page may connect there and nowhere
-else, and tells the relay of each session that ends.
+It has what chatrelay needs of any site: accounts, sessions in an HttpOnly cookie, and a session page. It does not know
+how messages are delivered. It knows the relay's port, so that its page may connect only there, and notifies the relay
+of each session that ends.
 
 =====================  ==========================================================================
-``GET /``              the chat page, or the log-in page for those who are not logged in
-``POST /login``        form field ``name``: opens a session, and ends the one before
-``POST /logout``       ends it
-``GET /whoami``        JSON for the chat page: who is logged in here, who else there is
-``POST /session``      form field ``SESSID``: what the relay asks (an own site keeps this one internal)
-``GET /static/…``      the page's script, style and icon
+``GET /``              the chat page, or the login page if nobody is logged in
+``POST /login``        form field ``name``: opens a session, and ends the previous one
+``POST /logout``       ends the session
+``GET /whoami``        JSON for the chat page: the person who is logged in, and everybody else
+``POST /session``      form field ``SESSID``: the session page, for the relay (a real site keeps it internal)
+``GET /static/…``      the page's scripts, style and icon
 =====================  ==========================================================================
 """
 
@@ -33,7 +33,7 @@ from chatrelay.demo.sessions import PEOPLE, Person, Sessions, person_called
 SESSION_COOKIE = "demo_session"
 
 HOSTS = ("127.0.0.1", "localhost")
-"""The names of this machine that the website answers to. To a browser they are two sites with a cookie each."""
+"""The host names of the website. To a browser they are two sites, each with its own cookie."""
 
 _STATIC_TYPES = {
     "js": "text/javascript; charset=utf-8",
@@ -44,12 +44,12 @@ _STATIC_TYPES = {
 
 @attrs.frozen
 class Website:
-    """What every page of the website needs to know.
+    """The settings and the sessions that all pages of the website share.
 
-    :ivar port: the TCP port the website is reached at
-    :ivar relay_port: the TCP port the chat page finds the relay at, on the host name it was itself loaded from
-    :ivar end_chat: called with the token of a session that has ended, to close the relay's connections of that session
-    :ivar sessions: who is logged in
+    :ivar port: the TCP port of the website.
+    :ivar relay_port: the TCP port of the relay, on the host name from which the chat page was loaded.
+    :ivar end_chat: called with the token of a session that has ended, to close the relay's connections of that session.
+    :ivar sessions: the open sessions.
     """
 
     port: int
@@ -59,15 +59,15 @@ class Website:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The website's origins as browsers send them (RFC 6454): those the relay has to admit."""
+        """The website's origins as browsers send them (RFC 6454), for the relay's ``origin``."""
         return tuple(f"http://{host}:{self.port}" for host in HOSTS)
 
     @property
     def content_security_policy(self) -> str:
-        """What the pages may do: run and show the site's own files, and connect to the relay.
+        """The Content-Security-Policy: pages may use the site's own files and connect to the relay.
 
-        Message text reaches the page from strangers. The script writes it with ``textContent`` only; should that ever
-        fail, this is the second wall.
+        It is a second defence against the text of strangers' messages, which the script writes with ``textContent``
+        only.
         """
         relay = " ".join(f"ws://{host}:{self.relay_port}" for host in HOSTS)
         return (
@@ -77,15 +77,15 @@ class Website:
         )
 
     def end_session(self, token: str) -> None:
-        """Log out the session's person, here and in the chat. A token of no session is nothing to end."""
+        """Log the person of a session out, here and in the chat. An unknown token ends nothing."""
         if self.sessions.close(token):
-            # After it has ended here: the relay could be asked about it again meanwhile.
+            # After the session has ended here. Otherwise the page could log in by it again.
             self.end_chat(token)
 
     def site(self) -> Site:
-        """The website as a factory that an endpoint can listen with."""
+        """Return the website as a factory for an endpoint."""
         site = Site(_Front(self))
-        # Tracebacks are for whoever runs the site, not for whoever visits it.
+        # Visitors must not see tracebacks.
         site.displayTracebacks = False
         return site
 
@@ -106,7 +106,7 @@ def _json(request: Request, answer: object) -> bytes:
 
 
 def _notice(request: Request, status: HTTPStatus, heading: str, text: str, address: str = "/") -> bytes:
-    """A page for somebody who has come to a wrong place, with the way out of it."""
+    """Answer a request that has no page of its own with a short text and a link."""
     request.setResponseCode(status, status.phrase.encode("ascii"))
     request.setHeader("Content-Type", "text/html; charset=utf-8")
     if request.method == b"HEAD":
@@ -124,22 +124,22 @@ def _card(person: Person) -> dict[str, int | str]:
 
 
 def _tone(person: Person) -> int:
-    """The number of the person's colour in chat.css, the same on every page."""
+    """Return the number of the person's colour in chat.css, the same on every page."""
     return PEOPLE.index(person)
 
 
 class _Page(Resource):
-    """One address of the website; its subclasses say what it answers.
+    """One address of the website. Each subclass renders its answer.
 
-    ``POST`` is taken from the site's own pages only. The cookie is ``SameSite=Lax`` already, but a log-in needs no
-    cookie, and no other page should be able to log a visitor in as somebody else.
+    Only the site's own pages may ``POST``. The cookie is ``SameSite=Lax`` already, but a login needs no cookie, and no
+    other site's page should be able to log a visitor in as somebody else.
 
-    :ivar methods: what it takes
-    :ivar has_no_page: what is said to somebody who opens it in a browser, where it does not take ``GET``
+    :ivar methods: the HTTP methods that it accepts.
+    :ivar no_page_text: the text for a browser that opens an address without ``GET``.
     """
 
     methods: tuple[str, ...] = ("GET", "HEAD")
-    has_no_page = "Nothing can be sent to this address."
+    no_page_text = "Nothing can be sent to this address."
 
     def __init__(self, website: Website) -> None:
         super().__init__()
@@ -150,13 +150,13 @@ class _Page(Resource):
             answer: bytes | int = super().render(request)
             return answer
         request.setHeader("Allow", ", ".join(self.methods))
-        return _notice(request, HTTPStatus.METHOD_NOT_ALLOWED, "There is nothing to see here", self.has_no_page)
+        return _notice(request, HTTPStatus.METHOD_NOT_ALLOWED, "This address has no page", self.no_page_text)
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return _Nothing(self.website)
 
     def from_here(self, request: Request) -> bool:
-        """Whether one of our own pages sent this request; a program, which sends no ``Origin``, may pass too."""
+        """Whether one of the site's own pages sent this request, or a program, which sends no ``Origin``."""
         origin = request.getHeader("origin")
         return origin is None or origin in self.website.origins
 
@@ -182,30 +182,32 @@ class _Home(_Page):
 
 class _Login(_Page):
     methods = ("POST",)
-    has_no_page = "To log in, choose somebody on the log-in page."
+    no_page_text = "To log in, choose a person on the login page."
 
     def render_POST(self, request: Request) -> bytes:
         person = person_called(_form_field(request, "name"))
         if person is None or not self.from_here(request):
-            return _notice(request, HTTPStatus.FORBIDDEN, "Nobody was logged in", "Choose somebody on the log-in page.")
-        # The pages that this browser has open must not go on as whoever was logged in before.
+            return _notice(
+                request, HTTPStatus.FORBIDDEN, "You were not logged in", "Choose a person on the login page."
+            )
+        # Other pages in this browser must not go on as the previous person.
         self.website.end_session(_token(request))
         return _to_home(request, self.website.sessions.open(person))
 
 
 class _Logout(_Page):
     methods = ("POST",)
-    has_no_page = "To log out, press the button on the chat page."
+    no_page_text = "To log out, press the button on the chat page."
 
     def render_POST(self, request: Request) -> bytes:
         if not self.from_here(request):
-            return _notice(request, HTTPStatus.FORBIDDEN, "Nobody was logged out", "Another site asked for it.")
+            return _notice(request, HTTPStatus.FORBIDDEN, "You were not logged out", "Another site sent the request.")
         self.website.end_session(_token(request))
         return _to_home(request, None)
 
 
 def _to_home(request: Request, token: str | None) -> bytes:
-    # Not Secure: the demo speaks plain http to this machine only. A site on https adds it.
+    # Without Secure, because the demo uses plain http on this machine only. A site with https adds it.
     request.addCookie(
         SESSION_COOKIE,
         token or "",
@@ -237,10 +239,10 @@ class _WhoAmI(_Page):
 
 
 class _SessionEndpoint(_Page):
-    """All that chatrelay asks of a site: whose session is this?"""
+    """The session page, which the relay asks whose session a SESSID is."""
 
     methods = ("POST",)
-    has_no_page = "The relay asks at this address whose session it is, with a POST of a form with a field SESSID."
+    no_page_text = "The relay asks here whose session a SESSID is. It sends a POST with the form field SESSID."
 
     def render_POST(self, request: Request) -> bytes:
         person = self.website.sessions.person(_form_field(request, "SESSID"))
@@ -272,8 +274,8 @@ class _WrongHost(_Page):
         return _notice(
             request,
             HTTPStatus.MISDIRECTED_REQUEST,
-            "The demo is elsewhere",
-            f"It is at {where}, and only there.",
+            "The demo has another address",
+            f"Its address is {where}.",
             where,
         )
 
@@ -288,7 +290,7 @@ _PAGES: dict[bytes, Callable[[Website], Resource]] = {
 
 
 class _Front(Resource):
-    """The way in to every page, and so the one place that can promise something about all of them."""
+    """The root of the website. It checks the host name and sets the headers for all pages."""
 
     def __init__(self, website: Website) -> None:
         super().__init__()
@@ -311,7 +313,7 @@ class _Front(Resource):
         }
         for name, value in headers.items():
             request.setHeader(name, value)
-        # A name that somebody else's DNS points at 127.0.0.1 is not this site, whatever the address says.
+        # Another site's DNS may point one of its names at 127.0.0.1. That name is not this site.
         if request.getHeader("host") not in self._hosts:
             return _WrongHost(self._website)
         child: Resource = super().getChildWithDefault(path, request)

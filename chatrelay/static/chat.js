@@ -53,7 +53,7 @@ try {
   else location.reload(); // logged out since the page was loaded: the website shows another page then
 } catch (error) {
   page.troubleText.textContent = "The chat could not be loaded.";
-  page.remedy.textContent = "Load again";
+  page.remedy.textContent = "Reload";
   page.remedy.onclick = () => location.reload();
   page.trouble.hidden = false;
   throw error;
@@ -360,7 +360,7 @@ function start(me, people, relayPort) {
     const unsent = conversations.waiting.length + conversations.kept.length;
     if (
       unsent &&
-      !confirm(`${unsent} of your messages could not be sent yet and will be lost. Log out all the same?`)
+      !confirm(`${unsent} of your messages could not be sent yet and will be lost. Log out anyway?`)
     ) {
       event.preventDefault();
       return;

@@ -41,10 +41,10 @@ const STRANGER = 5;
 export const keyOf = (uID) => String(uID);
 
 /** How many lines of a conversation are kept. */
-const LINES_SHOWN = 500;
+const MAX_LINES = 500;
 
 /** How many lines of a conversation survive a reload if sessionStorage (5 MB in most browsers) cannot hold them all. */
-const LINES_KEPT_AT_LEAST = 50;
+const MIN_KEPT_LINES = 50;
 
 /** A conversation has changed: a `line` of it or, without a line, its count of unread messages. */
 export class ConversationEvent extends Event {
@@ -120,7 +120,7 @@ export class Conversations extends EventTarget {
   add(conversation, line) {
     conversation.lines.push(line);
     this.dispatchEvent(new ConversationEvent("added", conversation, line));
-    if (conversation.lines.length <= LINES_SHOWN) return;
+    if (conversation.lines.length <= MAX_LINES) return;
     const oldest = conversation.lines.find(({ status }) => status !== "waiting" && status !== "sending");
     if (oldest) this.remove(conversation, oldest);
   }
@@ -189,7 +189,7 @@ export class Conversations extends EventTarget {
   /** Keep everything for the next page in the same tab. */
   save() {
     if (this.#forgotten) return;
-    for (const lines of [LINES_SHOWN, LINES_KEPT_AT_LEAST]) {
+    for (const lines of [MAX_LINES, MIN_KEPT_LINES]) {
       const kept = this.all.map((conversation) => ({ ...conversation, lines: conversation.lines.slice(-lines) }));
       try {
         this.#storage.setItem(this.#storageKey, JSON.stringify(kept));

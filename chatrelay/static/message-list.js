@@ -13,7 +13,7 @@ import { lineStatus, when } from "./words.js";
 /** @typedef {(conversation: Conversation, line: Line) => void} Action */
 
 /** A reader within this many pixels of the end counts as being there. */
-const NEAR = 60;
+const MAX_PIXELS_FROM_END = 60;
 
 export class MessageList {
   /** @type {Map<Line, HTMLElement>} */
@@ -42,7 +42,7 @@ export class MessageList {
     }
     newer.addEventListener("click", () => this.#toEnd());
     scroll.addEventListener("scroll", () => {
-      this.#following = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR;
+      this.#following = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < MAX_PIXELS_FROM_END;
       if (this.#following) newer.hidden = true;
     });
     // When the composer grows or the phone's keyboard opens, a reader who was at the end stays there.

@@ -32,10 +32,10 @@ function refusal(reason, name) {
 }
 
 /** @param {string} [reason]  why a message waits */
-function whenItGoes(reason) {
-  if (reason === "rate-limited") return "faster than the chat allows. It goes in a moment.";
-  if (reason === "logged-out") return "it can go when you are logged in again.";
-  return "it goes when you are connected again.";
+function whenItIsSent(reason) {
+  if (reason === "rate-limited") return "you write faster than the chat allows. It will be sent in a moment.";
+  if (reason === "logged-out") return "it can be sent when you are logged in again.";
+  return "it will be sent when you are connected again.";
 }
 
 const NAMES = new Intl.ListFormat("en");
@@ -66,7 +66,7 @@ export function lineStatus(line, name) {
     case "delivered":
       return { text: "Delivered", tone: "good" };
     case "waiting":
-      return { text: `Not sent yet – ${whenItGoes(line.reason)}`, tone: "open", discard: "Don’t send" };
+      return { text: `Not sent yet – ${whenItIsSent(line.reason)}`, tone: "open", discard: "Don’t send" };
     case "kept":
       return { text: "Not sent.", tone: "bad", again: "Send now", discard: "Discard" };
     case "unknown":
@@ -108,11 +108,11 @@ function whyWaiting({ code, reason }) {
 
 /** @param {number} code */
 function whyEnded(code) {
-  if (code === 4502) return "The chat could not understand this page. Loading it again may help.";
-  if (code === 4503) return "The chat hung up: too many messages in too short a time.";
+  if (code === 4502) return "The chat could not understand this page. Reloading it may help.";
+  if (code === 4503) return "The chat closed the connection: too many messages in too short a time.";
   if (code === 4504) return "You have the chat open in many other places, so it was disconnected here.";
-  if (code === 4505) return "You were disconnected by whoever runs this site.";
-  return `The chat hung up (code ${code}).`;
+  if (code === 4505) return "This site has ended your connection.";
+  return `The chat closed the connection (code ${code}).`;
 }
 
 /**
@@ -126,7 +126,7 @@ export function trouble(state, somebodyElse, now) {
   if (somebodyElse !== null) {
     return {
       text: `This browser is now logged in as ${somebodyElse}.`,
-      remedy: `Go on as ${somebodyElse}`,
+      remedy: `Continue as ${somebodyElse}`,
       action: "load",
     };
   }
@@ -144,7 +144,7 @@ export function trouble(state, somebodyElse, now) {
       return { text: "You are logged out.", remedy: "Log in again", action: "load" };
     case "ended":
       return state.code === 4502
-        ? { text: whyEnded(state.code), remedy: "Load again", action: "load" }
+        ? { text: whyEnded(state.code), remedy: "Reload", action: "load" }
         : { text: whyEnded(state.code), remedy: "Connect here", action: "connect" };
     default:
       return null;

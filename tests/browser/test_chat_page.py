@@ -155,9 +155,9 @@ def test_page_at_a_wrong_address_links_to_the_right_one(demo: Demo, people: Peop
         ("static/nothing.js", 404, "There is no such page"),
         ("static", 404, "There is no such page"),
         ("login/further", 404, "There is no such page"),
-        ("login", 405, "To log in, choose somebody"),
+        ("login", 405, "To log in, choose a person"),
         ("logout", 405, "To log out, press the button"),
-        ("session", 405, "The relay asks at this address"),
+        ("session", 405, "The relay asks here"),
     ):
         answer = anna.page.goto(demo.url + path)
         assert answer is not None
@@ -298,7 +298,7 @@ def test_page_whose_site_does_not_answer_says_so(people: People) -> None:
     anna.page.get_by_role("button", name="Anna").click()
     anna.page.get_by_text("The chat could not be loaded.").wait_for()
     anna.page.unroute("**/whoami")
-    anna.page.get_by_role("button", name="Load again").click()
+    anna.page.get_by_role("button", name="Reload").click()
     anna.state("connected").wait_for()
 
 
@@ -408,11 +408,11 @@ def test_unsent_message_is_offered_only_to_its_author(demo: Demo, people: People
         anna.open(name)
         for text in texts:
             anna.write(text)
-            anna.line(text, "waiting").get_by_text("it goes when you are connected again").wait_for()
+            anna.line(text, "waiting").get_by_text("it will be sent when you are connected again").wait_for()
     demo.start()
     for person in (anna, bo):
         person.state("logged-out").wait_for()
-    anna.line("three", "waiting").get_by_text("it can go when you are logged in again").wait_for()
+    anna.line("three", "waiting").get_by_text("it can be sent when you are logged in again").wait_for()
     for person in (anna, bo):
         person.page.get_by_role("button", name="Log in again").click()
     bo.log_in("Bo")
@@ -486,7 +486,7 @@ def test_login_as_another_user_in_one_tab_changes_the_other(people: People) -> N
     other.log_in("Emil")  # without a logout, on a page that was loaded when nobody was logged in
     anna.state("logged-out").wait_for()
     anna.page.locator("#trouble").get_by_text("This browser is now logged in as Emil.").wait_for()
-    anna.page.get_by_role("button", name="Go on as Emil").click()
+    anna.page.get_by_role("button", name="Continue as Emil").click()
     anna.state("connected").wait_for()
     anna.in_list("Emil (you)").wait_for()
 
@@ -546,8 +546,8 @@ def test_end_of_a_session_is_reported_to_the_relay(demo: Demo, people: People, p
         (4501, "logged-out", "You are logged out."),
         (4502, "ended", "The chat could not understand this page."),
         (4504, "ended", "You have the chat open in many other places"),
-        (4505, "ended", "You were disconnected by whoever runs this site."),
-        (4777, "ended", "The chat hung up (code 4777)."),
+        (4505, "ended", "This site has ended your connection."),
+        (4777, "ended", "The chat closed the connection (code 4777)."),
     ],
 )
 def test_each_close_code_has_its_words_and_its_consequence(people: People, code: int, state: str, text: str) -> None:
