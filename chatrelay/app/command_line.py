@@ -40,7 +40,8 @@ def describe(field: attrs.Attribute[Any]) -> str:
     elif field.default is not None:
         shown = {float: lambda value: f"{value:g}", bool: lambda value: "yes" if value else "no"}
         default = shown.get(about["kind"], str)(field.default)
-        parts.append(f"[default: {default}{' ' + about['unit'] if about['unit'] else ''}]")
+        unit = about["unit"].removesuffix("s") if field.default == 1 else about["unit"]
+        parts.append(f"[default: {default} {unit}]" if unit else f"[default: {default}]")
     if about["zero"]:
         parts.append(f"[0: {about['zero']}]")
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""The process of a relay under twistd: what signals do to it, what systemd is told, and why it can't start.
+"""The process of a relay under twistd: its signals, its notifications to systemd, and its errors at the start.
 
 It starts and stops a `ChatRelayService`, and knows nothing of connections or messages.
 """
@@ -30,7 +30,7 @@ log = Logger("chatrelay.app")
 
 
 class CannotStartError(SystemExit, Exception):
-    """Why the relay can't start, in one sentence.
+    """The relay can't start. The text gives the cause in one sentence.
 
     As a `SystemExit` it ends the process, and Python prints the sentence without a traceback. It is an `Exception` as
     well, because twistd catches nothing else when it starts a service. twistd then removes its pid file and, in the
@@ -59,7 +59,7 @@ class RelayProcess(MultiService):
     """Runs a relay under twistd.
 
     :param relay: the relay.
-    :param log: what twistd logs with.
+    :param log: the log of the process.
     :param reactor: the one that twistd runs.
     :param given: where the options were set.
     """

@@ -1,4 +1,4 @@
-"""What twistd logs with: the place, the format and the lowest level of the process's log.
+"""Set up the log of the process under twistd: its place, its format and its lowest level.
 
 `chatrelay.app.logs` writes the lines, `chatrelay.app.json_log` formats events as JSON.
 """
@@ -39,11 +39,11 @@ def in_foreground(twistd: ServerOptions) -> bool:
 
 @attrs.frozen
 class TwistdLog:
-    """What twistd logs with.
+    """The log of a process under twistd.
 
-    :ivar observer: None for what twistd chooses itself.
-    :ivar queue: the lines that wait to be written; None where the observer writes them itself.
-    :ivar file: the log file; None where chatrelay opened none.
+    :ivar observer: writes the events; None for the observer that twistd chooses itself.
+    :ivar queue: holds the lines that wait to be written; None where the observer writes without a queue.
+    :ivar file: the log file; None where there is none, or twistd opened it.
     """
 
     observer: ILogObserver | None = None
@@ -51,9 +51,9 @@ class TwistdLog:
     file: RotatedFile | None = None
 
     def rotate(self) -> bool:
-        """Begin a new log file when everything logged before is written.
+        """Begin a new log file after everything that was logged before is written.
 
-        :returns: whether there is one.
+        :returns: whether there is a log file.
         """
         if self.queue is None or self.file is None:
             return False
@@ -62,17 +62,21 @@ class TwistdLog:
 
 
 def twistd_log(config: Config, twistd: ServerOptions) -> TwistdLog:
-    """Make what twistd logs with: in the place that twistd's options name, in the format and from the level of ours.
+    """Return the log for twistd, in the place that twistd's options name, with the format and level of our options.
 
-    :raises ConfigError: for options of twistd that don't go with ``log-format``, or a file that can't be opened.
+    :raises ConfigError: for options of twistd that exclude ``log-format``, or a file that can't be opened.
     """
     as_json = config.log_format == "json"
     if twistd["logger"]:
         if as_json:
-            raise ConfigError("log-format", "json does not go with twistd's --logger, which has its own format")
+            raise ConfigError(
+                "log-format", "json excludes twistd's --logger, which has its own format: remove one of them"
+            )
         return TwistdLog()
     if as_json and twistd["syslog"]:
-        raise ConfigError("log-format", "json goes to standard output or to twistd's --logfile, not to --syslog")
+        raise ConfigError(
+            "log-format", "json excludes twistd's --syslog: remove it, and use --logfile or standard output"
+        )
     render = line_of if as_json else formatEventAsClassicLogText
     file: RotatedFile | None = None
     if twistd["syslog"]:
@@ -101,7 +105,7 @@ def _log_file(path: str) -> RotatedFile:
     """Open the file that ``--logfile`` names."""
     if path == "-":
         raise ConfigError(
-            "logfile", "- is standard output, which twistd has only with -n: give that as well, or a file", "--logfile"
+            "logfile", "- is standard output, which twistd has only with -n: give -n, too, or name a file", "--logfile"
         )
     try:
         return RotatedFile.fromFullPath(path)  # type: ignore[no-any-return]

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
-from chatrelay.model import Message
 from tests.support import PATIENCE, ROOT
 from tests.support.programs import HIGH_RATES, RelayProcess
 from tests.support.promise import read_log
 from tests.support.saturation import USERS, Crowd, Part, by_turns
+from tests.support.sqlite_logs import contents as contents_of
+from tests.support.sqlite_logs import expected, fill
 
 SIDES = ("-wal", "-shm", "-journal")
 
@@ -48,36 +48,13 @@ def command(*words: object, prelude: str = "") -> subprocess.CompletedProcess[st
     )
 
 
-def fill(path: Path, *counts: int) -> SqliteStore:
-    """A message log with so many messages in each batch, still open."""
-    store = SqliteStore(str(path))
-    store.open()
-    number = 0
-    for count in counts:
-        store.append(
-            [Message(n % 7, n % 5, n, str(n), f"content {n}", 1_700_000_000.0) for n in range(number, number + count)]
-        )
-        number += count
-    return store
-
-
-def expected(count: int) -> list[str]:
-    """What so many messages say."""
-    return [f"content {number}" for number in range(count)]
-
-
 def contents(path: Path) -> list[str]:
-    """What the messages in a log say, as `chatrelay messages` prints them; the file is looked at, too."""
+    """Return the contents that `chatrelay messages` prints, which must be those in the file."""
     printed = command("messages", path)
     assert printed.returncode == 0, printed.stderr
     found = [json.loads(line)["content"] for line in printed.stdout.splitlines()]
     assert found == [row.content for row in read_log(path)]
     return found
-
-
-def said_in(path: Path) -> list[str]:
-    """The same, without a process: where it is looked at often."""
-    return [message.content for message in SqliteMessageReader(str(path)).messages()]
 
 
 # Under load ------------------------------------------------------------------
@@ -152,7 +129,7 @@ def test_restore_over_the_log_of_a_running_relay_is_refused(
         alice.log_in("alice-session")
         refused = command("restore", log, tmp_path / "backup", "--yes")
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr == f"chatrelay: a relay, or another command, has {log} open: stop it first\n"
+        assert refused.stderr == f"chatrelay: a relay or another command has {log} open: stop it first\n"
         alice.send(1, "still here")
         assert alice.hear()["message"]["content"] == "still here"
     assert contents(log) == ["still here"]
@@ -215,7 +192,7 @@ def test_backup_killed_at_any_step_leaves_a_whole_copy_or_none(tmp_path: Path) -
     fill(log, 3, 247).close()
     for _ in killed_everywhere(lambda: ("backup", log, destination)):
         if destination.exists():
-            assert said_in(destination) == expected(250)
+            assert contents_of(destination) == expected(250)
             destination.unlink()
     assert sorted(os.listdir(tmp_path)) == ["log", "log.lock"]
 
@@ -236,15 +213,15 @@ def test_restore_killed_at_any_step_leaves_the_old_log_or_the_new_one(tmp_path: 
 
     for was_killed in killed_everywhere(words):
         # The files are read as a relay would find them.
-        found = said_in(log)
+        found = contents_of(log)
         assert found in (old, new)
         left.add((was_killed, found == new))
         if found == old and was_killed:
             again = command("restore", log, backup, "--yes", "--json")
             assert again.returncode == 0, again.stderr
-        assert said_in(log) == new
+        assert contents_of(log) == new
         kept = [name for name in os.listdir(tmp_path) if "replaced" in name and not name.endswith(SIDES)]
-        assert [said_in(tmp_path / name) for name in kept] == [old]
+        assert [contents_of(tmp_path / name) for name in kept] == [old]
         assert not [name for name in os.listdir(tmp_path) if "unfinished" in name]
         assert os.stat(log).st_nlink == 1
     assert left == {(True, False), (True, True), (False, True)}
@@ -302,7 +279,7 @@ def on_a_terminal(*words: object, answer: str = "") -> tuple[int, str]:
 
     :param answer: typed when it asks.
     """
-    prelude = "import fcntl, termios, chatrelay.app.cli.terminal as terminal; terminal.Progress.SECONDS = 0; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    prelude = "import fcntl, termios, chatrelay.app.cli.terminal as terminal; terminal.Progress.MIN_SECONDS = 0; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
     line, environment = arguments(words, prelude)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -346,8 +323,8 @@ def test_restore_on_a_terminal_asks_before_it_replaces(tmp_path: Path, answer: s
     fill(other, 3).close()
     ended, said = on_a_terminal("restore", log, other, answer=answer)
     assert ended == status, said
-    assert f"{log} exists, and holds 5 messages (" in said
-    assert "Replace it by 3 messages (" in said
+    assert f"{log} exists, and has 5 messages (" in said
+    assert "Replace it with 3 messages (" in said
     assert contents(log) == expected(5 if status else 3)
     (tmp_path / "copy").write_text("precious")
     ended, said = on_a_terminal("backup", other, tmp_path / "copy", answer=answer)
@@ -366,7 +343,7 @@ def test_restore_without_a_terminal_neither_asks_nor_replaces(tmp_path: Path) ->
     ended = command("restore", log, other)
     assert ended.returncode == 1
     assert re.fullmatch(
-        f"chatrelay: {log} exists, and holds 5 messages .*: replace it with --yes, which keeps it under another name\n",
+        f"chatrelay: {log} exists, and has 5 messages .*: replace it with --yes. The old file is kept under another name\n",
         ended.stderr,
     )
     ended = command("backup", log, other)

@@ -1,6 +1,6 @@
 """``chatrelay backup``: copy the message log to a file.
 
-`chatrelay.messagelog.sqlite.backup` copies; here the person is asked and told.
+`chatrelay.messagelog.sqlite.backup` copies. This module asks the person, and reports the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
     """Run the command; return its exit status.
 
-    :param ignore_signals: called before the copy gets its name.
+    :param ignore_signals: called just before the copy gets its name.
     """
 
     def work(progress: Progress) -> None:

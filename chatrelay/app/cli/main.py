@@ -1,10 +1,10 @@
-"""The command line of `chatrelay`: which commands there are, and what is said of one that is mistyped.
+"""The command line of `chatrelay`: its commands, its exit status, and a suggestion for a mistyped command.
 
     chatrelay messages --message-log sqlite:chatrelay.sqlite3
     chatrelay backup --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
     chatrelay restore --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
 
-What a command does is its own module's.
+Each command is in its own module. This one knows none of their work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OPTIONS = ("--message-log", "--yes", "--json", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0 done, 1 not done, 2 misused, 128 and more ended by a signal."""
+    """Run a command; return its exit status: 0 done, 1 failed, 2 wrong command line, 128 and more ended by a signal."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # JSON Lines are UTF-8, whatever the terminal's locale
     try:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
     """Parse the command line.
 
-    :returns: None where there is no command, and the help was printed.
+    :returns: None where there is no command. Then the help was printed.
     :raises SystemExit: where help was asked for, or the command line is not valid.
     """
     parser = _parser()
@@ -71,7 +71,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="chatrelay", description="Look after a chatrelay. The relay itself is run by: twistd -n chatrelay --help"
+        prog="chatrelay",
+        description="Read, back up and restore the message log of a relay. To run a relay: twistd -n chatrelay --help",
     )
     parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -81,17 +82,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says what was meant, where that can be told."""
+    """A parser whose errors have a suggestion, where there is one."""
 
     def error(self, message: str) -> NoReturn:
-        """Print a mistake, and end."""
+        """Print the error, and end."""
         super().error(message + _hint(message))
 
 
 def _hint(message: str) -> str:
     if (command := re.search(r"invalid choice: '(\S+)' \(choose from (.*)\)$", message)) is not None:
         if command[1] in ("serve", "run", "start"):
-            return ": the relay itself is run by: twistd -n chatrelay"
+            return ": to run a relay, use twistd -n chatrelay"
         return _did_you_mean(command[1], re.findall(r"\w+", command[2]))
     if (unknown := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
         if unknown[1].startswith(SQLITE):

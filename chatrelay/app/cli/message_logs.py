@@ -1,6 +1,6 @@
-"""The message log that a command is about: how it is named, what it holds in words, and how a command on it ends.
+"""What all commands about a message log share: its option, its summary in words, and the end of a command.
 
-It decides nothing about one command alone.
+This module knows no single command.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def add_option(command: argparse.ArgumentParser) -> None:
 def url_of(url: str | None, verb: str) -> str:
     """Return the URL of a message log that is in a file.
 
-    :param url: of the command line; None for the one in the environment, or else the default.
-    :param verb: what the command does with it, as a participle.
-    :raises BadMessageLogURL: where it is not in a file. The text names where it was set.
+    :param url: from the command line; None for the one in the environment, or else the default.
+    :param verb: the participle of what the command does with it, such as "read".
+    :raises BadMessageLogURL: where it is not in a file. The text names the place where it was set.
     """
     place = VARIABLE if url is None else "--message-log"
     chosen = os.environ.get(VARIABLE, DEFAULT) if url is None else url
@@ -76,7 +76,7 @@ def run(work: Callable[[Progress], None], outcome: str) -> int:
 
 
 def as_json(contents: Contents) -> dict[str, object]:
-    """Return what a message log holds, for a program."""
+    """Return the summary of a message log for a program."""
     received_at = contents.last_received_at
     return {
         "messages": contents.messages,
@@ -87,7 +87,7 @@ def as_json(contents: Contents) -> dict[str, object]:
 
 
 def described(contents: Contents) -> str:
-    """Return what a message log holds, in words."""
+    """Return the summary of a message log in words."""
     last = "" if contents.last_received_at is None else f", the last one of {rfc3339(contents.last_received_at)}"
     mib = contents.size / 1024**2
     size = f"{mib:,.1f} MiB" if mib >= 1 else f"{mib * 1024:,.0f} KiB"

@@ -1,6 +1,6 @@
 """``chatrelay messages``: print the message log as JSON Lines.
 
-It only reads, while a relay writes to the log or not.
+It only reads, whether a relay writes to the log or not.
 """
 
 from __future__ import annotations

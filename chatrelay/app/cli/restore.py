@@ -1,6 +1,6 @@
 """``chatrelay restore``: put a backup in the place of the message log.
 
-`chatrelay.messagelog.sqlite.restore` does it; here the person is asked and told.
+`chatrelay.messagelog.sqlite.restore` does it. This module asks the person, and reports the result.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
     """Run the command; return its exit status.
 
-    :param ignore_signals: called before the backup is put in the log's place.
+    :param ignore_signals: called just before the backup takes the place of the log.
     """
 
     def work(progress: Progress) -> None:
@@ -51,13 +51,13 @@ def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
             if options.yes:
                 return
             exists = (
-                f"{log} exists, and holds {message_logs.described(old)}"
+                f"{log} exists, and has {message_logs.described(old)}"
                 if isinstance(old, Contents)
                 else f"there is a file already, and {old}"
             )
             if not can_ask():
-                raise CopyFailed(f"{exists}: replace it with --yes, which keeps it under another name")
-            ask(f"{exists}.\nReplace it by {message_logs.described(new)}? What is there is kept under another name.")
+                raise CopyFailed(f"{exists}: replace it with --yes. The old file is kept under another name")
+            ask(f"{exists}.\nReplace it with {message_logs.described(new)}? The old file is kept under another name.")
 
         restored = restore(
             log, options.backup, now=time.time(), confirm=confirm, report=progress, commit=ignore_signals
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
         if options.json:
             show_json({"messageLog": log, **message_logs.as_json(restored.contents), "kept": restored.kept})
         else:
-            kept = f"; what was there is kept as {restored.kept}" if restored.kept else ""
+            kept = f"; the old message log is kept as {restored.kept}" if restored.kept else ""
             owner = f"; it belongs to {user_name(os.stat(log).st_uid)}" if os.geteuid() == 0 else ""
             show(f"restored {message_logs.described(restored.contents)}, to {log}{kept}{owner}")
 

@@ -1,6 +1,6 @@
-"""The person at the terminal: a line of progress, questions, signals, and what was done.
+"""The terminal of a command: a line of progress, questions, signals, results and errors.
 
-It knows no command and no message log.
+This module knows no command and no message log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONTROLS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SIGNAL_SECONDS = 0.2
-"""The longest that a signal goes unnoticed while a person is asked."""
+"""The longest delay of a signal while a question waits for its answer."""
 
 
 class Interrupted(BaseException):
@@ -38,15 +38,14 @@ class Interrupted(BaseException):
 
 
 class Refused(Exception):
-    """The person did not agree; the text is a sentence that says what follows."""
+    """The person did not agree. The text gives the consequence."""
 
 
 @contextmanager
 def signals_raise() -> Iterator[Callable[[], None]]:
-    """Let signals that end a process raise `Interrupted`, so that nothing half done is left.
+    """Make the signals that end a process raise `Interrupted`, so that a command can clean up.
 
-    Yields a function that makes the process ignore them. Call it before what was done is put in its place and can't be
-    undone.
+    Yields a function that makes the process ignore them. Call it before a step that can't be undone.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
@@ -73,8 +72,8 @@ class Progress:
     :param monotonic: seconds that only go forward.
     """
 
-    SECONDS = 0.1
-    """The line changes at most this often."""
+    MIN_SECONDS = 0.1
+    """The least time between two changes of the line."""
 
     def __init__(self, stream: TextIO, monotonic: Callable[[], float]) -> None:
         self._stream = stream
@@ -87,7 +86,7 @@ class Progress:
         """Show how much of something is done."""
         now = self._monotonic()
         if self._is_shown and now >= self._next:
-            self._next = now + self.SECONDS
+            self._next = now + self.MIN_SECONDS
             self._write(f"{what} {min(99, done * 100 // max(1, total)):2} %")
 
     def end(self) -> None:
@@ -114,7 +113,7 @@ def ask(question: str) -> None:
     :raises Refused: where the answer is not yes.
     """
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    # A signal that comes just before a read begins does not end the read.
+    # A signal just before a read would not interrupt the read, so wait in short steps.
     while not select.select([sys.stdin], [], [], _SIGNAL_SECONDS)[0]:
         pass
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -122,19 +121,19 @@ def ask(question: str) -> None:
 
 
 def show(line: str) -> None:
-    """Print what was done. Where standard output is closed, it was done all the same."""
+    """Print a result. Where standard output is closed, print nothing, because the command has succeeded."""
     if sys.stdout is not None:
         with output.checked():
             print(line.encode("utf-8", "backslashreplace").decode())
 
 
 def show_json(value: object) -> None:
-    """Print what was done, for a program."""
+    """Print a result as JSON, for a program."""
     show(json.dumps(value))
 
 
 def complain(text: str) -> None:
-    """Say on standard error why something was not done."""
+    """Print an error on standard error."""
     print(f"chatrelay: {text}", file=sys.stderr)
 
 

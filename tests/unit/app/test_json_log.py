@@ -217,9 +217,9 @@ class UnderTwistd(SynchronousTestCase):
     def test_json_with_syslog_or_logger_is_refused(self) -> None:
         json_log = ("chatrelay", "--log-format", "json")
         error = self.assertRaises(SystemExit, self.service, "--syslog", *json_log)
-        self.assertIn("not to --syslog", str(error))
+        self.assertIn("json excludes twistd's --syslog", str(error))
         error = self.assertRaises(SystemExit, self.service, "--logger", "twisted.logger.LogPublisher", *json_log)
-        self.assertIn("does not go with twistd's --logger", str(error))
+        self.assertIn("json excludes twistd's --logger", str(error))
 
     def test_standard_output_in_the_background_is_refused(self) -> None:
         self.patch(tap, "keep_steady_time", lambda _: None)
