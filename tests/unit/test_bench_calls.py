@@ -49,8 +49,8 @@ class Counting(SynchronousTestCase):
     """What is recorded of a small package."""
 
     def setUp(self) -> None:
-        self.package = Path("small").resolve()
-        self.package.mkdir()
+        self.package = Path(self.mktemp(), "small").resolve()
+        self.package.mkdir(parents=True)
         self.first, self.second = self.module("first", FIRST), self.module("second", SECOND)
 
     def module(self, name: str, source: str) -> ModuleType:
