@@ -53,12 +53,6 @@ def test_compressed_messages_arrive_as_they_were(start_relay: StartRelay, fast_p
             ]
 
 
-def test_compression_is_off_by_default(start_relay: StartRelay) -> None:
-    with start_relay().client(compression="deflate") as alice:
-        assert not extensions(alice)
-        assert alice.log_in("alice-session")["response"] is True
-
-
 @BOTH_WAYS
 def test_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: str) -> None:
     # What of it fits into a message: 64 KiB that would become 64 MiB at the least.

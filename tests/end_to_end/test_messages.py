@@ -36,35 +36,6 @@ def test_message_is_delivered_acknowledged_and_logged(logged_in: LogIn, relay: R
     assert row == {"messageID": 1, "fromuID": "1", "touID": "2", "timeStamp": "23", "content": "Hej"}
 
 
-def test_message_reaches_all_connections_of_the_recipient(logged_in: LogIn) -> None:
-    alice = logged_in("alice-session")
-    tabs = [logged_in("bo-session") for _ in range(3)]
-    alice.send(2, "hej", id=7, time_stamp=8)
-    for tab in tabs:
-        assert tab.hear()["message"] == {"timeStamp": 8, "fromuID": 1, "touID": 2, "content": "hej"}
-    assert alice.hear()["response"] == {"id": 7, "value": True}
-    tabs[0].close()
-    alice.send(2, "again", id=8)
-    assert [tab.hear()["message"]["content"] for tab in tabs[1:]] == ["again", "again"]
-
-
-def test_message_to_oneself_is_delivered(logged_in: LogIn) -> None:
-    chen = logged_in("chen-session")
-    chen.send("chen", "note to self", id="x")
-    frames = [chen.hear(), chen.hear()]
-    assert [frame["type"] for frame in frames] == ["message", "send-request-response"]
-
-
-def test_message_to_a_user_without_connections_is_refused(logged_in: LogIn) -> None:
-    alice, bo = logged_in("alice-session"), logged_in("bo-session")
-    bo.close()
-    alice.send(2, "are you there?", id="q")
-    assert alice.hear() == {
-        "type": "send-request-response",
-        "response": {"id": "q", "value": False, "reason": "receiving-user-not-connected"},
-    }
-
-
 def test_log_is_readable_after_the_relay_has_stopped(logged_in: LogIn, relay: RelayProcess) -> None:
     alice, bo = logged_in("alice-session"), logged_in("bo-session")
     for number in range(5):

@@ -383,21 +383,6 @@ def test_missing_origin_option_is_logged(start_relay: StartRelay, options: tuple
     assert len(said) == (0 if options else 1)
 
 
-def test_refused_origin_is_logged_once_with_how_to_admit_it(start_relay: StartRelay) -> None:
-    relay = start_relay("--origin", "https://example.com")
-    for origin in ("https://example.com:444", "http://example.com", "http://example.com", "null"):
-        with pytest.raises(InvalidStatus) as refusal:
-            relay.client(origin=origin)
-        assert refusal.value.response.status_code == 403
-    for origin in (None, "https://example.com", "https://example.com:443"):
-        with relay.client(origin=origin) as alice:
-            assert alice.log_in("alice-session") == ADMITTED
-    relay.said(r"origin https://example.com:444 was refused; .* allow it with --origin https://example.com:444 ")
-    relay.stop()
-    told = [found[1] for line in relay.output if (found := re.search(r"origin (\S+) was refused", line))]
-    assert told == ["https://example.com:444", "http://example.com", "null"]
-
-
 @pytest.mark.parametrize(("level", "is_told"), [(None, False), ("debug", True)])
 def test_health_check_is_logged_only_where_the_option_says_so(
     start_relay: StartRelay, level: str | None, is_told: bool
