@@ -30,11 +30,11 @@ TRUSTED = TrustedProxies(("10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"))
         (None, True),
     ],
 )
-def test_who_is_trusted(host: str | None, trusted: bool) -> None:
+def test_named_proxies_are_trusted(host: str | None, trusted: bool) -> None:
     assert TRUSTED.trusts(host) is trusted
 
 
-def test_nobody_is_unless_named() -> None:
+def test_no_proxy_is_trusted_unless_named() -> None:
     nobody = TrustedProxies(())
     assert not nobody
     assert not any(nobody.trusts(host) for host in ("127.0.0.1", "::1", None))
@@ -45,7 +45,7 @@ def test_nobody_is_unless_named() -> None:
 @pytest.mark.parametrize(
     "name", ["", "proxy", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8 ", "[::1]", "::ffff:10.0.0.0/104", "Unix"]
 )
-def test_what_names_no_proxy_is_refused_by_name(name: str) -> None:
+def test_name_that_is_not_a_proxy_raises_value_error(name: str) -> None:
     with pytest.raises(ConfigError, match="trusted-proxy: ") as refusal:
         Config(trusted_proxy=(name,))
     assert repr(name) in str(refusal.value)
@@ -80,11 +80,11 @@ def test_what_names_no_proxy_is_refused_by_name(name: str) -> None:
         ([""], "10.0.0.1"),
     ],
 )
-def test_the_header_is_walked_from_the_right_past_the_trusted(forwarded: list[str], client: str) -> None:
+def test_header_is_read_from_the_right_past_trusted_proxies(forwarded: list[str], client: str) -> None:
     assert TRUSTED.client_of("10.0.0.1", forwarded) == client
 
 
-def test_only_the_header_of_a_trusted_proxy_counts() -> None:
+def test_header_of_an_untrusted_peer_is_ignored() -> None:
     assert TRUSTED.client_of("203.0.113.9", ["198.51.100.1"]) == "203.0.113.9"
     assert TRUSTED.client_of(None, ["198.51.100.1"]) == "198.51.100.1"
     assert TRUSTED.client_of(None, ["unknown"]) is None
@@ -92,14 +92,14 @@ def test_only_the_header_of_a_trusted_proxy_counts() -> None:
 
 
 @given(st.lists(st.text()))
-def test_any_header_names_an_address_or_nobody(forwarded: list[str]) -> None:
+def test_any_header_gives_an_address_or_none(forwarded: list[str]) -> None:
     client = TRUSTED.client_of("10.0.0.1", forwarded)
     assert client is not None
     TRUSTED.trusts(client)
 
 
 @given(st.text(), st.ip_addresses(v=4))
-def test_whatever_a_client_makes_up_it_is_what_the_proxy_saw(made_up: str, address: object) -> None:
+def test_header_made_up_by_a_client_does_not_hide_its_address(made_up: str, address: object) -> None:
     seen = str(address)
     if not TRUSTED.trusts(seen):
         assert TRUSTED.client_of("10.0.0.1", [f"{made_up}, {seen}"]) == seen

@@ -36,7 +36,7 @@ def refused(counts: Admission, address: str | None) -> str:
 
 
 @pytest.mark.parametrize("option", ["connections", "unauthenticated"])
-def test_up_to_so_many_in_all_and_no_further(option: str) -> None:
+def test_connection_beyond_a_total_limit_is_refused(option: str) -> None:
     counts = admission(**{option: 3})
     slots = [entered(counts, address) for address in ("192.0.2.1", "192.0.2.2", None)]
     for address in ("192.0.2.1", "192.0.2.9", None):
@@ -47,7 +47,7 @@ def test_up_to_so_many_in_all_and_no_further(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["connections_per_address", "unauthenticated_per_address"])
-def test_up_to_so_many_of_an_address_and_no_further(option: str) -> None:
+def test_connection_beyond_a_limit_per_address_is_refused(option: str) -> None:
     counts = admission(**{option: 3})
     slots = [entered(counts, "192.0.2.1") for _ in range(3)]
     assert refused(counts, "192.0.2.1") == option.replace("_", "-")
@@ -60,7 +60,7 @@ def test_up_to_so_many_of_an_address_and_no_further(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["unauthenticated", "unauthenticated_per_address"])
-def test_who_logs_in_makes_room_among_those_who_have_not_and_leaving_then_makes_no_more(option: str) -> None:
+def test_login_frees_one_unauthenticated_slot_and_disconnecting_no_second(option: str) -> None:
     counts = admission(**{option: 3})
     slots = [entered(counts, "192.0.2.1") for _ in range(3)]
     counts.logged_in(slots[0])
@@ -72,21 +72,21 @@ def test_who_logs_in_makes_room_among_those_who_have_not_and_leaving_then_makes_
 
 
 @pytest.mark.parametrize("option", ["connections", "connections_per_address"])
-def test_who_logs_in_stays_counted_among_all(option: str) -> None:
+def test_logged_in_connection_still_counts_in_all(option: str) -> None:
     counts = admission(**{option: 3})
     for _ in range(3):
         counts.logged_in(entered(counts, "192.0.2.1"))
     refused(counts, "192.0.2.1")
 
 
-def test_zero_means_no_limit_and_nothing_is_remembered() -> None:
+def test_limits_of_zero_refuse_nothing_and_remember_no_address() -> None:
     counts = admission()
     for _ in range(10_000):
         entered(counts, "192.0.2.1")
     assert (counts.connections, counts.unauthenticated, counts.addresses()) == (10_000, 10_000, 0)
 
 
-def test_an_address_that_becomes_known_later_counts_from_then_on() -> None:
+def test_address_that_becomes_known_later_counts_from_then_on() -> None:
     counts = admission(unauthenticated_per_address=3)
     slots = [entered(counts, None) for _ in range(4)]
     for slot in slots[:3]:
@@ -103,7 +103,7 @@ def test_an_address_that_becomes_known_later_counts_from_then_on() -> None:
     assert counts.locate(entered(counts, None), "192.0.2.1") is None
 
 
-def test_what_is_refused_counts_nowhere() -> None:
+def test_refused_connection_does_not_count() -> None:
     counts = admission(connections_per_address=1, unauthenticated_per_address=5)
     slot = entered(counts, "192.0.2.1")
     for _ in range(10):
@@ -119,7 +119,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_the_counts_are_those_of_a_list_of_who_is_there(steps: list[tuple[str, int, str]]) -> None:
+def test_counts_equal_a_list_of_the_connections(steps: list[tuple[str, int, str]]) -> None:
     limits = {"connections_per_address": 3, "unauthenticated": 6, "unauthenticated_per_address": 2}
     counts = admission(8, **limits)
     there: list[Slot] = []

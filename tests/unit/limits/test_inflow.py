@@ -23,33 +23,33 @@ from chatrelay.limits.inflow import (
 class Allowances(SynchronousTestCase):
     """Counting down, and what comes back."""
 
-    def test_what_is_left_is_not_looked_up(self) -> None:
+    def test_remaining_counts_down_without_the_clock(self) -> None:
         allowance = Allowance(10, 20, 0)
         self.assertEqual(allowance.remaining, 20)
         allowance.remaining -= 21
         self.assertEqual(allowance.refill(0), 0.1)
         self.assertEqual(allowance.refill(0.1), 0)
 
-    def test_no_more_comes_back_than_the_burst(self) -> None:
+    def test_refill_adds_no_more_than_the_burst(self) -> None:
         allowance = Allowance(10, 20, 0)
         allowance.remaining = -5
         allowance.refill(1000)
         self.assertEqual(allowance.remaining, 20)
 
-    def test_a_clock_that_is_set_back_brings_nothing(self) -> None:
+    def test_clock_set_back_refills_nothing(self) -> None:
         allowance = Allowance(10, 20, 100)
         allowance.remaining = -1
         self.assertEqual(allowance.refill(50), 0.1)
         self.assertEqual(allowance.refill(50.1), 0)
 
-    def test_zero_is_no_limit(self) -> None:
+    def test_rate_of_zero_is_no_limit(self) -> None:
         allowance = Allowance(0, 0, 0)
         allowance.remaining -= 1e9
         self.assertEqual(allowance.remaining, math.inf)
         self.assertEqual(allowance.refill(1), 0)
 
     @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50)), max_size=50))
-    def test_over_any_time_no_more_than_twice_the_burst_and_what_comes_back(
+    def test_any_schedule_takes_no_more_than_twice_the_burst_and_the_refill(
         self, steps: list[tuple[float, int]]
     ) -> None:
         allowance, now, taken = Allowance(10, 20, 0), 0.0, [(0.0, 0)]
@@ -79,26 +79,26 @@ class Rates(SynchronousTestCase):
             config.control_frames_per_second,
         )
 
-    def test_defaults(self) -> None:
+    def test_default_rates_are_as_documented(self) -> None:
         self.assertEqual(self.rates(), (1024 * 1024, 100))
 
-    def test_they_grow_with_the_messages(self) -> None:
+    def test_default_rates_grow_with_the_message_limits(self) -> None:
         self.assertEqual(self.rates(messages_per_second=100.0), (10 * 1024 * 1024, 910))
         self.assertEqual(self.rates(message_size=1024 * 1024), (16 * 1024 * 1024, 100))
 
-    def test_they_are_no_less_than_so_much(self) -> None:
+    def test_default_rates_have_a_minimum(self) -> None:
         self.assertEqual(self.rates(messages_per_second=0.1), (1024 * 1024, 100))
 
-    def test_without_a_limit_of_messages_there_is_none(self) -> None:
+    def test_no_message_limit_means_no_default_rates(self) -> None:
         self.assertEqual(self.rates(messages_per_second=0.0), (0, 0))
         self.assertEqual(self.rates(message_size=0), (0, 100))
 
-    def test_what_was_said_holds(self) -> None:
+    def test_given_rates_are_kept(self) -> None:
         said = {"bytes_per_second": 5, "frames_per_second": 7}
         self.assertEqual(self.rates(messages_per_second=0.0, **said), (5, 7))
         self.assertEqual(self.rates(bytes_per_second=0, frames_per_second=0), (0, 0))
 
-    def test_a_client_at_its_limits_of_messages_is_within_them(self) -> None:
+    def test_client_at_its_message_limits_is_within_the_default_rates(self) -> None:
         config = Config()
         inflow = Inflow(self.rates(), 0)
         inflow.logged_in(self.rates(), 0)
@@ -113,18 +113,18 @@ class Rates(SynchronousTestCase):
 class Weights(SynchronousTestCase):
     """Arrays and objects count more than text."""
 
-    def test_text_counts_as_it_is(self) -> None:
+    def test_text_has_no_extra_weight(self) -> None:
         for text in (b"x" * 65_000, b"hej, hej! " * 6500, b"[{x " * 1000 + b"x" * 61_000):
             self.assertEqual(weight(text, 1.0), 0)
 
-    def test_arrays_and_objects_count_more(self) -> None:
+    def test_arrays_and_objects_have_extra_weight(self) -> None:
         for text in (b"[" * 500 + b"]" * 500, b"{},", b"[]", b'{"a":['):
             text *= 65_000 // len(text)
             brackets = text.count(b"[") + text.count(b"{")
             found = weight(text, 1.0) / BRACKET_BYTES
             self.assertLess(abs(found - (brackets - len(text) // 16)), brackets * 0.1)
 
-    def test_what_stands_where_nobody_looks_cannot_be_chosen(self) -> None:
+    def test_sampled_bytes_cannot_be_foreseen(self) -> None:
         text = (b"[" * 16 + b"x") * 3800
         found = sorted(weight(text, now / 1e6) for now in range(1000, 1017))
         self.assertEqual(found[0], 0)

@@ -20,29 +20,29 @@ class RefusedOriginsTests(SynchronousTestCase):
         """How many of so many origins that were made up are told."""
         return sum(self.refused.refused(f"https://{number}.test", now) for number in range(start, start + count))
 
-    def test_each_is_told_once(self) -> None:
+    def test_each_origin_is_logged_once(self) -> None:
         self.assertEqual([self.refused.refused(PAGE, now) for now in (0, 0, 1, 1000)], [True, False, False, False])
         self.assertEqual(self.refused.untold(1e9), 0)
 
-    def test_so_many_at_once_and_each_minute(self) -> None:
+    def test_ten_origins_are_logged_at_once_and_each_minute(self) -> None:
         self.assertEqual(self.made_up(10), 10)
         self.assertEqual(self.made_up(990, start=10), 0)
         self.assertEqual(self.made_up(1000, 60.0, start=1000), LINES_PER_MINUTE)
 
-    def test_a_page_that_tries_again_is_told_among_any_number_of_others(self) -> None:
+    def test_origin_that_tries_again_is_logged_among_any_number_of_others(self) -> None:
         self.made_up(1000)
         self.assertFalse(self.refused.refused(PAGE, 1.0))
         self.made_up(1000, 1.0, start=1000)
         self.assertTrue(self.refused.refused(PAGE, 2.0))
         self.assertFalse(self.refused.refused(PAGE, 3.0))
 
-    def test_those_made_up_that_try_again_are_bounded_too(self) -> None:
+    def test_made_up_origins_that_try_again_are_limited_too(self) -> None:
         for _ in range(3):
             told = self.made_up(1000)
         self.assertEqual(told, 0)
         self.assertEqual(self.made_up(1000, 60.0), LINES_PER_MINUTE)
 
-    def test_the_rest_is_counted(self) -> None:
+    def test_other_origins_are_counted(self) -> None:
         self.made_up(1000)
         self.assertEqual(self.refused.untold(59.9), 0)
         self.assertEqual(self.refused.untold(60.0), 1000 - LINES_PER_MINUTE)
@@ -50,12 +50,12 @@ class RefusedOriginsTests(SynchronousTestCase):
         self.made_up(500, 60.0, start=1000)
         self.assertEqual(self.refused.untold(60.0, at_least=0), 500 - LINES_PER_MINUTE)
 
-    def test_a_clock_that_is_set_back_delays_it_by_a_minute_at_the_most(self) -> None:
+    def test_clock_set_back_delays_the_count_by_at_most_a_minute(self) -> None:
         self.made_up(1000, 10_000.0)
         self.assertEqual(self.refused.untold(0.0), 0)
         self.assertEqual(self.refused.untold(60.0), 1000 - LINES_PER_MINUTE)
 
-    def test_what_is_remembered_is_bounded(self) -> None:
+    def test_number_of_remembered_origins_is_limited(self) -> None:
         self.patch(origins, "MAX_SEEN", 500)
         for minute in range(100):
             self.made_up(100, 60.0 * minute, start=100 * minute)

@@ -19,7 +19,7 @@ UNLIMITED = TokenBucket(0, 0)
 class Addresses(SynchronousTestCase):
     """Under which name an address is counted."""
 
-    def test_an_ipv4_address_is_itself_and_an_ipv6_address_its_network(self) -> None:
+    def test_ipv4_address_counts_as_itself_and_ipv6_address_as_its_network(self) -> None:
         for host, key in (
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
@@ -31,7 +31,7 @@ class Addresses(SynchronousTestCase):
         ):
             self.assertEqual(address_key(host), key)
 
-    def test_what_is_none(self) -> None:
+    def test_text_that_is_not_an_address_is_refused(self) -> None:
         for host in ("", "example.com", "192.0.2.1:80", "192.0.2"):
             self.assertRaises(ValueError, address_key, host)
 
@@ -43,51 +43,51 @@ class TokenBucketTests(SynchronousTestCase):
         """How many of some tries at one moment succeed."""
         return sum(bucket.take(now) for _ in range(tries))
 
-    def test_a_burst_at_first_and_then_the_rate(self) -> None:
+    def test_bucket_gives_a_burst_and_then_the_rate(self) -> None:
         bucket = TokenBucket(10, 30)
         self.assertEqual(self.taken(bucket, 5000), 30)
         self.assertEqual(self.taken(bucket, 5001), 10)
         self.assertEqual(self.taken(bucket, 5001.05), 0)
         self.assertEqual(self.taken(bucket, 5001.125), 1)
 
-    def test_it_holds_no_more_than_the_burst(self) -> None:
+    def test_bucket_never_holds_more_than_the_burst(self) -> None:
         bucket = TokenBucket(10, 30)
         self.taken(bucket, 0)
         self.assertEqual(self.taken(bucket, 3), 30)
         self.assertEqual(self.taken(bucket, 1e9), 30)
 
-    def test_how_many_are_left(self) -> None:
+    def test_remaining_counts_whole_tokens(self) -> None:
         bucket = TokenBucket(10, 30)
         for now, left in ((5000.0, 30), (5000.5, 5), (5001.0, 5), (2000.0, 0), (2001.0, 10), (2004.0, 30)):
             self.assertEqual(bucket.remaining(now), left)
             self.assertEqual(self.taken(bucket, now, tries=30), left)
         self.assertEqual(TokenBucket(0, 0).remaining(0), math.inf)
 
-    def test_it_holds_one_at_least(self) -> None:
+    def test_bucket_holds_at_least_one_token(self) -> None:
         bucket = TokenBucket(0.25, 0.5)
         self.assertEqual(self.taken(bucket, 0), 1)
         self.assertEqual(self.taken(bucket, 3.9), 0)
         self.assertEqual(self.taken(bucket, 4), 1)
 
-    def test_zero_is_no_limit(self) -> None:
+    def test_rate_or_burst_of_zero_is_no_limit(self) -> None:
         for bucket in (TokenBucket(0, 30), TokenBucket(10, 0), TokenBucket(0, 0)):
             for now in (0, 0, 1e9, 5):
                 self.assertEqual(self.taken(bucket, now), 1000)
             self.assertTrue(bucket.is_full(0))
             self.assertEqual(bucket.seconds_to_fill, 0)
 
-    def test_a_clock_set_back_brings_nothing_and_takes_nothing(self) -> None:
+    def test_clock_set_back_neither_adds_nor_removes_tokens(self) -> None:
         bucket = TokenBucket(10, 30)
         self.assertEqual(self.taken(bucket, 1_000_000), 30)
         self.assertEqual(self.taken(bucket, 1000), 0)
         self.assertEqual(self.taken(bucket, 1001), 10)
 
-    def test_a_clock_set_forward_brings_a_burst_at_the_most(self) -> None:
+    def test_clock_set_forward_adds_no_more_than_the_burst(self) -> None:
         bucket = TokenBucket(10, 30)
         self.taken(bucket, 1000)
         self.assertEqual(self.taken(bucket, 1_000_000), 30)
 
-    def test_full_again(self) -> None:
+    def test_bucket_is_full_again_after_its_time(self) -> None:
         bucket = TokenBucket(10, 30)
         self.assertTrue(bucket.is_full(0))
         self.taken(bucket, 0)
@@ -98,7 +98,7 @@ class TokenBucketTests(SynchronousTestCase):
         self.assertFalse(bucket.is_full(-1000))
 
     @given(st.integers(1, 1000), st.integers(1, 40), st.lists(st.tuples(st.integers(0, 4096), st.integers(1, 50))))
-    def test_it_gives_what_no_span_of_time_forbids_and_nothing_else(
+    def test_bucket_gives_a_token_exactly_when_no_span_of_time_forbids_it(
         self, rate_in_16ths: int, burst: int, steps: list[tuple[int, int]]
     ) -> None:
         rate = rate_in_16ths / 16  # with times in 1024ths of a second, all that follows is exact as floats
@@ -118,7 +118,7 @@ class TokenBucketTests(SynchronousTestCase):
         st.floats(1, 1e6),
         st.lists(st.floats(-1e9, 1e9), max_size=30),
     )
-    def test_however_the_clock_jumps_no_more_is_given_than_passed_forward(
+    def test_clock_that_jumps_gives_no_more_than_the_time_it_passed_forward(
         self, rate: float, burst: float, moments: list[float]
     ) -> None:
         bucket = TokenBucket(rate, burst)
@@ -137,7 +137,7 @@ class SenderTests(SynchronousTestCase):
         """A user who may send so many messages and to so many new recipients, once and for all."""
         return UserQuota(TokenBucket(messages and 1e-9, messages), TokenBucket(new_recipients and 1e-9, new_recipients))
 
-    def test_messages_and_new_recipients(self) -> None:
+    def test_quota_limits_messages_and_new_recipients(self) -> None:
         sender = self.sender(messages=5, new_recipients=2)
         told = [sender.may_send(recipient, 0) for recipient in ("a", "b", "c", "a", "b", "a")]
         self.assertEqual(told, [True, True, False, True, True, False])
@@ -147,18 +147,20 @@ class SenderTests(SynchronousTestCase):
         st.sampled_from([0, 3, 30]),
         st.sampled_from([0, 2, 20]),
     )
-    def test_the_bucket_is_taken_from_as_by_take(self, moments: list[float], burst: float, user_rate: float) -> None:
+    def test_may_send_takes_from_the_bucket_as_take_does(
+        self, moments: list[float], burst: float, user_rate: float
+    ) -> None:
         user, sender = TokenBucket(user_rate, burst), UserQuota(TokenBucket(user_rate, burst), UNLIMITED)
         for now in moments:  # in any order, as a clock that is set back
             self.assertEqual(sender.may_send("bo", now), user.take(now))
 
-    def test_a_recipient_who_was_refused_is_still_new(self) -> None:
+    def test_refused_recipient_is_still_new(self) -> None:
         sender = self.sender(new_recipients=1)
         sender.may_send("a", 0)
         self.assertFalse(sender.may_send("b", 0))
         self.assertFalse(sender.may_send("b", 0))
 
-    def test_it_knows_so_many_recipients_and_no_more(self) -> None:
+    def test_quota_remembers_a_limited_number_of_recipients(self) -> None:
         sender = self.sender(new_recipients=MAX_KNOWN_RECIPIENTS + 2)
         for recipient in range(MAX_KNOWN_RECIPIENTS):
             self.assertTrue(sender.may_send(recipient, 0))
@@ -169,14 +171,14 @@ class SenderTests(SynchronousTestCase):
         self.assertFalse(sender.may_send(1, 0))
         self.assertEqual(len(sender._known), MAX_KNOWN_RECIPIENTS)
 
-    def test_it_keeps_nothing_that_is_longer_than_any_uid(self) -> None:
+    def test_quota_remembers_nothing_longer_than_a_uid(self) -> None:
         sender = self.sender()
         for recipient in ("x" * 64, "x" * 65, "x" * 60_000):
             self.assertTrue(sender.may_send(recipient, 0))
         self.assertEqual(list(sender._known), ["x" * 64])
 
     @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 20))
-    def test_never_to_more_than_so_many(self, recipients: list[int], most: int) -> None:
+    def test_any_schedule_reaches_no_more_new_recipients_than_the_limit(self, recipients: list[int], most: int) -> None:
         sender = self.sender(new_recipients=most)
         written_to = set()
         for recipient in recipients:
@@ -189,13 +191,13 @@ class SenderTests(SynchronousTestCase):
 class Remembering(SynchronousTestCase):
     """A user is remembered for as long as it makes a difference, and no longer."""
 
-    def test_who_has_sent_nothing_is_forgotten_at_once(self) -> None:
+    def test_user_who_sent_nothing_is_forgotten_at_once(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         limits.connected("a")
         limits.disconnected("a", 0)
         self.assertEqual(len(limits), 0)
 
-    def test_who_is_there_is_not_forgotten(self) -> None:
+    def test_connected_user_is_not_forgotten(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         limits.connected("a").may_send("b", 0)
         limits.connected("a")
@@ -203,7 +205,7 @@ class Remembering(SynchronousTestCase):
         limits.forget(1000)
         self.assertEqual(len(limits), 1)
 
-    def test_who_has_gone_is_forgotten_after_a_minute_and_not_before(self) -> None:
+    def test_user_who_left_is_forgotten_after_a_minute(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         limits.connected("a").may_send("b", 0)
         limits.disconnected("a", 1)
@@ -212,7 +214,7 @@ class Remembering(SynchronousTestCase):
         limits.forget(61)
         self.assertEqual(len(limits), 0)
 
-    def test_who_comes_back_is_who_went(self) -> None:
+    def test_user_who_comes_back_gets_the_same_quota(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         sender = limits.connected("a")
         sender.may_send("b", 0)
@@ -223,7 +225,7 @@ class Remembering(SynchronousTestCase):
         limits.disconnected("a", 101)
         self.assertEqual(len(limits), 0)
 
-    def test_slow_limits_are_remembered_longer(self) -> None:
+    def test_slower_limits_are_remembered_longer(self) -> None:
         limits = SendLimits(0.1, 30, 0.1, 30)
         limits.connected("a").may_send("b", 0)
         limits.disconnected("a", 0)
@@ -232,7 +234,7 @@ class Remembering(SynchronousTestCase):
         limits.forget(300)
         self.assertEqual(len(limits), 0)
 
-    def test_without_limits_nobody_is_remembered(self) -> None:
+    def test_without_limits_no_user_is_remembered(self) -> None:
         limits = SendLimits(0, 0, 0, 0)
         limits.connected("a").may_send("b", 0)
         limits.disconnected("a", 0)
@@ -243,7 +245,7 @@ class Remembering(SynchronousTestCase):
             st.tuples(st.integers(0, 40), st.sampled_from(["arrive", "leave", "send"]), st.integers(0, 60)), max_size=60
         )
     )
-    def test_coming_and_going_never_gets_more_through(self, steps: list[tuple[int, str, int]]) -> None:
+    def test_reconnecting_passes_no_more_messages(self, steps: list[tuple[int, str, int]]) -> None:
         limits = SendLimits(10, 30, 20, 30)
         connections: list[UserQuota] = []
         now = written_to = sent = 0

@@ -68,7 +68,7 @@ class RelayTests(SynchronousTestCase):
         """What a connection was delivered since the last look."""
         return [frame["message"]["content"] for frame in connection.take()]
 
-    def test_log_then_deliver_then_answer(self) -> None:
+    def test_message_is_delivered_and_answered_after_the_commit(self) -> None:
         self.send()
         self.assertEqual((self.alice.sent, self.bo.sent), ([], []))
         self.log.commit()
@@ -77,7 +77,7 @@ class RelayTests(SynchronousTestCase):
         (row,) = self.log.rows
         self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000.25))
 
-    def test_a_log_that_raises_refuses_its_batch_alone(self) -> None:
+    def test_log_that_raises_refuses_only_its_batch(self) -> None:
         whole, self.log.append = self.log.append, {}.__getitem__  # type: ignore[method-assign, assignment]
         self.send()
         self.assertEqual(self.outcomes(), [(1, False, "log-unavailable")])
@@ -87,7 +87,7 @@ class RelayTests(SynchronousTestCase):
         self.log.commit()
         self.assertEqual(self.outcomes(), [(2, True, None)])
 
-    def test_the_answer_follows_the_delivery(self) -> None:
+    def test_answer_follows_the_delivery(self) -> None:
         order: list[str] = []
         self.patch(self.bo, "send", lambda payload: order.append("delivery") or True)
         self.patch(self.answers, "accepted", lambda message: order.append("answer"))
@@ -95,7 +95,7 @@ class RelayTests(SynchronousTestCase):
         self.log.commit()
         self.assertEqual(order, ["delivery", "answer"])
 
-    def test_one_turn_makes_one_batch_and_the_next_forms_while_it_commits(self) -> None:
+    def test_messages_of_one_turn_are_one_batch_and_the_next_forms_during_its_commit(self) -> None:
         for number in range(3):
             self.send(str(number), turn=False)
         self.clock.advance(0)
@@ -109,12 +109,12 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.contents(self.bo), ["0", "1", "2", "3", "4"])
         self.assertEqual(len(self.outcomes()), 5)
 
-    def test_an_absent_recipient_is_told_at_once_and_not_logged(self) -> None:
+    def test_message_to_an_absent_recipient_is_refused_at_once_and_not_logged(self) -> None:
         self.send(to="nobody", id="x")
         self.assertEqual(self.outcomes(), [("x", False, "receiving-user-not-connected")])
         self.assertEqual(self.log.batches, [])
 
-    def test_a_recipient_who_vanished_meanwhile_is_marked_and_told(self) -> None:
+    def test_message_to_a_recipient_who_left_during_the_commit_is_marked_and_refused(self) -> None:
         self.send()
         self.bo.close(codes.ENDED)
         self.directory.remove("2", self.bo)
@@ -122,14 +122,14 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
         self.assertFalse(self.log.rows[0].delivered)
 
-    def test_a_connection_that_takes_nothing_more_counts_as_gone(self) -> None:
+    def test_closing_connection_counts_as_gone(self) -> None:
         self.send()
         self.bo.close(codes.UNREAD)  # still in the directory, as while it closes
         self.log.commit()
         self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
         self.assertFalse(self.log.rows[0].delivered)
 
-    def test_one_live_connection_of_several_is_enough(self) -> None:
+    def test_one_open_connection_of_several_is_enough(self) -> None:
         second = RecordedConnection()
         self.directory.add("2", second)
         self.bo.close(codes.ENDED)
@@ -139,7 +139,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), [(1, True, None)])
         self.assertTrue(self.log.rows[0].delivered)
 
-    def test_nothing_of_a_batch_that_was_not_committed_is_delivered(self) -> None:
+    def test_failed_commit_delivers_nothing_and_refuses_the_whole_batch(self) -> None:
         self.send("a", id="a", turn=False)
         self.send("b", id="b")
         self.log.fail()
@@ -149,7 +149,7 @@ class RelayTests(SynchronousTestCase):
         self.log.commit()
         self.assertEqual(self.outcomes(), [("c", True, None)])
 
-    def test_a_defect_of_the_log_is_reported_and_the_relay_goes_on(self) -> None:
+    def test_unexpected_error_of_the_log_is_logged_and_the_next_batch_is_committed(self) -> None:
         self.send(id="a")
         self.log.batches.pop()[1].errback(ZeroDivisionError())
         self.assertEqual(self.outcomes(), [("a", False, "log-unavailable")])
@@ -158,7 +158,7 @@ class RelayTests(SynchronousTestCase):
         self.log.commit()
         self.assertEqual(self.outcomes(), [("b", True, None)])
 
-    def test_a_mark_that_fails_does_not_keep_the_answer_back(self) -> None:
+    def test_failed_mark_does_not_delay_the_answer(self) -> None:
         def refuse(numbers: Sequence[int]) -> Deferred[None]:
             return fail(LogUnavailable("gone"))
 
@@ -169,7 +169,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
         self.assertEqual(self.successResultOf(self.relay.drain()), None)
 
-    def test_more_than_may_wait_is_busy(self) -> None:
+    def test_message_beyond_max_waiting_is_busy(self) -> None:
         self.patch(relay_module, "MAX_WAITING", 5)
         for number in range(3):
             self.send(id=number)  # the first commits, two form
@@ -181,12 +181,12 @@ class RelayTests(SynchronousTestCase):
         self.log.commit()
         self.assertEqual([(id, value) for id, value, _ in self.outcomes()], [(id, True) for id in (0, 1, 2, 3, 4, 7)])
 
-    def test_what_may_wait_by_default(self) -> None:
+    def test_ten_thousand_messages_may_wait(self) -> None:
         for number in range(10_001):
             self.send(id=number)
         self.assertEqual(self.outcomes(), [(10_000, False, "busy")])
 
-    def test_draining_waits_for_what_was_taken(self) -> None:
+    def test_drain_waits_for_messages_taken_before(self) -> None:
         self.assertEqual(self.successResultOf(self.relay.drain()), None)
         self.send(id=1)
         self.send(id=2)
@@ -198,7 +198,7 @@ class RelayTests(SynchronousTestCase):
         self.successResultOf(drained)
         self.assertEqual(len(self.outcomes()), 2)
 
-    def test_draining_does_not_wait_for_what_comes_later(self) -> None:
+    def test_drain_does_not_wait_for_messages_taken_later(self) -> None:
         self.send(id=1)
         early = self.relay.drain()
         self.send(id=2)
@@ -212,7 +212,7 @@ class RelayTests(SynchronousTestCase):
         self.successResultOf(late)
         self.assertEqual([id for id, _, _ in self.outcomes()], [1, 2])
 
-    def test_draining_waits_for_the_marks_of_an_older_batch_and_not_of_a_later(self) -> None:
+    def test_drain_waits_for_marks_of_older_batches_only(self) -> None:
         marking: list[Deferred[None]] = []
 
         def mark(numbers: Sequence[int]) -> Deferred[None]:
@@ -238,7 +238,7 @@ class RelayTests(SynchronousTestCase):
         marking[2].callback(None)
         self.successResultOf(drained[2])
 
-    def test_draining_waits_for_marks(self) -> None:
+    def test_drain_waits_for_marks(self) -> None:
         marking: list[Deferred[None]] = []
 
         def mark(numbers: Sequence[int]) -> Deferred[None]:
@@ -256,7 +256,7 @@ class RelayTests(SynchronousTestCase):
         self.successResultOf(drained)
         self.assertEqual(len(self.outcomes()), 1)
 
-    def test_a_program_without_a_connection_sends_and_is_told(self) -> None:
+    def test_submitter_without_a_connection_sends_and_is_told(self) -> None:
         self.relay.submit(Message("shop", 2, "order 7", 9, "It has shipped.", self.relay.now()), self.answers)
         self.clock.advance(0)
         self.log.commit()
@@ -265,7 +265,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), [("order 7", True, None)])
         self.assertEqual([row.message.from_uid for row in self.log.rows], ["shop"])
 
-    def test_a_message_is_encoded_once_for_each_dialect(self) -> None:
+    def test_message_is_encoded_once_for_each_dialect(self) -> None:
         encoded: list[str] = []
         received: list[tuple[str, bytes]] = []
 
@@ -290,7 +290,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(sorted(received), [("first", b"first: hej")] * 2 + [("second", b"second: hej")] * 2)
         self.assertEqual(self.outcomes(), [(1, True, None)])
 
-    def test_one_dialect_that_takes_the_message_is_enough(self) -> None:
+    def test_one_open_connection_of_another_dialect_is_enough(self) -> None:
         other = RecordedConnection()
         other.dialect = cast(Dialect, SimpleNamespace(delivery=v1.delivery))
         self.directory.add("2", other)
@@ -300,7 +300,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.contents(other), ["hej"])
         self.assertEqual(self.outcomes(), [(1, True, None)])
 
-    def test_a_message_is_encoded_once_for_all_connections(self) -> None:
+    def test_message_is_encoded_once_for_all_connections(self) -> None:
         payloads: list[bytes] = []
         for _ in range(3):
             connection = RecordedConnection()
@@ -312,7 +312,7 @@ class RelayTests(SynchronousTestCase):
         self.assertIs(payloads[0], payloads[1])
         self.assertIs(payloads[1], payloads[2])
 
-    def test_a_connection_that_leaves_during_delivery_disturbs_nobody(self) -> None:
+    def test_connection_that_leaves_during_delivery_does_not_affect_others(self) -> None:
         third = RecordedConnection()
         self.directory.add("2", third)
         self.patch(self.bo, "send", lambda payload: self.directory.remove("2", self.bo) or False)

@@ -80,12 +80,12 @@ class SessionTestCase(SynchronousTestCase):
 class SessionTests(SessionTestCase):
     """Everything a visitor can do, step by step."""
 
-    def test_logging_in(self) -> None:
+    def test_login_sends_one_auth_request_and_answers_true(self) -> None:
         self.log_in("chen")
         self.assertEqual(self.asked, ["good"])
         self.assertEqual(self.directory.connections_of("chen"), (self.connection,))
 
-    def test_the_answer_to_a_login_comes_before_any_message(self) -> None:
+    def test_answer_to_a_login_comes_before_any_message(self) -> None:
         sender = RecordedConnection()
         other = self.session_of(sender)
         other.received(b'{"type":"auth-request","SESSID":"a"}')
@@ -96,7 +96,7 @@ class SessionTests(SessionTestCase):
         self.clock.advance(0)
         self.assertEqual([frame["type"] for frame in self.connection.take()], ["auth-response", "message"])
 
-    def test_a_login_whose_answer_closes_the_connection_leaves_no_ghost(self) -> None:
+    def test_login_whose_answer_closes_the_connection_leaves_nothing_in_the_directory(self) -> None:
         def over_budget(payload: bytes) -> bool:
             self.session.closed()
             return False
@@ -106,13 +106,13 @@ class SessionTests(SessionTestCase):
         self.session.answered(LoggedIn(1))
         self.assertEqual(len(self.directory), 0)
 
-    def test_a_denial(self) -> None:
+    def test_denied_login_is_answered_false(self) -> None:
         self.say(type="auth-request", SESSID="bad")
         self.session.answered(Denied())
         self.assertEqual(self.connection.take(), [NO])
         self.assertEqual(len(self.directory), 0)
 
-    def test_the_third_denial_closes(self) -> None:
+    def test_third_denial_closes_with_4500(self) -> None:
         for number in range(1, 4):
             self.assertIsNone(self.connection.closed, number)
             self.say(type="auth-request", SESSID="bad")
@@ -120,7 +120,7 @@ class SessionTests(SessionTestCase):
             self.assertEqual(self.connection.take(), [NO])
         self.assertEqual(self.connection.closed, (4500, "login refused three times"))
 
-    def test_trouble_with_the_webserver_is_no_denial(self) -> None:
+    def test_unavailable_session_page_is_not_a_denial(self) -> None:
         for _ in range(5):
             self.say(type="auth-request", SESSID="good")
             self.session.answered(Unavailable("down"))
@@ -128,14 +128,14 @@ class SessionTests(SessionTestCase):
         self.assertIsNone(self.connection.closed)
         self.log_in()
 
-    def test_a_login_while_one_is_pending(self) -> None:
+    def test_auth_request_while_one_is_pending_is_login_pending(self) -> None:
         self.say(type="auth-request", SESSID="good")
         self.assertEqual(self.say(type="auth-request", SESSID="other"), [{**NO, "reason": "login-pending"}])
         self.assertEqual(self.asked, ["good"])
         self.session.answered(LoggedIn(1))
         self.assertEqual(self.connection.take(), [YES])
 
-    def test_logging_in_again(self) -> None:
+    def test_second_login_keeps_the_user_whatever_the_verdict(self) -> None:
         self.log_in(7)
         answers = [
             (LoggedIn("7"), YES),  # "7" and 7 are the same user
@@ -152,7 +152,7 @@ class SessionTests(SessionTestCase):
             self.assertEqual(self.directory.connections_of("7"), (self.connection,))
         self.assertIsNone(self.connection.closed)
 
-    def test_messages_of_visitors_get_nothing(self) -> None:
+    def test_message_before_the_login_gets_no_answer(self) -> None:
         self.directory.add("1", RecordedConnection())
         for _ in range(5):
             self.assertEqual(self.send(), [])
@@ -163,7 +163,7 @@ class SessionTests(SessionTestCase):
         self.assertIsNone(self.connection.closed)
         self.assertEqual(self.log.rows, [])
 
-    def test_messages_while_the_login_is_pending_get_nothing(self) -> None:
+    def test_message_while_the_login_is_pending_gets_no_answer(self) -> None:
         self.say(type="auth-request", SESSID="good")
         self.assertEqual(self.send(), [])
         self.assertEqual(self.send(to=None), [])
@@ -172,7 +172,7 @@ class SessionTests(SessionTestCase):
         self.clock.advance(1)
         self.assertEqual((self.connection.take(), self.log.rows), ([], []))
 
-    def test_an_invalid_message_is_refused_under_its_id(self) -> None:
+    def test_invalid_message_is_refused_under_its_id(self) -> None:
         self.log_in()
         refusal = {
             "type": "send-request-response",
@@ -184,7 +184,7 @@ class SessionTests(SessionTestCase):
         self.assertEqual((error["type"], error["reason"]), ("error", "invalid-message"))  # type: ignore[index]
         self.assertEqual(sorted(error), ["detail", "reason", "type"])  # type: ignore[call-overload]
 
-    def test_the_tenth_unusable_frame_closes(self) -> None:
+    def test_tenth_unusable_frame_closes_with_4502(self) -> None:
         self.log_in()
         for number in range(10):
             self.assertIsNone(self.connection.closed, number)
@@ -195,7 +195,7 @@ class SessionTests(SessionTestCase):
                 self.assertEqual(len(self.send(content=1)), 1)
         self.assertEqual(self.connection.closed, (4502, "ten frames could not be used"))
 
-    def test_the_session_cookie_is_used_where_there_is_no_sessid(self) -> None:
+    def test_session_cookie_is_used_without_a_sessid(self) -> None:
         self.session = self.session_of(self.connection, cookie="from-cookie", because=None)
         self.say(type="auth-request")
         self.assertEqual(self.asked, ["from-cookie"])
@@ -203,7 +203,7 @@ class SessionTests(SessionTestCase):
         self.say(type="auth-request", SESSID="given")
         self.assertEqual(self.asked, ["from-cookie", "given"])
 
-    def test_a_visitor_without_the_cookie_is_denied_without_asking(self) -> None:
+    def test_client_without_the_cookie_is_denied_without_asking(self) -> None:
         self.session = self.session_of(self.connection, cookie=None, because=None)
         self.assertEqual(self.say(type="auth-request"), [NO])
         self.assertEqual(self.asked, [])
@@ -212,11 +212,11 @@ class SessionTests(SessionTestCase):
         assert self.connection.closed is not None
         self.assertEqual(self.connection.closed[0], 4500)
 
-    def test_where_no_cookie_is_read_a_sessid_is_needed(self) -> None:
+    def test_auth_request_without_sessid_is_invalid_if_no_cookie_is_read(self) -> None:
         (error,) = self.say(type="auth-request")
         self.assertEqual(error, {"type": "error", "reason": "invalid-auth-request", "detail": "no cookie"})
 
-    def test_a_connection_that_ends_leaves_nothing_behind(self) -> None:
+    def test_closed_connection_leaves_nothing_behind(self) -> None:
         self.log_in()
         self.session.closed()
         self.assertEqual(len(self.directory), 0)
@@ -224,32 +224,32 @@ class SessionTests(SessionTestCase):
         self.assertEqual(self.asked, ["good"])
         self.assertIs(self.session.state, State.CLOSED)
 
-    def test_a_verdict_that_comes_after_the_end_makes_no_ghost(self) -> None:
+    def test_verdict_after_the_close_enters_nothing_in_the_directory(self) -> None:
         self.say(type="auth-request", SESSID="good")
         self.session.closed()
         self.session.answered(LoggedIn(1))
         self.assertEqual(len(self.directory), 0)
         self.assertEqual(self.connection.take(), [])
 
-    def test_the_end_while_asking_again_makes_no_ghost(self) -> None:
+    def test_close_during_a_second_login_leaves_nothing_in_the_directory(self) -> None:
         self.log_in()
         self.say(type="auth-request", SESSID="again")
         self.session.closed()
         self.session.answered(LoggedIn(1))
         self.assertEqual(len(self.directory), 0)
 
-    def test_the_login_timeout_closes_a_visitor(self) -> None:
+    def test_login_timeout_closes_with_4001(self) -> None:
         self.session.login_timed_out()
         self.assertEqual(self.connection.closed, (4001, "not logged in in time"))
 
-    def test_the_login_timeout_answers_what_is_pending_first(self) -> None:
+    def test_login_timeout_answers_a_pending_login_first(self) -> None:
         self.say(type="auth-request", SESSID="slow")
         self.session.login_timed_out()
         self.assertEqual(self.connection.take(), [{**NO, "reason": "webserver-unavailable"}])
         assert self.connection.closed is not None
         self.assertEqual(self.connection.closed[0], 4001)
 
-    def test_the_login_timeout_leaves_members_alone(self) -> None:
+    def test_login_timeout_leaves_logged_in_connections_open(self) -> None:
         self.log_in()
         self.session.login_timed_out()
         self.say(type="auth-request", SESSID="again")
@@ -273,25 +273,25 @@ class Limited(SessionTestCase):
         connection.take()
         return Member(self, session, connection)
 
-    def test_the_30th_message_passes_and_the_31st_does_not(self) -> None:
+    def test_of_31_messages_at_once_the_last_is_rate_limited(self) -> None:
         self.log_in()
         self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
         self.assertEqual(len(self.log.rows), 30)
 
-    def test_a_second_later_ten_more_pass(self) -> None:
+    def test_after_a_second_ten_more_messages_pass(self) -> None:
         self.log_in()
         self.outcomes(31)
         self.clock.advance(1)
         self.assertEqual(self.outcomes(11), ["sent"] * 10 + ["rate-limited"])
 
-    def test_after_three_seconds_it_is_all_as_at_first_and_no_better(self) -> None:
+    def test_after_three_seconds_a_whole_burst_passes_and_no_more(self) -> None:
         self.log_in()
         for seconds in (3, 1000):
             self.outcomes(40)
             self.clock.advance(seconds)
             self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
 
-    def test_a_refusal_is_in_the_shape_of_an_answer_and_goes_to_the_one_who_asked(self) -> None:
+    def test_rate_limited_message_is_answered_to_its_sender_alone(self) -> None:
         self.log_in()
         self.outcomes(30)
         self.assertEqual(
@@ -299,13 +299,13 @@ class Limited(SessionTestCase):
             [{"type": "send-request-response", "response": {"id": -7, "value": False, "reason": "rate-limited"}}],
         )
 
-    def test_others_are_not_concerned(self) -> None:
+    def test_rate_limit_of_one_connection_leaves_others_alone(self) -> None:
         bo = self.member("bo")
         self.log_in()
         self.outcomes(60)
         self.assertEqual(bo.outcomes(30), ["sent"] * 30)
 
-    def test_zero_is_no_limit(self) -> None:
+    def test_limits_of_zero_are_no_limits(self) -> None:
         for limits in (SendLimits(0, 30, 0, 0), SendLimits(10, 0, 0, 0)):
             self.limits = limits
             self.session, self.connection = self.session_of(connection := RecordedConnection()), connection
@@ -315,14 +315,14 @@ class Limited(SessionTestCase):
 
     # Keeping on
 
-    def test_the_60th_refusal_in_a_row_is_let_off_and_the_61st_is_not(self) -> None:
+    def test_sixty_first_refusal_in_a_row_closes_with_4503(self) -> None:
         self.log_in()
         self.assertEqual(self.outcomes(90), ["sent"] * 30 + ["rate-limited"] * 60)
         self.assertIsNone(self.connection.closed)
         self.assertEqual(self.outcomes(1), ["rate-limited"])
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
 
-    def test_twice_as_many_as_may_be_in_the_long_run_is_keeping_on(self) -> None:
+    def test_twice_the_rate_closes_with_4503(self) -> None:
         self.log_in()
         while not self.connection.closed:
             self.outcomes(1)
@@ -331,13 +331,13 @@ class Limited(SessionTestCase):
         self.assertEqual(round(self.clock.seconds()), 9)
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
 
-    def test_who_sends_as_fast_as_may_be_is_never_refused(self) -> None:
+    def test_client_at_its_rate_is_never_refused(self) -> None:
         self.log_in()
         for _ in range(2000):
             self.assertEqual(self.outcomes(1), ["sent"])
             self.clock.advance(0.1)
 
-    def test_a_little_too_fast_is_not_keeping_on(self) -> None:
+    def test_client_slightly_above_its_rate_is_never_closed(self) -> None:
         self.log_in()
         told = []
         for _ in range(11 * 100):
@@ -348,7 +348,7 @@ class Limited(SessionTestCase):
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 40), st.booleans()), max_size=40))
-    def test_who_backs_off_is_never_closed(self, rounds: list[tuple[int, int, bool]]) -> None:
+    def test_client_that_backs_off_for_a_second_is_never_closed(self, rounds: list[tuple[int, int, bool]]) -> None:
         """Whatever is under way when the first refusal comes, and wherever it goes to: a second of silence is enough."""
         self.setUp()
         self.log_in()
@@ -359,7 +359,7 @@ class Limited(SessionTestCase):
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 40)), max_size=20))
-    def test_no_schedule_gets_more_through_than_the_bound(self, steps: list[tuple[float, int]]) -> None:
+    def test_any_schedule_passes_no_more_than_the_limit(self, steps: list[tuple[float, int]]) -> None:
         self.setUp()
         self.log_in()
         began = self.clock.seconds()
@@ -370,7 +370,7 @@ class Limited(SessionTestCase):
 
     # What else counts
 
-    def test_unusable_frames_count(self) -> None:
+    def test_unusable_frames_count_towards_the_rate_limit(self) -> None:
         self.log_in()
         for _ in range(5):
             self.send(content=1)
@@ -378,7 +378,7 @@ class Limited(SessionTestCase):
         self.connection.take()
         self.assertEqual(self.outcomes(25), ["sent"] * 24 + ["rate-limited"])
 
-    def test_beyond_the_limit_nothing_is_decoded(self) -> None:
+    def test_message_beyond_the_limit_is_not_decoded(self) -> None:
         self.log_in()
         self.outcomes(30)
         self.patch(v1, "decode", lambda payload: self.fail("decoded"))
@@ -386,7 +386,7 @@ class Limited(SessionTestCase):
         self.assertEqual(self.say(type="auth-request", SESSID="again"), [RATE_LIMITED])
         self.assertEqual(self.asked, ["good"])
 
-    def test_beyond_the_limit_what_is_wrong_with_a_request_makes_no_difference(self) -> None:
+    def test_invalid_message_beyond_the_limit_is_rate_limited(self) -> None:
         self.log_in()
         self.outcomes(30)
         limited = [not_sent("i", "rate-limited")]
@@ -396,7 +396,7 @@ class Limited(SessionTestCase):
             self.assertEqual(self.say(type="auth-request", SESSID=5), [RATE_LIMITED])
         self.assertIsNone(self.connection.closed)
 
-    def test_beyond_the_limit_what_is_no_request_is_unusable(self) -> None:
+    def test_frame_beyond_the_limit_that_is_not_a_request_is_unusable(self) -> None:
         self.log_in()
         self.outcomes(30)
         frames = (b"nonsense", b'{"type":"wave"}', b'{"type":"message-send-request","id":[]}')
@@ -408,27 +408,27 @@ class Limited(SessionTestCase):
         self.session.received(b"nonsense")
         self.assertEqual(self.connection.closed, (4502, "ten frames could not be used"))
 
-    def test_beyond_the_limit_visitors_learn_nothing_of_messages(self) -> None:
+    def test_message_beyond_the_limit_before_the_login_gets_no_answer(self) -> None:
         for _ in range(31):
             self.send()
         self.assertEqual(self.send() + self.send(id=[]) + self.send(content=1), [])
         self.assertEqual(self.say(type="auth-request", SESSID="good"), [RATE_LIMITED])
         self.assertEqual(self.asked, [])
 
-    def test_a_visitor_who_floods_is_closed_and_told_nothing_before(self) -> None:
+    def test_client_that_floods_before_the_login_is_closed_without_an_answer(self) -> None:
         for _ in range(90):
             self.assertEqual(self.send(), [])
         self.assertIsNone(self.connection.closed)
         self.assertEqual(self.send(to=None), [])
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
 
-    def test_what_a_visitor_sent_is_not_held_against_the_user(self) -> None:
+    def test_login_resets_the_rate_limit(self) -> None:
         for _ in range(29):
             self.send()
         self.log_in()
         self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
 
-    def test_asking_while_one_is_pending_is_not_for_nothing(self) -> None:
+    def test_auth_requests_while_one_is_pending_count_towards_the_rate_limit(self) -> None:
         pending = {**NO, "reason": "login-pending"}
         self.say(type="auth-request", SESSID="good")
         for _ in range(89):
@@ -447,7 +447,7 @@ class Limited(SessionTestCase):
             got = self.connection.take()
         return got
 
-    def test_the_webserver_is_asked_ten_times_a_minute_for_who_is_logged_in(self) -> None:
+    def test_session_page_is_asked_ten_times_a_minute_for_a_logged_in_connection(self) -> None:
         self.log_in()
         for _ in range(10):
             self.assertEqual(self.ask_again(), [YES])
@@ -462,13 +462,13 @@ class Limited(SessionTestCase):
         self.assertEqual(self.ask_again(), [YES])
         self.assertEqual(self.ask_again(), [RATE_LIMITED])
 
-    def test_one_auth_request_in_6_seconds_is_always_asked_about(self) -> None:
+    def test_one_auth_request_in_6_seconds_always_asks_the_session_page(self) -> None:
         self.log_in()
         for _ in range(60):
             self.clock.advance(6.01)
             self.assertEqual(self.ask_again(), [YES])
 
-    def test_each_connection_has_its_own_auth_requests(self) -> None:
+    def test_auth_requests_are_limited_per_connection(self) -> None:
         self.log_in()
         for _ in range(11):
             self.ask_again()
@@ -480,7 +480,7 @@ class Limited(SessionTestCase):
         other.answered(LoggedIn(1))
         self.assertEqual(connection.take(), [YES, YES])
 
-    def test_auth_requests_past_the_limit_close_with_4503(self) -> None:
+    def test_auth_requests_beyond_the_limit_close_with_4503(self) -> None:
         self.log_in()
         for _ in range(10):
             self.ask_again()
@@ -493,7 +493,7 @@ class Limited(SessionTestCase):
             self.ask_again()
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
 
-    def test_an_auth_request_that_is_login_pending_is_not_counted(self) -> None:
+    def test_auth_request_that_is_login_pending_does_not_count_as_reauthentication(self) -> None:
         self.log_in()
         self.say(type="auth-request", SESSID="again")
         for _ in range(12):
@@ -503,21 +503,21 @@ class Limited(SessionTestCase):
         for _ in range(9):
             self.assertEqual(self.ask_again(), [YES])
 
-    def test_a_visitor_is_bounded_by_denials_and_by_time(self) -> None:
+    def test_auth_requests_before_the_login_are_not_limited(self) -> None:
         for _ in range(20):
             self.assertEqual(self.say(type="auth-request", SESSID="good"), [])
             self.session.answered(Unavailable("it is away"))
             self.connection.take()
         self.assertEqual(self.asked, ["good"] * 20)
 
-    def test_what_comes_after_the_end_counts_as_well(self) -> None:
+    def test_messages_after_the_close_count_towards_the_rate_limit(self) -> None:
         self.log_in()
         self.session.closed()
         self.assertEqual([self.session.received_while_closing() for _ in range(91)], [True] * 90 + [False])
 
     # A user
 
-    def test_a_user_has_one_bucket_for_all_connections(self) -> None:
+    def test_connections_of_a_user_share_the_user_limit(self) -> None:
         first, second = self.member(1), self.member(1)
         self.assertEqual(first.outcomes(20) + second.outcomes(10), ["sent"] * 30)
         self.assertEqual(second.outcomes(1), ["rate-limited"])
@@ -525,7 +525,7 @@ class Limited(SessionTestCase):
         told = first.outcomes(10) + second.outcomes(11)
         self.assertEqual(told, ["sent"] * 20 + ["rate-limited"])
 
-    def test_a_new_connection_brings_a_user_no_more(self) -> None:
+    def test_new_connection_does_not_renew_the_user_limit(self) -> None:
         for sent in (30, 0, 0):
             member = self.member(1)
             self.assertEqual(member.outcomes(31), ["sent"] * sent + ["rate-limited"] * (31 - sent))
@@ -535,7 +535,7 @@ class Limited(SessionTestCase):
 
     # New recipients
 
-    def test_the_30th_new_recipient_passes_and_the_31st_does_not_whether_there_or_not(self) -> None:
+    def test_of_31_new_recipients_the_last_is_rate_limited_connected_or_not(self) -> None:
         self.log_in()
         there = [self.member(f"there-{number}") for number in range(20)]
         for number in range(30):
@@ -551,7 +551,7 @@ class Limited(SessionTestCase):
         self.assertEqual(self.outcomes(2, "there-15"), ["sent"] * 2)
         self.assertEqual(self.outcomes(1, "there-16"), ["rate-limited"])
 
-    def test_a_new_connection_brings_no_new_recipients(self) -> None:
+    def test_new_connection_does_not_renew_the_limit_of_new_recipients(self) -> None:
         for round in range(3):
             member = self.member(1)
             told = [outcome for number in range(15) for outcome in member.outcomes(1, f"{round}-{number}")]
@@ -559,7 +559,7 @@ class Limited(SessionTestCase):
             member.session.closed()
             self.clock.advance(0.625)
 
-    def test_a_user_is_one_recipient_however_written(self) -> None:
+    def test_uid_written_as_string_or_integer_is_one_recipient(self) -> None:
         self.limits = SendLimits(10, 30, 20, 1)
         member = self.member(1)
         self.assertEqual(member.outcomes(1, 7) + member.outcomes(1, "7"), [NOT_CONNECTED] * 2)

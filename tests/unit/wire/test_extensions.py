@@ -34,7 +34,7 @@ DEFLATE = "permessage-deflate"
         (f"x-webkit-deflate-frame, {DEFLATE}", DEFLATE),
     ],
 )
-def test_offer_that_can_be_taken_up_is(header: str, taken: str) -> None:
+def test_acceptable_offer_is_accepted(header: str, taken: str) -> None:
     assert acceptable([header]) == taken
     assert acceptable(header.split(",")) == taken
 
@@ -61,7 +61,7 @@ def test_offer_that_can_be_taken_up_is(header: str, taken: str) -> None:
         f"{DEFLATE}; server_no_context_takeover; Server_No_Context_Takeover",
     ],
 )
-def test_offer_that_cannot_be_taken_up_is_declined(header: str) -> None:
+def test_unacceptable_offer_is_declined(header: str) -> None:
     assert acceptable([header]) is None
 
 
@@ -86,7 +86,7 @@ def test_header_that_does_not_follow_the_grammar_is_broken(header: str) -> None:
         acceptable([header])
 
 
-def test_parameters_are_read_as_they_were_meant() -> None:
+def test_parameters_are_read_as_meant() -> None:
     assert list(offers_in('a; b; C="d\\e" ,, F;g = h')) == [("a", [("b", None), ("c", "de")]), ("f", [("g", "h")])]
 
 
@@ -107,7 +107,7 @@ class Offers(WebSocketTestCase):
         "permessage-bzip2; client_max_compress_level=99",
     )
 
-    def test_offer_that_cannot_be_taken_up_is_declined(self) -> None:
+    def test_unacceptable_offer_is_declined(self) -> None:
         for compression in (False, True):
             self.factory = self.make_factory(compression=compression)
             for offer in self.DECLINED:
@@ -117,7 +117,7 @@ class Offers(WebSocketTestCase):
                 self.assertNotIn(b"Extensions", answer)
                 client.log_in()
 
-    def test_the_next_one_is_taken_up(self) -> None:
+    def test_next_acceptable_offer_is_accepted(self) -> None:
         self.factory = self.make_factory(compression=True)
         for offer in self.DECLINED:
             for headers in (
@@ -131,7 +131,7 @@ class Offers(WebSocketTestCase):
                 self.assertIn(b"server_max_window_bits=10", answer)
                 client.log_in()
 
-    def test_no_client_is_told_to_look_further_back_than_it_offers(self) -> None:
+    def test_no_client_is_given_a_larger_window_than_it_offers(self) -> None:
         self.factory = self.make_factory(compression=True)
         for bits in range(8, 16):
             answer = self.client().shake(f"Sec-WebSocket-Extensions: {DEFLATE}; client_max_window_bits={bits}")
@@ -149,7 +149,7 @@ class Offers(WebSocketTestCase):
         for header in ("Sec-WebSocket-Extensions:", "Sec-WebSocket-Extensions: , ,", "Sec-WebSocket-Protocol:"):
             self.client().open(header).log_in()
 
-    def test_declined_compression_is_not_spoken(self) -> None:
+    def test_declined_compression_is_not_used(self) -> None:
         self.factory = self.make_factory(compression=True)
         client = self.client().open(f"Sec-WebSocket-Extensions: {self.DECLINED[1]}")
         client.write(frame(b"x", TEXT, rsv=4))

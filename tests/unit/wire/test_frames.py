@@ -44,7 +44,7 @@ class Taking(SynchronousTestCase):
         data = frame(b"a") + frame(b"b" * 200) + frame("å😀".encode())
         self.assertEqual(self.taken(data), (len(data), [b"a", b"b" * 200, "å😀".encode()]))
 
-    def test_everything_else_is_left(self) -> None:
+    def test_other_frames_are_left_to_autobahn(self) -> None:
         first = frame(b"first")
         for rest in (
             frame(b"x", BINARY),
@@ -65,23 +65,23 @@ class Taking(SynchronousTestCase):
                 self.taken(first + rest + first), (len(first), [b"first"]) if rest else (2 * len(first), [b"first"] * 2)
             )
 
-    def test_what_is_not_complete_is_left(self) -> None:
+    def test_incomplete_frame_is_left_to_autobahn(self) -> None:
         for payload in (b"", b"hello", b"x" * 300):
             whole = frame(payload)
             for cut in range(len(whole)):
                 self.assertEqual(self.taken(whole[:cut]), (0, []))
 
-    def test_longer_than_may_be_is_left(self) -> None:
+    def test_frame_beyond_the_size_limit_is_left_to_autobahn(self) -> None:
         self.assertEqual(self.taken(frame(b"x" * 10), longest=10)[1], [b"x" * 10])
         self.assertEqual(self.taken(frame(b"x" * 11), longest=10), (0, []))
         self.assertEqual(self.taken(frame(b"x" * 60000), longest=0)[1], [b"x" * 60000])
 
-    def test_it_stops_when_the_receiver_says_so(self) -> None:
+    def test_taking_stops_when_the_receiver_says_so(self) -> None:
         data = frame(b"a") * 5
         self.assertEqual(self.taken(data, stop_after=2), (2 * len(frame(b"a")), [b"a"] * 2))
 
     @given(st.binary(min_size=4, max_size=4), st.text(max_size=300))
-    def test_any_mask_is_taken_off(self, mask: bytes, text: str) -> None:
+    def test_any_mask_is_removed(self, mask: bytes, text: str) -> None:
         payload = text.encode()
         head = frame(payload, masked=False)[: -len(payload) or None]
         masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
@@ -97,7 +97,7 @@ class Taking(SynchronousTestCase):
             | st.sampled_from([b"\xed", b"\xa0", b"\xf4\x90", b"\xc0", b"\xe2\x82", b"\xac", b"\xf0\x9f", b"\x98\x80"])
         )
     )
-    def test_text_in_pieces_is_what_autobahn_takes_for_it(self, pieces: list[bytes]) -> None:
+    def test_text_in_pieces_is_valid_exactly_where_autobahn_finds_it_so(self, pieces: list[bytes]) -> None:
         ours, theirs = TextValidator(), Utf8Validator()
         for _ in range(2):
             ours.reset()
@@ -109,7 +109,7 @@ class Taking(SynchronousTestCase):
                     break
                 self.assertEqual(found[1], expected[1])
 
-    def test_frames_that_are_sent(self) -> None:
+    def test_text_frame_is_encoded_as_rfc_6455_says(self) -> None:
         for size, head in (
             (0, b"\x81\x00"),
             (125, b"\x81\x7d"),
@@ -194,7 +194,9 @@ class NobodyCanTell(SynchronousTestCase):
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(FRAMES, max_size=8), st.data())
-    def test_the_same_bytes_do_the_same(self, pieces: list[bytes], data: st.DataObject) -> None:
+    def test_same_bytes_have_the_same_effect_with_and_without_the_fast_path(
+        self, pieces: list[bytes], data: st.DataObject
+    ) -> None:
         stream = frame(MESSAGE) + b"".join(pieces)
         cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
         both = Both()

@@ -14,13 +14,13 @@ PIECES = (b"Host", b"host", b"Ho", b"X-Host", b":", b" ", b"\t", b",", b"\r\n", 
 class Lookups(SynchronousTestCase):
     """`RequestHead.values` and `header_values` find the same."""
 
-    def test_a_header_begins_its_line_and_has_a_colon(self) -> None:
+    def test_header_begins_its_line_and_has_a_colon(self) -> None:
         raw = b"GET /Host:0 HTTP/1.1\r\nHost: 1\r\nhOST:\t2 \r\nX-Host: 3\r\nX: Host: 4\r\n Host: 5\r\nHost\r\nHost: \r\n\r\n"
         self.assertEqual(RequestHead.of(raw).values(b"host"), [b"1", b"2", b""])
         self.assertEqual(header_values(raw, "Host"), ["1", "2", ""])
 
     @given(st.lists(st.sampled_from(PIECES), max_size=20))
-    def test_both_find_the_same(self, pieces: list[bytes]) -> None:
+    def test_values_and_header_values_find_the_same(self, pieces: list[bytes]) -> None:
         raw = b"GET / HTTP/1.1\r\n" + b"".join(pieces) + b"\r\n\r\n"
         try:
             head = RequestHead.of(raw)
@@ -29,7 +29,7 @@ class Lookups(SynchronousTestCase):
         self.assertEqual([value.decode("latin-1") for value in head.values(b"host")], header_values(raw, "host"))
 
     @given(st.lists(st.sampled_from(PIECES), max_size=20))
-    def test_the_head_for_autobahn_has_the_same_headers(self, pieces: list[bytes]) -> None:
+    def test_head_for_autobahn_has_the_same_headers(self, pieces: list[bytes]) -> None:
         raw = b"GET / HTTP/1.1\r\n" + b"".join(pieces) + b"\r\n\r\n"
         try:
             head = RequestHead.of(raw)

@@ -29,34 +29,34 @@ def send_request(id: object = "21", time_stamp: object = "23", to: object = "7",
 class Requests(SynchronousTestCase):
     """Frames that can be used."""
 
-    def test_auth_request(self) -> None:
+    def test_auth_request_is_decoded(self) -> None:
         request = decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')
         self.assertEqual(request, AuthRequest("auth-request", "aoeuaoeu"))
 
-    def test_auth_request_without_sessid(self) -> None:
+    def test_auth_request_without_sessid_is_decoded(self) -> None:
         request = decode(b'{"type":"auth-request"}')
         self.assertIsInstance(request, AuthRequest)
         assert isinstance(request, AuthRequest)
         self.assertNotIsInstance(request.sessid, str)
 
-    def test_a_session_id_is_not_in_the_repr(self) -> None:
+    def test_repr_of_an_auth_request_hides_the_sessid(self) -> None:
         self.assertNotIn("aoeuaoeu", repr(decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')))
 
-    def test_keys_a_client_adds_are_ignored(self) -> None:
+    def test_added_keys_are_ignored(self) -> None:
         frame = b'{"x":[1,{"y":null}],"type":"auth-request","SESSID":"a","type2":1}'
         self.assertEqual(decode(frame), AuthRequest("auth-request", "a"))
 
-    def test_the_last_of_doubled_keys_wins(self) -> None:
+    def test_last_of_doubled_keys_wins(self) -> None:
         self.assertEqual(decode(b'{"type":"auth-request","SESSID":"a","SESSID":"b"}'), AuthRequest("auth-request", "b"))
 
-    def test_ids_and_timestamps_keep_their_type_and_value(self) -> None:
+    def test_id_and_timestamp_keep_their_type_and_value(self) -> None:
         for value in ("", "21", 21, 0, -5, MAX, -MAX, "x" * 64, "😀" * 64):
             request = decode(send_request(id=value, time_stamp=value))
             assert isinstance(request, SendRequest)
             self.assertEqual((request.id, request.message.time_stamp), (value, value))
             self.assertIs(type(request.id), type(value))
 
-    def test_the_longest_of_everything(self) -> None:
+    def test_longest_values_are_accepted(self) -> None:
         self.assertEqual(
             decode(json.dumps({"type": "auth-request", "SESSID": "s" * 4096}).encode()),
             AuthRequest("auth-request", "s" * 4096),
@@ -66,14 +66,14 @@ class Requests(SynchronousTestCase):
             assert isinstance(request, SendRequest)
             self.assertEqual(request.message.content, content)
 
-    def test_an_escaped_backslash_before_u0000_is_text(self) -> None:
+    def test_escaped_backslash_before_u0000_is_text(self) -> None:
         request = decode(rb'{"type":"auth-request","SESSID":"a\\u0000"}')
         self.assertEqual(request, AuthRequest("auth-request", "a\\u0000"))
 
-    def test_a_pair_of_surrogates_is_one_character(self) -> None:
+    def test_pair_of_surrogates_is_one_character(self) -> None:
         self.assertEqual(decode(rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}'), AuthRequest("auth-request", "😀"))
 
-    def test_users_are_the_same_however_written(self) -> None:
+    def test_user_key_is_the_same_for_string_and_integer(self) -> None:
         self.assertEqual(user_key(7), user_key("7"))
         self.assertNotEqual(user_key("07"), user_key(7))
 
@@ -85,7 +85,7 @@ class UnusableFrames(SynchronousTestCase):
         """Decode, and return the refusal."""
         return self.assertRaises(UnusableFrame, decode, frame)
 
-    def test_not_a_json_object(self) -> None:
+    def test_frame_that_is_not_a_json_object_is_invalid_json(self) -> None:
         for frame in (
             b"",
             b"x",
@@ -102,7 +102,7 @@ class UnusableFrames(SynchronousTestCase):
         ):
             self.assertEqual(self.refused(frame).reason, Reason.INVALID_JSON, frame[:20])
 
-    def test_unknown_types(self) -> None:
+    def test_unknown_type_is_refused(self) -> None:
         for frame in (
             b"{}",
             b'{"type":1}',
@@ -113,17 +113,17 @@ class UnusableFrames(SynchronousTestCase):
         ):
             self.assertEqual(self.refused(frame).reason, Reason.UNKNOWN_TYPE, frame)
 
-    def test_auth_requests_out_of_bounds(self) -> None:
+    def test_auth_request_out_of_bounds_is_invalid(self) -> None:
         for sessid in ("", "s" * 4097, 1, None, True, ["a"], "a\0b"):
             refusal = self.refused(json.dumps({"type": "auth-request", "SESSID": sessid}).encode())
             self.assertEqual(refusal.reason, Reason.INVALID_AUTH_REQUEST, sessid)
             self.assertFalse(refusal.send)
 
-    def test_a_refused_session_id_is_not_in_the_detail(self) -> None:
+    def test_refused_sessid_is_not_in_the_detail(self) -> None:
         refusal = self.refused(json.dumps({"type": "auth-request", "SESSID": "secret" * 1000}).encode())
         self.assertNotIn("secret", refusal.detail)
 
-    def test_messages_out_of_bounds_with_a_readable_id(self) -> None:
+    def test_message_out_of_bounds_is_refused_under_its_id(self) -> None:
         bad: list[dict[str, object]] = [
             {"time_stamp": "x" * 65},
             {"time_stamp": MAX + 1},
@@ -150,7 +150,7 @@ class UnusableFrames(SynchronousTestCase):
             self.assertEqual((refusal.reason, refusal.send), (Reason.INVALID_MESSAGE, True), change)
             self.assertEqual(refusal.request_id, "21", change)
 
-    def test_messages_without_a_readable_id(self) -> None:
+    def test_message_without_a_readable_id_is_refused_without_one(self) -> None:
         for id in ("x" * 65, MAX + 1, 1.5, None, True, [], {}, "a\0", "\ud800"):
             refusal = self.refused(send_request(id=id))
             self.assertEqual((refusal.reason, refusal.send), (Reason.INVALID_MESSAGE, True), id)
@@ -158,7 +158,7 @@ class UnusableFrames(SynchronousTestCase):
         refusal = self.refused(b'{"type":"message-send-request"}')
         self.assertNotIsInstance(refusal.request_id, str | int)
 
-    def test_nul_is_refused_even_where_nobody_looks(self) -> None:
+    def test_nul_is_refused_in_ignored_keys_too(self) -> None:
         for frame in (
             rb'{"type":"auth-request","SESSID":"a","x":"\u0000"}',
             rb'{"type":"auth-request","SESSID":"a","\u0000":1}',
@@ -167,7 +167,7 @@ class UnusableFrames(SynchronousTestCase):
         ):
             self.refused(frame)
 
-    def test_every_run_of_backslashes_before_u0000(self) -> None:
+    def test_nul_is_found_behind_every_run_of_backslashes(self) -> None:
         for pieces in range(6):
             for inside in map("".join, itertools.product(("\\", "u0000", "x"), repeat=pieces)):
                 try:
@@ -180,7 +180,7 @@ class UnusableFrames(SynchronousTestCase):
                 else:
                     self.assertEqual(decode(frame), AuthRequest("auth-request", "a"), inside)
 
-    def test_escapes_cost_next_to_nothing(self) -> None:
+    def test_escapes_take_little_time(self) -> None:
         # What follows one escaped character was once gone through byte by byte: a hundred times the rest of the work.
         text = "x" * 60_000
         lines, line = (b'{"type":"auth-request","SESSID":"a","x":"%s"}' % (text + end).encode() for end in ("\\n", "n"))
@@ -188,18 +188,18 @@ class UnusableFrames(SynchronousTestCase):
         for frame in (lines, many):
             self.assertLess(quickest(frame), 50 * quickest(line))
 
-    def test_lone_surrogates_are_refused_even_where_nobody_looks(self) -> None:
+    def test_lone_surrogate_is_refused_in_ignored_keys_too(self) -> None:
         for lone in (rb"\ud800", rb"\udc00", rb"\ud800x", rb"\ud800\u0041", rb"\udfff\ud800"):
             self.refused(rb'{"type":"auth-request","SESSID":"a","x":"' + lone + b'"}')
             self.refused(rb'{"type":"auth-request","SESSID":"a","' + lone + b'":1}')
 
-    def test_integers_of_thousands_of_digits_are_only_out_of_bounds(self) -> None:
+    def test_integer_of_thousands_of_digits_is_out_of_bounds(self) -> None:
         many = "9" * 5000
         frame = send_request(id=1, time_stamp="many").replace(b'"many"', many.encode())
         refusal = self.refused(frame)
         self.assertEqual((refusal.reason, refusal.send, refusal.request_id), (Reason.INVALID_MESSAGE, True, 1))
 
-    def test_an_unknown_type_does_not_come_back(self) -> None:
+    def test_unknown_type_is_not_in_the_detail(self) -> None:
         self.assertNotIn("zzz", self.refused(b'{"type":"zzz"}').detail)
 
 
@@ -243,22 +243,22 @@ class Properties(SynchronousTestCase):
             self.assertIsInstance(request, AuthRequest | SendRequest)
 
     @given(st.binary())
-    def test_any_bytes(self, frame: bytes) -> None:
+    def test_any_bytes_are_decoded_or_refused(self, frame: bytes) -> None:
         self.in_or_refused(frame)
 
     @given(LIKE_A_REQUEST)
-    def test_anything_like_a_request(self, value: object) -> None:
+    def test_anything_like_a_request_is_decoded_or_refused(self, value: object) -> None:
         self.in_or_refused(json.dumps(value).encode())
 
     @given(st.data())
-    def test_a_good_frame_with_a_few_bytes_changed(self, data: st.DataObject) -> None:
+    def test_good_frame_with_changed_bytes_is_decoded_or_refused(self, data: st.DataObject) -> None:
         frame = bytearray(data.draw(st.sampled_from([send_request(), b'{"type":"auth-request","SESSID":"a"}'])))
         for _ in range(data.draw(st.integers(1, 4))):
             frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
         self.in_or_refused(bytes(frame))
 
     @given(TOKENS, TOKENS, UIDS, CONTENTS)
-    def test_every_good_message_goes_through_unchanged(
+    def test_good_message_is_delivered_unchanged(
         self, id: object, time_stamp: object, to: object, content: object
     ) -> None:
         request = decode(send_request(id, time_stamp, to, content))
@@ -392,7 +392,9 @@ class Diagnosis(SynchronousTestCase):
         st.sampled_from(REQUESTS),
         st.lists(st.tuples(st.integers(0, 120), st.integers(0, 4), st.sampled_from(FRAGMENTS))),
     )
-    def test_requests_that_were_changed(self, frame: bytes, changes: list[tuple[int, int, bytes]]) -> None:
+    def test_changed_request_is_read_as_python_reads_it(
+        self, frame: bytes, changes: list[tuple[int, int, bytes]]
+    ) -> None:
         for at, size, fragment in changes[:4]:
             frame = frame[:at] + fragment + frame[at + size :]
         try:
@@ -402,10 +404,10 @@ class Diagnosis(SynchronousTestCase):
         self.compare(frame)
 
     @given(LIKE_A_REQUEST)
-    def test_anything_like_a_request(self, value: object) -> None:
+    def test_anything_like_a_request_is_read_as_python_reads_it(self, value: object) -> None:
         self.compare(json.dumps(value).encode())
 
-    def test_an_id_beside_half_an_emoji_is_what_was_sent(self) -> None:
+    def test_id_beside_a_lone_surrogate_is_what_was_sent(self) -> None:
         for id in (
             b'"\\ud83d\\ude00"',
             b'"\\\\ud83d"',
@@ -418,7 +420,7 @@ class Diagnosis(SynchronousTestCase):
             frame = b'{"type":"message-send-request","id":%b,"message":"\\ud83d"}' % id
             self.assertEqual(self.assertRaises(UnusableFrame, decode, frame).request_id, json.loads(id))
 
-    def test_no_other_key_is_taken_for_the_id_beside_half_an_emoji(self) -> None:
+    def test_no_other_key_is_taken_for_the_id_beside_a_lone_surrogate(self) -> None:
         others = rb'"ic":7,"iC":7,"i\u0063":7,"i\u0043":7,"iD":7,"i\u00dd":7,"i\u00DD":7,"i3":7,"i2":7'
         end = rb',"type":"message-send-request","message":"\ud83d"}'
         self.assertIs(self.refused_id(b"{" + others + end), UNSET)
@@ -427,14 +429,14 @@ class Diagnosis(SynchronousTestCase):
                 self.compare(b"{" + members + end)
                 self.assertEqual(self.refused_id(b"{" + members + end), 5)
 
-    def test_an_id_written_twice_in_two_ways_beside_half_an_emoji_is_not_read(self) -> None:
+    def test_id_written_in_two_ways_beside_a_lone_surrogate_is_not_read(self) -> None:
         frame = rb'{"type":"message-send-request","id":1,"i\u0064":2,"message":"\ud83d"}'
         self.assertIs(self.refused_id(frame), UNSET)
 
     def refused_id(self, frame: bytes) -> object:
         return self.assertRaises(UnusableFrame, decode, frame).request_id
 
-    def test_beyond_the_limit_two_values_are_all_that_is_read(self) -> None:
+    def test_read_header_reads_type_and_id_only(self) -> None:
         header = wire.read_header(b'{"type":"message-send-request","message":5,"id":1,"id":"2","x":{"id":3}}')
         self.assertEqual(header, (Kind.SEND_REQUEST, "2"))
         self.assertEqual(wire.read_header(b'{"type":"auth-request","SESSID":5}').kind, Kind.AUTH_REQUEST)
@@ -443,7 +445,7 @@ class Diagnosis(SynchronousTestCase):
 class Answers(SynchronousTestCase):
     """What chatrelay sends has these keys, in this order, and no others."""
 
-    def test_auth_response(self) -> None:
+    def test_auth_response_has_its_keys_and_no_others(self) -> None:
         self.assertEqual(wire.auth_response(True), b'{"type":"auth-response","response":true}')
         self.assertEqual(wire.auth_response(False), b'{"type":"auth-response","response":false}')
         self.assertEqual(
@@ -451,13 +453,13 @@ class Answers(SynchronousTestCase):
             b'{"type":"auth-response","response":false,"reason":"login-pending"}',
         )
 
-    def test_message(self) -> None:
+    def test_delivery_has_its_keys_and_no_others(self) -> None:
         self.assertEqual(
             wire.delivery(Message("293482", "234324", "21", "23", "Hej", 0.0)),
             b'{"type":"message","message":{"timeStamp":"23","fromuID":"293482","touID":"234324","content":"Hej"}}',
         )
 
-    def test_send_response(self) -> None:
+    def test_send_response_has_its_keys_and_no_others(self) -> None:
         self.assertEqual(
             wire.accepted(Message(1, 2, "21", 3, "", 0.0)),
             b'{"type":"send-request-response","response":{"id":"21","value":true}}',
@@ -467,7 +469,7 @@ class Answers(SynchronousTestCase):
             b'{"type":"send-request-response","response":{"id":21,"value":false,"reason":"receiving-user-not-connected"}}',
         )
 
-    def test_error(self) -> None:
+    def test_error_has_its_keys_and_no_others(self) -> None:
         self.assertEqual(
             wire.error(Reason.INVALID_JSON, "no"), b'{"type":"error","reason":"invalid-json","detail":"no"}'
         )
