@@ -118,7 +118,7 @@ def test_logged_command_reads_the_messages_of_a_log_that_was_moved(
     line = relay.said("was renamed to")
     readiness(relay, 200)
     (command,) = orphans(relay)
-    aside = re.search(r"it is (\S+) now", line)
+    aside = re.search(r"was renamed to (\S+)\. To read", line)
     assert aside and re.fullmatch(r".*/log\.sqlite3-wal\.orphaned-\d{8}T\d{6}Z", aside[1]), line
     assert Path(aside[1]).exists()
     assert send(alice, "new")["value"] is True
@@ -146,7 +146,7 @@ def test_backup_beside_an_old_write_ahead_log_is_refused_with_a_command(
     assert "does not belong to the message log" in why
     read = subprocess.run(["sh", "-c", f"cat {log}-wal | wc -c"], capture_output=True, text=True)
     assert int(read.stdout) > 0
-    found = re.search(r"set those messages aside: (.*?\))\. To have", why)
+    found = re.search(r"set those messages aside: (.*?\))\. To keep", why)
     assert found, why
     follow(found[1])
     relay = start_relay(*MESSAGE_LOG)
