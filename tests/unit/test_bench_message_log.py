@@ -1,4 +1,4 @@
-"""The trials of ways to write the message log: each writes what it is given, so that their costs compare."""
+"""The variants of the message log benchmark: each writes all messages, so that their costs can be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench import message_log
 
 
 class Writing(SynchronousTestCase):
-    """The variants."""
+    """The variants and their parts."""
 
     def test_each_variant_writes_every_message(self) -> None:
         rows, places = message_log.gather(islice(message_log.messages(), 250))
@@ -38,7 +38,7 @@ class Writing(SynchronousTestCase):
                 write(connection, rows, places)
                 self.assertEqual(dict(connection.execute("SELECT uid, last_place FROM inbox")), places)
 
-    def test_places_are_set_once_in_so_many_messages_whatever_the_batch(self) -> None:
+    def test_places_are_set_once_in_10000_messages_with_any_batch(self) -> None:
         made = message_log.messages()
         for batch in (1, 7, 500):
             changes = []
@@ -51,7 +51,7 @@ class Writing(SynchronousTestCase):
                     changes.append(connection.total_changes - before)
             self.assertEqual(sum(changes), 2 * message_log.USERS)
 
-    def test_inboxes_have_no_holes(self) -> None:
+    def test_places_have_no_gaps(self) -> None:
         rows, last = message_log.gather(islice(message_log.messages(users=3), 100))
         places: dict[str, set[int]] = {}
         for _, sender, sent, recipient, received, *_ in rows:
@@ -59,7 +59,7 @@ class Writing(SynchronousTestCase):
             places.setdefault(recipient, set()).add(received)
         self.assertEqual(places, {user: set(range(1, place + 1)) for user, place in last.items()})
 
-    def test_parts_of_a_batch(self) -> None:
+    def test_batch_is_split_into_powers_of_two(self) -> None:
         rows, _ = message_log.gather(islice(message_log.messages(), 150))
         parts = list(message_log.powers_of_two(rows))
         self.assertEqual([len(part) for part in parts], [64, 64, 16, 4, 2])

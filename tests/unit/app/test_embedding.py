@@ -33,7 +33,7 @@ async_test = pytest_twisted.ensureDeferred
 
 
 def ports() -> set[Any]:
-    """What listens in this reactor."""
+    """Return the listening ports of this reactor."""
     return {reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)}
 
 
@@ -44,7 +44,7 @@ async def connect(port: Any, *headers: str, target: str = "/") -> TwistedClient:
 
 @asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """The reactor is afterwards as it was before: no port, no connection, no delayed call, no thread."""
+    """Check that no port, connection, delayed call or thread is left in the reactor after the block."""
     readers, calls = set(reactor.getReaders()), set(reactor.getDelayedCalls())
     threads = set(threading.enumerate())
     yield
@@ -72,7 +72,7 @@ async def running(relay: ChatRelayService) -> AsyncIterator[Any]:
 
 
 @async_test
-async def test_a_relay_in_an_application_carries_messages_and_leaves_nothing_behind() -> None:
+async def test_embedded_relay_delivers_messages_and_leaves_nothing_behind() -> None:
     message_log = MemoryMessageLog()
     config = Config(listen=(LOOPBACK,), message_log="memory:")
     async with nothing_left_behind():
@@ -96,7 +96,7 @@ async def test_a_relay_in_an_application_carries_messages_and_leaves_nothing_beh
 
 
 @async_test
-async def test_a_relay_with_a_message_log_on_the_disk_leaves_no_thread_behind(tmp_path: Path) -> None:
+async def test_embedded_relay_with_an_sqlite_log_leaves_no_thread_behind(tmp_path: Path) -> None:
     config = Config(listen=(LOOPBACK,), message_log=f"sqlite:{tmp_path / 'log.sqlite3'}")
     async with nothing_left_behind():
         async with running(build(config, reactor, authenticator=KnownSessions(USERS))) as port:
@@ -109,7 +109,7 @@ async def test_a_relay_with_a_message_log_on_the_disk_leaves_no_thread_behind(tm
 
 
 @async_test
-async def test_stopping_gives_up_the_questions_that_are_out() -> None:
+async def test_stop_cancels_pending_requests_to_the_session_page() -> None:
     authenticator = HeldAuthenticator()
     async with nothing_left_behind():
         relay = build(Config(listen=(LOOPBACK,), message_log="none"), reactor, authenticator=authenticator)
@@ -123,7 +123,7 @@ async def test_stopping_gives_up_the_questions_that_are_out() -> None:
 
 
 @async_test
-async def test_a_relay_can_be_mounted_in_a_site_and_opens_no_port_of_its_own() -> None:
+async def test_relay_mounted_in_a_site_opens_no_port() -> None:
     # More at once than people send.
     config = Config(listen=(), message_log="memory:", message_burst=1000)
     async with nothing_left_behind():
@@ -149,7 +149,7 @@ async def test_a_relay_can_be_mounted_in_a_site_and_opens_no_port_of_its_own() -
 
 
 @async_test
-async def test_cookies_of_several_headers_are_read_in_a_site_too() -> None:
+async def test_relay_in_a_site_reads_cookies_of_several_headers() -> None:
     config = Config(listen=(), message_log="none", session_cookie="session", origin=("https://example.com",))
     async with nothing_left_behind():
         relay = build(config, reactor, authenticator=KnownSessions(USERS))
@@ -171,7 +171,7 @@ async def test_cookies_of_several_headers_are_read_in_a_site_too() -> None:
 
 
 @async_test
-async def test_two_relays_in_one_application_know_nothing_of_each_other() -> None:
+async def test_two_relays_in_one_application_are_independent() -> None:
     async with nothing_left_behind():
         config = Config(listen=(LOOPBACK,), message_log="memory:")
         relays = [build(config, reactor, authenticator=KnownSessions(USERS)) for _ in range(2)]
@@ -190,7 +190,7 @@ async def test_two_relays_in_one_application_know_nothing_of_each_other() -> Non
 
 
 @async_test
-async def test_an_application_ends_a_session_or_all_of_a_user() -> None:
+async def test_application_ends_one_session_or_all_of_a_user() -> None:
     sessions = KnownSessions({"first": 1, "second": 1, "bo-session": 2})
     relay = build(Config(listen=(LOOPBACK,), message_log="memory:"), reactor, authenticator=sessions)
     async with nothing_left_behind(), running(relay) as port:
@@ -206,8 +206,8 @@ async def test_an_application_ends_a_session_or_all_of_a_user() -> None:
         assert (await bo.hear())["message"]["content"] == "still here"
 
 
-def test_an_authenticator_of_ones_own_gets_text_only() -> None:
-    """Bytes that are not UTF-8 can be posted to a webserver; what another authenticator makes of them is not known."""
+def test_embedders_authenticator_gets_valid_text_only() -> None:
+    """Only a session page can be asked about bytes that are not UTF-8."""
     options = {"listen": (), "message_log": "memory:", "session_cookie": "sid", "origin": ("https://example.com",)}
     url = "http://127.0.0.1:1/session"
     head = b"GET / HTTP/1.1\r\nOrigin: https://example.com\r\nCookie: sid=\xe5\r\n\r\n"
@@ -217,7 +217,7 @@ def test_an_authenticator_of_ones_own_gets_text_only() -> None:
 
 
 @async_test
-async def test_an_authenticator_of_ones_own_may_take_its_time() -> None:
+async def test_embedders_authenticator_may_answer_later() -> None:
     authenticator = HeldAuthenticator()
     async with nothing_left_behind():
         relay = build(Config(listen=(LOOPBACK,), message_log="memory:"), reactor, authenticator=authenticator)
@@ -233,7 +233,7 @@ async def test_an_authenticator_of_ones_own_may_take_its_time() -> None:
 
 
 @async_test
-async def test_an_application_learns_that_the_message_log_cannot_be_opened(tmp_path: Path) -> None:
+async def test_application_gets_the_error_of_the_message_log(tmp_path: Path) -> None:
     config = Config(listen=(), message_log=f"sqlite:{tmp_path / 'no-such-folder' / 'log.sqlite3'}")
     async with nothing_left_behind():
         relay = build(config, reactor, authenticator=KnownSessions(USERS))

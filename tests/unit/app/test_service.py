@@ -1,4 +1,4 @@
-"""The relay as a service: made, started, drained, stopped."""
+"""The relay as a service: building, starting, draining and stopping it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from tests.support.memory import MemoryClient
 
 
 class Made(SynchronousTestCase):
-    """What can't be made says why."""
+    """Building a relay from options, and the errors of bad options."""
 
     def refused(self, **options: Any) -> str:
-        """The text of a refusal."""
+        """Return the text of the refusal."""
         return str(self.assertRaises(ConfigError, build, Config(**options), MemoryReactorClock()))
 
-    def test_somebody_must_know_whose_session_it_is(self) -> None:
+    def test_auth_url_is_required_without_an_authenticator(self) -> None:
         self.assertIn("auth-url: is missing", self.refused())
         build(Config(), MemoryReactorClock(), authenticator=KnownSessions({}))
 
-    def test_what_an_authenticator_of_ones_own_denies_is_not_remembered(self) -> None:
+    def test_denial_by_an_embedders_authenticator_is_not_remembered(self) -> None:
         sessions: dict[str, str | int] = {}
         relay = build(Config(message_log="memory:"), MemoryReactorClock(), KnownSessions(sessions))
         client = MemoryClient(relay.factory).open()
@@ -51,7 +51,7 @@ class Made(SynchronousTestCase):
         sessions["alice"] = 1
         client.log_in("alice")
 
-    def test_what_the_webserver_denies_is_remembered_for_as_long_as_was_said(self) -> None:
+    def test_denial_by_the_session_page_is_remembered_for_denial_memory(self) -> None:
         for seconds, waits, questions in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
             reactor = MemoryReactorClock()
             config = Config(message_log="memory:", auth_url="http://x/", denial_memory=seconds)
@@ -68,11 +68,11 @@ class Made(SynchronousTestCase):
                 attempts.ask(None, "guess", False)
             self.assertEqual(len(asked), questions)
 
-    def test_the_webserver_may_say_as_much_as_was_said(self) -> None:
+    def test_response_limit_is_webserver_answer_size(self) -> None:
         config = Config(auth_url="http://x/", webserver_answer_size=77)
         self.assertEqual(session_page_authenticator(config, MemoryReactorClock())._page.body_limit, 77)
 
-    def test_the_breaker_waits_for_as_long_as_was_said(self) -> None:
+    def test_breaker_waits_up_to_breaker_longest_wait(self) -> None:
         config = Config(auth_url="http://x/", breaker_failures=1, breaker_wait=3, breaker_longest_wait=5)
         authenticator = session_page_authenticator(config, MemoryReactorClock())
         breaker, now = authenticator._breaker, 0.0
@@ -82,12 +82,12 @@ class Made(SynchronousTestCase):
             now += wait
             self.assertTrue(breaker.admits("question", now))  # type: ignore[arg-type]
 
-    def test_endpoints(self) -> None:
+    def test_bad_endpoint_is_refused_with_its_option(self) -> None:
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):
             self.assertIn("listen:", self.refused(auth_url="http://x/", listen=(endpoint,)))
             self.assertIn("ops-listen:", self.refused(auth_url="http://x/", ops_listen=endpoint))
 
-    def test_many_may_wait_to_be_accepted_unless_told(self) -> None:
+    def test_backlog_is_long_unless_the_endpoint_sets_it(self) -> None:
         given = f":backlog={BACKLOG}"
         for endpoint in (
             "tcp:80",
@@ -104,7 +104,7 @@ class Made(SynchronousTestCase):
         relay.privilegedStartService()
         self.assertEqual([reactor.tcpServers[0][2], reactor.unixServers[0][2]], [BACKLOG, BACKLOG])
 
-    def test_secrets(self) -> None:
+    def test_bad_secret_file_is_refused(self) -> None:
         for text, said in (
             (b"", "is empty"),
             (b" \n", "is empty"),
@@ -121,7 +121,7 @@ class Made(SynchronousTestCase):
             self.assertIn(said, with_ops)
         self.assertIn("cannot be read", self.refused(auth_url="http://x/", auth_secret_file="/nowhere"))
 
-    def test_a_token_that_can_be_guessed(self) -> None:
+    def test_short_ops_token_is_refused(self) -> None:
         path = self.mktemp()
         for text in ("hunter2", "x" * 15, f"  {'x' * 15}\n\n"):
             Path(path).write_text(text)
@@ -129,12 +129,12 @@ class Made(SynchronousTestCase):
             self.assertIn(f"ops-token-file: the token in {path} is shorter than 16 characters", refusal)
             self.assertIn("openssl rand -hex 32", refusal)
             self.assertNotIn(text.strip(), refusal)
-            # Of the secret that is sent to the site, the site's own counterpart is no business of ours.
+            # The length of the secret that is sent to the site is not checked.
             build(Config(auth_url="http://x/", auth_secret_file=path), MemoryReactorClock())
         Path(path).write_text(f"{'x' * 16}\n")
         build(Config(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path), MemoryReactorClock())
 
-    def test_authorities(self) -> None:
+    def test_file_without_certificates_is_refused(self) -> None:
         for text in ("", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"):
             path = self.mktemp()
             with open(path, "w") as file:
@@ -143,7 +143,7 @@ class Made(SynchronousTestCase):
 
 
 class Running(SynchronousTestCase):
-    """Start and stop, on a reactor that only remembers."""
+    """Starting and stopping a relay, on a fake reactor."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -152,28 +152,28 @@ class Running(SynchronousTestCase):
         self.service = self.make()
 
     def make(self, **options: Any) -> ChatRelayService:
-        """A relay that asks nobody and listens in memory."""
+        """Return a relay with known sessions on the fake reactor."""
         options.setdefault("listen", ("tcp:8080",))
-        options.setdefault("ping_interval", 0)  # what is heard is what a test is about
+        options.setdefault("ping_interval", 0)  # no pings among what a test receives
         return build(Config(**options), self.reactor, KnownSessions({"alice": 1, "bo": 2}), self.log)
 
     def start(self, **options: Any) -> ChatRelayService:
-        """A running relay."""
+        """Start a relay."""
         self.service = self.make(**options)
         self.service.startService()
         return self.service
 
     def client(self, sessid: str) -> MemoryClient:
-        """A logged-in client."""
+        """Return a logged-in client."""
         return MemoryClient(self.service.factory).open().log_in(sessid)
 
-    def test_it_listens_where_it_is_told(self) -> None:
+    def test_started_relay_listens_on_its_endpoint(self) -> None:
         self.start(listen=("tcp:8080", "tcp:8081:interface=127.0.0.1"))
         self.assertEqual(
             [(server[0], server[3]) for server in self.reactor.tcpServers], [(8080, ""), (8081, "127.0.0.1")]
         )
 
-    def test_connections_leave_descriptors_to_the_rest_unless_told_otherwise(self) -> None:
+    def test_limit_of_connections_comes_from_the_descriptors_or_the_option(self) -> None:
         self.patch(descriptors, "limit", lambda: 5000)
         for options, given, most in (
             ({}, {}, descriptors.max_connections(5000, 32)),
@@ -186,11 +186,11 @@ class Running(SynchronousTestCase):
             service = build(Config(**options), self.reactor, KnownSessions({}), self.log, **given)
             self.assertEqual(service.factory.parts.admission.max_connections, most)
 
-    def test_the_ops_endpoint_is_on_loopback(self) -> None:
+    def test_ops_endpoint_listens_on_loopback_by_default(self) -> None:
         self.start(listen=(), ops_listen="tcp:8081")
         self.assertEqual([(server[0], server[3]) for server in self.reactor.tcpServers], [(8081, "127.0.0.1")])
 
-    def test_it_is_ready_while_it_runs_and_its_log_is_open(self) -> None:
+    def test_running_relay_with_an_open_log_is_ready(self) -> None:
         service = self.start()
         self.assertIsNone(service.not_ready())
         self.patch(self.log, "is_open", False)
@@ -202,7 +202,7 @@ class Running(SynchronousTestCase):
         client.lost()
         self.successResultOf(stopped)
 
-    def test_the_ops_endpoint_is_there_until_the_last_client_has_gone(self) -> None:
+    def test_ops_endpoint_listens_until_the_last_client_has_disconnected(self) -> None:
         service = self.start(ops_listen="tcp:8081")
         assert service.ops is not None
         client = self.client("alice")
@@ -213,18 +213,18 @@ class Running(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertFalse(service.ops.running)
 
-    def test_it_can_do_without_a_port(self) -> None:
+    def test_relay_without_endpoints_starts(self) -> None:
         self.start(listen=())
         self.assertEqual(self.reactor.tcpServers, [])
 
-    def test_a_log_that_cannot_be_opened_is_told_to_who_starts_it(self) -> None:
+    def test_start_raises_log_unavailable(self) -> None:
         def refuse() -> None:
             raise LogUnavailable("no disk")
 
         self.patch(self.log, "start", refuse)
         self.assertRaises(LogUnavailable, self.service.startService)
 
-    def test_a_port_that_cannot_be_opened_leaves_the_log_closed(self) -> None:
+    def test_failed_port_leaves_the_log_closed(self) -> None:
         closed: list[str] = []
         self.patch(self.log, "stop", lambda: closed.append("closed") or succeed(None))
 
@@ -235,7 +235,7 @@ class Running(SynchronousTestCase):
         self.assertRaises(FileNotFoundError, self.service.startService)
         self.assertEqual(closed, ["closed"])
 
-    def test_it_can_be_started_again(self) -> None:
+    def test_stopped_relay_can_be_started_again(self) -> None:
         self.start(listen=())
         self.successResultOf(self.service.stopService())
         self.service.startService()
@@ -243,7 +243,7 @@ class Running(SynchronousTestCase):
         self.reactor.advance(0)
         self.assertEqual(len(self.log.batches), 1)
 
-    def test_stopping_answers_then_closes_then_closes_the_log(self) -> None:
+    def test_stop_answers_then_closes_connections_then_closes_the_log(self) -> None:
         service = self.start()
         order: list[str] = []
         self.patch(self.log, "stop", lambda: order.append("log closed") or succeed(None))
@@ -278,7 +278,7 @@ class Running(SynchronousTestCase):
         self.patch(stopping, "MIN_TURNS_PER_SECOND", rate)
         return [self.client(("alice", "bo")[number % 2]) for number in range(count)]
 
-    def test_stopping_closes_by_turns_in_random_order(self) -> None:
+    def test_stop_closes_connections_in_turns_and_random_order(self) -> None:
         service = self.start(drain_time=10)
         crowd = self.crowd(9)
         stopped = service.stopService()
@@ -298,7 +298,7 @@ class Running(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_until_its_turn_a_connection_goes_on_as_ever(self) -> None:
+    def test_connection_sends_and_receives_until_its_turn(self) -> None:
         service = self.start(drain_time=10)
         crowd = self.crowd(6)
         stopped = service.stopService()
@@ -330,9 +330,9 @@ class Running(SynchronousTestCase):
         self.assertEqual(self.log.batches, [])
         self.successResultOf(stopped)
 
-    def test_who_comes_while_it_stops_is_told_at_once_and_who_was_there_has_a_turn(self) -> None:
+    def test_new_connection_during_a_stop_is_refused_and_an_early_one_gets_a_turn(self) -> None:
         service = self.start(drain_time=10)
-        early = [MemoryClient(service.factory) for _ in range(3)]  # which have not said what they want yet
+        early = [MemoryClient(service.factory) for _ in range(3)]  # which have not sent a handshake yet
         crowd = self.crowd(3)
         stopped = service.stopService()
         late = MemoryClient(service.factory)  # an embedding site's own port may still be open
@@ -348,7 +348,7 @@ class Running(SynchronousTestCase):
             client.lost()
         self.successResultOf(stopped)
 
-    def test_it_has_stopped_when_the_last_one_has_gone(self) -> None:
+    def test_stop_ends_with_the_last_connection(self) -> None:
         service = self.start(drain_time=1000)
         crowd = self.crowd(9)
         stopped = service.stopService()
@@ -359,7 +359,7 @@ class Running(SynchronousTestCase):
         self.reactor.advance(0.05)
         self.successResultOf(stopped)
 
-    def test_who_cannot_be_answered_is_closed_with_a_code_all_the_same(self) -> None:
+    def test_unanswered_sender_is_closed_with_4000(self) -> None:
         service = self.start(drain_time=10)
         alice, bo = self.client("alice"), self.client("bo")
         alice.send(2, "never committed")
@@ -377,7 +377,7 @@ class Running(SynchronousTestCase):
         self.log.commit()
         self.successResultOf(stopped)
 
-    def test_without_a_limit_it_waits_for_everybody(self) -> None:
+    def test_stop_without_a_time_limit_waits_for_all_answers(self) -> None:
         service = self.start(drain_time=0, connections_per_user=0)
         crowd = self.crowd(30)
         self.patch(
@@ -393,7 +393,7 @@ class Running(SynchronousTestCase):
             client.lost()
         self.successResultOf(stopped)
 
-    def test_stopping_takes_no_longer_than_its_time(self) -> None:
+    def test_stop_takes_no_longer_than_drain_time(self) -> None:
         service = self.start(drain_time=5)
         client = self.client("alice")
         self.patch(
@@ -407,7 +407,7 @@ class Running(SynchronousTestCase):
         self.assertTrue(client.transport.aborted)
         self.successResultOf(stopped)
 
-    def test_a_log_that_hangs_does_not_keep_it_from_stopping(self) -> None:
+    def test_hanging_message_log_does_not_delay_a_stop(self) -> None:
         service = self.start(drain_time=5)
         hanging: Deferred[None] = Deferred()
         self.patch(self.log, "stop", lambda: hanging)
@@ -420,11 +420,11 @@ class Running(SynchronousTestCase):
         self.reactor.pump([0.25] * 4)
         self.successResultOf(stopped)
 
-    def test_stopping_a_relay_that_nobody_uses_takes_no_time(self) -> None:
+    def test_stop_of_an_idle_relay_ends_at_once(self) -> None:
         self.successResultOf(self.start().stopService())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_what_is_unusual_is_said_at_the_start(self) -> None:
+    def test_start_logs_the_endpoint_and_unsafe_settings(self) -> None:
         events: list[str] = []
 
         def observe(event: Any) -> None:
@@ -449,7 +449,7 @@ class Running(SynchronousTestCase):
         self.assertNotIn("any origin", said)
         self.assertNotIn("not logged", said)
 
-    def test_an_embedders_own_authenticator_and_log_are_used(self) -> None:
+    def test_embedders_authenticator_and_log_are_used(self) -> None:
         class Own:
             def authenticate(self, sessid: str) -> Deferred[Any]:
                 return succeed(LoggedIn(sessid))
@@ -463,15 +463,15 @@ class Running(SynchronousTestCase):
 
 
 class UnderTwistd(SynchronousTestCase):
-    """What twistd is told plainly."""
+    """Errors under twistd: one sentence without a traceback."""
 
     def options(self, *arguments: str) -> Options:
-        """Parsed options."""
+        """Return parsed options."""
         options = Options()
         options.parseOptions(["--auth-url", "http://127.0.0.1/", *arguments])
         return options
 
-    def test_a_bad_endpoint_is_one_sentence(self) -> None:
+    def test_bad_endpoint_is_one_sentence(self) -> None:
         error = self.assertRaises(SystemExit, makeService, self.options("--listen", "nonsense:1"))
         self.assertTrue(
             str(error).startswith(
@@ -479,7 +479,7 @@ class UnderTwistd(SynchronousTestCase):
             )
         )
 
-    def test_a_log_that_cannot_be_opened_is_one_sentence(self) -> None:
+    def test_message_log_that_cannot_be_opened_is_one_sentence(self) -> None:
         folder = os.path.join(os.path.abspath(self.mktemp()), "missing")
         service: Any = makeService(
             self.options("--listen", "unix:" + self.mktemp(), "--message-log", f"sqlite:{folder}/x")
@@ -491,7 +491,7 @@ class UnderTwistd(SynchronousTestCase):
         error = self.assertRaises(SystemExit, service.startService)
         self.assertIn("there is no folder", str(error))
 
-    def test_a_port_in_use_is_one_sentence(self) -> None:
+    def test_port_in_use_is_one_sentence(self) -> None:
         service: Any = makeService(self.options("--message-log", "none"))
 
         class Refuses:
@@ -506,10 +506,10 @@ class UnderTwistd(SynchronousTestCase):
 
 
 class SteadyTime(SynchronousTestCase):
-    """What a reactor schedules by."""
+    """The clock by which a reactor schedules."""
 
     def reactor(self) -> SelectReactor:
-        """A reactor of Twisted's, beside the one the tests run in."""
+        """Return a reactor beside the one of the tests."""
         reactor = SelectReactor()
 
         def close() -> None:
@@ -520,7 +520,7 @@ class SteadyTime(SynchronousTestCase):
         self.addCleanup(close)
         return reactor
 
-    def test_a_reactor_schedules_by_what_it_was_given(self) -> None:
+    def test_reactor_schedules_by_the_monotonic_clock(self) -> None:
         reactor = self.reactor()
         came: list[str] = []
         keep_steady_time(reactor)
@@ -532,14 +532,14 @@ class SteadyTime(SynchronousTestCase):
         reactor.runUntilCurrent()
         self.assertEqual(came, ["came"])
 
-    def test_what_is_scheduled_already_keeps_its_clock(self) -> None:
+    def test_reactor_with_scheduled_calls_keeps_its_clock(self) -> None:
         reactor = self.reactor()
         scheduled = reactor.callLater(100, self.fail)
         keep_steady_time(reactor)
         self.assertNotIn("seconds", vars(reactor))
         scheduled.cancel()
 
-    def test_what_is_no_reactor_of_twisteds_is_left_alone(self) -> None:
+    def test_other_reactor_keeps_its_clock(self) -> None:
         clock = Clock()
         keep_steady_time(clock)
         self.assertEqual(clock.seconds(), 0)

@@ -1,4 +1,4 @@
-"""The write-ahead log stays short, and nobody waits for it to be shortened."""
+"""Checkpoints: the write-ahead log stays short, and no message waits for that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KIB = 1024
 
 
 class Length(SynchronousTestCase):
-    """A reader lets it grow; then it is shortened."""
+    """The length of the write-ahead log with and without readers."""
 
     def setUp(self) -> None:
         self.path = os.path.realpath(self.mktemp())
@@ -46,14 +46,14 @@ class Length(SynchronousTestCase):
         return os.stat(f"{self.path}-wal").st_size
 
     def write(self, size: int) -> None:
-        """Write so many bytes, in small batches, and look after each."""
+        """Write so many bytes in small batches, with a check after each."""
         for _ in range(size // (8 * KIB)):
             self.store.append([message("x" * 8 * KIB)])
             self.store.check()
             self.sent += 1
 
     def reader(self) -> sqlite3.Connection:
-        """A program that reads and does not end."""
+        """Return a connection with an open read transaction."""
         reader = sqlite3.connect(self.path, isolation_level=None)
         self.addCleanup(reader.close)
         reader.execute("BEGIN")
@@ -61,7 +61,7 @@ class Length(SynchronousTestCase):
         return reader
 
     def shortened(self) -> bool:
-        """Look until it is short, at most for a while."""
+        """Check until the write-ahead log is short; return whether it became short in time."""
         until = time.monotonic() + 20
         while self.size > checkpoints.MAX_WAL_BYTES and time.monotonic() < until:
             self.store.check()
@@ -138,7 +138,7 @@ class Length(SynchronousTestCase):
         connection: Any = self.store._connection
 
         class Failing:
-            """A connection that can't copy."""
+            """A connection whose checkpoints fail."""
 
             def execute(self, statement: str, *parameters: Any) -> Any:
                 if "wal_checkpoint" in statement and failing:
@@ -172,7 +172,7 @@ class Length(SynchronousTestCase):
 
 
 class Memory(SynchronousTestCase):
-    """A start takes no memory in proportion to the write-ahead log."""
+    """The memory of a start with a long write-ahead log."""
 
     def test_long_wal_is_opened_in_little_memory(self) -> None:
         path = os.path.realpath(self.mktemp())

@@ -19,13 +19,13 @@ from tests.support.message_logs import SteppedMessageLog, message
 
 
 class MessageLogContract:
-    """What every message log promises."""
+    """The contract of every message log."""
 
     assertEqual: Any
     assertFailure: Any
 
     def make(self) -> MessageLog:
-        """A log that was not started."""
+        """Return a log that was not started."""
         raise NotImplementedError
 
     async def test_batches_are_numbered_in_order(self) -> None:
@@ -70,10 +70,10 @@ class MessageLogContract:
 
 
 class MessageReaderContract(MessageLogContract):
-    """What every message log promises that can be read."""
+    """The contract of every message log that can be read."""
 
     def reader_of(self, log: Any) -> MessageReader:
-        """A reader of a log that was started."""
+        """Return a reader of a started log."""
         raise NotImplementedError
 
     async def test_reader_yields_committed_messages_in_order(self) -> None:
@@ -135,7 +135,7 @@ class NoLog(MessageLogContract, TestCase):
 
 
 class HeldLog(MessageLogContract, TestCase):
-    """The fake that tests hold still keeps the contract, once it is let go."""
+    """The fake of `chatrelay.testing`, with its batches committed at once."""
 
     def make(self) -> HeldMessageLog:
         log = HeldMessageLog()
@@ -151,7 +151,7 @@ class HeldLog(MessageLogContract, TestCase):
 
 
 class SteppedLog(MessageLogContract, TestCase):
-    """So does the one that scenarios move by hand."""
+    """The fake of the fuzzed scenarios, with each step done at once."""
 
     def make(self) -> SteppedMessageLog:
         log = SteppedMessageLog()
@@ -187,7 +187,7 @@ class SteppedLog(MessageLogContract, TestCase):
 
 
 class SqliteLog(MessageReaderContract, TestCase):
-    """``sqlite:``, with its thread."""
+    """``sqlite:``"""
 
     def setUp(self) -> None:
         self.path = os.path.abspath(self.mktemp())
@@ -200,7 +200,7 @@ class SqliteLog(MessageReaderContract, TestCase):
 
 
 class URLs(SynchronousTestCase):
-    """Which URL names which log."""
+    """The URLs of message logs."""
 
     def test_url_chooses_the_implementation(self) -> None:
         kinds = {"memory:": MemoryMessageLog, "none": NoMessageLog, "sqlite:x.sqlite3": SqliteMessageLog}

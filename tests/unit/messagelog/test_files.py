@@ -24,7 +24,7 @@ from tests.support.message_logs import message
 
 
 class Names(SynchronousTestCase):
-    """All files of a log lie beside the database, whatever it is called."""
+    """All files of a log are beside its database, under any name of it."""
 
     def setUp(self) -> None:
         self.folder = Path(os.path.realpath(self.mktemp()))
@@ -33,14 +33,14 @@ class Names(SynchronousTestCase):
         self.real = self.folder / "disk" / "log.sqlite3"
 
     def opened(self, path: str | Path) -> SqliteStore:
-        """A store that is open, and closed when the test ends."""
+        """Return an open store, which is closed at the end of the test."""
         store = SqliteStore(str(path))
         store.open()
         self.addCleanup(store.close)
         return store
 
     def names(self) -> list[str]:
-        """The names that the log could have."""
+        """Return several names of the log, with the links that they need."""
         (self.folder / "link").symlink_to(self.real)
         (self.folder / "link-to-link").symlink_to("link")
         (self.folder / "folder").symlink_to("disk")
@@ -106,7 +106,7 @@ class Names(SynchronousTestCase):
             self.assertEqual([row.content for row in SqliteMessageReader(str(path)).messages()], [content])
 
     def test_open_rewrites_the_write_ahead_log_behind_a_link(self) -> None:
-        # What is in the WAL is written once more when a log is opened: the real WAL.
+        # Opening a log rewrites its write-ahead log, which is beside the real file.
         self.opened(self.real).append([message("a")])
         for suffix in ("", "-wal"):
             (self.folder / f"copy{suffix}").write_bytes(Path(f"{self.real}{suffix}").read_bytes())
@@ -114,11 +114,11 @@ class Names(SynchronousTestCase):
         rewritten: list[str] = []
         pwrite = os.pwrite
 
-        def told(descriptor: int, data: bytes, offset: int) -> int:
+        def recorded(descriptor: int, data: bytes, offset: int) -> int:
             rewritten.append(os.readlink(f"/proc/self/fd/{descriptor}"))
             return pwrite(descriptor, data, offset)
 
-        self.patch(os, "pwrite", told)
+        self.patch(os, "pwrite", recorded)
         self.opened(self.folder / "link")
         self.assertEqual(set(rewritten), {str(self.folder / "copy-wal")})
 
@@ -140,7 +140,7 @@ class Names(SynchronousTestCase):
 
 
 class Lock(SynchronousTestCase):
-    """Two relays never write one log."""
+    """The lock that keeps two relays from writing one log."""
 
     def setUp(self) -> None:
         self.path = os.path.realpath(self.mktemp())
@@ -180,7 +180,7 @@ class Lock(SynchronousTestCase):
         self.assertTrue(files.restore_lock())
 
     def test_removed_lock_file_is_an_error_without_a_lock_on_the_database(self) -> None:
-        # So it is where flock() and SQLite's locks get into each other's way.
+        # As on systems where flock() and SQLite's locks conflict.
         self.patch(sys.modules["chatrelay.messagelog.sqlite.files"], "LOCKS_DATABASE", False)
         self.store.close()
         self.store.open()
@@ -195,7 +195,7 @@ class Lock(SynchronousTestCase):
         other.close()
 
     def test_restoring_the_lock_file_keeps_the_locks_of_sqlite(self) -> None:
-        # Closing a descriptor of the database would drop them in this process: another would take the file for its own.
+        # Closing a descriptor of the database would drop them in this process.
         self.store.append([message("a")])
         os.remove(f"{self.path}.lock")
         self.store._files.restore_lock()
@@ -207,7 +207,7 @@ class Lock(SynchronousTestCase):
 
 
 class Faults(SynchronousTestCase):
-    """Whatever error a file system reports, it is `LogUnavailable`, and goes by with the fault."""
+    """Errors of the file system raise `LogUnavailable`, and the store recovers."""
 
     CALLS = (
         "stat",
@@ -228,7 +228,7 @@ class Faults(SynchronousTestCase):
     )
 
     def tried(self, path: str, store: SqliteStore) -> set[str]:
-        """Do all that a store does; return what it said of its failures."""
+        """Call every method of a store; return the texts of its errors."""
         said: set[str] = set()
 
         def attempt(work: Any, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""A write-ahead log whose database is not there, or is another one: its messages stay, and a line says where."""
+"""Recovery: a write-ahead log whose database is missing or was replaced is kept, and the log says where."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tests.support import ROOT
 from tests.support.message_logs import message
 
 SEEDS = 6
-"""Histories of a log that are tried out; more were, when this was written."""
+"""The random histories of a log that are tried."""
 
 
 def contents(path: object) -> list[str]:
-    """The contents of a log's messages."""
+    """Return the contents of a log's messages."""
     return [row.content for row in SqliteMessageReader(str(path)).messages()]
 
 
 def run(command: str) -> str:
-    """Execute a command of a log line in a shell, as it stands there; return what it prints."""
+    """Run a command of a log message in a shell; return its output."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "chatrelay")
         program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m chatrelay.app.cli "$@"\n')
@@ -45,7 +45,7 @@ def run(command: str) -> str:
 
 
 class Recovery(SynchronousTestCase):
-    """What opening a log does with the write-ahead log that it finds."""
+    """Opening a log beside a write-ahead log."""
 
     def setUp(self) -> None:
         self.folder = Path(os.path.realpath(self.mktemp()))
@@ -62,19 +62,19 @@ class Recovery(SynchronousTestCase):
         self.lines.append(formatEvent(event))
 
     def opened(self, path: Path) -> SqliteStore:
-        """A store that is open, and closed when the test ends."""
+        """Return an open store, which is closed at the end of the test."""
         store = SqliteStore(str(path))
         store.open()
         self.addCleanup(store.close)
         return store
 
     def crash(self, store: SqliteStore) -> None:
-        """Have at `self.path` what a relay leaves there that is killed now."""
+        """Copy the files of a store to `self.path`, as a relay that is killed now leaves them."""
         for suffix in ("", "-wal"):
             shutil.copy(f"{store.path}{suffix}", f"{self.path}{suffix}")
 
     def killed(self, messages: int = 300) -> None:
-        """Have at `self.path` what a relay left there that was killed after so many messages."""
+        """Make the files of a relay at `self.path` that was killed after so many messages."""
         store = self.opened(self.running / "log.sqlite3")
         self.fill(store, messages)
         self.crash(store)
@@ -85,18 +85,18 @@ class Recovery(SynchronousTestCase):
             store.append([message(str(number)) for number in range(number, min(number + 10, messages))])
 
     def aside(self) -> list[Path]:
-        """The write-ahead logs that were set aside."""
+        """Return the write-ahead logs that were set aside."""
         return sorted(self.folder.glob("*.orphaned-*"))
 
     def refused(self) -> str:
-        """Why the log at `self.path` can't be opened; nothing is lost of the write-ahead log."""
+        """Return why the log at `self.path` can't be opened; check that its write-ahead log is unchanged."""
         before = self.wal.read_bytes()
         error = self.assertRaises(LogUnavailable, SqliteStore(str(self.path)).open)
         self.assertTrue(self.wal.read_bytes() == before)
         return str(error)
 
     def remedy(self) -> str:
-        """The command in the line about what was set aside."""
+        """Return the command in the log message about the write-ahead log."""
         (line,) = (line for line in self.lines if "was renamed to" in line)
         return line.partition("To read them: ")[2]
 
@@ -243,7 +243,7 @@ class Recovery(SynchronousTestCase):
     # The database is the right one --------------------------------------------
 
     def test_own_database_is_accepted_after_any_history(self) -> None:
-        # Whatever happened to a log, and whenever it is killed.
+        # After any operations, and killed at any moment.
         for seed in range(SEEDS):
             chance = random.Random(seed)
             source = self.running / f"{seed}.sqlite3"
@@ -298,7 +298,7 @@ class Recovery(SynchronousTestCase):
                 path.unlink()
 
     def test_own_database_is_accepted_after_a_checkpoint_by_another_program(self) -> None:
-        # The next batch begins the write-ahead log again, with what was to be the last one before a checkpoint.
+        # The next batch restarts the write-ahead log, with what was to be the last commit before a checkpoint.
         source = self.running / "log.sqlite3"
         store = self.opened(source)
         store.append([message("a")])
@@ -316,7 +316,7 @@ class Recovery(SynchronousTestCase):
         self.assertEqual(contents(self.path), ["a", "b"])
 
     def test_wal_of_an_older_chatrelay_is_recovered(self) -> None:
-        # It wrote no marks of ours, and let SQLite begin its write-ahead log again.
+        # It did not change the cookie, and let SQLite restart the write-ahead log.
         source = self.running / "old"
         with closing(sqlite3.connect(source, isolation_level=None)) as old:
             old.execute("PRAGMA journal_mode = WAL")

@@ -32,7 +32,7 @@ from tests.support.sqlite_logs import (
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Path:
-    """A backup with 40 messages."""
+    """Return a backup with 40 messages."""
     source = tmp_path / "source"
     fill(source, 40).close()
     copy(source, tmp_path / "backup")

@@ -18,21 +18,21 @@ from tests.support.message_logs import message
 
 
 class Store(SynchronousTestCase):
-    """The file itself."""
+    """The store and its file."""
 
     def setUp(self) -> None:
         self.path = os.path.abspath(self.mktemp())
         self.store = self.opened(self.path)
 
     def opened(self, path: str, *arguments: Any) -> SqliteStore:
-        """A store that is open, and closed when the test ends."""
+        """Return an open store, which is closed at the end of the test."""
         store = SqliteStore(path, *arguments)
         store.open()
         self.addCleanup(store.close)
         return store
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """What another program reads."""
+        """Return what another program reads."""
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(sql).fetchall()
 

@@ -18,7 +18,7 @@ from tests.support.message_logs import message
 
 
 def sleep(seconds: float) -> Deferred[None]:
-    """Wait, in the reactor."""
+    """Wait in the reactor."""
     waiting: Deferred[None] = Deferred()
     reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
     return waiting
