@@ -130,18 +130,16 @@ class MadeWhenRead:
 class AutobahnProtocol(WebSocketServerProtocol):
     """Autobahn's protocol with less memory per connection, an outgoing buffer, and names for what is private in it."""
 
-    # Autobahn would copy its options into every connection, one by one, and
-    # pretty-print them for a debug line that nobody reads: a third of what a
-    # login cost, and 1.7 KiB of each connection. It would also want the first
-    # of them, tcpNoDelay, before it has copied it, and go on without. Here
-    # each is a `FactoryOption`; see below the class.
+    # Autobahn would copy its options into every connection, and pretty-print them for a debug line: a third of the cost
+    # of a login, and 1.7 KiB of each connection. It would also read the first of them, tcpNoDelay, before it has copied
+    # it, and go on without. So each is a `FactoryOption`, which is set below the class.
     CONFIG_ATTRS: list[str] = []
 
     send_queue = MadeWhenRead(deque)  # for what is sent in pieces; 0.7 KiB
     utf8validator = MadeWhenRead(TextValidator)  # for text that the fast path does not take; 0.3 KiB
 
-    # Autobahn's own logger would print handshakes, cookies and all, at the
-    # debug level of a program that embeds us, and warn of each bad client.
+    # Autobahn's own logger would log handshakes with their cookies at debug in a program that embeds chatrelay, and
+    # warn of each bad client.
     log = make_logger(level="error")
 
     # Autobahn's state before it hears of a connection. Of one that is refused at once it never does.

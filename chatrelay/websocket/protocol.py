@@ -82,7 +82,7 @@ class ChatProtocol(BoundedProtocol):
         )
 
     def _onOpen(self) -> None:
-        """Autobahn: the handshake is done; calls `onOpen`, which may read what Autobahn has of the handshake."""
+        """Autobahn: the handshake is complete. Call `onOpen`, which may read the handshake, and then release that."""
         if self.advance(Event.OPENED):
             try:
                 super()._onOpen()
@@ -95,7 +95,7 @@ class ChatProtocol(BoundedProtocol):
         self.release_handshake()
 
     def onOpen(self) -> None:
-        """Autobahn: the handshake is done. Begin a session."""
+        """Autobahn: the handshake is complete. Begin a session."""
         parts = self.factory.parts
         cookie, because = parts.handshakes.session_cookie_of(self.http_request_data)
         if cookie is None and because is None:
@@ -164,8 +164,8 @@ class ChatProtocol(BoundedProtocol):
         super().feed(data)
         cause = self.close_cause
         if cause is not before and closing.is_broken_stream(cause) and ends_by_going_away(data):
-            # Caddy ends a WebSocket so, in its own name and wherever it is in a client's frame; the client's answer to
-            # that comes behind it. Autobahn takes either for the client's error.
+            # Caddy closes a WebSocket in its own name, also in the middle of a client's frame. Autobahn takes that, or
+            # the client's answer behind it, for an error of the client's.
             self.close_cause = closing.PROXY_CLOSED
 
     def _message_taken(self, payload: bytes) -> bool:
@@ -231,8 +231,8 @@ class ChatProtocol(BoundedProtocol):
         parts.registry.disconnected(self)
         if state is not ConnectionState.REJECTED:
             parts.connection_log.lost(self, parts.seconds() - self._began, error)
-        # What refers to this and is referred to by it would stay, with all there is of a connection, until garbage
-        # is collected, which may be after thousands of others: 10 KiB each.
+        # Objects that refer to each other stay until garbage is collected, which may be after thousands of further
+        # connections: 10 KiB each. So here nothing refers to this object any more that it refers to.
         self.outgoing.disconnected()
         self.is_closed = succeed(None)  # Autobahn's own has this as its result
         self._receive = _take_nothing

@@ -81,7 +81,7 @@ class Reading(Inflow):
             if seconds:
                 self.pauses += 1
                 connection.transport.pauseProducing()
-                # No deadline, though deadlines are swept: what was swept together would be read together.
+                # A timer and not a swept deadline, as clients that were swept together would be read together.
                 self._pause = parts.reactor.callLater(seconds, self._resume, connection)
 
     def _resume(self, connection: BoundedProtocol) -> None:
@@ -142,7 +142,7 @@ class BoundedProtocol(AutobahnProtocol):
             self._take_open(data)
 
     def _take_piece(self) -> bool:
-        """Count a piece of a handshake or a frame; a frame that begins is counted when Autobahn takes it apart."""
+        """Count a piece of a handshake or of a frame. A frame that begins is counted when Autobahn takes it apart."""
         is_piece = self.connection_state is ConnectionState.HANDSHAKE or self.is_inside_frame
         return not is_piece or self.reading.take_frame_of(self)
 
@@ -164,20 +164,19 @@ class BoundedProtocol(AutobahnProtocol):
         self._between_messages = self._fast_path and self.connection_state.is_open and self.is_between_messages
 
     def expect_compressed_messages(self) -> None:
-        """Bound what is unpacked, too: the client was told that it may compress its messages.
+        """Limit what messages unpack to: the client was told that it may compress them.
 
-        Autobahn unpacks up to its bound, and what zlib holds back then is lost without a word: up to 2 KiB of a
-        message that is too large. It also counts what is still packed of a frame, though little may be left in that.
-        So its bound is put higher, and ours kept where a frame begins and closing.
+        Autobahn unpacks up to its own limit, and silently loses what zlib holds back then, up to 2 KiB of a message
+        that is too large. It also counts bytes of a frame that are still compressed. So Autobahn gets a higher limit,
+        and ours is checked where a frame begins and where it ends.
         """
         self.outgoing.leave_frames_to_the_protocol()
         self.maxMessagePayloadSize = self.maxFramePayloadSize = self._message_size + MAX_ADDED
 
     def stop_reading(self) -> None:
-        """Read no more of a client that goes past its limits after the close frame. It is aborted in its time.
+        """Discard what a client sends that exceeds its limits after the close frame, until closing-timeout has passed.
 
-        Autobahn would go on taking frames apart until the client has answered
-        the close frame, which such a one does not.
+        Autobahn would take frames apart until the client has answered the close frame, and such a client does not.
         """
         self.advance(Event.FLOODED)
         self.data = b""
@@ -185,7 +184,7 @@ class BoundedProtocol(AutobahnProtocol):
         self.transport.pauseProducing()
 
     def processData(self) -> bool:
-        """Autobahn: take a frame apart, or what has come of it; return whether there may be more to do."""
+        """Autobahn: take apart what has come of a frame; return whether there may be more to do."""
         if not self.is_inside_frame and self.data and not self.reading.take_frame_of(self):
             self.reading.hold(b"")
             return False
@@ -202,19 +201,20 @@ class BoundedProtocol(AutobahnProtocol):
         super().onMessageBegin(isBinary)
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Autobahn: a frame of a message began. Autobahn holds any number of empty ones; this bounds them."""
+        """Autobahn: a frame of a message began. Limit their number, as Autobahn keeps any number of empty ones."""
         super().onMessageFrameBegin(length)
         reading, limit = self.reading, self.factory.parts.config.message_frames
         reading.frames_of_message += 1
         if 0 < limit < reading.frames_of_message:
             self.fail(codes.too_many_frames(limit))
         if self.is_compressed:
-            # What is packed is bound by itself, as it need not become anything: zlib keeps what follows its end.
+            # Compressed bytes have a limit of their own, as they need not unpack to anything: zlib keeps what follows
+            # its end.
             reading.compressed_bytes += length
             self._bound_message(reading.compressed_bytes, self._message_size + MAX_ADDED)
 
     def onMessageFrameEnd(self) -> None:
-        """Autobahn: a frame of a message ended, and is unpacked."""
+        """Autobahn: a frame of a message ended, and was unpacked."""
         super().onMessageFrameEnd()
         if self.is_compressed:
             self._bound_message(self.message_data_total_length, self._message_size)
@@ -237,12 +237,12 @@ class BoundedProtocol(AutobahnProtocol):
             self.fail(codes.MESSAGE_TOO_SLOW)
 
     def onPing(self, payload: bytes) -> None:
-        """Autobahn: a ping came. Pongs count towards the budget: a client that pings and does not read is closed."""
+        """Autobahn: a ping came. The pong counts towards the budget: a client that pings and never reads is closed."""
         if self._may_send_control_frame() and self.outgoing.charge(len(payload) + MAX_HEADER):
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Autobahn: a pong came. Nobody asked for it, but a client may send some (RFC 6455, section 5.5.3)."""
+        """Autobahn: a pong came, perhaps an unsolicited one (RFC 6455, section 5.5.3)."""
         if self._may_send_control_frame():
             super().onPong(payload)
 
