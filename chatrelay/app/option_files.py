@@ -14,7 +14,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from chatrelay.config.checks import ConfigError
 from chatrelay.permissions import cannot_be_read
-from chatrelay.web.ops import SHORTEST_TOKEN
+from chatrelay.web.ops import MIN_TOKEN_LENGTH
 
 
 def read_secret(option: str, path: str) -> str:
@@ -36,10 +36,10 @@ def read_token(path: str) -> str:
     :raises ConfigError: if the file can't be read, or the token could be guessed.
     """
     token = read_secret("ops-token-file", path)
-    if len(token) < SHORTEST_TOKEN:
+    if len(token) < MIN_TOKEN_LENGTH:
         raise ConfigError(
             "ops-token-file",
-            f"the token in {path} is shorter than {SHORTEST_TOKEN} characters, so that it can be guessed: make one "
+            f"the token in {path} is shorter than {MIN_TOKEN_LENGTH} characters, so that it can be guessed: make one "
             "with openssl rand -hex 32",
         )
     return token

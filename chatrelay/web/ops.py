@@ -1,8 +1,7 @@
-"""HTTP for the operator and the site: is the relay alive, does it take clients; and ending sessions from outside.
+"""The ops endpoint: HTTP for the operator and the site, to check the relay's health and to end sessions.
 
-The ops endpoint is a port of its own, meant for the machine itself or a
-network that is the operator's. It speaks JSON, keeps no access log, and tells
-a SESSID that it is given to nobody.
+It has a port of its own, for the machine itself or for the operator's own network. It speaks JSON, keeps no access log,
+and never shows a SESSID. How a session is ended is not known here.
 """
 
 from __future__ import annotations
@@ -28,28 +27,28 @@ from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import MAX_SESSID, MAX_TOKEN, is_uid
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request's body. The longest SESSID takes 12 a character, where all of them are escaped."""
+"""Bytes of a request's body. An escaped character takes up to 12 bytes, and the longest SESSID has 4,096."""
 
 REQUEST_SECONDS = 10.0
-"""How long a connection may last, from its beginning to the last byte of the answer taken."""
+"""Seconds that a connection may last, until the client has taken the last byte of the response."""
 
 MAX_CONNECTIONS = 16
 """Connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
 
-SHORTEST_TOKEN = 16
-"""Characters of the token. Guesses are not counted, so it has to be one that can't be guessed."""
+MIN_TOKEN_LENGTH = 16
+"""Characters of the token. Attempts are not limited, so the token must not be one that can be guessed."""
 
 Readiness = Callable[[], str | None]
-"""Answers why the relay takes no clients now; None where it does."""
+"""Returns why the relay accepts no clients now; None if it does."""
 
 
 class Refusal(Exception):
-    """A request that is not done.
+    """A request that is refused.
 
     :ivar status: the HTTP status.
     :ivar reason: a word for programs.
     :ivar detail: a sentence for people, with the remedy.
-    :ivar headers: what the status wants beside it.
+    :ivar headers: further headers of the response.
     """
 
     def __init__(self, status: HTTPStatus, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
@@ -61,7 +60,7 @@ class Refusal(Exception):
 
 
 class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose sessions are to end: those of a user, or those of a SESSID."""
+    """The body of ``/v1/revoke``: the user or the SESSID whose connections to close."""
 
     uid: str | int | UnsetType = field(name="uID", default=UNSET)
     sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
@@ -72,10 +71,10 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
 
 @attrs.frozen
 class _Route:
-    """What is done on one path.
+    """How one path is served.
 
-    :ivar methods: the methods it takes.
-    :ivar answer: makes the JSON value that is answered with status 200.
+    :ivar methods: the methods that it allows.
+    :ivar answer: makes the JSON value of a response with status 200.
     """
 
     methods: tuple[str, ...]
@@ -83,11 +82,11 @@ class _Route:
 
 
 class Ops(Resource):
-    """The ops endpoint's whole tree.
+    """All paths of the ops endpoint.
 
     :param index: ends sessions.
-    :param not_ready: why the relay takes no clients, or None.
-    :param token: what ``/v1/revoke`` wants as a bearer token; None where nobody may use it.
+    :param not_ready: returns why the relay accepts no clients, or None.
+    :param token: the bearer token that ``/v1/revoke`` needs; None if nobody may use it.
     """
 
     isLeaf = True
@@ -114,8 +113,8 @@ class Ops(Resource):
         request.setResponseCode(status, status.phrase.encode("ascii"))
         request.setHeader("Content-Type", "application/json")
         request.setHeader("Cache-Control", "no-store")
-        # A connection that was kept would be one more thing to wait for when the relay stops. The header tells the
-        # client; twisted.web does not read it.
+        # The relay would have to wait for a kept connection when it stops. The header tells the client, and twisted.web
+        # does not read it.
         request.setHeader("Connection", "close")
         request.channel.persistent = False
         body = msgspec.json.encode(value) + b"\n"
@@ -171,9 +170,9 @@ class Ops(Resource):
 
 
 def _revocation(request: Request) -> Revocation:
-    """What a request to ``/v1/revoke`` wants.
+    """Decode a request to ``/v1/revoke``.
 
-    :raises Refusal: where that can't be said.
+    :raises Refusal: for an invalid one.
     """
     content_type = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
     if content_type != b"application/json":
@@ -189,8 +188,8 @@ def _revocation(request: Request) -> Revocation:
     try:
         wanted = _decode(body.decode("utf-8"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec's errors name types, keys and never values; but a key that it does not know may be anything, and the
-        # errors of the other two would quote the body.
+        # The errors of msgspec name types and keys and no values, but an unknown key may be a secret. The errors of the
+        # other two would quote the body.
         why = str(error) if isinstance(error, msgspec.MsgspecError) else "not JSON"
         if " unknown field " in why:
             why = "there is a key that is neither uID nor SESSID"
@@ -210,14 +209,14 @@ _decode = msgspec.json.Decoder(Revocation).decode
 
 
 class OpsRequest(Request):
-    """A request whose body is bounded: twisted.web would take any, on the disk where it is long."""
+    """A request with a limited body. twisted.web would accept any, and write a long one to the disk."""
 
     def gotLength(self, length: int | None) -> None:
         """twisted.web: the headers are complete."""
         self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """twisted.web: a part of the body came. One byte past the bound is kept, to tell by; the rest is not."""
+        """twisted.web: a part of the body came. One byte beyond the limit is kept, so that the excess is seen."""
         assert self.content is not None
         self.content.write(data[: MAX_BODY + 1 - self.content.tell()])
 
@@ -228,15 +227,15 @@ class OpsSite(Site):
     noisy = False
 
     def __init__(self, ops: Ops, reactor: IReactorTime) -> None:
-        # Not twisted.web's time-out, which begins anew with each byte: BoundedConnections has one that does not.
+        # twisted.web's own timeout begins anew with each byte. The one of BoundedConnections does not.
         super().__init__(ops, OpsRequest, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
 
     def startFactory(self) -> None:
-        """Twisted: a port begins to listen. The parent would begin an access log, and a timer for its clock."""
+        """Twisted: a port begins to listen. Do nothing: the base class would begin an access log, and a timer."""
 
 
 class _BoundedConnection(ProtocolWrapper):
-    """A connection that ends after its time, whatever it does."""
+    """A connection that is ended after `REQUEST_SECONDS`, whatever it sends."""
 
     factory: BoundedConnections
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
@@ -247,7 +246,7 @@ class _BoundedConnection(ProtocolWrapper):
         self.factory.opened(self)
 
     def end(self) -> None:
-        """End it, read or unread."""
+        """End the connection, even if the response is not read."""
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -257,10 +256,10 @@ class _BoundedConnection(ProtocolWrapper):
 
 
 class BoundedConnections(WrappingFactory[_BoundedConnection]):
-    """Bounds the connections of a site in number and time, so that its port can't use up the descriptors.
+    """Limits the number and the time of a site's connections, so that its port can't use up the descriptors.
 
-    The oldest goes for a new one: requests are answered at once, so it is the
-    one that does not ask, and health checks get in.
+    A connection beyond the limit ends the oldest one. Requests are answered at once, so the oldest is one that has sent
+    no request, and health checks are served.
 
     :param site: whose connections they are.
     :param clock: for time.
@@ -290,7 +289,7 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
 
 
 def on_loopback(description: str) -> str:
-    """A server endpoint's description, made to listen on the loopback interface unless it names another.
+    """Return the description of an endpoint that listens on the loopback interface, unless it names another one.
 
     :param description: a Twisted endpoint string.
     """

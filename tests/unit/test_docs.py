@@ -260,7 +260,7 @@ class OperatingPages(SynchronousTestCase):
             f"it is cut after ``closing-timeout`` ({closing:g} s)",
             f"cut ``closing-timeout`` ({closing:g} s) later",
             f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
-            f"printable ASCII without spaces, at least {web.SHORTEST_TOKEN} characters",
+            f"printable ASCII without spaces, at least {web.MIN_TOKEN_LENGTH} characters",
             f"- {relay.MAX_WAITING:,} × {MAX_CONTENT // 1024} KiB of text",
             f"- {relay.MAX_WAITING * MAX_CONTENT // 1024**2} MiB; four times that if",
             f"- {Config().unread_size // 1024**2} MiB each: 1,000 MiB for 1,000",

@@ -101,23 +101,23 @@ class OpsTestCase(TestCase):
 class Health(OpsTestCase):
     """Alive, and ready."""
 
-    async def test_alive(self) -> None:
+    async def test_healthz_answers_200(self) -> None:
         self.why = "the relay is stopping"
         self.assertEqual(await self.ask("GET", "/healthz"), (200, {"status": "alive"}))
 
-    async def test_ready_or_why_not(self) -> None:
+    async def test_readyz_answers_200_or_503_with_the_cause(self) -> None:
         self.assertEqual(await self.ask("GET", "/readyz"), (200, {"status": "ready"}))
         self.why = "the relay is stopping"
         self.assertEqual(
             await self.ask("GET", "/readyz"), (503, {"reason": "not-ready", "detail": "the relay is stopping"})
         )
 
-    async def test_with_head(self) -> None:
+    async def test_head_has_no_body(self) -> None:
         self.assertEqual(await self.ask("HEAD", "/healthz"), (200, None))
         self.why = "the relay is stopping"
         self.assertEqual(await self.ask("HEAD", "/readyz"), (503, None))
 
-    async def test_other_methods_and_paths(self) -> None:
+    async def test_other_methods_and_paths_are_refused(self) -> None:
         for method, path, status, allow in (
             ("POST", "/healthz", 405, "GET, HEAD"),
             ("DELETE", "/readyz", 405, "GET, HEAD"),
@@ -135,7 +135,7 @@ class Health(OpsTestCase):
 class Revoke(OpsTestCase):
     """Ending sessions, and who may."""
 
-    async def test_by_uid(self) -> None:
+    async def test_revoke_by_uid_ends_the_sessions_of_the_user(self) -> None:
         other = RecordedConnection()
         self.directory.add("8", other)
         self.assertEqual(await self.revoke({"uID": 7}), (200, {"ended": 2}))
@@ -143,25 +143,25 @@ class Revoke(OpsTestCase):
         self.assertIsNone(other.closed)
         self.assertEqual(await self.revoke({"uID": "nobody"}), (200, {"ended": 0}))
 
-    async def test_by_sessid(self) -> None:
+    async def test_revoke_by_sessid_ends_the_session(self) -> None:
         self.assertEqual(await self.revoke({"SESSID": "CANARY"}), (200, {"ended": 2}))
         self.assertEqual([member.closed and member.closed[0] for member in self.members], [4505, 4505])
 
-    async def test_a_sessid_of_any_characters_up_to_the_longest(self) -> None:
+    async def test_revoke_accepts_any_sessid_up_to_the_longest(self) -> None:
         sessid = "\U0001f511" * 4096
         member = RecordedConnection()
         self.logins.entered(member, [sessid])
         self.assertEqual(await self.revoke({"SESSID": sessid}), (200, {"ended": 1}))
         self.assertEqual(await self.refused({"SESSID": sessid + "x"}), (400, "invalid-request"))
 
-    async def test_who_may(self) -> None:
+    async def test_revoke_without_the_token_is_refused(self) -> None:
         for given in ("", "s3cret", "Bearer", "Bearer ", "Bearer wrong", "Bearer s3cretx", "Basic s3cret", "Bearer å"):
             self.assertEqual(await self.refused({"uID": 7}, Authorization=given), (401, "unauthorized"), given)
             self.assertEqual(self.response.headers.getRawHeaders("www-authenticate"), ["Bearer"])
         for given in ("Bearer s3cret", "bearer s3cret"):
             self.assertEqual((await self.revoke({"uID": 9}, Authorization=given))[0], 200)
 
-    async def test_the_token_is_compared_in_constant_time(self) -> None:
+    async def test_token_is_compared_in_constant_time(self) -> None:
         """By `hmac.compare_digest` and nothing beside it: what it says decides."""
         for says, given, status in ((True, "wrong", 200), (False, "s3cret", 401)):
             with patch("hmac.compare_digest", return_value=says) as compare:
@@ -169,7 +169,7 @@ class Revoke(OpsTestCase):
                 self.assertEqual((await answer({"uID": 9}, Authorization=f"Bearer {given}"))[0], status)
             compare.assert_called_once_with(given.encode(), b"s3cret")
 
-    async def test_what_is_no_request(self) -> None:
+    async def test_invalid_request_is_refused(self) -> None:
         for value in (
             b"",
             b"nonsense",
@@ -190,18 +190,18 @@ class Revoke(OpsTestCase):
         ):
             self.assertEqual(await self.refused(value), (400, "invalid-request"), value)
 
-    async def test_other_types_of_content(self) -> None:
+    async def test_content_type_other_than_json_is_refused(self) -> None:
         for given in ("", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
             status, reason = await self.refused(b'{"uID":7}', **{"Content-Type": given})
             self.assertEqual((status, reason), (415, "unsupported-media-type"), given)
         self.assertEqual((await self.revoke({"uID": 9}, **{"Content-Type": "Application/JSON; charset=utf-8"}))[0], 200)
 
-    async def test_a_body_up_to_its_size_and_no_further(self) -> None:
+    async def test_body_beyond_the_limit_is_refused(self) -> None:
         body = b'{"uID":9}'
         self.assertEqual(await self.revoke(body.ljust(MAX_BODY)), (200, {"ended": 0}))
         self.assertEqual(await self.refused(body.ljust(MAX_BODY + 1)), (413, "too-large"))
 
-    async def test_a_body_of_unknown_length_is_bounded_too(self) -> None:
+    async def test_body_of_unknown_length_is_limited(self) -> None:
         kept: list[int] = []
         received = OpsRequest.requestReceived
 
@@ -227,7 +227,7 @@ class Revoke(OpsTestCase):
         self.assertTrue(answered.startswith(b"HTTP/1.1 413 "), answered)
         self.assertEqual(kept, [MAX_BODY + 1])
 
-    async def test_nothing_is_logged(self) -> None:
+    async def test_requests_are_not_logged(self) -> None:
         await self.revoke({"SESSID": "CANARY"})
         await self.revoke({"SESSID": "CANARY", "uID": "CANARY"})
         await self.revoke(b'{"SESSID":"CANARY')
@@ -241,7 +241,7 @@ class WithoutToken(OpsTestCase):
 
     token = None
 
-    async def test_nobody_may(self) -> None:
+    async def test_revoke_is_refused_to_everybody_without_a_token_file(self) -> None:
         for given in ("", "Bearer ", "Bearer None"):
             self.assertEqual(await self.refused({"uID": 7}, Authorization=given), (403, "no-token"))
         self.assertEqual((await self.ask("GET", "/healthz"))[0], 200)
@@ -262,7 +262,7 @@ class Bounded(SynchronousTestCase):
         protocol.makeConnection(transport)
         return protocol, transport
 
-    def test_a_connection_has_its_time_which_no_byte_prolongs(self) -> None:
+    def test_connection_is_ended_after_its_time_whatever_it_sends(self) -> None:
         dripping, transport = self.connect()
         for byte in b"GET /heal":
             self.clock.pump([REQUEST_SECONDS / 100] * 10)
@@ -271,14 +271,14 @@ class Bounded(SynchronousTestCase):
         self.clock.pump([REQUEST_SECONDS / 100] * 11)
         self.assertFalse(transport.connected)
 
-    def test_no_timer_is_left_of_one_that_was_answered(self) -> None:
+    def test_answered_connection_leaves_no_timer(self) -> None:
         asking, transport = self.connect()
         asking.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertIn(b'{"status":"alive"}', transport.value())
         self.assertFalse(transport.connected)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_the_oldest_goes_for_one_too_many(self) -> None:
+    def test_connection_beyond_the_limit_ends_the_oldest(self) -> None:
         transports = [self.connect()[1] for _ in range(MAX_CONNECTIONS)]
         self.assertTrue(all(transport.connected for transport in transports))
         for count in (1, 2):
@@ -287,7 +287,7 @@ class Bounded(SynchronousTestCase):
                 [transport.connected for transport in transports], [False] * count + [True] * MAX_CONNECTIONS
             )
 
-    def test_those_that_have_gone_count_no_more(self) -> None:
+    def test_ended_connections_do_not_count(self) -> None:
         first, _ = self.connect()
         for _ in range(MAX_CONNECTIONS * 2):
             self.connect()[1].loseConnection()
@@ -297,7 +297,7 @@ class Bounded(SynchronousTestCase):
 class Loopback(SynchronousTestCase):
     """Where the endpoint listens."""
 
-    def test_on_loopback_unless_told(self) -> None:
+    def test_loopback_is_added_unless_an_interface_is_given(self) -> None:
         for given, used in (
             ("tcp:8081", "tcp:8081:interface=127.0.0.1"),
             ("tcp:port=8081", "tcp:port=8081:interface=127.0.0.1"),

@@ -170,7 +170,7 @@ class Bursts(Fairness):
         alice.write(b"".join(request(to, 10_000 + number) for number in range(BURST // SIZE)))
         return alice
 
-    def test_a_turn_takes_so_much_of_it_and_no_more(self) -> None:
+    def test_turn_of_the_reactor_reads_a_bounded_part_of_a_burst(self) -> None:
         alice = self.burst()
         for turns in (1, 2, 3):
             self.turns(1)
@@ -179,7 +179,7 @@ class Bursts(Fairness):
         self.assertGreater(len(self.log.rows), TURN // SIZE)
         self.assertTrue(alice.has_more)
 
-    def test_another_is_answered_as_if_it_were_not_there(self) -> None:
+    def test_burst_does_not_delay_the_answers_of_another_client(self) -> None:
         bo = Client(self, "bo")
         bo.write(request(2, 1))
         turns_alone = self.turns_until_answered(bo, 1)
@@ -200,7 +200,7 @@ class Bursts(Fairness):
                 return turns
         raise AssertionError("not answered in 50 turns")
 
-    def test_what_one_turn_reads_is_one_batch(self) -> None:
+    def test_messages_of_one_turn_are_one_batch(self) -> None:
         log = HeldMessageLog()
         self.serve(log)
         alice, bo = Client(self, "alice"), Client(self, "bo")
@@ -210,7 +210,7 @@ class Bursts(Fairness):
         ((batch, _),) = log.batches
         self.assertEqual(len(batch), 401)
 
-    def test_a_message_waits_for_two_commits_at_the_most(self) -> None:
+    def test_message_waits_for_no_more_than_two_commits(self) -> None:
         log = HeldMessageLog()
         self.serve(log)
         bo = Client(self, "bo")
@@ -228,7 +228,7 @@ class Bursts(Fairness):
         self.assertGreater(len(log.rows), 2 * (TURN // SIZE))
         self.assertTrue(alice.has_more)
 
-    def test_the_order_is_that_of_reading(self) -> None:
+    def test_messages_are_logged_in_the_order_they_were_read(self) -> None:
         alice, bo, chen = (Client(self, sessid) for sessid in ("alice", "bo", "chen"))
         for round in range(10):
             alice.write(b"".join(request(3, round * 100 + id, f"alice {round * 100 + id}") for id in range(100)))
@@ -249,7 +249,7 @@ class BackPressure(Fairness):
 
     BUDGET = 100_000
 
-    def test_a_burst_to_it_is_taken_up_to_its_budget_and_every_answer_is_true(self) -> None:
+    def test_burst_to_a_slow_reader_is_accepted_up_to_its_budget(self) -> None:
         self.serve(self.log, unread_size=self.BUDGET)
         alice, deaf, chen = Client(self, "alice"), Client(self, "bo", room=4096), Client(self, "chen")
         answers = alice.heard

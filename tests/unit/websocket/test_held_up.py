@@ -45,7 +45,7 @@ class Connections(WebSocketTestCase):
         self.pass_time(2 * LONGEST)
         return clients
 
-    def test_a_handshake(self) -> None:
+    def test_handshake_that_came_in_time_is_completed(self) -> None:
         def begin() -> MemoryClient:
             client = self.client()
             client.write(HANDSHAKE[:-9])
@@ -56,12 +56,12 @@ class Connections(WebSocketTestCase):
         self.assertTrue(in_time.read().startswith(b"HTTP/1.1 101 "))
         self.assertEqual((in_time.transport.aborted, silent.transport.aborted), (False, True))
 
-    def test_a_login(self) -> None:
+    def test_auth_request_that_came_in_time_is_answered(self) -> None:
         in_time, silent = self.hold_up(lambda: self.client().open(), lambda client: client.say_login("alice"), 10)
         self.assertEqual(in_time.hear(), [ADMITTED])
         self.assertEqual(silent.hear(), [(4001, "not logged in in time")])
 
-    def test_a_message(self) -> None:
+    def test_message_that_came_in_time_is_taken(self) -> None:
         def begin() -> MemoryClient:
             client = self.client().open().log_in()
             client.write(frame(b'{"type":', fin=False))
@@ -71,7 +71,7 @@ class Connections(WebSocketTestCase):
         self.assertEqual([heard["type"] for heard in in_time.hear()], ["error"])
         self.assertEqual(silent.hear(), [(1002, "a message took too long")])
 
-    def test_the_answer_to_a_ping(self) -> None:
+    def test_pong_that_came_in_time_counts(self) -> None:
         self.factory = self.make_factory(ping_interval=LONGEST, ping_timeout=10)
 
         def begin() -> MemoryClient:
@@ -89,7 +89,7 @@ class Connections(WebSocketTestCase):
             ],
         )
 
-    def test_a_slow_reader(self) -> None:
+    def test_slow_reader_that_read_in_time_stays(self) -> None:
         self.factory = self.make_factory(unread_time=10)
 
         def begin() -> MemoryClient:
@@ -100,7 +100,7 @@ class Connections(WebSocketTestCase):
         in_time, silent = self.hold_up(begin, lambda client: client.protocol.outgoing.resumeProducing(), 10)
         self.assertEqual((in_time.hear(), silent.hear()), ([], [(4002, "not reading fast enough")]))
 
-    def test_a_closing_handshake(self) -> None:
+    def test_close_frame_that_came_in_time_is_read(self) -> None:
         self.factory = self.make_factory(closing_timeout=2)
 
         def begin() -> MemoryClient:
@@ -116,7 +116,7 @@ class Connections(WebSocketTestCase):
         _, silent = self.hold_up(begin, arrives, 2)
         self.assertTrue(silent.transport.aborted)
 
-    def test_the_operator_is_told_once(self) -> None:
+    def test_hold_up_is_logged_once(self) -> None:
         told = logged_lines(self)
         self.pass_time(1)
         self.clock.advance(1.25)
@@ -126,7 +126,7 @@ class Connections(WebSocketTestCase):
         self.pass_time(5)
         self.assertEqual(told, ["this process was held up for 25.0 s: that time counts towards no deadline"])
 
-    def test_nobody_is_pinged_more_often_for_it(self) -> None:
+    def test_hold_up_brings_no_more_pings(self) -> None:
         self.factory = self.make_factory(ping_interval=2, ping_timeout=0)
         client = self.client().open().log_in()
         self.pass_time(2.5)
@@ -153,7 +153,7 @@ class Questions(SynchronousTestCase):
         self.patch(authenticator._page, "ask", ask)
         return authenticator
 
-    def test_answers_that_came_are_in_time_and_the_breaker_stays_closed(self) -> None:
+    def test_answers_that_came_in_time_keep_the_breaker_closed(self) -> None:
         authenticator = self.authenticator(timeout=5.0)
         verdicts = [authenticator.authenticate(str(number)) for number in range(20)]
         self.clock.pump([0.25] * 19)
@@ -167,7 +167,7 @@ class Questions(SynchronousTestCase):
         self.assertEqual(self.successResultOf(verdicts[19]), Unavailable("no complete response within 5 s"))
         self.assertIs(authenticator._breaker.state, BreakerState.CLOSED)
 
-    def test_a_turn_that_comes_is_in_time(self) -> None:
+    def test_queued_login_that_gets_its_turn_in_time_is_asked_about(self) -> None:
         authenticator = self.authenticator(timeout=0, checks=1, queue_timeout=10.0)
         first, second = (authenticator.authenticate(str(number)) for number in range(2))
         self.clock.pump([0.25] * 39)
@@ -176,7 +176,7 @@ class Questions(SynchronousTestCase):
         self.out[1].callback(LoggedIn(2))
         self.assertEqual([self.successResultOf(verdict) for verdict in (first, second)], [LoggedIn(1), LoggedIn(2)])
 
-    def test_so_is_the_answer_to_the_first_look(self) -> None:
+    def test_answer_to_the_startup_check_that_came_in_time_counts(self) -> None:
         told = logged_lines(self)
         authenticator = self.authenticator(timeout=5.0)
         authenticator.startup_check()
@@ -188,7 +188,7 @@ class Questions(SynchronousTestCase):
         self.assertIn("no complete response within 5 s", told[0])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_connecting_has_no_time_of_its_own(self) -> None:
+    def test_connecting_to_the_site_has_no_timeout_of_its_own(self) -> None:
         for timeout in (0.0, 5.0):
             reactor = MemoryReactorClock()
             authenticator = authenticator_for("http://127.0.0.1:9/", reactor, timeout=timeout)

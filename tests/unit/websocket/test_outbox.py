@@ -129,14 +129,14 @@ class OutgoingTestCase(SynchronousTestCase):
 class Writing(OutgoingTestCase):
     """What goes straight to the socket, and what does not."""
 
-    def test_one_turn_is_one_write(self) -> None:
+    def test_messages_of_one_turn_are_written_at_once(self) -> None:
         self.buffer.send(b"one")
         self.buffer.send(b"two")
         self.assertRaises(BlockingIOError, self.client.recv, 100)
         self.end_turn()
         self.assertEqual(self.client.recv(100), b"\x81\x03one\x81\x03two")
 
-    def test_a_connection_that_was_upgraded_to_tls_is_not_written_past_it(self) -> None:
+    def test_connection_upgraded_to_tls_is_written_to_through_tls(self) -> None:
         written: list[bytes] = []
         self.patch(self.transport, "write", written.append)
         self.transport.TLS = True  # as startTLS leaves it
@@ -145,7 +145,7 @@ class Writing(OutgoingTestCase):
         self.assertRaises(BlockingIOError, self.client.recv, 100)
         self.assertEqual(written, [b"\x81\x06secret"])
 
-    def test_ones_trouble_is_not_anothers(self) -> None:
+    def test_error_of_one_connection_does_not_keep_another_from_being_flushed(self) -> None:
         _, client, _, buffer = self.connection()
         self.buffer.append("no bytes")  # type: ignore[arg-type]
         buffer.send(b"whole")
@@ -167,25 +167,25 @@ class Budget(OutgoingTestCase):
         self.assertEqual(protocol.code, 4002)
         return sent, 0 if unix else len(client.recv(MIB))
 
-    def test_what_the_kernel_holds_counts(self) -> None:
+    def test_bytes_in_the_kernel_count_towards_the_budget(self) -> None:
         for budget in (MIB, 500_000, 65536):
             for room in (SMALL, USUAL):
                 sent, had = self.most_unread(budget, room)
                 self.assertLessEqual(sent - had, budget + 1004)
                 self.assertGreater(sent, budget // 2)
 
-    def test_what_a_client_on_a_unix_socket_has_not_read_counts(self) -> None:
+    def test_unread_bytes_of_a_unix_socket_count_towards_the_budget(self) -> None:
         for budget in (MIB, 65536):
             sent, _ = self.most_unread(budget, unix=True)
             self.assertLessEqual(sent, budget + 1004)
 
-    def test_where_the_system_does_not_tell_the_kernel_counts_as_full(self) -> None:
+    def test_kernel_counts_as_full_if_the_system_does_not_tell(self) -> None:
         self.patch(sendqueue, "unacknowledged", lambda connection: None)
         sent, had = self.most_unread(MIB)
         self.assertLessEqual(sent - had, MIB)
         self.assertGreater(sent, MIB // 2)
 
-    def test_what_tls_holds_counts(self) -> None:
+    def test_bytes_in_tls_count_towards_the_budget(self) -> None:
         for budget in (MIB, 65536):
             protocol, _, transport, _ = self.connection()
             transport.unregisterProducer()
@@ -205,7 +205,7 @@ class Budget(OutgoingTestCase):
             self.assertLessEqual(sent, budget)
             self.assertGreater(sent, budget // 2)
 
-    def test_zero_is_no_bound_and_leaves_the_kernel_as_it_is(self) -> None:
+    def test_budget_0_is_no_limit_and_leaves_the_send_buffer_alone(self) -> None:
         protocol, _, transport, buffer = self.connection(budget=0)
         usual = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.assertGreater(self.send(buffer, 8 * MIB), 8 * MIB - 1)
@@ -213,7 +213,7 @@ class Budget(OutgoingTestCase):
         _, _, transport, _ = self.connection(budget=MIB)
         self.assertLess(transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), usual)
 
-    def test_nobody_asks_the_kernel_while_nothing_waits(self) -> None:
+    def test_kernel_is_not_asked_while_nothing_waits(self) -> None:
         asked: list[object] = []
         for name in ("unacknowledged", "acknowledged", "attempts"):
             self.patch(sendqueue, name, lambda connection: asked.append(connection) or 0)
@@ -227,7 +227,7 @@ class Budget(OutgoingTestCase):
 class Bound(OutgoingTestCase):
     """How much the kernel holds at most."""
 
-    def test_the_kernel_holds_no_more_than_the_bound(self) -> None:
+    def test_send_queue_holds_no_more_than_its_bound(self) -> None:
         for budget in (1, 20_000, 65536, 262144, MIB):
             for room in (SMALL, USUAL):
                 for size in (100, 2000, 14_000, 65536, 131072):
@@ -242,18 +242,18 @@ class Bound(OutgoingTestCase):
                         time.sleep(0.01)
                     self.assertLessEqual(held, most, f"{budget} {room} {size}")
 
-    def test_a_budget_beyond_what_setsockopt_takes_is_no_error(self) -> None:
+    def test_budget_beyond_setsockopt_is_accepted(self) -> None:
         _, _, transport, _ = self.connection(2**40)
         self.assertGreater(sendqueue.bound(transport.socket, 2**40), sendqueue.bound(transport.socket, 65536))
 
-    def test_systems_other_than_linux_are_not_asked(self) -> None:
+    def test_other_systems_than_linux_are_not_asked(self) -> None:
         self.patch(sys, "platform", "freebsd14")
         connection: Any = None
         self.assertIsNone(sendqueue.unacknowledged(connection))
         self.assertIsNone(sendqueue.acknowledged(connection))
         self.assertEqual(sendqueue.attempts(connection), (0, 0, 0.0))
 
-    def test_a_connection_that_is_gone_raises_nothing(self) -> None:
+    def test_lost_connection_raises_nothing(self) -> None:
         gone = socket.socket()
         gone.close()
         self.assertEqual(sendqueue.bound(gone, MIB), sendqueue.MAX_OVERSHOOT)
@@ -262,7 +262,7 @@ class Bound(OutgoingTestCase):
         self.assertEqual(sendqueue.attempts(gone), (0, 0, 0.0))
         self.assertFalse(sendqueue.give_up_after(gone, 35))
 
-    def test_what_came_after_a_lost_segment_was_acknowledged(self) -> None:
+    def test_bytes_after_a_lost_segment_count_as_acknowledged(self) -> None:
         class Lossy:
             def getsockopt(self, level: int, option: int, size: int) -> bytes:
                 assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
@@ -272,7 +272,7 @@ class Bound(OutgoingTestCase):
         lossy: Any = Lossy()
         self.assertEqual(sendqueue.acknowledged(lossy), 48_720 + 14 * 1448)
 
-    def test_a_real_one_says_what_was_acknowledged(self) -> None:
+    def test_tcp_connection_tells_what_was_acknowledged(self) -> None:
         _, client, transport, _ = self.connection()
         before = sendqueue.acknowledged(transport.socket)
         transport.socket.send(b"x" * 1000)
@@ -281,7 +281,7 @@ class Bound(OutgoingTestCase):
             client.recv(1)
         self.assertEqual((sendqueue.acknowledged(transport.socket) or 0) - (before or 0), 1000)
 
-    def test_a_unix_socket_tells_what_is_unread_and_nothing_of_what_was_acknowledged(self) -> None:
+    def test_unix_socket_tells_unread_bytes_and_no_acknowledged_ones(self) -> None:
         near, far = socket.socketpair()
         for end in (near, far):
             self.addCleanup(end.close)
@@ -317,22 +317,22 @@ class Pace(OutgoingTestCase):
                 break
         return protocol.code, self.now - began
 
-    def test_a_client_that_takes_nothing_is_closed_after_its_unread_time(self) -> None:
+    def test_client_that_takes_nothing_is_closed_after_its_unread_time(self) -> None:
         self.assertEqual(self.behind(0), (4002, 10))
 
-    def test_a_client_whose_kernel_had_taken_more_at_once_is_closed_later(self) -> None:
+    def test_client_whose_kernel_took_more_before_is_closed_later(self) -> None:
         code, seconds = self.behind(0, room=USUAL)
         self.assertEqual(code, 4002)
         self.assertLessEqual(seconds, 10 * (1 + MAX_AHEAD // MIN_PROGRESS))
 
-    def test_a_client_that_takes_a_byte_now_and_then_is_closed(self) -> None:
+    def test_client_that_takes_single_bytes_is_closed(self) -> None:
         self.assertEqual(self.behind(1), (4002, 10))
 
-    def test_a_client_that_takes_half_of_what_it_must_is_closed(self) -> None:
+    def test_client_at_half_the_least_pace_is_closed(self) -> None:
         for room in (SMALL, USUAL):
             self.assertEqual(self.behind(MIN_PROGRESS // 20, 120, room)[0], 4002)
 
-    def test_a_client_may_fall_short_once_and_make_up_for_it(self) -> None:
+    def test_client_may_fall_behind_once_and_catch_up(self) -> None:
         for pace, code in ((5000, None), (2500, 4002)):
             protocol, client, _, buffer = self.connection()
             self.send(buffer, 700_000)
@@ -343,23 +343,23 @@ class Pace(OutgoingTestCase):
                 self.sweep()
             self.assertEqual(protocol.code, code)
 
-    def test_a_slow_client_that_keeps_its_pace_stays(self) -> None:
+    def test_slow_client_at_the_least_pace_stays(self) -> None:
         for room in (SMALL, USUAL):
             for kib in (7, 40, 100):
                 self.assertEqual(self.behind(kib * 1024, 60, room, inflow=True), (None, 60), f"{kib} KiB/s, {room}")
 
-    def test_a_slow_client_on_a_unix_socket_that_keeps_its_pace_stays(self) -> None:
+    def test_slow_client_on_a_unix_socket_at_the_least_pace_stays(self) -> None:
         for kib in (7, 100):
             self.assertEqual(self.behind(kib * 1024, 60, unix=True, inflow=True), (None, 60))
         self.assertEqual(self.behind(0, unix=True)[0], 4002)
 
-    def test_a_slow_client_that_keeps_its_pace_stays_where_the_system_tells_nothing(self) -> None:
+    def test_slow_client_at_the_least_pace_stays_if_the_system_tells_nothing(self) -> None:
         for name in ("unacknowledged", "acknowledged"):
             self.patch(sendqueue, name, lambda connection: None)
         self.assertEqual(self.behind(40 * 1024, inflow=True), (None, 60))
         self.assertEqual(self.behind(0)[0], 4002)
 
-    def test_a_client_that_has_taken_all_the_kernel_had_stays_while_the_process_is_held_up(self) -> None:
+    def test_client_that_emptied_the_kernel_stays_while_the_process_is_held_up(self) -> None:
         protocol, client, transport, buffer = self.connection()
         self.send(buffer, 700_000)
         transport.stopWriting()  # as if the reactor did not run
@@ -377,7 +377,7 @@ class Pace(OutgoingTestCase):
             self.sweep()
         self.assertEqual(protocol.code, 4002)
 
-    def test_a_ping_waits_for_what_lies_before_it(self) -> None:
+    def test_ping_may_be_unread_while_bytes_before_it_are(self) -> None:
         self.send(self.buffer, 200_000)
         self.assertFalse(self.buffer.is_slow_reader)
         self.buffer.about_to_ping()
@@ -386,7 +386,7 @@ class Pace(OutgoingTestCase):
         self.now += 10
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
 
-    def test_a_ping_with_nothing_before_it_or_to_a_silent_kernel_waits_no_longer(self) -> None:
+    def test_ping_to_an_empty_queue_or_a_silent_kernel_has_no_more_time(self) -> None:
         self.now += 1
         self.buffer.about_to_ping()
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
@@ -395,11 +395,11 @@ class Pace(OutgoingTestCase):
         self.patch(sendqueue, "attempts", lambda connection: (1, 1, 15.0))
         self.assertFalse(self.buffer.may_not_have_read_the_ping(15))
 
-    def test_a_silent_kernel_counts_nothing_ahead(self) -> None:
+    def test_client_with_a_silent_kernel_is_not_ahead(self) -> None:
         self.patch(sendqueue, "attempts", lambda connection: (0, 2, 10.0))
         self.assertEqual(self.behind(0, room=USUAL), (4002, 10))
 
-    def test_a_slow_reader_is_not_given_up_by_the_system(self) -> None:
+    def test_system_does_not_time_out_a_slow_reader(self) -> None:
         if not hasattr(socket, "TCP_USER_TIMEOUT"):
             raise SkipTest("this system has no TCP_USER_TIMEOUT")
         _, client, transport, buffer = self.connection()
@@ -441,16 +441,16 @@ class Rule(SynchronousTestCase):
                 return False
         return True
 
-    def test_a_reader_that_keeps_its_pace_stays_whatever_its_jumps(self) -> None:
+    def test_reader_at_the_least_pace_stays_whatever_its_jumps(self) -> None:
         for jump in (1, 65536, 109_568, 590_000):
             had = ahead_of_pace(0.0, jump + MIN_PROGRESS, 0.0)
             self.assertTrue(self.survives(7168, jump, had), jump)
 
-    def test_a_reader_that_falls_short_is_closed_whatever_counted_ahead(self) -> None:
+    def test_reader_below_the_least_pace_is_closed_whatever_it_took_before(self) -> None:
         for jump in (1, 65536, 109_568, 590_000):
             self.assertFalse(self.survives(5000, jump, MAX_AHEAD), jump)
 
-    def test_what_was_taken_long_ago_does_not_count(self) -> None:
+    def test_bytes_taken_long_ago_do_not_count(self) -> None:
         self.assertEqual(ahead_of_pace(100_000.0, 5, 300_000.0), 5)
         self.assertEqual(ahead_of_pace(0.0, 2 * MAX_AHEAD, 0.0), MAX_AHEAD)
 
@@ -458,7 +458,7 @@ class Rule(SynchronousTestCase):
 class Patience(OutgoingTestCase):
     """For how long the system waits for an acknowledgement."""
 
-    def test_what_is_not_acknowledged_has_its_time(self) -> None:
+    def test_unacknowledged_bytes_time_out_in_the_system(self) -> None:
         if not hasattr(socket, "TCP_USER_TIMEOUT"):
             raise SkipTest("this system has no TCP_USER_TIMEOUT")
         with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()) as client:
@@ -475,5 +475,5 @@ class Patience(OutgoingTestCase):
                 buffer.give_up_after(0)
                 self.assertEqual(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 35_000)
 
-    def test_a_unix_socket_has_none_and_that_is_no_trouble(self) -> None:
+    def test_unix_socket_has_no_timeout_and_raises_nothing(self) -> None:
         self.buffer.give_up_after(35)

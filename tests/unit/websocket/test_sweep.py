@@ -45,7 +45,7 @@ class Looks(SynchronousTestCase):
         """Something that does it."""
         return lambda *_: self.done.append(what)
 
-    def test_each_part_is_ended_before_the_next_is_looked_at(self) -> None:
+    def test_actions_of_a_check_run_before_the_next_check(self) -> None:
         def look(now: float) -> Any:
             self.done.append(f"a at {now}")
             return (self.do(f"a{number}") for number in (1, 2))
@@ -54,12 +54,12 @@ class Looks(SynchronousTestCase):
         self.assertEqual(self.done, ["a at 7.0", "a1", "a2", "b"])
         self.assertEqual(self.told, [])
 
-    def test_all_of_a_part_is_found_before_the_first_of_it_ends(self) -> None:
+    def test_all_actions_of_a_check_are_found_before_the_first_runs(self) -> None:
         there = {"x": 1, "y": 2}
         sweep_of({"a": lambda now: (there.clear if name == "x" else self.do(name) for name in there)}).check(0)
         self.assertEqual((there, self.done), ({}, ["y"]))
 
-    def test_a_part_that_fails_keeps_no_other_from_its_turn(self) -> None:
+    def test_failing_check_does_not_keep_others_from_running(self) -> None:
         def fails_on_the_way(now: float) -> Any:
             yield self.do("not all was found")
             raise KeyError
@@ -71,12 +71,12 @@ class Looks(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertEqual(self.told, [FAILED.format("a"), FAILED.format("c")])
 
-    def test_one_that_can_not_be_ended_keeps_no_other_from_being_ended(self) -> None:
+    def test_failing_action_does_not_keep_others_from_running(self) -> None:
         sweep_of({"a": lambda now: (self.do("x"), lambda: 1 / 0, self.do("y")), "b": self.do("b")}).check(0)
         self.assertEqual(self.done, ["x", "y", "b"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_a_lasting_defect_is_told_when_it_begins_and_when_it_is_over(self) -> None:
+    def test_lasting_failure_is_logged_when_it_begins_and_when_it_ends(self) -> None:
         failing = True
 
         def look(now: float) -> Any:
@@ -99,7 +99,7 @@ class Looks(SynchronousTestCase):
         self.assertEqual(self.told[2:], [FAILED.format("a")])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
-    def test_one_that_comes_and_goes_is_told_once(self) -> None:
+    def test_intermittent_failure_is_logged_once(self) -> None:
         sweeps = iter(range(10_000))
         looks = sweep_of({"a": lambda now: [lambda: 1 / 0] * (next(sweeps) % sweep.RECOVERY_SWEEPS == 0)})
         for _ in range(10_000):
@@ -208,10 +208,10 @@ class AllParts(WebSocketTestCase):
             if has_worked
         }
 
-    def test_each_has_something_to_do_here(self) -> None:
+    def test_every_check_has_work_in_this_test(self) -> None:
         self.assertEqual(self.do_their_work(), set(PARTS))
 
-    def test_with_any_of_them_broken_the_others_do_it(self) -> None:
+    def test_other_checks_work_while_one_fails(self) -> None:
         for part in PARTS:
             told = logged_lines(self)
             idle = {part, "ping-timeout"} if part == "ping-interval" else {part}
@@ -219,13 +219,13 @@ class AllParts(WebSocketTestCase):
             self.assertEqual([line for line in told if "failed" in line], [FAILED.format(part)])
             self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_with_all_but_one_broken_that_one_does_it(self) -> None:
+    def test_one_check_works_while_all_others_fail(self) -> None:
         for part in PARTS:
             kept = {part, "ping-interval"} if part == "ping-timeout" else {part}
             self.assertEqual(self.do_their_work(*set(PARTS) - kept), kept)
             self.flushLoggedErrors(ZeroDivisionError)
 
-    def test_who_had_their_time_to_leave_gets_no_more_by_what_else_is_over(self) -> None:
+    def test_another_timeout_does_not_prolong_the_closing_timeout(self) -> None:
         client = self.client().open().log_in()
         client.protocol.close(codes.ENDED)
         client.write(frame(b"not all", fin=False))  # goes on, and its message takes too long as well
@@ -236,11 +236,11 @@ class AllParts(WebSocketTestCase):
         self.pass_time(self.factory.registry.message_deadlines.seconds + 0.5)
         self.assertTrue(client.transport.aborted)
 
-    def test_a_defect_in_telling_does_not_keep_sweeps_from_being_stopped(self) -> None:
+    def test_failing_report_does_not_keep_the_sweep_from_stopping(self) -> None:
         telling = self.patch(self.factory.parts.log_limiter, "report", lambda: 1 / 0)
         self.assertRaises(ZeroDivisionError, self.factory.stop_sweeping)
         telling.restore()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_each_is_named_here(self) -> None:
+    def test_every_check_is_listed_here(self) -> None:
         self.assertEqual([task.name for task in self.factory.parts.sweep._tasks], list(PARTS))
