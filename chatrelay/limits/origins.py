@@ -1,9 +1,10 @@
-"""Which refused origins the operator is told of.
+"""Which refused origins are logged.
 
-Pure. A page of an origin that should have been listed is refused each time
-somebody opens it, and tries again; a client that is no browser can make an
-origin up for each handshake. The operator must hear of the former, however
-many there are of the latter.
+Pure: the time is handed in. It must not know which origins are allowed, nor how a log message is written.
+
+A page whose origin should have been allowed is refused each time somebody opens it, and tries again. A client that is
+not a browser can make up an origin for each handshake. The operator must hear of the former, however many there are of
+the latter.
 """
 
 from __future__ import annotations

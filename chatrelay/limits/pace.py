@@ -11,7 +11,7 @@ from typing import Protocol
 from chatrelay.limits.deadlines import Deadlines
 
 MIN_PROGRESS = 64 * 1024
-"""Bytes that a client takes in its unread-time at the least, unless it takes all there is."""
+"""Bytes that a client must take in its unread-time, unless it takes all there is."""
 
 MAX_AHEAD = 16 * MIN_PROGRESS
 """Bytes that count for a client's pace although it took them earlier, at most.
@@ -22,7 +22,7 @@ buffer had grown to 6 MB. Between two of them a client that reads all the time s
 
 
 MAX_DEBT = MIN_PROGRESS // 2
-"""Bytes by which a client may be behind its pace after an unread-time.
+"""Bytes by which a client may be behind the least pace after an unread-time.
 
 A link may stand still for a part of it: after a loss, or while the sender's congestion control looks for the delay of
 an empty link.
@@ -54,13 +54,13 @@ class SlowReader(Hashable, Protocol):
     """The buffer of a client, as far as its pace is concerned."""
 
     def unread_time_passed(self) -> None:
-        """The unread-time is over."""
+        """Judge the client: its unread-time is over."""
 
 
 class SlowReaders:
-    """The buffers of clients that are behind: the transport says that more waits than it likes.
+    """The buffers of clients that are behind: more waits than the transport likes.
 
-    Each has so much time, and again so much as long as it takes enough.
+    Each client has its unread-time, and the same time again for as long as it takes enough.
 
     :param unread_time: seconds; 0 for no limit.
     :param seconds: the time.
@@ -77,19 +77,19 @@ class SlowReaders:
 
     @property
     def are_limited(self) -> bool:
-        """Whether they have a time at all."""
+        """Whether there is an unread-time."""
         return self._deadlines.seconds > 0
 
     def fell_behind(self, outgoing: SlowReader) -> None:
-        """A time for this one begins."""
+        """Begin an unread-time for this buffer."""
         self._deadlines.start(outgoing, self.seconds())
 
     def caught_up(self, outgoing: SlowReader) -> None:
-        """This one has taken all there was, or is gone; nothing happens where it was not known."""
+        """Stop the unread-time of this buffer: its client has taken all there was, or is gone."""
         self._deadlines.stop(outgoing)
 
     def expired(self, now: float) -> list[SlowReader]:
-        """Take out and return those whose time has come."""
+        """Take out and return the buffers whose unread-time is over."""
         return self._deadlines.expired(now)
 
     def __len__(self) -> int:

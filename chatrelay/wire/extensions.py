@@ -1,9 +1,10 @@
-"""The extensions that a client offers (RFC 6455, section 9.1), and the offer of compression that can be taken up.
+"""The extensions that a client offers (RFC 6455, section 9.1), and the offer of compression that is accepted.
 
-Pure. A client offers several ways to compress in the order it likes them, and
-goes without where none is taken up (RFC 7692, section 5). So an offer that
-can't be taken up is passed over, whatever is odd about it, and no reason to
-refuse the handshake. Only a header that can't be read at all is one.
+Pure. It must not know how anything is compressed.
+
+A client offers several ways to compress, the one that it prefers first. It goes without compression if none is accepted
+(RFC 7692, section 5). So an offer that can't be accepted is skipped, whatever is odd about it. Only a header that can't
+be read at all is a reason to refuse the handshake.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from chatrelay.wire.request_head import TCHAR, TOKEN
 
 WINDOW_BITS = 12
-"""How far back compression looks at the most: 4 KiB."""
+"""The largest window of compression, as a power of two: 4 KiB."""
 
 MIN_WINDOW_BITS = 9
-"""zlib makes no smaller window, though RFC 7692 knows one of 8."""
+"""The smallest window that zlib makes, though RFC 7692 has one of 8."""
 
 DEFLATE = "permessage-deflate"
 
@@ -33,14 +34,14 @@ Parameters = list[tuple[str, str | None]]
 
 
 class BrokenOffers(ValueError):
-    """A header of extensions that does not follow the grammar of RFC 6455; the text says so, without quoting it."""
+    """The header of extensions does not follow the grammar of RFC 6455. The text says so without quoting it."""
 
 
 def offers_in(header: str) -> Iterator[tuple[str, Parameters]]:
-    """The extensions that a client offers, the one that it likes best first: the name of each, and its parameters.
+    """Yield the name and the parameters of each extension that a client offers, the one that it prefers first.
 
     :param header: the values of ``Sec-WebSocket-Extensions``, joined by commas where there are several.
-    :raises BrokenOffers: where it can't be read.
+    :raises BrokenOffers: if it can't be read.
     """
     at = _skip(_BETWEEN_OFFERS, header, 0)
     while at < len(header):
@@ -60,41 +61,41 @@ def offers_in(header: str) -> Iterator[tuple[str, Parameters]]:
 
 
 def acceptable(headers: Iterable[str]) -> str | None:
-    """The first offer of compression that can be taken up, in its plainest form; None where there is none.
+    """Return the first offer of compression that is accepted, in its simplest form; None if there is none.
 
     :param headers: the values of ``Sec-WebSocket-Extensions``.
-    :raises BrokenOffers: where they can't be read.
+    :raises BrokenOffers: if they can't be read.
     """
-    # All are read, as a broken one may be behind a good one.
-    taken = [_taken(parameters) for name, parameters in offers_in(",".join(headers)) if name == DEFLATE]
-    return next((each for each in taken if each is not None), None)
+    # All are read, because a broken one may be behind a good one.
+    accepted = [_accepted(parameters) for name, parameters in offers_in(",".join(headers)) if name == DEFLATE]
+    return next((each for each in accepted if each is not None), None)
 
 
-def _taken(parameters: Parameters) -> str | None:
-    """One offer of permessage-deflate (RFC 7692, section 7.1) in its plainest form; None where it can't be taken up."""
+def _accepted(parameters: Parameters) -> str | None:
+    """Return an offer of permessage-deflate (RFC 7692, section 7.1) in its simplest form; None if it is declined."""
     values = dict(parameters)
     if len(values) < len(parameters):
         return None
-    taken = [DEFLATE]
+    kept = [DEFLATE]
     for name, value in parameters:
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
             if value is not None:
                 return None
-            taken.append(name)
+            kept.append(name)
         elif name == "server_max_window_bits":
             if value is None or not _BITS.fullmatch(value) or int(value) < MIN_WINDOW_BITS:
                 return None
-            taken.append(f"{name}={value}")
+            kept.append(f"{name}={value}")
         elif name == "client_max_window_bits":
             if value is not None and not _BITS.fullmatch(value):
                 return None
-            # With a value the client says that it looks no further back than that (section 7.1.2.2). Where that is
-            # nearer than what it would be told, it is told nothing: clients take more than they offered for an error.
+            # With a value, the client limits its window to that (section 7.1.2.2). If that is less than ours, it is
+            # told nothing, because clients treat a larger window than they offered as an error.
             if value is None or int(value) >= WINDOW_BITS:
-                taken.append(name)
+                kept.append(name)
         else:
             return None
-    return "; ".join(taken)
+    return "; ".join(kept)
 
 
 def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -1,9 +1,11 @@
-"""The frame fast path: whole text messages straight out of received bytes.
+"""The fast path for frames: whole text messages, straight out of the bytes that were received.
 
-Nearly every frame a chat client sends is the same kind: text, final, masked,
-not compressed, shorter than 64 KiB, and complete in what was received. Those
-`take_messages` takes, one after the other. It stops at the first byte of
-anything else and leaves that, with all that follows, to Autobahn:
+Pure: bytes and a callable come in, a count goes out. It must not know what a message says, nor what is wrong with a
+frame. RFC 6455, section 5.2, has the layout.
+
+Nearly every frame that a chat client sends is of one kind: text, final, masked, not compressed, shorter than 64 KiB,
+and complete in what was received. `take_messages` takes such frames one after the other. It stops at the first byte of
+any other, and leaves that and all that follows to Autobahn:
 
 - frames of any other opcode (continuation, binary, close, ping, pong);
 - frames that are not final, have a reserved bit set, or are not masked;
@@ -12,9 +14,7 @@ anything else and leaves that, with all that follows, to Autobahn:
 - text that is not UTF-8;
 - a frame that is not complete yet.
 
-So whatever is wrong with a frame, Autobahn says so, in the one way it always
-does. Pure: bytes and a callable come in, a count goes out. RFC 6455, section
-5.2, has the layout.
+So whatever is wrong with a frame, Autobahn answers it, in its own way.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GOING_AWAY = b"\x03\xe9"
 
 
 def ends_by_going_away(data: bytes) -> bool:
-    """Whether bytes end with a close frame with 1001: without a mask, as only servers send it, or with one."""
+    """Return whether bytes end with a close frame with 1001, masked or, as only servers send it, not masked."""
     if data.endswith(b"\x88\x02" + GOING_AWAY):
         return True
     frame = data[-8:]
@@ -83,16 +83,16 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
 
 
 def _ones(words: int) -> int:
-    """What four bytes are multiplied with to have them so many times in a row."""
+    """Return the number by which four bytes are multiplied to repeat them so many times."""
     return int.from_bytes(b"\1\0\0\0" * words, "little")
 
 
 _ONES = tuple(map(_ones, range(256)))
-"""The same for usual messages; making one takes longer than the rest of the unmasking."""
+"""These numbers for usual messages. To make one takes longer than the rest of the unmasking."""
 
 
 def is_utf8(payload: bytes) -> bool:
-    """Whether a payload is UTF-8 (RFC 3629), as text must be (RFC 6455, section 8.1)."""
+    """Return whether a payload is UTF-8 (RFC 3629), as text must be (RFC 6455, section 8.1)."""
     try:
         payload.decode("utf-8")
     except UnicodeDecodeError:
@@ -101,9 +101,9 @@ def is_utf8(payload: bytes) -> bool:
 
 
 class TextValidator:
-    """Tells of text that comes in pieces whether it is UTF-8 so far, as Autobahn asks, and much faster than its own.
+    """Checks whether text that comes in pieces is UTF-8. It replaces Autobahn's own validator, which is much slower.
 
-    What is wrong is found in the piece that it is in, as RFC 6455 (section 8.1) allows, and not at the end.
+    An error is found in the piece that it is in, as RFC 6455 (section 8.1) allows, and not only at the end.
     """
 
     __slots__ = ("_decoder", "_size")
@@ -118,7 +118,7 @@ class TextValidator:
         self._size = 0
 
     def validate(self, data: bytes) -> tuple[bool, bool, int, int]:
-        """Look at the next piece.
+        """Check the next piece.
 
         :returns: whether it is UTF-8 so far, whether it ends with a whole character, and how much of it is: bytes of
             this piece, bytes of the text.
@@ -131,8 +131,8 @@ class TextValidator:
             return False, False, max(0, valid), self._size + valid
         pending = self._decoder.getstate()[0]
         if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
-            # Two bytes of a surrogate, which is not UTF-8 whatever follows. Python's decoder waits for the third: its
-            # handler "surrogatepass" needs all of it.
+            # These are two bytes of a surrogate, which is not UTF-8 whatever follows. Python's decoder waits for the
+            # third, because its handler "surrogatepass" needs all three.
             valid = len(data) - len(pending)
             return False, False, max(0, valid), self._size + valid
         self._size += len(data)
@@ -140,13 +140,13 @@ class TextValidator:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A server's text frame: final, not masked, not compressed."""
+    """Encode a server's text frame: final, not masked, not compressed."""
     length = len(payload)
     return (_HEADS[length] if length < 1024 else _head(length)) + payload
 
 
 def _head(length: int) -> bytes:
-    """What precedes the payload in a server's text frame."""
+    """Encode what precedes the payload in a server's text frame."""
     if length < _IN_TWO_BYTES:
         return bytes((_FINAL_TEXT, length))
     if length < 65536:
@@ -155,4 +155,4 @@ def _head(length: int) -> bytes:
 
 
 _HEADS = tuple(map(_head, range(1024)))
-"""The heads of frames of usual lengths; making one takes longer than the rest of the frame."""
+"""The heads of frames of usual lengths. To make one takes longer than the rest of the frame."""
