@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 from unittest.mock import patch
 
@@ -10,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
-from tests.support.frames import BINARY, CLOSE, close_frame, frame
+from tests.support.frames import BINARY, close_frame, frame
 from tests.support.relay_case import WebSocketTestCase
 
 
@@ -126,10 +125,10 @@ class LoggedEnds(WebSocketTestCase):
         return lines
 
     def test_log_says_who_closed_and_with_which_code(self) -> None:
-        for payload, code in ((struct.pack("!H", 1001) + b"my words", 1001), (b"", 1005)):
+        for close, code in ((close_frame(1001, "my words"), 1001), (close_frame(None), 1005)):
             client = self.client().open().log_in()
             self.pass_time(1.5)
-            client.write(frame(payload, CLOSE))
+            client.write(close)
             client.lost()
             self.assertEqual(
                 self.told(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
-from tests.support.frames import frame
+from tests.support.frames import HANDSHAKE, frame, handshake
 from tests.support.relay_case import WebSocketTestCase
 
 OTHER_ORIGINS = (
@@ -208,10 +208,7 @@ class Handshakes(WebSocketTestCase):
         self.assertNotIn("CANARY", "".join(formatEvent(event) for event in events))
 
     def test_handshake_above_handshake_size_is_refused(self) -> None:
-        bare = len(
-            b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX: \r\n\r\n"
-        )
+        bare = len(handshake("X: "))
         self.client().open("X: " + "x" * (16384 - bare))
         client = self.client()
         answer = client.shake("X: " + "x" * (16384 - bare + 1))
@@ -232,11 +229,7 @@ class Handshakes(WebSocketTestCase):
 
     def test_frames_behind_a_handshake_do_not_count_towards_its_size(self) -> None:
         client = self.client()
-        handshake = (
-            b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        client.write(handshake + frame(b'{"type":"auth-request","SESSID":"alice"}') + frame(b"x" * 20000))
+        client.write(HANDSHAKE + frame(b'{"type":"auth-request","SESSID":"alice"}') + frame(b"x" * 20000))
         self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
         self.assertEqual(len(self.directory), 1)
 

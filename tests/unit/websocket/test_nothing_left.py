@@ -32,6 +32,7 @@ from chatrelay.websocket.handshake import MAX_REFUSED
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
+from tests.support import v1
 from tests.support.frames import BINARY, HANDSHAKE, PING, close_frame, frame
 from tests.support.memory import OFFICE, MemoryClient, ProxiedClient, Transport, proxy_header_1
 from tests.support.relay_case import chat_factory
@@ -298,7 +299,7 @@ def pings_too_often(place: Place, client: MemoryClient) -> None:
 
 
 def sends_too_fast(place: Place, client: MemoryClient) -> None:
-    client.write(frame(json.dumps({"type": "message-send-request", "id": 1, "message": {}}).encode()) * 200)
+    client.write(frame(v1.encoded({**v1.message(1), "message": {}})) * 200)
 
 
 def sends_what_nobody_can_use(place: Place, client: MemoryClient) -> None:

@@ -18,7 +18,7 @@ from chatrelay.limits.inflow import (
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.testing import KnownSessions
 from chatrelay.wire import codes
-from tests.support.frames import CLOSE, PING, PONG, fragments, frame
+from tests.support.frames import CLOSE, HANDSHAKE, PING, PONG, fragments, frame
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import FAST_PATH, chat_factory
 
@@ -119,9 +119,7 @@ class Pauses(SynchronousTestCase):
     def test_pieces_of_a_handshake_are_counted(self) -> None:
         self.client(frames_per_second=10)
         client = MemoryClient(self.factory)
-        head = b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        head += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        for byte in head:
+        for byte in HANDSHAKE:
             client.write(bytes([byte]))
         self.assertTrue(self.is_paused(client))
         self.pass_time(0.5)

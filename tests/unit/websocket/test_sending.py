@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from tests.support import v1
 from tests.support.frames import BINARY, PING, PONG, close_frame, frame
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase
@@ -26,8 +26,7 @@ class SendingTooFast(WebSocketTestCase):
 
     def request(self, to: object = 1) -> bytes:
         """Encode a message-send-request as a frame."""
-        message = {"timeStamp": 1, "touID": to, "content": "hej"}
-        return frame(json.dumps({"type": "message-send-request", "id": 1, "message": message}).encode())
+        return frame(v1.encoded(v1.message(to)))
 
     def test_limits_follow_their_options(self) -> None:
         self.factory = self.make_factory(messages_per_second=2, message_burst=3, new_recipients_per_minute=2)

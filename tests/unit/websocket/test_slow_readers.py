@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-
 from chatrelay.wire import codes
-from tests.support.frames import PING, PONG, frame, frames
+from tests.support.frames import PING, PONG, close_code, frame, frames
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase
 
@@ -24,7 +22,7 @@ class SlowReaders(WebSocketTestCase):
             outgoing.pauseProducing()  # Twisted repeats it
             self.assertTrue(outgoing.send(payload))
         self.assertFalse(outgoing.send(payload))
-        self.assertEqual(frames(client.read())[-1][1][:2], struct.pack("!H", 4002))
+        self.assertEqual(close_code(frames(client.read())[-1][1]), 4002)
         self.assertEqual(len(self.directory), 0)
         self.pass_time(2.5)
         self.assertTrue(client.transport.aborted)
