@@ -136,11 +136,6 @@ class Peers:
         assert peer.slot is not None
         return self._admission.locate(peer.slot, self._key(peer.host))
 
-    def logged_in(self, peer: Peer) -> None:
-        """Count a connection no longer among those that are not logged in."""
-        assert peer.slot is not None
-        self._admission.logged_in(peer.slot)
-
     def disconnected(self, peer: Peer) -> None:
         """Count a connection no longer."""
         assert peer.slot is not None

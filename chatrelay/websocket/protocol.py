@@ -6,6 +6,7 @@ takes this way: `ChatProtocol.dataReceived`, `chatrelay.wire.frames.take_message
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
@@ -107,7 +108,7 @@ class ChatProtocol(BoundedProtocol):
             parts.directory,
             parts.send_limits,
             parts.seconds,
-            self._log_in,
+            partial(parts.logins.begin, self, self.remote.address),
             cookie,
             because,
             self.reading.charge,
@@ -252,17 +253,15 @@ class ChatProtocol(BoundedProtocol):
         """Count the connection at the address in its PROXY header, if the header has come by now."""
         timeouts.locate(self)
 
-    def _log_in(self, sessid: str, is_cookie: bool) -> None:
-        """Begin a login, for the session."""
-        self.factory.parts.logins.begin(self, self.remote.address, sessid, is_cookie)
-
     def logged_in(self) -> None:
         """Apply a user's limits from here on; see `chatrelay.auth.login.LoginClient`."""
         parts = self.factory.parts
         self.reading.logged_in(parts.inflow_rates, parts.seconds())
-        self.reading.resume_soon()
+        if self.reading.pauses:
+            self.reading.resume_soon()
         parts.registry.login_deadlines.stop(self)
-        parts.peers.logged_in(self.remote)
+        assert self.remote.slot is not None
+        parts.admission.logged_in(self.remote.slot)
 
     def login_timed_out(self) -> None:
         """The login-timeout has passed."""
