@@ -1,7 +1,7 @@
 """Active time: a clock for deadlines that stands still while the process is held up.
 
-Pure: the clock that it reads is handed in, and the code that judges deadlines calls `tick`, four times a second. What a
-deadline is for, and what follows when it has passed, is not known here.
+Pure: the clock that it reads is handed in, and the code that judges deadlines calls `tick`, four times a second. This
+module must not know what a deadline is for, nor what follows when it has passed.
 
 A stopped process, a suspended machine or one that is moved reads nothing, while clients and the site go on. When the
 process continues, Twisted runs what is due before it reads what has arrived, and reads one piece of each connection in

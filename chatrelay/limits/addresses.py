@@ -1,9 +1,10 @@
 """Addresses of clients: how limits count them, and which proxies are believed about them.
 
-Pure. Anybody can write an ``X-Forwarded-For`` header, and every proxy on the
-way adds to its right end the address that connected to it. So it is read from
-there, as far as those who wrote it are trusted, and no further: what stands to
-the left of that a client may have made up.
+Pure: addresses and headers are handed in. This module must not know connections.
+
+Anybody can write an ``X-Forwarded-For`` header, and every proxy on the way adds to its right end the address that
+connected to it. So it is read from the right, as far as the proxies that wrote it are trusted, and no further. A client
+may have made up what stands to the left of that.
 """
 
 from __future__ import annotations

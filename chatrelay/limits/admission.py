@@ -1,6 +1,7 @@
 """How many connections there may be: in all and from one address, and how many of them not logged in.
 
-Pure: it counts, and says which limit is reached. The caller refuses the connection.
+Pure: it counts, and says which limit is reached. The caller refuses the connection. How many connections one user may
+have is decided in `chatrelay.auth.login`.
 
 A connection counts from when it is accepted until its TCP connection is gone, because until then it has a file
 descriptor. It counts as not logged in until it is logged in. A connection that is refused does not count.
@@ -18,7 +19,7 @@ RETRY_AFTER = 10
 
 @attrs.frozen
 class LimitReached:
-    """Why a connection is refused.
+    """The limit for which a connection is refused.
 
     :ivar option: the name of the option.
     :ivar limit: its value, a number of connections.
@@ -33,7 +34,7 @@ class LimitReached:
 
 
 class Slot:
-    """What one connection is counted as.
+    """The place of one connection in the counts.
 
     :ivar address: the address under which it is counted (`chatrelay.limits.addresses.address_key`); None where it has
         none, or none is known.

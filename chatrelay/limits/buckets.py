@@ -1,6 +1,6 @@
 """Token buckets: so many at once, and so many a second in the long run.
 
-Pure: the time is handed in. It must not know what follows when there is no token.
+Pure: the time is handed in. This module must not know what follows when there is no token.
 
 No clock is trusted to run forward only. Under twistd it does, but in another program it may be Twisted's own, the wall
 clock, which somebody may set.
@@ -15,7 +15,7 @@ MINUTE = 60.0
 
 
 class TokenBucket:
-    """So many at once, and so many a second in the long run.
+    """A bucket of tokens: so many at once, and so many a second in the long run.
 
     It begins full. `take` takes a token out, if there is one. Tokens come back as time passes, up to the burst. So over
     any time no more are taken than the burst and what comes back in it.

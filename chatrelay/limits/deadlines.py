@@ -1,6 +1,6 @@
 """Deadlines that all lie the same time ahead, kept without a timer each.
 
-Pure: the time is handed in. What a deadline is for, and what follows when it has passed, is not known here.
+Pure: the time is handed in. This module must not know what a deadline is for, nor what follows when it has passed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How fast what one client sends is read: so many bytes and frames a second, and reading pauses beyond them.
+"""How fast a connection is read: so many bytes and frames a second, and a pause beyond them.
 
-Pure: the time is handed in, and the caller pauses the transport. It must not know what a frame holds.
+Pure: the time is handed in, and the caller pauses the transport. This module must not know what a message means.
 
-A client that is read no faster loses nothing: TCP makes it wait, what it has sent is read later, in order, and is
-answered then. So nobody is refused or closed here, and a client within its limits of messages never gets here at all.
+A client whose connection is read no faster loses nothing. TCP makes it wait. What it has sent is read and answered
+later, in order. So these limits refuse and close nobody, and a client within its limits of messages never reaches them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def weight(payload: bytes, now: float) -> int:
 
 
 class Allowance:
-    """So much at once, and so much a second in the long run, counted down without a look at the clock.
+    """An allowance: so much at once, and so much a second in the long run, counted down without a look at the clock.
 
     The caller takes from `remaining`, and calls `refill` when too little is left. `refill` adds what has come back
     since the last time, up to the burst. So over any time no more is taken than twice the burst, what comes back in
@@ -85,7 +85,7 @@ class Allowance:
 
 
 class InflowRates(NamedTuple):
-    """How much is read of a connection in a second.
+    """The rates at which a connection is read.
 
     :ivar bytes_per_second: bytes, each read counted as `MIN_READ` more; 0 for no limit.
     :ivar frames_per_second: frames that are not taken by the fast path, and pieces of frames; 0 for no limit.
@@ -121,7 +121,7 @@ class InflowRates(NamedTuple):
 
 
 class Inflow:
-    """What one connection may still be read. It begins as a visitor's.
+    """The bytes and frames that may still be read of one connection. It begins as a visitor's.
 
     :param rates: how much in a second, once it is logged in.
     :param now: the time.

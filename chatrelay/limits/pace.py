@@ -1,6 +1,7 @@
-"""The pace that a client keeps while it is behind, and which clients are behind.
+"""Slow readers: the pace that a client must keep while it is behind, and which clients are behind.
 
-Pure: the time and the counts of bytes are handed in. It must not know where bytes wait, nor how a client is closed.
+Pure: the time and the counts of bytes are handed in. This module must not know where bytes wait, nor how a connection
+is closed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ MAX_AHEAD = 16 * MIN_PROGRESS
 A kernel acknowledges in jumps once its buffer is full: jumps of 110 KB were seen on loopback, of 590 KB where the
 buffer had grown to 6 MB. Between two of them a client that reads all the time seems to take nothing.
 """
-
 
 MAX_DEBT = MIN_PROGRESS // 2
 """Bytes by which a client may be behind the least pace after an unread-time.
@@ -58,7 +58,7 @@ class SlowReader(Hashable, Protocol):
 
 
 class SlowReaders:
-    """The buffers of clients that are behind: more waits than the transport likes.
+    """The buffers of clients that are behind: Twisted has asked for a pause, because too much waits.
 
     Each client has its unread-time, and the same time again for as long as it takes enough.
 

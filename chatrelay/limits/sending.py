@@ -1,6 +1,6 @@
 """What a connection and a user may still send: messages a second, and people they have not written to before.
 
-Pure: the time is handed in. It must not know what follows when a limit is reached.
+Pure: the time is handed in. This module must not know what follows when a limit is reached.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_KNOWN_RECIPIENTS = 256
 
 @attrs.define(eq=False, weakref_slot=False)
 class UserQuota:
-    """What one user may still send, over all their connections.
+    """The messages that one user may still send, over all their connections.
 
     A recipient is new to a user who has not written to them before, as far as that is remembered. It makes no
     difference whether the recipient is connected, or exists. So nobody finds out who is there by writing to many.

@@ -1,6 +1,7 @@
 """Timers for deadlines that the sweep of connections does not check: requests to the site, and steps of stopping.
 
-They count active time, which stands still while the process is held up. They do not know what a deadline is for.
+They count active time, which stands still while the process is held up. The clock is handed in. This module must not
+know what a deadline is for.
 """
 
 from __future__ import annotations

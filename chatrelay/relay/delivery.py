@@ -1,7 +1,7 @@
 """The one path of a message: submit, log, deliver, answer.
 
-Sockets enter it by `Relay.submit`, and so can programs that embed the relay, an HTTP API and other nodes. It must not
-know how a connection carries bytes, how they are written, how the log keeps messages, or who may log in.
+Each `chatrelay.interfaces.Submitter` enters it by `Relay.submit`; a session is one. This module must not know how a
+message is encoded, how a connection carries bytes, how the log keeps messages, or who may log in.
 
 The order is the promise (docs/design.rst): the log is committed first, then the message is handed over, then the
 submitter is told. While one batch commits, the next one forms. So an idle relay answers after one sync, and a busy one

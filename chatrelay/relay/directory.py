@@ -1,6 +1,6 @@
 """The live connections of each logged-in user on this node.
 
-Pure. It knows keys of users and connections, and must not know what either is.
+Pure. This module knows keys of users and connections, and must not know what either is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One connection's login state, and what each of its messages does.
 
-Pure: bytes of whole messages come in, calls on the neighbours go out, and the clock is handed in. It must not know how
-bytes travel, nor how requests are written. `docs/protocol.rst` states the rules; the states are named here::
+Pure: bytes of whole messages come in, calls on the objects that are handed in go out, and the clock is handed in, too.
+This module must not know how bytes travel, nor how requests are written. `docs/protocol.rst` states the rules; the
+states are named here::
 
     ANONYMOUS --auth-request--> AUTHENTICATING --LoggedIn--> AUTHENTICATED --auth-request--> REAUTHENTICATING
         ^                             |                            ^                                |
@@ -31,7 +32,7 @@ from chatrelay.wire.structs import AuthRequest, Kind, SendRequest, UnusableFrame
 
 
 class State(enum.Enum):
-    """Where a connection's login stands."""
+    """The states of a connection's login."""
 
     ANONYMOUS = enum.auto()
     AUTHENTICATING = enum.auto()
@@ -74,7 +75,7 @@ def _charge_nobody(size: int) -> None:
 
 
 class Session:
-    """What one connection may do.
+    """The login state of one connection, and the rules for its messages.
 
     :param connection: where answers go.
     :param dialect: how requests and answers are written.

@@ -294,7 +294,7 @@ class Handshakes:
 
         :param at_least: seconds for which they are counted before that is logged.
         """
-        unlogged = self._refused_origins.untold(self._seconds(), at_least)
+        unlogged = self._refused_origins.take_unlogged(self._seconds(), at_least)
         if unlogged:
             log.warn(
                 "too many refused origins at once: {count} more handshakes from pages were refused",

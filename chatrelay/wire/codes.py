@@ -1,7 +1,7 @@
 """The published vocabulary of the wire: reasons, close codes, and the reason that goes with each close.
 
-Pure. `docs/protocol.rst` publishes the tables, and a test compares them with this module. It must not know when a
-connection is closed or a request refused.
+Pure. `docs/protocol.rst` publishes the tables, and a test compares them with this module. This module must not know
+when a connection is closed or a request refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Reason(enum.StrEnum):
-    """Why something was not done. Published, with what a client should do, in docs/protocol.rst."""
+    """The reasons for which a request is not done. docs/protocol.rst says what a client should do."""
 
     RECEIVING_USER_NOT_CONNECTED = "receiving-user-not-connected"
     INVALID_MESSAGE = "invalid-message"
@@ -27,7 +27,7 @@ class Reason(enum.StrEnum):
 
 
 class CloseCode(enum.IntEnum):
-    """Why a connection was closed. 4000-4499: reconnect; 4500-4999: do not (docs/protocol.rst)."""
+    """The codes of close frames. 4000-4499: reconnect; 4500-4999: do not (docs/protocol.rst)."""
 
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
@@ -46,10 +46,9 @@ class CloseCode(enum.IntEnum):
 
 
 class Close(NamedTuple):
-    """What a close frame of the relay's says.
+    """The code and the reason of a close frame that the relay sends.
 
-    Every one of them is in the table below, but for those that Autobahn sends of its own accord, with a code below
-    4000.
+    The table below has all of them, except those that Autobahn sends of its own accord, with a code below 4000.
 
     :ivar code: the close code (RFC 6455, section 7.4).
     :ivar reason: at most 123 bytes of UTF-8, for the developer of the client.

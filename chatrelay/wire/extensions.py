@@ -1,6 +1,6 @@
 """The extensions that a client offers (RFC 6455, section 9.1), and the offer of compression that is accepted.
 
-Pure. It must not know how anything is compressed.
+Pure. This module must not know how anything is compressed.
 
 A client offers several ways to compress, the one that it prefers first. It goes without compression if none is accepted
 (RFC 7692, section 5). So an offer that can't be accepted is skipped, whatever is odd about it. Only a header that can't

@@ -1,7 +1,7 @@
 """The fast path for frames: whole text messages, straight out of the bytes that were received.
 
-Pure: bytes and a callable come in, a count goes out. It must not know what a message says, nor what is wrong with a
-frame. RFC 6455, section 5.2, has the layout.
+Pure: bytes and a callable come in, a count goes out. This module must not know what a message says, nor what is wrong
+with a frame. RFC 6455, section 5.2, has the layout.
 
 Nearly every frame that a chat client sends is of one kind: text, final, masked, not compressed, shorter than 64 KiB,
 and complete in what was received. `take_messages` takes such frames one after the other. It stops at the first byte of

@@ -1,6 +1,6 @@
 """The head of an opening handshake: its request line and its headers, as RFC 9112 reads them.
 
-Pure. It knows bytes, and which of them Autobahn would misread. It must not know what the headers mean.
+Pure. It knows bytes, and which of them Autobahn would misread. This module must not know what the headers mean.
 
 Autobahn decodes a head as latin-1, and ends a line wherever Python's `str.splitlines` does. So a byte 0x85, which is
 part of "Å" in UTF-8, ends a header there, and what follows counts as the next one. Autobahn is therefore given a head

@@ -1,7 +1,7 @@
 """What the JSON objects on the wire are decoded into and encoded from: one class for each shape.
 
-Pure: msgspec reads the classes and does the work, so nothing here does anything. The requests are what a session is
-given by any dialect. This module must not know what a request means, nor when an answer is sent.
+Pure: msgspec reads the classes and does the work. Every dialect gives its session these requests. This module must not
+know what a request means, nor when an answer is sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UserID = str | _Integer
 
 
 class AuthRequest(Struct, frozen=True, gc=False):
-    """Log me in. Without a SESSID, the handshake's session cookie is meant."""
+    """A request to log in. Without a SESSID, the handshake's session cookie is meant."""
 
     type: Literal["auth-request"]
     sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
@@ -43,7 +43,7 @@ class Outgoing(Struct, frozen=True, gc=False):
 
 
 class SendRequest(Struct, frozen=True, gc=False):
-    """Send this message, and answer under this id."""
+    """A request to send a message. The answer has the same id."""
 
     id: Token
     message: Outgoing
@@ -51,14 +51,14 @@ class SendRequest(Struct, frozen=True, gc=False):
 
 
 class Kind(enum.Enum):
-    """What a client's frame is meant to be, by its ``type``."""
+    """The kinds of request, by their ``type``."""
 
     AUTH_REQUEST = "auth-request"
     SEND_REQUEST = "message-send-request"
 
 
 class Header(NamedTuple):
-    """What a frame is, as far as its ``type`` and ``id`` say; nothing else in it is checked but that it is JSON."""
+    """The ``type`` and the ``id`` of a frame. Nothing else in the frame is checked but that it is JSON."""
 
     kind: Kind
     request_id: str | int | UnsetType
@@ -91,7 +91,7 @@ class RawHeader(Struct, gc=False):
 
 
 class DisguisedHeader(Struct, gc=False):
-    """The same of a frame in disguise (`chatrelay.wire.v1.DISGUISE`), whose key ``id`` may have become ``ic``."""
+    """A `RawHeader` of a frame in disguise (`chatrelay.wire.v1.DISGUISE`), whose key ``id`` may have become ``ic``."""
 
     type: Raw | UnsetType = UNSET
     plain_id: Raw | UnsetType = field(name="ic", default=UNSET)
@@ -131,7 +131,7 @@ class Delivery(Struct, gc=False, tag_field="type", tag="message"):
 
 
 class Outcome(Struct, gc=False):
-    """What became of a message that was not sent."""
+    """The outcome of a refused request to send a message."""
 
     id: str | int
     value: bool

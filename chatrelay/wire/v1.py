@@ -1,7 +1,7 @@
 """The dialect v1: bytes to requests, and answers and deliveries to bytes.
 
 Pure. This module is a `chatrelay.interfaces.Dialect`, and keeps the contract of `docs/protocol.rst`; a test sends every
-example of that page. It must not know who is logged in, what a connection is, or what time it is.
+example of that page. This module must not know who is logged in, what a connection is, or what time it is.
 """
 
 from __future__ import annotations
