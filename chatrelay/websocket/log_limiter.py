@@ -30,7 +30,7 @@ class LogLimiter:
         return self._counts[kind] <= MAX_PER_SWEEP
 
     def report(self) -> None:
-        """Log how many messages were not allowed, and begin to count anew."""
+        """Log how many messages were not allowed, and restart the count."""
         counts, self._counts = self._counts, Counter()
         for kind, count in counts.items():
             if count > MAX_PER_SWEEP:

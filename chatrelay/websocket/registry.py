@@ -63,7 +63,7 @@ class ManagedConnection(Receiver, Protocol):
         """Accept no more messages of the client."""
 
     def locate(self) -> None:
-        """Count the connection under its client's address, if the PROXY protocol has told that by now."""
+        """Count the connection under its client's address, if the PROXY header has come by now."""
 
     def login_timed_out(self) -> None:
         """The login-timeout has passed."""
@@ -126,7 +126,7 @@ class Registry:
         self._closing_next.clock = reactor
         self._empty: Deferred[None] | None = None
 
-    # A connection's life, told by the protocol -------------------------------
+    # Events of a connection, from its protocol -------------------------------
 
     def accepted(self, connection: ManagedConnection) -> None:
         """A TCP connection was accepted."""
@@ -176,7 +176,7 @@ class Registry:
     def sweep_tasks(self) -> dict[str, Check]:
         """Return the checks of the time limits, for a `chatrelay.websocket.sweep.Sweep`, in their order.
 
-        Unanswered close frames come first, as every other end would begin the time for the answer anew. Pings come
+        Unanswered close frames come first, as every other end would restart the time for the answer. Pings come
         last, as nobody is pinged who has just been closed.
         """
         return {
