@@ -50,7 +50,7 @@ def test_help_is_readable_in_a_terminal_of_80_columns() -> None:
     assert max(len(line) for line in relay.output) <= 80
     headings = [line for line in relay.output if re.fullmatch(r"[A-Z][^.]*:", line)]
     assert headings == [f"{heading}:" for heading, _ in HEADINGS] + ["This program:"]
-    assert "documentation" in " ".join(relay.output[-3:])
+    assert "documentation" in " ".join(relay.output[-4:])
 
 
 def test_version_is_printed() -> None:
@@ -97,7 +97,7 @@ REFUSALS = {
         r"--message-size: -1 is less than 0: give a number from 0 \(which means no limit\)", ("--message-size", "-1")
     ),
     "no number in the environment": Refusal(
-        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' is not a number", environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"}
+        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' must be a number of seconds", environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"}
     ),
     "an unknown key": Refusal(
         r"chatrelay: c.toml: auth-url: is not an option; did you mean auth_url\? \(all options: [^,]*\)$",
