@@ -97,7 +97,8 @@ REFUSALS = {
         r"--message-size: -1 is less than 0: give a number from 0 \(which means no limit\)", ("--message-size", "-1")
     ),
     "no number in the environment": Refusal(
-        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' must be a number of seconds", environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"}
+        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' must be a number of seconds",
+        environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"},
     ),
     "an unknown key": Refusal(
         r"chatrelay: c.toml: auth-url: is not an option; did you mean auth_url\? \(all options: [^,]*\)$",
