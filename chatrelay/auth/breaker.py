@@ -35,7 +35,7 @@ class BreakerState(enum.Enum):
 
 
 class Breaker(Generic[Key]):
-    """Stop requests to a session page that failed several times in a row.
+    """Stops requests to a session page that failed several times in a row.
 
     :param failures: how many in a row open the breaker; 0 for no breaker.
     :param wait: seconds from opening to the first probe; 0 for none, so that each request is a probe while none is

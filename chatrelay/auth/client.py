@@ -299,7 +299,7 @@ def _without_frames(failure: Failure) -> Failure:
 
 
 class _NoCookies(CookieJar):
-    """Keep no cookies and send none: one user's must not be sent with another's request."""
+    """Keeps no cookies and sends none: one user's must not be sent with another's request."""
 
     def add_cookie_header(self, request: Any) -> None:
         """Add nothing to a request."""
@@ -388,7 +388,7 @@ class _LimitedConnection(HTTP11ClientProtocol):
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]
-    """Make connections to the site without a log message for each."""
+    """Makes connections to the site without a log message for each."""
 
     noisy = False
 

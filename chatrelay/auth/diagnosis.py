@@ -206,7 +206,7 @@ def _authority(name: SplitResult, port: SplitResult) -> str | None:
 
 
 class DeniedLogins:
-    """Count the logins that the site has denied since the start, as long as it has let nobody in.
+    """Counts the logins that the site has denied since the start, as long as it has let nobody in.
 
     A warning is due at the third of them, even if all are of one session: a developer who tries the site out has one
     session, and reloads the page. These may have been visitors who were not logged in. So a last warning is due when
@@ -276,7 +276,7 @@ class DeniedLogins:
 
 
 class MissingCookie:
-    """Count logins in a row without the session cookie, and keep the names of the cookies that came instead.
+    """Counts logins in a row without the session cookie, and keeps the names of the cookies that came instead.
 
     A visitor who is not logged in at the site may have no such cookie, so a few of these logins mean nothing. A warning
     is due at the tenth in a row, the hundredth, the thousandth and so on; and once at the third, as long as nobody has

@@ -35,7 +35,7 @@ class NotGzip(ValueError):
 
 
 class Gunzip:
-    """Decode one body, as it arrives.
+    """Decodes one body, as it arrives.
 
     Bytes after the last member are ignored, as gzip itself does: zeros, or text that a page printed after it.
     """

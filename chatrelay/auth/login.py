@@ -1,4 +1,4 @@
-"""One login from start to end: from a client's SESSID to a user who is logged in, or a client who is not.
+"""One login from start to end, from a client's SESSID to the verdict, and how many connections a user may have.
 
 `Logins.begin` notes that the login is pending, and has the throttle ask for a verdict. When it comes, `Logins._decided`
 lets the client in, or not: the verdict must not be older than the end of its session; the client's own state takes it
@@ -60,7 +60,7 @@ class LoginClient(Protocol):
 
 
 class VerdictSource:
-    """Ask an authenticator, and return a verdict even if it fails.
+    """Asks an authenticator, and returns a verdict even if it fails.
 
     :param authenticator: says whose session it is.
     :ivar give_up: called with a Deferred that `ask` returned, when nobody waits for its verdict any more.
@@ -93,7 +93,7 @@ def _failed(failure: Failure) -> Verdict:
 
 
 class Logins:
-    """Log clients in.
+    """Logs clients in.
 
     :param directory: the connections by user.
     :param index: the connections by session, so that a session can be ended from outside.

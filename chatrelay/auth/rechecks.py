@@ -1,4 +1,4 @@
-"""Re-checks: whether users who are logged in here still are at the site.
+"""Re-checks: the site is asked again whether the session of each user who is logged in here still lasts.
 
 Pure, apart from Deferreds and the log: the time, the randomness, and whatever gives verdicts are handed in. One request
 serves all connections of a session, and `Rechecks.sweep` starts what is due: there is no timer for each session. A
@@ -23,7 +23,7 @@ from chatrelay.wire.codes import Close
 log = Logger("chatrelay.auth")
 
 LATE_FRACTION = 0.2
-"""Of the interval: a re-recheck that is later than this counts as late."""
+"""The share of the interval after which a re-check counts as late."""
 
 MIN_LATE_SECONDS = 2.0
 """Shorter delays never count as late: due times are whole seconds, and a sweep looks at them four times a second."""
@@ -44,7 +44,7 @@ class _SiteSession:
 
 @attrs.frozen
 class RecheckBacklog:
-    """How late re-checks are, and for how many sessions there is time.
+    """The backlog of re-checks: how late they are, and for how many sessions there is time.
 
     :ivar late: seconds for which the next session has been due.
     :ivar waiting: how many sessions are due.
@@ -68,7 +68,7 @@ class RecheckBacklog:
 
 
 class RecheckLog:
-    """Log when re-checks become late, and when they are on time again."""
+    """Logs when re-checks become late, and when they are on time again."""
 
     def behind(self, backlog: RecheckBacklog) -> None:
         """Log that re-checks are late, and for how many sessions there is time."""
@@ -88,7 +88,7 @@ class RecheckLog:
         )
 
     def on_time(self) -> None:
-        """Log that no re-recheck is late any more."""
+        """Log that no re-check is late any more."""
         log.warn("re-checks are on time again")
 
 
@@ -119,7 +119,7 @@ class _Recheck:
 
 
 class Rechecks:
-    """Check each session again when it is due, and close it if it has ended.
+    """Checks each session again when it is due, and closes its connections if it has ended.
 
     :param interval: seconds from one answer to the next request, unless the site says for how long its answer is valid;
         0 for no re-checks.

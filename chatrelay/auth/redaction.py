@@ -1,6 +1,6 @@
-"""Take session ids out of what the operator gets to read.
+"""Redaction: hide session ids in the site's words before the operator reads them in the log.
 
-Pure. It does not decide what is logged; it says which part of a site's words may be.
+Pure. It says which part of a site's words may be logged. This module must not know what else is logged, nor when.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class _Attempt:
 
 
 class LoginThrottle:
-    """Ask for verdicts, as long as the client's address has denials left.
+    """Asks for verdicts, as long as the client's address has denials left.
 
     An address never has more requests pending than denials left, so that many logins at once get no more denials than
     the same logins one after the other. Further logins wait, and are denied without a request when it is their turn and

@@ -1,6 +1,6 @@
-"""Which values an option may have, and what is said of one that can't be used.
+"""The values that each option may have, and the errors about those that can't be used.
 
-Pure. Each check looks at one value; where it was set, and what the relay does with it, is not known here.
+Pure. This module must not know where a value was set, nor what the relay does with it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Field: TypeAlias = "attrs.Attribute[Any]"
 
 
 class ConfigError(ValueError):
-    """An option that can't be used. The text names it and says what would do.
+    """An option that can't be used. The text names the option and the remedy.
 
     :ivar option: the option's name on the command line, without dashes.
     :ivar problem: the text without the option.

@@ -1,7 +1,7 @@
 """Every option of the relay: its unit, its default, what zero means.
 
 One attrs class is the whole list. The command line, the environment, the TOML file and the page of options in the docs
-are made from it. It does not know where a value came from: `chatrelay.config.sources` does.
+are made from it. This module must not know where a value was set: `chatrelay.config.sources` does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def value_of(field: Field) -> str:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """The options of a relay. Values are checked when it is made.
+    """The options of a relay. The constructor checks their values.
 
     :raises ConfigError: for a value that can't be used, or values that don't go together.
     """
