@@ -1,6 +1,6 @@
-"""Explain why the file system refuses an access: the file or folder, its owner, and the user of this process.
+"""Permissions of files: explain why the file system refuses an access, by owner, mode and the user of this process.
 
-This module changes nothing. Its sentences are for a person who got an `OSError` and wants to know what to do.
+This module changes no file, and must not know what a file is for. Its sentences are for a person who got an `OSError`.
 """
 
 from __future__ import annotations

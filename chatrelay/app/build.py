@@ -1,7 +1,7 @@
 """The composition root: makes every part of a relay, and hands each part what it needs.
 
-Configuration, reactor, clocks and random numbers come in here and nowhere else. Nothing is made in another place, and
-no part does its work here.
+Configuration, reactor, clocks and random numbers come in here and nowhere else. No part that all connections share is
+made in another place. This module must not do the work of any part.
 """
 
 from __future__ import annotations
@@ -57,14 +57,13 @@ def build(
 ) -> ChatRelayService:
     """Make a relay, ready to be started as a service of a Twisted application.
 
-    :param config: its options. With ``listen=()`` it opens no port of its
-        own: mount `ChatRelayService.websocket_resource` instead.
+    :param config: its options. With ``listen=()`` it opens no port of its own: mount
+        `ChatRelayService.websocket_resource` instead.
     :param reactor: for connections, time and threads.
-    :param authenticator: says whose session it is, instead of the session
-        page at ``config.auth_url``.
+    :param authenticator: says whose session it is, instead of the session page at ``config.auth_url``.
     :param message_log: where messages are logged, instead of ``config.message_log``.
-    :param connections: how many there may be where ``config.connections`` does
-        not say (0: no limit), instead of what the process's file descriptors are enough for.
+    :param connections: how many connections there may be if ``config.connections`` is None; 0 for no limit. None for as
+        many as the file descriptors of the process allow.
     :raises ConfigError: for options that do not go together, or files that can't be used.
     """
     # An embedding program's own authenticator may remember its denials itself, so the relay does not.

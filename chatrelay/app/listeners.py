@@ -1,6 +1,6 @@
 """The endpoints that a relay listens on: their services, their certificates and their UNIX sockets.
 
-What is served there is not known here. How the description of an endpoint is checked is in `chatrelay.app.endpoints`.
+`chatrelay.app.endpoints` checks the description of an endpoint. This module must not know what is served there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The small files that options name: secrets, and certificates of authorities.
+"""The small files that options name: secrets, the token of the ops endpoint, and certificates of authorities.
 
-Each is read once, when the relay is built. What a secret is for is not known here.
+Each is read once, when the relay is built. This module must not know how a secret is used.
 """
 
 from __future__ import annotations

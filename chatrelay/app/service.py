@@ -1,6 +1,7 @@
 """The relay as a Twisted service: it is started, serves, is drained and stopped.
 
-What it is made of is decided in `chatrelay.app.build`. This module does none of the parts' work.
+`chatrelay.app.build` makes its parts. This module decides in which order they start and stop, and must not do their
+work.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ TURNS_SHARE = 0.9
 
 
 class ChatRelayService(MultiService):
-    """A running relay.
+    """A relay as a service.
 
     :ivar factory: the Twisted protocol factory of its connections.
-    :ivar message_log: where its messages are.
-    :ivar ops: serves the ops endpoint, from before the first client is let in until the last one is gone; or None.
+    :ivar message_log: the message log.
+    :ivar ops: serves the ops endpoint, from before the first connection until after the last one; None without one.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ChatRelayService(MultiService):
         self._once_running: IDelayedCall | None = None
 
     def websocket_resource(self) -> IResource:
-        """The relay as a resource of a `twisted.web` site: ``root.putChild(b"chat", relay.websocket_resource())``."""
+        """Return the relay as a `twisted.web` resource: ``root.putChild(b"chat", relay.websocket_resource())``."""
         resource: IResource = ChatResource(self.factory)
         return resource
 
@@ -62,14 +63,15 @@ class ChatRelayService(MultiService):
         """Close every connection of a user with 4505. If your site logs the user out, end the session there first.
 
         :param uid: ``7`` and ``"7"`` are the same user.
-        :returns: how many were closed. A login that is pending is refused when its verdict comes.
+        :returns: how many were closed. A connection whose login as this user is pending is closed when the verdict
+            comes.
         """
         return self._parts.logins.index.end_user(uid)
 
     def end_session(self, sessid: str) -> int:
-        """Close every connection that logged in by a SESSID, or is about to, with 4505.
+        """Close every connection that is logged in by a SESSID, or has asked to be, with 4505.
 
-        :param sessid: as the client sent it, or as the session cookie has it.
+        :param sessid: the SESSID, as the client sent it or as the session cookie has it.
         :returns: how many were closed.
         """
         return self._parts.logins.index.end_session(sessid)
@@ -102,11 +104,11 @@ class ChatRelayService(MultiService):
     def startService(self) -> None:
         """Open the message log, then serve.
 
-        `privilegedStartService` has opened the ports, while twistd still had the right to. Nobody is let in before the
-        reactor runs, and by then messages can be logged.
+        `privilegedStartService` has opened the ports, while twistd still had the right to. No connection is accepted
+        before the reactor runs, and by then messages can be logged.
 
-        :raises LogUnavailable: where the log can't be opened.
-        :raises CannotListenError: where a port can't be opened.
+        :raises LogUnavailable: if the message log can't be opened.
+        :raises CannotListenError: if a port can't be opened.
         """
         self.message_log.start()
         self.factory.registry.stopping = False
@@ -123,7 +125,7 @@ class ChatRelayService(MultiService):
         self._once_running = self._parts.reactor.callLater(0, self._runs)
 
     def stopService(self) -> Deferred[None]:
-        """Close all connections with 4000, one after another and each when it has its answers; then close the log."""
+        """Close each connection with 4000 once its messages are answered, then close the message log."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -1,4 +1,7 @@
-"""``python -m chatrelay.demo``: start the demo, and end without a traceback."""
+"""``python -m chatrelay.demo``: start the demo, and end without a traceback.
+
+`chatrelay.demo.run` runs it. This module must not do more than that, and end quietly.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The message log: the durable record of messages, one implementation a module.
+"""The message log: the durable record of messages, with one module or package for each implementation.
 
 `message_log` and `message_reader` choose by URL. `chatrelay.interfaces` says what each implementation promises, and one
 contract test checks all of them. This package must not know connections, delivery, or who reads the log and why.

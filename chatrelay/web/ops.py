@@ -1,7 +1,7 @@
 """The ops endpoint: HTTP for the operator and the site, to check the relay's health and to end sessions.
 
 It has a port of its own, for the machine itself or for the operator's own network. It speaks JSON, keeps no access log,
-and never shows a SESSID. How a session is ended is not known here.
+and never shows a SESSID. This module must not know how a session is ended.
 """
 
 from __future__ import annotations

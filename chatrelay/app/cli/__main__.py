@@ -1,4 +1,7 @@
-"""``python -m chatrelay.app.cli``: the `chatrelay` command without its script."""
+"""``python -m chatrelay.app.cli``: the `chatrelay` command without its script.
+
+This module only calls `chatrelay.app.cli.main`.
+"""
 
 import sys
 
