@@ -1,9 +1,8 @@
-"""The seams: what the relay asks of its neighbours.
+"""The Protocols between the packages: what one package asks of another, and of an embedding program.
 
-Nothing here does anything. An `Authenticator` knows whose session it is, a
-`MessageLog` keeps messages, a `Connection` carries bytes to one client. Each
-may be replaced by the program that embeds chatrelay; each has one contract
-test that every implementation of ours runs.
+An `Authenticator` says whose session it is, and a `MessageLog` keeps messages: an embedding program may replace both. A
+`Connection` carries bytes to one client, a `Dialect` encodes and decodes them, and a `Submitter` submits messages. This
+module must not implement any of them.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class Authenticator(Protocol):
     """Says whose session it is."""
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
-        """Ask once.
+        """Ask once whose session it is.
 
         :param sessid: 1 to 4096 characters, opaque, never to be logged.
-        :returns: a Deferred that fires with the verdict. Cancelling it gives the request up. It must not fail
-            otherwise: trouble is a verdict, too (`chatrelay.model.Unavailable`).
+        :returns: a Deferred that fires with the verdict. If it is cancelled, give the request up. It must not fail for
+            any other reason: where nobody can say, the verdict is `chatrelay.model.Unavailable`.
         """
 
 
@@ -68,7 +67,7 @@ class Startable(Protocol):
 
 
 class Dialect(Protocol):
-    """How requests, answers and deliveries are written: one WebSocket subprotocol. `chatrelay.wire.v1` is one."""
+    """One WebSocket subprotocol: how requests, answers and deliveries are written. `chatrelay.wire.v1` is one."""
 
     def decode(self, payload: bytes, /) -> AuthRequest | SendRequest:
         """Decode a client's text message.
@@ -109,8 +108,8 @@ class Connection(Protocol):
         """Hand over one text message.
 
         :param payload: the message, encoded.
-        :returns: whether it was appended to the outgoing buffer of an open
-            connection within its budget (the promise's C2). Never raises.
+        :returns: whether it was appended to the outgoing buffer of an open connection within its budget (the promise's
+            C2). It must never raise.
         """
 
     def close(self, close: Close) -> None:
@@ -133,16 +132,16 @@ class MessageReader(Protocol):
 
 
 class Submitter(Protocol):
-    """Whoever submits messages to `chatrelay.relay.delivery.Relay`, and is told what became of each.
+    """Submits messages to `chatrelay.relay.delivery.Relay`, and learns whether each was accepted or refused.
 
     For each message, one of the two methods is called, once. Neither may raise.
     """
 
     def accepted(self, message: Message) -> None:
-        """The message is in the log, and was handed over to a connection of its recipient (the promise's C1 and C2)."""
+        """Learn that the message is logged, and appended to a connection of its recipient (the promise's C1, C2)."""
 
     def refused(self, message: Message, reason: Reason) -> None:
-        """The message was not delivered."""
+        """Learn that the message was not delivered."""
 
 
 class MessageLog(Protocol):
@@ -150,29 +149,33 @@ class MessageLog(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be written, as far as is known."""
+        """Whether the log can be written, as far as is known."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can ever be written again: False where something it can't do without has ended, such as a thread.
+        """Whether the log can ever be written again: False where a part that it needs has ended, such as a thread.
 
-        ``twistd chatrelay`` then tells systemd no more that the relay is alive, and is started again. Nobody else asks.
+        Only ``twistd chatrelay`` reads this. Where it is False, the relay stops notifying systemd, which restarts it.
         """
 
     def start(self) -> None:
-        """Open the log; blocks until it can be written.
+        """Open the log, and block until it can be written.
 
         :raises LogUnavailable: with a sentence that names the log and the remedy.
         """
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
-        """Commit a batch: all of it or none, synced, numbered in the order given.
+        """Commit a batch: all of it or none, synced to the disk, and numbered in the order given.
 
-        :returns: the message numbers, in order; fails with `LogUnavailable`.
+        :returns: a Deferred that fires with the numbers of the messages, in that order, or fails with `LogUnavailable`.
         """
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
-        """Note that these messages reached nobody. Fails with `LogUnavailable`; it is then made good on recovery."""
+        """Note that these messages reached nobody.
+
+        :returns: a Deferred that fires when that is committed, or fails with `LogUnavailable`. After a failure the log
+            itself must commit it when it recovers.
+        """
 
     def stop(self) -> Deferred[None]:
-        """Close the log, when all that was asked of it has been done."""
+        """Close the log after everything that was asked of it before; the Deferred fires when it is closed."""

@@ -1,6 +1,6 @@
 """The values that every part of the relay speaks of: messages, users, and what is known about a session.
 
-Pure. Nothing here does anything: there are values, their bounds, and checks of them.
+Pure: values, their bounds, and checks of them. This module must not know what is done with a value.
 """
 
 from __future__ import annotations
@@ -27,35 +27,34 @@ def _is_integer(value: object) -> bool:
 
 
 def user_key(uid: str | int) -> str:
-    """The one name of a user, however the uID was written: ``7`` and ``"7"`` are the same."""
+    """Return the key of a user, however the uID was written: ``7`` and ``"7"`` are the same user."""
     return uid if type(uid) is str else str(uid)
 
 
 def is_uid(value: object) -> bool:
-    """Whether a site may call a user so: 1 to 64 printable characters, or an integer within ±2^53."""
+    """Return whether a site may give a user this uID: 1 to 64 printable characters, or an integer within ±2^53."""
     if isinstance(value, str):
         return 1 <= len(value) <= MAX_TOKEN and value.isprintable()
     return _is_integer(value)
 
 
 def is_sessid(value: object) -> bool:
-    """Whether this could be a SESSID: 1 to 4096 characters, no lone surrogates among them."""
+    """Return whether this could be a SESSID: 1 to 4096 characters without lone surrogates."""
     return (
         isinstance(value, str) and 1 <= len(value) <= MAX_SESSID and not any("\ud800" <= c <= "\udfff" for c in value)
     )
 
 
 class Message(Struct, gc=False):
-    """One message on its way, as it is logged and delivered. Nobody changes it.
+    """One message, as it is logged and delivered. Treat it as immutable.
 
-    A Struct, though it crosses no wire: one is made for every message, and
-    attrs takes three times as long.
+    It is a Struct because one is made for every message, and attrs takes three times as long.
 
-    :ivar from_uid: the sender, as the site calls them.
-    :ivar to_uid: the recipient, as the sender wrote it.
-    :ivar client_id: the sender's id for the request.
-    :ivar time_stamp: the sender's timeStamp.
-    :ivar received_at: when the relay got it, in seconds since 1970 UTC.
+    :ivar from_uid: the uID of the sender, as the site gave it.
+    :ivar to_uid: the uID of the recipient, as the sender wrote it.
+    :ivar client_id: the sender's ``id`` of the request.
+    :ivar time_stamp: the sender's ``timeStamp``.
+    :ivar received_at: when the relay received it, in seconds since 1970 UTC.
     """
 
     from_uid: str | int
@@ -67,7 +66,7 @@ class Message(Struct, gc=False):
 
 
 def is_expiry(value: object) -> bool:
-    """Whether this is a number of seconds that a session may last: > 0 and < 2^31."""
+    """Return whether this is a number of seconds that a session may last: > 0 and < 2^31."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
 
 
@@ -93,11 +92,13 @@ class LoggedMessage:
 class LoggedIn:
     """The session belongs to the user `uid`.
 
+    :ivar uid: the uID of the user: 1 to 64 printable characters, or an integer within ±2^53.
     :ivar expires_in: seconds until the session is to be checked again; None for the relay's own ``recheck_interval``.
-    :ivar session: the SESSID to use for that, and as secret; None for the one of the login, unless that was a ticket.
-    :ivar user: the user's key (`user_key`), made from `uid`.
-    :raises ValueError: where `uid` is not a uID (`is_uid`), `expires_in` not a time (`is_expiry`), or `session` not a
-        SESSID (`is_sessid`).
+    :ivar session: the SESSID to check then, which is a secret; None for the SESSID of the login. After a login by a
+        ticket, None means that the session is not checked again.
+    :ivar user: the key of the user, made from `uid`: ``7`` and ``"7"`` are the same user.
+    :raises ValueError: if `uid` is not a uID, `expires_in` is not a number of seconds > 0, or `session` is not a string
+        of 1 to 4096 characters.
     """
 
     uid: str | int = attrs.field()
@@ -129,7 +130,7 @@ class LoggedIn:
 class Denied:
     """Nobody is logged in to this session, or there is no such session.
 
-    :ivar status: the status of the response that says so (RFC 9110, section 15); it does not change the meaning.
+    :ivar status: the HTTP status of the response that said so (RFC 9110, section 15). It changes nothing.
     """
 
     status: int = attrs.field(default=200, eq=False)
@@ -149,4 +150,4 @@ Verdict = LoggedIn | Denied | Unavailable
 
 
 class LogUnavailable(Exception):
-    """The message log could not be written. Nothing of the batch may be delivered."""
+    """The message log could not be opened, written or read. Nothing of a batch that failed may be delivered."""

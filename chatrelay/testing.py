@@ -1,8 +1,7 @@
 """Stand-ins for tests: of ours, and of programs that embed chatrelay.
 
-Each keeps the contract of the seam it stands at (`chatrelay.interfaces`), and
-passes the same contract test as the real thing where there is one. They hold
-time and failure still, so that a test can decide what happens next.
+Each implements a Protocol of `chatrelay.interfaces`, and passes the contract test of that Protocol where there is one.
+A test decides when each answers or fails. This module must not open a socket or a file.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class KnownSessions:
 
 
 class HeldAuthenticator:
-    """An `Authenticator` that answers when the test does.
+    """An `Authenticator` that answers when the test says so.
 
-    :ivar asked: the questions that are out: (SESSID, the Deferred to fire with a verdict).
-    :ivar cancelled: the SESSIDs of the questions that were given up.
+    :ivar asked: the pending requests: (SESSID, the Deferred to fire with a verdict).
+    :ivar cancelled: the SESSIDs of the requests that were given up.
     """
 
     def __init__(self) -> None:
@@ -46,22 +45,22 @@ class HeldAuthenticator:
         self.cancelled: list[str] = []
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
-        """Note the question."""
+        """Keep the request until the test answers it."""
         answer: Deferred[Verdict] = Deferred(lambda _: self.cancelled.append(sessid))
         self.asked.append((sessid, answer))
         return answer
 
     def answer(self, verdict: Verdict) -> None:
-        """Answer the oldest question."""
+        """Answer the oldest pending request."""
         self.asked.pop(0)[1].callback(verdict)
 
 
 class RecordedConnection:
-    """A `Connection` that keeps what it is given.
+    """A `Connection` that keeps the messages that it is sent.
 
-    :ivar dialect: in which it is delivered to.
-    :ivar sent: the messages handed over, as JSON values.
-    :ivar closed: the close code and reason, once closed; None before.
+    :ivar dialect: the dialect in which messages are delivered to it.
+    :ivar sent: the messages that it was sent, as JSON values.
+    :ivar closed: the close code and the reason, once it is closed; None before.
     """
 
     dialect: Dialect = v1
@@ -71,19 +70,19 @@ class RecordedConnection:
         self.closed: Close | None = None
 
     def send(self, payload: bytes) -> bool:
-        """Keep a message, while open."""
+        """Keep a message, unless the connection is closed."""
         if self.closed is not None:
             return False
         self.sent.append(json.loads(payload))
         return True
 
     def close(self, close: Close) -> None:
-        """Close, once."""
+        """Close the connection. Later calls change nothing."""
         if self.closed is None:
             self.closed = close
 
     def take(self) -> list[Any]:
-        """What was sent since the last look."""
+        """Return the messages that were sent since the last call."""
         sent, self.sent = self.sent, []
         return sent
 
@@ -91,7 +90,7 @@ class RecordedConnection:
 class HeldMessageLog(MemoryMessageLog):
     """A message log that commits when the test says so.
 
-    :ivar batches: the batches that wait.
+    :ivar batches: the batches that wait: (messages, the Deferred that fires with their numbers).
     """
 
     def __init__(self) -> None:
@@ -99,7 +98,7 @@ class HeldMessageLog(MemoryMessageLog):
         self.batches: list[tuple[Sequence[Message], Deferred[Sequence[int]]]] = []
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
-        """Let a batch wait."""
+        """Keep a batch until the test commits or refuses it."""
         committed: Deferred[Sequence[int]] = Deferred()
         self.batches.append((messages, committed))
         return committed
