@@ -1,4 +1,4 @@
-"""Autobahn's server protocol as it is used here, and all of Autobahn's and Twisted's names that are not promised.
+"""Autobahn's server protocol as it is used here, and the names of Autobahn that are used but not promised.
 
 A test looks each of these names up, so that a release that moves one is noticed. This module must not know handshakes,
 sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made.

@@ -1,6 +1,7 @@
 """How a connection closed: who closed it, with which close code and why, and what of that is logged.
 
-Pure. It must not know how a connection is closed. A reason is in words of ours or of OpenSSL's, never in a client's.
+Pure, apart from the log. This module must not know how a connection is closed. A reason is in the relay's words or in
+OpenSSL's, never in a client's.
 
 A human overlooks everything else among thousands of lines. So in text only so many closes are logged between two
 sweeps, and what anybody can cause without a login is logged at debug. Programs count. So in JSON every close is logged,
@@ -32,7 +33,7 @@ CONNECTION, HANDSHAKE, VISITOR, USER = "connection", "handshake", "visitor", "us
 
 @attrs.frozen
 class CloseCause:
-    """The first thing that closed a connection. What follows from it is no further cause.
+    """The first event that closed a connection. What follows from it is not a cause.
 
     :ivar by: ``relay``, ``client``, or ``network`` where it broke.
     :ivar code: the close code; `NO_CODE` or `NO_CLOSE_FRAME` if there is none; the HTTP status of a refused handshake.

@@ -1,7 +1,7 @@
 """Compression of messages (permessage-deflate, RFC 7692): which offers are accepted, and how little memory it takes.
 
-It must not know connections or messages: the option says whether compression is offered at all, and
-`chatrelay.websocket.autobahn` which messages are compressed.
+This module must not know connections or messages. The option ``compression`` says whether an offer is accepted at all,
+and `chatrelay.websocket.autobahn` which messages are compressed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The WebSocket factory: makes a protocol for each connection, and holds what all connections share.
 
-Autobahn's defaults are not ours: every option that matters is set here. How a connection is read, written or closed is
-known to `chatrelay.websocket.protocol`, and how the parts are made to `chatrelay.app.build`.
+Every option of Autobahn that matters is set here, because its defaults do not fit. This module must not know how a
+connection is read, written or closed (`chatrelay.websocket.protocol`), nor how the parts are made
+(`chatrelay.app.build`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from chatrelay.websocket.sweep import Sweep
 
 @attrs.frozen(eq=False)
 class Parts:
-    """What all connections share; made by `chatrelay.app.build` and nowhere else.
+    """The parts that all connections share; made by `chatrelay.app.build` and nowhere else.
 
     :ivar config: the options.
     :ivar reactor: for timers.
@@ -124,7 +125,7 @@ class ChatFactory(WebSocketServerFactory):
 
 
 class ChatResource(WebSocketResource):
-    """The relay inside a site of `twisted.web`. Cookies of several headers are kept apart.
+    """The relay as a resource of a `twisted.web` site. It keeps the cookies of several headers apart.
 
     Autobahn joins the values of several headers by commas. That is wrong for cookies, where a comma ends nothing.
     """

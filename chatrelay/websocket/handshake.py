@@ -1,7 +1,7 @@
 """The opening handshake: how it is read, what its headers say, who may make it, and how it is refused.
 
-A handshake is here the bytes of its request, as they came. This module must not know frames, sessions or messages, nor
-from which address a handshake comes.
+A handshake is here the bytes of its request, as they came. This module must not know frames, sessions or messages.
+`chatrelay.websocket.peer` finds its address, and `chatrelay.websocket.protocol` chooses the dialect.
 """
 
 from __future__ import annotations

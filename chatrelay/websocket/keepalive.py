@@ -1,6 +1,7 @@
 """Pings: which clients to ping, when, and which of them showed no activity afterwards.
 
-Pure: the time and the chance are handed in. The caller sends the pings and closes connections.
+Pure: the time and the chance are handed in. This module must not know how a ping is sent, nor how a connection is
+closed: `chatrelay.websocket.timeouts` does both.
 
 A user whose network went away is found this way. Otherwise they would count as connected until the operating system
 notices, which can take hours.
@@ -27,7 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class PingSchedule(Generic[Key]):
-    """When each key is due: once in an interval, in a slot that is chosen by chance.
+    """A schedule in which each key is due once in an interval, in a slot that is chosen by chance.
 
     :param interval: seconds; 0 means that no key is ever due.
     :param chance: a random number from 0 to 1.
@@ -78,7 +79,7 @@ Pinged = TypeVar("Pinged", bound=Alive)
 
 
 class Pings(Generic[Pinged]):
-    """Which connections are due for a ping, and which did not answer one.
+    """Finds the connections that are due for a ping, and those that did not answer one.
 
     :param interval: seconds between the pings of a connection; 0 for no pings.
     :param timeout: seconds in which there must be activity after a ping; 0 for no limit.

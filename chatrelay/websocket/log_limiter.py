@@ -1,6 +1,6 @@
 """A bound on log messages that anybody can cause, such as one for each refused handshake.
 
-It counts by kind, and logs how many messages it kept back. What the messages say is not known here.
+It counts by kind, and logs how many messages it kept back. This module must not know what the messages say.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The outbox of one connection: it collects what one turn of the reactor sends, and writes it at the turn's end.
+"""The outbox of one connection: it collects messages, writes them, and closes the connection of a slow reader.
 
 `Outbox` is the `chatrelay.interfaces.Connection` that the relay and the session see. A message is appended if the
-connection is open and within its budget, and refused otherwise (the promise's C2). This module knows transports and
-bytes; it must not know what a message means.
+connection is open and within its budget, and refused otherwise (the promise's C2). This module must not know what a
+message means.
 
-`FlushScheduler` is the one place that flushes. A connection that is sent ten messages in one turn of the reactor is
-written to once. On Twisted's own plain TCP the socket is written to directly. Mostly it takes everything, which saves
-the reactor a wake-up; the transport gets the rest.
+`FlushScheduler` flushes, at the end of each turn of the reactor, the outboxes that were sent something in it. So a
+connection that is sent ten messages in one turn is written to once. On Twisted's own plain TCP the socket is written to
+directly. Mostly it takes everything, which saves the reactor a wake-up; the transport gets the rest.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def seconds_unacknowledged(connection: socket.socket) -> float:
 
 
 class Framing(Protocol):
-    """What an outbox needs of the protocol that it belongs to."""
+    """The part of a protocol that its outbox needs."""
 
     def send_text_frame(self, payload: bytes) -> None:
         """Have Autobahn make a text frame and write it."""
@@ -141,10 +141,10 @@ class FlushScheduler:
 
 @implementer(IPushProducer)
 class Outbox:
-    """What one client is sent.
+    """The outgoing messages of one client, within its budget.
 
-    A client that does not take what it is sent has a budget and a time. Beyond either, the connection is closed with
-    4002, and nothing more is appended.
+    A client that does not take what it is sent has a budget and an unread-time. Beyond either, the connection is closed
+    with 4002, and nothing more is appended.
 
     A client has taken what its kernel has acknowledged. Bytes in our kernel's send queue count as waiting. That queue
     is bounded once, so that its size need not be read while it can't matter: while nothing waits in the process, and

@@ -1,4 +1,4 @@
-"""The other end of each connection: its address and its name, also behind proxies, and how it is counted.
+"""The other end of each connection: its address, also behind proxies, its name, and how it is counted.
 
 A proxy says for whom it connects by the PROXY protocol or by ``X-Forwarded-For``. This module must not know frames or
 sessions, nor what becomes of a connection that is refused.

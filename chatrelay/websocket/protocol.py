@@ -1,7 +1,8 @@
-"""WebSocket: one `ChatProtocol` for each connection, with what Twisted and Autobahn call.
+"""One WebSocket connection: its dialect, its session, and the methods that Twisted and Autobahn call.
 
-It joins Autobahn, which speaks RFC 6455, to the rooms around it, and must not know what a message means. A text message
-takes this way: `ChatProtocol.dataReceived`, `chatrelay.wire.frames.take_messages`, `chatrelay.relay.session.Session`.
+`ChatProtocol` joins Autobahn, which speaks RFC 6455, to the other packages. A text message takes this way:
+`ChatProtocol.dataReceived`, `chatrelay.wire.frames.take_messages`, `chatrelay.relay.session.Session`. This module must
+not know what a message means.
 """
 
 from __future__ import annotations

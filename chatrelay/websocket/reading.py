@@ -108,7 +108,7 @@ class Reading(Inflow):
 
 
 class BoundedProtocol(AutobahnProtocol):
-    """Autobahn's protocol, which takes no more from a client than the limits allow.
+    """Autobahn's protocol, which reads no more from a client than the limits allow.
 
     :ivar session: what the client may do and has done; None until the handshake is complete.
     """

@@ -1,7 +1,7 @@
 """All connections: their time limits, their pings, and how they are closed when the relay stops.
 
-`Registry` is told what happens to each connection, and says when one is to be closed. How that is done is not known
-here: neither a handshake, a frame, a session nor a message, and nothing of Autobahn's.
+The protocol reports what happens to each connection to `Registry`, which decides when one must be closed. This module
+must not know handshakes, frames, sessions or messages, nor more of Autobahn than the state of a connection.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The kernel's send queue of one connection: bound it, and read what it holds.
 
-This module knows sockets and options of Linux. It must not know what waits in the process, what a frame is, or what
+It knows sockets and options of Linux. This module must not know what waits in the process, what a frame is, or what
 follows from an answer.
 
 The queue holds what the process has written and the client's kernel has not acknowledged. On a UNIX socket it holds

@@ -1,8 +1,9 @@
-"""At which pace connections are closed while the relay stops.
+"""The pace at which connections are closed while the relay stops.
 
-Pure: the time and the chance are handed in, and the caller closes the connections. A client that is closed comes back
-after about the same wait as every other, so ten thousand that are closed at once come back at once. Their turns are
-therefore spread over part of the time that stopping may take. Where few are connected, nobody waits.
+Pure: the time and the chance are handed in. This module must not know how a connection is closed.
+
+Every client reconnects after about the same wait, so ten thousand that are closed at once come back at once. Their
+turns are therefore spread over part of the time that stopping may take. If few are connected, nobody waits.
 """
 
 from __future__ import annotations

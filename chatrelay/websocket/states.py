@@ -1,7 +1,7 @@
 """The states of one connection, from when it is accepted until it is lost, and what leads from one to the next.
 
-Pure. It must not know what is done in a state: `chatrelay.websocket.protocol` does that. Autobahn's protocol has a
-state of its own, which only Autobahn sets. The right column of the first table names it.
+Pure. This module must not know what is done in a state: `chatrelay.websocket.protocol` does that. Autobahn's protocol
+has a state of its own, which only Autobahn sets. The right column of the first table names it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 
 class ConnectionState(enum.Enum):
-    """Where a connection stands.
+    """The states of a connection.
 
     ============  ============================================================================  ==========
     state         meaning                                                                       Autobahn's
@@ -73,7 +73,7 @@ class ConnectionState(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What changes the state of a connection.
+    """The events that change the state of a connection.
 
     ========  ===================================================================================
     event     what happened

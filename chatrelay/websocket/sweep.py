@@ -1,7 +1,9 @@
-"""The sweep: four times a second it runs every check that has a time limit, one after the other.
+"""The sweep: it runs every check of a time limit, one after the other, four times a second.
 
-A defect in one check keeps no other check from running, and an error with one connection keeps no other connection
-from being closed. What is checked is not known here: the checks are handed in.
+The checks are handed in. This module must not know what they check.
+
+A defect in one check keeps no other check from running, and an error with one connection keeps no other connection from
+being closed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a connection does when it is due: find its address, ping, and miss the answer to a ping.
+"""What is done with a connection in time: find its address, ping its client, and close it if no answer comes.
 
-`chatrelay.websocket.registry` knows when that is. This module must not know what a message means.
+`chatrelay.websocket.registry` decides when. This module must not know what a message means.
 """
 
 from __future__ import annotations
