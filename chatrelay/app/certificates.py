@@ -1,7 +1,8 @@
 """The certificate of an ``ssl:`` endpoint, which can be reloaded while the relay runs.
 
 Twisted reads the files of such an endpoint once. `EndpointCertificate` has Twisted read them again, and shows the new
-certificate to clients that connect from then on. Open connections are not affected.
+certificate to clients that connect from then on. Open connections are not affected. This module must not know when
+certificates are reloaded: `chatrelay.app.process` does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check Twisted endpoint strings, and word the errors about them so that they name the endpoint and a remedy.
 
 Twisted parses and opens the endpoints. Each of its parsers fails in its own way, and most of their errors name neither
-the endpoint nor a remedy.
+the endpoint nor a remedy. This module must not know what is served at an endpoint.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The process of a relay under twistd: its signals, its notifications to systemd, and its errors at the start.
 
-It starts and stops a `ChatRelayService`, and knows nothing of connections or messages.
+It starts and stops a `ChatRelayService`. This module must not know connections or messages.
 """
 
 from __future__ import annotations

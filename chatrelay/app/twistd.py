@@ -1,6 +1,7 @@
 """`twistd chatrelay`: make the service that twistd runs from the options on its command line.
 
-It decides what holds for a process under twistd alone: descriptors, time, signals, the log.
+It decides what holds for a process under twistd alone: descriptors, time, signals, the log. `chatrelay.app.build` makes
+the relay itself.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Twisted makes and removes the sockets and their lock files. It takes a lock file for a live one if any process has the
 number in it now, and in a container the relay itself often has that number. This module asks the kernel instead: it
-refuses connections to a socket on which no process listens.
+refuses connections to a socket on which no process listens. This module must not know what is served on a socket.
 """
 
 from __future__ import annotations

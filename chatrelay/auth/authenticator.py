@@ -1,8 +1,8 @@
 """The authenticator that asks the site's session page whose session it is.
 
 `SessionPageAuthenticator` limits how many requests are pending, sends one request for all who ask about the same
-session, gives up what takes too long, and stops asking a site that keeps failing (`chatrelay.auth.breaker`). It does
-not know HTTP (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.auth.login`).
+session, gives up what takes too long, and stops asking a site that keeps failing (`chatrelay.auth.breaker`). This
+module must not know HTTP (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.auth.login`).
 """
 
 from __future__ import annotations

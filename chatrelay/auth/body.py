@@ -1,6 +1,6 @@
 """Read the body of the session page's response, and decode it, up to a limit.
 
-It knows neither requests (`chatrelay.auth.client`) nor what a body means (`chatrelay.auth.verdicts`).
+This module must not know requests (`chatrelay.auth.client`), nor what a body means (`chatrelay.auth.verdicts`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The circuit breaker: whether a session page that keeps failing is sent a request at all.
 
-Pure: the time is handed in. It knows requests as keys, and nothing of what they are. The caller asks the breaker before
-each request, and reports what became of it::
+Pure: the time is handed in. Requests are keys; this module must not know what they are. The caller asks the breaker
+before each request, and reports what became of it::
 
     CLOSED --failures in a row--> OPEN --its wait is over, and a request comes--> PROBING
                                    ^                                              |

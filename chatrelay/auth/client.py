@@ -1,7 +1,7 @@
 """The HTTP client: send a request to the session page, and return the verdict of its response.
 
 A response is read up to a limit, without redirects, cookies, or a retry that could do harm. A SESSID appears in the
-body of the request and nowhere else. This module does not know how many requests may be pending, nor for how long
+body of the request and nowhere else. This module must not know how many requests may be pending, nor for how long
 (`chatrelay.auth.authenticator`); `chatrelay.auth.body` decodes a body, and `chatrelay.auth.verdicts` judges a response.
 """
 

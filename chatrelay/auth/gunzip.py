@@ -1,6 +1,6 @@
 """Decode a body that is compressed with gzip, piece by piece.
 
-Pure. A body may have several members, one after the other (RFC 1952, section 2.2). This module does not know how a body
+Pure. A body may have several members, one after the other (RFC 1952, section 2.2). This module must not know how a body
 arrives, how large it may be, or what it means.
 """
 

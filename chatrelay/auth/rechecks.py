@@ -1,8 +1,11 @@
 """Re-checks: the site is asked again whether the session of each user who is logged in here still lasts.
 
-Pure, apart from Deferreds and the log: the time, the randomness, and whatever gives verdicts are handed in. One request
-serves all connections of a session, and `Rechecks.sweep` starts what is due: there is no timer for each session. A
-session that the site denies is closed (4501). While the site can't be asked, users stay, up to the grace.
+Pure, apart from Deferreds and the log: the time, the randomness, and whatever gives verdicts are handed in. This module
+must not know how the site is asked.
+
+One request serves all connections of a session, and `Rechecks.sweep` starts what is due: there is no timer for each
+session. The connections of a session that the site denies are closed (4501). While the site can't be asked, users stay,
+up to the grace.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The session index: which session of the site each connection logged in by, so that it can be ended from outside.
 
-Pure. It never keeps a SESSID, only a keyed hash of it. The hash finds the connections of a session when somebody names
-it again, and is useless to anybody who gets to see it.
+Pure. This module must not know how a login is decided. It never keeps a SESSID, only a keyed hash of it. The hash finds
+the connections of a session when somebody names the session again, and is useless to anybody who gets to see it.
 """
 
 from __future__ import annotations

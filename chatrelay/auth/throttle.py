@@ -1,7 +1,8 @@
 """The login throttle: how many logins of one address may be denied, and which denials are remembered for a moment.
 
-Pure, apart from Deferreds and the log: the time is handed in, and so is whatever gives verdicts. It does not know what
-a verdict means to a connection (`chatrelay.auth.login`). Re-checks of users who are logged in do not pass here.
+Pure, apart from Deferreds and the log: the time is handed in, and so is whatever gives verdicts. This module must not
+know what a verdict means to a connection (`chatrelay.auth.login`). Re-checks of users who are logged in do not pass
+here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Judge the session page's response: whose session it is, nobody's, or an invalid answer.
 
-Pure: a response is a status, its Location headers and the bytes of its body. This module does not know how a response
+Pure: a response is a status, its Location headers and the bytes of its body. This module must not know how a response
 arrives (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.auth.login`).
 """
 

@@ -1,8 +1,8 @@
 """The demo website: a few pages with ``twisted.web``.
 
-It has what chatrelay needs of any site: accounts, sessions in an HttpOnly cookie, and a session page. It does not know
-how messages are delivered. It knows the relay's port, so that its page may connect only there, and notifies the relay
-of each session that ends.
+It has what chatrelay needs of any site: accounts, sessions in an HttpOnly cookie, and a session page. It knows the
+relay's port, so that its page may connect only there, and notifies the relay of each session that ends. This module
+must not know how messages are delivered.
 
 =====================  ==========================================================================
 ``GET /``              the chat page, or the login page if nobody is logged in

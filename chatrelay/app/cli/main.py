@@ -4,7 +4,7 @@
     chatrelay backup --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
     chatrelay restore --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
 
-Each command is in its own module. This one knows none of their work.
+Each command is in its own module. This module must not know how a command works.
 """
 
 from __future__ import annotations

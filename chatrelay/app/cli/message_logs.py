@@ -1,6 +1,6 @@
 """What all commands about a message log share: its option, its summary in words, and the end of a command.
 
-This module knows no single command.
+This module must not know any single command.
 """
 
 from __future__ import annotations

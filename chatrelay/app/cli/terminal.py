@@ -1,6 +1,6 @@
 """The terminal of a command: a line of progress, questions, signals, results and errors.
 
-This module knows no command and no message log.
+This module must not know any command, nor the message log.
 """
 
 from __future__ import annotations

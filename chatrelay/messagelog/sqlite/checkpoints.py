@@ -1,6 +1,6 @@
 """Copy the write-ahead log into the database: when, in which thread, and so that copies of either are recognised.
 
-The store calls this module in the thread that writes. It knows no table of the message log.
+The store calls this module in the thread that writes. This module must not know the tables of the message log.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The files of a message log in SQLite: their names, their identity, and the lock on them.
 
-This module knows no SQL and no schema. It checks and moves SQLite's own files beside the database (``-wal``, ``-shm``),
-and never writes to them.
+It checks and moves SQLite's own files beside the database (``-wal``, ``-shm``), and never writes to them. This module
+must not know SQL or the schema.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read a message log in SQLite, whether a relay writes to it or not.
 
-This module never writes, takes none of the relay's locks, and does not know the thread that writes.
+It never writes, and takes none of the relay's locks. This module must not know the thread that writes.
 """
 
 from __future__ import annotations

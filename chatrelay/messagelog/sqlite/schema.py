@@ -1,6 +1,6 @@
 """The tables of a message log in SQLite, and the migrations from older schemas.
 
-This module knows no file and no thread. It works on a connection that is passed in.
+It works on a connection that is handed in. This module must not know files or threads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The store of a message log in SQLite: one transaction and one sync a batch.
 
-It is synchronous, and knows no thread and no reactor.
+It is synchronous. This module must not know threads or the reactor.
 
 Messages are stored in blocks of up to `MAX_BLOCK_MESSAGES`, each one row of JSON. So a batch of any size costs SQLite a
 few rows, and the GIL is not released and acquired for every message. ``docs/benchmarks.rst`` compares this with the

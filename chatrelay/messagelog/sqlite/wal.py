@@ -1,6 +1,6 @@
 """Read a write-ahead log of SQLite without SQLite, because SQLite would change it together with the database.
 
-This module knows no table. https://www.sqlite.org/fileformat2.html#the_write_ahead_log describes the format.
+https://www.sqlite.org/fileformat2.html#the_write_ahead_log describes the format. This module must not know any table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The thread that writes a message log in SQLite, with one call back into the reactor for each batch.
 
-This module decides when the store works, and logs its failures. It does not know what is in the files.
+It decides when the store works, and logs its failures. This module must not know what is in the files.
 """
 
 from __future__ import annotations
