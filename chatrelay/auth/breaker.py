@@ -27,7 +27,7 @@ from chatrelay.limits.deadlines import Key
 
 
 class BreakerState(enum.Enum):
-    """Whether requests may be sent: all, none, or the probe only."""
+    """The states of a breaker: all requests may be sent, none, or the probe only."""
 
     CLOSED = enum.auto()
     OPEN = enum.auto()

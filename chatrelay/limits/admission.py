@@ -1,4 +1,4 @@
-"""How many connections there may be: in all and from one address, and how many of them not logged in.
+"""Limits on connections: how many there may be in all and from one address, and how many of them not logged in.
 
 Pure: it counts, and says which limit is reached. The caller refuses the connection. How many connections one user may
 have is decided in `chatrelay.auth.login`.

@@ -1,4 +1,4 @@
-"""How fast a connection is read: so many bytes and frames a second, and a pause beyond them.
+"""Limits on reading: so many bytes and frames a second of one connection, and a pause beyond them.
 
 Pure: the time is handed in, and the caller pauses the transport. This module must not know what a message means.
 

@@ -1,4 +1,4 @@
-"""What a connection and a user may still send: messages a second, and people they have not written to before.
+"""Limits on sending: messages of a connection and of a user, and recipients to whom a user has not written before.
 
 Pure: the time is handed in. This module must not know what follows when a limit is reached.
 """

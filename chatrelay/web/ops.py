@@ -71,7 +71,7 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
 
 @attrs.frozen
 class _Route:
-    """How one path is served.
+    """One path: the methods that it allows, and what makes its response.
 
     :ivar methods: the methods that it allows.
     :ivar answer: makes the JSON value of a response with status 200.

@@ -1,4 +1,4 @@
-"""How a connection closed: who closed it, with which close code and why, and what of that is logged.
+"""The close of a connection: who closed it, with which close code and why, and what of that is logged.
 
 Pure, apart from the log. This module must not know how a connection is closed. A reason is in the relay's words or in
 OpenSSL's, never in a client's.

@@ -1,4 +1,4 @@
-"""How one connection is read: what is read at all, how fast, and how large a message may be.
+"""The reading of one connection: what is read at all, how fast, and how large a message may be.
 
 `chatrelay.limits.inflow` knows how much a client may send. Here reading pauses, and a client that goes on is closed.
 This module must not know what a message means.

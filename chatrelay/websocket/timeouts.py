@@ -1,4 +1,4 @@
-"""What is done with a connection in time: find its address, ping its client, and close it if no answer comes.
+"""The actions that are due for one connection: find its address, ping its client, close it if no answer comes.
 
 `chatrelay.websocket.registry` decides when. This module must not know what a message means.
 """

@@ -1,4 +1,4 @@
-"""What the JSON objects on the wire are decoded into and encoded from: one class for each shape.
+"""The JSON objects on the wire, as msgspec Structs: one class for each shape.
 
 Pure: msgspec reads the classes and does the work. Every dialect gives its session these requests. This module must not
 know what a request means, nor when an answer is sent.

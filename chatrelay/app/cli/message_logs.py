@@ -1,4 +1,4 @@
-"""What all commands about a message log share: its option, its summary in words, and the end of a command.
+"""The parts that all commands about a message log share: its option, its summary in words, and the end of a command.
 
 This module must not know any single command.
 """
