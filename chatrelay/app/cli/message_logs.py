@@ -14,7 +14,7 @@ from collections.abc import Callable
 from chatrelay.app.cli.terminal import Interrupted, Progress, Refused, complain, rfc3339
 from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite.backup import CopyFailed
-from chatrelay.messagelog.sqlite.reading import DamagedLog, UnusableLog
+from chatrelay.messagelog.sqlite.opening import DamagedLog, UnusableLog
 from chatrelay.messagelog.sqlite.verify import Contents
 from chatrelay.model import LogUnavailable
 

@@ -15,7 +15,7 @@ from chatrelay.app.cli import message_logs
 from chatrelay.app.cli.terminal import Progress, ask, can_ask, show, show_json
 from chatrelay.messagelog.sqlite.backup import CopyFailed
 from chatrelay.messagelog.sqlite.files import LogFiles
-from chatrelay.messagelog.sqlite.reading import UnusableLog
+from chatrelay.messagelog.sqlite.opening import UnusableLog
 from chatrelay.messagelog.sqlite.restore import restore
 from chatrelay.messagelog.sqlite.verify import Contents
 from chatrelay.permissions import user_name

@@ -1,7 +1,7 @@
 """The message log in an SQLite file: its files, schema, store and writing thread, and how to read, copy and restore it.
 
 The relay uses the names below. The `chatrelay` command also uses `backup`, `restore` and `verify`, with the names and
-errors of `files` and `reading`. Everything else is for this package only.
+errors of `files` and `opening`. Everything else is for this package only.
 """
 
 from chatrelay.messagelog.sqlite.reader import SqliteMessageReader as SqliteMessageReader

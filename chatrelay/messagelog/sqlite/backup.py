@@ -22,7 +22,7 @@ from urllib.parse import quote
 import attrs
 
 from chatrelay.messagelog.sqlite.files import LogFiles, size_of
-from chatrelay.messagelog.sqlite.reading import reading, schema_of
+from chatrelay.messagelog.sqlite.opening import reading, schema_of
 from chatrelay.messagelog.sqlite.verify import Contents, Report, verify
 from chatrelay.permissions import why_not_found, why_not_writable
 

@@ -1,4 +1,4 @@
-"""Read a message log in SQLite, whether a relay writes to it or not.
+"""The reader of a message log in SQLite: it yields every message, whether a relay writes to the log or not.
 
 It never writes, and takes none of the relay's locks. This module must not know the thread that writes.
 """
@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Generator
 from typing import Any
 
-from chatrelay.messagelog.sqlite.reading import MissingLog, UnusableLog, reading, schema_of
+from chatrelay.messagelog.sqlite.opening import MissingLog, UnusableLog, reading, schema_of
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS
 from chatrelay.model import LoggedMessage, LogUnavailable
 

@@ -31,7 +31,7 @@ from chatrelay.messagelog.sqlite.backup import (
     write_errors,
 )
 from chatrelay.messagelog.sqlite.files import LogFiles, size_of
-from chatrelay.messagelog.sqlite.reading import UnusableLog, reading
+from chatrelay.messagelog.sqlite.opening import UnusableLog, reading
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
 from chatrelay.messagelog.sqlite.verify import Contents, Report, summary
 from chatrelay.model import LogUnavailable

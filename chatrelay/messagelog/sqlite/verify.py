@@ -12,7 +12,7 @@ from collections.abc import Callable
 import attrs
 import msgspec
 
-from chatrelay.messagelog.sqlite.reading import DamagedLog, reading, schema_of
+from chatrelay.messagelog.sqlite.opening import DamagedLog, reading, schema_of
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS
 
 Report = Callable[[str, int, int], None]

@@ -15,7 +15,7 @@ import pytest
 
 from chatrelay.messagelog.sqlite import APPLICATION_ID, MIGRATIONS
 from chatrelay.messagelog.sqlite.backup import CopyFailed
-from chatrelay.messagelog.sqlite.reading import DamagedLog, UnusableLog
+from chatrelay.messagelog.sqlite.opening import DamagedLog, UnusableLog
 from chatrelay.messagelog.sqlite.verify import verify
 from tests.support.sqlite_logs import DAMAGE, contents, copy, expected, fill, killed, messages, put_back, spoil
 

@@ -14,7 +14,7 @@ import pytest
 
 from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteStore
 from chatrelay.messagelog.sqlite.backup import CopyFailed
-from chatrelay.messagelog.sqlite.reading import UnusableLog
+from chatrelay.messagelog.sqlite.opening import UnusableLog
 from chatrelay.messagelog.sqlite.verify import Contents, verify
 from tests.support.sqlite_logs import (
     DAMAGE,

@@ -1,4 +1,4 @@
-"""Open a message log in SQLite to read it, whether a relay writes to it or not.
+"""Open a message log in SQLite for reading, whether a relay writes to it or not.
 
 This module never writes into a message log. SQLite makes a ``-wal`` and an index beside a database that it reads, and
 only a connection that may write removes them. So a log with an empty ``-wal`` is opened with the right to write. A log
