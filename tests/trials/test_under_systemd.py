@@ -156,7 +156,7 @@ def systemd(site: Site, tmp_path: Path) -> Iterator[Systemd]:
         pytest.skip(missing)
     unit = (DEPLOY / "chatrelay.service").read_text().replace("/etc/chatrelay/", "/opt/chatrelay/")
     (tmp_path / "chatrelay.service").write_text(unit + OURS)
-    (tmp_path / "trial.target").write_text("[Unit]\nDefaultDependencies=no\nRequires=chatrelay.app.service\n")
+    (tmp_path / "trial.target").write_text("[Unit]\nDefaultDependencies=no\nRequires=chatrelay.service\n")
     (tmp_path / "ops-token").write_text("0123456789abcdef\n")
     options = (DEPLOY / "chatrelay.toml").read_text().replace("tcp:8080", "tcp:0").replace(":8000", f":{site.port}")
     options = options.replace("tcp:8081", "tcp:0")
