@@ -1,8 +1,8 @@
 """Direct messages between the users of the website you already have.
 
-The public names are here and nowhere else: what a program that embeds
-chatrelay needs. Everything is loaded on first use, so that importing this
-package installs no reactor and costs next to nothing.
+These are all public names, for programs that embed chatrelay. Each is imported
+when it is first used, so importing this package installs no reactor and takes
+almost no time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module a public name lives in, the first time it is asked for (PEP 562)."""
+    """Import a public name from its module when it is first used (PEP 562)."""
     try:
         home = _HOME[name]
     except KeyError:

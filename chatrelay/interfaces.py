@@ -1,4 +1,4 @@
-"""The Protocols between the packages: what one package asks of another, and of an embedding program.
+"""The Protocols between the packages: what one package requires of another, or of an embedding program.
 
 An `Authenticator` says whose session it is, and a `MessageLog` keeps messages: an embedding program may replace both. A
 `Connection` carries bytes to one client, a `Dialect` encodes and decodes them, and a `Submitter` submits messages. This
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from twisted.internet.defer import Deferred
 
 from chatrelay.model import LoggedMessage, Verdict
-from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs imported both from here
+from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs import both from here
 from chatrelay.model import Message as Message
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Authenticator(Protocol):
 
         :param sessid: 1 to 4096 characters, opaque, never to be logged.
         :returns: a Deferred that fires with the verdict. If it is cancelled, give the request up. It must not fail for
-            any other reason: where nobody can say, the verdict is `chatrelay.model.Unavailable`.
+            any other reason: if there is no verdict, fire it with `chatrelay.model.Unavailable`.
         """
 
 
@@ -38,12 +38,12 @@ class TicketAuthenticator(Protocol):
     """An `Authenticator` that treats a ticket differently from a session."""
 
     def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
-        """Ask as `Authenticator.authenticate` does, about a SESSID that is good for one request only."""
+        """Ask as `Authenticator.authenticate` does, about a SESSID that is valid for one request only."""
 
 
 @runtime_checkable
 class Abandons(Protocol):
-    """An `Authenticator` that is told when nobody waits for a verdict any more."""
+    """An `Authenticator` with a method that is called when nobody waits for a verdict any more."""
 
     def give_up(self, verdict: Deferred[Any]) -> None:
         """Note that nobody waits for this verdict. If there is no such method, the relay cancels the Deferred.
@@ -54,41 +54,41 @@ class Abandons(Protocol):
 
 @runtime_checkable
 class Startable(Protocol):
-    """An `Authenticator` that is told when the relay starts and stops."""
+    """An `Authenticator` with methods that are called when the relay starts and stops."""
 
     def startup_check(self) -> None:
-        """Begin to check that the relay can get verdicts, and log what is wrong."""
+        """Begin to check that the relay can get verdicts, and log a problem if it can't."""
 
     def stop_startup_check(self) -> None:
-        """Give a pending check up, and log nothing more about it, as the relay is stopping."""
+        """Give a pending check up, and log nothing more about it: the relay is stopping."""
 
     def close(self) -> Deferred[None]:
         """Give up all requests and close all connections; the Deferred fires when that is done."""
 
 
 class Dialect(Protocol):
-    """One WebSocket subprotocol: how requests, answers and deliveries are written. `chatrelay.wire.v1` is one."""
+    """One WebSocket subprotocol: decodes requests, and encodes answers and deliveries. `chatrelay.wire.v1` is one."""
 
     def decode(self, payload: bytes, /) -> AuthRequest | SendRequest:
         """Decode a client's text message.
 
-        :raises chatrelay.wire.structs.UnusableFrame: where it is not a request.
+        :raises chatrelay.wire.structs.UnusableFrame: if it is not a request.
         """
 
     def read_header(self, payload: bytes, /) -> Header:
-        """Read the type and the id of a client's text message, and no more of it.
+        """Read the type and the id of a client's text message, and nothing else of it.
 
-        :raises chatrelay.wire.structs.UnusableFrame: where its type is not one that clients send.
+        :raises chatrelay.wire.structs.UnusableFrame: if its type is not one that clients send.
         """
 
     def delivery(self, message: Message, /) -> bytes:
         """Encode a message for its recipient."""
 
     def accepted(self, message: Message, /) -> bytes:
-        """Encode the answer to the sender of a message that was handed over."""
+        """Encode the answer to the sender of a message that was accepted."""
 
     def refused(self, request_id: str | int, reason: Reason, /) -> bytes:
-        """Encode the answer to a request to send that was refused."""
+        """Encode the answer to the sender of a message that was refused."""
 
     def auth_response(self, value: bool, reason: Reason | None = None, /) -> bytes:
         """Encode the answer to an auth-request."""
@@ -105,29 +105,29 @@ class Connection(Protocol):
         """The dialect in which messages are delivered to this client."""
 
     def send(self, payload: bytes) -> bool:
-        """Hand over one text message.
+        """Append one text message to the outgoing buffer. This must never raise.
 
         :param payload: the message, encoded.
-        :returns: whether it was appended to the outgoing buffer of an open connection within its budget (the promise's
-            C2). It must never raise.
+        :returns: whether it was appended. It is if the connection is open and the message is within the budget (the
+            promise's C2).
         """
 
     def close(self, close: Close) -> None:
-        """Begin the closing handshake; nothing is received from here on.
+        """Begin the closing handshake. From now on, no message of the client is taken.
 
-        :param close: the code and the reason that the client is sent; one of `chatrelay.wire.codes`.
+        :param close: the code and the reason to send; one of those in `chatrelay.wire.codes`.
         """
 
 
 class MessageReader(Protocol):
-    """Reads a message log, beside whatever writes to it."""
+    """Reads a message log, also while a relay writes to it."""
 
     def messages(self) -> Generator[LoggedMessage, None, None]:
-        """Yield every message that is committed, oldest first, those included that reached nobody.
+        """Yield every committed message, oldest first, including those that reached nobody.
 
-        Messages that are committed meanwhile may be among them. Close the generator where it is not read to its end.
+        Messages that are committed meanwhile may be among them. Close the generator if it is not read to its end.
 
-        :raises LogUnavailable: where the log can't be read; the text is a sentence with the remedy.
+        :raises LogUnavailable: if the log can't be read; the text is a sentence with the remedy.
         """
 
 
@@ -138,10 +138,10 @@ class Submitter(Protocol):
     """
 
     def accepted(self, message: Message) -> None:
-        """Learn that the message is logged, and appended to a connection of its recipient (the promise's C1, C2)."""
+        """Act on a message that is logged and appended to a connection of its recipient (the promise's C1, C2)."""
 
     def refused(self, message: Message, reason: Reason) -> None:
-        """Learn that the message was not delivered."""
+        """Act on a message that was not delivered."""
 
 
 class MessageLog(Protocol):
@@ -153,9 +153,9 @@ class MessageLog(Protocol):
 
     @property
     def is_alive(self) -> bool:
-        """Whether the log can ever be written again: False where a part that it needs has ended, such as a thread.
+        """Whether the log can ever be written again: False if a part that it needs, such as a thread, has ended.
 
-        Only ``twistd chatrelay`` reads this. Where it is False, the relay stops notifying systemd, which restarts it.
+        Only ``twistd chatrelay`` reads this. If it is False, the relay stops notifying systemd, so systemd restarts it.
         """
 
     def start(self) -> None:
@@ -178,4 +178,4 @@ class MessageLog(Protocol):
         """
 
     def stop(self) -> Deferred[None]:
-        """Close the log after everything that was asked of it before; the Deferred fires when it is closed."""
+        """Close the log when all earlier calls are done; the Deferred fires when it is closed."""

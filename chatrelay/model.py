@@ -1,4 +1,4 @@
-"""The values that every part of the relay speaks of: messages, users, and what is known about a session.
+"""The values that all parts of the relay share: messages, uIDs, and verdicts on sessions.
 
 Pure: values, their bounds, and checks of them. This module must not know what is done with a value.
 """
@@ -22,24 +22,24 @@ MAX_CONTENT = 16 * 1024
 
 
 def _is_integer(value: object) -> bool:
-    # To Python, True is an integer; to JSON it is none.
+    # In Python True is an integer, and in JSON it is not.
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
 
 
 def user_key(uid: str | int) -> str:
-    """Return the key of a user, however the uID was written: ``7`` and ``"7"`` are the same user."""
+    """Return the key of a user, which is the same for the uIDs ``7`` and ``"7"``."""
     return uid if type(uid) is str else str(uid)
 
 
 def is_uid(value: object) -> bool:
-    """Return whether a site may give a user this uID: 1 to 64 printable characters, or an integer within ±2^53."""
+    """Return whether a value is a valid uID: 1 to 64 printable characters, or an integer within ±2^53."""
     if isinstance(value, str):
         return 1 <= len(value) <= MAX_TOKEN and value.isprintable()
     return _is_integer(value)
 
 
 def is_sessid(value: object) -> bool:
-    """Return whether this could be a SESSID: 1 to 4096 characters without lone surrogates."""
+    """Return whether a value can be a SESSID: 1 to 4096 characters without lone surrogates."""
     return (
         isinstance(value, str) and 1 <= len(value) <= MAX_SESSID and not any("\ud800" <= c <= "\udfff" for c in value)
     )
@@ -48,11 +48,11 @@ def is_sessid(value: object) -> bool:
 class Message(Struct, gc=False):
     """One message, as it is logged and delivered. Treat it as immutable.
 
-    It is a Struct because one is made for every message, and attrs takes three times as long.
+    It is a Struct because one is made for every message, and an attrs class takes three times as long.
 
     :ivar from_uid: the uID of the sender, as the site gave it.
     :ivar to_uid: the uID of the recipient, as the sender wrote it.
-    :ivar client_id: the sender's ``id`` of the request.
+    :ivar client_id: the ``id`` of the sender's request.
     :ivar time_stamp: the sender's ``timeStamp``.
     :ivar received_at: when the relay received it, in seconds since 1970 UTC.
     """
@@ -66,7 +66,7 @@ class Message(Struct, gc=False):
 
 
 def is_expiry(value: object) -> bool:
-    """Return whether this is a number of seconds that a session may last: > 0 and < 2^31."""
+    """Return whether a value is a valid ``expires_in``: a number of seconds > 0 and < 2^31."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
 
 
@@ -74,9 +74,9 @@ def is_expiry(value: object) -> bool:
 class LoggedMessage:
     """A message as it is read from the message log.
 
-    :ivar number: counts the messages of the log, from 1.
+    :ivar number: the number of the message in the log, from 1.
     :ivar received_at: microseconds since 1970, UTC.
-    :ivar delivered: whether it was handed to anybody, as far as the log knows.
+    :ivar delivered: False if the log knows that it reached nobody.
     """
 
     number: int
@@ -109,12 +109,12 @@ class LoggedIn:
     @uid.validator
     def _check(self, _: object, uid: object) -> None:
         if not is_uid(uid):
-            raise ValueError(f"{uid!r} is not a uID: that is 1 to 64 printable characters, or an integer within ±2^53")
+            raise ValueError(f"{uid!r} is not a uID: give 1 to 64 printable characters, or an integer within ±2^53")
 
     @expires_in.validator
     def _check_expires_in(self, _: object, expires_in: object) -> None:
         if expires_in is not None and not is_expiry(expires_in):
-            raise ValueError(f"{expires_in!r} is not a valid expires_in: that is a number of seconds > 0")
+            raise ValueError(f"{expires_in!r} is not a valid expires_in: give a number of seconds > 0")
 
     @session.validator
     def _check_session(self, _: object, session: object) -> None:
@@ -130,7 +130,7 @@ class LoggedIn:
 class Denied:
     """Nobody is logged in to this session, or there is no such session.
 
-    :ivar status: the HTTP status of the response that said so (RFC 9110, section 15). It changes nothing.
+    :ivar status: the HTTP status of the response (RFC 9110, section 15). It is used in log messages only.
     """
 
     status: int = attrs.field(default=200, eq=False)
@@ -150,4 +150,4 @@ Verdict = LoggedIn | Denied | Unavailable
 
 
 class LogUnavailable(Exception):
-    """The message log could not be opened, written or read. Nothing of a batch that failed may be delivered."""
+    """The message log could not be opened, written or read. No message of a failed batch may be delivered."""

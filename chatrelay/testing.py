@@ -1,7 +1,7 @@
-"""Stand-ins for tests: of ours, and of programs that embed chatrelay.
+"""Test doubles, for the tests of chatrelay and of programs that embed it.
 
-Each implements a Protocol of `chatrelay.interfaces`, and passes the contract test of that Protocol where there is one.
-A test decides when each answers or fails. This module must not open a socket or a file.
+Each implements a Protocol of `chatrelay.interfaces`, and passes the contract test of that Protocol if there is one. The
+test decides when each succeeds or fails. This module must not open a socket or a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatrelay.wire.codes import Close
 
 
 class KnownSessions:
-    """An `Authenticator` that knows some sessions, and answers at once.
+    """An `Authenticator` that knows some sessions, and gives its verdicts at once.
 
     :param users: SESSID -> uID; others are denied.
     """
@@ -34,7 +34,7 @@ class KnownSessions:
 
 
 class HeldAuthenticator:
-    """An `Authenticator` that answers when the test says so.
+    """An `Authenticator` that gives a verdict when the test calls `answer`.
 
     :ivar asked: the pending requests: (SESSID, the Deferred to fire with a verdict).
     :ivar cancelled: the SESSIDs of the requests that were given up.
@@ -56,10 +56,10 @@ class HeldAuthenticator:
 
 
 class RecordedConnection:
-    """A `Connection` that keeps the messages that it is sent.
+    """A `Connection` that records the messages sent to it.
 
     :ivar dialect: the dialect in which messages are delivered to it.
-    :ivar sent: the messages that it was sent, as JSON values.
+    :ivar sent: the messages sent to it, as JSON values.
     :ivar closed: the close code and the reason, once it is closed; None before.
     """
 
@@ -70,7 +70,7 @@ class RecordedConnection:
         self.closed: Close | None = None
 
     def send(self, payload: bytes) -> bool:
-        """Keep a message, unless the connection is closed."""
+        """Record a message, unless the connection is closed."""
         if self.closed is not None:
             return False
         self.sent.append(json.loads(payload))
@@ -88,7 +88,7 @@ class RecordedConnection:
 
 
 class HeldMessageLog(MemoryMessageLog):
-    """A message log that commits when the test says so.
+    """A message log that commits a batch when the test calls `commit`.
 
     :ivar batches: the batches that wait: (messages, the Deferred that fires with their numbers).
     """

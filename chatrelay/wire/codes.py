@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Reason(enum.StrEnum):
-    """The reasons for which a request is not done. docs/protocol.rst says what a client should do."""
+    """The reasons for refusing a request. docs/protocol.rst says what a client should do about each."""
 
     RECEIVING_USER_NOT_CONNECTED = "receiving-user-not-connected"
     INVALID_MESSAGE = "invalid-message"
@@ -48,7 +48,7 @@ class CloseCode(enum.IntEnum):
 class Close(NamedTuple):
     """The code and the reason of a close frame that the relay sends.
 
-    The table below has all of them, except those that Autobahn sends of its own accord, with a code below 4000.
+    The values below are all of them, except those that Autobahn makes itself, with codes below 4000.
 
     :ivar code: the close code (RFC 6455, section 7.4).
     :ivar reason: at most 123 bytes of UTF-8, for the developer of the client.
@@ -74,15 +74,15 @@ ENDED = Close(CloseCode.ENDED, "ended by the operator or the site")
 
 
 def too_many_frames(limit: int) -> Close:
-    """Close for a message in more than `limit` frames."""
+    """Return the close for a message in more than `limit` frames."""
     return Close(CloseCode.PROTOCOL_ERROR, f"a message in more than {limit} frames")
 
 
 def message_too_big(limit: int) -> Close:
-    """Close for a message of more than `limit` bytes."""
+    """Return the close for a message of more than `limit` bytes."""
     return Close(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {limit} bytes")
 
 
 def too_many_control_frames(limit: float) -> Close:
-    """Close for more than `limit` pings and pongs a second."""
+    """Return the close for more than `limit` pings and pongs a second."""
     return Close(CloseCode.PROTOCOL_ERROR, f"more than {limit:g} pings and pongs a second")

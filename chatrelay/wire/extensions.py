@@ -2,9 +2,9 @@
 
 Pure. This module must not know how anything is compressed.
 
-A client offers several ways to compress, the one that it prefers first. It goes without compression if none is accepted
-(RFC 7692, section 5). So an offer that can't be accepted is skipped, whatever is odd about it. Only a header that can't
-be read at all is a reason to refuse the handshake.
+A client offers several ways to compress, the one that it prefers first. If none is accepted, nothing is compressed (RFC
+7692, section 5). So an offer that can't be accepted is skipped, whatever is wrong with it. Only a header that can't be
+read at all is a reason to refuse the handshake.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WINDOW_BITS = 12
 """The largest window of compression, as a power of two: 4 KiB."""
 
 MIN_WINDOW_BITS = 9
-"""The smallest window that zlib makes, though RFC 7692 has one of 8."""
+"""The smallest window that zlib makes. RFC 7692 also allows 8."""
 
 DEFLATE = "permessage-deflate"
 
@@ -34,7 +34,7 @@ Parameters = list[tuple[str, str | None]]
 
 
 class BrokenOffers(ValueError):
-    """The header of extensions does not follow the grammar of RFC 6455. The text says so without quoting it."""
+    """Sec-WebSocket-Extensions does not follow the grammar of RFC 6455. The text does not quote the header."""
 
 
 def offers_in(header: str) -> Iterator[tuple[str, Parameters]]:
@@ -66,7 +66,7 @@ def acceptable(headers: Iterable[str]) -> str | None:
     :param headers: the values of ``Sec-WebSocket-Extensions``.
     :raises BrokenOffers: if they can't be read.
     """
-    # All are read, because a broken one may be behind a good one.
+    # All offers are read, because a broken one may follow a good one.
     accepted = [_accepted(parameters) for name, parameters in offers_in(",".join(headers)) if name == DEFLATE]
     return next((each for each in accepted if each is not None), None)
 
@@ -89,8 +89,8 @@ def _accepted(parameters: Parameters) -> str | None:
         elif name == "client_max_window_bits":
             if value is not None and not _BITS.fullmatch(value):
                 return None
-            # With a value, the client limits its window to that (section 7.1.2.2). If that is less than ours, it is
-            # told nothing, because clients treat a larger window than they offered as an error.
+            # With a value, the client limits its window to that (section 7.1.2.2). If that is less than our window, the
+            # response must not name ours, because clients treat a larger window than they offered as an error.
             if value is None or int(value) >= WINDOW_BITS:
                 kept.append(name)
         else:

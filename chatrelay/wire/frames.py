@@ -14,7 +14,7 @@ any other, and leaves that and all that follows to Autobahn:
 - text that is not UTF-8;
 - a frame that is not complete yet.
 
-So whatever is wrong with a frame, Autobahn answers it, in its own way.
+So only Autobahn handles frames that are invalid.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GOING_AWAY = b"\x03\xe9"
 
 
 def ends_by_going_away(data: bytes) -> bool:
-    """Return whether bytes end with a close frame with 1001, masked or, as only servers send it, not masked."""
+    """Return whether `data` ends with a close frame with 1001, masked or not. Only servers send it without a mask."""
     if data.endswith(b"\x88\x02" + GOING_AWAY):
         return True
     frame = data[-8:]
@@ -48,10 +48,10 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
     """Hand whole text messages to `receive`, in order.
 
     :param data: what was received, beginning with a frame, outside any message.
-    :param longest: the most bytes a message may have; 0 for no bound.
-    :param receive: takes one message; returns whether the next may follow,
-        False when what it did has changed the connection's state.
-    :returns: how many bytes were taken; the rest is Autobahn's.
+    :param longest: bytes that a message may have; 0 for no limit.
+    :param receive: called with one message; returns whether the next may follow:
+        False if the call has changed the connection's state.
+    :returns: how many bytes were taken; the rest is for Autobahn.
     """
     taken = 0
     size = len(data)
@@ -83,12 +83,12 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
 
 
 def _ones(words: int) -> int:
-    """Return the number by which four bytes are multiplied to repeat them so many times."""
+    """Return the number that repeats a mask of four bytes `words` times when the mask is multiplied by it."""
     return int.from_bytes(b"\1\0\0\0" * words, "little")
 
 
 _ONES = tuple(map(_ones, range(256)))
-"""These numbers for usual messages. To make one takes longer than the rest of the unmasking."""
+"""These numbers for messages of usual lengths. Making one takes longer than the rest of the unmasking."""
 
 
 def is_utf8(payload: bytes) -> bool:
@@ -103,7 +103,7 @@ def is_utf8(payload: bytes) -> bool:
 class TextValidator:
     """Checks whether text that comes in pieces is UTF-8. It replaces Autobahn's own validator, which is much slower.
 
-    An error is found in the piece that it is in, as RFC 6455 (section 8.1) allows, and not only at the end.
+    An error is found when its piece is checked, as RFC 6455 (section 8.1) allows, and not only at the end of the text.
     """
 
     __slots__ = ("_decoder", "_size")
@@ -113,15 +113,15 @@ class TextValidator:
         self._size = 0
 
     def reset(self) -> None:
-        """Begin a text."""
+        """Begin another text."""
         self._decoder.reset()
         self._size = 0
 
     def validate(self, data: bytes) -> tuple[bool, bool, int, int]:
         """Check the next piece.
 
-        :returns: whether it is UTF-8 so far, whether it ends with a whole character, and how much of it is: bytes of
-            this piece, bytes of the text.
+        :returns: whether the text is UTF-8 so far; whether the piece ends with a whole character; how many bytes of the
+            piece are valid; and how many bytes of the text are.
         """
         begun = len(self._decoder.getstate()[0])
         try:
@@ -155,4 +155,4 @@ def _head(length: int) -> bytes:
 
 
 _HEADS = tuple(map(_head, range(1024)))
-"""The heads of frames of usual lengths. To make one takes longer than the rest of the frame."""
+"""The heads of frames of usual lengths. Making one takes longer than the rest of the frame."""

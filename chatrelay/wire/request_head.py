@@ -16,7 +16,7 @@ import attrs
 END_OF_HEADERS = b"\r\n\r\n"
 
 MAX_PARTS = 100
-"""Headers of a handshake; query parameters; and subprotocols and extensions with their parameters. Each by itself."""
+"""A limit on each of these: headers; query parameters; subprotocols and extensions, with the parameters of these."""
 
 TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 """One character of a token, such as the name of a header or of a cookie (RFC 9110, section 5.6.2), as a pattern."""
@@ -26,12 +26,12 @@ TOKEN = re.compile(f"{TCHAR}+")
 _NAME = re.compile(TOKEN.pattern.encode("ascii"))
 
 _LINE_ENDS = b"\x0b\x0c\x1c\x1d\x1e\x85"
-"""The ends of lines for `str.splitlines`, beside CR and LF, in a text decoded as latin-1."""
+"""The bytes, besides CR and LF, at which `str.splitlines` ends a line of a text decoded as latin-1."""
 
 _WITHOUT_LINE_ENDS = bytes.maketrans(_LINE_ENDS, b"?" * len(_LINE_ENDS))
 
 _NOT_IN_URI = re.compile(rb"[^!-~]")
-"""Characters that a URI has only percent-encoded (RFC 3986, section 2); some programs send them as they are."""
+"""Characters that must be percent-encoded in a URI (RFC 3986, section 2). Some programs send them as they are."""
 
 _NOT_PRINTABLE = re.compile(rb"[^ -~]")
 
@@ -39,7 +39,7 @@ EXTENSIONS = b"sec-websocket-extensions"
 
 
 class BrokenHead(ValueError):
-    """A head that is not HTTP as it should be; the text says why, without quoting it."""
+    """A head that is not valid HTTP. The text says why, and does not quote the head."""
 
 
 @attrs.frozen
@@ -49,8 +49,9 @@ class RequestHead:
     :ivar raw: its bytes, as they came, with the empty line at the end.
     :ivar line: the request line.
     :ivar fields: the headers: their names in lower case, and their values without the blanks around them. A line that
-        begins with a blank goes on with the one before (RFC 9112, section 5.2): a proxy may pass it on, and not see in
-        it the header that it adds itself. So it is left out, and what has no name is, too.
+        begins with a blank continues the line before it (RFC 9112, section 5.2). A client can hide a header in such a
+        line from a proxy that passes the line on and adds that header itself. So a line that begins with a blank is
+        left out, and so is a line without a name.
     """
 
     raw: bytes = attrs.field(repr=False)
@@ -61,10 +62,10 @@ class RequestHead:
     def of(cls, raw: bytes) -> RequestHead:
         """Read a head.
 
-        :raises BrokenHead: where a line contains CR, LF or NUL, or a blank is before a colon.
+        :raises BrokenHead: if a line contains CR, LF or NUL, or the name of a header ends with a blank.
         """
         lines = raw.removesuffix(END_OF_HEADERS).split(b"\r\n")
-        # No header may contain these (RFC 9110, section 5.5): a proxy may take them for the end of a line, or not.
+        # No header may contain these (RFC 9110, section 5.5): some proxies end a line at them, and others do not.
         if b"\0" in raw or not raw.count(b"\r") == raw.count(b"\n") == len(lines) + 1:
             raise BrokenHead("a line of the opening handshake contains a line break or a NUL")
         fields = []
@@ -77,13 +78,13 @@ class RequestHead:
         return cls(raw, lines[0], tuple(fields))
 
     def values(self, name: bytes) -> list[bytes]:
-        """All values of a header, in the order in which they came."""
+        """Return all values of a header, in the order in which they came."""
         return [value for key, value in self.fields if key == name]
 
     def for_autobahn(self, extensions: str | None) -> bytes:
         """Return a head of the same meaning that Autobahn reads as it is meant.
 
-        :param extensions: what it is told that the client offers, in place of what the client does; None for nothing.
+        :param extensions: the offers that replace the client's ``Sec-WebSocket-Extensions``; None for no offer.
         """
         line = self.line
         if _NOT_PRINTABLE.search(line):
@@ -97,14 +98,14 @@ class RequestHead:
         return b"\r\n".join([line, *lines]).translate(_WITHOUT_LINE_ENDS) + END_OF_HEADERS
 
     def altered(self) -> dict[str, str]:
-        """The headers that `for_autobahn` alters, as Autobahn's dictionary of them should have them."""
+        """Return the original values of the headers that `for_autobahn` alters, for Autobahn's dictionary of them."""
         names = {
             name for name, value in self.fields if name == EXTENSIONS or value.translate(_WITHOUT_LINE_ENDS) != value
         }
         return {name.decode("ascii"): b", ".join(self.values(name)).decode("latin-1") for name in names}
 
     def excess(self) -> str | None:
-        """Return why there are too many parts, or None where there are not.
+        """Return why there are too many parts, or None if there are not.
 
         Autobahn makes objects of each part: 14 KiB of extensions became 800 KiB, and took 80 times as long as an
         ordinary handshake.
@@ -121,13 +122,13 @@ class RequestHead:
 
 
 def header_value(request: bytes, name: str) -> str | None:
-    """A header of a handshake as it was sent, its first value, decoded as latin-1; None where there is none."""
+    """Return the first value of a header of a handshake, decoded as latin-1; None if there is none."""
     values = header_values(request, name)
     return values[0] if values else None
 
 
 def header_values(request: bytes, name: str) -> list[str]:
-    """All values of a header of a handshake, decoded as latin-1: those that `RequestHead.fields` has."""
+    """Return all values of a header of a handshake, decoded as latin-1: those that `RequestHead.fields` has."""
     wanted = b"\r\n%b:" % name.lower().encode("ascii")
     names, values = request.lower(), []
     at = names.find(wanted)

@@ -16,16 +16,16 @@ from chatrelay.wire.codes import Reason
 
 _Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Token = Annotated[str, Meta(max_length=MAX_TOKEN)] | _Integer
-"""A value of the client's own that is given back as it came: same JSON type, same value."""
+"""A value that the client chooses and gets back unchanged: same JSON type, same value."""
 UserID = str | _Integer
-"""A uID as it travels. ``"7"`` and ``7`` name the same user: compare `user_key` of each."""
+"""A uID as it is on the wire. ``"7"`` and ``7`` name the same user: compare the `user_key` of each."""
 
 
 # Requests ------------------------------------------------------------------
 
 
 class AuthRequest(Struct, frozen=True, gc=False):
-    """A request to log in. Without a SESSID, the handshake's session cookie is meant."""
+    """A request to log in. Without a SESSID, it is a login by the handshake's session cookie."""
 
     type: Literal["auth-request"]
     sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
@@ -58,7 +58,7 @@ class Kind(enum.Enum):
 
 
 class Header(NamedTuple):
-    """The ``type`` and the ``id`` of a frame. Nothing else in the frame is checked but that it is JSON."""
+    """The ``type`` and the ``id`` of a frame. The rest of the frame is JSON, and is not checked further."""
 
     kind: Kind
     request_id: str | int | UnsetType
@@ -70,7 +70,7 @@ class UnusableFrame(ValueError):
     :ivar reason: one of the published reasons.
     :ivar detail: one sentence for the developer of the client.
     :ivar send: whether it was meant as a ``message-send-request``.
-    :ivar request_id: that request's id, where it could be read.
+    :ivar request_id: that request's id, if it could be read.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class DisguisedHeader(Struct, gc=False):
 
     type: Raw | UnsetType = UNSET
     plain_id: Raw | UnsetType = field(name="ic", default=UNSET)
-    escaped_id: Raw | UnsetType = field(name="id", default=UNSET)  # \u0064 stays the d that it is
+    escaped_id: Raw | UnsetType = field(name="id", default=UNSET)  # a d that is written as \u0064 stays a d
 
     @property
     def id(self) -> Raw | UnsetType:
-        """The id; unset where there are two, as which of them came last, and counts, is not known any more."""
+        """The id. It is unset if there are two: the last one counts, and it is not known any more which that was."""
         if isinstance(self.escaped_id, UnsetType):
             return self.plain_id
         return self.escaped_id if isinstance(self.plain_id, UnsetType) else UNSET

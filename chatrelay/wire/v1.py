@@ -35,13 +35,14 @@ MAX_BYTES_A_CHARACTER = 4
 """The longest UTF-8 sequence (RFC 3629, section 3)."""
 
 
-# One for each type, which is a value like others: a decoder of a tagged union would look for the tag first, past all
-# that stands before it, and then read that a second time; one of a single tagged Struct takes an object without a tag.
+# There is one decoder for each type of request, and the type is a field like others. A decoder of a tagged union would
+# search for the tag first, and then read everything before it a second time. A decoder of a single tagged Struct would
+# accept an object without a tag.
 _send_request_decoder: msgspec.json.Decoder[SendRequest] = msgspec.json.Decoder(SendRequest)
 _auth_request_decoder: msgspec.json.Decoder[AuthRequest] = msgspec.json.Decoder(AuthRequest)
 _decode_send_request = _send_request_decoder.decode
-# msgspec decodes an escaped NUL, but PostgreSQL would refuse the whole batch it is in and SQLite would store it with
-# the wrong length, so it stops here. (A raw NUL is not JSON at all.)
+# msgspec decodes an escaped NUL. PostgreSQL would refuse the whole batch with it, and SQLite would store the text with
+# a wrong length. So it is refused here. (A raw NUL is not JSON at all.)
 _ESCAPED_NUL = rb"\u0000"
 _ESCAPED_BACKSLASH = rb"\\"
 
@@ -51,11 +52,11 @@ _JSON_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def decode(payload: bytes) -> AuthRequest | SendRequest:
-    """Make a request of one text message.
+    """Decode a request from one text message.
 
-    :param payload: the whole message. It is UTF-8, as every text message is by the time it comes here
-        (RFC 6455, section 8.1); msgspec does not look at the UTF-8 of the fields it skips.
-    :raises UnusableFrame: for anything else, whatever the bytes.
+    :param payload: the whole message. The caller has checked that it is UTF-8 (RFC 6455, section 8.1), because msgspec
+        does not check the fields that it skips.
+    :raises UnusableFrame: if it is not a request. No bytes cause any other error.
     """
     request: AuthRequest | SendRequest
     try:
@@ -72,12 +73,15 @@ def decode(payload: bytes) -> AuthRequest | SendRequest:
 
 
 def _decode_other(payload: bytes, error: Exception) -> AuthRequest:
-    """Decode what is no message-send-request, for this error."""
+    """Decode a text message that is not a message-send-request.
+
+    :param error: why it is not one.
+    """
     if isinstance(error, msgspec.ValidationError):
         try:
             return _auth_request_decoder.decode(payload)
         except _JSON_ERRORS as of_auth_request:
-            # msgspec has not looked at anything behind the value that is wrong.
+            # msgspec stops at the first value that is wrong, so it may not have read the type.
             header = read_header(payload)
             error = error if header.kind is Kind.SEND_REQUEST else of_auth_request
     else:
@@ -88,13 +92,14 @@ def _decode_other(payload: bytes, error: Exception) -> AuthRequest:
 
 
 def _holds_nul(payload: bytes) -> bool:
-    # Escapes are read from the left, so what is left of a run of backslashes without its pairs is the escape's own. The
-    # pairs leave something behind, lest what stood on both sides come together. An expression would look at each byte.
+    # Escapes are read from the left. So in a run of backslashes each pair is an escaped backslash, and only one without
+    # a partner begins another escape. Each pair is replaced by two other characters, because removing it would join the
+    # texts on both sides. A regular expression would read every byte.
     return _ESCAPED_NUL in payload.replace(_ESCAPED_BACKSLASH, b"--")
 
 
 def _nul_in(request: AuthRequest | SendRequest) -> UnusableFrame:
-    """Refuse a request for a U+0000 in it."""
+    """Return the error for a request that contains U+0000."""
     detail = "a string holds U+0000, which is not accepted anywhere"
     if not isinstance(request, SendRequest):
         return UnusableFrame(Reason.INVALID_AUTH_REQUEST, detail)
@@ -104,14 +109,14 @@ def _nul_in(request: AuthRequest | SendRequest) -> UnusableFrame:
 
 # What a frame was meant to be --------------------------------------------------
 #
-# A client can send as many frames that can't be used as frames that can. So to find out what one was meant to be may
-# not cost more than to use one: msgspec alone goes through it, once more, and keeps two values. To Python's own decoder
-# some bytes cost 200 times what they cost msgspec.
+# A client can send as many frames that can't be used as frames that can. So finding out what one was meant to be must
+# not take longer than using one: msgspec alone reads it, once more, and keeps two values. For some bytes, Python's own
+# decoder takes 200 times as long as msgspec.
 
 
-# JSON in disguise: of the same shape, and without surrogates, since no escape begins with \ud or \uD. (To replace just
-# those escapes takes two searches, and some text makes them ten times as long.) The key `id` has become `ic`. No other
-# key has: a `c` has become a `C`, and the escape \u0063, which is a `c` too, has a 2 for its 3.
+# This table disguises JSON: its structure stays the same, and it has no surrogates, because no escape begins with \ud
+# or \uD any more. (Replacing only those escapes would take two searches, which some texts make ten times as long.) The
+# key `id` becomes `ic`. No other key becomes `ic`: a `c` becomes a `C`, and its escape \u0063 becomes \u0062.
 DISGUISE = bytes.maketrans(b"dDc3", b"cCC2")
 
 
@@ -126,10 +131,10 @@ _LONGEST_TOKEN = 2 + 12 * MAX_TOKEN
 
 
 def read_header(payload: bytes) -> Header:
-    """Read what one text message is meant to be, without looking at the rest of it.
+    """Read the type and the id of one text message, and check nothing else of it.
 
     :param payload: as for `decode`.
-    :raises UnusableFrame: where it is not a JSON object, or its ``type`` is none that clients send.
+    :raises UnusableFrame: if it is not a JSON object, or its ``type`` is not one that clients send.
     """
     try:
         raw = _raw_header_decoder.decode(payload)
@@ -139,14 +144,15 @@ def read_header(payload: bytes) -> Header:
 
 
 def _header_despite(payload: bytes, error: Exception) -> Header:
-    """Read the header of a text message that msgspec has refused, where it is JSON all the same.
+    """Read the header of a text message that msgspec has refused, if it is JSON after all.
 
-    Half an emoji, which `JSON.stringify` writes as a lone surrogate, is JSON (RFC 8259, section 8.2), and its request
-    must be refused under its id. msgspec takes a lone surrogate for malformed.
+    `JSON.stringify` writes half an emoji as a lone surrogate. That is JSON (RFC 8259, section 8.2), and the request
+    must be refused under its id. msgspec refuses a lone surrogate as malformed.
     """
     if isinstance(error, RecursionError | msgspec.ValidationError) or _BACKSLASH not in payload:
         raise _not_json(error) from None
-    # The values are found in the disguise, and then read from the same places of what came: msgspec's `Raw` is a view.
+    # msgspec finds the values in the disguised bytes. Its `Raw` is a view of the buffer. So when the original bytes are
+    # back in the buffer, the values are those of the original.
     buffer = bytearray(payload.translate(DISGUISE))
     try:
         found = _disguised_header_decoder.decode(buffer)
@@ -201,7 +207,7 @@ def _invalid_message(detail: str, request_id: str | int | UnsetType) -> Unusable
 
 _encode = msgspec.json.Encoder().encode
 
-# Written out, as it is sent for every message and has one field: that takes half the time of two Structs.
+# A template, because this answer is sent for every message and only its id varies. Two Structs take twice as long.
 _ACCEPTED = b'{"type":"send-request-response","response":{"id":%b,"value":true}}'
 
 
@@ -211,12 +217,12 @@ def auth_response(value: bool, reason: Reason | None = None) -> bytes:
 
 
 def delivery(message: Message) -> bytes:
-    """Encode a message for its recipient, from scratch: nothing that a client added comes through."""
+    """Encode a message for its recipient, from its known fields only: nothing else that a client sent is passed on."""
     return _encode(Delivery(Delivered(message.time_stamp, message.from_uid, message.to_uid, message.content)))
 
 
 def accepted(message: Message) -> bytes:
-    """Encode the answer to the sender of a message that was handed over."""
+    """Encode the answer to the sender of a message that was accepted."""
     return _ACCEPTED % _encode(message.client_id)
 
 
