@@ -45,7 +45,7 @@ from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.sweep import Sweep
 
 RECHECKS_AT_ONCE = 8
-"""How many sessions are asked about again at once, if webserver-checks has no limit."""
+"""The most sessions that are re-checked at once if webserver-checks has no limit."""
 
 
 def build(
@@ -62,8 +62,8 @@ def build(
     :param reactor: for connections, time and threads.
     :param authenticator: says whose session it is, instead of the session page at ``config.auth_url``.
     :param message_log: where messages are logged, instead of ``config.message_log``.
-    :param connections: how many connections there may be if ``config.connections`` is None; 0 for no limit. None for as
-        many as the file descriptors of the process allow.
+    :param connections: the limit of connections if ``config.connections`` is None; 0 for no limit. None means as many
+        as the file descriptors of the process allow.
     :raises ConfigError: for options that do not go together, or files that can't be used.
     """
     # An embedding program's own authenticator may remember its denials itself, so the relay does not.
@@ -104,8 +104,8 @@ def build_parts(
 ) -> Parts:
     """Make what all connections share.
 
-    :param connections: how many there may be where ``config.connections`` does not say; 0 for no limit.
-    :param remembers_denials: whether a session that was denied is denied again for a moment, without a request.
+    :param connections: the limit of connections if ``config.connections`` is None; 0 for no limit.
+    :param remembers_denials: whether a session that was denied is denied again for a short time, without a request.
     :param now: the time that messages are logged with, in seconds since 1970.
     :param chance: a random number from 0 to 1.
     """
@@ -209,7 +209,7 @@ def session_page_authenticator(config: Config, reactor: Any) -> SessionPageAuthe
     if config.auth_url is None:
         raise ConfigError(
             "auth-url",
-            "is missing: where shall the relay ask who a visitor is? For instance --auth-url http://127.0.0.1/session.php",
+            "is missing: give the URL of your site's session page, for instance --auth-url http://127.0.0.1/session.php",
         )
     return SessionPageAuthenticator(
         reactor,

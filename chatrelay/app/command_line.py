@@ -52,9 +52,9 @@ class Options(usage.Options):
 
     synopsis = "--auth-url URL [options]"
     longdesc = (
-        "Direct messages between the users of the website you already have. Every option can also be "
-        "given in a TOML file (--config; auth-url is auth_url there) or in the environment (CHATRELAY_AUTH_URL); "
-        "the command line wins over the environment, and that over the file."
+        "Direct messages between the users of the website you already have. Every option can also be set in a TOML "
+        "file (--config; auth-url is written auth_url there) or in the environment (CHATRELAY_AUTH_URL). The command "
+        "line takes precedence over the environment, and the environment over the file."
     )
     more = (
         'The documentation explains each option and how they work together: see "Operating" to run a relay, and "The '
@@ -154,7 +154,7 @@ class Options(usage.Options):
             return f"{option} is not an option"
         if meant[0] in own:
             return f"{option} is not an option; did you mean {meant[0]}?"
-        return f"{option} is not an option; did you mean twistd's {meant[0]}? It comes before chatrelay"
+        return f"{option} is not an option; did you mean twistd's {meant[0]}? Give it before chatrelay"
 
     @staticmethod
     def _with_two_dashes(option: str, own: Sequence[str], options: Sequence[str]) -> str | None:

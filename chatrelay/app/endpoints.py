@@ -174,7 +174,7 @@ def _unescaped(text: str) -> str:
 
 
 def _suggestion(inner: str, kind: str) -> str | None:
-    """Return the endpoint that a text probably means; None where that can't be told."""
+    """Return the endpoint that a text was probably meant to be; None where there is no likely one."""
     if kind.isdecimal() and inner == kind:
         return f"tcp:{inner}:interface=127.0.0.1"
     if found := re.fullmatch(r"(\w+)://([^:/]*)(?::(\d+))?/?", inner):

@@ -28,8 +28,8 @@ BACKLOG = 4096
 def with_backlog(description: str) -> str:
     """Return the description of an endpoint with room for `BACKLOG` waiting connections, unless it says how many.
 
-    Twisted's own 50 are full in a moment: by an attack, or when everybody comes back at once. A client that comes then
-    waits for a second or more.
+    Twisted's default of 50 is used up in a moment by an attack, or when all clients reconnect at once. Then a new
+    client waits for a second or more.
 
     :param description: a Twisted endpoint string.
     """
@@ -73,7 +73,7 @@ class Listeners:
             service: StreamServerEndpointService = strports.service(with_backlog(description), factory, reactor)
         except BadEndpointError as error:
             raise ConfigError(option, f"{description!r} cannot be used: {error}") from None
-        # What each endpoint's parser says is shown with the text that it is about.
+        # Show the parser's error with the endpoint string, because the error often does not quote it.
         except UNUSABLE as error:
             raise ConfigError(option, f"{description!r} cannot be used: {refusal_text(description, error)}") from error
         service.endpoint = NamedEndpoint(service.endpoint, option, description)
@@ -87,7 +87,7 @@ class Listeners:
     def reload_certificates(self) -> None:
         """Read the certificates of all ``ssl:`` endpoints again, for connections from now on.
 
-        A certificate that can't be used is not taken, and the previous one is kept. The log says which.
+        If a certificate can't be used, the previous one is kept and the log names the endpoint.
         """
         if not self._certificates:
             log.info("there is no certificate to reload: no endpoint is an ssl: endpoint")

@@ -39,7 +39,7 @@ def read_token(path: str) -> str:
     if len(token) < MIN_TOKEN_LENGTH:
         raise ConfigError(
             "ops-token-file",
-            f"the token in {path} is shorter than {MIN_TOKEN_LENGTH} characters, so that it can be guessed: make one "
+            f"the token in {path} is shorter than {MIN_TOKEN_LENGTH} characters, so it can be guessed: make one "
             "with openssl rand -hex 32",
         )
     return token

@@ -91,7 +91,8 @@ class RelayProcess(MultiService):
 
     def startService(self) -> None:
         self._has_terminal = at_start.has_terminal or on_terminal()
-        # Before the relay logs that it listens: a program that reads that may send the signal, which would end it.
+        # Install this handler before the relay logs that it listens. A program that reads that line may send the signal
+        # at once, and without the handler the signal would end the relay.
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload_or_stop))
         if at_start.has_begun and signal.getsignal(signal.SIGUSR1) == at_start.keep:
             signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._rotate))
@@ -117,7 +118,7 @@ class RelayProcess(MultiService):
         if self.running and self._supervisor is not None:
             self._supervisor.notify(systemd.READY)
             if self._supervisor.watchdog:
-                # At half the time, as sd_watchdog_enabled(3) advises. A reactor that hangs sends nothing.
+                # Notify at half the time, as sd_watchdog_enabled(3) advises. A reactor that hangs sends nothing.
                 self._watchdog.start(self._supervisor.watchdog / 2)
 
     def _notify_alive(self) -> None:

@@ -1,4 +1,4 @@
-"""The relay as a Twisted service: it is started, serves, is drained and stopped.
+"""The relay as a Twisted service: it starts, serves, drains and stops.
 
 `chatrelay.app.build` makes its parts. This module decides in which order they start and stop, and must not do their
 work.
@@ -24,7 +24,7 @@ from chatrelay.websocket.factory import ChatFactory, ChatResource
 log = Logger("chatrelay.app")
 
 TURNS_SHARE = 0.9
-"""The share of the drain-time after which every connection is closed, whether it has its answers or not."""
+"""The share of drain-time after which every connection is closed, even if its messages are not answered yet."""
 
 
 class ChatRelayService(MultiService):
@@ -69,7 +69,7 @@ class ChatRelayService(MultiService):
         return self._parts.logins.index.end_user(uid)
 
     def end_session(self, sessid: str) -> int:
-        """Close every connection that is logged in by a SESSID, or has asked to be, with 4505.
+        """Close every connection that is logged in by a SESSID, or whose login by it is pending, with 4505.
 
         :param sessid: the SESSID, as the client sent it or as the session cookie has it.
         :returns: how many were closed.
@@ -104,7 +104,7 @@ class ChatRelayService(MultiService):
     def startService(self) -> None:
         """Open the message log, then serve.
 
-        `privilegedStartService` has opened the ports, while twistd still had the right to. No connection is accepted
+        `privilegedStartService` has opened the ports, while twistd still had the privilege. No connection is accepted
         before the reactor runs, and by then messages can be logged.
 
         :raises LogUnavailable: if the message log can't be opened.
@@ -120,8 +120,9 @@ class ChatRelayService(MultiService):
             self.message_log.stop()
             raise
         self.factory.start_sweeping()
-        # The rest waits until the reactor runs. From then on a signal stops the relay in order, and programs that read
-        # that it listens rely on that. A site in this process can answer by then, too.
+        # Log the start and check the session page once the reactor runs. Before that, a signal does not stop the relay
+        # in order, and a program that reads the line about the start may send one at once. A site in this process can
+        # answer only then, too.
         self._once_running = self._parts.reactor.callLater(0, self._runs)
 
     def stopService(self) -> Deferred[None]:
@@ -137,14 +138,15 @@ class ChatRelayService(MultiService):
             if self._startable is not None:
                 self._startable.stop_startup_check()
             await super().stopService()
-            # Each connection is closed when its messages are answered. If the log hangs, the rest is closed without.
+            # Each connection is closed when its messages are answered. If the log hangs, the remaining connections are
+            # closed without answers.
             await for_turns.wait(Deferred.fromCoroutine(registry.close_by_turns()))
             await for_all.wait(registry.close_all())
         registry.abort_all()
         if registry.connections:
-            await deferLater(clock, 0)  # Twisted tells of each end in its next turn, and then the end is logged
+            await deferLater(clock, 0)  # Twisted reports each end in its next turn, and then the end is logged
         self.factory.stop_sweeping()
-        # The log may have to wait for a slow disk, and has as long again.
+        # The log may have to wait for a slow disk, so it gets the same time again.
         with TimeLimit(clock, limit) as for_log:
             await for_log.wait(self._parts.relay.drain())
             await for_log.wait(self.message_log.stop())

@@ -1,7 +1,7 @@
-"""Listen on UNIX sockets, also where a killed process has left its socket behind.
+"""Listen on UNIX sockets, even if a killed process has left its socket behind.
 
-Twisted makes and removes the sockets and their lock files. It takes a lock file for a live one if any process has the
-number in it now, and in a container the relay itself often has that number. This module asks the kernel instead: it
+Twisted makes and removes the sockets and their lock files. It considers a lock file live if any process now has the
+number in it, and in a container the relay itself often has that number. This module asks the kernel instead, which
 refuses connections to a socket on which no process listens. This module must not know what is served on a socket.
 """
 
@@ -53,7 +53,7 @@ class UnixListener:
         :raises CannotListenError: where another process listens there.
         :raises OSError: where the path is not a socket, or may not be removed.
         """
-        if address.startswith("\0"):  # an abstract socket ends with its process, and a lock file can't have its name
+        if address.startswith("\0"):  # an abstract socket ends with its process, and needs no lock file
             port = self._reactor.listenUNIX(address, factory, backlog=backlog, mode=mode, wantPID=False)
         elif wantPID:
             with _folder_locked(os.path.dirname(os.path.abspath(address))) as is_locked:
@@ -87,7 +87,7 @@ def remove_stale(path: str) -> None:
     if kind not in (None, stat.S_IFSOCK):
         raise FileExistsError(errno.EEXIST, "It is not a socket, and is not removed", path)
     if lock_kind not in (None, stat.S_IFLNK):
-        raise FileExistsError(errno.EEXIST, "It is not a lock file of Twisted's, and is not removed", lock)
+        raise FileExistsError(errno.EEXIST, "It is not one of Twisted's lock files, and is not removed", lock)
     if kind is not None:
         why = _connect_error(path)
         if why not in (errno.ECONNREFUSED, errno.ENOENT):

@@ -1,6 +1,6 @@
-"""The values that each option may have, and the errors about those that can't be used.
+"""The values that each option may have, and the errors about values that can't be used.
 
-Pure. This module must not know where a value was set, nor what the relay does with it.
+This module is pure, and must not know where a value was set, nor what the relay does with it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def text(_: object, field: Field, value: object) -> None:
 
 
 def one_of(*words: str) -> Callable[[object, Field, object], None]:
-    """Make a check that takes these words and no others."""
+    """Make a check that accepts these words and no others."""
 
     def check(_: object, field: Field, value: object) -> None:
         if value in words:
@@ -110,7 +110,7 @@ def _text(option: str, value: object) -> str:
 
 
 def auth_url(_: object, field: Field, url: object) -> None:
-    """Check that a URL is http or https, with a host, and without what would not be sent."""
+    """Check that a URL is http or https, with a host, and without parts that would not be sent."""
     if url is None:
         return
     text = _text("auth-url", url)
@@ -198,7 +198,7 @@ def ops_token_file(config: Any, field: Field, path: object) -> None:
     if config.ops_listen is None:
         raise ConfigError(
             "ops-token-file",
-            "needs ops-listen: the token is for the ops endpoint, so say where to serve it, for instance "
+            "needs ops-listen: the token is for the ops endpoint, so give its address, for instance "
             "--ops-listen tcp:8081",
         )
 

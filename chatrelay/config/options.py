@@ -56,7 +56,7 @@ def _option(
 
 
 def value_of(field: Field) -> str:
-    """Return what stands for the value behind an option's name in ``--help``."""
+    """Return the placeholder for the value after an option's name in ``--help``."""
     metavar: str = field.metadata["metavar"]
     return metavar.upper() if field.metadata["unit"] else metavar
 
@@ -72,30 +72,30 @@ class Config:
 
     auth_url: str | None = _option(
         None,
-        "The URL of your site's session page (http or https), to which a visitor's SESSID is posted to ask who it is. "
-        "Needed, unless an embedding program brings an authenticator of its own.",
+        "The URL (http or https) of your site's session page. The relay posts a visitor's SESSID to it to learn who "
+        "the visitor is. Required, unless an embedding program brings its own authenticator.",
         metavar="URL",
         check=checks.auth_url,
     )
     auth_format: str = _option(
         "form",
-        "How to post it: 'form' sends SESSID=... as an HTML form does, which PHP reads in $_POST; "
-        "'json' sends {\"SESSID\": ...}.",
+        "How the SESSID is posted: 'form' sends SESSID=... as an HTML form does, which PHP reads in $_POST; 'json' "
+        'sends {"SESSID": ...}.',
         metavar="form|json",
         check=checks.one_of("form", "json"),
     )
     auth_host: str | None = _option(
         None,
-        "The site's name, where auth-url has an address or an internal name. It is sent as Host, and over https the "
-        "certificate must be for it. For servers with several sites and for Django's ALLOWED_HOSTS. Without it, the "
-        "host of auth-url.",
+        "The site's name, if auth-url has an IP address or an internal name. It is sent as the Host header, and over "
+        "https the certificate must be for it. Needed for servers with several sites and for Django's ALLOWED_HOSTS. "
+        "Without it, the host of auth-url is used.",
         metavar="NAME",
         check=checks.auth_host,
     )
     auth_header: tuple[str, ...] = _option(
         (),
         "A header to send with each request to the session page, such as 'X-Forwarded-Proto: https' for a site that "
-        "redirects to https and is reached behind its proxy; may be repeated (in the environment: one a line).",
+        "redirects to https and is reached behind its proxy; may be repeated (in the environment: one header a line).",
         metavar="HEADER",
         repeatable=True,
         separator="\n",
@@ -103,31 +103,34 @@ class Config:
     )
     auth_secret_file: str | None = _option(
         None,
-        "A file whose one line is sent to the session page as a bearer token, so that your site knows who is asking.",
+        "A file with one line, which is sent to the session page as a bearer token, so that your site knows who is "
+        "asking.",
         metavar="FILE",
     )
     auth_ca_file: str | None = _option(
         None,
-        "A PEM file of the certificate authorities that an https auth-url is checked against, instead of the system's.",
+        "A PEM file of certificate authorities. The certificate of an https auth-url is checked against these instead "
+        "of the system's.",
         metavar="FILE",
     )
     auth_tickets: bool = _option(
         False,
-        "Whether a SESSID in a message is a ticket that the session page accepts once. A ticket is never asked about "
-        "twice, or for two connections at once, and re-checks ask by the session that the response names.",
+        "Whether the SESSID in an auth-request is a ticket, which the session page accepts once. The request for a "
+        "ticket is never repeated and never shared by two connections. Re-checks ask about the session that the "
+        "response names.",
         metavar="yes|no",
     )
     session_cookie: str | None = _option(
         None,
-        "The name of your site's session cookie. An auth-request without SESSID then uses that cookie of the "
-        "handshake, so the cookie can stay HttpOnly. Needs origin.",
+        "The name of your site's session cookie. For an auth-request without SESSID, the relay uses that cookie of "
+        "the handshake, so the cookie can stay HttpOnly. Needs origin.",
         metavar="NAME",
         check=checks.session_cookie,
     )
     origin: tuple[str, ...] = _option(
         (),
-        "An origin whose pages may connect, such as https://example.com; may be repeated. Without it, pages of "
-        "any origin may.",
+        "An origin whose pages may connect, such as https://example.com; may be repeated. Without it, pages of any "
+        "origin may connect.",
         metavar="ORIGIN",
         repeatable=True,
         check=checks.origin,
@@ -143,9 +146,9 @@ class Config:
     )
     trusted_proxy: tuple[str, ...] = _option(
         (),
-        "The address of a proxy, or a network such as 10.0.0.0/8, whose X-Forwarded-For is believed, or 'unix' for "
-        "everything that connects through a UNIX socket; may be repeated. Limits then count the addresses of the "
-        "proxy's clients instead of its own.",
+        "The address of a proxy whose X-Forwarded-For is trusted, a network of such proxies such as 10.0.0.0/8, or "
+        "'unix' for everything that connects through a UNIX socket; may be repeated. Limits then count the addresses "
+        "of the proxy's clients, not its own.",
         metavar="NETWORK",
         repeatable=True,
         check=checks.trusted_proxy,
@@ -158,7 +161,7 @@ class Config:
     )
     ops_token_file: str | None = _option(
         None,
-        "A file whose one line is the bearer token, of 16 characters or more, that /v1/revoke of the ops endpoint "
+        "A file with one line: the bearer token, of 16 characters or more, that /v1/revoke of the ops endpoint "
         "requires. Without it, /v1/revoke is off. Needs ops-listen.",
         metavar="FILE",
         check=checks.ops_token_file,
@@ -174,15 +177,15 @@ class Config:
     )
     log_format: str = _option(
         "text",
-        "How twistd chatrelay writes its log: 'text', or 'json', one object a line, in which everything that clients "
-        "sent is inside a string. The log goes where twistd's --logfile says, not to its --syslog.",
+        "The format of the log of twistd chatrelay: 'text', or 'json' with one object a line, in which all text from "
+        "clients is inside a string. The log goes where twistd's --logfile says; 'json' excludes its --syslog.",
         metavar="text|json",
         check=checks.one_of("text", "json"),
     )
     log_level: str = _option(
         "info",
-        "The lowest level of what twistd chatrelay logs. At debug, each health check, each scanner and each visitor "
-        "who leaves without logging in is logged, too.",
+        "The lowest level that twistd chatrelay logs. At debug, it also logs each health check, each scanner and each "
+        "visitor who leaves without logging in.",
         metavar="|".join(LOG_LEVELS),
         check=checks.one_of(*LOG_LEVELS),
     )
@@ -190,69 +193,70 @@ class Config:
 
     webserver_timeout: float = _option(
         5.0,
-        "How long the session page may take, from the POST to the last byte of its response; then the login is "
+        "How long the session page may take, from the POST to the last byte of its response. After that, the login is "
         "answered with webserver-unavailable.",
         unit="seconds",
         zero="no limit: a request that never gets a response is pending for ever",
     )
     webserver_checks: int = _option(
         32,
-        "How many requests to the session page may be pending at once; up to 5,000 more wait, up to the login-timeout. "
-        "Logins beyond that are answered with webserver-unavailable at once.",
+        "How many requests to the session page may be pending at once. Up to 5,000 more wait, each up to "
+        "login-timeout. Logins beyond these are answered with webserver-unavailable at once.",
         unit="requests",
         zero="no limit: all logins are asked about at once",
     )
     webserver_answer_size: int = _option(
         8192,
-        "The largest response body of the session page, after decompression. As it is sent, headers included, a "
-        "response may have 16 KiB more. The login is answered with webserver-unavailable where a response is larger.",
+        "The largest response body that is accepted from the session page, after decompression. As it is sent, "
+        "headers included, a response may have 16 KiB more. If it is larger, the login is answered with "
+        "webserver-unavailable.",
         unit="bytes",
         zero="no limit: one response can fill the memory",
     )
     breaker_failures: int = _option(
         10,
-        "After how many failures in a row the session page is not asked for a while. Logins are then answered with "
-        "webserver-unavailable at once, but for one at a time, after breaker-wait, which tries it. Any response ends "
-        "that.",
+        "After this many failures in a row, the session page is not asked for a while. Logins are answered with "
+        "webserver-unavailable at once, except that after breaker-wait one login at a time tries the session page. "
+        "Any response ends this.",
         unit="failures",
         zero="never: a session page that fails is asked for every login",
     )
     breaker_wait: float = _option(
         1.0,
-        "How long a session page that failed breaker-failures times is not asked before a login tries it. Each try "
-        "that fails doubles that, up to breaker-longest-wait.",
+        "How long the relay waits, after breaker-failures, until a login tries the session page again. Each failed "
+        "try doubles the wait, up to breaker-longest-wait.",
         unit="seconds",
-        zero="not at all: one login after the other tries it, however often it fails, and only logins that come while "
-        "such a request is pending are refused",
+        zero="no wait: one login after the other tries the session page, however often it fails, and only logins that "
+        "come while such a request is pending are refused",
     )
     breaker_longest_wait: float = _option(
         10.0,
-        "The longest that breaker-wait becomes; not less than breaker-wait. For so long logins may be answered "
-        "with webserver-unavailable after the session page has recovered.",
+        "The longest wait to which breaker-wait grows; not less than breaker-wait. After the session page has "
+        "recovered, logins may be answered with webserver-unavailable for this long.",
         unit="seconds",
         zero="no limit: after an outage logins may be refused for as long again as it lasted",
         check=checks.breaker_longest_wait,
     )
     denial_memory: float = _option(
         5.0,
-        "How long a session that the session page has denied is denied again without asking, on every connection, and "
-        "even if somebody has logged in to it meanwhile. One-time tickets (auth-tickets) and re-checks are always "
-        "asked about.",
+        "For how long a session that the session page has denied is denied again without asking, on every connection, "
+        "even if somebody has logged in to it meanwhile. The session page is always asked about one-time tickets "
+        "(auth-tickets), and at each re-check.",
         unit="seconds",
-        zero="not at all: a client that brings a denied session again and again causes a request each time, up to "
-        "logins-per-minute",
+        zero="denials are not remembered: a client that brings a denied session again and again causes a request each "
+        "time, up to logins-per-minute",
     )
     recheck_interval: float = _option(
         300.0,
-        "How often the session page is asked again whether a session has ended, give or take recheck-spread; its "
-        "response may set another time with expires_in. Connections of a session that has ended are closed with 4501.",
+        "How often the session page is asked whether a session has ended, plus or minus recheck-spread. Its response "
+        "may set another time with expires_in. Connections of a session that has ended are closed with 4501.",
         unit="seconds",
         zero="never, whatever the response says: a session that ends at the site goes on here",
     )
     recheck_spread: float = _option(
         20.0,
         "By how much of recheck-interval each re-check comes earlier or later, at random; at most 90. A session that "
-        "ended at the site may go on here for so much longer.",
+        "ended at the site may go on here for that much longer.",
         unit="per cent",
         metavar="percent",
         zero="none: sessions that began at the same time are asked about at the same time, each time",
@@ -260,7 +264,8 @@ class Config:
     )
     recheck_grace: float = _option(
         1800.0,
-        "How long people stay logged in while the session page cannot be asked again; then they are closed with 4501.",
+        "How long users stay logged in while re-checks find the session page unavailable. After that, they are closed "
+        "with 4501.",
         unit="seconds",
         zero="no limit: while the session page is unavailable, sessions that ended go on",
     )
@@ -268,41 +273,41 @@ class Config:
 
     connections: int | None = _option(
         None,
-        "How many connections there may be; more are refused with 503. Without it, nine tenths of the file descriptors "
-        "that the process may open, or fewer where that leaves too few for everything else.",
+        "The most connections at once; more are refused with 503. Without it: nine tenths of the file descriptors "
+        "that the process may open, or fewer if that leaves too few for everything else.",
         unit="connections",
-        zero="no limit but the file descriptors, and none of them are reserved for everything else",
+        zero="no limit except the file descriptors, none of which are reserved for everything else",
         kind=int,
     )
     connections_per_address: int = _option(
         0,
-        "How many connections there may be from one address (IPv6: from one /64 network), logged in or not; more are "
-        "refused with 429.",
+        "The most connections from one address (IPv6: from one /64 network), logged in or not; more are refused with "
+        "429.",
         unit="connections",
         zero="no limit, as a whole office may be behind one address",
     )
     connections_per_user: int = _option(
         10,
-        "How many connections of one user may be logged in; when there is one more, the oldest is closed with 4504.",
+        "The most connections of one user that are logged in; one more closes the oldest with 4504.",
         unit="connections",
         zero="no limit: one user can use up all connections",
     )
     unauthenticated: int = _option(
         5000,
-        "How many connections may be open without being logged in; more are refused with 503.",
+        "The most connections that are not logged in; more are refused with 503.",
         unit="connections",
         zero="no limit: visitors from many addresses can use up all connections",
     )
     unauthenticated_per_address: int = _option(
         100,
-        "How many connections from one address (IPv6: from one /64 network) may be open without being logged in; more "
-        "are refused with 429.",
+        "The most connections from one address (IPv6: from one /64 network) that are not logged in; more are refused "
+        "with 429.",
         unit="connections",
         zero="no limit: one address can use up the places of all visitors",
     )
     login_timeout: float = _option(
         10.0,
-        "How long a connection may stay open without being logged in; then it is closed with 4001. Also how "
+        "How long a connection may stay open without being logged in; then it is closed with 4001. This is also how "
         "long a login may wait before the session page is asked about it.",
         unit="seconds",
         zero="no limit: visitors keep their places for ever, and logins wait for ever",
@@ -310,15 +315,15 @@ class Config:
     logins_per_minute: int = _option(
         20,
         "How many logins from one address (IPv6: from one /64 network) may be denied, in the long run and at once. "
-        "Logins from there beyond that are denied without asking the session page. Logins that succeed do not count, "
-        "and no more are asked about at once than may still be denied.",
+        "Further logins from that address are denied without asking the session page. Successful logins do not count. "
+        "No more logins are pending at once than may still be denied.",
         unit="denials a minute",
         metavar="denials",
         zero="no limit: session ids can be guessed as fast as the session page responds",
     )
     handshake_size: int = _option(
         16384,
-        "The largest opening handshake; a larger one is refused and the connection closed.",
+        "The largest opening handshake. A larger one is refused, and the connection is closed.",
         unit="bytes",
         zero="no limit: one handshake can fill the memory",
     )
@@ -332,7 +337,7 @@ class Config:
 
     message_size: int = _option(
         65536,
-        "The largest WebSocket message, whatever its frames; a larger one closes the connection with 1009.",
+        "The largest WebSocket message, in any number of frames; a larger one closes the connection with 1009.",
         unit="bytes",
         zero="no limit: one message can fill the memory",
     )
@@ -344,38 +349,39 @@ class Config:
     )
     message_timeout: float = _option(
         10.0,
-        "How long a WebSocket message may take from its first byte to its last; longer closes the connection "
-        "with 1002.",
+        "How long a WebSocket message may take from its first byte to its last; then the connection is closed with "
+        "1002.",
         unit="seconds",
         zero="no limit: a message that is never finished keeps its memory for as long as its sender likes",
     )
     messages_per_second: float = _option(
         10.0,
-        "How many messages a connection may send in the long run, auth-requests included. Those beyond are "
+        "How many messages a connection may send in the long run, auth-requests included. Further messages are "
         "answered with rate-limited, and a client that goes on sending is closed with 4503.",
         unit="messages a second",
         metavar="messages",
-        zero="no limit but the user's, which does not count auth-requests",
+        zero="no limit except the user's, which does not count auth-requests",
     )
     message_burst: int = _option(
         30,
-        "How many messages a connection may send at once; and a user, over all their connections, or one second's "
-        "worth where that is more.",
+        "How many messages a connection may send at once. A user may send as many at once over all their connections, "
+        "or one second's worth of user-messages-per-second if that is more.",
         unit="messages",
         zero="no limit for a connection, as with messages-per-second of 0; for a user, one second's worth",
     )
     user_messages_per_second: float = _option(
         20.0,
-        "How many messages a user may send in the long run, over all their connections. Those beyond are answered "
+        "How many messages a user may send in the long run, over all their connections. Further messages are answered "
         "with rate-limited.",
         unit="messages a second",
         metavar="messages",
-        zero="no limit but the connections', so ten of them may send ten times as much",
+        zero="no limit except that of each connection, so ten connections may send ten times as much",
     )
     new_recipients_per_minute: int = _option(
         30,
-        "To how many users they have not written to before a user may write, in the long run and at once; the last 256 "
-        "are remembered. Messages to more are answered with rate-limited, whether the recipient is connected or not.",
+        "How many new recipients a user may write to, in the long run and at once. A recipient is new unless it is "
+        "among the last 256 that the user wrote to. Messages to further ones are answered with rate-limited, whether "
+        "the recipient is connected or not.",
         unit="recipients a minute",
         metavar="recipients",
         zero="no limit: anybody who is logged in can find out who else is",
@@ -385,7 +391,7 @@ class Config:
         "How many pings and pongs a connection may send in the long run; more close it with 1002.",
         unit="frames a second",
         metavar="frames",
-        zero="no limit but frames-per-second: a client that sends more is slowed down instead of closed",
+        zero="no limit except frames-per-second: a client that sends more is slowed down instead of closed",
     )
     control_frame_burst: int = _option(
         20,
@@ -397,9 +403,9 @@ class Config:
     frames_per_second: int | None = _option(
         None,
         "How many frames are read from a connection in a second, and twice as many at once. Frames of whole text "
-        "messages are not counted, and each piece of a frame counts as a frame. Beyond that, reading pauses, and TCP "
-        "makes the client wait. A connection that is not logged in has half of that. Without it, nine times "
-        "messages-per-second and control-frames-per-second together, and at least 100.",
+        "messages are not counted, and each piece of a frame counts as a frame. Beyond the limit, reading pauses, and "
+        "TCP makes the client wait. A connection that is not logged in has half of the limit. Without this option: "
+        "nine times the sum of messages-per-second and control-frames-per-second, but at least 100.",
         unit="frames a second",
         metavar="frames",
         zero="no limit: messages in many empty frames can keep the relay busy for the others",
@@ -408,8 +414,9 @@ class Config:
     bytes_per_second: int | None = _option(
         None,
         "How many bytes are read from a connection in a second, and twice as many at once; each read counts as 512 "
-        "more. Beyond that, reading pauses, and TCP makes the client wait. A connection that is not logged in has a "
-        "sixteenth of that. Without it, 1.6 times messages-per-second times message-size, and at least 1 MiB.",
+        "more. Beyond the limit, reading pauses, and TCP makes the client wait. A connection that is not logged in "
+        "has a sixteenth of the limit. Without this option: 1.6 times messages-per-second times message-size, but at "
+        "least 1 MiB.",
         unit="bytes a second",
         metavar="bytes",
         zero="no limit: a client that sends single bytes can keep the relay busy for the others",
@@ -419,15 +426,16 @@ class Config:
 
     unread_size: int = _option(
         1024 * 1024,
-        "How much may be unsent or unacknowledged for a client, what the kernel holds included; beyond it the "
+        "How many bytes for a client may be unsent or unacknowledged, including those in the kernel. Beyond that, the "
         "connection is closed with 4002 and counts as gone.",
         unit="bytes",
         zero="no limit: one client that reads slowly can fill the memory",
     )
     unread_time: float = _option(
         10.0,
-        "A client is behind when more than 64 KiB wait for it in the process. If it then takes neither all of that nor "
-        "64 KiB in this time, it is closed with 4002; what it takes faster counts in its favour.",
+        "How long a client may be behind, which it is while more than 64 KiB wait for it in the process. If it takes "
+        "neither all of that nor 64 KiB in this time, it is closed with 4002; what it takes faster counts in its "
+        "favour.",
         unit="seconds",
         zero="no limit: a client that takes a byte now and then keeps up to unread-size of memory",
     )
@@ -435,22 +443,22 @@ class Config:
         20.0,
         "How often a client is pinged. A proxy in front must allow connections to be quiet for longer.",
         unit="seconds",
-        zero="never: a client that is gone without closing seems to be there",
+        zero="never: a client that is gone without closing seems to be connected",
     )
     ping_timeout: float = _option(
         15.0,
-        "How long after a ping a client may send nothing: no pong, ping or message; then it is closed with 4004. On "
-        "Linux, ping-interval and ping-timeout together are also how long what it was sent may stay without an "
-        "acknowledgement by its system (TCP_USER_TIMEOUT).",
+        "How long after a ping a client may send nothing: no pong, ping or message. Then it is closed with 4004. On "
+        "Linux, sent bytes may also stay unacknowledged by the client's system for ping-interval plus ping-timeout "
+        "(TCP_USER_TIMEOUT).",
         unit="seconds",
-        zero="no limit: a client that is gone is pinged, and seems to be there",
+        zero="no limit: a client that is gone is pinged, and seems to be connected",
     )
     closing_timeout: float = _option(
         2.0,
-        "How long a client that was refused or closed may take to disconnect; then its connection is cut. Over TCP and "
-        "TLS its file descriptor is free after at most twice that and a second.",
+        "How long a client that was refused or closed may take to disconnect; then its connection is cut. Over TCP "
+        "and TLS, its file descriptor is free after at most twice this time plus one second.",
         unit="seconds",
-        zero="a quarter of a second, which is the least: over a slow network clients then miss their close codes",
+        zero="a quarter of a second, the minimum: over a slow network clients then miss their close codes",
     )
     # How it works
 
@@ -464,15 +472,16 @@ class Config:
     fast_path: bool = _option(
         True,
         "Whether whole text messages are read straight from received bytes and written without Autobahn's general "
-        "path. Without it the relay behaves the same, and takes several times as long.",
+        "code. Without it, the relay behaves the same but takes several times as long.",
         metavar="yes|no",
     )
     drain_time: float = _option(
         10.0,
-        "How long stopping may take until the pending messages are answered and the connections have closed; thousands "
-        "are closed in turn over the first four fifths of it. Closing the message log may take as long again.",
+        "How long a stopping relay may take to answer the pending messages and close the connections. If there are "
+        "thousands, they are closed one after another over the first four fifths of this time. Closing the message "
+        "log may take as long again.",
         unit="seconds",
-        zero="no limit; connections are closed 200 a second",
+        zero="no limit; 200 connections are closed a second",
     )
 
 

@@ -1,6 +1,6 @@
 """``python -m chatrelay.demo``: start the demo, and end without a traceback.
 
-`chatrelay.demo.run` runs it. This module must not do more than that, and end quietly.
+`chatrelay.demo.run` runs the demo. This module must not do anything else.
 """
 
 import sys

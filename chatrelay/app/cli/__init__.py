@@ -1,5 +1,5 @@
-"""The `chatrelay` command: one module a command, the command line in `main`, and what all of them print in `terminal`.
+"""The `chatrelay` command: a module for each command, `main` for the command line, `terminal` for input and output.
 
-What a command prints on standard output is data; everything else goes to standard error. This package must not run a
+Only a command's result goes to standard output. Everything else goes to standard error. This package must not run a
 relay: twistd does.
 """

@@ -27,8 +27,8 @@ def add_command(commands: Any) -> None:
     )
     message_logs.add_option(command)
     command.add_argument("destination", metavar="DESTINATION", help="the file to make; its mode is 0600")
-    command.add_argument("--yes", action="store_true", help="replace DESTINATION where it exists, without asking")
-    command.add_argument("--json", action="store_true", help="print what was done as a JSON object")
+    command.add_argument("--yes", action="store_true", help="replace DESTINATION if it exists, without asking")
+    command.add_argument("--json", action="store_true", help="print the result as a JSON object")
     command.set_defaults(run=run)
 
 

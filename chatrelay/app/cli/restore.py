@@ -1,4 +1,4 @@
-"""``chatrelay restore``: put a backup in the place of the message log.
+"""``chatrelay restore``: replace the message log with a backup.
 
 `chatrelay.messagelog.sqlite.restore` does it. This module asks the person, and reports the result.
 """
@@ -25,16 +25,16 @@ def add_command(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "restore",
-        help="put a backup in the place of the message log, while no relay runs",
-        description="Check a backup by reading a copy of it, and put that copy in the place of the message log. Stop "
-        "the relay first. The message log that was there is kept under another name.",
+        help="replace the message log with a backup, while no relay runs",
+        description="Check a backup by reading a copy of it, and replace the message log with that copy. Stop the "
+        "relay first. The old message log is kept under another name.",
         epilog="example: chatrelay restore --message-log sqlite:/var/lib/chatrelay/messages.sqlite3 "
         "/var/backups/chatrelay.sqlite3",
     )
     message_logs.add_option(command)
     command.add_argument("backup", metavar="BACKUP", help="a file that chatrelay backup made, or another message log")
-    command.add_argument("--yes", action="store_true", help="replace the message log where it exists, without asking")
-    command.add_argument("--json", action="store_true", help="print what was done as a JSON object")
+    command.add_argument("--yes", action="store_true", help="replace the message log if it exists, without asking")
+    command.add_argument("--json", action="store_true", help="print the result as a JSON object")
     command.set_defaults(run=run)
 
 

@@ -1,6 +1,7 @@
-"""Copy the write-ahead log into the database: when, in which thread, and so that copies of either are recognised.
+"""Decide when, and in which thread, the write-ahead log is copied into the database.
 
-The store calls this module in the thread that writes. This module must not know the tables of the message log.
+It also marks both files, so that a copy of either can be recognised. The store calls this module in the thread that
+writes. This module must not know the tables of the message log.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Checkpoints:
         self._version = version
         self._path = ""
         self._wal = ""
-        self._written = 0  # bytes since the last checkpoint, about
+        self._written = 0  # approximate bytes since the last checkpoint
         self._is_first = True  # whether the next commit may restart the write-ahead log
         self._is_due = False
         self._marked = b""  # the generation of the write-ahead log that contains page 1 with the database's cookie

@@ -91,7 +91,7 @@ def _connect(files: LogFiles, mode: str) -> sqlite3.Connection:
 
 
 def _may_be_opened_to_write(files: LogFiles) -> bool:
-    """Whether SQLite would write nothing into a message log when it closes it."""
+    """Whether a connection that may write would leave the message log unchanged when it is closed."""
     if files.is_locked_here:  # closing a descriptor of it would drop the locks
         return False
     if size_of(files.wal) or size_of(f"{files.path}-journal") or not may(files.path, os.R_OK | os.W_OK):

@@ -89,7 +89,7 @@ class SqliteStore:
         self._last_number = 0
         self._saved_through = 0  # the last message whose places are in saved_inbox
         self._places: dict[str, int] = {}  # the last places of the users of later messages
-        self._doubtful_from: int | None = None  # messages from this number on were refused, if they are in the file
+        self._doubtful_from: int | None = None  # messages from this number on, if in the file, were refused
         self._undelivered: list[int] = []  # marks that are not in the file yet
 
     @property

@@ -1,6 +1,6 @@
 """The thread that writes a message log in SQLite, with one call back into the reactor for each batch.
 
-It decides when the store works, and logs its failures. This module must not know what is in the files.
+It decides when to call the store, and logs its failures. This module must not know what is in the files.
 """
 
 from __future__ import annotations
@@ -166,5 +166,5 @@ class SqliteMessageLog:
             self._check_at = self._monotonic() + CHECK_SECONDS
             log.warn("the message log {path} can be written again", path=self._store.path)
         finally:
-            # From now on, because opening may take long, and jobs must be done between two attempts.
+            # Count from now, because opening may take long, and jobs must be done between two attempts.
             self._retry_at = self._monotonic() + RETRY_SECONDS

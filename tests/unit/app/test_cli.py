@@ -27,7 +27,7 @@ def test_no_command_prints_the_help_and_exits_with_2(capsys: pytest.CaptureFixtu
     assert said.out == ""  # standard output is for data
     assert "print the message log as JSON Lines" in said.err
     assert "copy the message log to a file, while the relay runs or not" in said.err
-    assert "put a backup in the place of the message log" in " ".join(said.err.split())
+    assert "replace the message log with a backup" in " ".join(said.err.split())
     assert "twistd -n chatrelay --help" in " ".join(said.err.split())
     assert "error" not in said.err
 

@@ -50,9 +50,9 @@ COMMAND_LINES = {
     "--umask 077": "--umask is an option of twistd: give it before chatrelay, as in twistd --umask chatrelay",
     "--help-reactors": "--help-reactors is an option of twistd: give it before chatrelay, "
     "as in twistd --help-reactors chatrelay",
-    "--nodaemn": "--nodaemn is not an option; did you mean twistd's --nodaemon? It comes before chatrelay",
-    "--pid-file=x": "--pid-file is not an option; did you mean twistd's --pidfile? It comes before chatrelay",
-    "--log-file=x": "--log-file is not an option; did you mean twistd's --logfile? It comes before chatrelay",
+    "--nodaemn": "--nodaemn is not an option; did you mean twistd's --nodaemon? Give it before chatrelay",
+    "--pid-file=x": "--pid-file is not an option; did you mean twistd's --pidfile? Give it before chatrelay",
+    "--log-file=x": "--log-file is not an option; did you mean twistd's --logfile? Give it before chatrelay",
     "--log-levl x": "--log-levl is not an option; did you mean --log-level?",
     "--orgin=https://x": "--orgin is not an option; did you mean --origin?",
     "--login_timeout 3": "--login_timeout is not an option; did you mean --login-timeout?",

@@ -118,7 +118,7 @@ def test_path_that_is_not_a_socket_is_not_removed(path: Path, lock: Path, make: 
 
 def test_lock_path_that_is_not_a_lock_is_not_removed(path: Path, lock: Path) -> None:
     lock.write_text("dear diary")
-    with pytest.raises(OSError, match="is not a lock file"):
+    with pytest.raises(OSError, match="is not one of Twisted's lock files"):
         Listening(str(path))
     assert lock.read_text() == "dear diary"
 
