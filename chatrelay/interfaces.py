@@ -8,17 +8,15 @@ module must not implement any of them.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
 from chatrelay.model import LoggedMessage, Verdict
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs import both from here
 from chatrelay.model import Message as Message
-
-if TYPE_CHECKING:
-    from chatrelay.wire.codes import Close, Reason
-    from chatrelay.wire.structs import AuthRequest, Header, SendRequest
+from chatrelay.wire.codes import Close, Reason
+from chatrelay.wire.structs import AuthRequest, Header, SendRequest
 
 
 class Authenticator(Protocol):
