@@ -113,12 +113,14 @@ def refuse(connection: ChatProtocol, full: LimitReached) -> None:
     connection.advance(Event.REFUSED)
     parts.connection_log.connection_refused(connection.remote.name, full)
     registry.closing_deadlines.start(connection, registry.active.now())
-    registry.refused[connection] = http_error(full.status, full.why)
     if ISSLTransport.providedBy(connection.transport):
+        registry.refused[connection] = b""  # to say anything would take a TLS handshake first
         connection.advance(Event.ABORTED)
-        connection.transport.abortConnection()  # to say anything would take a TLS handshake first
+        connection.transport.abortConnection()
+        return
+    registry.refused[connection] = http_error(full.status, full.why)
     # Many clients are confused by an answer that comes before they have asked, or lose it.
-    elif len(registry.refused) > MAX_REFUSED:
+    if len(registry.refused) > MAX_REFUSED:
         answer_refused(connection)
 
 
