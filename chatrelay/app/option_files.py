@@ -12,9 +12,8 @@ from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IPolicyForHTTPS
 
-from chatrelay.config.checks import ConfigError
+from chatrelay.config.checks import MIN_OPS_TOKEN_CHARACTERS, ConfigError
 from chatrelay.permissions import cannot_be_read
-from chatrelay.web.ops import MIN_TOKEN_LENGTH
 
 
 def read_secret(option: str, path: str) -> str:
@@ -36,10 +35,10 @@ def read_token(path: str) -> str:
     :raises ConfigError: if the file can't be read, or the token could be guessed.
     """
     token = read_secret("ops-token-file", path)
-    if len(token) < MIN_TOKEN_LENGTH:
+    if len(token) < MIN_OPS_TOKEN_CHARACTERS:
         raise ConfigError(
             "ops-token-file",
-            f"the token in {path} is shorter than {MIN_TOKEN_LENGTH} characters, so it can be guessed: make one "
+            f"the token in {path} is shorter than {MIN_OPS_TOKEN_CHARACTERS} characters, so it can be guessed: make one "
             "with openssl rand -hex 32",
         )
     return token

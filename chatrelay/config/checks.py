@@ -25,6 +25,9 @@ MAX_NUMBER = 2**31 - 1
 MAX_SPREAD_PER_CENT = 90
 """Of recheck-interval. At 100 per cent some re-checks would follow the last one at once."""
 
+MIN_OPS_TOKEN_CHARACTERS = 16
+"""Of the token of the ops endpoint. Attempts are not limited, so the token must not be one that can be guessed."""
+
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """Levels of `twisted.logger.LogLevel`, lowest first. Not critical: that would hide why a relay can't start."""
 

@@ -35,9 +35,6 @@ REQUEST_SECONDS = 10.0
 MAX_CONNECTIONS = 16
 """Connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
 
-MIN_TOKEN_LENGTH = 16
-"""Characters of the token. Attempts are not limited, so the token must not be one that can be guessed."""
-
 Readiness = Callable[[], str | None]
 """Returns why the relay accepts no clients now; None if it does."""
 

@@ -24,7 +24,7 @@ from chatrelay.auth import authenticator as auth
 from chatrelay.auth import client as webserver
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth import verdicts
-from chatrelay.config.checks import option_name
+from chatrelay.config.checks import MIN_OPS_TOKEN_CHARACTERS, option_name
 from chatrelay.config.options import Config
 from chatrelay.limits import buckets as limits
 from chatrelay.limits import origins, pace
@@ -260,7 +260,7 @@ class OperatingPages(SynchronousTestCase):
             f"it is cut after ``closing-timeout`` ({closing:g} s)",
             f"cut ``closing-timeout`` ({closing:g} s) later",
             f"{web.MAX_CONNECTIONS} connections to the ops endpoint at once, of {web.REQUEST_SECONDS:g} seconds each",
-            f"printable ASCII without spaces, at least {web.MIN_TOKEN_LENGTH} characters",
+            f"printable ASCII without spaces, at least {MIN_OPS_TOKEN_CHARACTERS} characters",
             f"- {relay.MAX_WAITING:,} × {MAX_CONTENT // 1024} KiB of text",
             f"- {relay.MAX_WAITING * MAX_CONTENT // 1024**2} MiB; four times that if",
             f"- {Config().unread_size // 1024**2} MiB each: 1,000 MiB for 1,000",
