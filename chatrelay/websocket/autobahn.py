@@ -28,8 +28,6 @@ NAMES = (
     "CONFIG_ATTRS",
     "MESSAGE_TYPE_TEXT",
     "STATE_CLOSED",
-    "STATE_CONNECTING",
-    "STATE_OPEN",
     "_dataReceived",
     "_fail_connection",
     "_onOpen",

@@ -1,7 +1,7 @@
 """All connections: their time limits, their pings, and how they are closed when the relay stops.
 
 The protocol reports what happens to each connection to `Registry`, which decides when one must be closed. This module
-must not know handshakes, frames, sessions or messages, nor more of Autobahn than the state of a connection.
+must not know handshakes, frames, sessions, messages or Autobahn.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from chatrelay.websocket.closing import NO_HANDSHAKE_IN_TIME, STOPPING, TLS_CLOS
 from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.outbox import innermost_transport
 from chatrelay.websocket.shutdown import ShutdownPacer
+from chatrelay.websocket.states import ConnectionState
 from chatrelay.websocket.sweep import SWEEP_SECONDS, Actions, Check
 from chatrelay.wire import codes
 from chatrelay.wire.codes import Close
@@ -46,9 +47,7 @@ class ManagedConnection(Receiver, Protocol):
     """A connection, as far as its time limits and its end are concerned."""
 
     transport: Any
-    state: Any
-    STATE_CONNECTING: Any
-    STATE_OPEN: Any
+    connection_state: ConnectionState
 
     def close(self, close: Close) -> None:
         """Begin the closing handshake."""
@@ -206,7 +205,7 @@ class Registry:
         return [
             connection
             for connection, transport in self._beneath_tls.items()
-            if transport.disconnecting and connection.state == connection.STATE_OPEN
+            if transport.disconnecting and connection.connection_state.is_open
         ]
 
     # Stopping -------------------------------------------------------------------
@@ -237,7 +236,7 @@ class Registry:
             self._closing_next.stop()
 
     def _close_for_stopping(self, connection: ManagedConnection) -> None:
-        if connection.state == connection.STATE_CONNECTING:
+        if connection.connection_state is ConnectionState.HANDSHAKE:
             connection.abort(STOPPING)
         else:
             connection.close(codes.STOPPING)
