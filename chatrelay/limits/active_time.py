@@ -1,18 +1,20 @@
 """Active time: a clock for deadlines that stands still while the process is held up.
 
-Pure: the clock that it reads is handed in, and the code that judges deadlines calls `tick`, four times a second. This
+Pure: the clock that it reads is passed in, and the code that checks deadlines calls `tick`, four times a second. This
 module must not know what a deadline is for, nor what follows when it has passed.
 
-A stopped process, a suspended machine or one that is moved reads nothing, while clients and the site go on. When the
-process continues, Twisted runs what is due before it reads what has arrived, and reads one piece of each connection in
-each turn of the reactor. A deadline judged then would end connections whose bytes came in time. So:
+While a process is stopped, or its machine is suspended or migrated, it reads nothing, but clients and the site go on.
+When the process continues, Twisted runs the timers that are due before it reads what has arrived, and it reads one
+piece of each connection in each turn of the reactor. If deadlines were checked at that moment, connections whose bytes
+came in time would be closed. So:
 
-- A tick that comes late judges by the time of the tick before it: there is a second look at the next tick.
-- A tick that comes very late shows that the process was held up. That time does not count, and neither do the two
-  seconds after it, in which the process reads what has arrived.
+- A late tick checks deadlines by the time of the tick before it. A deadline that has passed since is checked again at
+  the next tick.
+- A very late tick shows that the process was held up. That time does not count, and neither do the two seconds after
+  it, in which the process reads what has arrived.
 
-An overloaded relay ticks late, too. There the second look costs each deadline one tick. The time of hold-ups is left
-out so often and no more, so that a client that keeps the relay busy can't keep its connection for ever.
+An overloaded relay ticks late, too. Then each deadline passes one tick later. The number of hold-ups that do not count
+is limited, so that a client that keeps the relay busy can't keep its connection for ever.
 """
 
 from __future__ import annotations
@@ -25,26 +27,26 @@ TICK_SECONDS = 0.25
 """How often to tick."""
 
 LATE_SECONDS = 0.375
-"""Between two ticks: more, and the second is late."""
+"""Seconds between two ticks beyond which the second one is late."""
 
 HELD_UP_SECONDS = 1.25
-"""Between two ticks: more, and the process was held up in between."""
+"""Seconds between two ticks beyond which the process was held up in between."""
 
 RECOVERY_SECONDS = 2.0
-"""After a hold-up, in which time stands still. What one tick takes of it is a tick's length and no more."""
+"""Seconds after a hold-up in which time stands still. A late tick takes no more off them than one that is on time."""
 
 MAX_HOLD_UPS = 5
 """Hold-ups in a row whose time does not count."""
 
 SECONDS_PER_HOLD_UP = 10.0
-"""Active seconds after which there may be one more of them."""
+"""Active seconds after which the time of one more hold-up does not count."""
 
 
 class ActiveTime:
     """The time in which the process was able to read.
 
-    :param seconds: any clock, which somebody may set.
-    :ivar held_up: seconds of the hold-up that the last tick has found; 0 where it found none, or one that counts.
+    :param seconds: any clock, also one that may be set back or forward.
+    :ivar held_up: seconds of the hold-up that the last tick has found; 0 if it found none, or one whose time counts.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -53,11 +55,11 @@ class ActiveTime:
         self._ticked_at = seconds()
         self._has_ticked = False
         self._active = 0.0  # at the last tick
-        self._recovery = 0.0  # what is left of it
+        self._recovery = 0.0  # seconds that remain of it
         self._hold_ups = TokenBucket(1 / SECONDS_PER_HOLD_UP, MAX_HOLD_UPS)
 
     def begin(self) -> None:
-        """Begin to tick, as after a break in which nothing had a deadline."""
+        """Begin to tick, at first or after a break in which nothing had a deadline."""
         self._ticked_at = self._seconds()
         self._has_ticked = False
 
@@ -68,14 +70,14 @@ class ActiveTime:
         return self._active + min(max(0.0, self._seconds() - self._ticked_at), HELD_UP_SECONDS)
 
     def tick(self) -> float:
-        """Note that the reactor turns; return the active seconds by which deadlines may be judged now."""
+        """Note that the reactor runs; return the active seconds by which to check deadlines now."""
         now = self._seconds()
         passed = max(0.0, now - self._ticked_at)
         self._ticked_at = now
         before, self.held_up = self._active, 0.0
         is_first, self._has_ticked = not self._has_ticked, True
         if is_first and passed > LATE_SECONDS:
-            pass  # what was begun before the reactor runs has all its time yet
+            pass  # a deadline that was set before the reactor ran still has all its time
         elif passed > HELD_UP_SECONDS and self._hold_ups.take(before):
             self.held_up = passed
             self._recovery = RECOVERY_SECONDS

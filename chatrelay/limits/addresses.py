@@ -1,10 +1,10 @@
-"""Addresses of clients: how limits count them, and which proxies are believed about them.
+"""Addresses of clients: how limits count them, and which proxies are trusted to name them.
 
-Pure: addresses and headers are handed in. This module must not know connections.
+Pure: addresses and headers are passed in. This module must not know connections.
 
-Anybody can write an ``X-Forwarded-For`` header, and every proxy on the way adds to its right end the address that
-connected to it. So it is read from the right, as far as the proxies that wrote it are trusted, and no further. A client
-may have made up what stands to the left of that.
+Anybody can send an ``X-Forwarded-For`` header, and every proxy on the way appends to its right end the address that
+connected to it. So it is read from the right, up to the first address that is not a trusted proxy's. A client may have
+made up everything to the left of that.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 UNIX = "unix"
-"""What stands for the peers of UNIX sockets, which have no address."""
+"""The name of the peers of UNIX sockets, which have no address."""
 
 _ENTRY = re.compile(r"(?P<v4>[0-9.]+)(?::[0-9]+)?|(?P<v6>[0-9A-Fa-f:.]+)|\[(?P<bracketed>[0-9A-Fa-f:.]+)\](?::[0-9]+)?")
 """An entry of the header: an address. Some proxies add the port; IPv6 is then in brackets (RFC 3986, section 3.2.2)."""
 
 
 def plain_address(host: str) -> IPv4Address | IPv6Address:
-    """An address in the one form in which addresses are compared.
+    """Return an address in the form in which addresses are compared.
 
-    :raises ValueError: where it is none.
+    :raises ValueError: if `host` is not an address.
     """
     address = ip_address(host)
-    # As a socket that takes both kinds shows IPv4 (RFC 4291, section 2.5.5.2).
+    # A socket for both IPv6 and IPv4 shows an IPv4 address like this (RFC 4291, section 2.5.5.2).
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
 
 
 def address_key(host: str) -> str:
-    """Under which name limits count an address: itself, or of an IPv6 address its /64 network, which one customer has.
+    """Return the key under which limits count an address: an IPv4 address itself; the /64 network of an IPv6 address.
+
+    One customer usually has a whole /64 network.
 
     :param host: an IPv4 or IPv6 address.
-    :raises ValueError: where it is none.
+    :raises ValueError: if it is not one.
     """
     address = plain_address(host)
     if isinstance(address, IPv4Address):
@@ -45,10 +47,10 @@ def address_key(host: str) -> str:
 
 
 class TrustedProxies:
-    """The proxies whose ``X-Forwarded-For`` is believed.
+    """The proxies whose ``X-Forwarded-For`` is trusted.
 
     :param names: addresses, networks such as 10.0.0.0/8, or `UNIX`.
-    :raises ValueError: for what is none of them, naming it.
+    :raises ValueError: if a name is none of these; the text quotes it.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -61,11 +63,11 @@ class TrustedProxies:
                 self._networks.append(_network(name))
 
     def __bool__(self) -> bool:
-        """Whether any is trusted."""
+        """Return whether any proxy is trusted."""
         return self._unix or bool(self._networks)
 
     def trusts(self, host: str | None) -> bool:
-        """Whether this is a trusted proxy.
+        """Return whether this is a trusted proxy.
 
         :param host: an address; None for the peer of a UNIX socket.
         """
@@ -77,12 +79,12 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def client_of(self, host: str | None, forwarded: Sequence[str]) -> str | None:
-        """Whom a connection is from: the first address, from the right, that is no trusted proxy's.
+        """Return the client's address: the first one from the right that is not a trusted proxy's.
 
-        :param host: who made the connection; None for the peer of a UNIX socket.
+        :param host: the address that made the connection; None for the peer of a UNIX socket.
         :param forwarded: the values of ``X-Forwarded-For``, in the order in which they came.
-        :returns: the address of the client; of a trusted proxy where it names nobody that can be read; None where a
-            UNIX socket's peer does not.
+        :returns: the address of the client. If a trusted proxy names no address that can be read, it is the proxy's
+            own, or None if the proxy is the peer of a UNIX socket.
         """
         hops = ",".join(forwarded).split(",")
         while hops and self.trusts(host):
@@ -94,7 +96,7 @@ class TrustedProxies:
 
 
 def address_in(entry: str) -> str | None:
-    """The address in an entry of the header, or elsewhere where a proxy names one; None where there is none."""
+    """Return the address in an entry of ``X-Forwarded-For``, or in a PROXY header; None if it is not an address."""
     found = _ENTRY.fullmatch(entry.strip(" \t"))
     if found is None:
         return None
@@ -105,7 +107,7 @@ def address_in(entry: str) -> str | None:
 
 
 def _address(host: str) -> IPv4Address | IPv6Address:
-    """An address without the zone that a link-local one may name."""
+    """Return an address, without the zone that a link-local one may have."""
     return plain_address(host.partition("%")[0])
 
 
@@ -117,5 +119,5 @@ def _network(name: str) -> IPv4Network | IPv6Network:
             f"{name!r} is neither an address, nor a network such as 10.0.0.0/8, nor {UNIX}: {error}"
         ) from None
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
-        raise ValueError(f"{name!r} means addresses of IPv4: write them so, such as 10.0.0.0/8")
+        raise ValueError(f"{name!r} means IPv4 addresses: write them as IPv4, such as 10.0.0.0/8")
     return network

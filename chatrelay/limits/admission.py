@@ -1,7 +1,7 @@
 """Limits on connections: how many there may be in all and from one address, and how many of them not logged in.
 
-Pure: it counts, and says which limit is reached. The caller refuses the connection. How many connections one user may
-have is decided in `chatrelay.auth.login`.
+Pure: it counts, and returns the limit that is reached. The caller refuses the connection. `chatrelay.auth.login` limits
+the connections of one user.
 
 A connection counts from when it is accepted until its TCP connection is gone, because until then it has a file
 descriptor. It counts as not logged in until it is logged in. A connection that is refused does not count.
@@ -14,7 +14,7 @@ from http import HTTPStatus
 import attrs
 
 RETRY_AFTER = 10
-"""Seconds after which a refused client may come again: by then, clients that do not log in are gone."""
+"""Seconds after which a refused client may try again: by then, clients that do not log in are gone."""
 
 
 @attrs.frozen
@@ -23,8 +23,8 @@ class LimitReached:
 
     :ivar option: the name of the option.
     :ivar limit: its value, a number of connections.
-    :ivar status: the HTTP status that a refused handshake is answered with.
-    :ivar why: what there are too many of, for the client.
+    :ivar status: the HTTP status of the response to a refused handshake.
+    :ivar why: the reason, for the client.
     """
 
     option: str
@@ -34,9 +34,9 @@ class LimitReached:
 
 
 class Slot:
-    """The place of one connection in the counts.
+    """How one connection is counted.
 
-    :ivar address: the address under which it is counted (`chatrelay.limits.addresses.address_key`); None where it has
+    :ivar address: the address under which it is counted (`chatrelay.limits.addresses.address_key`); None if it has
         none, or none is known.
     :ivar logged_in: whether it is logged in.
     """
@@ -49,7 +49,7 @@ class Slot:
 
 
 class _AddressCounts:
-    """Counts of connections by address, kept only where there is a limit."""
+    """Counts of connections by address, kept only if there is a limit."""
 
     __slots__ = ("_counts", "_limit")
 
@@ -75,7 +75,7 @@ class _AddressCounts:
 
 
 class Admission:
-    """Counts connections, and says which limit one more would exceed.
+    """Counts connections, and refuses one that would exceed a limit.
 
     Each limit is a number of connections; 0 means no limit.
 
@@ -117,7 +117,7 @@ class Admission:
     def admit(self, address: str | None) -> Slot | LimitReached:
         """Count a connection that was accepted, or return the limit that it would exceed.
 
-        :param address: the address under which to count it; None where that is not known, or it has none.
+        :param address: the address under which to count it; None if it has none, or none is known.
         """
         for count, full in ((self.connections, self._full), (self.unauthenticated, self._unauthenticated_full)):
             if 0 < full.limit <= count:
@@ -131,7 +131,10 @@ class Admission:
         return slot
 
     def locate(self, slot: Slot, address: str | None) -> LimitReached | None:
-        """Count a connection, not logged in so far, at an address that became known, or return the limit reached."""
+        """Count a connection under an address that became known, or return the limit that it would exceed.
+
+        It must not be logged in yet.
+        """
         if address is None or slot.address is not None:
             return None
         if self._by_address.is_full(address):
@@ -144,7 +147,7 @@ class Admission:
         return None
 
     def logged_in(self, slot: Slot) -> None:
-        """Count a connection as logged in; nothing changes if it is counted so already."""
+        """Count a connection as logged in. Later calls change nothing."""
         if not slot.logged_in:
             slot.logged_in = True
             self.unauthenticated -= 1
@@ -153,7 +156,7 @@ class Admission:
 
     def disconnected(self, slot: Slot) -> None:
         """Stop counting a connection."""
-        self.logged_in(slot)  # the count of connections that are not logged in must not keep it
+        self.logged_in(slot)  # takes it out of the count of connections that are not logged in
         self.connections -= 1
         if slot.address is not None:
             self._by_address.remove(slot.address)

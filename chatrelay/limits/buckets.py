@@ -1,9 +1,9 @@
-"""Token buckets: so many at once, and so many a second in the long run.
+"""Token buckets: a limit on how many at once, and on how many a second in the long run.
 
-Pure: the time is handed in. This module must not know what follows when there is no token.
+Pure: the time is passed in. This module must not know what follows when there is no token.
 
-No clock is trusted to run forward only. Under twistd it does, but in another program it may be Twisted's own, the wall
-clock, which somebody may set.
+The clock may be set back. Under twistd it only runs forward, but another program may use Twisted's own clock, which is
+the wall clock.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ MINUTE = 60.0
 
 
 class TokenBucket:
-    """A bucket of tokens: so many at once, and so many a second in the long run.
+    """A bucket of tokens: it limits how many are taken at once, and how many a second in the long run.
 
-    It begins full. `take` takes a token out, if there is one. Tokens come back as time passes, up to the burst. So over
-    any time no more are taken than the burst and what comes back in it.
+    It begins full. `take` takes a token out, if there is one. Tokens come back as time passes, up to the burst. So in
+    any period, no more are taken than the burst and what comes back in that period.
 
     A clock that is set back brings no tokens back. One that is set forward fills the bucket, and no more.
 
+    Times are counted in tokens: seconds times `rate`.
+
     :param rate: tokens that come back a second; 0 for no limit.
     :param burst: tokens it holds when full, at least one; 0 for no limit.
-    :ivar full_at: when it will be full, in tokens that come back.
-    :ivar room: how far ahead that may be for there to be a token.
+    :ivar full_at: the time when it will be full, in tokens.
+    :ivar room: how far ahead `full_at` may be while there is still a token to take.
     """
 
-    # All that changes is one number: when it will be full, with time counted in tokens that come back. Beyond 2**53 of
-    # them, which takes a rate of millions a second, that is not exact.
+    # One number changes: `full_at`. Beyond 2**53, which takes a rate of millions a second, it is not exact.
     __slots__ = ("full_at", "rate", "room")
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -52,7 +53,7 @@ class TokenBucket:
         return True
 
     def remaining(self, now: float) -> float:
-        """Return how many whole tokens could be taken now; infinity where there is no limit."""
+        """Return how many whole tokens could be taken now; infinity if there is no limit."""
         if self.room == math.inf:
             return math.inf
         at = now * self.rate
@@ -61,7 +62,7 @@ class TokenBucket:
         return math.floor(self.room + 1.0 - max(0.0, self.full_at - at))
 
     def is_full(self, now: float) -> bool:
-        """Return whether it is as good as a new one."""
+        """Return whether it holds as many tokens as a new one."""
         return self.room == math.inf or self.full_at <= now * self.rate
 
     @property
@@ -71,14 +72,14 @@ class TokenBucket:
 
     @property
     def seconds_to_fill(self) -> float:
-        """Seconds until an empty bucket is full; 0 where there is no limit."""
+        """Seconds until an empty bucket is full; 0 if there is no limit."""
         return 0.0 if self.room == math.inf else (self.room + 1.0) / self.rate
 
     def refuse(self, at: float) -> bool:
         """Return False, as there is no token to take.
 
-        :param at: the time, in tokens that come back.
+        :param at: the time, in tokens.
         """
-        # More than all are missing where the clock was set back: then all are.
+        # If the clock was set back, more tokens are missing than the bucket holds. Then it counts as empty.
         self.full_at = min(self.full_at, at + self.room + 1.0)
         return False

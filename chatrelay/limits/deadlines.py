@@ -1,6 +1,6 @@
-"""Deadlines that all lie the same time ahead, kept without a timer each.
+"""Deadlines that are all set the same time ahead, kept without a timer for each.
 
-Pure: the time is handed in. This module must not know what a deadline is for, nor what follows when it has passed.
+Pure: the time is passed in. This module must not know what a deadline is for, nor what follows when it has passed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Deadlines(Generic[Key]):
-    """Deadlines that all lie the same time ahead, kept without a timer each.
+    """Deadlines that are all set the same time ahead, kept without a timer for each.
 
-    As every deadline is set `seconds` ahead of the moment it is set, the
-    order of setting is the order of expiry: a sweep looks at the oldest and
-    stops at the first that is still ahead.
+    So they expire in the order in which they were set. A check begins with the oldest, and stops at the first that has
+    not expired.
 
-    :param seconds: how far ahead; 0 means never.
+    :param seconds: how far ahead each deadline is set; 0 for no deadlines.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,17 +25,17 @@ class Deadlines(Generic[Key]):
         self._due: dict[Key, float] = {}
 
     def start(self, key: Key, now: float) -> None:
-        """Set the deadline of `key`, anew where it had one."""
+        """Set the deadline of `key`; it replaces an earlier one."""
         if self.seconds:
             self._due.pop(key, None)
             self._due[key] = now + self.seconds
 
     def stop(self, key: Key) -> None:
-        """Lift the deadline of `key`, if it has one."""
+        """Remove the deadline of `key`, if it has one."""
         self._due.pop(key, None)
 
     def expired(self, now: float) -> list[Key]:
-        """Take out and return the keys whose deadline has come, oldest first."""
+        """Remove and return the keys whose deadline has passed, oldest first."""
         over = []
         for key, due in self._due.items():
             if due > now:
@@ -47,11 +46,11 @@ class Deadlines(Generic[Key]):
         return over
 
     def earliest(self) -> float:
-        """The deadline that comes first; there must be one."""
+        """Return the earliest deadline; there must be one."""
         return next(iter(self._due.values()))
 
     def first(self) -> Key:
-        """The key whose deadline comes first; there must be one."""
+        """Return the key with the earliest deadline; there must be one."""
         return next(iter(self._due))
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
-"""Limits on reading: so many bytes and frames a second of one connection, and a pause beyond them.
+"""Limits on reading: how many bytes and frames of one connection are read in a second, and how long reading pauses.
 
-Pure: the time is handed in, and the caller pauses the transport. This module must not know what a message means.
+Pure: the time is passed in, and the caller pauses the transport. This module must not know what a message means.
 
-A client whose connection is read no faster loses nothing. TCP makes it wait. What it has sent is read and answered
+A client whose connection is read more slowly loses nothing. TCP makes it wait. What it has sent is read and answered
 later, in order. So these limits refuse and close nobody, and a client within its limits of messages never reaches them.
 """
 
@@ -12,41 +12,41 @@ import math
 from typing import NamedTuple
 
 MIN_READ = 512
-"""Bytes that each read counts as in addition to its own: one byte in a read of its own costs the relay that much."""
+"""Bytes that are added to the size of each read: a read of one byte costs the relay as much as that many bytes."""
 
 BURST_SECONDS = 2
-"""Seconds' worth of bytes and of frames that may come at once."""
+"""The seconds whose bytes and frames may come at once."""
 
 MIN_PAUSE = 0.1
-"""Seconds for which reading pauses at least. Small pieces that come meanwhile are read in one."""
+"""Seconds of the shortest pause. Small pieces that come meanwhile are read in one."""
 
 MIN_BYTES, MIN_FRAMES = 1024 * 1024, 100
-"""Bytes and frames a second, at the least, where the options do not say how many."""
+"""The lowest limits, in bytes and frames a second, if the options do not set them."""
 
 VISITORS_BYTES, VISITORS_FRAMES = 1 / 16, 1 / 2
-"""The share of that for a client that is not logged in: an auth-request is small, and nothing else is carried."""
+"""The shares of the limits for a client that is not logged in: it needs to send no more than an auth-request."""
 
 BYTES_OF_A_MESSAGE = 1.6
-"""By how much more than its largest size a message counts: its frames, and the reads it comes in (see `MIN_READ`)."""
+"""The bytes that a message of the largest size counts as, with its frames and reads (`MIN_READ`), per byte of it."""
 
 FRAMES_OF_A_MESSAGE = 9
 """Frames that a message may come in, on average."""
 
 LARGE_MESSAGE = 4096
-"""Bytes from which on the arrays and objects of a message are counted."""
+"""Bytes of a message beyond which its arrays and objects are counted."""
 
 BRACKET_BYTES = 32
-"""Bytes that each array or object counts as, beyond those that a sixteenth of a message may be."""
+"""Bytes that each array or object counts as. As many as a sixteenth of the message's bytes are not counted."""
 
-_STRIDE = 17  # a prime, so that short texts that repeat are met everywhere
+_STRIDE = 17  # a prime, so that the sample meets every part of a short text that repeats
 
 
 def weight(payload: bytes, now: float) -> int:
-    """As how many bytes a large message counts in addition to its own.
+    """Return how many bytes a large message counts as in addition to its own.
 
-    Arrays and objects in keys that nobody reads must be gone through all the same, and take twelve times as long as
-    text. One byte in seventeen is looked at to estimate how many there are. The time says which, and no client can
-    foresee it so exactly.
+    Arrays and objects must be parsed even in keys that are not used, and take twelve times as long as text. Their
+    number is estimated from every seventeenth byte. The time decides with which byte that begins, and no client can
+    predict it so exactly.
 
     :param payload: the message.
     :param now: the time, in seconds.
@@ -57,16 +57,16 @@ def weight(payload: bytes, now: float) -> int:
 
 
 class Allowance:
-    """An allowance: so much at once, and so much a second in the long run, counted down without a look at the clock.
+    """An allowance: it limits how much is taken at once, and a second in the long run. Taking needs no clock.
 
-    The caller takes from `remaining`, and calls `refill` when too little is left. `refill` adds what has come back
-    since the last time, up to the burst. So over any time no more is taken than twice the burst, what comes back in
-    it, and twice what is taken at once.
+    The caller takes from `remaining`, and calls `refill` when too little remains. `refill` adds what has come back
+    since the last call, up to the burst. So in any period, no more is taken than twice the burst, what comes back in
+    that period, and twice what is taken at once.
 
     :param rate: how much comes back a second; 0 for no limit.
     :param burst: how much there is at first.
     :param now: seconds of any clock, the same at each call. One that is set back brings nothing back.
-    :ivar remaining: how much there is, as far as that is known without the clock.
+    :ivar remaining: how much there was at the last refill, less what was taken since.
     """
 
     __slots__ = ("_at", "_burst", "_rate", "remaining")
@@ -78,7 +78,7 @@ class Allowance:
         self.remaining = self._burst
 
     def refill(self, now: float, needed: float = 0.0) -> float:
-        """Add what has come back, and return the seconds until there is as much as is needed; 0 if there is already."""
+        """Add what has come back, and return the seconds until `needed` remains; 0 if it does already."""
         self.remaining = min(self._burst, self.remaining + max(0.0, now - self._at) * self._rate)
         self._at = now
         return 0.0 if self.remaining >= needed else (needed - self.remaining) / self._rate
@@ -103,12 +103,12 @@ class InflowRates(NamedTuple):
         message_size: int,
         control_frames_per_second: float,
     ) -> InflowRates:
-        """The rates that an operator chose; or those that messages need, where they chose none.
+        """Return the rates that the options set, or else those that messages within their limits need.
 
-        :param bytes_per_second: None for enough for `messages_per_second` messages of `message_size`.
-        :param frames_per_second: None for enough for so many messages in some frames each, pings and pongs.
-        :param messages_per_second: 0 for no limit, and then there is none here.
-        :param message_size: bytes; 0 for no limit, and then there is none on bytes.
+        :param bytes_per_second: None for the bytes of `messages_per_second` messages of `message_size`.
+        :param frames_per_second: None for the frames of `messages_per_second` messages, and pings and pongs.
+        :param messages_per_second: 0 for no limit. Then a rate that is None has no limit, either.
+        :param message_size: bytes; 0 for no limit. Then `bytes_per_second` has no limit, either, if it is None.
         :param control_frames_per_second: pings and pongs.
         """
         if bytes_per_second is None:
@@ -121,13 +121,13 @@ class InflowRates(NamedTuple):
 
 
 class Inflow:
-    """The bytes and frames that may still be read of one connection. It begins as a visitor's.
+    """The bytes and frames that may still be read of one connection. At first they are those of a visitor.
 
-    :param rates: how much in a second, once it is logged in.
+    :param rates: how much may be read in a second once the client is logged in.
     :param now: the time.
     :ivar bytes: bytes, and `MIN_READ` for each read.
     :ivar frames: frames that are not taken by the fast path, and pieces of frames.
-    :ivar held: what came, and waits for the end of a pause; None where nothing has to wait.
+    :ivar held: the bytes that wait for the end of a pause; None if nothing has to wait.
     :ivar pauses: how many pauses there were.
     """
 
@@ -139,7 +139,7 @@ class Inflow:
         self.pauses = 0
 
     def logged_in(self, rates: InflowRates, now: float) -> None:
-        """Read it as a user's from here on; what it has sent as a visitor is not held against it."""
+        """Apply a user's limits from now on. What the client sent before the login does not count."""
         self._begin(rates.bytes_per_second, rates.frames_per_second, now)
 
     def _begin(self, bytes_per_second: float, frames_per_second: float, now: float) -> None:
@@ -147,11 +147,11 @@ class Inflow:
         self.frames = Allowance(frames_per_second, max(1.0, frames_per_second * BURST_SECONDS), now)
 
     def charge(self, size: int) -> None:
-        """Count bytes that were not read."""
+        """Count bytes in addition to those that were read."""
         self.bytes.remaining -= size
 
     def take_frame(self, now: float) -> bool:
-        """Count a frame, or a piece of one; whether there was one left."""
+        """Count a frame, or a piece of one, and return whether it may be read now."""
         frames = self.frames
         if frames.remaining < 1 and frames.refill(now, 1):
             return False
@@ -159,17 +159,17 @@ class Inflow:
         return True
 
     def pause(self, now: float) -> float:
-        """For how many seconds reading has to pause; 0 for not at all."""
+        """Return for how many seconds reading has to pause; 0 for no pause."""
         wait = max(self.bytes.refill(now), self.frames.refill(now, 1))
         return max(wait, MIN_PAUSE) if wait else 0.0
 
     def hold(self, data: bytes) -> None:
-        """Let what came wait for the end of the pause."""
+        """Keep bytes that came until the pause ends."""
         if self.held is None:
             self.held = []
         self.held.append(data)
 
     def release(self) -> bytes:
-        """Take out what waits."""
+        """Remove and return the bytes that wait."""
         held, self.held = self.held, None
         return b"".join(held or ())

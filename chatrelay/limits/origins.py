@@ -1,10 +1,10 @@
 """Refused origins: which of them are logged, and which are only counted.
 
-Pure: the time is handed in. This module must not know which origins are allowed, nor how a log message is written.
+Pure: the time is passed in. This module must not know which origins are allowed, nor how a log message is written.
 
 A page whose origin should have been allowed is refused each time somebody opens it, and tries again. A client that is
-not a browser can make up an origin for each handshake. The operator must hear of the former, however many there are of
-the latter.
+not a browser can make up an origin for each handshake. The operator must see the origins of pages in the log, however
+many made-up origins there are.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 from chatrelay.limits.buckets import MINUTE, TokenBucket
 
 MAX_LOGGED = 100
-"""Origins that are remembered as logged. One more, and all are forgotten and may be logged again."""
+"""Origins that are remembered as logged. When there is one more, all are forgotten and may be logged again."""
 
 MAX_SEEN = 10_000
 """Origins that are remembered as refused but not logged. One more displaces the oldest."""
 
 LINES_PER_MINUTE = 10
-"""Origins that may be logged at once, and each minute: so many new ones, and so many that were refused before."""
+"""New origins that may be logged at once and each minute, and as many that were refused before."""
 
 
 class RefusedOrigins:
@@ -26,7 +26,7 @@ class RefusedOrigins:
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
-        # Their hashes do: an origin may be as long as a handshake.
+        # Only hashes of origins, because an origin may be as long as a handshake.
         self._seen: dict[int, None] = {}
         self._first = TokenBucket(LINES_PER_MINUTE / MINUTE, LINES_PER_MINUTE)
         self._again = TokenBucket(LINES_PER_MINUTE / MINUTE, LINES_PER_MINUTE)
@@ -38,7 +38,7 @@ class RefusedOrigins:
         if origin in self._logged:
             return False
         seen = hash(origin)
-        # What tries again has lines of its own: an origin made up for each handshake does not.
+        # An origin that was refused before has a limit of its own, which origins that are made up do not use up.
         if (self._again if seen in self._seen else self._first).take(now):
             self._seen.pop(seen, None)
             if len(self._logged) >= MAX_LOGGED:
@@ -55,9 +55,9 @@ class RefusedOrigins:
         return False
 
     def take_unlogged(self, now: float, at_least: float = MINUTE) -> int:
-        """Return how many handshakes were refused whose origins were not logged, and begin to count again.
+        """Return how many handshakes were refused without a log message, and restart the count.
 
-        :param at_least: seconds over which they are gathered; 0 until then.
+        :param at_least: seconds for which they are counted first; until then, return 0.
         """
         if now < self._unlogged_since:  # the clock was set back
             self._unlogged_since = now

@@ -1,6 +1,6 @@
 """Slow readers: the pace that a client must keep while it is behind, and which clients are behind.
 
-Pure: the time and the counts of bytes are handed in. This module must not know where bytes wait, nor how a connection
+Pure: the time and the counts of bytes are passed in. This module must not know where bytes wait, nor how a connection
 is closed.
 """
 
@@ -12,29 +12,29 @@ from typing import Protocol
 from chatrelay.limits.deadlines import Deadlines
 
 MIN_PROGRESS = 64 * 1024
-"""Bytes that a client must take in its unread-time, unless it takes all there is."""
+"""Bytes that a client must take in its unread-time, unless it takes everything. This is the least pace."""
 
 MAX_AHEAD = 16 * MIN_PROGRESS
-"""Bytes that count for a client's pace although it took them earlier, at most.
+"""The most bytes by which a client may be ahead of the least pace.
 
-A kernel acknowledges in jumps once its buffer is full: jumps of 110 KB were seen on loopback, of 590 KB where the
-buffer had grown to 6 MB. Between two of them a client that reads all the time seems to take nothing.
+A kernel acknowledges in jumps once its buffer is full: jumps of 110 KB were seen on loopback, and of 590 KB when the
+buffer had grown to 6 MB. Between two jumps, a client that reads all the time seems to take nothing.
 """
 
 MAX_DEBT = MIN_PROGRESS // 2
 """Bytes by which a client may be behind the least pace after an unread-time.
 
-A link may stand still for a part of it: after a loss, or while the sender's congestion control looks for the delay of
-an empty link.
+A link may carry nothing for part of that time: after a loss, or while the sender's congestion control measures the
+delay of the empty link.
 """
 
 
 def ahead_of_pace(ahead: float, taken: int, due: float) -> float:
-    """Return the bytes by which a client may be ahead of the least pace, after a time in which it was not judged.
+    """Return the bytes by which a client may be ahead of the least pace, after a time in which it was not checked.
 
-    :param ahead: what it was before.
-    :param taken: bytes that it has taken since; when is not known, so all of them may have come just now.
-    :param due: bytes that the least pace makes in that time.
+    :param ahead: the bytes by which it was ahead before.
+    :param taken: bytes that it has taken since. It is not known when, so it may have taken all of them just now.
+    :param due: bytes that it must have taken in that time at the least pace.
     """
     return min(max(0.0, ahead - due) + taken, MAX_AHEAD)
 
@@ -44,7 +44,7 @@ def ahead_after_unread_time(ahead: float, taken: int) -> float:
 
     Below -`MAX_DEBT`, it took too little.
 
-    :param ahead: what it was before.
+    :param ahead: the bytes by which it was ahead before.
     :param taken: bytes that it has taken in that time.
     """
     return min(ahead + taken, MAX_AHEAD) - MIN_PROGRESS
@@ -54,19 +54,19 @@ class SlowReader(Hashable, Protocol):
     """The buffer of a client, as far as its pace is concerned."""
 
     def unread_time_passed(self) -> None:
-        """Judge the client: its unread-time is over."""
+        """Check what the client has taken: its unread-time is over."""
 
 
 class SlowReaders:
     """The buffers of clients that are behind: Twisted has asked for a pause, because too much waits.
 
-    Each client has its unread-time, and the same time again for as long as it takes enough.
+    Each client has an unread-time, and another one as long as it takes enough in each.
 
     :param unread_time: seconds; 0 for no limit.
     :param seconds: the time.
     :ivar unread_time: the same.
     :ivar seconds: the same.
-    :ivar pace: bytes a second that a client takes at the least; 0 for no limit.
+    :ivar pace: the least pace, in bytes a second; 0 for no limit.
     """
 
     def __init__(self, unread_time: float, seconds: Callable[[], float]) -> None:
@@ -85,11 +85,11 @@ class SlowReaders:
         self._deadlines.start(outgoing, self.seconds())
 
     def caught_up(self, outgoing: SlowReader) -> None:
-        """Stop the unread-time of this buffer: its client has taken all there was, or is gone."""
+        """Stop the unread-time of this buffer: its client has taken everything, or is gone."""
         self._deadlines.stop(outgoing)
 
     def expired(self, now: float) -> list[SlowReader]:
-        """Take out and return the buffers whose unread-time is over."""
+        """Remove and return the buffers whose unread-time is over."""
         return self._deadlines.expired(now)
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """Limits on sending: messages of a connection and of a user, and recipients to whom a user has not written before.
 
-Pure: the time is handed in. This module must not know what follows when a limit is reached.
+Pure: the time is passed in. This module must not know what follows when a limit is reached.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from chatrelay.limits.deadlines import Deadlines
 from chatrelay.model import MAX_TOKEN, user_key
 
 MAX_KNOWN_RECIPIENTS = 256
-"""Recipients that a user is remembered to have written to; the next displaces the one that was new longest ago."""
+"""Recipients of a user that are remembered. One more displaces the one that has been remembered for longest."""
 
 
 @attrs.define(eq=False, weakref_slot=False)
 class UserQuota:
     """The messages that one user may still send, over all their connections.
 
-    A recipient is new to a user who has not written to them before, as far as that is remembered. It makes no
-    difference whether the recipient is connected, or exists. So nobody finds out who is there by writing to many.
+    A recipient is new if the user is not remembered to have written to them before. It makes no difference whether the
+    recipient is connected, or exists. So nobody can find out who is connected by writing to many.
 
-    Nothing longer than a uID is remembered, because a client may name a recipient by a text as long as a message.
+    Nothing longer than a uID is remembered, because a client may send a recipient's name as long as a message.
 
     :ivar connections: how many of the user's connections are logged in.
     """
@@ -46,7 +46,7 @@ class UserQuota:
         return recipient in self._known or self._may_write_to(recipient, now)
 
     def is_as_new(self, now: float) -> bool:
-        """Whether a new quota would allow no more, apart from the recipients that are known."""
+        """Return whether a new quota would allow no more, apart from the recipients that are remembered."""
         return self._messages.is_full(now) and self._new_recipients.is_full(now)
 
     def _may_write_to(self, recipient: str | int, now: float) -> bool:
@@ -66,8 +66,8 @@ class UserQuota:
 class SendLimits:
     """The limits on what is sent: a bucket for each connection, and a quota for each user.
 
-    A user's quota is kept while the user is connected, and afterwards until it is as good as a new one. So a user who
-    comes back may send no more than one who has stayed.
+    A user's quota is kept while the user is connected, and afterwards until a new one would allow no more. So a user
+    who comes back may send no more than one who has stayed.
 
     :param messages_per_second: messages of one connection; 0 for no limit.
     :param message_burst: how many of them at once; 0 for no limit.
@@ -85,7 +85,7 @@ class SendLimits:
         self._messages_per_second = messages_per_second
         self._message_burst = message_burst
         self._user_messages_per_second = user_messages_per_second
-        self._user_burst = max(message_burst, user_messages_per_second)  # one connection alone may use its burst
+        self._user_burst = max(message_burst, user_messages_per_second)  # so that one connection may use its own burst
         self._new_recipients_per_second = new_recipients_per_minute / MINUTE
         self._new_recipients_burst = new_recipients_per_minute
         self._quotas: dict[str, UserQuota] = {}
@@ -117,7 +117,7 @@ class SendLimits:
                 self._gone.start(user, now)
 
     def forget(self, now: float) -> None:
-        """Forget users who have been gone for so long that their quotas are as good as new ones."""
+        """Forget users who have been gone for so long that new quotas would allow no more."""
         for user in self._gone.expired(now):
             del self._quotas[user]
 

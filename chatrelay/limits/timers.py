@@ -1,6 +1,6 @@
 """Timers for deadlines that the sweep of connections does not check: requests to the site, and steps of stopping.
 
-They count active time, which stands still while the process is held up. The clock is handed in. This module must not
+They count active time, which stands still while the process is held up. The clock is passed in. This module must not
 know what a deadline is for.
 """
 
@@ -15,14 +15,14 @@ from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 from chatrelay.limits.deadlines import Deadlines, Key
 
 MIN_WAIT_SECONDS = 0.01
-"""The shortest wait for a timer. The same deadline may need a second one, as the first can come a little early."""
+"""Seconds of the shortest timer. A timer can come a little early, and then the same deadline needs a second one."""
 
 
 class DeadlineTimer(Generic[Key]):
-    """Deadlines that all lie the same time ahead, with one timer for all of them.
+    """Deadlines that are all set the same time ahead, with one timer for all of them.
 
     :param clock: for time and the timer.
-    :param seconds: how far ahead a deadline lies; 0 means never.
+    :param seconds: how far ahead each deadline is set; 0 for no deadlines.
     :param expired: called with each key whose deadline has passed.
     """
 
@@ -59,7 +59,8 @@ class DeadlineTimer(Generic[Key]):
         self._is_expiring = True
         try:
             now = active.tick()
-            # One by one, as each call may stop another deadline that has passed. If a call fails, the rest come next.
+            # One by one, because each call may stop another deadline that has passed. If a call fails, the others are
+            # checked next time.
             while self._deadlines and self._deadlines.earliest() <= now:
                 key = self._deadlines.first()
                 self._deadlines.stop(key)
@@ -79,10 +80,10 @@ class DeadlineTimer(Generic[Key]):
 
 
 class TimeLimit:
-    """One time limit for steps that follow each other; a context manager.
+    """One time limit for all steps of a sequence; a context manager.
 
     :param clock: for time and the timer.
-    :param seconds: from the beginning; 0 for no limit.
+    :param seconds: the time for all steps together; 0 for no limit.
     """
 
     def __init__(self, clock: Any, seconds: float) -> None:

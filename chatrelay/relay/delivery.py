@@ -1,11 +1,11 @@
 """The one path of a message: submit, log, deliver, answer.
 
-Each `chatrelay.interfaces.Submitter` enters it by `Relay.submit`; a session is one. This module must not know how a
-message is encoded, how a connection carries bytes, how the log keeps messages, or who may log in.
+A `chatrelay.interfaces.Submitter`, such as a session, calls `Relay.submit`. This module must not know how a message is
+encoded, how a connection carries bytes, how the log keeps messages, or who may log in.
 
-The order is the promise (docs/design.rst): the log is committed first, then the message is handed over, then the
-submitter is told. While one batch commits, the next one forms. So an idle relay answers after one sync, and a busy one
-shares each sync among all messages that came meanwhile.
+The promise needs this order (docs/design.rst): first the log commits the message, then it is handed over, then the
+submitter is answered. While one batch commits, the next one forms. So an idle relay answers after one sync, and a busy
+one shares each sync among all messages that came meanwhile.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from chatrelay.wire.codes import Reason
 log = Logger("chatrelay.relay")
 
 MAX_WAITING = 10_000
-"""Messages that may wait for the log, with those of the batch being committed; one more is refused as busy."""
+"""Messages that may wait for the log, including the batch that is being committed; one more is refused as busy."""
 
 
 _Submission = tuple[Submitter, Message]
-"""A message, and the submitter who is told what became of it."""
+"""A message, and its submitter, whose `accepted` or `refused` is called."""
 
 
 class Relay:
     """Carries messages between the users in a directory.
 
-    :param directory: who is here.
+    :param directory: the connections by user.
     :param message_log: where messages are committed before they are delivered.
     :param now: the wall clock, in seconds since 1970 UTC.
     :ivar now: the same, for the `received_at` of messages.
@@ -56,12 +56,12 @@ class Relay:
         self._committing = 0  # messages in the batch being committed
         self._scheduled = False
         self._begun = 0  # batches that were handed to the log; also the number of the last one
-        # By the number of a batch, oldest first: how many steps are left until all its submitters have been told.
+        # By the number of a batch, oldest first: how many steps remain until all its submitters have been answered.
         self._unanswered: dict[int, int] = {}
         self._draining: list[tuple[int, Deferred[None]]] = []
 
     def submit(self, message: Message, submitter: Submitter) -> None:
-        """Take one message, and tell `submitter` once, now or later, whether it was accepted or refused."""
+        """Take one message, and call `submitter.accepted` or `submitter.refused` once, now or later."""
         # `user_key`, without the call, which would cost as much again for every message.
         uid = message.to_uid
         if not self._directory.connections_of(uid if type(uid) is str else str(uid)):
@@ -74,7 +74,7 @@ class Relay:
                 self._schedule()
 
     def drain(self) -> Deferred[None]:
-        """Wait until the submitters of all messages taken so far have been told. Later messages are not waited for."""
+        """Wait until the submitters of all messages taken so far have been answered. Do not wait for later messages."""
         last = self._begun + bool(self._forming)
         if self._all_answered(last):
             return succeed(None)
@@ -83,7 +83,7 @@ class Relay:
         return waiting
 
     def _schedule(self) -> None:
-        """Have the forming batch committed: in a later turn of the reactor, or after the batch under way."""
+        """Have the forming batch committed in a later turn of the reactor, unless a batch is being committed now."""
         if not self._scheduled and not self._committing and self._forming:
             self._scheduled = True
             self._call_soon(self._commit)
@@ -95,7 +95,8 @@ class Relay:
         self._begun += 1
         number = self._begun
         self._unanswered[number] = 1
-        # A program's own log may raise instead of failing. Even so, submitters are told, and the next batch follows.
+        # An embedding program's log may raise instead of failing its Deferred. Even then, all submitters are answered,
+        # and the next batch follows.
         committed = maybeDeferred(self._message_log.append, [message for _, message in batch])
         committed.addCallbacks(self._deliver, self._refuse, callbackArgs=(batch, number), errbackArgs=(batch,))
         committed.addErrback(self._report)
@@ -126,7 +127,7 @@ class Relay:
             self._mark(unreached, number)
 
     def _mark(self, unreached: list[tuple[int, _Submission]], number: int) -> None:
-        """Mark messages whose recipients disconnected between the check and the hand-over, then tell the submitters."""
+        """Mark messages whose recipients disconnected before the hand-over as undelivered, then refuse them."""
 
         def answer(_marked: object) -> None:
             for _, (submitter, message) in unreached:
@@ -134,7 +135,7 @@ class Relay:
 
         self._unanswered[number] += 1
         marked = maybeDeferred(self._message_log.mark_undelivered, [row for row, _ in unreached])
-        # A mark that could not be written is written when the log recovers. The message reached nobody either way.
+        # The log writes a mark that failed when it recovers. The message reached nobody either way.
         marked.addErrback(lambda failure: failure.trap(LogUnavailable) and None)
         marked.addErrback(self._report)
         marked.addCallback(answer)
@@ -144,7 +145,7 @@ class Relay:
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
         for submitter, message in batch:
             submitter.refused(message, Reason.LOG_UNAVAILABLE)
-        # The log has logged this failure itself. Any other is a defect, and is reported.
+        # The message log has reported a `LogUnavailable` itself. Any other failure is a defect, and is reported here.
         failure.trap(LogUnavailable)
 
     def _report(self, failure: Failure) -> None:
@@ -156,7 +157,7 @@ class Relay:
         self._answered(number)
 
     def _answered(self, number: int) -> None:
-        """Note that some submitters of a batch were told: those whose messages were handed over, or all others."""
+        """Note that some submitters of a batch were answered: those whose messages were handed over, or all others."""
         self._unanswered[number] -= 1
         if not self._unanswered[number]:
             del self._unanswered[number]
@@ -168,5 +169,5 @@ class Relay:
                     self._draining.append((last, waiting))
 
     def _all_answered(self, last: int) -> bool:
-        """Return whether all submitters of all batches up to number `last` have been told."""
+        """Return whether all submitters of all batches up to number `last` have been answered."""
         return self._begun >= last and next(iter(self._unanswered), last + 1) > last

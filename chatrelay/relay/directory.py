@@ -1,6 +1,6 @@
 """The live connections of each logged-in user on this node.
 
-Pure. This module knows keys of users and connections, and must not know what either is.
+Pure. A user is a key here. This module must not know what a user is, nor what a connection does.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class _Connections(dict[str, tuple[Connection, ...]]):
 class Directory:
     """The connections of users, in the order in which they logged in.
 
-    The tuples are replaced, never changed. So a loop over one is not disturbed when a connection leaves meanwhile.
+    The tuples are replaced, never changed. So a loop over one is not disturbed when a connection is removed meanwhile.
 
-    :ivar connections_of: called with the key of a user, returns the live connections of that user, oldest first; empty
-        if there are none. It is called twice for each message, so it is the dictionary's own method.
+    :ivar connections_of: called with the key of a user; returns the live connections of that user, oldest first, or an
+        empty tuple. It is the dictionary's own method, because it is called twice for each message.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Directory:
         self._connections[user] = (*self._connections.get(user, ()), connection)
 
     def remove(self, user: str, connection: Connection) -> None:
-        """Remove a connection of `user`; nothing changes if it is not there."""
+        """Remove a connection of `user`. An unknown connection is ignored."""
         rest = tuple(other for other in self._connections.get(user, ()) if other is not connection)
         if rest:
             self._connections[user] = rest
@@ -41,7 +41,7 @@ class Directory:
             self._connections.pop(user, None)
 
     def oldest_beyond(self, user: str, limit: int) -> tuple[Connection, ...]:
-        """Return the oldest of a user's connections, as many as there are beyond `limit`; 0 means no limit."""
+        """Return the oldest of a user's connections, those that exceed `limit`; 0 means no limit."""
         return self.connections_of(user)[:-limit] if limit else ()
 
     def __len__(self) -> int:

@@ -1,14 +1,14 @@
-"""One connection's login state, and what each of its messages does.
+"""The login state of one connection, and what each of its messages does.
 
-Pure: bytes of whole messages come in, calls on the objects that are handed in go out, and the clock is handed in, too.
-This module must not know how bytes travel, nor how requests are written. `docs/protocol.rst` states the rules; the
-states are named here::
+Pure: it is called with whole messages, and calls the objects that are passed in; the clock is passed in, too. This
+module must not know how bytes travel, nor how requests are encoded. `docs/protocol.rst` states the rules. These are the
+states::
 
     ANONYMOUS --auth-request--> AUTHENTICATING --LoggedIn--> AUTHENTICATED --auth-request--> REAUTHENTICATING
         ^                             |                            ^                                |
         +--------- any other ---------+                            +---------- any verdict ---------+
 
-From each of them `closed` leads to CLOSED, where nothing happens.
+`closed` leads from each of them to CLOSED, where nothing happens.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class State(enum.Enum):
 _AUTHENTICATED: Final = State.AUTHENTICATED
 _REAUTHENTICATING: Final = State.REAUTHENTICATING
 _CLOSED: Final = State.CLOSED
-# Looked up for every message. As attributes of an enumeration they would cost more than all that is done with them.
+# They are looked up for every message. Looking up an attribute of the enumeration would take longer than using it.
 
 MAX_DENIALS = 3
-"""Denials of login over a connection's life; the third closes it."""
+"""Denied logins over a connection's life; the third one closes it."""
 
 REAUTHENTICATIONS_PER_MINUTE = 10
-"""Auth-requests of a logged-in connection that are passed on to the session page: at once, and a minute."""
+"""Auth-requests of a logged-in connection for which the session page is asked: at once, and in each minute."""
 
 MAX_UNUSABLE_FRAMES = 10
 """Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
@@ -59,7 +59,7 @@ MAX_REFUSALS_IN_A_ROW = 60
 """Messages in a row beyond the limits; one more closes the connection."""
 
 BACK_OFF_SECONDS = 0.5
-"""Seconds without such a message after which the count begins again."""
+"""Seconds without a message beyond the limits after which the count restarts."""
 
 
 def _nobody_asks(sessid: str, is_cookie: bool) -> None:
@@ -77,20 +77,21 @@ def _charge_nobody(size: int) -> None:
 class Session:
     """The login state of one connection, and the rules for its messages.
 
-    :param connection: where answers go.
-    :param dialect: how requests and answers are written.
-    :param relay: where messages go.
-    :param directory: where a logged-in connection is entered.
+    :param connection: the connection to which answers are sent.
+    :param dialect: decodes requests and encodes answers.
+    :param relay: takes the client's messages.
+    :param directory: the connections by user, to which this one is added at its login.
     :param limits: how much may be sent.
-    :param seconds: the clock by which `limits` are kept.
-    :param ask: called with a SESSID, and whether it is `cookie`, to have the session page asked; the verdict comes
-        back by `answered`.
+    :param seconds: the clock of `limits`.
+    :param ask: called with a SESSID, and whether it is `cookie`, to have the session page asked. `answered` must be
+        called with the verdict.
     :param cookie: the SESSID of the handshake's session cookie, or None.
-    :param no_cookie_because: where there is no cookie to use: None if the client simply has none (a denial), else why
-        an auth-request must carry a SESSID on this connection.
+    :param no_cookie_because: if `cookie` is None: why an auth-request on this connection must contain a SESSID; None if
+        the client simply has no cookie, which is a denial.
     :param charge: called with the bytes that a message counts as in addition to its own; see
         `chatrelay.limits.inflow.weight`.
-    :param without_cookie: called with `no_cookie_because` when a client wants to log in by a cookie that is not there.
+    :param without_cookie: called with `no_cookie_because` when a client tries to log in by a cookie that it has not
+        sent.
     """
 
     __slots__ = (
@@ -144,7 +145,7 @@ class Session:
         self._ask = ask
         self._charge = charge
         self._without_cookie = without_cookie
-        # One character beyond ASCII makes a string of Python's up to four times as large, for as long as this lasts.
+        # One character beyond ASCII makes a Python string up to four times as large. So it is kept as bytes.
         self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8", "surrogateescape")
         self._no_cookie_because = no_cookie_because
         self._uid: str | int = ""
@@ -163,12 +164,12 @@ class Session:
 
     @property
     def uid(self) -> str | int | None:
-        """Whose connection this is, or was when it was closed; None before the login."""
+        """The uID of the user to whom this connection belongs, or belonged until it closed; None before the login."""
         return None if self._uid == "" else self._uid
 
     @property
     def messages_level(self) -> float:
-        """A number that changes with each message that comes within the limits."""
+        """A number that changes with each message within the limits."""
         return self._messages.level
 
     def received(self, payload: bytes) -> bool:
@@ -212,13 +213,13 @@ class Session:
                 self._uid, outgoing.to_uid, request.id, outgoing.time_stamp, outgoing.content, relay.now()
             )
             relay.submit(message, self)
-        # A client that is not logged in learns nothing, not even that it is not: the relay is no oracle.
+        # A message of a client that is not logged in gets no answer, so that it reveals nothing, not even about logins.
         return self.state is not _CLOSED
 
     def received_while_closing(self) -> bool:
         """Count a message, and do nothing else with it, because the connection is closing.
 
-        :returns: whether another may follow: False once the client floods the relay all the same.
+        :returns: whether another may follow: False once the client floods the relay.
         """
         now = self._seconds()
         if self._messages.take(now):
@@ -238,8 +239,8 @@ class Session:
                 self._uid = verdict.uid
                 self._quota = self._limits.connected(verdict.user)
                 self._messages.full_at = 0.0  # full again: what was sent before the login does not count
-                # Entered first: if the answer exceeds the client's budget, the connection closes, and `closed` takes it
-                # out of the directory.
+                # Added before the answer is sent: if the answer exceeds the client's budget, the connection closes, and
+                # `closed` removes it from the directory.
                 self._directory.add(verdict.user, self._connection)
                 self._connection.send(self._dialect.auth_response(True))
                 return self.state is _AUTHENTICATED
@@ -260,11 +261,11 @@ class Session:
         return False
 
     def accepted(self, message: Message) -> None:
-        """Answer that a message of this client's was handed over; see `chatrelay.interfaces.Submitter`."""
+        """Answer that a message of this client was accepted; see `chatrelay.interfaces.Submitter`."""
         self._connection.send(self._dialect.accepted(message))
 
     def refused(self, message: Message, reason: Reason) -> None:
-        """Answer that a message of this client's was not delivered."""
+        """Answer that a message of this client was not delivered."""
         self._connection.send(self._dialect.refused(message.client_id, reason))
 
     def login_timed_out(self) -> None:
@@ -275,13 +276,13 @@ class Session:
             self._connection.close(codes.LOGIN_TIMEOUT)
 
     def closed(self) -> None:
-        """Leave the directory and take nothing more: the connection is closing or gone."""
+        """Remove the connection from the directory, and take nothing more: it is closing or gone."""
         if self.logged_in:
             user = user_key(self._uid)
             self._directory.remove(user, self._connection)
             self._limits.disconnected(user, self._seconds())
         self.state = State.CLOSED
-        # `ask` is the connection's own. It would keep the connection, which keeps this, until garbage is collected.
+        # `ask` refers to the connection, which refers to this session. Both would stay until garbage is collected.
         self._ask = _nobody_asks
 
     def _exceeded(self, now: float) -> bool:
@@ -295,7 +296,7 @@ class Session:
         return self.state is not _CLOSED
 
     def _count_refusal(self, now: float) -> None:
-        """Count a message beyond the limits; after a back-off the count begins again."""
+        """Count a message beyond the limits. After a back-off the count restarts."""
         if now - self._refused_at > BACK_OFF_SECONDS:
             self._refusals = 0
         self._refused_at = now
@@ -303,11 +304,11 @@ class Session:
 
     @property
     def _is_flooding(self) -> bool:
-        """Whether more messages in a row were beyond the limits than are let off."""
+        """Whether more messages in a row were beyond the limits than are tolerated."""
         return self._refusals > MAX_REFUSALS_IN_A_ROW
 
     def _refuse(self, payload: bytes) -> None:
-        """Answer a message beyond the limits. No more of it is read than the answer needs."""
+        """Answer a message beyond the limits, and read no more of it than the answer needs."""
         try:
             header = self._dialect.read_header(payload)
         except UnusableFrame as problem:
