@@ -38,8 +38,8 @@ def read_token(path: str) -> str:
     if len(token) < MIN_OPS_TOKEN_CHARACTERS:
         raise ConfigError(
             "ops-token-file",
-            f"the token in {path} is shorter than {MIN_OPS_TOKEN_CHARACTERS} characters, so it can be guessed: make one "
-            "with openssl rand -hex 32",
+            f"the token in {path} is shorter than {MIN_OPS_TOKEN_CHARACTERS} characters, so it can be guessed: make "
+            "one with openssl rand -hex 32",
         )
     return token
 
