@@ -35,10 +35,9 @@ from chatrelay.messagelog import message_log as message_log_of
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
-from chatrelay.websocket.closing import ConnectionLog
+from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.factory import ChatFactory, Parts
 from chatrelay.websocket.handshake import Handshakes
-from chatrelay.websocket.log_limiter import LogLimiter
 from chatrelay.websocket.outbox import FlushScheduler
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.registry import Registry

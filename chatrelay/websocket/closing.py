@@ -10,6 +10,7 @@ at info.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ log = Logger("chatrelay.websocket")
 
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
 """What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
+
+MAX_LOGGED_PER_SWEEP = 25
+"""Log messages of one kind between two sweeps."""
 
 CONNECTION, HANDSHAKE, VISITOR, USER = "connection", "handshake", "visitor", "user"
 """The phase in which a connection closed: refused when it was accepted; in its handshake; before a login; after one."""
@@ -105,6 +109,35 @@ def _of_tls(error: TLSError) -> str:
     """Return the reason in OpenSSL's words. A client's alert can only choose among those that OpenSSL has."""
     queue = error.args[0] if error.args else None
     return str(queue[-1][-1])[:100] if isinstance(queue, list) and queue else "failed"
+
+
+class LogLimiter:
+    """Allows so many log messages of one kind between two calls of `report`, and counts the others.
+
+    It is for log messages that anybody can cause, such as one for each refused handshake.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def allow(self, kind: str) -> bool:
+        """Count one more log message, and return whether to log it.
+
+        :param kind: what it is about, in words for the operator: ``handshakes refused``.
+        """
+        self._counts[kind] += 1
+        return self._counts[kind] <= MAX_LOGGED_PER_SWEEP
+
+    def report(self) -> None:
+        """Log how many messages were not allowed, and restart the count."""
+        counts, self._counts = self._counts, Counter()
+        for kind, count in counts.items():
+            if count > MAX_LOGGED_PER_SWEEP:
+                log.info(
+                    "too many log messages at once: {count} more {what}",
+                    count=count - MAX_LOGGED_PER_SWEEP,
+                    what=kind,
+                )
 
 
 class LostConnection(Protocol):

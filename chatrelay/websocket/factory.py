@@ -21,10 +21,9 @@ from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.websocket.closing import ConnectionLog
+from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.compression import accept_compression
 from chatrelay.websocket.handshake import Handshakes
-from chatrelay.websocket.log_limiter import LogLimiter
 from chatrelay.websocket.outbox import FlushScheduler
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.protocol import ChatProtocol

@@ -27,7 +27,7 @@ from chatrelay.limits.admission import RETRY_AFTER, LimitReached
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
 from chatrelay.model import MAX_SESSID
-from chatrelay.websocket.closing import printable
+from chatrelay.websocket.closing import LogLimiter, printable
 from chatrelay.websocket.states import Event
 from chatrelay.wire.extensions import BrokenOffers, acceptable
 from chatrelay.wire.request_head import (
@@ -41,7 +41,6 @@ from chatrelay.wire.request_head import (
 
 if TYPE_CHECKING:
     from chatrelay.websocket.autobahn import AutobahnProtocol
-    from chatrelay.websocket.log_limiter import LogLimiter
     from chatrelay.websocket.protocol import ChatProtocol
 
 log = Logger("chatrelay.websocket")

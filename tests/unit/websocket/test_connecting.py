@@ -17,7 +17,7 @@ from zope.interface import directlyProvides
 
 from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
-from chatrelay.websocket import handshake, log_limiter
+from chatrelay.websocket import closing, handshake
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.states import ConnectionState
 from chatrelay.wire import codes
@@ -138,11 +138,11 @@ class Defects(ConnectingTestCase):
 
     def test_many_exceptions_at_once_are_logged_as_a_count(self) -> None:
         self.patch(self.factory.parts.handshakes, "check_origin", None)
-        for _ in range(log_limiter.MAX_PER_SWEEP + 5):
+        for _ in range(closing.MAX_LOGGED_PER_SWEEP + 5):
             self.refusal()
         self.pass_time(1)
         lines = [line for line in self.said() if "raised" in line]
-        self.assertEqual(len(lines), log_limiter.MAX_PER_SWEEP + 1)
+        self.assertEqual(len(lines), closing.MAX_LOGGED_PER_SWEEP + 1)
         self.assertIn("too many log messages at once: 5 more handshakes that raised an exception", lines)
 
     def test_exception_that_autobahn_catches_is_not_quoted(self) -> None:
