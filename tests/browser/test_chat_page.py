@@ -52,7 +52,7 @@ def test_second_ctrl_c_ends_the_demo_at_once(demo: Demo, people: People, line: L
     assert demo.stop(signal.SIGINT) == (1, "")
 
 
-def test_demo_prints_what_to_open_and_where_the_messages_are(tmp_path: Path, ports: dict[str, int]) -> None:
+def test_demo_prints_its_addresses_and_the_path_of_its_message_log(tmp_path: Path, ports: dict[str, int]) -> None:
     demo = Demo(ports["website"], ports["relay"], tmp_path)
     printed = demo.start()
     demo.stop()
@@ -194,7 +194,7 @@ def test_two_users_exchange_messages(demo: Demo, people: People) -> None:
     assert anna.complaints == bo.complaints == []
 
 
-def test_message_to_an_absent_user_says_so_and_can_be_sent_again(people: People) -> None:
+def test_message_to_an_absent_user_is_marked_and_can_be_sent_again(people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     anna.open("Bo")
     anna.write("Still there?")
@@ -292,7 +292,7 @@ def test_new_message_does_not_scroll_a_reader_away(people: People) -> None:
     assert scroll.evaluate(gap) < 2
 
 
-def test_page_whose_site_does_not_answer_says_so(people: People) -> None:
+def test_page_without_an_answer_of_its_site_reports_it(people: People) -> None:
     anna = people.arrive()
     anna.page.route("**/whoami", lambda route: route.abort())
     anna.page.get_by_role("button", name="Anna").click()
@@ -550,7 +550,7 @@ def test_end_of_a_session_is_reported_to_the_relay(demo: Demo, people: People, p
         (4777, "ended", "The chat closed the connection (code 4777)."),
     ],
 )
-def test_each_close_code_has_its_words_and_its_consequence(people: People, code: int, state: str, text: str) -> None:
+def test_each_close_code_has_its_text_and_its_consequence(people: People, code: int, state: str, text: str) -> None:
     anna = people.arrive()
     connections: list[Any] = []
 
@@ -672,7 +672,7 @@ def test_page_works_with_the_keyboard_alone(people: People) -> None:
     assert "Bo" in focused()
 
 
-def test_events_are_read_out_by_a_screen_reader(people: People) -> None:
+def test_events_are_announced_to_a_screen_reader(people: People) -> None:
     anna, bo = people.log_in("Anna"), people.log_in("Bo")
     spoken = anna.page.locator("[aria-live=polite]")
     bo.open("Anna")
@@ -735,7 +735,7 @@ def test_emoji_fonts_are_named_wherever_people_write_and_read(people: People) ->
 # ---- What it looks like ---------------------------------------------------------------------------------
 
 
-def test_pictures_of_a_conversation(people: People, tmp_path: Path) -> None:
+def test_screenshots_of_a_conversation_are_taken(people: People, tmp_path: Path) -> None:
     """
     For people to look at: CHATRELAY_SCREENSHOTS names the folder they go to.
     """

@@ -36,7 +36,7 @@ def test_page_does_not_reconnect_as_the_user_of_another_tab(
     assert anna.messages == []
 
 
-def test_login_during_the_handshake_is_noticed_before_anything_is_sent(
+def test_login_as_another_user_during_the_handshake_is_noticed_before_the_first_message(
     clients: Clients, people: People, demo: Demo, line: Line
 ) -> None:
     anna = clients.connect("Anna", 1, QUICK)
@@ -132,7 +132,7 @@ def test_late_answer_of_a_function_does_not_end_a_newer_connection(clients: Clie
     assert "logged-out" not in anna.states
 
 
-def test_redirect_to_the_login_page_means_nobody_is_logged_in(clients: Clients, demo: Demo) -> None:
+def test_redirect_to_the_login_page_counts_as_logged_out(clients: Clients, demo: Demo) -> None:
     anna = clients.open("Anna")
     # To a page of HTML, as sites do.
     anna.page.route("**/whoami", lambda route: route.fulfill(status=303, headers={"Location": demo.url}))
@@ -140,7 +140,7 @@ def test_redirect_to_the_login_page_means_nobody_is_logged_in(clients: Clients, 
     anna.wait_for("logged-out")
 
 
-def test_function_may_say_who_is_logged_in(clients: Clients) -> None:
+def test_custom_function_may_report_the_logged_in_user(clients: Clients) -> None:
     anna = clients.open("Anna")
     anna.start(clients.relay, "{user: '1', whoami: async () => (await (await fetch('/whoami')).json()).uID}")
     anna.wait_for("connected")

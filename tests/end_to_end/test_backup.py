@@ -229,7 +229,7 @@ def test_restore_killed_at_any_step_leaves_the_old_log_or_the_new_one(tmp_path: 
 
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("name", ["backup", "restore"])
-def test_interrupted_command_says_so_and_leaves_no_file(
+def test_interrupted_command_is_reported_and_leaves_no_file(
     tmp_path: Path, name: str, sign: signal.Signals, status: int
 ) -> None:
     log, other = tmp_path / "log", tmp_path / "other"

@@ -73,7 +73,7 @@ def descriptor_limit(pid: int) -> int:
     return int(found[1])
 
 
-def test_full_relay_accepts_nobody_until_a_client_leaves(start_relay: StartRelay, held: ExitStack) -> None:
+def test_full_relay_refuses_connections_until_a_client_disconnects(start_relay: StartRelay, held: ExitStack) -> None:
     relay = start_relay("--connections", "3", *UNHURRIED)
     alice, bo = (held.enter_context(relay.client()) for _ in range(2))
     assert (alice.log_in("alice-session"), bo.log_in("bo-session")) == (ADMITTED, ADMITTED)

@@ -21,7 +21,7 @@ def guess(relay: RelayProcess, count: int) -> None:
             client.close()
 
 
-def test_address_with_20_denials_is_not_asked_about_and_others_are(site: Site, start_relay: StartRelay) -> None:
+def test_login_from_an_address_with_20_denials_is_denied_without_a_request(site: Site, start_relay: StartRelay) -> None:
     relay = start_relay()
     began = time.monotonic()
     guess(relay, 60)

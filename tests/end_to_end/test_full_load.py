@@ -41,7 +41,7 @@ LONGEST_WAIT = 3.0
 
 @WAYS
 @FAST_PATHS
-def test_every_request_meets_its_promised_fate(
+def test_every_request_gets_one_true_answer_in_order(
     start_relay: StartRelay,
     site: Site,
     tmp_path: Path,
@@ -110,7 +110,7 @@ def test_burst_of_thousands_delays_no_other_user(start_relay: StartRelay, site: 
 
 
 @FAST_PATHS
-def test_client_that_does_not_read_is_closed_and_slows_nobody(
+def test_client_that_does_not_read_is_closed_and_slows_no_other_client(
     start_relay: StartRelay, site: Site, fast_path: str
 ) -> None:
     relay = start_relay(*HIGH_RATES, "--fast-path", fast_path, measured=False)

@@ -185,7 +185,7 @@ def test_pings_keep_an_idle_connection(start_relay: StartRelay, start_proxy: Sta
 @pytest.mark.parametrize(
     ("without", "status"), [("proxy_http_version 1.1;", 505), ("proxy_set_header Upgrade $http_upgrade;", 426)]
 )
-def test_nginx_that_strips_the_upgrade_passes_on_what_it_lacks(
+def test_handshake_stripped_by_nginx_is_refused_with_the_headers_to_pass_on(
     start_relay: StartRelay, start_proxy: StartProxy, without: str, status: int
 ) -> None:
     proxy = start_proxy("nginx", start_relay(*OWN_NAME), **{without: ""})

@@ -250,7 +250,7 @@ def test_relay_of_a_container_starts_again_after_a_kill(
     assert not {path.name for path in tmp_path.iterdir()} & left
 
 
-def test_pid_file_and_socket_with_the_own_pid_are_removed(start_relay: StartRelay, tmp_path: Path) -> None:
+def test_pid_file_and_socket_with_the_relays_own_pid_are_removed(start_relay: StartRelay, tmp_path: Path) -> None:
     leave = """
 import os, socket
 os.symlink(str(os.getpid()), "socket.lock")

@@ -246,7 +246,7 @@ def test_failed_start_leaves_no_pid_file(tmp_path: Path) -> None:
             assert not (tmp_path / "its.pid").exists()
 
 
-def test_failed_start_in_the_background_ends_and_says_so(tmp_path: Path) -> None:
+def test_failed_start_in_the_background_ends_and_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         options = ("--auth-url", URL, "--listen", f"tcp:{port}:interface=127.0.0.1", "--message-log", "memory:")

@@ -29,7 +29,7 @@ ONE = 14_000
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("unread_size", [1024 * 1024, 128 * 1024, 65536])
 @pytest.mark.parametrize("at_once", [1, 50])
-def test_acknowledged_unread_bytes_stay_within_unread_size_and_the_client_kernel(
+def test_acknowledged_unread_bytes_stay_within_unread_size_plus_the_client_kernel(
     start_relay: Callable[..., RelayProcess], tmp_path: Path, site: Site, over_tls: bool, unread_size: int, at_once: int
 ) -> None:
     authorities = Authorities(tmp_path / "authorities") if over_tls else None

@@ -141,7 +141,7 @@ def refuse(port: int, times: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [pipe, stream_socket, stopped_terminal])
-def test_unread_output_delays_nobody_and_dropped_lines_are_counted(
+def test_unread_output_delays_no_client_and_dropped_lines_are_counted(
     start: Callable[..., UnreadRelay], kind: Callable[[], tuple[int, int]]
 ) -> None:
     relay = start(kind, "--log-format", "json")

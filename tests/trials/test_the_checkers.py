@@ -85,7 +85,7 @@ class Trials:
 
     def _full_load(self, tls: bool) -> None:
         stage = self.stage
-        self.module("end_to_end/test_full_load").test_every_request_meets_its_promised_fate(
+        self.module("end_to_end/test_full_load").test_every_request_gets_one_true_answer_in_order(
             self._start, stage.site, stage.folder, self.evidence, False, "yes", tls, "sqlite:chatrelay.sqlite3"
         )
 
@@ -199,9 +199,9 @@ class Trials:
         )
 
     def many_denials(self) -> None:
-        self.module("end_to_end/test_denied_logins").test_address_with_20_denials_is_not_asked_about_and_others_are(
-            self.stage.site, self._start
-        )
+        self.module(
+            "end_to_end/test_denied_logins"
+        ).test_login_from_an_address_with_20_denials_is_denied_without_a_request(self.stage.site, self._start)
 
     def one_denial(self) -> None:
         self.module("end_to_end/test_denied_logins").test_denial_is_remembered_for_five_seconds(

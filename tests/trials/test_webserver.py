@@ -70,7 +70,7 @@ SHORT = Outage(200, 5, HASTY, 0.5, 2)
 FULL = Outage(1000, 60, ("--recheck-interval", "10"))
 
 
-def test_site_that_goes_away_closes_nobody(tmp_path: Path, evidence: Evidence, full: bool) -> None:
+def test_unreachable_site_closes_no_connection(tmp_path: Path, evidence: Evidence, full: bool) -> None:
     """The site goes away twice, in the two ways that there are, and returns when that is worst: as a probe has failed.
 
     The full form has the defaults, but for ``--recheck-interval 10``: within a minute everybody is asked about again

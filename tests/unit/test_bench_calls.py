@@ -103,7 +103,7 @@ class Counting(SynchronousTestCase):
         self.assertEqual([(call.thread, call.module) for call in step.calls], [("writer", "small.second")])
         self.assertEqual(step.trace(), "  * small.second  other   [writer]")
 
-    def test_nothing_is_recorded_outside_a_step(self) -> None:
+    def test_call_outside_a_step_is_not_recorded(self) -> None:
         recorder = Recorder(self.package)
         before = sys.getprofile()
         with recorder.installed():

@@ -19,13 +19,13 @@ BUILD_ALL = (
 """A process of its own: what a build replaces stays replaced."""
 
 
-def test_every_broken_build_replaces_names_that_there_are() -> None:
+def test_every_broken_build_replaces_existing_names() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", BUILD_ALL], capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, f"the build {ran.stdout.splitlines()[-1:]} fails: {ran.stderr}"
 
 
-def test_every_broken_relay_of_the_fuzz_tests_replaces_names_that_there_are() -> None:
+def test_every_broken_relay_of_the_fuzz_tests_replaces_existing_names() -> None:
     for breaks in BROKEN.values():
         with breaks():
             pass

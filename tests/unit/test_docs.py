@@ -116,15 +116,15 @@ class ProtocolPage(SynchronousTestCase):
 
     text = page("protocol.rst")
 
-    def test_the_table_of_reasons_is_the_list_of_reasons(self) -> None:
+    def test_table_of_reasons_has_every_reason(self) -> None:
         published = literals(self.text, "table-of-reasons")
         self.assertEqual(sorted(published), sorted(reason.value for reason in Reason))
 
-    def test_the_table_of_close_codes_is_the_list_of_close_codes(self) -> None:
+    def test_table_of_close_codes_has_every_close_code(self) -> None:
         published = literals(self.text, "table-of-close-codes")
         self.assertEqual(published, [str(code.value) for code in sorted(CloseCode)])
 
-    def test_what_is_reserved_is_published_and_not_sent(self) -> None:
+    def test_reserved_reasons_and_codes_are_published_and_never_sent(self) -> None:
         reasons = literals(self.text, "table-of-reserved-reasons")
         codes = literals(self.text, "table-of-reserved-close-codes")
         self.assertEqual(set(reasons), RESERVED_REASONS)
@@ -149,7 +149,7 @@ class ProtocolPage(SynchronousTestCase):
         closed = set(re.findall(r"^   \S+ ← closed (\d+)$", self.text, re.MULTILINE))
         self.assertEqual(closed, {str(code.value) for code in CloseCode})
 
-    def test_the_numbers_are_those_of_the_code(self) -> None:
+    def test_numbers_on_the_page_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
         defaults = {field.name: field.default for field in attrs.fields(Config)}
         self.assertEqual(MAX_INTEGER, 2**53)
@@ -205,7 +205,7 @@ class ProtocolPage(SynchronousTestCase):
 class WebserverPage(SynchronousTestCase):
     """docs/webserver.rst has the numbers of the code."""
 
-    def test_the_numbers_are_those_of_the_code(self) -> None:
+    def test_numbers_on_the_page_are_those_of_the_code(self) -> None:
         text = " ".join(page("webserver.rst").split())
         config = Config()
         for said in (
@@ -236,7 +236,7 @@ class OperatingPages(SynchronousTestCase):
 
     text = "\n\n".join(path.read_text("utf-8") for path in sorted((DOCS / "operating").glob("*.rst")))
 
-    def test_the_numbers_are_those_of_the_code(self) -> None:
+    def test_numbers_on_the_page_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
         limit = Config().logins_per_minute
         closing = Config().closing_timeout
@@ -277,7 +277,7 @@ class OperatingPages(SynchronousTestCase):
         alarming = {(message, level) for message, level in printed_messages() if level != "info"}
         self.assertEqual(alarming - logged_messages("troubleshooting.rst"), set())
 
-    def test_each_sentence_about_a_failed_start_is_one_that_the_relay_prints(self) -> None:
+    def test_each_documented_error_of_a_failed_start_is_printed_by_the_relay(self) -> None:
         _, _, rest = page("operating/troubleshooting.rst").partition("The relay does not start\n===")
         listed = re.findall(r"^``(.+?)``(?:, ``(.+)``)?$", rest.partition("\n===")[0], re.MULTILINE)
         parts = [part.strip(" ,") for pair in listed for term in pair for part in re.split("…|\\b\\d+\\b", term)]
@@ -286,7 +286,7 @@ class OperatingPages(SynchronousTestCase):
         source = "\n".join(string_constants())
         self.assertEqual([part for part in ours if part not in source], [])
 
-    def test_the_fields_of_ends_are_those_that_are_told(self) -> None:
+    def test_documented_fields_of_an_end_are_the_logged_ones(self) -> None:
         events: list[LogEvent] = []
         self.patch(ends, "log", Logger(observer=events.append))
         lines = ends.ConnectionLog(logs_each=True, allow=lambda what: False)
@@ -304,7 +304,7 @@ class OperatingPages(SynchronousTestCase):
         (what,) = [row[1] for row in rows(self.text, "table-of-end-fields") if row[0] == "``phase``"]
         self.assertEqual(set(re.findall(r"``(\w+)``: ", what)), {event["phase"] for event in events})
 
-    def test_the_reasons_of_what_was_lost_are_those_that_are_told(self) -> None:
+    def test_documented_reasons_of_a_lost_connection_are_the_logged_ones(self) -> None:
         lost = [
             *(end for end in vars(ends).values() if isinstance(end, ends.CloseCause)),
             *(ends.of_loss(error) for error in (ConnectionDone(), ConnectionAborted(), ConnectionLost(), OSError())),
@@ -317,7 +317,7 @@ class OperatingPages(SynchronousTestCase):
         published = {(reason, by) for reasons, by, _ in table for reason in re.findall("``([^`]+)``", reasons)}
         self.assertEqual(published, told)
 
-    def test_the_example_of_a_file_can_be_used(self) -> None:
+    def test_example_of_a_config_file_can_be_used(self) -> None:
         found = re.search(r"code-block:: toml\n.*\n\n((?:   .+\n)+)", self.text)
         assert found
         values = tomllib.loads(found[1].replace("   ", ""))
@@ -346,7 +346,7 @@ class Options(SynchronousTestCase):
         | {"lines", "trace", "volume", "window", "yes"}
     )
 
-    def test_no_page_names_an_option_that_is_not_there(self) -> None:
+    def test_pages_name_existing_options_only(self) -> None:
         ours = {option_name(field.name) for field in attrs.fields(Config)}
         for path in (ROOT / "README.rst", *DOCS.glob("*.rst"), *DOCS.glob("operating/*.rst")):
             lines = path.read_text("utf-8").splitlines()
@@ -365,7 +365,7 @@ class SecurityPage(SynchronousTestCase):
 
     text = page("security.rst")
 
-    def test_each_defence_is_proven_by_tests_that_there_are(self) -> None:
+    def test_each_defence_names_existing_tests(self) -> None:
         tests = {
             node.name
             for path in (ROOT / "tests").rglob("test_*.py")
@@ -377,7 +377,7 @@ class SecurityPage(SynchronousTestCase):
             self.assertTrue(named, f"nothing proves the defence against: {threat}")
             self.assertEqual(set(named) - tests, set(), threat)
 
-    def test_each_trial_is_named(self) -> None:
+    def test_each_trial_is_named_on_the_page(self) -> None:
         trials = {
             node.name
             for path in (ROOT / "tests" / "trials").glob("test_*.py")
@@ -398,7 +398,7 @@ class Links(SynchronousTestCase):
         )
         return done.returncode, (done.stdout + done.stderr).splitlines()
 
-    def test_links_of_this_repository_are_whole(self) -> None:
+    def test_links_within_the_repository_lead_somewhere(self) -> None:
         self.assertEqual(self.check(ROOT), (0, []))
 
     def test_each_broken_link_is_reported(self) -> None:
@@ -448,7 +448,7 @@ class Design(SynchronousTestCase):
                 f"docs/design.rst, {room}",
             )
 
-    def test_the_layers_are_those_that_import_linter_checks(self) -> None:
+    def test_layers_on_the_page_are_those_that_import_linter_checks(self) -> None:
         settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
         (layers,) = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
         _, _, rest = self.text.partition("   :name: layers\n\n")

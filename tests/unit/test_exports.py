@@ -102,7 +102,7 @@ class EmbeddingPage(SynchronousTestCase):
             for member in members.split(", "):
                 self.assertTrue(hasattr(owner, member), f"{name}.{member}")
 
-    def test_stand_ins_are_those_on_the_page(self) -> None:
+    def test_stand_ins_of_the_module_are_those_on_the_page(self) -> None:
         made_there = {
             name
             for name, value in vars(testing).items()

@@ -48,7 +48,7 @@ def test_support_imports_nothing_of_the_folders_it_supports() -> None:
         assert {name for name in ours if not name.startswith("tests.support")} == set(), path
 
 
-def test_the_clients_side_imports_nothing_of_the_relay() -> None:
+def test_client_modules_import_nothing_of_the_relay() -> None:
     for name in CLIENTS_SIDE:
         found = set(imported(TESTS / "support" / f"{name}.py"))
         assert {name for name in found if name.partition(".")[0] in ("chatrelay", "autobahn")} == set(), name

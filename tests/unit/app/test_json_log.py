@@ -201,7 +201,7 @@ class UnderTwistd(SynchronousTestCase):
         for lowest, lines in (("debug", 5), ("info", 4), ("warn", 3), ("error", 2)):
             self.assertEqual(len(self.logged("chatrelay", "--log-level", lowest)), lines, lowest)
 
-    def test_syslog_is_ours_and_a_logger_of_the_operator_is_not(self) -> None:
+    def test_syslog_uses_our_observer_and_the_logger_option_does_not(self) -> None:
         for options, is_ours in ((("--syslog",), True), (("--logger", "twisted.logger.LogPublisher"), False)):
             application = Application("chatrelay")
             self.service(*options, "chatrelay").setServiceParent(application)

@@ -151,7 +151,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertTrue(breaker.suspect("next", "own too"))
         self.assertTrue(breaker.answered())
 
-    def test_zero_is_no_breaker_for_invalid_answers(self) -> None:
+    def test_failures_zero_is_no_breaker_for_invalid_answers(self) -> None:
         breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
         self.assertEqual({breaker.suspect("x", "own") for _ in range(100)}, {False})
 

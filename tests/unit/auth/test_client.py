@@ -152,7 +152,7 @@ class Failures(SessionPageTestCase):
         self.assertEqual(await self.authenticator().authenticate("sid"), Denied())
         await self.conversations[0].gone
 
-    async def test_https_to_a_port_without_tls_says_so(self) -> None:
+    async def test_https_to_a_port_without_tls_is_reported(self) -> None:
         authenticator = self.authenticator(url=self.url.replace("http:", "https:"), timeout=2)
         self.assertIn("does not speak TLS on that port", await self.failure(authenticator))
 

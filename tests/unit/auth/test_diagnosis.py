@@ -63,7 +63,7 @@ class StartupCheck(SynchronousTestCase):
     def test_denial_by_status_and_body_is_a_denial(self) -> None:
         self.assertEqual(judge_startup_check(403, (), b'{"loggedin": false}'), Denied())
 
-    def test_body_with_a_denial_status_lets_nobody_in(self) -> None:
+    def test_denial_status_with_another_body_is_a_suspect_denial(self) -> None:
         # The status decides; but such a page is suspect, too.
         for body in (b"not json", b'{"loggedin": true, "uID": 7}'):
             self.assertIsInstance(self.found(403, body), SuspectDenial)
@@ -163,7 +163,7 @@ class AllDenied(SynchronousTestCase):
         other.denied("abc123.def456", 200)
         self.assertNotIn("express-session", other.probable_cause("form"))
 
-    def test_denials_do_not_warn_once_somebody_was_let_in(self) -> None:
+    def test_denials_after_somebody_was_let_in_do_not_warn(self) -> None:
         so_far = DeniedLogins(b"key")
         so_far.logged_in()
         self.assertFalse(any(so_far.denied(str(number), 200) for number in range(3 * DENIED_SESSIONS)))

@@ -149,7 +149,7 @@ class LoginsTests(SynchronousTestCase):
         self.site.answer(LoggedIn(1, session="handle"))
         self.assertEqual((len(self.logins.rechecks), self.logins.index.end_session("handle")), (1, 1))
 
-    def test_cookie_is_no_ticket(self) -> None:
+    def test_cookie_is_not_a_ticket(self) -> None:
         self.logins = self.make(auth_tickets=True)
         self.begin("cookie", is_cookie=True)
         self.site.answer(LoggedIn(1))

@@ -187,7 +187,7 @@ class RechecksTests(SynchronousTestCase):
         self.webserver.answer(LoggedIn(2))
         self.assertEqual([first.closed, second.closed], [GONE, None])
 
-    def test_left_session_is_not_rechecked(self) -> None:
+    def test_session_without_connections_is_not_rechecked(self) -> None:
         first, second = self.member(), self.member()
         self.rechecks.disconnected(first)
         self.rechecks.disconnected(first)
@@ -292,14 +292,14 @@ class RechecksTests(SynchronousTestCase):
             self.webserver.answer(Unavailable("down"))
         self.assertIsNone(member.closed)
 
-    def test_all_is_forgotten_when_all_have_left(self) -> None:
+    def test_every_session_is_forgotten_when_all_have_disconnected(self) -> None:
         for number in range(1000):
             self.rechecks.disconnected(self.member(str(number), number, expires_in=1 + number % 7))
         self.asked(10)
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
 
-    def test_far_due_times_of_left_sessions_are_not_kept(self) -> None:
+    def test_far_due_times_of_sessions_without_connections_are_not_kept(self) -> None:
         two_weeks = 14 * 86400
         there = [self.member(f"there {number}", number, two_weeks + number) for number in range(10)]
         most = 0
@@ -312,7 +312,7 @@ class RechecksTests(SynchronousTestCase):
         kept = [value for value in vars(self.rechecks).values() if isinstance(value, dict | list)]
         self.assertEqual([len(value) for value in kept], [0] * len(kept))
 
-    def test_second_that_is_due_again_is_rechecked_once(self) -> None:
+    def test_session_with_a_repeated_due_time_is_rechecked_once(self) -> None:
         self.member("other", 2, expires_in=20)
         for _ in range(2):
             self.rechecks.disconnected(self.member(expires_in=10))

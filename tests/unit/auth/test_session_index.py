@@ -112,7 +112,7 @@ class SessionIndexTests(SynchronousTestCase):
         self.index.disconnected(none)
         self.assertEqual((self.index.end_session("handle"), len(self.index)), (0, 0))
 
-    def test_left_connection_is_forgotten(self) -> None:
+    def test_disconnected_connection_is_forgotten(self) -> None:
         for connection in (self.member("a"), self.member("a"), self.pending("a"), RecordedConnection()):
             self.index.disconnected(connection)
             self.index.disconnected(connection)
@@ -120,7 +120,7 @@ class SessionIndexTests(SynchronousTestCase):
         self.assertEqual(len(self.index), 0)
         self.assertEqual({len(kept) for kept in vars(self.index).values() if isinstance(kept, dict)}, {0})
 
-    def test_connection_may_leave_while_others_are_closed(self) -> None:
+    def test_connection_may_disconnect_while_others_are_closed(self) -> None:
         first, second = self.member("a"), self.member("a")
         closing = first.close
 

@@ -62,7 +62,7 @@ class StartupCheck(SessionPageTestCase):
         (line,) = await self.logged_by_check(timeout=0.05)
         self.assertIn("no complete response within 0.05 s", line)
 
-    async def test_startup_check_warns_of_a_site_that_lets_everybody_in(self) -> None:
+    async def test_startup_check_warns_of_a_site_that_accepts_a_made_up_session(self) -> None:
         (line,) = await self.logged_by_check()
         self.assertIn("so anybody can log in here", line)
         self.assertNotIn("chatrelay-at-start", line)

@@ -72,7 +72,7 @@ def test_login_frees_one_unauthenticated_slot_and_disconnecting_no_second(option
 
 
 @pytest.mark.parametrize("option", ["connections", "connections_per_address"])
-def test_logged_in_connection_still_counts_in_all(option: str) -> None:
+def test_logged_in_connection_still_counts_in_the_total(option: str) -> None:
     counts = admission(**{option: 3})
     for _ in range(3):
         counts.logged_in(entered(counts, "192.0.2.1"))

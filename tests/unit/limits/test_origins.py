@@ -29,20 +29,20 @@ class RefusedOriginsTests(SynchronousTestCase):
         self.assertEqual(self.made_up(990, start=10), 0)
         self.assertEqual(self.made_up(1000, 60.0, start=1000), LINES_PER_MINUTE)
 
-    def test_origin_that_tries_again_is_logged_among_any_number_of_others(self) -> None:
+    def test_repeated_origin_is_logged_among_any_number_of_others(self) -> None:
         self.made_up(1000)
         self.assertFalse(self.refused.refused(PAGE, 1.0))
         self.made_up(1000, 1.0, start=1000)
         self.assertTrue(self.refused.refused(PAGE, 2.0))
         self.assertFalse(self.refused.refused(PAGE, 3.0))
 
-    def test_made_up_origins_that_try_again_are_limited_too(self) -> None:
+    def test_repeated_made_up_origins_are_limited_too(self) -> None:
         for _ in range(3):
             told = self.made_up(1000)
         self.assertEqual(told, 0)
         self.assertEqual(self.made_up(1000, 60.0), LINES_PER_MINUTE)
 
-    def test_other_origins_are_counted(self) -> None:
+    def test_further_origins_are_counted(self) -> None:
         self.made_up(1000)
         self.assertEqual(self.refused.take_unlogged(59.9), 0)
         self.assertEqual(self.refused.take_unlogged(60.0), 1000 - LINES_PER_MINUTE)

@@ -87,7 +87,7 @@ class TokenBucketTests(SynchronousTestCase):
         self.taken(bucket, 1000)
         self.assertEqual(self.taken(bucket, 1_000_000), 30)
 
-    def test_bucket_is_full_again_after_its_time(self) -> None:
+    def test_bucket_is_full_again_after_its_refill_time(self) -> None:
         bucket = TokenBucket(10, 30)
         self.assertTrue(bucket.is_full(0))
         self.taken(bucket, 0)
@@ -118,7 +118,7 @@ class TokenBucketTests(SynchronousTestCase):
         st.floats(1, 1e6),
         st.lists(st.floats(-1e9, 1e9), max_size=30),
     )
-    def test_clock_that_jumps_gives_no_more_than_the_time_it_passed_forward(
+    def test_jumping_clock_gives_no_more_tokens_than_its_forward_time(
         self, rate: float, burst: float, moments: list[float]
     ) -> None:
         bucket = TokenBucket(rate, burst)
@@ -205,7 +205,7 @@ class Remembering(SynchronousTestCase):
         limits.forget(1000)
         self.assertEqual(len(limits), 1)
 
-    def test_user_who_left_is_forgotten_after_a_minute(self) -> None:
+    def test_disconnected_user_is_forgotten_after_a_minute(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         limits.connected("a").may_send("b", 0)
         limits.disconnected("a", 1)

@@ -334,7 +334,7 @@ class Recovery(SynchronousTestCase):
                     self.assertEqual(store.append([message("new")]), [number + 1])
                     store.close()
 
-    def test_damaged_first_frame_is_no_proof_of_another_database(self) -> None:
+    def test_damaged_first_frame_does_not_prove_another_database(self) -> None:
         self.killed()
         content = bytearray(self.wal.read_bytes())
         content[32 + 24 + 1000] ^= 1
@@ -372,7 +372,7 @@ class Recovery(SynchronousTestCase):
         store.append([message("new")])
         self.assertEqual(contents(self.path), [*map(str, range(300)), "new"])
 
-    def test_wal_that_replaced_the_own_one_is_kept(self) -> None:
+    def test_wal_that_replaced_the_logs_own_is_kept(self) -> None:
         self.killed(3)
         theirs = self.wal.read_bytes()
         for path in (self.path, self.wal):

@@ -114,7 +114,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), [("x", False, "receiving-user-not-connected")])
         self.assertEqual(self.log.batches, [])
 
-    def test_message_to_a_recipient_who_left_during_the_commit_is_marked_and_refused(self) -> None:
+    def test_message_to_a_recipient_who_disconnected_during_the_commit_is_marked_and_refused(self) -> None:
         self.send()
         self.bo.close(codes.ENDED)
         self.directory.remove("2", self.bo)
@@ -256,7 +256,7 @@ class RelayTests(SynchronousTestCase):
         self.successResultOf(drained)
         self.assertEqual(len(self.outcomes()), 1)
 
-    def test_submitter_without_a_connection_sends_and_is_told(self) -> None:
+    def test_submitter_without_a_connection_sends_and_is_answered(self) -> None:
         self.relay.submit(Message("shop", 2, "order 7", 9, "It has shipped.", self.relay.now()), self.answers)
         self.clock.advance(0)
         self.log.commit()
@@ -312,7 +312,7 @@ class RelayTests(SynchronousTestCase):
         self.assertIs(payloads[0], payloads[1])
         self.assertIs(payloads[1], payloads[2])
 
-    def test_connection_that_leaves_during_delivery_does_not_affect_others(self) -> None:
+    def test_connection_that_disconnects_during_delivery_does_not_affect_others(self) -> None:
         third = RecordedConnection()
         self.directory.add("2", third)
         self.patch(self.bo, "send", lambda payload: self.directory.remove("2", self.bo) or False)

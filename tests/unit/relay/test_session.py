@@ -305,7 +305,7 @@ class Limited(SessionTestCase):
         self.outcomes(60)
         self.assertEqual(bo.outcomes(30), ["sent"] * 30)
 
-    def test_limits_of_zero_are_no_limits(self) -> None:
+    def test_limits_of_zero_do_not_limit(self) -> None:
         for limits in (SendLimits(0, 30, 0, 0), SendLimits(10, 0, 0, 0)):
             self.limits = limits
             self.session, self.connection = self.session_of(connection := RecordedConnection()), connection

@@ -241,7 +241,7 @@ class WithoutToken(OpsTestCase):
 
     token = None
 
-    async def test_revoke_is_refused_to_everybody_without_a_token_file(self) -> None:
+    async def test_revoke_without_a_token_file_is_always_refused(self) -> None:
         for given in ("", "Bearer ", "Bearer None"):
             self.assertEqual(await self.refused({"uID": 7}, Authorization=given), (403, "no-token"))
         self.assertEqual((await self.ask("GET", "/healthz"))[0], 200)

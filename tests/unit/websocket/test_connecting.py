@@ -563,7 +563,7 @@ class ProxyProtocol(ConnectingTestCase):
             client = ProxiedClient(self.factory, header).open()
             self.assertIsNone(client.protocol.remote.address)
 
-    def test_invalid_announced_address_is_no_address_and_is_logged_escaped(self) -> None:
+    def test_invalid_announced_address_counts_as_no_address_and_is_logged_escaped(self) -> None:
         self.limit(unauthenticated_per_address=1)
         for _ in range(2):
             client = ProxiedClient(self.factory, b"PROXY TCP4 1.2.\x1b[2J 1.2.3.4 1 2\r\n").open()

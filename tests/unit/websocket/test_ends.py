@@ -210,7 +210,7 @@ class InJSON(EndsTestCase):
         client.lost(ConnectionLost())
         self.assertEqual(self.told()[0][1:], ("handshake", "network", 1006, "TLS: cut off without a goodbye"))
 
-    def test_request_that_is_no_handshake_is_logged(self) -> None:
+    def test_request_that_is_not_a_handshake_is_logged(self) -> None:
         client = self.come()
         client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
         client.lost()

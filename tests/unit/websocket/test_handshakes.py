@@ -94,7 +94,7 @@ class Handshakes(WebSocketTestCase):
         self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
         self.assertIn(b"chatrelay speaks WebSocket here", answer)
 
-    def test_handshake_stripped_by_a_proxy_is_refused_with_what_to_pass_on(self) -> None:
+    def test_handshake_stripped_by_a_proxy_is_refused_with_the_headers_to_pass_on(self) -> None:
         upgrade, connection = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
         for line, headers, status in (
             ("GET / HTTP/1.0", "", 505),

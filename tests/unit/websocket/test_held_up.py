@@ -126,7 +126,7 @@ class Connections(WebSocketTestCase):
         self.pass_time(5)
         self.assertEqual(told, ["this process was held up for 25.0 s: that time counts towards no deadline"])
 
-    def test_hold_up_brings_no_more_pings(self) -> None:
+    def test_hold_up_causes_no_further_pings(self) -> None:
         self.factory = self.make_factory(ping_interval=2, ping_timeout=0)
         client = self.client().open().log_in()
         self.pass_time(2.5)

@@ -58,7 +58,7 @@ class Logins(WebSocketTestCase):
         self.pass_time(60)
         self.assertEqual(client.hear(), [ADMITTED])
 
-    def test_failing_authenticator_is_logged_and_nobody_logs_in(self) -> None:
+    def test_failing_authenticator_is_logged_and_login_is_unavailable(self) -> None:
         client = self.client().open()
         client.say_login("alice")
         self.webserver.asked.pop()[1].errback(KeyError("CANARY"))
@@ -67,7 +67,7 @@ class Logins(WebSocketTestCase):
         self.assertIn("KeyError", formatEvent(event))
         self.assertNotIn("CANARY", str(event))
 
-    def test_raising_authenticator_is_logged_and_nobody_logs_in(self) -> None:
+    def test_raising_authenticator_is_logged_and_login_is_unavailable(self) -> None:
         self.patch(self.webserver, "authenticate", {}.__getitem__)
         client = self.client().open()
         client.say_login("CANARY")
@@ -98,7 +98,7 @@ class DeniedLogins(WebSocketTestCase):
             self.held.answer(verdict)
         return client.hear()[0]["response"], was_asked
 
-    def test_login_after_20_denials_of_its_address_is_not_asked_about(self) -> None:
+    def test_login_after_20_denials_of_its_address_is_denied_without_a_request(self) -> None:
         for number in range(20):
             self.assertEqual(self.log_in(f"guess {number}", Denied()), (False, True))
         self.assertEqual(self.log_in("alice", LoggedIn(1)), (False, False))

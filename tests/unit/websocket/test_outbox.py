@@ -179,7 +179,7 @@ class Budget(OutgoingTestCase):
             sent, _ = self.most_unread(budget, unix=True)
             self.assertLessEqual(sent, budget + 1004)
 
-    def test_kernel_counts_as_full_if_the_system_does_not_tell(self) -> None:
+    def test_kernel_counts_as_full_if_the_system_reports_nothing(self) -> None:
         self.patch(sendqueue, "unacknowledged", lambda connection: None)
         sent, had = self.most_unread(MIB)
         self.assertLessEqual(sent - had, MIB)
@@ -272,7 +272,7 @@ class Bound(OutgoingTestCase):
         lossy: Any = Lossy()
         self.assertEqual(sendqueue.acknowledged(lossy), 48_720 + 14 * 1448)
 
-    def test_tcp_connection_tells_what_was_acknowledged(self) -> None:
+    def test_tcp_connection_reports_acknowledged_bytes(self) -> None:
         _, client, transport, _ = self.connection()
         before = sendqueue.acknowledged(transport.socket)
         transport.socket.send(b"x" * 1000)
@@ -281,7 +281,7 @@ class Bound(OutgoingTestCase):
             client.recv(1)
         self.assertEqual((sendqueue.acknowledged(transport.socket) or 0) - (before or 0), 1000)
 
-    def test_unix_socket_tells_unread_bytes_and_no_acknowledged_ones(self) -> None:
+    def test_unix_socket_reports_unread_bytes_and_no_acknowledged_ones(self) -> None:
         near, far = socket.socketpair()
         for end in (near, far):
             self.addCleanup(end.close)
@@ -353,7 +353,7 @@ class Pace(OutgoingTestCase):
             self.assertEqual(self.behind(kib * 1024, 60, unix=True, inflow=True), (None, 60))
         self.assertEqual(self.behind(0, unix=True)[0], 4002)
 
-    def test_slow_client_at_the_least_pace_stays_if_the_system_tells_nothing(self) -> None:
+    def test_slow_client_at_the_least_pace_stays_if_the_system_reports_nothing(self) -> None:
         for name in ("unacknowledged", "acknowledged"):
             self.patch(sendqueue, name, lambda connection: None)
         self.assertEqual(self.behind(40 * 1024, inflow=True), (None, 60))

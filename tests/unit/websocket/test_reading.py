@@ -125,7 +125,7 @@ class Pauses(SynchronousTestCase):
         self.pass_time(0.5)
         self.assertTrue(client.read().startswith(b"HTTP/1.1 101 "))
 
-    def test_message_that_was_read_is_answered_in_a_pause(self) -> None:
+    def test_message_read_before_a_pause_is_answered_during_it(self) -> None:
         client = self.client(bytes_per_second=10_000).log_in()
         for number in range(10):
             client.write(frame(request(number, "x" * 5000)))
@@ -178,7 +178,7 @@ class Pauses(SynchronousTestCase):
         client.write(frame(b"p", PING))
         self.assertEqual(self.pongs(client), 1)
 
-    def test_visitor_has_a_share_of_a_users_rates(self) -> None:
+    def test_visitor_has_a_share_of_the_rates_of_a_user(self) -> None:
         client = self.client(frames_per_second=20)
         client.write(frame(b"p", PING) * 100)
         self.assertEqual(self.pongs(client), 19)  # the handshake was one
@@ -187,7 +187,7 @@ class Pauses(SynchronousTestCase):
         client.write(frame(b" " * 20_000))
         self.assertTrue(self.is_paused(client))
 
-    def test_login_resets_what_the_visitor_has_used(self) -> None:
+    def test_login_resets_the_visitors_used_share(self) -> None:
         client = self.client(frames_per_second=20, bytes_per_second=16 * 1000)
         client.write(frame(LOG_IN) + frame(request(1, "x" * 10_000)))
         self.assertTrue(self.is_paused(client))
@@ -238,7 +238,7 @@ class Pauses(SynchronousTestCase):
         self.pass_time(40)
         self.assertEqual(client.hear()[-1], (4004, "no answer to pings"))
 
-    def test_close_frame_in_a_pause_is_read_after_it(self) -> None:
+    def test_close_frame_during_a_pause_is_read_after_it(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 30 + frame((1000).to_bytes(2, "big"), CLOSE))
         self.pass_time(0.5)

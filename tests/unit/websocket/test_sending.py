@@ -106,7 +106,7 @@ class SendingTooFast(WebSocketTestCase):
             client.write(frame(b"", PING) * 500)
             self.assertEqual(client.hear(), [(PONG, b"")] * 500)
 
-    def test_users_who_have_gone_are_forgotten_by_the_sweep(self) -> None:
+    def test_disconnected_users_are_forgotten_by_the_sweep(self) -> None:
         client = self.client().open().log_in()
         client.send(1)
         client.lost()

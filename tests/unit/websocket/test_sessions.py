@@ -200,7 +200,7 @@ class Handles(WebSocketTestCase):
         self.assertEqual(sorted(self.asked()), ["cookie", "handle"])
         self.assertEqual(tickets, ["ticket"])
 
-    def test_session_ends_by_its_handle_or_a_sessid_that_is_no_ticket(self) -> None:
+    def test_session_ends_by_its_handle_or_a_sessid_that_is_not_a_ticket(self) -> None:
         for tickets, name, ended in (
             (False, "sid", 1),
             (False, "handle", 1),

@@ -50,7 +50,7 @@ class ShutdownPacerTests(SynchronousTestCase):
         closed = turns(10_000, 0.0)
         self.assertLessEqual(abs(len(closed) * STEP - 10_000 / MIN_TURNS_PER_SECOND), 1)
 
-    def test_order_is_random(self) -> None:
+    def test_order_of_turns_is_random(self) -> None:
         first, again, other = (list(chain(*turns(1000, 10.0, seed))) for seed in (1, 1, 2))
         self.assertEqual(first, again)
         self.assertNotEqual(first, other)

@@ -13,7 +13,7 @@ def rows(of: type, columns: int) -> list[list[str]]:
     return [words for words in lines if len(words) >= columns]
 
 
-def test_table_of_states_is_what_the_code_does() -> None:
+def test_table_of_states_matches_the_code() -> None:
     events = [event.name.lower() for event in Event]
     table = [row for row in rows(ConnectionState, 1 + len(events)) if len(row) == 1 + len(events) and row[0][0] != "="]
     heading, *states = [row for row in table if row[0] == "state" or "." in row]
@@ -31,7 +31,7 @@ def test_each_state_and_event_is_explained() -> None:
         assert set(explained) == set(enumeration.__members__)
 
 
-def test_lost_is_where_every_connection_ends() -> None:
+def test_every_connection_ends_in_the_state_lost() -> None:
     for state in ConnectionState:
         assert state.after(Event.LOST) is ConnectionState.LOST
 
