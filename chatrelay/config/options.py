@@ -6,59 +6,13 @@ are made from it. This module must not know where a value was set: `chatrelay.co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import attrs
 
 from chatrelay.config import checks
-from chatrelay.config.checks import LOG_LEVELS, Field
-
-_BY_KIND = {float: checks.number, int: checks.number, bool: checks.boolean, str: checks.text}
-
-
-def _option(
-    default: Any,
-    help: str,
-    *,
-    kind: type | None = None,
-    unit: str = "",
-    zero: str = "",
-    metavar: str = "",
-    repeatable: bool = False,
-    separator: str | None = None,
-    check: Callable[[Any, Field, Any], None] | None = None,
-) -> Any:
-    """Make an option.
-
-    :param kind: the type of a value; None: that of the default, or str.
-    :param unit: of a number.
-    :param zero: what 0 means, for a number.
-    :param separator: between the values of a repeatable option in the environment; None: white space.
-    :param check: raises `ConfigError` for a value of the right type that can't be used.
-    """
-    if kind is None:
-        kind = type(default) if type(default) in _BY_KIND else str
-    validators = [] if repeatable else [_BY_KIND[kind]]
-    return attrs.field(
-        default=default,
-        validator=[*validators, *([] if check is None else [check])],
-        metadata={
-            "help": help,
-            "unit": unit,
-            "zero": zero,
-            "metavar": metavar or unit,
-            "repeatable": repeatable,
-            "separator": separator,
-            "kind": kind,
-        },
-    )
-
-
-def value_of(field: Field) -> str:
-    """Return the placeholder for the value after an option's name in ``--help``."""
-    metavar: str = field.metadata["metavar"]
-    return metavar.upper() if field.metadata["unit"] else metavar
+from chatrelay.config.checks import LOG_LEVELS
+from chatrelay.config.fields import option
 
 
 @attrs.frozen(kw_only=True)
@@ -70,21 +24,21 @@ class Config:
 
     # Who a visitor is
 
-    auth_url: str | None = _option(
+    auth_url: str | None = option(
         None,
         "The URL (http or https) of your site's session page. The relay posts a visitor's SESSID to it to learn who "
         "the visitor is. Required, unless an embedding program brings its own authenticator.",
         metavar="URL",
         check=checks.auth_url,
     )
-    auth_format: str = _option(
+    auth_format: str = option(
         "form",
         "How the SESSID is posted: 'form' sends SESSID=... as an HTML form does, which PHP reads in $_POST; 'json' "
         'sends {"SESSID": ...}.',
         metavar="form|json",
         check=checks.one_of("form", "json"),
     )
-    auth_host: str | None = _option(
+    auth_host: str | None = option(
         None,
         "The site's name, if auth-url has an IP address or an internal name. It is sent as the Host header, and over "
         "https the certificate must be for it. Needed for servers with several sites and for Django's ALLOWED_HOSTS. "
@@ -92,7 +46,7 @@ class Config:
         metavar="NAME",
         check=checks.auth_host,
     )
-    auth_header: tuple[str, ...] = _option(
+    auth_header: tuple[str, ...] = option(
         (),
         "A header to send with each request to the session page, such as 'X-Forwarded-Proto: https' for a site that "
         "redirects to https and is reached behind its proxy; may be repeated (in the environment: one header a line).",
@@ -101,33 +55,33 @@ class Config:
         separator="\n",
         check=checks.auth_header,
     )
-    auth_secret_file: str | None = _option(
+    auth_secret_file: str | None = option(
         None,
         "A file with one line, which is sent to the session page as a bearer token, so that your site knows who is "
         "asking.",
         metavar="FILE",
     )
-    auth_ca_file: str | None = _option(
+    auth_ca_file: str | None = option(
         None,
         "A PEM file of certificate authorities. The certificate of an https auth-url is checked against these instead "
         "of the system's.",
         metavar="FILE",
     )
-    auth_tickets: bool = _option(
+    auth_tickets: bool = option(
         False,
         "Whether the SESSID in an auth-request is a ticket, which the session page accepts once. The request for a "
         "ticket is never repeated and never shared by two connections. Re-checks ask about the session that the "
         "response names.",
         metavar="yes|no",
     )
-    session_cookie: str | None = _option(
+    session_cookie: str | None = option(
         None,
         "The name of your site's session cookie. For an auth-request without SESSID, the relay uses that cookie of "
         "the handshake, so the cookie can stay HttpOnly. Needs origin.",
         metavar="NAME",
         check=checks.session_cookie,
     )
-    origin: tuple[str, ...] = _option(
+    origin: tuple[str, ...] = option(
         (),
         "An origin whose pages may connect, such as https://example.com; may be repeated. Without it, pages of any "
         "origin may connect.",
@@ -137,14 +91,14 @@ class Config:
     )
     # Where it listens
 
-    listen: tuple[str, ...] = _option(
+    listen: tuple[str, ...] = option(
         ("tcp:8080:interface=127.0.0.1",),
         "Where to listen, as a Twisted endpoint string (tcp:8080, ssl:443:privateKey=..., unix:PATH, "
         "systemd:..., haproxy:tcp:8080); may be repeated.",
         metavar="ENDPOINT",
         repeatable=True,
     )
-    trusted_proxy: tuple[str, ...] = _option(
+    trusted_proxy: tuple[str, ...] = option(
         (),
         "The address of a proxy whose X-Forwarded-For is trusted, a network of such proxies such as 10.0.0.0/8, or "
         "'unix' for everything that connects through a UNIX socket; may be repeated. Limits then count the addresses "
@@ -153,13 +107,13 @@ class Config:
         repeatable=True,
         check=checks.trusted_proxy,
     )
-    ops_listen: str | None = _option(
+    ops_listen: str | None = option(
         None,
         "Where to serve the ops endpoint (/healthz, /readyz, /v1/revoke) over HTTP, as a Twisted endpoint string such "
         "as tcp:8081; on 127.0.0.1 unless it names another interface.",
         metavar="ENDPOINT",
     )
-    ops_token_file: str | None = _option(
+    ops_token_file: str | None = option(
         None,
         "A file with one line: the bearer token, of 16 characters or more, that /v1/revoke of the ops endpoint "
         "requires. Without it, /v1/revoke is off. Needs ops-listen.",
@@ -168,21 +122,21 @@ class Config:
     )
     # What it records
 
-    message_log: str = _option(
+    message_log: str = option(
         "sqlite:chatrelay.sqlite3",
         "Where messages are logged before they are delivered: sqlite:PATH, memory: (gone when the relay stops) "
         "or none (a message that was acknowledged may be lost).",
         metavar="URL",
         check=checks.message_log,
     )
-    log_format: str = _option(
+    log_format: str = option(
         "text",
         "The format of the log of twistd chatrelay: 'text', or 'json' with one object a line, in which all text from "
         "clients is inside a string. The log goes where twistd's --logfile says; 'json' excludes its --syslog.",
         metavar="text|json",
         check=checks.one_of("text", "json"),
     )
-    log_level: str = _option(
+    log_level: str = option(
         "info",
         "The lowest level that twistd chatrelay logs. At debug, it also logs each health check, each scanner and each "
         "visitor who leaves without logging in.",
@@ -191,21 +145,21 @@ class Config:
     )
     # Requests to your site
 
-    webserver_timeout: float = _option(
+    webserver_timeout: float = option(
         5.0,
         "How long the session page may take, from the POST to the last byte of its response. After that, the login is "
         "answered with webserver-unavailable.",
         unit="seconds",
         zero="no limit: a request that never gets a response is pending for ever",
     )
-    webserver_checks: int = _option(
+    webserver_checks: int = option(
         32,
         "How many requests to the session page may be pending at once. Up to 5,000 more wait, each up to "
         "login-timeout. Logins beyond these are answered with webserver-unavailable at once.",
         unit="requests",
         zero="no limit: all logins are asked about at once",
     )
-    webserver_answer_size: int = _option(
+    webserver_answer_size: int = option(
         8192,
         "The largest response body that is accepted from the session page, after decompression. As it is sent, "
         "headers included, a response may have 16 KiB more. If it is larger, the login is answered with "
@@ -213,7 +167,7 @@ class Config:
         unit="bytes",
         zero="no limit: one response can fill the memory",
     )
-    breaker_failures: int = _option(
+    breaker_failures: int = option(
         10,
         "After this many failures in a row, the session page is not asked for a while. Logins are answered with "
         "webserver-unavailable at once, except that after breaker-wait one login at a time tries the session page. "
@@ -221,7 +175,7 @@ class Config:
         unit="failures",
         zero="never: a session page that fails is asked for every login",
     )
-    breaker_wait: float = _option(
+    breaker_wait: float = option(
         1.0,
         "How long the relay waits, after breaker-failures, until a login tries the session page again. Each failed "
         "try doubles the wait, up to breaker-longest-wait.",
@@ -229,7 +183,7 @@ class Config:
         zero="no wait: one login after the other tries the session page, however often it fails, and only logins that "
         "come while such a request is pending are refused",
     )
-    breaker_longest_wait: float = _option(
+    breaker_longest_wait: float = option(
         10.0,
         "The longest wait to which breaker-wait grows; not less than breaker-wait. After the session page has "
         "recovered, logins may be answered with webserver-unavailable for this long.",
@@ -237,7 +191,7 @@ class Config:
         zero="no limit: after an outage logins may be refused for as long again as it lasted",
         check=checks.breaker_longest_wait,
     )
-    denial_memory: float = _option(
+    denial_memory: float = option(
         5.0,
         "For how long a session that the session page has denied is denied again without asking, on every connection, "
         "even if somebody has logged in to it meanwhile. The session page is always asked about one-time tickets "
@@ -246,14 +200,14 @@ class Config:
         zero="denials are not remembered: a client that brings a denied session again and again causes a request each "
         "time, up to logins-per-minute",
     )
-    recheck_interval: float = _option(
+    recheck_interval: float = option(
         300.0,
         "How often the session page is asked whether a session has ended, plus or minus recheck-spread. Its response "
         "may set another time with expires_in. Connections of a session that has ended are closed with 4501.",
         unit="seconds",
         zero="never, whatever the response says: a session that ends at the site goes on here",
     )
-    recheck_spread: float = _option(
+    recheck_spread: float = option(
         20.0,
         "By how much of recheck-interval each re-check comes earlier or later, at random; at most 90. A session that "
         "ended at the site may go on here for that much longer.",
@@ -262,7 +216,7 @@ class Config:
         zero="none: sessions that began at the same time are asked about at the same time, each time",
         check=checks.recheck_spread,
     )
-    recheck_grace: float = _option(
+    recheck_grace: float = option(
         1800.0,
         "How long users stay logged in while re-checks find the session page unavailable. After that, they are closed "
         "with 4501.",
@@ -271,7 +225,7 @@ class Config:
     )
     # Who may connect and log in
 
-    connections: int | None = _option(
+    connections: int | None = option(
         None,
         "The most connections at once; more are refused with 503. Without it: nine tenths of the file descriptors "
         "that the process may open, or fewer if that leaves too few for everything else.",
@@ -279,40 +233,40 @@ class Config:
         zero="no limit except the file descriptors, none of which are reserved for everything else",
         kind=int,
     )
-    connections_per_address: int = _option(
+    connections_per_address: int = option(
         0,
         "The most connections from one address (IPv6: from one /64 network), logged in or not; more are refused with "
         "429.",
         unit="connections",
         zero="no limit, as a whole office may be behind one address",
     )
-    connections_per_user: int = _option(
+    connections_per_user: int = option(
         10,
         "The most connections of one user that are logged in; one more closes the oldest with 4504.",
         unit="connections",
         zero="no limit: one user can use up all connections",
     )
-    unauthenticated: int = _option(
+    unauthenticated: int = option(
         5000,
         "The most connections that are not logged in; more are refused with 503.",
         unit="connections",
         zero="no limit: visitors from many addresses can use up all connections",
     )
-    unauthenticated_per_address: int = _option(
+    unauthenticated_per_address: int = option(
         100,
         "The most connections from one address (IPv6: from one /64 network) that are not logged in; more are refused "
         "with 429.",
         unit="connections",
         zero="no limit: one address can use up the places of all visitors",
     )
-    login_timeout: float = _option(
+    login_timeout: float = option(
         10.0,
         "How long a connection may stay open without being logged in; then it is closed with 4001. This is also how "
         "long a login may wait before the session page is asked about it.",
         unit="seconds",
         zero="no limit: visitors keep their places for ever, and logins wait for ever",
     )
-    logins_per_minute: int = _option(
+    logins_per_minute: int = option(
         20,
         "How many logins from one address (IPv6: from one /64 network) may be denied, in the long run and at once. "
         "Further logins from that address are denied without asking the session page. Successful logins do not count. "
@@ -321,13 +275,13 @@ class Config:
         metavar="denials",
         zero="no limit: session ids can be guessed as fast as the session page responds",
     )
-    handshake_size: int = _option(
+    handshake_size: int = option(
         16384,
         "The largest opening handshake. A larger one is refused, and the connection is closed.",
         unit="bytes",
         zero="no limit: one handshake can fill the memory",
     )
-    handshake_timeout: float = _option(
+    handshake_timeout: float = option(
         5.0,
         "How long the opening handshake may take, TLS included; then the connection is closed.",
         unit="seconds",
@@ -335,26 +289,26 @@ class Config:
     )
     # How much people may send
 
-    message_size: int = _option(
+    message_size: int = option(
         65536,
         "The largest WebSocket message, in any number of frames; a larger one closes the connection with 1009.",
         unit="bytes",
         zero="no limit: one message can fill the memory",
     )
-    message_frames: int = _option(
+    message_frames: int = option(
         64,
         "The most frames that a WebSocket message may have; more close the connection with 1002.",
         unit="frames",
         zero="no limit: one message in empty frames can fill the memory",
     )
-    message_timeout: float = _option(
+    message_timeout: float = option(
         10.0,
         "How long a WebSocket message may take from its first byte to its last; then the connection is closed with "
         "1002.",
         unit="seconds",
         zero="no limit: a message that is never finished keeps its memory for as long as its sender likes",
     )
-    messages_per_second: float = _option(
+    messages_per_second: float = option(
         10.0,
         "How many messages a connection may send in the long run, auth-requests included. Further messages are "
         "answered with rate-limited, and a client that goes on sending is closed with 4503.",
@@ -362,14 +316,14 @@ class Config:
         metavar="messages",
         zero="no limit except the user's, which does not count auth-requests",
     )
-    message_burst: int = _option(
+    message_burst: int = option(
         30,
         "How many messages a connection may send at once. A user may send as many at once over all their connections, "
         "or one second's worth of user-messages-per-second if that is more.",
         unit="messages",
         zero="no limit for a connection, as with messages-per-second of 0; for a user, one second's worth",
     )
-    user_messages_per_second: float = _option(
+    user_messages_per_second: float = option(
         20.0,
         "How many messages a user may send in the long run, over all their connections. Further messages are answered "
         "with rate-limited.",
@@ -377,7 +331,7 @@ class Config:
         metavar="messages",
         zero="no limit except that of each connection, so ten connections may send ten times as much",
     )
-    new_recipients_per_minute: int = _option(
+    new_recipients_per_minute: int = option(
         30,
         "How many new recipients a user may write to, in the long run and at once. A recipient is new unless it is "
         "among the last 256 that the user wrote to. Messages to further ones are answered with rate-limited, whether "
@@ -386,21 +340,21 @@ class Config:
         metavar="recipients",
         zero="no limit: anybody who is logged in can find out who else is",
     )
-    control_frames_per_second: float = _option(
+    control_frames_per_second: float = option(
         10.0,
         "How many pings and pongs a connection may send in the long run; more close it with 1002.",
         unit="frames a second",
         metavar="frames",
         zero="no limit except frames-per-second: a client that sends more is slowed down instead of closed",
     )
-    control_frame_burst: int = _option(
+    control_frame_burst: int = option(
         20,
         "How many pings and pongs a connection may send at once.",
         unit="frames",
         zero="no limit, as with control-frames-per-second of 0: a client that sends more is slowed down instead of "
         "closed",
     )
-    frames_per_second: int | None = _option(
+    frames_per_second: int | None = option(
         None,
         "How many frames are read from a connection in a second, and twice as many at once. Frames of whole text "
         "messages are not counted, and each piece of a frame counts as a frame. Beyond the limit, reading pauses, and "
@@ -411,7 +365,7 @@ class Config:
         zero="no limit: messages in many empty frames can keep the relay busy for the others",
         kind=int,
     )
-    bytes_per_second: int | None = _option(
+    bytes_per_second: int | None = option(
         None,
         "How many bytes are read from a connection in a second, and twice as many at once; each read counts as 512 "
         "more. Beyond the limit, reading pauses, and TCP makes the client wait. A connection that is not logged in "
@@ -424,14 +378,14 @@ class Config:
     )
     # Clients that are slow, or gone
 
-    unread_size: int = _option(
+    unread_size: int = option(
         1024 * 1024,
         "How many bytes for a client may be unsent or unacknowledged, including those in the kernel. Beyond that, the "
         "connection is closed with 4002 and counts as gone.",
         unit="bytes",
         zero="no limit: one client that reads slowly can fill the memory",
     )
-    unread_time: float = _option(
+    unread_time: float = option(
         10.0,
         "How long a client may be behind, which it is while more than 64 KiB wait for it in the process. If it takes "
         "neither all of that nor 64 KiB in this time, it is closed with 4002; what it takes faster counts in its "
@@ -439,13 +393,13 @@ class Config:
         unit="seconds",
         zero="no limit: a client that takes a byte now and then keeps up to unread-size of memory",
     )
-    ping_interval: float = _option(
+    ping_interval: float = option(
         20.0,
         "How often a client is pinged. A proxy in front must allow connections to be quiet for longer.",
         unit="seconds",
         zero="never: a client that is gone without closing seems to be connected",
     )
-    ping_timeout: float = _option(
+    ping_timeout: float = option(
         15.0,
         "How long after a ping a client may send nothing: no pong, ping or message. Then it is closed with 4004. On "
         "Linux, sent bytes may also stay unacknowledged by the client's system for ping-interval plus ping-timeout "
@@ -453,7 +407,7 @@ class Config:
         unit="seconds",
         zero="no limit: a client that is gone is pinged, and seems to be connected",
     )
-    closing_timeout: float = _option(
+    closing_timeout: float = option(
         2.0,
         "How long a client that was refused or closed may take to disconnect; then its connection is cut. Over TCP "
         "and TLS, its file descriptor is free after at most twice this time plus one second.",
@@ -462,20 +416,20 @@ class Config:
     )
     # How it works
 
-    compression: bool = _option(
+    compression: bool = option(
         False,
         "Whether WebSocket messages may be compressed (permessage-deflate), for clients that offer it. Saves bandwidth "
         "and costs the relay several times as much time for each message, and up to 90 KiB a connection.",
         metavar="yes|no",
         check=checks.compression,
     )
-    fast_path: bool = _option(
+    fast_path: bool = option(
         True,
         "Whether whole text messages are read straight from received bytes and written without Autobahn's general "
         "code. Without it, the relay behaves the same but takes several times as long.",
         metavar="yes|no",
     )
-    drain_time: float = _option(
+    drain_time: float = option(
         10.0,
         "How long a stopping relay may take to answer the pending messages and close the connections. If there are "
         "thousands, they are closed one after another over the first four fifths of this time. Closing the message "

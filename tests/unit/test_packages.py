@@ -31,3 +31,13 @@ def test_each_module_states_its_purpose_in_one_line_and_then_its_boundary() -> N
         purpose, _, boundary = docstring.partition("\n\n")
         assert purpose.endswith(".") and "\n" not in purpose, path
         assert boundary, path
+
+
+SEAMS = {"__init__.py", "__main__.py", "log_limiter.py"}
+"""Modules that may be short: they are what something else comes in by, or is shared by rooms that must not meet."""
+
+
+def test_each_module_has_a_size_that_a_reader_can_hold() -> None:
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in MODULES}
+    assert {path: count for path, count in lines.items() if count > 500} == {}
+    assert {path: count for path, count in lines.items() if count < 40 and path.name not in SEAMS} == {}
