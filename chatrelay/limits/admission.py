@@ -9,8 +9,6 @@ descriptor. It counts as not logged in until it is logged in. A connection that 
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 import attrs
 
 RETRY_AFTER = 10
@@ -23,13 +21,13 @@ class LimitReached:
 
     :ivar option: the name of the option.
     :ivar limit: its value, a number of connections.
-    :ivar status: the HTTP status of the response to a refused handshake.
+    :ivar is_per_address: whether it limits the connections from one address, and not all of them.
     :ivar why: the reason, for the client.
     """
 
     option: str
     limit: int
-    status: int
+    is_per_address: bool
     why: str
 
 
@@ -96,21 +94,20 @@ class Admission:
         self.unauthenticated = 0
         self._by_address = _AddressCounts(connections_per_address)
         self._unauthenticated_by_address = _AddressCounts(unauthenticated_per_address)
-        full, too_many = HTTPStatus.SERVICE_UNAVAILABLE.value, HTTPStatus.TOO_MANY_REQUESTS.value
-        self._full = LimitReached("connections", connections, full, "the relay is full")
+        self._full = LimitReached("connections", connections, False, "the relay is full")
         self._unauthenticated_full = LimitReached(
-            "unauthenticated", unauthenticated, full, "too many connections are not logged in yet"
+            "unauthenticated", unauthenticated, False, "too many connections are not logged in yet"
         )
         self._address_full = LimitReached(
             "connections-per-address",
             connections_per_address,
-            too_many,
+            True,
             "there are too many connections from this address",
         )
         self._unauthenticated_address_full = LimitReached(
             "unauthenticated-per-address",
             unauthenticated_per_address,
-            too_many,
+            True,
             "too many connections from this address are not logged in yet",
         )
 

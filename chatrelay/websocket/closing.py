@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import attrs
@@ -61,6 +62,11 @@ TLS_CLOSED = CloseCause("client", NO_CLOSE_FRAME, "TLS: closed without a close f
 def printable(text: str) -> str:
     """Return a stranger's text as a terminal may safely show it."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def status_when_full(full: LimitReached) -> int:
+    """Return the HTTP status of the response to a handshake that is refused because a limit is reached."""
+    return (HTTPStatus.TOO_MANY_REQUESTS if full.is_per_address else HTTPStatus.SERVICE_UNAVAILABLE).value
 
 
 def of_frame(code: int | None, reason: bytes | None, is_reply: bool) -> CloseCause:
@@ -180,7 +186,7 @@ class ConnectionLog:
                 "connection from {peer} refused: {reason} ({option} {most})",
                 option=full.option,
                 most=full.limit,
-                **_fields(CONNECTION, peer, 0.0, CloseCause("relay", full.status, full.why)),
+                **_fields(CONNECTION, peer, 0.0, CloseCause("relay", status_when_full(full), full.why)),
             )
 
     def connection_cut(self, peer: str) -> None:

@@ -27,7 +27,7 @@ from chatrelay.limits.admission import RETRY_AFTER, LimitReached
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
 from chatrelay.model import MAX_SESSID
-from chatrelay.websocket.closing import LogLimiter, printable
+from chatrelay.websocket.closing import LogLimiter, printable, status_when_full
 from chatrelay.websocket.states import Event
 from chatrelay.wire.extensions import BrokenOffers, acceptable
 from chatrelay.wire.request_head import (
@@ -117,7 +117,7 @@ def refuse(connection: ChatProtocol, full: LimitReached) -> None:
         connection.advance(Event.ABORTED)
         connection.transport.abortConnection()
         return
-    registry.refused[connection] = http_error(full.status, full.why)
+    registry.refused[connection] = http_error(status_when_full(full), full.why)
     # Many clients are confused by an answer that comes before they have asked, or lose it.
     if len(registry.refused) > MAX_REFUSED:
         answer_refused(connection)

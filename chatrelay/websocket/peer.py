@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from chatrelay.limits.addresses import UNIX, TrustedProxies, address_in, address_key
 from chatrelay.limits.admission import Admission, LimitReached, Slot
 from chatrelay.websocket.autobahn import HAProxyProtocolWrapper
-from chatrelay.websocket.closing import printable
+from chatrelay.websocket.closing import printable, status_when_full
 from chatrelay.wire.request_head import header_values
 
 log = Logger("chatrelay.websocket")
@@ -126,7 +126,7 @@ class Peers:
         assert peer.slot is not None
         full = self._admission.locate(peer.slot, address)
         if full is not None:
-            raise ConnectionDeny(full.status, why_full(full))
+            raise ConnectionDeny(status_when_full(full), why_full(full))
 
     def locate_announced(self, peer: Peer) -> LimitReached | None:
         """Count a connection at the address in its PROXY header, or return the limit that it would exceed.

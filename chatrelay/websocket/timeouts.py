@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chatrelay.websocket.closing import status_when_full
 from chatrelay.websocket.peer import why_full
 from chatrelay.websocket.reading import MAX_HEADER
 from chatrelay.websocket.states import ConnectionState
@@ -28,7 +29,7 @@ def locate(connection: ChatProtocol) -> None:
     parts.registry.awaiting_address.pop(connection, None)
     full = parts.peers.locate_announced(remote) if is_in_handshake else None
     if full is not None:
-        connection.failHandshake(why_full(full), full.status)
+        connection.failHandshake(why_full(full), status_when_full(full))
 
 
 def ping(connection: ChatProtocol) -> None:

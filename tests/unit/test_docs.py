@@ -290,7 +290,7 @@ class OperatingPages(SynchronousTestCase):
         events: list[LogEvent] = []
         self.patch(ends, "log", Logger(observer=events.append))
         lines = ends.ConnectionLog(logs_each=True, allow=lambda what: False)
-        lines.connection_refused("", LimitReached("", 0, 503, ""))
+        lines.connection_refused("", LimitReached("", 0, False, ""))
         lines.connection_cut("")
         lines.handshake_refused("", 0, 400, "")
         lines.no_handshake("", 0, 426, "")

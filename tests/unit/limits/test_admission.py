@@ -31,7 +31,7 @@ def refused(counts: Admission, address: str | None) -> str:
     full = counts.admit(address)
     assert isinstance(full, LimitReached)
     assert full.limit == 3
-    assert full.status == (429 if "address" in full.option else 503)
+    assert full.is_per_address == ("address" in full.option)
     return full.option
 
 
