@@ -1,4 +1,4 @@
-"""One client of the relay, in the forms that tests need; what each of them says and reads is `Speaker`'s and `frames`'.
+"""One client of the relay, in the forms that tests need; `Speaker` and `frames` define what it says and reads.
 
 - `Client`: the library `websockets`, an implementation that is independent of ours, too.
 - `SocketClient`: a blocking socket, byte by byte.
@@ -346,7 +346,7 @@ class StreamClient(Speaker):
         return heard
 
     async def cut(self) -> None:
-        """Wait until there is no connection any more."""
+        """Wait until the connection has ended."""
         while await self.hear() is not None:
             pass
 

@@ -1,4 +1,4 @@
-"""What a trial did and found, and the table of it at the end of a run: a plugin of pytest."""
+"""A plugin of pytest that collects what a trial did and found, and prints a table at the end of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Evidence:
     figures: list[str] = field(default_factory=list)
 
     def count(self, what: str, count: int, at_least: int) -> None:
-        """Record how often something was done to the relay; fail where fewer than `at_least` would prove nothing."""
+        """Record how often something was done to the relay; fail below `at_least`, which would prove nothing."""
         self.counts.append(f"{count:,} {what}")
         assert count >= at_least, f"only {count:,} {what}: the trial proves nothing below {at_least:,}"
 

@@ -23,7 +23,7 @@ HEARS_SIGINT = (
 
 
 class Example:
-    """An example as its first lines say to run it, on a free port.
+    """An example, run as its first lines say, on a free port.
 
     :ivar output: what it has printed so far, a line each.
     """

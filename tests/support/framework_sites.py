@@ -1,4 +1,4 @@
-"""Websites by frameworks, with the sessions that those have.
+"""Websites built with frameworks, each with the framework's own sessions.
 
 The whole session is in a signed cookie with Flask, Starlette, Django's ``signed_cookies`` and a JSON Web Token; Django has
 it in its database, too. ``python -m tests.support.framework_sites KIND`` serves one of them on 127.0.0.1 and prints its
@@ -43,7 +43,7 @@ asked = 0
 
 
 def log_out(session: dict[str, Any]) -> None:
-    """What the logout of each site does about the chat."""
+    """Do for the chat what the logout of each site does."""
     if ENDED.exists():
         ENDED.write_text(f"{ENDED.read_text()}{session['login']}\n")
     port = Path("ops-port")
@@ -53,7 +53,7 @@ def log_out(session: dict[str, Any]) -> None:
 
 
 def answer(session: dict[str, Any] | None) -> dict[str, Any]:
-    """What each session page answers; None: the cookie is not valid."""
+    """Return the answer of each session page; None: the cookie is not valid."""
     global asked
     if session is None or "uid" not in session:
         return {"loggedin": False}
@@ -66,7 +66,7 @@ def answer(session: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def new_session(uid: str) -> dict[str, Any]:
-    """What a login puts into the cookie."""
+    """Return what a login puts into the cookie."""
     return {"uid": int(uid), "login": secrets.token_hex(8)}
 
 
@@ -111,7 +111,7 @@ def flask_site() -> Any:
 
 
 def quickstart_site() -> Any:
-    """What docs/quickstart.rst shows, copied into a site by Flask; the relay's port is in the file ``relay-port``."""
+    """The code of docs/quickstart.rst in a Flask site; the relay's port is in the file ``relay-port``."""
     import flask
     from itsdangerous import BadSignature
 
@@ -319,7 +319,7 @@ def starlette_site() -> Any:
 
 
 def jwt_site() -> Any:
-    """A JSON Web Token of an hour in a cookie, a new one with each page; by Flask, without its sessions."""
+    """A JSON Web Token, valid for an hour, in a cookie, renewed with each page; by Flask, without its sessions."""
     import jwt
     from flask import Flask, Response, request
 
@@ -383,7 +383,7 @@ server.serve_forever()
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Without an access log, which would have nobody to read it."""
+    """A handler without an access log, which nobody would read."""
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """http.server: a request was answered."""

@@ -70,7 +70,7 @@ class Site:
 
     @contextmanager
     def file(self, name: str, content: object = "") -> Iterator[None]:
-        """Put a file in the site's folder for a while, by which the site behaves in another way."""
+        """Put a file in the site's folder for a while, which changes how the site behaves."""
         path = self.folder / name
         path.write_text(str(content))
         yield
@@ -87,7 +87,7 @@ class Site:
 
 
 class HasOrigin(Protocol):
-    """A site that runs."""
+    """A running site."""
 
     origin: str
 
@@ -126,7 +126,7 @@ class Browser:
         assert self.get("page") == "None"
 
     def cookie_signed_again(self) -> str:
-        """Load pages until the site has replaced the cookie; the signatures name seconds."""
+        """Load pages until the site has replaced the cookie; signatures contain the time in seconds."""
         before, until = self.cookie, time.monotonic() + PATIENCE
         while self.cookie == before:
             assert time.monotonic() < until, "the site does not sign the cookie again"

@@ -1,4 +1,4 @@
-"""Opening handshakes as large as the relay admits."""
+"""Opening handshakes as large as the relay accepts."""
 
 from __future__ import annotations
 

@@ -31,14 +31,14 @@ class Factory(Protocol):
 
 
 def address(host: str) -> IAddress:
-    """Build the address of somebody's end of a TCP connection."""
+    """Build the address of one end of a TCP connection."""
     kind = IPv6Address if ":" in host else IPv4Address
     peer: IAddress = kind("TCP", host, 4321)
     return peer
 
 
 class Transport(StringTransport):
-    """A socket whose client is not there: keeps what is written, and how it ended."""
+    """A socket without a peer: it keeps what is written, and how it ended."""
 
     aborted = False
     no_delay = False
@@ -53,12 +53,12 @@ class Transport(StringTransport):
         self.no_delay = on
 
     def resumeProducing(self) -> None:
-        """Resume as TCP does, and unlike the parent: one that is closing is read no more."""
+        """Resume as TCP does, unlike the parent: a closing transport is not read any more."""
         if not self.disconnecting:
             super().resumeProducing()
 
     def unregisterProducer(self) -> None:
-        """Unregister as TCP does, and unlike the parent: none need be registered."""
+        """Unregister as TCP does, unlike the parent: no producer has to be registered."""
         if self.producer is not None:
             super().unregisterProducer()  # type: ignore[no-untyped-call]
 

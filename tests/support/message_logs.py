@@ -1,4 +1,4 @@
-"""Messages, and a message log that a test moves by hand."""
+"""Messages, and a message log whose steps a test triggers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def message(
 
 
 class SteppedMessageLog(HeldMessageLog):
-    """A message log that does what it is asked when the test says so, or fails in each of the ways that a log may.
+    """A message log that does each step when the test says so, or fails in each possible way.
 
     :ivar marks: what waits to be marked undelivered.
     """
@@ -35,7 +35,7 @@ class SteppedMessageLog(HeldMessageLog):
         return fail(LogUnavailable("closed")) if self.is_closed else super().append(messages)
 
     def commit_and_forget(self) -> None:
-        """Commit the oldest batch and fail to say so: the rows are found later, and marked (the promise's C5)."""
+        """Commit the oldest batch and report a failure: the rows are found later, and marked (the promise's C5)."""
         messages, committed = self.batches.pop(0)
         numbers: Sequence[int] = []
         MemoryMessageLog.append(self, messages).addCallback(lambda found: numbers.extend(found))  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ class SteppedMessageLog(HeldMessageLog):
         committed.errback(LogUnavailable("the disk failed at the sync"))
 
     def break_down(self) -> None:
-        """Fail with an exception that no log may raise."""
+        """Fail with an exception that a log must not raise."""
         self.batches.pop(0)[1].errback(ZeroDivisionError("a defect of the log's"))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:

@@ -1,4 +1,4 @@
-"""A PHP site, by PHP's own server."""
+"""A PHP site on PHP's own server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel says of a process: memory, CPU, descriptors, children (/proc)."""
+"""What the kernel reports of a process: memory, CPU, descriptors, children (/proc)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def resident(pid: int) -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """Have `peak` count from here on."""
+    """Make `peak` count from now on."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
 
 

@@ -1,4 +1,4 @@
-"""The programs that a test puts around each other: a site and a relay.
+"""The programs around a test: a site and a relay.
 
 The relay is `twistd` as an operator starts it; the site is Python's own HTTP server, with faults on request. Nothing of
 chatrelay is imported here.
@@ -226,7 +226,9 @@ class RelayProcess:
 
     @property
     def pid(self) -> int:
-        """Return the pid of the relay itself: a child of the program it runs under, or what that has turned into."""
+        """Return the pid of the relay itself: a child of the program that it runs under, or what that program
+        became.
+        """
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if self._runs_under else []
         return int(children[0]) if children else pid
@@ -271,7 +273,7 @@ def orphans(relay: RelayProcess) -> list[str]:
 
 
 def follow(command: str) -> str:
-    """Execute a logged command in a shell, as it stands; return what it printed."""
+    """Execute a logged command in a shell, unchanged; return what it printed."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert ran.returncode == 0, f"{command}: {ran.stderr}"

@@ -204,7 +204,7 @@ def _answers(account: Account, fates: dict[str, _Fate]) -> None:
 
 
 def _deliveries(account: Account, fates: dict[str, _Fate]) -> set[str]:
-    """Check C3, C7, and that deliveries are as they were sent, and to this user; return what was received."""
+    """Check C3, C7, and that deliveries are as they were sent, to this user; return what was received."""
     received: set[str] = set()
     last: dict[int, int] = {}
     for frame in account.heard:

@@ -1,4 +1,4 @@
-"""A client that reads at a pace of its own, and a sender that keeps it behind; both count bytes.
+"""A client that reads at a set pace, and a sender that keeps it behind; both count bytes.
 
 The reader knows each layer: what its kernel holds, what TLS holds, what it
 has read. It answers pings when it comes to them, as a browser does.
@@ -54,7 +54,7 @@ class Reader(SocketClient):
         return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4)))[0])
 
     def keep_reading(self, pace: int, at_once: int = 0) -> None:
-        """Read so many bytes a second from now on, until the end; before that, some as fast as they come."""
+        """Read this many bytes a second from now on, until the end; before that, some as fast as they come."""
 
         def read_on() -> None:
             while self.ended is None and self.read < at_once and not self._over.is_set():
@@ -130,7 +130,7 @@ class Sender:
         self._content = "x" * size
 
     def send(self, count: int, at_once: int = 1) -> None:
-        """Send so many times so many messages, and read each answer; stop after a false."""
+        """Send this many times this many messages, and read each answer; stop after a false."""
         for _ in range(count):
             if self.reason is None:
                 for _ in range(at_once):

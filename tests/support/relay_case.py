@@ -22,7 +22,7 @@ FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
 
 
 def logged_lines(test: SynchronousTestCase) -> list[str]:
-    """Collect what is logged from now on, a line each."""
+    """Collect the lines that are logged from now on."""
     lines: list[str] = []
 
     def note(event: Any) -> None:
@@ -89,7 +89,7 @@ class ConnectingTestCase(WebSocketTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
 
     def limit(self, authenticator: Any = None, **options: Any) -> None:
-        """Start anew with these options, and the defaults."""
+        """Start again with these options, and the defaults."""
         options.setdefault("unauthenticated_per_address", 100)
         self.factory = self.make_factory(authenticator, **options)
 
@@ -99,16 +99,16 @@ class ConnectingTestCase(WebSocketTestCase):
         return [formatEvent(event) for event in self.events if event["log_level"] in levels]
 
     def come(self, host: str = OFFICE) -> MemoryClient:
-        """Connect from there, and say nothing yet."""
+        """Connect from an address, and send nothing yet."""
         return MemoryClient(self.factory, Transport(address(host)))
 
     def is_refused(self, client: MemoryClient) -> bool:
-        """Whether a client that has just come is sent away when it says something."""
+        """Whether a client that has just connected is refused when it sends something."""
         client.write(b"GET / HTTP/1.1\r\n")
         return client.transport.disconnecting and client.transport.value().startswith(b"HTTP/1.1 ")
 
     def refuses(self, host: str) -> bool:
-        """Whether a client that comes from there is refused; one that is not disconnects again."""
+        """Whether a client from this address is refused; one that is not disconnects again."""
         client = self.come(host)
         is_refused = self.is_refused(client)
         client.lost()

@@ -1,4 +1,4 @@
-"""A crowd that gives a relay more to do than it can: many connections in one thread, each with many requests under way.
+"""A crowd that gives a relay more work than it can do: many connections in one thread, with many requests each.
 
 While it runs, the crowd does as little as it can: it makes frames by hand,
 many to a write, counts the answers in what it reads, and keeps what came as
@@ -155,7 +155,7 @@ class Talker:
             self._read()
 
     def read_on(self) -> None:
-        """Read after all, where this one's part was not to."""
+        """Read after all, even if this talker's part was not to read."""
         self._crowd.selector.register(self._socket, selectors.EVENT_READ, self)
 
     def leave(self) -> None:
@@ -275,7 +275,7 @@ class Talker:
 
 @dataclass
 class Pressure:
-    """How hard the relay was at work for a while.
+    """How busy the relay was for a while.
 
     :ivar seconds: how long that was.
     :ivar cpu: CPU seconds it used.
@@ -326,12 +326,12 @@ class Crowd:
         return new
 
     def come_back(self, talker: Talker) -> None:
-        """Reconnect as a client that has just left; not when all is about to end."""
+        """Reconnect as a client that has just left; not when the round is about to end."""
         if self._pressing:
             self.join(talker.uid, talker.part)
 
     def fill(self, others: Sequence[UID] = (), window: int = WINDOW) -> None:
-        """Let all `USERS` join, who write to each other, to `others`, and to somebody who is not there."""
+        """Let all `USERS` join, who write to each other, to `others`, and to an absent user."""
         for seed, uid in enumerate(USERS):
             recipients = by_turns([*USERS, *others, NOBODY, NOBODY], seed)
             self.join(uid, Part(recipients, window), connections=2)
@@ -343,7 +343,7 @@ class Crowd:
             talker.talk()
 
     def press(self, seconds: float, answers: int = 0) -> Pressure:
-        """Let everybody talk for a while, and until at least so many more requests are answered."""
+        """Let everybody talk for a while, and until at least this many more requests are answered."""
         began, answered = time.perf_counter(), self._answered()
         cpu, wanted = work_of(self.relay.pid)
         self._pressing = True
@@ -355,7 +355,7 @@ class Crowd:
         return Pressure(time.perf_counter() - began, cpu_then - cpu, wanted_then - wanted, self._answered() - answered)
 
     def saturate(self, seconds: float) -> Pressure:
-        """Let everybody talk until the relay was busy for a while of so many seconds.
+        """Let everybody talk until the relay was busy for this many seconds.
 
         Where the machine has other things to do, those who talk may not come to it the first time.
         """
@@ -379,12 +379,12 @@ class Crowd:
         self._until_all_have_ended()
 
     def talk_to_the_end(self, drain_time: float) -> None:
-        """Go on until the relay, which has been asked to stop and takes so many seconds, has closed all."""
+        """Go on until the relay, which has been asked to stop and takes this many seconds, has closed all."""
         self.stopping = True
         self._until_all_have_ended(patience=drain_time + 2 * PATIENCE)
 
     def hear_to_the_end(self) -> None:
-        """Read until every connection is gone, those that did not read before, too."""
+        """Read until every connection is gone, including those that did not read before."""
         for talker in self.talkers:
             talker.talking = False
         self._read_on()
@@ -422,7 +422,7 @@ class Crowd:
                 talker.heed(events)
 
     def until(self, done: Callable[[], bool], what: str, patience: float | None = None) -> None:
-        """Let everybody go on until something is so, which must not take longer than so many seconds, or `PATIENCE`."""
+        """Let everybody go on until a condition holds, for at most this many seconds, or `PATIENCE`."""
         patience = PATIENCE if patience is None else patience
         until = time.perf_counter() + patience
         while not done():

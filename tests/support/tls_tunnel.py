@@ -1,4 +1,4 @@
-"""TLS for clients that speak it from two threads.
+"""TLS for clients that would use it from two threads.
 
 `websockets` reads in one thread while another writes. On a TLS socket of
 Python's before 3.14 that is a data race in OpenSSL: once in some thousand

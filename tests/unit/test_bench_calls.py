@@ -1,4 +1,4 @@
-"""The counting of calls: which ones count, where the module changes, and one real run."""
+"""The counting of calls: which calls count, where the module changes, and one real run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def other():
 
 
 def made(*calls: tuple[str, str]) -> Step:
-    """A step of these calls: (thread, module)."""
+    """Return a step with these calls: (thread, module)."""
     return Step(tuple(Call(thread, module, "f", 0) for thread, module in calls))
 
 
@@ -64,7 +64,7 @@ class Counting(SynchronousTestCase):
         return module
 
     def step(self, action: Callable[[], object]) -> Step:
-        """What an action calls."""
+        """Return what an action calls."""
         recorder = Recorder(self.package)
         with recorder.installed():
             return recorder.step(action, quiet=0.0)
@@ -116,7 +116,7 @@ class Counting(SynchronousTestCase):
 
 
 class Figures(SynchronousTestCase):
-    """What is made of the calls."""
+    """The figures that are computed from the calls."""
 
     def test_changes_of_module_are_counted_in_each_thread_by_itself(self) -> None:
         self.assertEqual(made(("main", "a"), ("writer", "b"), ("main", "a"), ("writer", "b")).changes, 2)

@@ -1,4 +1,4 @@
-"""The broken builds and the model of the trials and of the fuzz tests: they name what the relay has.
+"""The broken builds and the model of the trials and fuzz tests replace names that the relay really has.
 
 That each is caught, the trials show (tests/trials/test_the_checkers.py, tests/fuzz/test_checker.py).
 """

@@ -1,4 +1,4 @@
-"""A session id is in nothing that is printed of the objects that know it, nor in a traceback that goes through them.
+"""No session id is in anything printed of the objects that know it, nor in a traceback through them.
 
 tests/end_to_end/test_canary.py searches what comes out of a real relay.
 """
@@ -31,7 +31,7 @@ OURS = "chatrelay."
 
 
 def what_is_printed_of(root: object) -> dict[str, str]:
-    """Return repr and str of every object of our classes that can be reached from one, by class."""
+    """Return repr and str of every object of our classes that can be reached from one object, by class."""
     seen: dict[int, object] = {}
     left = [root]
     while left:

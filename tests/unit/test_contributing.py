@@ -1,4 +1,4 @@
-"""CONTRIBUTING.rst against what it describes: the Makefile, the parts of chatrelay, the layers.
+"""CONTRIBUTING.rst matches what it describes: the Makefile, the parts of chatrelay, the layers.
 
 The page is read as text. That the files it names are there is checked by docs/check_links.py.
 """

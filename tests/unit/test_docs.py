@@ -1,4 +1,4 @@
-"""The pages in docs/ against the code they speak of: what both have, both must have alike.
+"""The pages in docs/ match the code: what both contain is the same in both.
 
 Nothing is rendered here; the pages are read as text, so that Sphinx is not needed. That the protocol page's examples are
 true is tests/end_to_end/test_protocol_page.py's to see.
@@ -50,12 +50,12 @@ WITHOUT_EXAMPLE = {"busy"}
 
 
 def page(name: str) -> str:
-    """A page's source."""
+    """Return a page's source."""
     return (DOCS / name).read_text("utf-8")
 
 
 def rows(text: str, table: str) -> list[list[str]]:
-    """The rows of a list-table, without its header: the cells, each on one line.
+    """Return the rows of a list-table without its header, with each cell on one line.
 
     :param table: the table's ``:name:``.
     """
@@ -72,7 +72,7 @@ def rows(text: str, table: str) -> list[list[str]]:
 
 
 def literals(text: str, table: str) -> list[str]:
-    """The first cells of a table, which are literals."""
+    """Return the first cells of a table, which are literals."""
     return [row[0].removeprefix("``").removesuffix("``") for row in rows(text, table)]
 
 
@@ -97,7 +97,7 @@ def printed_messages() -> Iterator[tuple[str, str]]:
 
 
 def string_constants() -> list[str]:
-    """Every string in the source, an f-string in the pieces between its fields."""
+    """Return every string in the source; for an f-string, the pieces between its fields."""
     return [
         node.value
         for path in (ROOT / "chatrelay").rglob("*.py")
@@ -107,12 +107,12 @@ def string_constants() -> list[str]:
 
 
 def logged_messages(name: str) -> set[tuple[str, str]]:
-    """The log messages that a page of docs/operating explains, and the level of each."""
+    """Return the log messages that a page of docs/operating explains, with their levels."""
     return set(re.findall(r"^``(.+)`` : (info|warn|error|critical)$", page(f"operating/{name}"), re.MULTILINE))
 
 
 class ProtocolPage(SynchronousTestCase):
-    """docs/protocol.rst has what chatrelay.wire.v1 has."""
+    """docs/protocol.rst matches chatrelay.wire.v1."""
 
     text = page("protocol.rst")
 
@@ -232,7 +232,7 @@ class WebserverPage(SynchronousTestCase):
 
 
 class OperatingPages(SynchronousTestCase):
-    """The pages in docs/operating have what the relay prints and takes."""
+    """The pages in docs/operating match what the relay prints and accepts."""
 
     text = "\n\n".join(path.read_text("utf-8") for path in sorted((DOCS / "operating").glob("*.rst")))
 
@@ -361,7 +361,7 @@ class Options(SynchronousTestCase):
 
 
 class SecurityPage(SynchronousTestCase):
-    """docs/security.rst names tests that there are."""
+    """docs/security.rst names tests that exist."""
 
     text = page("security.rst")
 
@@ -390,7 +390,7 @@ class SecurityPage(SynchronousTestCase):
 
 
 class Links(SynchronousTestCase):
-    """``make docs`` fails on a link that leads nowhere."""
+    """``make docs`` fails on a broken link."""
 
     def check(self, root: Path) -> tuple[int, list[str]]:
         done = subprocess.run(
@@ -423,7 +423,7 @@ class Links(SynchronousTestCase):
 
 
 class Design(SynchronousTestCase):
-    """docs/design.rst shows the rooms and the layers that there are."""
+    """docs/design.rst shows the existing rooms and layers."""
 
     text = page("design.rst")
 

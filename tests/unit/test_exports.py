@@ -1,4 +1,4 @@
-"""The public names: what `docs/embedding.rst` and the examples show can be imported, and nothing else is public."""
+"""The public names: everything that `docs/embedding.rst` and the examples show, and nothing else, can be imported."""
 
 from __future__ import annotations
 

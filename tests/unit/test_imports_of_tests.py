@@ -1,4 +1,4 @@
-"""Which modules of the tests may import which: what is shared is in tests/support, and no test is a library."""
+"""Imports between the modules of the tests: shared code is in tests/support, and no test is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folders and modules of chatrelay: each folder is a package that is installed, and each module says what it is.
+"""The folders and modules of chatrelay: each folder is an installed package, and each module states its purpose.
 
 They are read as text. Nothing of them is imported.
 """

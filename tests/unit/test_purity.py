@@ -1,4 +1,4 @@
-"""What the rooms of the package may not import: pure ones import no Autobahn, treq or reactor."""
+"""What the rooms of the package may not import: pure rooms import no Autobahn, treq or reactor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def modules_of(room: str) -> list[str]:
 
 
 def printed_by(code: str) -> str:
-    """What a fresh Python prints that runs this; trial's working directory is not ours."""
+    """Return what a new Python process prints that runs this code in the repository, not in trial's folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # Measured by coverage, it would have imported what coverage imports.
     environment = {name: value for name, value in environment.items() if not name.startswith("COV")}
@@ -59,7 +59,7 @@ class Purity(SynchronousTestCase):
         self.check_purity(PURE_PARTS)
 
     def check_purity(self, names: Iterable[str]) -> None:
-        """Import one module after the other in a fresh Python; none may bring in what is impure."""
+        """Import each module in a new Python process, and check that it imports nothing impure."""
         code = (
             f"import sys; from importlib import import_module\n"
             f"for name in {list(names)!r}:\n"

@@ -60,7 +60,7 @@ async def nothing_left_behind() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def running(relay: ChatRelayService) -> AsyncIterator[Any]:
-    """Start a relay and stop it; what comes is its port, if it has one."""
+    """Start a relay, yield its port if it has one, and stop it."""
     before = ports()
     relay.startService()
     try:
@@ -207,7 +207,7 @@ async def test_application_ends_one_session_or_all_of_a_user() -> None:
 
 
 def test_embedders_authenticator_gets_valid_text_only() -> None:
-    """Only a session page can be asked about bytes that are not UTF-8."""
+    """Check that bytes that are not UTF-8 reach a session page only."""
     options = {"listen": (), "message_log": "memory:", "session_cookie": "sid", "origin": ("https://example.com",)}
     url = "http://127.0.0.1:1/session"
     head = b"GET / HTTP/1.1\r\nOrigin: https://example.com\r\nCookie: sid=\xe5\r\n\r\n"

@@ -1,4 +1,4 @@
-"""The example that ends a user's chat from a site: a logout goes on, whatever comes of it."""
+"""The example that ends a user's chat from a site: a logout always succeeds, even if the chat can't be ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER = UUID("5f1c0f5e-8d5c-4a57-9a3c-5a8f0d5f4c11")
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
-    """What the ops endpoint of a relay is asked."""
+    """Return what a site asks the ops endpoint of a relay."""
     bodies: list[object] = []
 
     class Ops(BaseHTTPRequestHandler):

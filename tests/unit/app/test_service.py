@@ -273,7 +273,9 @@ class Running(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def crowd(self, count: int, first_turn: int = 1, rate: float = 1.0) -> list[MemoryClient]:
-        """So many members, by turns Alice and Bo; when the relay stops they have turns at this rate."""
+        """Connect this many members, alternately Alice and Bo, who have their turns at this rate when the relay
+        stops.
+        """
         self.patch(stopping, "FIRST_TURNS", first_turn)
         self.patch(stopping, "MIN_TURNS_PER_SECOND", rate)
         return [self.client(("alice", "bo")[number % 2]) for number in range(count)]

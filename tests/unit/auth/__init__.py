@@ -1,1 +1,1 @@
-"""Tests of chatrelay.auth: whose session it is, and whether it still is."""
+"""Tests of chatrelay.auth: logins, re-checks, and requests to the session page."""

@@ -1,4 +1,4 @@
-"""The HTTP client, over real sockets: what it sends, what it understands, and every way in which it can fail."""
+"""The HTTP client over real sockets: what it sends, what it understands, and how it can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Host and the further headers of requests to the session page: which are sent, and which are refused."""
+"""The Host header and further headers of requests to the session page: which are sent, and which are refused."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Options(SynchronousTestCase):
 
 
 class Sent(SessionPageTestCase):
-    """Every request to the session page has them."""
+    """Every request to the session page has these headers."""
 
     async def test_headers_are_sent_with_every_kind_of_request(self) -> None:
         asker = self.authenticator(host="www.example.com", headers=FORWARDED, secret="s3cret", breaker_failures=2)

@@ -1,4 +1,4 @@
-"""The flow of a login: which parts hear of it, in which order, and what becomes of the client."""
+"""The flow of a login: which parts are notified, in which order, and what happens to the client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADDRESS = "192.0.2.1"
 
 
 class RecordedSession:
-    """The state of a login.
+    """The login state of a client.
 
     :ivar verdicts: those that it got.
     """
@@ -170,7 +170,7 @@ class LoginsTests(SynchronousTestCase):
 
 
 class Sources(SynchronousTestCase):
-    """A verdict comes of every authenticator."""
+    """Every authenticator gives a verdict."""
 
     def test_ticket_is_asked_by_its_own_method_where_there_is_one(self) -> None:
         class WithTickets(HeldAuthenticator):

@@ -1,4 +1,4 @@
-"""For how many sessions re-checks have time, and what is logged when there are more."""
+"""The number of sessions that can be re-checked in time, and what is logged when there are more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK = 0.25
 
 
 class Member(RecordedConnection):
-    """A connection of a user, which leaves when it is closed.
+    """A connection of a user, which disconnects when it is closed.
 
     :ivar out_at: when that was.
     """
@@ -52,7 +52,7 @@ class Capacity(SynchronousTestCase):
         self.expires_in: float | None = None
 
     def make(self, interval: float, at_once: int = 8, sessions: int = 240) -> None:
-        """Make a relay with this many sessions, which came at once."""
+        """Make a relay with this many sessions, which logged in at the same time."""
         self.rechecks = Rechecks(
             interval,
             20.0,

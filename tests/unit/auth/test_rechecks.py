@@ -19,7 +19,7 @@ TOO_LONG = (4501, "the site could not be asked about the session for too long")
 
 
 class Member(RecordedConnection):
-    """A connection of a user, which leaves when it is closed."""
+    """A connection of a user, which disconnects when it is closed."""
 
     def __init__(self, rechecks: Rechecks) -> None:
         super().__init__()

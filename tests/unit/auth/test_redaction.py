@@ -1,4 +1,4 @@
-"""No session id is logged, however a site repeats it."""
+"""No session id is logged, in whatever form a site repeats it."""
 
 from __future__ import annotations
 

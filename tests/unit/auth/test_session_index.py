@@ -13,7 +13,7 @@ ENDED = (4505, "ended by the operator or the site")
 
 
 class SessionIndexTests(SynchronousTestCase):
-    """Ends by user and by SESSID, also while a login is pending."""
+    """Ending sessions by user and by SESSID, also while a login is pending."""
 
     def setUp(self) -> None:
         self.directory = Directory()

@@ -1,4 +1,4 @@
-"""The startup check of the session page: what is asked, and what is logged."""
+"""The startup check of the session page: what it asks, and what it logs."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class ThrottleTestCase(SynchronousTestCase):
         return LoginThrottle(per_minute, ask, lambda: self.now, self.recent, self.told.append, self.given_up.append)
 
     def asks(self, sessid: str, address: str | None = HOME, is_ticket: bool = False) -> Verdict:
-        """Ask; return the verdict, which comes at once."""
+        """Ask, and return the verdict, which comes at once."""
         return self.successResultOf(self.throttle.ask(address, sessid, is_ticket))
 
     def guess(self, count: int, address: str | None = HOME) -> int:

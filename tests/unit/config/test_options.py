@@ -112,7 +112,7 @@ class Values(SynchronousTestCase):
 
 
 class Origins(SynchronousTestCase):
-    """Origins are exact: scheme, host and port count."""
+    """Origins are compared exactly, by scheme, host and port."""
 
     def test_equal_origins_have_one_form(self) -> None:
         same = {

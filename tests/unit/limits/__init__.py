@@ -1,1 +1,1 @@
-"""Tests of chatrelay.limits: values, and time handed in."""
+"""Tests of chatrelay.limits, with values and times that the test gives."""

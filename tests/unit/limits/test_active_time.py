@@ -40,19 +40,19 @@ class Process:
         self.active.tick()  # the reactor runs
 
     def tick(self, *after: float) -> float:
-        """Tick after each of these seconds; return what the last one says."""
+        """Tick after each of these delays, and return what the last tick returns."""
         for seconds in after:
             self.clock.rightNow += seconds
             self.judged = self.active.tick()
         return self.judged
 
     def run(self, seconds: float) -> float:
-        """Tick in time."""
+        """Tick punctually."""
         return self.tick(*[TICK_SECONDS] * round(seconds / TICK_SECONDS))
 
 
 class ActiveTimes(SynchronousTestCase):
-    """The pure part."""
+    """Active time, which only counts."""
 
     def setUp(self) -> None:
         self.process = Process()
@@ -183,7 +183,7 @@ class DeadlineTimers(SynchronousTestCase):
         self.expired: list[tuple[str, float]] = []
 
     def expire(self, name: str) -> None:
-        """Note it."""
+        """Record that the deadline expired."""
         self.expired.append((name, self.clock.seconds()))
 
     def test_slow_deadline_does_not_delay_the_others(self) -> None:
@@ -272,14 +272,14 @@ class DeadlineTimers(SynchronousTestCase):
 
 
 class TimeLimits(SynchronousTestCase):
-    """Steps that share a time."""
+    """Steps that share one time limit."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.done: list[str] = []
 
     async def steps(self, seconds: float, *steps: Deferred[None]) -> None:
-        """Wait for each."""
+        """Wait for each step in turn."""
         with TimeLimit(self.clock, seconds) as limit:
             for number, step in enumerate(steps):
                 await limit.wait(step)

@@ -1,4 +1,4 @@
-"""Proxies: which are believed, and whom they say they speak for."""
+"""Proxies: which ones are trusted, and which client they name."""
 
 from __future__ import annotations
 

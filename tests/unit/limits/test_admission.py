@@ -1,4 +1,4 @@
-"""How many may connect: counted as values. That they are refused and closed, tests/unit/websocket/test_connecting.py has."""
+"""Limits on connections, as numbers; tests/unit/websocket/test_connecting.py tests what happens to refused clients."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ OFF = {"unauthenticated": 0, "unauthenticated_per_address": 0, "connections_per_
 
 
 def admission(connections: int = 0, **options: int) -> Admission:
-    """With these limits, and no others."""
+    """Return an admission with these limits and no others."""
     return Admission(connections, **{**OFF, **options})
 
 
 def entered(counts: Admission, address: str | None) -> Slot:
-    """One connection more, which is not refused."""
+    """Admit one more connection, and check that it is not refused."""
     slot = counts.admit(address)
     assert isinstance(slot, Slot)
     return slot
 
 
 def refused(counts: Admission, address: str | None) -> str:
-    """The name of the option that keeps one connection more from coming in."""
+    """Return the name of the option by which one more connection is refused."""
     full = counts.admit(address)
     assert isinstance(full, LimitReached)
     assert full.limit == 3

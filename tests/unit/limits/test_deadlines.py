@@ -1,4 +1,4 @@
-"""Deadlines against what one timer for each would do."""
+"""Deadlines, compared with one timer for each."""
 
 from __future__ import annotations
 

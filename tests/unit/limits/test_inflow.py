@@ -21,7 +21,7 @@ from chatrelay.limits.inflow import (
 
 
 class Allowances(SynchronousTestCase):
-    """Counting down, and what comes back."""
+    """Counting down and refilling."""
 
     def test_remaining_counts_down_without_the_clock(self) -> None:
         allowance = Allowance(10, 20, 0)
@@ -66,10 +66,10 @@ class Allowances(SynchronousTestCase):
 
 
 class Rates(SynchronousTestCase):
-    """What is read where the options do not say."""
+    """The default rates of reading."""
 
     def rates(self, **options: Any) -> InflowRates:
-        """Those of a relay with these options."""
+        """Return the rates of a relay with these options."""
         config = Config(**options)
         return InflowRates.beside(
             config.bytes_per_second,

@@ -1,4 +1,4 @@
-"""Which refused origins are told, however many are made up."""
+"""Refused origins that are logged, even among many made-up ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PAGE = "https://www.example.com"
 
 
 class RefusedOriginsTests(SynchronousTestCase):
-    """Told once each; of very many some, and the number of the rest."""
+    """Each origin is logged once; of very many, some are logged and the others counted."""
 
     def setUp(self) -> None:
         self.refused = RefusedOrigins()
 
     def made_up(self, count: int, now: float = 0.0, start: int = 0) -> int:
-        """How many of so many origins that were made up are told."""
+        """Return how many of this many made-up origins are logged."""
         return sum(self.refused.refused(f"https://{number}.test", now) for number in range(start, start + count))
 
     def test_each_origin_is_logged_once(self) -> None:

@@ -1,4 +1,4 @@
-"""Token buckets against what a bucket is, and what is remembered of a user, and for how long."""
+"""Token buckets, compared with their definition, and how long a user's limits are remembered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNLIMITED = TokenBucket(0, 0)
 
 
 class Addresses(SynchronousTestCase):
-    """Under which name an address is counted."""
+    """The name by which an address is counted."""
 
     def test_ipv4_address_counts_as_itself_and_ipv6_address_as_its_network(self) -> None:
         for host, key in (
@@ -37,10 +37,10 @@ class Addresses(SynchronousTestCase):
 
 
 class TokenBucketTests(SynchronousTestCase):
-    """So many at once, and so many a second."""
+    """A burst at once, and a rate per second."""
 
     def taken(self, bucket: TokenBucket, now: float, tries: int = 1000) -> int:
-        """How many of some tries at one moment succeed."""
+        """Return how many of this many tries at one moment succeed."""
         return sum(bucket.take(now) for _ in range(tries))
 
     def test_bucket_gives_a_burst_and_then_the_rate(self) -> None:
@@ -131,10 +131,10 @@ class TokenBucketTests(SynchronousTestCase):
 
 
 class SenderTests(SynchronousTestCase):
-    """What one user may still send."""
+    """How much one user may still send."""
 
     def sender(self, messages: float = 0, new_recipients: float = 0) -> UserQuota:
-        """A user who may send so many messages and to so many new recipients, once and for all."""
+        """Return a user who may send this many messages, to this many new recipients, without any refill."""
         return UserQuota(TokenBucket(messages and 1e-9, messages), TokenBucket(new_recipients and 1e-9, new_recipients))
 
     def test_quota_limits_messages_and_new_recipients(self) -> None:
@@ -189,7 +189,7 @@ class SenderTests(SynchronousTestCase):
 
 
 class Remembering(SynchronousTestCase):
-    """A user is remembered for as long as it makes a difference, and no longer."""
+    """A user is remembered for as long as it makes a difference."""
 
     def test_user_who_sent_nothing_is_forgotten_at_once(self) -> None:
         limits = SendLimits(10, 30, 20, 30)

@@ -1,1 +1,1 @@
-"""Tests of chatrelay.messagelog: every implementation, and SQLite's troubles."""
+"""Tests of chatrelay.messagelog: every implementation, and failures of SQLite and of files."""

@@ -209,7 +209,7 @@ def test_truncated_copy_is_refused_at_any_length(log: Path, tmp_path: Path) -> N
 
 
 class Stop(BaseException):
-    """An exception that ends a command."""
+    """An exception that interrupts a command."""
 
 
 @pytest.mark.parametrize("during", ["copying", "checking"])

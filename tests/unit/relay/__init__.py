@@ -1,1 +1,1 @@
-"""Tests of chatrelay.relay: what messages do."""
+"""Tests of chatrelay.relay: logins, messages and deliveries."""

@@ -1,4 +1,4 @@
-"""Submit, log, deliver, answer: the order, the batches, and what goes wrong in between."""
+"""Submit, log, deliver, answer: the order, the batches, and failures in between."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from chatrelay.wire.codes import Reason
 
 
 class Answers:
-    """A `Submitter` that keeps what it is told, as (id, value, reason)."""
+    """A `Submitter` that keeps its answers, as (id, value, reason)."""
 
     def __init__(self) -> None:
         self._told: list[tuple[str | int, bool, Reason | None]] = []
 
     def accepted(self, message: Message) -> None:
-        """Keep it."""
+        """Keep the answer."""
         self._told.append((message.client_id, True, None))
 
     def refused(self, message: Message, reason: Reason) -> None:
-        """Keep it."""
+        """Keep the answer."""
         self._told.append((message.client_id, False, reason))
 
     def take(self) -> list[tuple[str | int, bool, Reason | None]]:
-        """What was told since the last look."""
+        """Return the answers since the last call."""
         told, self._told = self._told, []
         return told
 
@@ -55,17 +55,17 @@ class RelayTests(SynchronousTestCase):
         self.directory.add("2", self.bo)
 
     def send(self, content: str = "hej", to: str | int = 2, id: str | int = 1, turn: bool = True) -> None:
-        """Alice sends a message; the reactor's turn ends, unless told otherwise."""
+        """Send a message from Alice, and end the reactor's turn unless told otherwise."""
         self.relay.submit(Message(1, to, id, 9, content, self.relay.now()), self.answers)
         if turn:
             self.clock.advance(0)
 
     def outcomes(self) -> list[tuple[str | int, bool, Reason | None]]:
-        """Alice's answers since the last look: (id, value, reason)."""
+        """Return Alice's answers since the last call: (id, value, reason)."""
         return self.answers.take()
 
     def contents(self, connection: RecordedConnection) -> list[str]:
-        """What a connection was delivered since the last look."""
+        """Return the messages delivered to a connection since the last call."""
         return [frame["message"]["content"] for frame in connection.take()]
 
     def test_message_is_delivered_and_answered_after_the_commit(self) -> None:
@@ -270,7 +270,7 @@ class RelayTests(SynchronousTestCase):
         received: list[tuple[str, bytes]] = []
 
         class Other(ModuleType):
-            """A dialect that writes the content and nothing else."""
+            """A dialect that writes the content only."""
 
             def delivery(self, message: Message) -> bytes:
                 encoded.append(self.__name__)

@@ -1,4 +1,4 @@
-"""A connection's login state, and what each message does in it."""
+"""A connection's login state, and what each message does in each state."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NOT_CONNECTED = "receiving-user-not-connected"
 
 
 def not_sent(id: object, reason: str) -> object:
-    """The answer to a message that was not sent."""
+    """Return the answer to a message that was not sent."""
     return {"type": "send-request-response", "response": {"id": id, "value": False, "reason": reason}}
 
 
 class SessionTestCase(SynchronousTestCase):
-    """One session, its neighbours, and the words for what its client does."""
+    """One session, its neighbours, and methods for what its client does."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -47,7 +47,7 @@ class SessionTestCase(SynchronousTestCase):
     def session_of(
         self, connection: RecordedConnection, cookie: str | None = None, because: str | None = "no cookie"
     ) -> Session:
-        """A session whose questions to the webserver land in `asked`."""
+        """Return a session whose questions to the session page are kept in `asked`."""
         return Session(
             connection,
             v1,
@@ -67,7 +67,7 @@ class SessionTestCase(SynchronousTestCase):
         return self.connection.take()
 
     def log_in(self, uid: str | int = 1) -> None:
-        """Log in, by the way everybody does."""
+        """Log in the usual way."""
         self.assertEqual(self.say(type="auth-request", SESSID="good"), [])
         self.session.answered(LoggedIn(uid))
         self.assertEqual(self.connection.take(), [YES])
@@ -78,7 +78,7 @@ class SessionTestCase(SynchronousTestCase):
 
 
 class SessionTests(SessionTestCase):
-    """Everything a visitor can do, step by step."""
+    """Everything that a visitor can do, step by step."""
 
     def test_login_sends_one_auth_request_and_answers_true(self) -> None:
         self.log_in("chen")
@@ -258,14 +258,14 @@ class SessionTests(SessionTestCase):
 
 
 class Limited(SessionTestCase):
-    """How much a session may send: both sides of every limit."""
+    """How much a session may send, just below and just above each limit."""
 
     def outcomes(self, count: int, to: object = 1) -> list[str]:
-        """Send so many messages at once; what each was answered: "sent", or the reason why not."""
+        """Send this many messages at once; return "sent" or the reason of the refusal for each."""
         return [outcome for _ in range(count) for outcome in outcomes_in(self.send(to))]
 
     def member(self, uid: str | int) -> Member:
-        """Another connection, logged in."""
+        """Return another connection that is logged in."""
         connection = RecordedConnection()
         session = self.session_of(connection)
         session.received(b'{"type":"auth-request","SESSID":"a"}')
@@ -349,7 +349,7 @@ class Limited(SessionTestCase):
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 40), st.booleans()), max_size=40))
     def test_client_that_backs_off_for_a_second_is_never_closed(self, rounds: list[tuple[int, int, bool]]) -> None:
-        """Whatever is under way when the first refusal comes, and wherever it goes to: a second of silence is enough."""
+        """Check that one second of silence is always enough, whatever was pending at the first refusal."""
         self.setUp()
         self.log_in()
         for count, tenths, to_new_recipients in rounds:
@@ -439,7 +439,7 @@ class Limited(SessionTestCase):
         self.assertEqual(self.asked, ["good"])
 
     def ask_again(self) -> object:
-        """Log in once more, as the same; what came of it."""
+        """Log in once more as the same user, and return the outcome."""
         before = len(self.asked)
         got = self.say(type="auth-request", SESSID="again")
         if len(self.asked) > before:
@@ -567,7 +567,7 @@ class Limited(SessionTestCase):
 
 
 class Member:
-    """Somebody who is logged in."""
+    """A connection that is logged in."""
 
     def __init__(self, case: Limited, session: Session, connection: RecordedConnection) -> None:
         self.session = session
@@ -575,7 +575,7 @@ class Member:
         self._case = case
 
     def outcomes(self, count: int, to: object = 1) -> list[str]:
-        """Send so many messages at once; what each was answered."""
+        """Send this many messages at once; return "sent" or the reason of the refusal for each."""
         request = {"type": "message-send-request", "id": 1, "message": {"timeStamp": 1, "touID": to, "content": ""}}
         for _ in range(count):
             self.session.received(json.dumps(request).encode())
@@ -584,6 +584,6 @@ class Member:
 
 
 def outcomes_in(frames: Sequence[Any]) -> list[str]:
-    """What the answers among some frames say: "sent", or the reason why not."""
+    """Return the answers among some frames, each as "sent" or the reason of the refusal."""
     answers = [frame["response"] for frame in frames if frame["type"] == "send-request-response"]
     return [answer.get("reason", "sent") for answer in answers]

@@ -39,7 +39,7 @@ JSON = {"Authorization": "Bearer s3cret", "Content-Type": "application/json"}
 
 
 class Raw(Protocol):
-    """A connection on which the test writes bytes; `answered` has what came until it ended."""
+    """A connection on which the test writes bytes; `answered` has everything received until its end."""
 
     def __init__(self) -> None:
         self.answered: Deferred[bytes] = Deferred()
@@ -73,7 +73,7 @@ class OpsTestCase(TestCase):
         self.addCleanup(self.port.stopListening)
 
     async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
-        """A request; its status, and the answer as JSON."""
+        """Send a request; return its status, and the answer as JSON."""
         self.response = await HTTPClient(Agent(reactor)).request(
             method,
             f"http://127.0.0.1:{self.port.getHost().port}{path}",
@@ -90,7 +90,7 @@ class OpsTestCase(TestCase):
         return await self.ask("POST", "/v1/revoke", body, **{**JSON, **headers})
 
     async def refused(self, value: object, **headers: str) -> tuple[int, str]:
-        """Post what is refused; the status and the reason."""
+        """Post a request that is refused; return the status and the reason."""
         status, answer = await self.revoke(value, **headers)
         self.assertEqual(sorted(answer), ["detail", "reason"])
         self.assertTrue(answer["detail"])
@@ -99,7 +99,7 @@ class OpsTestCase(TestCase):
 
 
 class Health(OpsTestCase):
-    """Alive, and ready."""
+    """Whether the relay is alive, and whether it is ready."""
 
     async def test_healthz_answers_200(self) -> None:
         self.why = "the relay is stopping"
@@ -133,7 +133,7 @@ class Health(OpsTestCase):
 
 
 class Revoke(OpsTestCase):
-    """Ending sessions, and who may."""
+    """Ending sessions, and the token that is required."""
 
     async def test_revoke_by_uid_ends_the_sessions_of_the_user(self) -> None:
         other = RecordedConnection()
@@ -162,7 +162,7 @@ class Revoke(OpsTestCase):
             self.assertEqual((await self.revoke({"uID": 9}, Authorization=given))[0], 200)
 
     async def test_token_is_compared_in_constant_time(self) -> None:
-        """By `hmac.compare_digest` and nothing beside it: what it says decides."""
+        """Check that `hmac.compare_digest` alone decides."""
         for says, given, status in ((True, "wrong", 200), (False, "s3cret", 401)):
             with patch("hmac.compare_digest", return_value=says) as compare:
                 answer = self.revoke if status == 200 else self.refused
@@ -237,7 +237,7 @@ class Revoke(OpsTestCase):
 
 
 class WithoutToken(OpsTestCase):
-    """Nobody may revoke where there is no token to show."""
+    """Without a token file, every revocation is refused."""
 
     token = None
 
@@ -248,7 +248,7 @@ class WithoutToken(OpsTestCase):
 
 
 class Bounded(SynchronousTestCase):
-    """So many connections at once, each for so long, whatever they do."""
+    """The limits on connections and their time, whatever is sent on them."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -256,7 +256,7 @@ class Bounded(SynchronousTestCase):
         self.factory = BoundedConnections(OpsSite(ops, self.clock), self.clock)
 
     def connect(self) -> tuple[Any, StringTransportWithDisconnection]:
-        """A connection, and what is sent on it."""
+        """Return a connection, and what is sent on it."""
         protocol, transport = self.factory.buildProtocol(None), StringTransportWithDisconnection()
         transport.protocol = protocol
         protocol.makeConnection(transport)
@@ -295,7 +295,7 @@ class Bounded(SynchronousTestCase):
 
 
 class Loopback(SynchronousTestCase):
-    """Where the endpoint listens."""
+    """The addresses on which the endpoint listens."""
 
     def test_loopback_is_added_unless_an_interface_is_given(self) -> None:
         for given, used in (

@@ -1,4 +1,4 @@
-"""What chatrelay uses of Autobahn, and of Twisted's PROXY protocol, beyond their documentation is still there."""
+"""The undocumented names of Autobahn, and of Twisted's PROXY protocol, that chatrelay uses still exist."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MOVED = "has moved {}; see chatrelay/websocket/autobahn.py"
 
 
 def make_factory(**options: Any) -> ChatFactory:
-    """A factory with these options."""
+    """Return a factory with these options."""
     return chat_factory(Config(**options), Clock(), KnownSessions({}))
 
 
 class AutobahnNames(SynchronousTestCase):
-    """Autobahn's own protocol, as a program without chatrelay has it."""
+    """Autobahn's own protocol, as a program without chatrelay uses it."""
 
     def setUp(self) -> None:
         factory: Any = WebSocketServerFactory(reactor=Clock())

@@ -1,4 +1,4 @@
-"""How connections end: closing handshakes, a stopping relay, lost clients; what is logged of each."""
+"""How connections end: closing handshakes, a stopping relay, lost clients, and what is logged of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.relay_case import WebSocketTestCase
 
 
 class ClosedConnections(WebSocketTestCase):
-    """Connections that end: none receives anything afterwards."""
+    """Connections that end, and receive nothing afterwards."""
 
     def test_client_that_closes_is_gone_at_once(self) -> None:
         client = self.client().open().log_in()

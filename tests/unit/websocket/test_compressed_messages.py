@@ -1,4 +1,4 @@
-"""Compressed messages (RFC 7692): what is negotiated, and how much they may unpack to."""
+"""Compressed messages (RFC 7692): what is negotiated, and how large they may become when decompressed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.v1 import ADMITTED
 
 
 class Compression(WebSocketTestCase):
-    """Compression that is on by its option, and its limits."""
+    """Compression that is switched on, and its limits."""
 
     OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 
@@ -28,7 +28,7 @@ class Compression(WebSocketTestCase):
         self.factory = self.make_factory(compression=True, frames_per_second=0, bytes_per_second=0)
 
     def deflated(self, *pieces: bytes, bits: int = 12) -> list[bytes]:
-        """Compress a message in as many pieces."""
+        """Compress a message in this many pieces."""
         compressor = zlib.compressobj(wbits=-bits)
         parts = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
         return [*parts[:-1], parts[-1].removesuffix(b"\x00\x00\xff\xff")]
@@ -88,7 +88,7 @@ class Compression(WebSocketTestCase):
         self.assertEqual(client.hear()[0][0], 1002)
 
     def packed(self, size: int, level: int, kind: str) -> bytes:
-        """Compress a login of so many bytes; it would read as one also with bytes missing from its end."""
+        """Compress a login of this many bytes, which can be parsed even if bytes at its end are missing."""
         compressor = zlib.compressobj(level, wbits=-12)
         begin = b'{"type":"auth-request","SESSID":"alice"'
         if kind == "letters":

@@ -1,4 +1,4 @@
-"""Who may connect and from where, byte by byte: refused connections, users with too many, clients behind proxies."""
+"""Which clients may connect, byte by byte: refused connections, too many for a user, clients behind proxies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FULL_ANSWER = (
 
 
 class Defects(ConnectingTestCase):
-    """A handshake that meets an exception."""
+    """A handshake during which an exception is raised."""
 
     SECRET = "alice-session"
 
@@ -57,7 +57,7 @@ class Defects(ConnectingTestCase):
         return answer, "\n".join(self.said())
 
     def check(self, answer: bytes, said: str, where: str) -> None:
-        """Check that the client was told nothing, and the operator where it was, and neither of them the cookie."""
+        """Check that the client gets no details, the log names the place, and neither contains the cookie."""
         self.assertTrue(answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), answer)
         self.assertTrue(answer.endswith(f"refused this request: {handshake.DEFECT}\n".encode()), answer)
         self.assertIn("a handshake raised ValueError, which is a bug; please report it", said)
@@ -164,7 +164,7 @@ class Defects(ConnectingTestCase):
 
 
 class Refusals(ConnectingTestCase):
-    """A relay that is full says so, cheaply, and has the descriptor back in a moment."""
+    """A full relay refuses clients at little cost, and frees the descriptor at once."""
 
     def test_refused_connection_is_answered_in_one_write(self) -> None:
         self.limit(connections=1)
@@ -259,7 +259,7 @@ class Refusals(ConnectingTestCase):
 
 
 class Unauthenticated(ConnectingTestCase):
-    """Who does not log in has few places; who does leaves theirs to the next."""
+    """Clients that do not log in have few slots; a login frees its slot for the next client."""
 
     def test_101st_unauthenticated_connection_of_an_address_is_refused(self) -> None:
         self.limit()
@@ -348,7 +348,7 @@ class Unauthenticated(ConnectingTestCase):
 
 
 class OfAUser(ConnectingTestCase):
-    """A user has so many connections; the newest stay."""
+    """The limit on connections of a user; the newest ones stay."""
 
     def test_11th_connection_of_a_user_closes_the_oldest(self) -> None:
         self.limit()
@@ -387,7 +387,7 @@ class OfAUser(ConnectingTestCase):
 
 
 class BehindProxies(ConnectingTestCase):
-    """X-Forwarded-For, of those who are trusted."""
+    """X-Forwarded-For of trusted proxies."""
 
     def test_limits_count_the_clients_of_a_trusted_proxy(self) -> None:
         self.limit(trusted_proxy=("10.0.0.0/8",), unauthenticated_per_address=2)
@@ -423,7 +423,7 @@ class BehindProxies(ConnectingTestCase):
             self.assertEqual(client.protocol.remote.name, f"{PROXY}:4321")
 
     def nobody_named(self, peer: str, name: str) -> str:
-        """What the operator is told, once, of a proxy that names no client."""
+        """Return what is logged, once, about a proxy that names no client."""
         return (
             f"a handshake from {peer} named no client, so no limit for an address applies to clients that come this way: "
             f"have the proxy there set X-Forwarded-For, and set --trusted-proxy {name} here (logged once)"
@@ -516,7 +516,7 @@ class BehindProxies(ConnectingTestCase):
 
 
 class ProxyProtocol(ConnectingTestCase):
-    """The PROXY protocol, on an endpoint `haproxy:`."""
+    """The PROXY protocol, on a `haproxy:` endpoint."""
 
     def test_limits_count_the_clients_of_the_proxy_protocol(self) -> None:
         for header in (proxy_header_1, proxy_header_2):

@@ -1,4 +1,4 @@
-"""What the operator is told of the end of each connection, in each phase and both formats, and why one was lost."""
+"""What is logged of the end of each connection, in each phase and both formats, and why a connection was lost."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PEER = "192.0.2.1:4321"
 
 
 def tls_error(*reasons: str) -> SSL.Error:
-    """What pyOpenSSL raises: what OpenSSL had in its queue."""
+    """Return the error that pyOpenSSL raises for these entries in OpenSSL's queue."""
     return SSL.Error([("SSL routines", "", reason) for reason in reasons])
 
 
 class Why(SynchronousTestCase):
-    """Twisted's reasons in plain words."""
+    """The causes for Twisted's reasons."""
 
     def test_each_reason_of_twisted_has_its_cause(self) -> None:
         for error, over_tls, unacknowledged, by, reason in (
@@ -57,7 +57,7 @@ class Why(SynchronousTestCase):
 
 
 class ByAProxy(ConnectingTestCase):
-    """A proxy closes with 1001 in its own name, and wherever it is in a client's frame."""
+    """A proxy closes with 1001 in its own name, whatever frame of the client it interrupts."""
 
     def test_close_by_a_proxy_is_not_logged_as_a_protocol_error(self) -> None:
         told = logged_lines(self)
@@ -99,25 +99,25 @@ class ByAProxy(ConnectingTestCase):
 
 
 class Silent:
-    """A socket whose peer says nothing: what Linux would tell of it."""
+    """A socket whose peer is silent, with the values that Linux would report."""
 
     def __init__(self, retransmits: int, probes: int, milliseconds: int) -> None:
         self.info = struct.pack("=8B24I", 7, 0, retransmits, probes, 0, 0, 0, 0, *([9] * 12), milliseconds, *([9] * 11))
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        """What tcp(7) says of TCP_INFO."""
+        """Return TCP_INFO, as tcp(7) describes it."""
         assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO) and size >= len(self.info)
         return self.info
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        """Take any."""
+        """Accept any option."""
 
 
 class Acknowledged(SynchronousTestCase):
-    """For how long nothing was, of a connection that the system has given up."""
+    """How long a lost connection had no acknowledgement."""
 
     def given_up(self, peer: Any, patience: float) -> float:
-        """What is known of it when Twisted says that it is lost."""
+        """Return what is known when Twisted reports that the system has given the connection up."""
         descriptor = Server.__new__(Server)
         descriptor.socket = peer
         protocol: Any = None
@@ -155,10 +155,10 @@ class Acknowledged(SynchronousTestCase):
 
 
 class EndsTestCase(ConnectingTestCase):
-    """Reads the events that have a phase."""
+    """Reads the logged events that have a phase."""
 
     def told(self) -> list[tuple[Any, ...]]:
-        """Of each since the last look: level, phase, by, code and reason."""
+        """Return the events since the last call: level, phase, by, code and reason."""
         of_ends = [event for event in self.events if "phase" in event]
         self.events.clear()
         for event in of_ends:
@@ -173,7 +173,7 @@ class EndsTestCase(ConnectingTestCase):
 
 
 class InJSON(EndsTestCase):
-    """One event for each connection, at info, whatever became of it."""
+    """In JSON, every connection has one event, at info, however it ended."""
 
     level = "info"
     log_format = "json"
@@ -312,7 +312,7 @@ class InJSON(EndsTestCase):
         self.assertEqual(self.told(), [("info", "user", "relay", 1006, "a defect, logged before this")])
 
     def test_many_closes_at_once_are_logged_each_in_json_only(self) -> None:
-        """In a quarter of a second, of each kind; see `InText` for how many of them people are told."""
+        """Close many of each kind within a quarter of a second; `InText` tests how many are logged as text."""
         self.limit(unauthenticated_per_address=0, connections=31)
         self.come()
         clients = [self.come() for _ in range(60)]
@@ -338,7 +338,7 @@ class InJSON(EndsTestCase):
 
 
 class InText(InJSON):
-    """What people read is bound, and what needs no login to cause is told at debug."""
+    """In text, the number of lines is limited, and ends that need no login are logged at debug."""
 
     level = "debug"
     log_format = "text"
@@ -351,7 +351,7 @@ class InText(InJSON):
 
 
 class Lines(EndsTestCase):
-    """How they read."""
+    """The wording of the lines."""
 
     def test_each_line_reads_as_documented(self) -> None:
         self.limit()

@@ -1,4 +1,4 @@
-"""What a burst of one client costs the others, counted in turns of a reactor that the test holds.
+"""What a burst of one client costs the others, counted in turns of a reactor that the test controls.
 
 The sockets are real, so that it is Twisted that decides how much one turn
 reads and writes. They are Unix sockets: what is sent is there at once. The
@@ -45,14 +45,14 @@ NEVER = 1e9
 
 
 class HeldReactor(MemoryReactorClock):
-    """A reactor whose turns are taken by hand."""
+    """A reactor whose turns the test takes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._soon: list[Callable[[], object]] = []
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:
-        """What is put off by no time at all is due in the next turn; a Clock would do it within this one."""
+        """Schedule a call; without a delay it is due in the next turn, whereas a Clock would call it in this one."""
         if not delay:
             self._soon.append(lambda: callable(*args, **kw))
             delay = NEVER
@@ -71,7 +71,7 @@ class HeldReactor(MemoryReactorClock):
 
 
 class Client(Speaker):
-    """The client's end of one connection, logged in. It reads when it is asked what it has heard.
+    """The client's end of one connection, logged in. It reads when the test calls `hear`.
 
     :param room: how much the system takes for it before it reads, in bytes.
     """
@@ -102,18 +102,18 @@ class Client(Speaker):
 
     @property
     def has_more(self) -> bool:
-        """Whether the socket has not taken all yet."""
+        """Whether the socket has not accepted everything yet."""
         return bool(self._unsent)
 
     def write(self, data: bytes) -> None:
-        """Send; what the socket does not take now goes before each of the next turns."""
+        """Send bytes; what the socket does not accept now is sent before each of the next turns."""
         self._unsent += data
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
     def hear(self) -> list[Any]:
-        """All that has come since the login: JSON values, and the close code."""
+        """Return everything received since the login: JSON values, and the close code."""
         self._read()
         for first, payload in self._decoder.feed(self._stream):
             self.heard.append(close_code(payload) if first == FIN | CLOSE else json.loads(payload))
@@ -127,17 +127,17 @@ class Client(Speaker):
 
 
 def request(to: int, id: int, content: str = "hej") -> bytes:
-    """The frame of a message-send-request."""
+    """Return the frame of a message-send-request."""
     return frame(v1.encoded(v1.message(to, content, id)))
 
 
 def answer(id: int) -> dict[str, object]:
-    """What says that it was done."""
+    """Return the answer that reports success."""
     return {"type": "send-request-response", "response": {"id": id, "value": True}}
 
 
 class Fairness(SynchronousTestCase):
-    """A relay, its reactor in the test's hand."""
+    """A relay whose reactor the test controls."""
 
     def setUp(self) -> None:
         self.reactor = HeldReactor()
@@ -146,7 +146,7 @@ class Fairness(SynchronousTestCase):
         self.serve(self.log)
 
     def turns(self, count: int, *readers: Client) -> None:
-        """Take some turns, while some clients read."""
+        """Take this many turns, while some clients read."""
         for _ in range(count):
             for client in self.clients:
                 client.write(b"")
@@ -155,7 +155,7 @@ class Fairness(SynchronousTestCase):
                 reader.hear()
 
     def serve(self, log: MessageLog, **options: Any) -> None:
-        """Have a relay with this log and these options."""
+        """Make a relay with this log and these options."""
         options |= {"messages_per_second": 0, "user_messages_per_second": 0}  # a burst is what is looked at
         sessions = KnownSessions({"alice": 1, "bo": 2, "chen": 3})
         self.factory = chat_factory(Config(fast_path=FAST_PATH, **options), self.reactor, sessions, log)
@@ -165,7 +165,7 @@ class Bursts(Fairness):
     """One client has sent more than the relay can read at once."""
 
     def burst(self, to: int = 1) -> Client:
-        """Alice, whose socket is and stays full of messages, each `SIZE` bytes large."""
+        """Return Alice, whose socket stays full of messages of `SIZE` bytes."""
         alice = Client(self, "alice")
         alice.write(b"".join(request(to, 10_000 + number) for number in range(BURST // SIZE)))
         return alice
@@ -193,7 +193,7 @@ class Bursts(Fairness):
         self.assertLessEqual(answered, (3 * ANSWER_TURNS * TURN) // SIZE + 1)
 
     def turns_until_answered(self, client: Client, id: int) -> int:
-        """How many turns it takes."""
+        """Return the number of turns until a message is answered."""
         for turns in range(1, 50):
             self.turns(1)
             if answer(id) in client.hear():

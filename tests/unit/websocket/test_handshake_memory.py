@@ -23,7 +23,7 @@ MOST_KEPT = 4096
 
 
 class Asking(ChatProtocol):
-    """As a program that embeds chatrelay may derive one: it reads what Autobahn documents until `onOpen` has returned."""
+    """A protocol of an embedding program, which reads what Autobahn documents until `onOpen` has returned."""
 
     seen: list[object]
 
@@ -38,7 +38,7 @@ class Asking(ChatProtocol):
 
 
 class HandshakeMemory(WebSocketTestCase):
-    """What is kept."""
+    """What a connection keeps."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -47,7 +47,7 @@ class HandshakeMemory(WebSocketTestCase):
         self.addCleanup(gc.unfreeze)
 
     def kept(self, come: Any, *pieces: bytes) -> int:
-        """Bytes that one more connection takes, when these have come."""
+        """Return the bytes that one more connection takes after such handshakes."""
         for _ in range(2):  # the first one finds nothing prepared
             client = come()
             tracemalloc.start()
@@ -157,10 +157,10 @@ class HandshakeMemory(WebSocketTestCase):
 
 
 class HandshakeParts(WebSocketTestCase):
-    """How many headers, query parameters and offers there may be."""
+    """The limits on headers, query parameters and offers."""
 
     def answer(self, whole: bytes) -> bytes:
-        """What a handshake is answered, whole or in two pieces."""
+        """Return the answer to a handshake that is sent whole or in two pieces."""
         answers = set()
         for cut in (0, 1, len(whole) // 2, len(whole) - 3):
             client = self.client()
@@ -207,10 +207,10 @@ class HandshakeParts(WebSocketTestCase):
 
 
 class Calls(WebSocketTestCase):
-    """What a handshake takes does not depend on how many cookies it has."""
+    """The cost of a handshake does not depend on the number of its cookies."""
 
     def calls(self, cookies: str) -> int:
-        """How many functions are called for a handshake with these cookies."""
+        """Return the number of function calls for a handshake with these cookies."""
         client, called = self.client(), 0
 
         def count(*_: object) -> None:

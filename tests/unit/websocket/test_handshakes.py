@@ -1,4 +1,4 @@
-"""Opening handshakes: who may connect, and how a refusal is worded."""
+"""Opening handshakes: which are accepted, and how a refusal is worded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A relay that was held up: every deadline is judged after what had arrived has been read."""
+"""A relay that was held up reads everything that arrived meanwhile before it checks a deadline."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LONGEST = 15.0
 
 
 class Connections(WebSocketTestCase):
-    """What the sweep judges: one client's bytes came while the relay was held up, another's never do."""
+    """Deadlines that the sweep checks: one client's bytes arrive during the hold-up, another's never do."""
 
     def hold_up(
         self, begin: Callable[[], MemoryClient], arrives: Callable[[MemoryClient], None], seconds: float
     ) -> list[MemoryClient]:
-        """Have two in that state, with most of their time used, when the relay is held up; return them afterwards.
+        """Make two such clients with most of their time used, hold the relay up, and return both.
 
         :param begin: makes one.
         :param arrives: what came of the one that is in time.
@@ -136,14 +136,14 @@ class Connections(WebSocketTestCase):
 
 
 class Questions(SynchronousTestCase):
-    """What the authenticator judges."""
+    """Deadlines that the authenticator checks."""
 
     def setUp(self) -> None:
         self.clock = MemoryReactorClock()
         self.out: list[Deferred[Verdict]] = []
 
     def authenticator(self, **options: float) -> SessionPageAuthenticator:
-        """One that asks nobody; the test answers."""
+        """Return an authenticator that sends no requests; the test answers instead."""
         authenticator = authenticator_for("http://site.example/", self.clock, **options)
 
         def ask(sessid: str, is_ticket: bool) -> Deferred[Verdict]:

@@ -1,4 +1,4 @@
-"""However a connection ends, and whatever it was at, nothing of it is left in the relay, and one event tells of its end."""
+"""However a connection ends, the relay keeps nothing of it, and one event reports its end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ RECHECK_SECONDS, GRACE_SECONDS = 10.0, 20.0
 
 
 class Site(HeldAuthenticator):
-    """Answers at once, unless it is to hold its answers.
+    """A site that answers at once, unless it must hold its answers.
 
     :ivar verdict: what everybody is answered; None to hold it.
     """
@@ -72,7 +72,7 @@ class Site(HeldAuthenticator):
 
 
 class Place:
-    """A relay without a port, its site and its clients.
+    """A relay without a port, with its site and its clients.
 
     :ivar state: what a connection was brought into.
     """
@@ -97,7 +97,7 @@ class Place:
         self.factory.start_sweeping()
 
     def come(self, transport: Transport | None = None) -> MemoryClient:
-        """Somebody connects."""
+        """Connect a client."""
         client = (
             ProxiedClient(self.factory, proxy_header_1(OFFICE))
             if self.proxied
@@ -108,11 +108,11 @@ class Place:
         return client
 
     def member(self) -> MemoryClient:
-        """Somebody connects and logs in."""
+        """Connect a client, and log it in."""
         return self.come().open().log_in()
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass; who was cut, or let go and is so polite as to go, is gone."""
+        """Let time pass, and end connections that were aborted, or closed with a client that leaves politely."""
         for _ in range(int(seconds / 0.25)):
             self.clock.advance(0.25)
             for client in self.clients[:]:
@@ -120,13 +120,13 @@ class Place:
                     self.lose(client)
 
     def lose(self, client: MemoryClient) -> None:
-        """The TCP connection is gone."""
+        """End the TCP connection."""
         if client in self.clients:
             self.clients.remove(client)
             client.lost()
 
     def left(self) -> dict[str, int]:
-        """What is remembered, and of how many."""
+        """Return what the relay remembers, each with its number of entries."""
         factory = self.factory
         registry = factory.registry
         parts: dict[str, Any] = {
@@ -143,12 +143,12 @@ class Place:
 
 
 def say(client: MemoryClient, **message: Any) -> None:
-    """One message, of which nothing is heard yet."""
+    """Send one message, which is not answered yet."""
     client.write(frame(json.dumps(message).encode()))
 
 
 def close_codes(client: MemoryClient) -> list[int]:
-    """The close codes that a client has heard."""
+    """Return the close codes that a client has received."""
     return [heard[0] for heard in client.hear() if isinstance(heard, tuple) and heard[0] >= 1000]
 
 
@@ -398,7 +398,7 @@ def has_too_large_a_handshake(place: Place) -> None:
 
 
 def is_one_too_many(place: Place) -> None:
-    """Where nobody knows whose address it is before the handshake, it is refused with that."""
+    """Connect beyond the limit; where the address is unknown before the handshake, that is refused then."""
     first, second = place.come().open(), place.come()
     second.write(HANDSHAKE)
     place.clock.advance(0)
@@ -487,7 +487,7 @@ OF_OTHERS: dict[Callable[[Place], None], dict[str, Any]] = {
 
 
 def let_go(place: Place) -> dict[str, int]:
-    """Wait as long as a client may take to answer a close; what is left at once, and of what has its time after that?"""
+    """Wait as long as a client may take to answer a close; return what is left before and after."""
     for _ in range(10):
         if place.clients:
             place.pass_time(0.25)
@@ -501,7 +501,7 @@ def let_go(place: Place) -> dict[str, int]:
 
 
 def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[[], None]]]:
-    """Each end of each kind of connection: what to call it, where, and what brings it about."""
+    """Yield every end of every kind of connection: its name, its place, and the action that causes it."""
 
     def of_open_one(place: Place, end: Callable[[Place, MemoryClient], None]) -> None:
         client = place.state(place)

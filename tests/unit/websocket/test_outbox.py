@@ -1,4 +1,4 @@
-"""The outgoing buffer on Twisted's own TCP transport: what goes straight to the socket, what does not, what is unread."""
+"""The outgoing buffer on Twisted's TCP transport: what is written at once, what waits, and what is unread."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ USUAL = 0
 
 
 class PolledReactor(MemoryReactorClock):
-    """A reactor that writes where the system says that a socket can be written."""
+    """A reactor that writes when the system reports that a socket is writable."""
 
     def turn(self) -> None:
-        """Look once."""
+        """Poll once."""
         _, writable, _ = select.select([], self.getWriters(), [], 0)
         for transport in writable:
             transport.doWrite()
 
 
 class Closing:
-    """A protocol that notes how it was closed."""
+    """A protocol that records how it was closed."""
 
     code: int | None = None
 
@@ -54,12 +54,12 @@ class Closing:
         self.code = close.code
 
     def send_text_frame(self, payload: bytes) -> None:
-        """Not called on the fast path."""
+        """Fail: the fast path does not call this."""
         raise AssertionError
 
 
 class OutgoingTestCase(SynchronousTestCase):
-    """A buffer over a real transport over a real socket, whose turns are taken by hand."""
+    """A buffer over a real transport and socket, whose turns the test takes."""
 
     def setUp(self) -> None:
         self.soon: list[Callable[[], None]] = []
@@ -72,7 +72,7 @@ class OutgoingTestCase(SynchronousTestCase):
     def connection(
         self, budget: int = MIB, room: int = SMALL, unix: bool = False
     ) -> tuple[Closing, socket.socket, Any, Outbox]:
-        """A client, and the relay's side of its connection."""
+        """Return a client, and the relay's side of its connection."""
         if unix:
             client, accepted = socket.socketpair()
         else:
@@ -99,7 +99,7 @@ class OutgoingTestCase(SynchronousTestCase):
         self.reactor.turn()
 
     def send(self, buffer: Outbox, size: int) -> int:
-        """Send messages, each in a turn of its own; how many bytes of them could be sent."""
+        """Send messages, each in its own turn; return how many bytes could be sent."""
         sent = 0
         while sent < size and buffer.send(b"x" * 1000):
             sent += 1004
@@ -107,7 +107,7 @@ class OutgoingTestCase(SynchronousTestCase):
         return sent
 
     def pull(self, client: socket.socket, count: int) -> int:
-        """Have a client read so much as there is, while the reactor writes; how much it was."""
+        """Let a client read everything available while the reactor writes; return the number of bytes."""
         left, patience = count, time.monotonic() + 0.25  # of the kernel's: an ACK may be put off for 40 ms
         while left > 0 and time.monotonic() < patience:
             self.reactor.turn()
@@ -121,13 +121,13 @@ class OutgoingTestCase(SynchronousTestCase):
         return count - left
 
     def sweep(self) -> None:
-        """Look at the deadlines."""
+        """Check the deadlines."""
         for slow in self.slow_readers.expired(self.now):
             slow.unread_time_passed()
 
 
 class Writing(OutgoingTestCase):
-    """What goes straight to the socket, and what does not."""
+    """What is written to the socket at once, and what waits."""
 
     def test_messages_of_one_turn_are_written_at_once(self) -> None:
         self.buffer.send(b"one")
@@ -158,10 +158,10 @@ class Writing(OutgoingTestCase):
 
 
 class Budget(OutgoingTestCase):
-    """What may wait for a client, in the process and in the kernel."""
+    """How much may wait for a client, in the process and in the kernel."""
 
     def most_unread(self, budget: int, room: int = SMALL, unix: bool = False) -> tuple[int, int]:
-        """Send until the client is closed; return the bytes that it was sent, and those that its kernel has."""
+        """Send until the client is closed; return the bytes that were sent, and those in the client's kernel."""
         protocol, client, _, buffer = self.connection(budget, room, unix)
         sent = self.send(buffer, 20 * MIB)
         self.assertEqual(protocol.code, 4002)
@@ -293,12 +293,12 @@ class Bound(OutgoingTestCase):
 
 
 class Pace(OutgoingTestCase):
-    """Who is behind and stays, and who goes."""
+    """Which clients that are behind stay, and which are closed."""
 
     def behind(
         self, pace: int, seconds: int = 60, room: int = SMALL, inflow: bool = False, unix: bool = False
     ) -> tuple[int | None, float]:
-        """Whether a client that is behind is closed, with which code, and when.
+        """Return whether a client that is behind is closed, with which code, and when.
 
         :param pace: bytes it takes a second.
         :param inflow: whether it is sent as much meanwhile, so that it never has all.
@@ -428,7 +428,7 @@ class Pace(OutgoingTestCase):
 
 
 class Rule(SynchronousTestCase):
-    """The rule itself, on readers that acknowledge in jumps."""
+    """The rule by itself, with readers that acknowledge in jumps."""
 
     def survives(self, pace: float, jump: int, ahead: float, seconds: int = 1000) -> bool:
         """Whether a client stays that reads all the time and acknowledges after each `jump` bytes."""
@@ -456,7 +456,7 @@ class Rule(SynchronousTestCase):
 
 
 class Patience(OutgoingTestCase):
-    """For how long the system waits for an acknowledgement."""
+    """How long the system waits for an acknowledgement."""
 
     def test_unacknowledged_bytes_time_out_in_the_system(self) -> None:
         if not hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -1,4 +1,4 @@
-"""Pings: which connections get them, when, and what follows an answer or none."""
+"""Pings: which connections get them, when, and what follows an answer or its absence."""
 
 from __future__ import annotations
 

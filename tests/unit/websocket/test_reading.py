@@ -1,4 +1,4 @@
-"""How a connection is read: when reading pauses, and that nothing is lost or closed by a pause."""
+"""How a connection is read: when reading pauses, and that a pause loses and closes nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Pauses(SynchronousTestCase):
         return self.client(**options).log_in()
 
     def is_paused(self, client: MemoryClient) -> bool:
-        """Whether the relay reads no more of it."""
+        """Whether the relay has stopped reading from it."""
         return client.transport.producerState == "paused"
 
     def pongs(self, client: MemoryClient) -> int:

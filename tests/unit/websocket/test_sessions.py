@@ -138,10 +138,10 @@ class RecheckedSessions(WebSocketTestCase):
 
 
 class Handles(WebSocketTestCase):
-    """Names of a session: for its rechecks, and for ending it."""
+    """Names of a session for re-checks and for ending it."""
 
     def log_in(self, verdict: LoggedIn, *headers: str, **options: Any) -> MemoryClient:
-        """Return a client that logged in by "sid" and whose recheck is due."""
+        """Return a client that logged in by "sid" and whose re-check is due."""
         self.webserver = HeldAuthenticator()
         self.factory = self.make_factory(self.webserver, **options)
         client = self.client().open(*headers)

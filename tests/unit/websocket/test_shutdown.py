@@ -1,4 +1,4 @@
-"""The pace at which connections are closed when the relay stops: every one in time, no more at once than needed."""
+"""The pace of closing when the relay stops: every connection in time, and no more at once than needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP = 0.05
 
 
 def turns(count: int, limit: float, seed: int = 1) -> list[list[int]]:
-    """Return who has their turn at each step, until everybody had one."""
+    """Return the connections whose turn has come at each step, until all have had one."""
     pacer = ShutdownPacer(range(count), limit, BEGUN, random.Random(seed).random)
     closed = []
     while pacer:
@@ -26,7 +26,7 @@ def turns(count: int, limit: float, seed: int = 1) -> list[list[int]]:
 
 
 class ShutdownPacerTests(SynchronousTestCase):
-    """Turns, on a clock of the test's."""
+    """Turns, on a clock that the test controls."""
 
     def test_20_connections_have_their_turns_at_once(self) -> None:
         self.assertEqual([len(step) for step in turns(FIRST_TURNS, 10.0)], [20])

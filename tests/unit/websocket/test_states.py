@@ -1,4 +1,4 @@
-"""The table of a connection's states says what the code does."""
+"""The table of a connection's states matches the code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from chatrelay.websocket.states import ConnectionState, Event
 
 
 def rows(of: type, columns: int) -> list[list[str]]:
-    """The rows of a docstring's tables that have so many columns, or more where the last is prose."""
+    """Return the rows of a docstring's tables with this many columns, or more where the last column is prose."""
     lines = [line.split() for line in (inspect.getdoc(of) or "").splitlines()]
     return [words for words in lines if len(words) >= columns]
 

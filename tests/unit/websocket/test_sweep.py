@@ -1,4 +1,4 @@
-"""The sweep: each part is looked at, whatever becomes of the others."""
+"""The sweep: each part is checked, even if others fail."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ FAILED = (
 
 
 def sweep_of(tasks: Mapping[str, Check]) -> Sweep:
-    """A sweep that the test runs by hand."""
+    """Return a sweep that the test runs."""
     clock = Clock()
     return Sweep(tasks, ActiveTime(clock.seconds), clock)
 
 
 class Looks(SynchronousTestCase):
-    """In what order, and what is told."""
+    """The order of the checks, and what is logged."""
 
     def setUp(self) -> None:
         self.done: list[str] = []
         self.told = logged_lines(self)
 
     def do(self, what: str) -> Any:
-        """Something that does it."""
+        """Return a check that does something."""
         return lambda *_: self.done.append(what)
 
     def test_actions_of_a_check_run_before_the_next_check(self) -> None:
@@ -109,7 +109,7 @@ class Looks(SynchronousTestCase):
 
 
 class Counted(KnownSessions):
-    """Knows alice, and how often it was asked."""
+    """An authenticator that knows alice, and counts how often it was asked."""
 
     def __init__(self) -> None:
         super().__init__({"alice": 1})
@@ -140,10 +140,10 @@ PARTS = {
 
 
 class AllParts(WebSocketTestCase):
-    """The factory's own parts: with any of them broken, the others do their work."""
+    """The factory's own parts: if any of them fails, the others still work."""
 
     def do_their_work(self, *broken: str) -> set[str]:
-        """Have something for every part to do in a minute and a bit, with some broken; which have done it."""
+        """Give every part something to do within 70 seconds, with some broken; return those that did it."""
         authenticator = Counted()
         self.clock = Clock()
         self.factory = self.make_factory(

@@ -1,4 +1,4 @@
-"""The private names of Twisted on which the relay relies; test_autobahn.py has those of Autobahn."""
+"""The private names of Twisted on which the relay relies; test_autobahn.py checks those of Autobahn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offers of extensions: which are taken up, which are declined, and that none of them keeps a client out."""
+"""Offers of extensions: which are accepted, which are declined, and that no offer refuses a client."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_long_header_is_read_once() -> None:
 
 
 class Offers(WebSocketTestCase):
-    """What a client is answered that offers extensions."""
+    """The answer to a client that offers extensions."""
 
     DECLINED = (
         f"{DEFLATE}; unknown=1",

@@ -1,4 +1,4 @@
-"""The frame fast path: which bytes it takes, and that nobody can tell it is there."""
+"""The frame fast path: which bytes it takes, and that its effect is the same as without it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Taking(SynchronousTestCase):
     """What is taken, and what is left to Autobahn."""
 
     def taken(self, data: bytes, longest: int = 65536, stop_after: int = 10**9) -> tuple[int, list[bytes]]:
-        """How many bytes were taken, and the messages."""
+        """Return how many bytes were taken, and the messages."""
         messages: list[bytes] = []
 
         def receive(payload: bytes) -> bool:
@@ -163,7 +163,7 @@ class Both:
             self.sides.append((client, clock, log, factory))
 
     def write(self, data: bytes) -> list[tuple[Any, ...]]:
-        """Give both the same bytes; return what each then shows to the outside."""
+        """Give both relays the same bytes; return the visible effects on each."""
         seen = []
         for client, clock, log, factory in self.sides:
             client.write(data)
@@ -190,7 +190,7 @@ class Both:
 
 
 class NobodyCanTell(SynchronousTestCase):
-    """The same bytes in the same pieces: the same answers, deliveries, closes and deadlines."""
+    """The same bytes in the same pieces have the same answers, deliveries, closes and deadlines."""
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(FRAMES, max_size=8), st.data())

@@ -1,4 +1,4 @@
-"""The head of a handshake: what is a header of it, whichever way it is looked up."""
+"""The head of a handshake: every way of looking a header up gives the same result."""
 
 from __future__ import annotations
 

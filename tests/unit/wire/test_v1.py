@@ -1,4 +1,4 @@
-"""The codec: what is a request, what is not, and what chatrelay sends."""
+"""The codec: which frames are requests, which are not, and what chatrelay sends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX = 2**53
 
 
 def send_request(id: object = "21", time_stamp: object = "23", to: object = "7", content: object = "Hej") -> bytes:
-    """A message-send-request as a client would write it."""
+    """Return a message-send-request as a client would write it."""
     message = {"timeStamp": time_stamp, "touID": to, "content": content}
     return json.dumps({"type": "message-send-request", "id": id, "message": message}).encode()
 
@@ -79,7 +79,7 @@ class Requests(SynchronousTestCase):
 
 
 class UnusableFrames(SynchronousTestCase):
-    """Frames that can't be used, and what is said of them."""
+    """Frames that can't be used, and how they are reported."""
 
     def refused(self, frame: bytes) -> UnusableFrame:
         """Decode, and return the refusal."""
@@ -229,10 +229,10 @@ CONTENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["C
 
 
 class Properties(SynchronousTestCase):
-    """Any bytes in: an object, or one kind of error, out."""
+    """Any bytes are decoded to an object or raise one kind of error."""
 
     def in_or_refused(self, frame: bytes) -> None:
-        """Decode; nothing but a request or `UnusableFrame` may come of it."""
+        """Decode, and check that the result is a request or `UnusableFrame`."""
         try:
             request = decode(frame)
         except UnusableFrame as refusal:
@@ -275,7 +275,7 @@ class Properties(SynchronousTestCase):
 
 
 class Meant:
-    """What Python's own JSON decoder, which is slow and reads lone surrogates, finds a frame to be meant as."""
+    """The meaning of a frame as Python's own JSON decoder finds it, which is slow and reads lone surrogates."""
 
     def __init__(self, frame: bytes) -> None:
         self.reason = Reason.INVALID_JSON
@@ -360,10 +360,10 @@ REQUESTS = (
 
 
 class Diagnosis(SynchronousTestCase):
-    """What a frame that can't be used was meant to be: the same as Python's own decoder says, for less."""
+    """The diagnosis of a frame that can't be used: the same as by Python's own decoder, at less cost."""
 
     def compare(self, frame: bytes) -> None:
-        """Both must say the same of a frame that can't be used."""
+        """Check that both decoders diagnose a frame that can't be used in the same way."""
         meant = Meant(frame)
         try:
             decode(frame)
@@ -443,7 +443,7 @@ class Diagnosis(SynchronousTestCase):
 
 
 class Answers(SynchronousTestCase):
-    """What chatrelay sends has these keys, in this order, and no others."""
+    """What chatrelay sends has exactly these keys, in this order."""
 
     def test_auth_response_has_its_keys_and_no_others(self) -> None:
         self.assertEqual(wire.auth_response(True), b'{"type":"auth-response","response":true}')
