@@ -1,4 +1,4 @@
-"""What end-to-end tests start from."""
+"""Fixtures of the end-to-end tests."""
 
 from tests.support.authorities import authorities
 from tests.support.relay_fixtures import logged_in, relay, site, start_relay

@@ -29,7 +29,7 @@ SIDES = ("-wal", "-shm", "-journal")
 
 
 def arguments(words: tuple[object, ...], prelude: str = "") -> tuple[list[str], dict[str, str]]:
-    """`chatrelay COMMAND --message-log sqlite:LOG …` as a process, and its environment.
+    """Return the command line and the environment of `chatrelay COMMAND --message-log sqlite:LOG …`.
 
     :param prelude: Python to run before it begins.
     """
@@ -41,7 +41,7 @@ def arguments(words: tuple[object, ...], prelude: str = "") -> tuple[list[str], 
 
 
 def command(*words: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
-    """Run it without a terminal."""
+    """Run the command without a terminal."""
     line, environment = arguments(words, prelude)
     return subprocess.run(
         line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * PATIENCE
@@ -61,7 +61,7 @@ def contents(path: Path) -> list[str]:
 
 
 def acknowledged(crowd: Crowd) -> set[str]:
-    """The contents of the messages that were acknowledged so far."""
+    """Return the contents of the messages that were acknowledged so far."""
     found = set()
     for talker in crowd.talkers:
         account = talker.account()
@@ -163,7 +163,7 @@ backup.PAGES_PER_STEP, backup.BYTES_PER_SYNC = 5, 4096
 
 
 def killed(path: Path, *counts: int) -> None:
-    """A message log as a killed relay leaves it: what was committed last is in the ``-wal``."""
+    """Return a message log as a killed relay leaves it: the last commits are in the ``-wal``."""
     original = path.with_name("original")
     store = fill(original, *counts)
     for suffix in ("", "-wal", "-shm"):
@@ -175,7 +175,7 @@ def killed(path: Path, *counts: int) -> None:
 
 
 def killed_everywhere(words: Callable[[], tuple[object, ...]]) -> Iterator[bool]:
-    """Run a command again and again, killed one step later each time, until it ends by itself; whether it was killed."""
+    """Run a command repeatedly, killed one step later each time, until it ends; yield whether it was killed."""
     at = 0
     while True:
         at += 1
@@ -275,7 +275,7 @@ def test_full_disk_is_reported_in_one_sentence(tmp_path: Path) -> None:
 
 
 def on_a_terminal(*words: object, answer: str = "") -> tuple[int, str]:
-    """Run it on a terminal; its exit status, and what the terminal was sent.
+    """Run the command on a terminal; return its exit status, and what the terminal received.
 
     :param answer: typed when it asks.
     """

@@ -1,4 +1,4 @@
-"""Session ids appear nowhere: what the relay prints, stores, sends and answers is searched for those it was given.
+"""Session ids appear nowhere: all that the relay prints, stores, sends and answers is searched for them.
 
 Each is a canary: two long random words with characters between them that one encoding or another changes. What is
 searched for are pieces of the words, which most encodings leave as they are, and their base64 and hexadecimal forms.
@@ -38,7 +38,7 @@ PIECE = 10
 
 
 def pieces(word: str) -> Iterator[bytes]:
-    """What a text would hold in which this word is, or a part of it."""
+    """Return what a text would contain if this word, or a part of it, was in it."""
     raw = word.encode()
     texts = [raw, raw.hex().encode(), raw.hex().upper().encode(), "\\x00".join(word).encode()]
     for shift in range(3):  # base64 of something that the word begins in, anywhere
@@ -50,7 +50,7 @@ def pieces(word: str) -> Iterator[bytes]:
 
 
 class Canaries:
-    """Session ids, and everything in which they must not be.
+    """Session ids, and everything in which they must not appear.
 
     :ivar found: what came from the relay, by where it came from.
     """
@@ -60,23 +60,23 @@ class Canaries:
         self.found: dict[str, list[bytes]] = {}
 
     def make(self, between: str = "/+é =&%<'") -> str:
-        """A new session id."""
+        """Return a new session id."""
         words = secrets.token_hex(16), secrets.token_urlsafe(24).replace("-", "x").replace("_", "y")
         self._words += words
         return between.join(words)
 
     def overheard(self, where: str, what: bytes | str) -> None:
-        """Something came from the relay."""
+        """Keep something that came from the relay."""
         self.found.setdefault(where, []).append(what.encode("utf-8", "replace") if isinstance(what, str) else what)
 
     def read(self, folder: Path) -> None:
-        """Everything in a folder came from the relay."""
+        """Keep the files of a folder, which came from the relay."""
         for file in folder.rglob("*"):
             if file.is_file():
                 self.overheard(str(file.relative_to(folder)), file.read_bytes())
 
     def leaks(self) -> list[tuple[str, bytes]]:
-        """Where pieces of a session id are, and the text around the first one there."""
+        """Return where pieces of a session id are, with the text around the first one in each place."""
         wanted = {piece for word in self._words for piece in pieces(word)}
         found = []
         for where, texts in self.found.items():
@@ -89,7 +89,7 @@ class Canaries:
 
 
 class Overheard(Client):
-    """A client that keeps all that it gets."""
+    """A client that keeps everything it receives."""
 
     def __init__(self, canaries: Canaries, url: str, cookie: str | None = None, **options: Any) -> None:
         if cookie is not None:
@@ -99,13 +99,13 @@ class Overheard(Client):
         self._canaries = canaries
 
     def hear(self, timeout: float = PATIENCE) -> Any:
-        """The next frame."""
+        """Return the next frame."""
         frame = self.socket.recv(timeout)
         self._canaries.overheard("frames", frame)
         return json.loads(frame)
 
     def close(self) -> None:
-        """Close, and keep what came and was not heard, and why it ended."""
+        """Close, and keep the frames that were not read yet, and why the connection ended."""
         super().close()
         with suppress(ConnectionClosed):
             while True:
@@ -113,13 +113,13 @@ class Overheard(Client):
         self._canaries.overheard("close reasons", str(self.socket.close_reason))
 
     def log_in_again_and_again(self, sessid: str | None) -> Any:
-        """The last of two answers."""
+        """Log in twice, and return the second answer."""
         self.log_in(sessid)
         return self.log_in(sessid)
 
 
 def post(site: Site, reply: Callable[[Any, str], None]) -> None:
-    """Have the site answer with the session id at hand."""
+    """Make the site answer with the session id that it was asked about."""
     site.answer = lambda request: reply(request, site.asked[-1])
 
 
@@ -145,7 +145,7 @@ FAULTS: list[Callable[[Any, str], None]] = [
 
 
 def bad_frames(sessid: str) -> list[bytes | str]:
-    """Frames with the session id in them that can't be used."""
+    """Return frames that contain the session id and can't be used."""
     quoted = json.dumps(sessid)
     return [
         sessid,
@@ -171,7 +171,7 @@ def bad_frames(sessid: str) -> list[bytes | str]:
 
 
 def raw(port: int, request: bytes) -> bytes:
-    """What comes for some bytes, up to the end of the connection."""
+    """Send bytes; return everything received up to the end of the connection."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
@@ -185,7 +185,7 @@ def raw(port: int, request: bytes) -> bytes:
 
 
 def bad_handshakes(sessid: str) -> list[bytes]:
-    """Handshakes with the session id in them that are refused, or are none."""
+    """Return handshakes that contain the session id and are refused, or are not handshakes."""
     quoted = urllib.parse.quote(sessid)
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     good = f"{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -211,7 +211,7 @@ def bad_handshakes(sessid: str) -> list[bytes]:
 
 
 def ask_ops(relay: RelayProcess, canaries: Canaries, sessid: str) -> None:
-    """Everything that the ops endpoint may be asked with a session id, but ending that session."""
+    """Send the ops endpoint every request with a session id, except one that ends that session."""
     quoted = urllib.parse.quote(sessid)
     bodies = [
         json.dumps({"SESSID": sessid})[:-1],
@@ -336,7 +336,7 @@ def test_session_ids_appear_in_no_output(
 
 
 def relay_ops(relay: RelayProcess, value: object) -> tuple[int, Any]:
-    """End a session by the ops endpoint."""
+    """End a session through the ops endpoint."""
     return relay.ops("POST", "/v1/revoke", value, TOKEN)
 
 

@@ -24,7 +24,7 @@ BOMB = 100 * 1024 * 1024
 
 
 def memory(relay: RelayProcess) -> float:
-    """The most that the relay has had in memory, in MiB."""
+    """Return the most memory that the relay has used, in MiB."""
     status = Path(f"/proc/{relay.process.pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found
@@ -32,7 +32,7 @@ def memory(relay: RelayProcess) -> float:
 
 
 def extensions(client: Client) -> list[Extension]:
-    """What was negotiated."""
+    """Return what was negotiated."""
     return list(client.socket.protocol.extensions)
 
 

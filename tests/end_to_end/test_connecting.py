@@ -1,4 +1,4 @@
-"""Limits on connections to a real relay: in all, of an address, of a user. tests/unit tests each limit by itself."""
+"""Limits on connections to a real relay: in total, per address, per user. tests/unit tests each limit by itself."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ UNHURRIED = ("--handshake-timeout", "0", "--login-timeout", "0")
 
 @pytest.fixture
 def held() -> Iterator[ExitStack]:
-    """What is left open until the end."""
+    """Hold connections that stay open until the end."""
     with ExitStack() as held:
         yield held
 
 
 def answer(relay: RelayProcess, address: str = "127.0.0.1") -> bytes:
-    """What somebody hears who connects from there and sends a request, until the relay hangs up."""
+    """Connect from an address and send a request; return everything received until the relay disconnects."""
     with connected(relay.port, address) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         heard = b""
@@ -43,12 +43,12 @@ def answer(relay: RelayProcess, address: str = "127.0.0.1") -> bytes:
 
 
 def descriptors(relay: RelayProcess) -> int:
-    """How many file descriptors the relay has open."""
+    """Return how many file descriptors the relay has open."""
     return len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
 
 
 def within_patience(so: Callable[[], bool]) -> bool:
-    """Whether it becomes so."""
+    """Whether a condition becomes true in time."""
     until = time.monotonic() + PATIENCE
     while not so():
         if time.monotonic() > until:
@@ -67,7 +67,7 @@ def test_descriptor_limit_is_raised_and_logged(start_relay: StartRelay) -> None:
 
 
 def descriptor_limit(pid: int) -> int:
-    """The soft limit of a process, as the kernel has it."""
+    """Return the soft limit of a process, as the kernel reports it."""
     found = re.search(r"^Max open files +(\d+) ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
     assert found
     return int(found[1])

@@ -1,4 +1,4 @@
-"""A message costs much less than in stock Autobahn: the one figure of the benchmark that is held in every run of the tests.
+"""A message costs much less than in stock Autobahn: the one figure of the benchmark that every test run checks.
 
 Not a time but a ratio: both servers are measured in turns on the same machine, so that a slow or busy one slows both, and
 the margin is wide.

@@ -1,4 +1,4 @@
-"""Logins that are denied: how many of an address the site is asked about, and for how long a denial is remembered."""
+"""Denied logins: how many of one address reach the site, and how long a denial is remembered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ StartRelay = Callable[..., RelayProcess]
 
 
 def guess(relay: RelayProcess, count: int) -> None:
-    """Log in with so many session ids that are none."""
+    """Log in with this many unknown session ids."""
     for number in range(count):
         if number % 2 == 0:  # the third denial would close the connection
             client = relay.client()

@@ -1,4 +1,4 @@
-"""The files in examples/deploy/: nginx really runs in front of a relay, and systemd reads the unit."""
+"""The files in examples/deploy/: nginx runs in front of a relay, and systemd reads the unit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ StartRelay = Callable[..., RelayProcess]
 
 @attrs.frozen
 class Deployment:
-    """nginx with the example's configuration, and what is behind it."""
+    """nginx with the example's configuration, and the relay and site behind it."""
 
     folder: Path
     port: int
@@ -50,7 +50,7 @@ class Deployment:
         address: str = "127.0.0.1",
         forwarded_for: str | None = None,
     ) -> Client:
-        """A page's connection through nginx, from one of this machine's addresses."""
+        """Open a connection of a page through nginx, from one of this machine's addresses."""
         trusting = ssl.create_default_context()
         self.authorities.configure_trust(trusting)
         headers = {"Cookie": cookie, "X-Forwarded-For": forwarded_for}
@@ -64,7 +64,7 @@ class Deployment:
         )
 
     def access_log(self, lines: int) -> list[dict[str, object]]:
-        """What nginx has logged about /chat; it does so when a connection has ended."""
+        """Return what nginx has logged about /chat, which it does when a connection has ended."""
         path = self.folder / "chat.log"
         until = time.monotonic() + PATIENCE
         while len(logged := path.read_text().splitlines()) < lines:
@@ -77,7 +77,9 @@ class Deployment:
 def deployment(
     request: pytest.FixtureRequest, start_relay: StartRelay, site: Site, tmp_path: Path
 ) -> Iterator[Deployment]:
-    """nginx and a relay with the options of the example; only addresses and paths are other ones, unless a test asks for more."""
+    """Start nginx and a relay with the example's options; only addresses and paths differ, unless a test adds
+    options.
+    """
     options = (DEPLOY / "chatrelay.toml").read_text()
     for theirs, ours in (
         ("/var/lib/chatrelay/", ""),

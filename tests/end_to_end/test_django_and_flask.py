@@ -1,4 +1,4 @@
-"""Sites by Django and by Flask with examples/django and examples/flask in them: the code that docs/webserver.rst shows."""
+"""Django and Flask sites with examples/django and examples/flask: the code that docs/webserver.rst shows."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class FrameworkSite:
         )
 
     def submit(self, page: str, cookie: str = "", **form: str) -> str:
-        """Send a form of the site; the session cookie afterwards."""
+        """Send a form of the site; return the session cookie afterwards."""
         form["csrfmiddlewaretoken"] = CSRF_TOKEN
         request = urllib.request.Request(f"{self.origin}/{page}", urllib.parse.urlencode(form).encode())
         request.add_header("Cookie", f"{self.cookie_name}={cookie}; csrftoken={CSRF_TOKEN}")
@@ -160,17 +160,17 @@ class FrameworkSite:
         raise AssertionError("there was no redirect")
 
     def whoami(self, cookie: str) -> tuple[object, str | None]:
-        """What a page of the site is told of who is logged in, and the cookie that comes with it."""
+        """Return what the site tells a page about the logged-in user, and the cookie that comes with it."""
         request = urllib.request.Request(f"{self.origin}/whoami", headers={"Cookie": f"{self.cookie_name}={cookie}"})
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read()), answer.headers["Set-Cookie"]
 
     def page(self, cookie: str) -> Client:
-        """The connection of a page with the chat."""
+        """Open the chat connection of a page."""
         return self.relay.client(origin=self.origin, additional_headers={"Cookie": f"{self.cookie_name}={cookie}"})
 
     def ask(self, secret: str, **form: str) -> tuple[int, bytes]:
-        """Ask the session page by hand."""
+        """Ask the session page directly."""
         request = urllib.request.Request(f"{self.origin}/session", urllib.parse.urlencode(form).encode())
         request.add_header("Authorization", f"Bearer {secret}")
         try:
@@ -182,15 +182,15 @@ class FrameworkSite:
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirect to whoever asks."""
+    """Passes a redirect on to the caller."""
 
     def redirect_request(self, *_: object) -> None:
-        """Follow nothing."""
+        """Do not follow the redirect."""
 
 
 @pytest.fixture(params=["django", "flask"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FrameworkSite]:
-    """The site, with its relay."""
+    """Start the site and its relay."""
     for package in ("django", "flask_wtf"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'chatrelay[test]'")

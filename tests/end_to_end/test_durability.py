@@ -62,13 +62,13 @@ def test_a_sync_precedes_the_answer_of_an_idle_relay(site: Site, tmp_path: Path)
 
 
 def refused(client: Client, to: str | int, id: str) -> None:
-    """Send, and expect `log-unavailable`."""
+    """Send a message, and expect `log-unavailable`."""
     client.send(to, f"content of {id}", id=id)
     assert client.hear()["response"] == {"id": id, "value": False, "reason": "log-unavailable"}
 
 
 def accepted_within(seconds: float, client: Client, to: str | int, id: str) -> float:
-    """Send again and again until it is accepted; return how long that took."""
+    """Send again and again until a message is accepted; return how long that took."""
     began = time.monotonic()
     attempt = 0
     while time.monotonic() - began < seconds:

@@ -1,4 +1,4 @@
-"""The small programs in examples/ that put chatrelay into an application of one's own."""
+"""The small programs in examples/ that embed chatrelay in an application."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.v1 import ADMITTED, DENIED
 
 @pytest.fixture
 def embedded() -> Iterator[Example]:
-    """examples/embedded.py, running."""
+    """Run examples/embedded.py."""
     with Example("embedded.py") as example:
         yield example
 
 
 @pytest.fixture
 def web_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SiteExample]:
-    """examples/twisted_web_site.py, running; with more options for its relay where the test says so."""
+    """Run examples/twisted_web_site.py, with further options of its relay if the test gives them."""
     program = ROOT / "examples" / "twisted_web_site.py"
     if options := getattr(request, "param", ""):
         source = program.read_text("utf-8")
@@ -43,7 +43,7 @@ MORE_THAN_PEOPLE_SEND = pytest.mark.parametrize("web_site", ["message_burst=10_0
 
 @pytest.fixture
 def at_site(web_site: SiteExample) -> Iterator[Callable[..., Client]]:
-    """Logs somebody in at the site and, through its cookie, at the relay."""
+    """Log a user in at the site and, by its cookie, at the relay."""
     with ExitStack() as open_clients:
 
         def connect(name: str, **options: Any) -> Client:
@@ -159,7 +159,7 @@ def test_mounted_relay_accepts_messages_up_to_its_limit(at_site: Callable[..., C
 
 @MORE_THAN_PEOPLE_SEND
 def test_reader_of_the_mounted_relay_gets_every_message_in_order(at_site: Callable[..., Client]) -> None:
-    """Nine times what may stay unread, to a client that reads as it comes."""
+    """Send nine times unread-size to a client that reads as messages come."""
     alice, bo = at_site("alice"), at_site("bo")
     content = "x" * 16000
     for first in range(0, 600, 20):

@@ -1,4 +1,4 @@
-"""A site by Express with express-session, run by Node, from examples/express: the code that docs/webserver.rst shows."""
+"""An Express site with express-session, run by Node, from examples/express: the code that docs/webserver.rst shows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Express:
         )
 
     def page(self, browser: Browser) -> Client:
-        """The connection of a page that a browser has opened."""
+        """Open the chat connection of a page in a browser."""
         return self.relay.client(origin=self.origin, additional_headers={"Cookie": f"connect.sid={browser.cookie}"})
 
     def __enter__(self) -> Self:
@@ -94,13 +94,13 @@ class Express:
 
 @pytest.fixture
 def express(tmp_path: Path) -> Iterator[Express]:
-    """The site, with its relay."""
+    """Start the site and its relay."""
     with Express(tmp_path) as site:
         yield site
 
 
 def ask(express: Express, body: bytes, secret: str, kind: str = "application/x-www-form-urlencoded") -> tuple[int, Any]:
-    """Ask the session page by hand."""
+    """Ask the session page directly."""
     request = urllib.request.Request(f"{express.origin}/session", body)
     request.add_header("Authorization", f"Bearer {secret}")
     request.add_header("Content-Type", kind)

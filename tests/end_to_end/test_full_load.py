@@ -1,4 +1,4 @@
-"""The promise at full load: a relay with more to do than it can gives each request one true answer, in order."""
+"""The promise at full load: a relay with more work than it can do gives each request one true answer, in order."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_request_gets_one_true_answer_in_order(
     tls: bool,
     message_log: str,
 ) -> None:
-    """The full form, which is one of the trials, has everybody talk for 60 s; the short form for half a second.
+    """In the full form, which is a trial, all clients send for 60 s; in the short form, for half a second.
 
     Both do so over plain TCP and over TLS, with the fast path and without it. What a minute brings must be held: 1.7
     million messages took 2.4 GiB of memory, and six minutes to check on two cores that had other things to do.
@@ -153,6 +153,6 @@ def test_client_that_does_not_read_is_closed_and_slows_no_other_client(
 
 
 def quantiles_of(waits: list[float]) -> str:
-    """Sorted seconds in words."""
+    """Return quantiles of sorted seconds as text."""
     median, p99 = (waits[int(len(waits) * part)] for part in (0.5, 0.99))
     return f"median {median * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, longest {waits[-1] * 1000:.1f} ms"

@@ -1,4 +1,6 @@
-"""A client that sends frames faster than they are read, over TCP, TLS and the PROXY protocol: it waits, and loses nothing."""
+"""A client that sends frames faster than they are read, over TCP, TLS and the PROXY protocol, waits and loses
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ OPTIONS = (
 
 
 def request(id: int) -> bytes:
-    """Alice's message to herself, in many frames."""
+    """Return Alice's message to herself, in many frames."""
     return fragments(v1.encoded(v1.message(1, id=id)), FRAGMENTS)
 
 
@@ -36,7 +38,7 @@ class Alice(SocketClient):
     """A client that sends messages to itself."""
 
     def answers(self, count: int) -> list[int]:
-        """The ids of so many messages that were sent, in the order of their answers."""
+        """Return the ids of this many sent messages, in the order of their answers."""
         ids: list[int] = []
         while len(ids) < count:
             heard = self.hear()
@@ -51,7 +53,7 @@ class Alice(SocketClient):
 def connect(
     request: pytest.FixtureRequest, start_relay: Callable[..., RelayProcess], tmp_path: Path
 ) -> Iterator[Callable[[], Alice]]:
-    """Connects to a relay that reads frames slowly."""
+    """Connect to a relay that reads frames slowly."""
     authorities = Authorities(tmp_path / "authorities")
     endpoint = {
         "TCP": "tcp:0:interface=127.0.0.1",

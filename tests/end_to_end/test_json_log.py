@@ -1,4 +1,4 @@
-"""`--log-format json` of a real twistd: every line is one object, whatever strangers send."""
+"""`--log-format json` of a real twistd: every line is one object, whatever untrusted clients send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = 'https://x"}\n{"level":"critical","text":"forged"}\x1b[2J\x85\u2028\\'
 
 
 def events_of(lines: list[str]) -> list[dict[str, Any]]:
-    """What was logged; every line must be JSON, and hold what the documentation says."""
+    """Return the logged events; check that every line is JSON with the documented keys."""
     events = []
     for line in lines:
         assert line.isascii() and line.isprintable(), line
@@ -45,7 +45,7 @@ def events_of(lines: list[str]) -> list[dict[str, Any]]:
 
 
 def the_event(events: list[dict[str, Any]], text: str) -> dict[str, Any]:
-    """The one event that says so."""
+    """Return the only event with this text."""
     (found,) = [event for event in events if text in event["text"]]
     return found
 
@@ -137,32 +137,32 @@ class Stranger(SocketClient):
         self._trusting = trusting
 
     def ask(self, data: bytes, answer: bytes) -> Stranger:
-        """Send this; what comes for it must have that in it."""
+        """Send bytes; check that the answer contains a text."""
         assert answer in self.write(data).receive()
         return self
 
     def shake(self, header: str, status: bytes) -> Stranger:
-        """Send a handshake with one more header, that is refused."""
+        """Send a handshake with one more header, which is refused."""
         return self.ask(handshake(header), b"HTTP/1.1 " + status)
 
     def member(self) -> Stranger:
-        """Shake hands and log in."""
+        """Do the handshake and log in."""
         assert self.open().log_in("chen-session") == ADMITTED
         return self
 
     def speak_tls(self) -> Stranger:
-        """Begin with TLS, of which nobody will say goodbye."""
+        """Begin TLS, which nobody will close properly."""
         self.socket = self._trusting.wrap_socket(self.socket, server_hostname="127.0.0.1")
         return self
 
     def trust_others(self) -> Stranger:
-        """Begin with TLS, and be told of a certificate that others vouch for."""
+        """Begin TLS, and refuse the certificate because other authorities are trusted."""
         with pytest.raises(ssl.SSLCertVerificationError):
             ssl.create_default_context().wrap_socket(self.socket, server_hostname="127.0.0.1")
         return self
 
     def hear_out(self) -> None:
-        """Wait for what the relay says, unless it has been heard, and leave."""
+        """Read what the relay sends, unless that was done, and disconnect."""
         with suppress(OSError):
             self.socket.recv(65536)
         self.socket.close()
@@ -170,7 +170,7 @@ class Stranger(SocketClient):
 
 @dataclass
 class Kind:
-    """Connections that end alike.
+    """Connections that end in the same way.
 
     :ivar doing: what each does; it stays where that says nothing of its end.
     :ivar end: of each, its phase, by whom, the code, and how the reason begins.

@@ -1,4 +1,4 @@
-"""The relay on its lean reactor, as an operator chooses it: it behaves as on Twisted's own."""
+"""The relay on its lean reactor, as an operator chooses it, behaves as on Twisted's own."""
 
 from __future__ import annotations
 

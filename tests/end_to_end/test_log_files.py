@@ -1,4 +1,6 @@
-"""A message log whose files have several names, are moved or replaced, or whose file system fails, under a real relay."""
+"""A message log whose files have several names, are moved or replaced, or have a failing file system, in a real
+relay.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 def talking(relay: RelayProcess) -> tuple[Client, Client]:
-    """Alice and Bo, logged in."""
+    """Log Alice and Bo in."""
     alice, bo = relay.client(), relay.client()
     alice.log_in("alice-session")
     bo.log_in("bo-session")
@@ -42,13 +44,13 @@ def talking(relay: RelayProcess) -> tuple[Client, Client]:
 
 
 def send(alice: Client, content: str) -> Any:
-    """Send to Bo; return the response."""
+    """Send a message to Bo; return the response."""
     alice.send(2, content, id=content)
     return alice.hear()["response"]
 
 
 def readiness(relay: RelayProcess, status: int) -> float:
-    """Wait until `/readyz` answers so; return how long that took, in seconds."""
+    """Wait until `/readyz` answers this; return how long that took, in seconds."""
     began = time.monotonic()
     while relay.ops("GET", "/readyz")[0] != status:
         assert time.monotonic() - began < PATIENCE, f"/readyz does not answer {status}"
@@ -57,7 +59,7 @@ def readiness(relay: RelayProcess, status: int) -> float:
 
 
 def refusal(relay: RelayProcess) -> str:
-    """Why a relay did not start."""
+    """Return why a relay did not start."""
     try:
         status = relay.wait()
     except subprocess.TimeoutExpired:
@@ -71,7 +73,7 @@ def refusal(relay: RelayProcess) -> str:
 
 
 def start_second(folder: Path, site: Site, log: str) -> RelayProcess:
-    """Another relay."""
+    """Start another relay."""
     return RelayProcess(folder, "--auth-url", site.url, "--message-log", f"sqlite:{log}")
 
 
@@ -157,21 +159,21 @@ def test_backup_beside_an_old_write_ahead_log_is_refused_with_a_command(
 
 
 def no_folder(disk: Path) -> None:
-    """ENOENT."""
+    """Cause ENOENT."""
 
 
 def a_file_for_a_folder(disk: Path) -> None:
-    """ENOTDIR."""
+    """Cause ENOTDIR."""
     disk.touch()
 
 
 def a_link_to_itself(disk: Path) -> None:
-    """ELOOP."""
+    """Cause ELOOP."""
     disk.symlink_to(disk.name)
 
 
 def a_name_that_is_too_long(disk: Path) -> None:
-    """ENAMETOOLONG."""
+    """Cause ENAMETOOLONG."""
     disk.symlink_to("x" * 255 + "/" + "x" * 256)
 
 

@@ -72,7 +72,7 @@ def test_sigterm_closes_with_4000_and_ends_as_twistd_ends(logged_in: LogIn, rela
 
 
 def messages(folder: Path) -> list[dict[str, object]]:
-    """What `chatrelay messages` prints of the log in that folder."""
+    """Return what `chatrelay messages` prints of the log in a folder."""
     command = [sys.executable, "-m", "chatrelay.app.cli", "messages", "--message-log", "sqlite:chatrelay.sqlite3"]
     printed = subprocess.run(
         command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, encoding="utf-8"

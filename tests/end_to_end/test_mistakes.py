@@ -29,7 +29,7 @@ UNDER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteu
 
 
 def fill(path: Path, messages: int) -> SqliteStore:
-    """An open message log."""
+    """Fill an open message log."""
     store = SqliteStore(str(path))
     store.open()
     store.append([Message(1, 2, "id", "23", "hej", 1_700_000_000.5)] * messages)
@@ -195,7 +195,7 @@ def test_file_that_is_not_a_message_log_is_left_alone(tmp_path: Path, kind: str)
 
 
 def ended(folder: Path, *options: str, twistd: tuple[str, ...] = ()) -> str:
-    """Start a relay that may not write everywhere and can't start; return its one sentence."""
+    """Start a relay that lacks permissions and can't start; return its one sentence."""
     relay = RelayProcess(folder, "--auth-url", URL, *options, under=UNDER, twistd=twistd)
     assert relay.wait() == 1, relay.output
     said = "\n".join(relay.output)

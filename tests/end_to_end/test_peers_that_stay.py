@@ -1,4 +1,4 @@
-"""Clients that stay after they were refused, closed halfway or stopped reading: no descriptor is held longer than 5 s.
+"""Clients that stay after they were refused, closed halfway or stopped reading hold no descriptor longer than 5 s.
 
 All of them come to one relay at once, over TCP and over TLS, with its default limits of time. What it holds is what the
 kernel says (/proc), not what the relay thinks.
@@ -32,7 +32,7 @@ MOMENT = 3.0
 
 
 def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
-    """The connections that a process holds descriptors of, at a port of its own: (this port, the remote one).
+    """Return the connections for which a process holds descriptors, as (its own port, the remote port).
 
     A remote port alone names none: the kernel gives the same one to connections to two ports.
     """
@@ -52,7 +52,7 @@ def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
 
 
 class Peer(SocketClient):
-    """A client that does what it likes with each layer: WebSocket, TLS, TCP.
+    """A client that can do anything with each layer: WebSocket, TLS, TCP.
 
     :param context: how TLS is spoken; None for plain TCP.
     """
@@ -70,7 +70,7 @@ class Peer(SocketClient):
         return self
 
     def websocket(self) -> Peer:
-        """Do an opening handshake, over TLS where it is spoken."""
+        """Do an opening handshake, over TLS if the peer uses it."""
         return self.start_tls().open()
 
     def frame(self, opcode: int, payload: bytes) -> Peer:
@@ -83,11 +83,11 @@ class Peer(SocketClient):
         return self
 
     def half_close(self) -> None:
-        """End our half of TCP, without a word of TLS."""
+        """End our half of the TCP connection, without closing TLS."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def close_notify(self) -> None:
-        """End our half of TLS (RFC 8446, section 6.1), and leave TCP as it is."""
+        """End our half of TLS (RFC 8446, section 6.1), and leave TCP open."""
         assert self._tls is not None
         with pytest.raises((ssl.SSLWantReadError, ssl.SSLSyscallError)):
             self._tls.unwrap()
@@ -95,7 +95,7 @@ class Peer(SocketClient):
 
 
 def refused(peer: Peer) -> Peer:
-    """A client that makes no WebSocket handshake, and gets an HTTP error."""
+    """Connect without a WebSocket handshake, and get an HTTP error."""
     return peer.start_tls().write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
@@ -152,7 +152,7 @@ UNREAD_WITH_TLS: dict[str, Callable[[Peer], object]] = {
 
 @pytest.fixture
 def peers() -> Iterator[Callable[..., Peer]]:
-    """Makes connections that stay until the end of the test."""
+    """Make connections that stay until the end of the test."""
     with ExitStack() as open_sockets:
 
         def connect(*arguments: object, **keywords: bool) -> Peer:

@@ -1,4 +1,4 @@
-"""A site with PHP's own sessions, by `php -S`, from examples/php."""
+"""A site with PHP's own sessions, run by `php -S`, from examples/php."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(PHP is None, reason="php is missing (on Debian: 
 
 
 class Browser:
-    """What a visitor's browser keeps of a site: its cookies."""
+    """The cookies that a visitor's browser keeps of a site."""
 
     def __init__(self, site: PhpSite) -> None:
         self.site = site
@@ -62,14 +62,14 @@ class Browser:
 
     @staticmethod
     def token(page: str) -> str:
-        """The token in a page's first form."""
+        """Return the token in a page's first form."""
         found = re.search(r'name="token" value="([0-9a-f]{32})"', page)
         assert found, page
         return found[1]
 
     @property
     def session_cookie(self) -> str:
-        """The value of the session cookie."""
+        """Return the value of the session cookie."""
         (cookie,) = [cookie for cookie in self.cookies if cookie.name == "PHPSESSID"]
         assert cookie.value is not None
         return cookie.value
@@ -90,7 +90,7 @@ StartRelay = Callable[..., RelayProcess]
 
 @pytest.fixture
 def start_php(tmp_path: Path) -> Iterator[StartSite]:
-    """Starts PHP sites with php.ini settings, and stops them at the end."""
+    """Start PHP sites with php.ini settings, and stop them at the end."""
     with ExitStack() as running:
 
         def start(*settings: str, pages: Path = EXAMPLE, **environment: str) -> PhpSite:
@@ -101,13 +101,13 @@ def start_php(tmp_path: Path) -> Iterator[StartSite]:
 
 @pytest.fixture
 def php(start_php: StartSite) -> PhpSite:
-    """The example as its README starts it."""
+    """Start the example as its README says."""
     return start_php()
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[StartRelay]:
-    """Starts relays that ask a PHP site."""
+    """Start relays that ask a PHP site."""
     with ExitStack() as running:
 
         def start(site: PhpSite, *options: str) -> RelayProcess:
@@ -120,12 +120,12 @@ def start(tmp_path: Path) -> Iterator[StartRelay]:
 
 
 def with_cookie(relay: RelayProcess, site: PhpSite, cookie: str) -> Client:
-    """A connection as a page of the site opens it: with its Origin and the site's cookie."""
+    """Open a connection as a page of the site does: with its Origin and the site's cookie."""
     return relay.client(origin=site.origin, additional_headers={"Cookie": f"theme=dark; PHPSESSID={cookie}; n=1"})
 
 
 def converse(alice: Client, bo: Client) -> None:
-    """Alice writes to Bo, and Bo answers."""
+    """Let Alice write to Bo, and Bo answer."""
     alice.send(2, "Hej från PHP", id="a")
     assert bo.hear()["message"] == {"timeStamp": "0", "fromuID": 1, "touID": 2, "content": "Hej från PHP"}
     assert alice.hear()["response"] == {"id": "a", "value": True}
@@ -207,7 +207,7 @@ def test_user_who_logged_out_or_never_logged_in_is_denied(php: PhpSite, start: S
 
 
 def ends_chats(start_php: StartSite, start: StartRelay, tmp_path: Path) -> tuple[PhpSite, RelayProcess]:
-    """The example with its two settings for the ops endpoint, and a relay that asks it once in five minutes."""
+    """Start the example with its two settings for the ops endpoint, and a relay that asks it once in five minutes."""
     (tmp_path / "ops-token").write_text(f"{OPS_TOKEN}\n")
     settings = tmp_path / "settings.php"
     settings.write_text("<?php ")  # the port is known when the relay runs, which asks the site
@@ -352,7 +352,7 @@ def test_login_needs_the_form_token_and_the_password_and_gets_a_new_id(php: PhpS
 def test_recheck_counts_as_activity_only_where_session_php_says_so(
     start_php: StartSite, tmp_path: Path, counts: bool
 ) -> None:
-    """What docs/webserver.rst says of PHP: files that are not touched for 24 minutes are collected."""
+    """Check what docs/webserver.rst says of PHP: files not used for 24 minutes are collected."""
     pages = tmp_path / "pages"
     shutil.copytree(EXAMPLE, pages)
     if counts:
@@ -377,7 +377,7 @@ def test_recheck_counts_as_activity_only_where_session_php_says_so(
 def test_page_delays_the_login_only_while_it_has_the_session_open(
     start_php: StartSite, start: StartRelay, tmp_path: Path, closes_early: bool
 ) -> None:
-    """What the example's README says of PHP's lock, and of the way round it."""
+    """Check what the example's README says of PHP's lock, and how to avoid it."""
     pages = tmp_path / "pages"
     shutil.copytree(EXAMPLE, pages)
     close = "session_write_close();" if closes_early else ""

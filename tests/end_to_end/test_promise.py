@@ -1,4 +1,4 @@
-"""The checker of the promise: each promise that is broken on purpose is found and named."""
+"""The checker of the promise finds and names each promise that is broken on purpose."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.support.promise import Account, Request, Row, Trial, read_log
 
 
 def request(name: str, number: int, to: str | int) -> Request:
-    """A request as the crowd makes them."""
+    """Return a request as the crowd sends them."""
     return Request(number, str(number), to, f"{name}/{number}")
 
 
 def delivery(uid: str | int, sent: Request) -> dict[str, Any]:
-    """What reaches a recipient."""
+    """Return what reaches a recipient."""
     message = {"timeStamp": sent.time_stamp, "fromuID": uid, "touID": sent.to, "content": sent.content}
     return {"type": "message", "message": message}
 
 
 def answer(sent: Request, reason: str | None = None) -> dict[str, Any]:
-    """What the sender is told."""
+    """Return the answer to the sender."""
     response = {"id": sent.id, "value": reason is None}
     return {"type": "send-request-response", "response": response if reason is None else {**response, "reason": reason}}
 
@@ -37,7 +37,9 @@ FROM_BO = request("bo", 0, 1)
 
 
 class Scene:
-    """Alice (1) sends three messages to both connections of Bo (2), and one to nobody; Bo sends one back. All is well."""
+    """Alice (1) sends three messages to two connections of Bo (2) and one to an absent user; Bo sends one back. All
+    succeed.
+    """
 
     def __init__(self) -> None:
         self.alice: list[Any] = [answer(TO_NOBODY, GONE), *map(answer, TO_BO), delivery(2, FROM_BO)]
@@ -50,7 +52,7 @@ class Scene:
         self.settled = True
 
     def check(self) -> Trial:
-        """Hold it against the promise."""
+        """Check the scene against the promise."""
         trial = Trial()
         accounts = [
             Account(1, [*TO_BO, TO_NOBODY], self.alice),
@@ -81,7 +83,7 @@ def test_kept_promise_passes_after_a_kill() -> None:
 
 
 def broken(found: str, breaks: Callable[[Scene], object]) -> Any:
-    """One thing that is broken, and how the checker must name it."""
+    """Return a test case: how the checker must name the broken promise, and a function that breaks it."""
     return pytest.param(found, breaks, id=found)
 
 
@@ -137,7 +139,7 @@ def log_refused(scene: Scene) -> None:
 
 
 def unanswered(scene: Scene, sent: Request) -> None:
-    """Killed before the answer, and the row is gone with it."""
+    """Kill the relay before the answer, and lose the row with it."""
     scene.settled = False
     scene.alice.remove(answer(sent))
     scene.log = [row for row in scene.log if row.content != sent.content]

@@ -38,12 +38,12 @@ LINE = re.compile(r"\((?P<event>.+)\)|(?P<name>\S+) (?P<arrow>[→←]) (?P<what
 
 
 def transcripts() -> dict[str, list[str]]:
-    """The examples of the page: name -> lines."""
+    """Return the examples of the page: name -> lines."""
     return {block["name"]: [line.strip() for line in block["body"].splitlines()] for block in BLOCK.finditer(PAGE)}
 
 
 def matches(heard: Any, expected: Any) -> bool:
-    """Whether a frame is what the page says: same keys, same JSON types, same values; "…" stands for any text."""
+    """Whether a frame is what the page says: same keys, JSON types and values; "…" stands for any text."""
     if expected == "…":
         return isinstance(heard, str) and heard != ""
     if type(heard) is not type(expected):
@@ -55,7 +55,7 @@ def matches(heard: Any, expected: Any) -> bool:
 
 @attrs.define
 class Actor:
-    """Somebody in a transcript.
+    """A person in a transcript.
 
     :ivar refused: the status that the handshake was refused with.
     :ivar ahead: frames that an event has read already.
@@ -73,7 +73,7 @@ EVENTS: list[tuple[re.Pattern[str], Callable[..., None]]] = []
 
 
 def event(pattern: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Enter a method of `Stage` under the words that the page has for it."""
+    """Register a method of `Stage` under the words that the page uses for it."""
 
     def enter(method: Callable[..., None]) -> Callable[..., None]:
         EVENTS.append((re.compile(pattern), method))
@@ -83,7 +83,7 @@ def event(pattern: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 class Stage:
-    """Where a transcript is played: a site, a relay, and whoever connects."""
+    """The place where a transcript is played: a site, a relay, and the clients that connect."""
 
     def __init__(self, site: Site, start_relay: Callable[..., RelayProcess], folder: Path) -> None:
         self.site = site
@@ -94,7 +94,7 @@ class Stage:
         self._relay: RelayProcess | None = None
 
     def play(self, lines: list[str]) -> None:
-        """Do and check what the lines say, in their order; then that nobody has heard more."""
+        """Do and check what the lines say, in order; then check that nobody received anything more."""
         for line in lines:
             parts = LINE.fullmatch(line)
             assert parts, f"not in the notation: {line}"
@@ -116,7 +116,7 @@ class Stage:
 
     @property
     def relay(self) -> RelayProcess:
-        """The relay, started when first asked for."""
+        """Return the relay, which is started at the first call."""
         if self._relay is None:
             self._relay = self.start_relay()
         return self._relay
@@ -130,7 +130,7 @@ class Stage:
         raise AssertionError(f"no event is called so: {what}")
 
     def client(self, name: str) -> Client:
-        """Whoever has that name; connects who has not yet."""
+        """Return the client with a name, which connects at the first call."""
         if name not in self.actors:
             self.connect(name)
         client = self.actors[name].client
@@ -302,7 +302,7 @@ class Stage:
 
 @pytest.fixture
 def stage(site: Site, start_relay: Callable[..., RelayProcess], tmp_path: Path) -> Iterator[Stage]:
-    """An empty stage; the webserver knows the page's two sessions."""
+    """Make an empty stage; the site knows the page's two sessions."""
     site.users.update(USERS)
     stage = Stage(site, start_relay, tmp_path)
     yield stage

@@ -1,4 +1,6 @@
-"""Clients behind proxies: each block of docs/operating/proxy.rst runs in the real proxy. nginx with TLS is in test_deploy.py."""
+"""Clients behind proxies: each block of docs/operating/proxy.rst in the real proxy. nginx with TLS is in
+test_deploy.py.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,13 @@ OWN_NAME = ("--trusted-proxy", "127.0.0.1")
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    """Skip where a proxy is missing."""
+    """Skip a test if a proxy is not installed."""
     package = "apache2-bin" if name == "apache2" else name
     return pytest.mark.skipif(PROGRAMS[name] is None, reason=f"{name} is missing (on Debian: apt install {package})")
 
 
 def block(name: str, **ours: str) -> str:
-    """A block of docs/operating/proxy.rst, with other addresses."""
+    """Return a block of docs/operating/proxy.rst, with other addresses."""
     text = (ROOT / "docs" / "operating" / "proxy.rst").read_text()
     found = re.search(rf"\.\. code-block:: \w+\n   :name: proxy-{name}\n\n((?:   .*\n|\n)+)", text)
     assert found, name
@@ -60,12 +62,12 @@ class Proxy:
     process: subprocess.Popen[bytes]
 
     def client(self, address: str = "127.0.0.1") -> Client:
-        """A connection through it."""
+        """Open a connection through the proxy."""
         return Client(f"ws://127.0.0.1:{self.port}/chat", sock=connected(self.port, address))
 
 
 def settings_of(name: str, relay: RelayProcess, port: int, folder: Path) -> tuple[str, list[str]]:
-    """The settings of a proxy, whose middle is the documentation's, and the command that runs it with them."""
+    """Return the settings of a proxy, with the block of the documentation inside, and its command line."""
     program, config = PROGRAMS[name], folder / f"{name}.conf"
     assert program is not None
     if name == "nginx":
@@ -99,7 +101,7 @@ def settings_of(name: str, relay: RelayProcess, port: int, folder: Path) -> tupl
 
 @pytest.fixture
 def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
-    """Starts proxies in front of a relay, with a change of the settings."""
+    """Start proxies in front of a relay, with changed settings."""
     with ExitStack() as running:
 
         def begin(name: str, relay: RelayProcess, changes: dict[str, str]) -> Proxy:

@@ -1,4 +1,4 @@
-"""How much a client may send to a real relay; tests/unit/relay/test_session.py has every limit to the message."""
+"""How much a client may send to a real relay; tests/unit/relay/test_session.py tests every limit exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SLOW = ("--messages-per-second", "0.01", "--user-messages-per-second", "0.01")
 
 
 def outcomes(client: Client, count: int, to: str | int = 1) -> list[str]:
-    """Send so many messages, then hear the answers: "sent", or the reason why not."""
+    """Send this many messages, then read the answers; return "sent" or the reason of the refusal for each."""
     for number in range(count):
         client.send(to, "hej", id=number)
     answers: list[Any] = []

@@ -26,12 +26,12 @@ StartRelay = Callable[..., RelayProcess]
 
 @pytest.fixture
 def authorities(tmp_path: Path) -> Authorities:
-    """Authorities that whoever has the root's certificate trusts."""
+    """Make authorities that every client with the root's certificate trusts."""
     return Authorities(tmp_path / "authorities")
 
 
 def names_shown(relay: RelayProcess, authorities: Authorities) -> set[str]:
-    """The host names in the certificate that a new client is shown."""
+    """Return the host names in the certificate that a new client receives."""
     with (
         socket.create_connection(("127.0.0.1", relay.port), PATIENCE) as plain,
         authorities.trusting().wrap_socket(plain, server_hostname="127.0.0.1") as tls,
@@ -205,7 +205,7 @@ NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 @pytest.fixture(scope="module")
 def as_first() -> tuple[str, ...]:
-    """Runs a program as the process 1 of a PID namespace; as any other where none can be made."""
+    """Run a program as process 1 of a PID namespace, or as an ordinary process if that is not permitted."""
     try:
         can = subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Sites that keep the session in a signed cookie, so that nothing on the server ends with a logout."""
+"""Sites that keep the session in a signed cookie, so that a logout ends nothing on the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = {"flask": "flask", "starlette": "starlette", "django": "django", "jwt"
 
 @pytest.fixture(scope="module", params=MODULES)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A running site, and its relay."""
+    """Start a site and its relay."""
     module = MODULES[request.param]
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed: pip install 'chatrelay[test]'")
@@ -26,7 +26,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def delivered(sender: Client, recipient: Client, uid: int) -> bool:
-    """Whether a message to a user is told as delivered, and comes."""
+    """Whether a message to a user is acknowledged as delivered, and arrives."""
     sender.send(uid, "Are you there?")
     response = sender.hear()["response"]
     return bool(response["value"]) and recipient.hear()["message"]["content"] == "Are you there?"
@@ -72,7 +72,7 @@ def test_revoking_by_sessid_misses_a_cookie_that_was_signed_again(site: Site) ->
 
 
 def test_site_that_records_logouts_ends_only_that_login(site: Site) -> None:
-    """With a short ``expires_in``, and without the ops endpoint."""
+    """Use a short ``expires_in``, and no ops endpoint."""
     browser, other = Browser(site), Browser(site)
     with (
         site.file("ended-logins"),

@@ -1,4 +1,4 @@
-"""Sites of real frameworks that are set up so that nobody can log in, and what the relay says of them.
+"""Sites of real frameworks that are set up so that nobody can log in, and what the relay logs about them.
 
 Django, Flask, PHP and nginx run as themselves. What is looked at is the line that a developer finds in the relay's log.
 """
@@ -72,7 +72,7 @@ StartRelay = Callable[..., RelayProcess]
 
 @pytest.fixture
 def start_site() -> Iterator[StartSite]:
-    """Starts programs that serve a site; the port of one."""
+    """Start programs that serve a site; return the port of one."""
     with ExitStack() as running:
 
         def start(program: str, **settings: object) -> int:
@@ -92,7 +92,7 @@ def start_site() -> Iterator[StartSite]:
 
 @pytest.fixture
 def asking(tmp_path: Path) -> Iterator[StartRelay]:
-    """Starts relays that ask a site."""
+    """Start relays that ask a site."""
     with ExitStack() as running:
 
         def start(url: str, *options: str, **environment: str) -> RelayProcess:
@@ -113,7 +113,7 @@ def asking(tmp_path: Path) -> Iterator[StartRelay]:
 
 
 def log_in(relay: RelayProcess, sessid: str | None = "alice-session", **options: object) -> object:
-    """What becomes of a login."""
+    """Return the outcome of a login."""
     with relay.client(**options) as visitor:
         return visitor.log_in(sessid)
 
@@ -226,7 +226,7 @@ def test_successful_login_prevents_the_warning(site: Site, asking: StartRelay) -
 
 
 def visit(relay: RelayProcess, *cookies: str) -> object:
-    """A page's connection, with the cookies of a browser, and what becomes of its login by the cookie."""
+    """Connect as a page with the cookies of a browser; return the outcome of its login by the cookie."""
     headers = {"Cookie": "; ".join(cookies)} if cookies else {}
     return log_in(relay, None, origin="https://www.example.com", additional_headers=headers)
 

@@ -1,4 +1,4 @@
-"""A real site that is too slow for the rechecks of its sessions."""
+"""A real site that is too slow for the re-checks of its sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a relay with users ends."""
+"""How a relay with connected users stops."""
 
 from __future__ import annotations
 

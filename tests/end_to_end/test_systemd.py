@@ -1,4 +1,4 @@
-"""What a relay tells systemd, which watches it; a socket of the test stands for systemd's."""
+"""The notifications that a relay sends to systemd; a socket of the test stands in for systemd's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 
 
 class Systemd:
-    """The socket that a service tells how it is."""
+    """The socket that receives a service's notifications."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -29,16 +29,16 @@ class Systemd:
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
 
     def hears(self) -> str:
-        """What is told next."""
+        """Return the next notification."""
         self._socket.settimeout(PATIENCE)
         return self._socket.recv(4096).decode()
 
     def hears_signs_of_life(self, count: int) -> None:
-        """Wait for so many."""
+        """Wait for this many signs of life."""
         assert [self.hears() for _ in range(count)] == [ALIVE] * count
 
     def hears_nothing(self, seconds: float) -> None:
-        """Forget what was told; see that nothing more is."""
+        """Discard earlier notifications, and check that no more arrive."""
         self._socket.setblocking(False)
         with pytest.raises(BlockingIOError):
             while True:
@@ -48,13 +48,13 @@ class Systemd:
             self._socket.recv(4096)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._socket.close()
 
 
 @pytest.fixture(params=["path", "abstract"])
 def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
-    """A socket with either kind of address."""
+    """Make a socket with either kind of address."""
     listening = Systemd(str(tmp_path / "notify") if request.param == "path" else f"@chatrelay-{tmp_path}"[:100])
     yield listening
     listening.close()
@@ -62,7 +62,7 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]
 
 @contextmanager
 def halted(relay: RelayProcess) -> Iterator[None]:
-    """A relay that does nothing for a while."""
+    """Halt a relay for a while."""
     relay.process.send_signal(signal.SIGSTOP)
     try:
         while Path(f"/proc/{relay.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":

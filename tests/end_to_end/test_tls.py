@@ -48,7 +48,7 @@ class TLSSite(Site):
 
 @pytest.fixture(scope="module")
 def other_authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
-    """Authorities like them, whom nobody trusts."""
+    """Make further authorities that nobody trusts."""
     return Authorities(tmp_path_factory.mktemp("tls") / "authorities")
 
 
@@ -64,19 +64,19 @@ class TLSRelay:
         self._trusting = authorities.trusting()
 
     def client(self, host: str | None = None, **options: object) -> Client:
-        """A new connection of a client that verifies whom it talks to."""
+        """Open a connection of a client that verifies the relay."""
         options.setdefault("ssl", self._trusting)
         return Client(f"wss://{host or f'127.0.0.1:{self.port}'}/", **options)
 
     def stranger(self) -> ssl.SSLSocket:
-        """A TLS connection that has said nothing yet."""
+        """Open a TLS connection that has sent nothing yet."""
         plain = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
         return self._trusting.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 @pytest.fixture
 def start_tls_relay(start_relay: StartRelay, authorities: Authorities) -> Callable[..., TLSRelay]:
-    """Starts relays that listen with TLS."""
+    """Start relays that listen with TLS."""
 
     def start(*options: str) -> TLSRelay:
         endpoint = authorities.endpoint(authorities.issue("127.0.0.1", "localhost"))
@@ -87,13 +87,13 @@ def start_tls_relay(start_relay: StartRelay, authorities: Authorities) -> Callab
 
 @pytest.fixture
 def tls_relay(start_tls_relay: Callable[..., TLSRelay]) -> TLSRelay:
-    """A relay that listens with TLS."""
+    """Start a relay that listens with TLS."""
     return start_tls_relay()
 
 
 @pytest.fixture
 def pair(tls_relay: TLSRelay) -> Iterator[tuple[Client, Client]]:
-    """Alice and Bo, logged in over TLS."""
+    """Log Alice and Bo in over TLS."""
     with tls_relay.client() as alice, tls_relay.client(f"localhost:{tls_relay.port}") as bo:
         assert alice.log_in("alice-session") == ADMITTED
         assert bo.log_in("bo-session") == ADMITTED
@@ -134,7 +134,7 @@ def test_large_messages_pass_over_tls_up_to_the_limit(pair: tuple[Client, Client
 
 
 def test_many_messages_pass_over_tls_in_order(pair: tuple[Client, Client]) -> None:
-    """Twenty times what may stay unread, both ways at once, to clients that read as it comes."""
+    """Send twenty times unread-size, in both directions at once, to clients that read as messages come."""
     alice, bo = pair
     for batch in range(25):
         for number in range(batch * 50, batch * 50 + 50):
@@ -241,7 +241,7 @@ def test_wire_carries_only_tls_records_over_tls(tls_relay: TLSRelay) -> None:
 
 
 class Wire:
-    """A cable between clients and the relay that keeps what passes through it, each direction by itself."""
+    """A cable between clients and the relay that keeps what passes through it, separately for each direction."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -258,7 +258,7 @@ class Wire:
         self._listener.close()
 
     def seen(self) -> list[bytes]:
-        """What passed, when all of it has."""
+        """Return what has passed, once everything has."""
         for thread in self._threads[1:]:
             thread.join(10)
         return [bytes(stream) for stream in self._streams]
@@ -287,7 +287,7 @@ class Wire:
 
 @pytest.fixture
 def start_site() -> Iterator[Callable[..., TLSSite]]:
-    """Starts sites with certificates."""
+    """Start sites with certificates."""
     with ExitStack() as running:
 
         def start(leaf: trustme.LeafCert, **options: bool) -> TLSSite:
@@ -300,7 +300,7 @@ def start_site() -> Iterator[Callable[..., TLSSite]]:
 
 @pytest.fixture
 def asking(tmp_path: Path) -> Iterator[StartRelay]:
-    """Starts relays that ask a site."""
+    """Start relays that ask a site."""
     with ExitStack() as running:
 
         def start(url: str, *options: str, **environment: str) -> RelayProcess:
@@ -311,13 +311,13 @@ def asking(tmp_path: Path) -> Iterator[StartRelay]:
 
 
 def log_in(relay: RelayProcess) -> object:
-    """What becomes of Alice's login."""
+    """Return the outcome of Alice's login."""
     with relay.client() as alice:
         return alice.log_in("alice-session")
 
 
 def told(relay: RelayProcess) -> list[str]:
-    """What the operator is told of the webserver."""
+    """Return what is logged about the site."""
     relay.stop()
     assert "Traceback" not in "\n".join(relay.output)
     return [line.partition("could not be asked: ")[2] for line in relay.output if "could not be asked" in line]

@@ -1,4 +1,4 @@
-"""`twistd chatrelay` as an operator uses it: help, options, and what it logs when it starts and when it can't."""
+"""`twistd chatrelay` as an operator uses it: help, options, and what it prints when it starts and when it can't."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_version_is_printed() -> None:
 
 @attrs.frozen
 class Refusal:
-    """A way to start the relay that can't work, and what the operator reads.
+    """A command line that can't work, and what the operator reads.
 
     :ivar says: a pattern of the one sentence.
     :ivar options: the command line; ``--auth-url`` goes before it.
@@ -193,7 +193,7 @@ REFUSALS = {
 
 
 def refusal_of(relay: RelayProcess) -> str:
-    """Wait for a relay that can't start: what it says in the end, in one line, and nothing that only its authors read."""
+    """Wait for a relay that can't start; return its last line, and check that nothing technical is printed."""
     status = relay.wait()
     output = "\n".join(relay.output)
     assert status == 1, output

@@ -1,4 +1,4 @@
-"""What a client has left unread, counted over real sockets: in the process and in the kernel."""
+"""What a client has left unread, counted on real sockets: in the process and in the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log that nobody reads or that cannot be written delays neither the relay nor its end."""
+"""A log that is not read or cannot be written delays neither the relay nor its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REFUSED = 4000
 
 
 class UnreadRelay:
-    """`twistd -n chatrelay` whose standard output is read only when it is asked for.
+    """`twistd -n chatrelay`, whose standard output is read only on request.
 
     :param folder: where it runs.
     :param url: of the session page.
@@ -55,7 +55,7 @@ class UnreadRelay:
         os.close(theirs)
 
     def read(self, until: bytes | None = None) -> bytes:
-        """Read up to some text, or (None) all that is there until its end; return everything that was read."""
+        """Read up to a text, or (None) everything until the end; return everything that was read."""
         patience = time.monotonic() + PATIENCE
         while until is None or until not in self.output:
             assert time.monotonic() < patience, self.output[-2000:]
@@ -72,30 +72,30 @@ class UnreadRelay:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         found = re.search(rb"starting on (\d+)", self.read(b"listens on"))
         assert found
         return int(found[1])
 
     def events(self) -> list[dict[str, Any]]:
-        """The output as JSON; every line must be whole."""
+        """Return the output as JSON, and check that every line is complete."""
         assert self.output.endswith(b"\n")
         return [json.loads(line) for line in self.output.splitlines()]
 
 
 def pipe() -> tuple[int, int]:
-    """A supervisor's pipe."""
+    """Return a supervisor's pipe."""
     return os.pipe()
 
 
 def stream_socket() -> tuple[int, int]:
-    """The journal's socket."""
+    """Return the journal's socket."""
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
 
 
 def stopped_terminal() -> tuple[int, int]:
-    """A terminal, as one that was stopped with Ctrl-S takes no more than its buffer."""
+    """Return a terminal that was stopped with Ctrl-S, and accepts no more than its buffer."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
     return ours, theirs
@@ -103,7 +103,7 @@ def stopped_terminal() -> tuple[int, int]:
 
 @pytest.fixture
 def start(tmp_path: Path, site: Site) -> Iterator[Callable[..., UnreadRelay]]:
-    """Starts relays whose output is not read, and ends them."""
+    """Start relays whose output is not read, and end them."""
     with ExitStack() as running:
 
         def begin(kind: Callable[[], tuple[int, int]], *options: str) -> UnreadRelay:
@@ -119,7 +119,7 @@ def start(tmp_path: Path, site: Site) -> Iterator[Callable[..., UnreadRelay]]:
 
 @contextmanager
 def talking(port: int) -> Iterator[Callable[[], None]]:
-    """Alice and Bo, logged in; call it to have them exchange a message."""
+    """Log Alice and Bo in; return a function that lets them exchange a message."""
     with Client(f"ws://127.0.0.1:{port}/") as alice, Client(f"ws://127.0.0.1:{port}/") as bo:
         assert alice.log_in("alice-session") == ADMITTED
         assert bo.log_in("bo-session") == ADMITTED
@@ -133,7 +133,7 @@ def talking(port: int) -> Iterator[Callable[[], None]]:
 
 
 def refuse(port: int, times: int) -> None:
-    """Send what is no WebSocket handshake, each time on a connection of its own."""
+    """Send requests that are not WebSocket handshakes, each on its own connection."""
     for _ in range(times):
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Logins, rechecks and the ends of sessions, with a real relay and a site that fails or changes its answers."""
+"""Logins, re-checks and ends of sessions, with a real relay and a site that fails or changes its answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN = "ops-token-of-tests"
 
 
 def log_in(relay: RelayProcess, sessid: str) -> Client:
-    """A client that is logged in."""
+    """Return a client that is logged in."""
     client = relay.client()
     assert client.log_in(sessid) == ADMITTED
     return client
@@ -112,7 +112,7 @@ def test_session_id_that_makes_the_site_fail_does_not_open_the_breaker(site: Sit
 
 @pytest.fixture
 def with_ops(start_relay: StartRelay, tmp_path: Path) -> RelayProcess:
-    """A relay with an ops endpoint."""
+    """Start a relay with an ops endpoint."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     return start_relay("--ops-listen", "tcp:0", "--ops-token-file", "token")
 

@@ -1,4 +1,4 @@
-"""A program with many users who log in and then say nothing: ``python -m tests.trials.away URL SESSID…``.
+"""A program with many users who log in and then send nothing: ``python -m tests.trials.away URL SESSID…``.
 
 It prints a line when all are in, and then only reads. It is run where the network can be taken from it.
 """
@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 
 async def log_in(url: str, sessids: list[str]) -> None:
-    """Log in as all of them, and read until the connections end."""
+    """Log in by all of these sessions, and read until the connections end."""
     sockets = []
     for sessid in sessids:
         socket = await connect(url, proxy=None, compression=None, ping_interval=None)

@@ -1,4 +1,4 @@
-"""Builds of the relay that break one promise each, or forget one limit.
+"""Builds of the relay that each break one promise, or lack one limit.
 
 `build` runs in the relay's process before twistd begins. What it replaces it
 looks up first: a name that has moved ends the relay at once, and with it the
@@ -46,7 +46,7 @@ BUILDS: dict[str, Callable[[], None]] = {}
 
 
 def named(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Enter a function that breaks something."""
+    """Register a function that breaks something."""
 
     def enter(breaks: Callable[[], None]) -> Callable[[], None]:
         BUILDS[name] = breaks
@@ -56,12 +56,12 @@ def named(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
 
 
 def build(name: str) -> None:
-    """Break it."""
+    """Apply a broken build."""
     BUILDS[name]()
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put something else in the place of an attribute of `owner`'s own.
+    """Replace an attribute that `owner` itself has.
 
     :param make: called with what is there, returns what shall be.
     :raises KeyError: where there is nothing.
@@ -70,12 +70,12 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 
 def always(value: object) -> Callable[[Any], Any]:
-    """For `replace`: a function that returns one value."""
+    """For `replace`: return a function that returns one value."""
     return lambda _: lambda *_: value
 
 
 def pragma(text: str) -> None:
-    """Have each message log begin with a pragma."""
+    """Make each message log begin with a pragma."""
 
     def make(open: Any) -> Any:
         def opened(self: Any) -> None:
@@ -358,7 +358,7 @@ def _() -> None:
 
 
 def _read_at_any_rate() -> None:
-    """Pause for no client: a pause slows an attack down, and the bound that a build forgets would not be missed."""
+    """Never pause reading: a pause would slow an attack down, and hide that the build lacks a limit."""
     replace(Inflow, "take_frame", always(True))
     replace(Inflow, "pause", always(0.0))
 

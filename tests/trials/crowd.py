@@ -1,4 +1,4 @@
-"""Many sockets at once, from addresses of their own: what attackers have and one test process does not, nearly.
+"""Many sockets at once, each from its own address, as attackers have them.
 
 All of 127.0.0.0/8 is this machine, so each socket may come from another address, and limits that count by address see many
 clients and not one.
@@ -16,12 +16,12 @@ from tests.support.frames import CLOSE, FIN, HANDSHAKE, PING, PONG, Decoder
 
 
 def address(number: int) -> str:
-    """An address of this machine: one of 62,500, and never 127.0.0.1."""
+    """Return one of 62,500 addresses of this machine, never 127.0.0.1."""
     return f"127.7.{number // 250 % 250}.{number % 250 + 1}"
 
 
 class Crowd:
-    """Sockets, all closed at the end.
+    """Sockets, all of which are closed at the end.
 
     :param target: the port where they connect, or the path of a UNIX socket.
     """
@@ -35,7 +35,7 @@ class Crowd:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
 
     def connect(self, source: str, says: bytes = b"") -> socket.socket:
-        """One more, from an address of this machine, which says something at once."""
+        """Connect one more socket from an address of this machine, and send something at once."""
         one = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
         self.sockets.append(one)
         if isinstance(self._target, str):
@@ -63,7 +63,7 @@ class Crowd:
 
 
 def opened(crowd: Crowd, source: str, handshake: bytes = HANDSHAKE) -> socket.socket:
-    """A connection whose opening handshake is done."""
+    """Return a connection whose opening handshake is done."""
     one = crowd.connect(source, handshake)
     answer = one.recv(4096)
     assert answer.startswith(b"HTTP/1.1 101 "), answer
@@ -71,7 +71,7 @@ def opened(crowd: Crowd, source: str, handshake: bytes = HANDSHAKE) -> socket.so
 
 
 def sent_of(one: socket.socket, data: bytes, patience: float = 5.0) -> int:
-    """How many of these bytes could be sent until the other side ended the connection, or took no more for a while."""
+    """Return how many of these bytes could be sent until the peer ended the connection, or took no more for a while."""
     sent = 0
     one.settimeout(patience)
     with suppress(ConnectionError, TimeoutError):
@@ -81,7 +81,7 @@ def sent_of(one: socket.socket, data: bytes, patience: float = 5.0) -> int:
 
 
 def heard(sockets: Sequence[socket.socket]) -> list[bytes]:
-    """What has come to each so far; nothing also to one that was closed."""
+    """Return what each socket has received so far; nothing for a closed one."""
     received = []
     for one in sockets:
         data = b""
@@ -94,7 +94,7 @@ def heard(sockets: Sequence[socket.socket]) -> list[bytes]:
 
 
 def to_the_end(one: socket.socket) -> bytes:
-    """All that the relay sends until it ends the connection, cut or not; waits for that.
+    """Return everything that the relay sends until it ends the connection, by a close or an abort.
 
     :raises TimeoutError: where it does not.
     """
@@ -106,7 +106,7 @@ def to_the_end(one: socket.socket) -> bytes:
 
 
 def farewell(one: socket.socket) -> tuple[int, str, int]:
-    """With which code and reason the relay closes a connection, and how many pongs it has sent before; waits for it.
+    """Wait for the relay's close; return its code and reason, and the number of pongs before it.
 
     :raises TimeoutError: where it does not.
     :raises AssertionError: where it sends something else than pings, pongs and a close frame, or ends the connection
@@ -123,12 +123,12 @@ def farewell(one: socket.socket) -> tuple[int, str, int]:
 
 
 def close_code(one: socket.socket) -> int:
-    """The code with which the relay closes a connection; otherwise as `farewell`."""
+    """Wait for the relay's close, as `farewell` does; return its code."""
     return farewell(one)[0]
 
 
 def still_open(sockets: Sequence[socket.socket]) -> int:
-    """How many of them the relay has not closed."""
+    """Return how many of the sockets the relay has not closed."""
     count = 0
     for one in sockets:
         one.setblocking(False)

@@ -46,7 +46,7 @@ LOG = "chatrelay.sqlite3"
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a trial is held.
+    """The place of a trial.
 
     :ivar folder: where the relay runs, and its message log is.
     """
@@ -55,19 +55,19 @@ class Stage:
     site: Site
 
     def relay(self, *options: str, **keywords: Any) -> RelayProcess:
-        """A relay that starts."""
+        """Start a relay."""
         keywords.setdefault("measured", False)
         options = ("--auth-url", self.site.url, *HIGH_RATES, *options)
         return RelayProcess(self.folder, *options, **keywords)
 
     @property
     def log(self) -> Path:
-        """The message log."""
+        """Return the path of the message log."""
         return self.folder / LOG
 
 
 def faults(*inject: str, told: Path | None = None) -> tuple[str, ...]:
-    """What a relay runs under that is to meet faults, as strace's ``-e inject=`` takes them.
+    """Return the strace command that injects faults into a relay, as strace's ``-e inject=`` names them.
 
     :param told: where strace writes of each such system call; see `met`.
     """
@@ -77,7 +77,7 @@ def faults(*inject: str, told: Path | None = None) -> tuple[str, ...]:
 
 
 def met(told: Path) -> int:
-    """How many faults a relay has met, as strace tells that caused them."""
+    """Return how many faults a relay has met, as reported by the strace that injected them."""
     return sum(line.endswith(("(INJECTED)", "(DELAYED)")) for line in told.read_text().splitlines())
 
 
@@ -85,7 +85,7 @@ def met(told: Path) -> int:
 
 
 def killed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
-    """SIGKILL while it has more to do than it can, again and again on one message log."""
+    """Kill an overloaded relay by SIGKILL, again and again on one message log."""
     trial = Trial()
     pressures = []
     killed = 0
@@ -118,7 +118,9 @@ def killed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
 
 
 def a_start_with_a_long_write_ahead_log(stage: Stage, evidence: Evidence, size: int) -> None:
-    """The memory of a start beside a write-ahead log of so many bytes, and beside none; then it is short again."""
+    """Compare the memory of a start with a write-ahead log of this many bytes and without one; check that it is short
+    then.
+    """
     source = stage.folder / "source.sqlite3"
     store = SqliteStore(str(source))
     store.open()
@@ -144,7 +146,7 @@ def a_start_with_a_long_write_ahead_log(stage: Stage, evidence: Evidence, size: 
 
 
 def most_memory(stage: Stage, *options: str) -> int:
-    """The most memory that a relay has held when it listens and has stopped being busy, in bytes."""
+    """Return the most memory, in bytes, that a relay has used once it listens and is idle."""
     with stage.relay(*options) as relay:
         for line in Path(f"/proc/{relay.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -156,7 +158,7 @@ def most_memory(stage: Stage, *options: str) -> int:
 
 
 def linked(stage: Stage) -> Path:
-    """Make the message log a symbolic link; return the file that it leads to."""
+    """Make the message log a symbolic link; return the file to which it points."""
     real = stage.folder / "disk" / "messages.sqlite3"
     real.parent.mkdir()
     stage.log.symlink_to(real)
@@ -164,7 +166,7 @@ def linked(stage: Stage) -> Path:
 
 
 def killed_under_load_behind_a_link(stage: Stage, evidence: Evidence, rounds: int) -> None:
-    """SIGKILL under load, with a message log that is a symbolic link."""
+    """Kill an overloaded relay by SIGKILL, with a message log that is a symbolic link."""
     real = linked(stage)
     killed_under_load(stage, evidence, rounds)
     beside = [path.name for path in stage.folder.glob(f"{LOG}*")]
@@ -173,7 +175,7 @@ def killed_under_load_behind_a_link(stage: Stage, evidence: Evidence, rounds: in
 
 
 def rotated_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
-    """The log is moved away without its write-ahead log, while messages come and after a SIGKILL, again and again.
+    """Move the log away without its write-ahead log, under load and after a SIGKILL, again and again.
 
     Each line that the relay prints of it ends with a command, which is executed as it stands. Then all that was
     acknowledged is in one of the files.
@@ -218,7 +220,7 @@ def rotated_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
 
 
 def a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
-    """The write-ahead log is deleted while messages come, behind a symbolic link; then SIGKILL."""
+    """Delete the write-ahead log behind a symbolic link under load; then kill the relay by SIGKILL."""
     wal = Path(f"{linked(stage)}-wal")
     trial = Trial()
     for round in range(rounds):
@@ -245,7 +247,7 @@ def a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, ro
 
 
 def recorded_under_load(stage: Stage, answers: int, *inject: str) -> tuple[Recording, list[Talker]]:
-    """A relay with more to do than it can, until it has given so many answers; each of its system calls."""
+    """Record each system call of an overloaded relay until it has given this many answers."""
     trace = stage.folder / "trace"
     # Where a sync failed, a long WAL has the larger risk: all that comes after what was lost is lost.
     with (
@@ -262,7 +264,7 @@ def recorded_under_load(stage: Stage, answers: int, *inject: str) -> tuple[Recor
 
 
 def a_sync_precedes_every_answer(stage: Stage, evidence: Evidence, answers: int) -> None:
-    """Before each sync returns, whatever was answered or delivered until then is in what earlier ones have made durable."""
+    """Check that everything answered or delivered before a sync returns was made durable by earlier syncs."""
     recording, talkers = recorded_under_load(stage, answers)
     told = recording.heard_by(talkers)
     successes = iter(told.successes())
@@ -289,7 +291,7 @@ def a_sync_precedes_every_answer(stage: Stage, evidence: Evidence, answers: int)
 
 
 def unsynced_writes_are_lost(stage: Stage, evidence: Evidence, cuts: int, recoveries: int, *inject: str) -> None:
-    """The power fails, and takes any part of what was not synced; a relay goes on with what is left.
+    """Cut the power, so that any part of the unsynced data is lost; let a relay go on with the rest.
 
     :param inject: faults that the disk had before; see `faults`. What was refused for one may then stand in the log: the
         power can fail before it is marked.
@@ -325,7 +327,7 @@ def unsynced_writes_are_lost(stage: Stage, evidence: Evidence, cuts: int, recove
 
 
 def goes_on(stage: Stage, trial: Trial) -> int:
-    """A relay opens the log it finds, and carries messages; how many."""
+    """Let a relay open the log that is there and carry messages; return how many."""
     with stage.relay() as relay, Crowd(relay, stage.site, "afterwards.") as crowd:
         crowd.join("again", Part(["again"], window=4))
         crowd.begin()
@@ -340,7 +342,7 @@ def goes_on(stage: Stage, trial: Trial) -> int:
 
 
 def one_sync_fails_under_load(stage: Stage, evidence: Evidence) -> None:
-    """One fdatasync returns EIO while all are sending."""
+    """Let one fdatasync return EIO while all clients send."""
     trial = Trial()
     told = stage.folder / "faults"
     failing = faults("fdatasync:error=EIO:when=20", told=told)
@@ -370,7 +372,7 @@ def one_sync_fails_under_load(stage: Stage, evidence: Evidence) -> None:
 
 
 def syncs_fail_again_and_again(stage: Stage, evidence: Evidence, messages: int) -> None:
-    """Every fourth fdatasync returns EIO.
+    """Let every fourth fdatasync return EIO.
 
     (With every third, each reopening takes so many syncs that it succeeds, and the batch after it always fails.)
 
@@ -407,7 +409,7 @@ def syncs_fail_again_and_again(stage: Stage, evidence: Evidence, messages: int) 
 
 
 def deliveries(client: Client) -> list[str]:
-    """What a client that talks to nobody has been sent."""
+    """Return what a client that sends nothing has received."""
     contents = []
     while True:
         try:
@@ -417,7 +419,7 @@ def deliveries(client: Client) -> list[str]:
 
 
 def a_full_disk(stage: Stage, evidence: Evidence, disk: Path) -> None:
-    """There is no room; then there is.
+    """Fill the disk, then free it.
 
     :param disk: a file system of a few MiB.
     """
@@ -459,7 +461,7 @@ def a_full_disk(stage: Stage, evidence: Evidence, disk: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """Use up what room there is."""
+    """Use up the free space."""
     with path.open("wb", buffering=0) as file:
         size = 65536
         while size:
@@ -470,7 +472,7 @@ def fill(path: Path) -> None:
 
 
 def accepted_after(client: Client, to: str | int, content: str) -> float:
-    """Send again and again until it is accepted; return how long that took, in seconds."""
+    """Send again and again until a message is accepted; return how long that took, in seconds."""
     began = time.monotonic()
     attempt = 0
     while (seconds := time.monotonic() - began) < PATIENCE:
@@ -483,7 +485,7 @@ def accepted_after(client: Client, to: str | int, content: str) -> float:
 
 
 def a_disk_that_turned_read_only(stage: Stage, evidence: Evidence) -> None:
-    """What was open stays open, and no write succeeds, as a kernel does that met errors on a disk; then they do again."""
+    """Let every write fail while open files stay open, as the kernel does after disk errors; then let them succeed."""
     accepted: list[str] = []
     with stage.relay(measured=True) as relay:
         with relay.client() as alice, relay.client() as bo:
@@ -538,7 +540,7 @@ FAULTS = (
 
 
 def errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
-    """Each system call on the files returns each error for a while, one after another, in one relay."""
+    """Let each system call on the files return each error for a while, one after another, in one relay."""
     log = linked(stage)
     accepted: list[str] = []
     refused: Counter[str] = Counter()
@@ -589,7 +591,7 @@ def errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:
 
 @contextmanager
 def meanwhile(relay: RelayProcess, *inject: str, files: Sequence[Path] = ()) -> Iterator[None]:
-    """Let a running relay meet faults, as strace's ``-e inject=`` takes them, and then no more.
+    """Let a running relay meet faults, as strace's ``-e inject=`` names them, and then no more.
 
     :param files: only system calls on these meet them.
     """
@@ -611,7 +613,7 @@ def meanwhile(relay: RelayProcess, *inject: str, files: Sequence[Path] = ()) -> 
 
 
 def a_slow_disk_at_saturation(stage: Stage, evidence: Evidence) -> None:
-    """Two syncs take `SLOW_SYNC` seconds each, while more messages are sent than may wait for them."""
+    """Let two syncs take `SLOW_SYNC` seconds each, while more messages are sent than may wait for them."""
     trial = Trial()
     window = 500
     told = stage.folder / "faults"

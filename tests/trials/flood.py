@@ -1,4 +1,4 @@
-"""Clients that send the same bytes again and again, as fast as their limits allow: a process of its own.
+"""Clients that send the same bytes repeatedly, as fast as their limits allow, in a separate process.
 
     python -m tests.trials.flood PORT SECONDS FILE...
 
@@ -36,7 +36,7 @@ class Sender:
         self._rest = memoryview(b"")
 
     def go_on(self, now: float) -> None:
-        """Send what is due, as far as the relay takes it, and throw away what has come."""
+        """Send what is due, as far as the relay accepts it, and discard what was received."""
         if not self._rest and now >= self._due:
             self._rest = memoryview(self._data)
             self._due = max(self._due + EVERY, now - EVERY)
@@ -49,7 +49,7 @@ class Sender:
 
 
 def connect(crowd: Crowd, plans: Sequence[dict[str, object]]) -> list[Sender]:
-    """All connections, those of users logged in."""
+    """Connect all, and log users in."""
     senders: list[Sender] = []
     begin = time.monotonic()
     for plan in plans:

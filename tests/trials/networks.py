@@ -1,4 +1,4 @@
-"""Networks that a trial makes on this machine, by the program ``ip``."""
+"""Networks that a trial makes on this machine with the program ``ip``."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import subprocess
 
 
 def ip(*words: str) -> bool:
-    """Run the program of that name; whether it did as it was told."""
+    """Run ``ip``; return whether it succeeded."""
     return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0

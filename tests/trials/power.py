@@ -1,4 +1,4 @@
-"""What a disk may hold after a power cut, at any moment of a relay that ran under strace.
+"""What a disk may hold after a power cut at any moment of a relay that ran under strace.
 
 Nothing of the relay is changed for it, and nothing is copied while it runs:
 strace writes down every system call on the message log's files, with the
@@ -47,7 +47,7 @@ PARTS = ("nothing", "all", "the first", "some")
 
 
 def recorder(trace: Path, *inject: str) -> tuple[str, ...]:
-    """What a relay runs under, for a `Recording`.
+    """Return the strace command under which a relay runs for a `Recording`.
 
     :param inject: faults, as strace's ``-e inject=`` takes them.
     """
@@ -70,7 +70,7 @@ class Call:
 
     @property
     def file(self) -> str:
-        """The path that its first argument is open at."""
+        """The path of the file that its first argument refers to."""
         return _text(self.arguments[self.arguments.index("<") + 1 : self.arguments.index(">")])
 
     @property
@@ -96,7 +96,7 @@ _RESULT = re.compile(r"\) += (-?\d+|\?)")
 
 
 def system_calls(trace: Path) -> Iterator[tuple[Call, bool]]:
-    """The calls in the order they began and ended: (call, whether this is its end)."""
+    """Yield the calls in the order in which they began and ended: (call, whether this is its end)."""
     under_way: dict[str, Call] = {}
     for line in trace.read_text().splitlines():
         thread, _, rest = line.partition(" ")
@@ -137,7 +137,7 @@ class Change:
             content[self.offset : self.offset + len(self.data)] = self.data
 
     def sectors(self) -> Iterator[Change]:
-        """The same, a sector at a time."""
+        """Yield the same change, one sector at a time."""
         if self.data is None:
             yield self
             return
@@ -150,7 +150,7 @@ class Change:
 
 @dataclass(eq=False)
 class File:
-    """A file: what is certain to be on the disk, and the changes that may be."""
+    """A file: what is certainly on the disk, and the changes that may be."""
 
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Change] = field(default_factory=list)
@@ -158,14 +158,14 @@ class File:
 
 @dataclass(eq=False)
 class Name:
-    """What a name in a folder stands for: certainly, and what may have come of it since."""
+    """The file that a name in a folder certainly stands for, and those that it may stand for since."""
 
     durable: File | None = None
     since: list[File | None] = field(default_factory=list)
 
     @property
     def now(self) -> File | None:
-        """What a program that opens it gets."""
+        """Return what a program that opens it gets."""
         return self.since[-1] if self.since else self.durable
 
 
@@ -187,7 +187,7 @@ class Disk:
         self._naming: dict[Call, list[tuple[Name, int]]] = {}
 
     def begin(self, call: Call) -> None:
-        """A call begins; what it changes may be on the disk from here on."""
+        """Begin a call; what it changes may be on the disk from now on."""
         if call.name in SYNCS and call.file == self._folder:
             self._naming[call] = [(name, len(name.since)) for name in self._names.values()]
         elif call.name in OTHER_WAYS:
@@ -202,7 +202,7 @@ class Disk:
                 self._changing[call] = (file, change)
 
     def end(self, call: Call) -> None:
-        """A call has ended."""
+        """End a call."""
         result = call.result
         assert result is not None
         if call in self._changing:
@@ -228,7 +228,7 @@ class Disk:
                 name.since.append(File())
 
     def after_a_power_cut(self, folder: Path, how_much: str, chance: random.Random) -> Path:
-        """Put into a folder what may then be on the disk.
+        """Write what may be on the disk after a power cut into a folder.
 
         :param how_much: one of `PARTS`.
         :returns: the message log.
@@ -247,7 +247,7 @@ class Disk:
 
     @property
     def is_all_synced(self) -> bool:
-        """Whether a power cut could take nothing."""
+        """Whether a power cut could lose nothing."""
         return not any(name.since or (name.durable and name.durable.pending) for name in self._names.values())
 
     def _file(self, path: str) -> File | None:
@@ -260,7 +260,7 @@ def _hex(path: str) -> str:
 
 
 def _part(changes: Sequence[Change], how_much: str, chance: random.Random) -> list[Change]:
-    """Those of some changes that reach the disk, in their order."""
+    """Return those of some changes that reach the disk, in order."""
     sectors = [sector for change in changes for sector in change.sectors()]
     if how_much == "some":
         share = chance.random()
@@ -308,11 +308,11 @@ class Recording:
         )
 
     def moments(self, count: int, chance: random.Random) -> list[int]:
-        """Some moments from the first reply to a client on, in order."""
+        """Return some moments after the first reply to a client, in order."""
         return sorted(chance.sample(range(self.first, len(self.calls)), count))
 
     def disks(self, moments: Sequence[int], chance: random.Random) -> Iterator[tuple[int, Disk]]:
-        """The disk as it was at each of these moments, which are in order: before what happened then."""
+        """Yield the disk as it was just before each of these moments, which are in order."""
         disk = Disk(self._path, chance)
         done = 0
         for moment in moments:
@@ -322,7 +322,7 @@ class Recording:
             yield moment, disk
 
     def heard_by(self, talkers: Sequence[Talker]) -> Told:
-        """What each of these was sent, and when: all of it, to the byte, or this recording is not theirs."""
+        """Return what each of these clients was sent, and when; check that the recording has every byte."""
         by_stream = {b"".join(data for _, data in parts): parts for parts in self._streams.values()}
         told = Told(talkers)
         for talker in talkers:
@@ -333,14 +333,14 @@ class Recording:
 
 
 class Told:
-    """What clients had been told at any moment of a recording."""
+    """What clients had received at any moment of a recording."""
 
     def __init__(self, talkers: Sequence[Talker]) -> None:
         self._talkers = [(talker.uid, talker.requests) for talker in talkers]
         self._heard: list[list[tuple[int, Any]]] = []
 
     def add(self, parts: Sequence[tuple[int, bytes]]) -> None:
-        """The next one's stream: (moment, bytes) for each time that something was sent."""
+        """Add the stream of the next client: (moment, bytes) for each send."""
         stream = b"".join(data for _, data in parts)
         ends = []
         total = 0
@@ -358,7 +358,7 @@ class Told:
         self._heard.append(heard[1:])  # the login's answer is not a message's
 
     def successes(self) -> list[tuple[int, str]]:
-        """When a message was delivered, or its sender told so, and its content: in order."""
+        """Return when a message was delivered or acknowledged, and its content, in order."""
         found = []
         for (_, requests), heard in zip(self._talkers, self._heard, strict=True):
             contents = {request.id: request.content for request in requests}
@@ -370,7 +370,9 @@ class Told:
         return sorted(found)
 
     def accounts(self, moment: int) -> list[Account]:
-        """What each could tell if the power had failed then: what was handed to the system before, or at that moment."""
+        """Return what each client could report if the power had failed at a moment: everything sent to it until
+        then.
+        """
         return [
             Account(uid, requests, [frame for when, frame in heard if when < moment])
             for (uid, requests), heard in zip(self._talkers, self._heard, strict=True)

@@ -1,4 +1,4 @@
-"""An attack on a relay, beside which a member logs in again and again."""
+"""An attack on a relay, during which a member logs in repeatedly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEBIBYTE = 1 << 20
 
 
 class Member:
-    """Logs in again and again, and takes the time."""
+    """Logs in repeatedly, and measures the time."""
 
     def __init__(self, relay: RelayProcess) -> None:
         self._relay = relay
@@ -53,7 +53,7 @@ class Member:
 
     @property
     def p99(self) -> float:
-        """The time that 99 % of the logins did not exceed."""
+        """Return the time that 99 % of the logins did not exceed."""
         return sorted(self.seconds)[-1 - len(self.seconds) // 100]
 
     def __enter__(self) -> Member:
@@ -66,7 +66,7 @@ class Member:
 
 
 class Siege:
-    """An attack that goes on.
+    """An attack in progress.
 
     :ivar crowd: the attackers.
     """
@@ -78,14 +78,14 @@ class Siege:
         self._begun = time.monotonic()
 
     def lasts(self) -> bool:
-        """Whether there were too few logins yet."""
+        """Whether more logins are needed."""
         assert self._member.trouble == []
         logins, took = len(self._member.seconds), time.monotonic() - self._begun
         assert logins >= LOGINS or took < LONGEST, f"only {logins} logins beside the attack in {took:.0f} s"
         return logins < LOGINS
 
     def ended(self, seconds: float) -> float:
-        """Wait until the relay has closed all attackers; say how long that took.
+        """Wait until the relay has closed all attackers; return how long that took.
 
         :param seconds: how long it may take.
         """
@@ -109,7 +109,7 @@ class Begin(Protocol):
 
 @pytest.fixture
 def siege(start_relay: Callable[..., RelayProcess], evidence: Evidence) -> Iterator[Begin]:
-    """Attacks a relay, while a member logs in."""
+    """Attack a relay, while a member logs in."""
 
     @contextmanager
     def begin(most_mib: float, *options: str) -> Iterator[Siege]:

@@ -38,7 +38,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 
 
 class Connection(WSListener):
-    """A client's connection: what comes in, in order; in the end the close code, or None for none."""
+    """A client's connection: what it receives, in order; at the end the close code, or None for none."""
 
     def __init__(self) -> None:
         self.heard: asyncio.Queue[Any] = asyncio.Queue()
@@ -67,7 +67,7 @@ class Connection(WSListener):
 
 @dataclass
 class Storm:
-    """Clients that come all at once, and what became of them.
+    """Clients that connect all at once, and their outcomes.
 
     :param office: how many of them share an address.
     :ivar back_after: for each client that is back, how many seconds it took.
@@ -87,7 +87,7 @@ class Storm:
     own_seconds: float = 0.0
 
     async def come(self, sessions: list[int]) -> None:
-        """Have one client for each of the sessions come back; wait until all of them are."""
+        """Let one client for each session return, and wait until all are logged in."""
         self._began = asyncio.get_running_loop().time()
         offices = (1 + place // self.office for place in range(len(sessions)))
         addresses = (f"127.1.{office >> 8}.{office & 255}" for office in offices)
@@ -100,7 +100,7 @@ class Storm:
             wait = min(2 * wait, LONGEST_WAIT)
 
     async def _logged_in(self, number: int, address: str) -> bool:
-        """Connect and log in, again on the same connection while it lasts; whether it succeeded."""
+        """Connect and log in, repeatedly on the same connection while it lasts; return whether that succeeded."""
         connection = Connection()
         try:
             await ws_connect(
@@ -135,7 +135,7 @@ class Storm:
         return True
 
     async def _is(self, connection: Connection, uid: str) -> None:
-        """Find out whose connection it is: a message to oneself says who sent it."""
+        """Find out whose connection it is: a message to oneself names its sender."""
         request = v1.message(uid, f"Am I {uid}?", id=uid)
         connection.say(request)
         message = {"type": "message", "message": {**request["message"], "fromuID": uid}}
@@ -160,7 +160,7 @@ StartStorm = Callable[..., tuple[Storm, WebserverApart]]
 
 @pytest.fixture
 def storm(tmp_path: Path) -> StartStorm:
-    """Starts a webserver and a relay with some options, and has clients come: one for each number of a session."""
+    """Start a site and a relay with some options, and let clients come: one for each session number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for the relay, too
 

@@ -1,4 +1,4 @@
-"""Clients come and go: what each leaves behind in the relay must not add up.
+"""Clients connect and disconnect, and what each leaves behind in the relay must not accumulate.
 
 They come in rounds, each with as many of every kind, from many addresses, and
 half of them as users who were there before. After each round the relay is
@@ -51,7 +51,7 @@ REGULARS = 300
 
 @dataclass
 class Town:
-    """Where they come from.
+    """The addresses and users of the clients.
 
     :param tls_port: the relay's for TLS.
     :param tls: how those who come there speak it.
@@ -69,7 +69,7 @@ class Town:
     _newcomers: itertools.count[int] = field(default_factory=lambda: itertools.count(REGULARS))
 
     def caller(self) -> StreamClient:
-        """Somebody at one of the addresses; every third speaks TLS."""
+        """Return a client at one of the addresses; every third uses TLS."""
         number = 1 + random.randrange(self.addresses)
         address = f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         if random.randrange(3):
@@ -78,16 +78,16 @@ class Town:
         return StreamClient(self.tls_port, address, self.tls)
 
     def user(self) -> int:
-        """Somebody new, or somebody who was there before."""
+        """Return a new user, or one who was there before."""
         return next(self._newcomers) if random.random() < 0.5 else random.randrange(REGULARS)
 
 
 class TooLate(Exception):
-    """The machine had so much else to do that a login took longer than it may."""
+    """The machine was so busy that a login took longer than it may."""
 
 
 async def log_in(caller: StreamClient, sessid: str, expected: object) -> None:
-    """Ask to be logged in, and be answered so."""
+    """Log in, and check that it succeeds."""
     answer = await caller.log_in(sessid)
     if answer in (4001, UNAVAILABLE):
         raise TooLate
@@ -95,7 +95,7 @@ async def log_in(caller: StreamClient, sessid: str, expected: object) -> None:
 
 
 async def chat(caller: StreamClient, number: int) -> None:
-    """Log in, write to oneself and to somebody who may be there, and read the answers."""
+    """Log in, write to oneself and to a user who may be there, and read the answers."""
     await caller.open()
     await log_in(caller, f"session-{number}", ADMITTED)
     caller.send(f"user-{number}", f"note of {number} to self", id=1)
@@ -276,7 +276,7 @@ LONG_KINDS = (a_while, a_close_unanswered, no_login)
 
 @dataclass(frozen=True)
 class Rest:
-    """The relay when everybody has gone.
+    """The relay when all clients have disconnected.
 
     :ivar connections: how many there have been.
     :ivar seconds: when.
@@ -291,7 +291,7 @@ class Rest:
 
 
 async def a_round(town: Town) -> None:
-    """As many of each kind as come in a round, in any order."""
+    """Run one round, with as many clients of each kind, in random order."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def come(kind: Callable[[StreamClient, int], Awaitable[None]]) -> None:
@@ -311,7 +311,7 @@ async def a_round(town: Town) -> None:
 
 
 async def churn(relay: RelayProcess, webserver: Webserver, town: Town, seconds: float) -> list[Rest]:
-    """Rounds for so many seconds; what the relay was like after each."""
+    """Run rounds for this many seconds; return the state of the relay after each."""
     pid = relay.process.pid
     async with town.caller() as first:  # what a relay opens when it begins is open when it has served somebody
         await a_close(first, town.user())
@@ -334,7 +334,7 @@ async def churn(relay: RelayProcess, webserver: Webserver, town: Town, seconds: 
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """The middle one of the slopes between any two points (Theil and Sen): a few that are far off do not move it."""
+    """Return the median of the slopes between any two points (Theil and Sen), which ignores a few outliers."""
     return median((after - before) / (to - since) for (since, before), (to, after) in itertools.combinations(points, 2))
 
 
@@ -392,7 +392,7 @@ def test_hour_of_churn_leaves_no_memory_and_no_descriptors(tmp_path: Path, evide
 
 
 async def trial(folder: Path, addresses: int, seconds: float, *options: str) -> tuple[list[Rest], Town]:
-    """A relay with people who come and go; what it was like after each round."""
+    """Start a relay and run rounds of clients; return the state of the relay after each round."""
     webserver = Webserver(0.01)
     await webserver.listen()
     authority = trustme.CA()

@@ -31,7 +31,7 @@ PRELOAD = 'for library in /usr/lib/*/faketime/libfaketimeMT.so.1; do LD_PRELOAD=
 
 
 def answered(client: Client, user: str = "sender") -> bool:
-    """Send a message to oneself; whether it was within the limits."""
+    """Send a message to oneself; return whether it was within the limits."""
     client.send(user, "hej")
     while True:
         frame = client.hear()
@@ -42,7 +42,7 @@ def answered(client: Client, user: str = "sender") -> bool:
 def test_set_clock_changes_no_deadline(
     start_relay: Callable[..., RelayProcess], site: Site, full: bool, tmp_path: Path, evidence: Evidence
 ) -> None:
-    """By an hour, three times (in full, six): nobody is closed, and every limit is what it was."""
+    """Set the clock by an hour three times (in full, six): no client is closed, and every limit stays the same."""
     if shutil.which("faketime") is None:
         pytest.skip("there is no faketime on PATH (Debian: faketime)")
     clock = tmp_path / "clock"

@@ -1,4 +1,4 @@
-"""The most expensive bytes that a client may send, beside harmless ones: what they do to somebody who only logs in.
+"""The most expensive bytes that a client may send, compared with harmless ones: their effect on another user's logins.
 
 Harmless and expensive bytes take turns, and what is compared is what both do to the same relay on the same machine.
 """
@@ -60,7 +60,7 @@ EMPTY_FRAGMENTS = Candidate(VISITOR, size=150, frames=64)
 
 
 def to(template: bytes, user: int) -> bytes:
-    """A message to somebody else."""
+    """Return a message to another user."""
     return template.replace(b'"touID":2,', b'"touID":%d,' % user)
 
 
@@ -77,7 +77,7 @@ class Flood:
     users: Sequence[int] = ()
 
     def plan(self, place: int) -> dict[str, object]:
-        """For `tests.trials.flood`.
+        """Return the content of a file for `tests.trials.flood`.
 
         :param place: a number for an address that nobody has used yet: who has left in a pause is noticed after it.
         """
@@ -93,12 +93,12 @@ class Flood:
 
     @property
     def harmless(self) -> Flood:
-        """The same with harmless text."""
+        """Return the same flood with harmless text."""
         return attrs.evolve(self, candidate=self.candidate.harmless)
 
 
 class Beside:
-    """What a turn of some floods did.
+    """The measurements during one turn of some floods.
 
     :ivar seconds: that each login beside it took.
     :ivar cpu: seconds of CPU that the relay took in a second.
@@ -121,7 +121,7 @@ class Beside:
 
 @contextmanager
 def flooding(relay: RelayProcess, folder: Path, floods: Sequence[Flood], seconds: float) -> Iterator[Callable[[], int]]:
-    """Have clients flood a relay; what is yielded says, at the end, how many messages they sent."""
+    """Let clients flood a relay; yield a function that returns, at the end, how many messages they sent."""
     files = []
     for flood in floods:
         place = len(list(folder.glob("flood-*")))
@@ -145,7 +145,7 @@ def flooding(relay: RelayProcess, folder: Path, floods: Sequence[Flood], seconds
 
 
 def one_turn(relay: RelayProcess, folder: Path, floods: Sequence[Flood], seconds: float, beside: Beside) -> None:
-    """Flood the relay for a while, and log in beside it."""
+    """Flood the relay for a while, and log in meanwhile."""
     with flooding(relay, folder, floods, seconds) as sent:
         time.sleep(UNTIL_STEADY)
         before, begun = cpu_seconds_of([relay.process.pid]), time.monotonic()
@@ -161,7 +161,7 @@ def one_turn(relay: RelayProcess, folder: Path, floods: Sequence[Flood], seconds
 
 
 def compare(relay: RelayProcess, folder: Path, evidence: Evidence, floods: Sequence[Flood], full: bool) -> None:
-    """Both in turns, and again where expensive bytes seem to cost others too much."""
+    """Run both in turns, and again if expensive bytes seem to slow others down too much."""
     expensive, harmless = Beside(), Beside()
     turns = FULL_TURNS if full else TURNS
     for turn in range(turns + MORE_TURNS):
@@ -187,14 +187,14 @@ def takes_no_more(expensive: Beside, harmless: Beside) -> bool:
 
 @pytest.fixture
 def flooded(start_relay: Callable[..., RelayProcess]) -> RelayProcess:
-    """A relay with its defaults."""
+    """Start a relay with its defaults."""
     return start_relay()
 
 
 def test_most_expensive_bytes_leave_the_relay_responsive(
     flooded: RelayProcess, site: Site, tmp_path: Path, evidence: Evidence, full: bool
 ) -> None:
-    """A hundred of each at their limits."""
+    """A hundred clients of each kind, at their limits."""
     users = range(1000, 1100)
     site.users |= {f"user-{number}": number for number in users}
     floods = [Flood(UNUSABLE, 100), Flood(DEAREST, 100, users)]

@@ -32,14 +32,14 @@ FEW_DESCRIPTORS = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
 
 
 def cpu_share(pid: int, seconds: float = 2.0) -> float:
-    """The share of one processor that a process takes for a while."""
+    """Return the share of one processor that a process uses for a while."""
     before, begun = cpu_seconds_of([pid]), time.monotonic()
     time.sleep(seconds)
     return (cpu_seconds_of([pid]) - before) / (time.monotonic() - begun)
 
 
 def recovered(relay: RelayProcess) -> float:
-    """Seconds until somebody new can log in."""
+    """Return the seconds until a new user can log in."""
     begun = time.monotonic()
     while time.monotonic() - begun < 10:
         try:
@@ -52,14 +52,14 @@ def recovered(relay: RelayProcess) -> float:
 
 
 def chat(alice: Client, bo: Client, number: int) -> None:
-    """A message arrives and is acknowledged."""
+    """Check that a message arrives and is acknowledged."""
     alice.send(2, f"message {number}", id=number)
     assert bo.hear()["message"]["content"] == f"message {number}"
     assert alice.hear()["response"] == {"id": number, "value": True}
 
 
 def crowd_in(crowd: Crowd, silent: bool = False) -> None:
-    """A tenth log in, a tenth complete the handshake, and the others, or all, are silent; ten of an address."""
+    """Connect many: a tenth log in, a tenth complete the handshake, the others (or all) are silent; ten per address."""
     for number in range(CONNECTS):
         says = {0: HANDSHAKE + frame(v1.encoded(v1.login(f"member-{number // 10}"))), 1: HANDSHAKE}.get(
             number % 10, b""
@@ -69,7 +69,7 @@ def crowd_in(crowd: Crowd, silent: bool = False) -> None:
 
 @pytest.fixture
 def members(site: Site) -> None:
-    """Users of the site, besides the usual three."""
+    """Add users to the site besides the usual three."""
     site.users |= {f"member-{number}": f"member {number}" for number in range(MEMBERS)}
 
 
@@ -82,7 +82,7 @@ def test_used_up_descriptors_leave_the_relay_working(
     authorities: Authorities,
     evidence: Evidence,
 ) -> None:
-    """Connections are not limited, and none are left: who is in stays in and chats, the others are turned away."""
+    """Without a limit of connections all descriptors are used: connected users go on, new ones are refused."""
     listen = {
         "tcp": "tcp:0:interface=127.0.0.1",
         "tls": authorities.endpoint(authorities.issue("127.0.0.1")),
@@ -122,7 +122,7 @@ def test_used_up_descriptors_leave_the_relay_working(
 def test_connections_leave_descriptors_in_reserve(
     start_relay: Callable[..., RelayProcess], members: None, evidence: Evidence
 ) -> None:
-    """Connections are limited as they are by default: there are always descriptors for the log and the webserver."""
+    """With the default limit of connections, descriptors remain for the log and the session page."""
     relay = start_relay("--handshake-timeout", "60", *HIGH_RATES, under=FEW_DESCRIPTORS)
     pid = relay.process.pid
     with relay.client() as alice, relay.client() as bo, relay.client() as chen, Crowd(relay.port) as crowd:

@@ -1,4 +1,4 @@
-"""Half-open connections: the client's side is gone, and no packet says so."""
+"""Half-open connections: the client is gone, and no packet reports it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HERE, THERE = "10.213.77.1", "10.213.77.2"
 
 @contextmanager
 def network(name: str) -> Iterator[None]:
-    """A network namespace with a link to it; the trial is skipped where we may not make one."""
+    """Make a network namespace with a link to it; skip the trial where that is not permitted."""
     if shutil.which("ip") is None:
         pytest.skip("ip is not installed: apt-get install iproute2")
     if not ip("netns", "add", name):
@@ -51,7 +51,7 @@ def network(name: str) -> Iterator[None]:
 
 @contextmanager
 def users(relay: RelayProcess, host: str, sessids: list[str], *under: str) -> Iterator[subprocess.Popen[str]]:
-    """A program in which these are logged in."""
+    """Start a program in which these users are logged in."""
     program = subprocess.Popen(
         [*under, sys.executable, "-m", "tests.trials.away", f"ws://{host}:{relay.port}/", *sessids],
         cwd=ROOT,
@@ -70,12 +70,12 @@ def users(relay: RelayProcess, host: str, sessids: list[str], *under: str) -> It
 
 
 def ended(relay: RelayProcess, kind: str, by: str = "") -> int:
-    """How many connections of these users the relay has found to be at their end."""
+    """Return how many connections of these users the relay has ended."""
     return sum(bool(re.search(rf"connection of {kind}-\d+ from .* ended by {by}", line)) for line in list(relay.output))
 
 
 def until_all_are_found(relay: RelayProcess, kind: str, limit: float) -> float:
-    """Wait for the end of all these users' connections; return for how long."""
+    """Wait for the end of all these users' connections; return how long that took."""
     began = time.monotonic()
     while ended(relay, kind) < USERS:
         assert time.monotonic() < began + limit, f"{ended(relay, kind)} of {USERS} found in {limit} s"
@@ -95,19 +95,19 @@ class Half:
     limit: float
 
     def names(self, kind: str) -> list[str]:
-        """Users that the site knows."""
+        """Return users that the site knows."""
         names = [f"{kind}-{number}" for number in range(USERS)]
         self.site.users.update({name: name for name in names})
         return names
 
     def nobody_is_there(self, alice: Client, names: list[str]) -> None:
-        """Who sends to these is told the truth; of the first few, for new-recipients-per-minute."""
+        """Check that messages to the first few of these are refused; more would exceed new-recipients-per-minute."""
         for name in names[:5]:
             alice.send(name, "And now?")
             assert alice.hear()["response"]["reason"] == "receiving-user-not-connected"
 
     def reached(self, alice: Client, names: list[str]) -> int:
-        """How many of these can be sent a message."""
+        """Return how many of these can be sent a message."""
         count = 0
         for name in names:
             alice.send(name, "And you?")
@@ -117,14 +117,16 @@ class Half:
 
 @pytest.fixture
 def half(start_relay: Callable[..., RelayProcess], site: Site, full: bool) -> Half:
-    """In full with the defaults, but for unread-time: all are found within 40 s. The short form pings every second, for one."""
+    """Start the relay: in full with the defaults, which find all within 40 s; in the short form it pings every
+    second.
+    """
     options, limit = ((), 40.0) if full else (("--ping-interval", "1", "--ping-timeout", "1"), PATIENCE)
     # Nobody is closed for being behind, so that the system has its time to notice.
     return Half(start_relay(*options, "--unread-time", "60", listen="tcp:0"), site, limit)
 
 
 def stopped_clients(half: Half, evidence: Evidence) -> None:
-    """20 users have their process stopped, and 20 stay; for how long it takes see `half`."""
+    """Stop the process of 20 users while 20 others stay; see `half` for the time it takes."""
     relay, stopped, staying = half.relay, half.names("stopped"), half.names("staying")
     with (
         users(relay, "127.0.0.1", staying),
@@ -141,7 +143,7 @@ def stopped_clients(half: Half, evidence: Evidence) -> None:
 
 
 def links_taken_down(half: Half, evidence: Evidence) -> None:
-    """20 users' link is taken down, and 20 stay; for how long it takes see `half`."""
+    """Take the link of 20 users down while 20 others stay; see `half` for the time it takes."""
     relay, unlinked, staying = half.relay, half.names("unlinked"), half.names("staying")
     name = f"away{os.getpid() % 1_000_000}"  # with two characters more, the name of an interface has 15 at the most
     with (
@@ -171,5 +173,5 @@ def links_taken_down(half: Half, evidence: Evidence) -> None:
 def test_half_open_connections_are_closed(
     half: Half, evidence: Evidence, gone: Callable[[Half, Evidence], None]
 ) -> None:
-    """Each is a trial of its own: where no network may be made, only that with links is skipped."""
+    """Each case is a separate trial: where no network can be made, only the one with links is skipped."""
     gone(half, evidence)

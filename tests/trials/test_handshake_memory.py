@@ -63,7 +63,7 @@ Started = tuple[int, int]
 
 
 def kib(started: Started, before: bytes, whole: bytes) -> float:
-    """What one of many idle connections takes, whose handshakes were this."""
+    """Return the KiB that one of many idle connections takes after such a handshake."""
     pid, port = started
     with Crowd(port) as crowd:
         for number in range(FIRST):
@@ -79,7 +79,7 @@ def kib(started: Started, before: bytes, whole: bytes) -> float:
 def test_open_connection_keeps_little_of_its_handshake(
     where: str, site: Site, tmp_path: Path, full: bool, evidence: Evidence
 ) -> None:
-    """In its short form four kinds of handshake, in full all of them."""
+    """The short form has four kinds of handshake, the full one all of them."""
 
     @contextmanager
     def relay() -> Iterator[Started]:

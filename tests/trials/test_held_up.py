@@ -1,4 +1,4 @@
-"""A relay that is held up, as by a suspended machine: what came meanwhile is read before any deadline is judged."""
+"""A relay that is held up, as by a suspended machine, reads what came meanwhile before it checks a deadline."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LONG = 25.0
 
 @contextmanager
 def stopped(relay: RelayProcess) -> Iterator[None]:
-    """The process stands still in here."""
+    """Stop the process inside the block."""
     os.kill(relay.pid, signal.SIGSTOP)
     try:
         status = Path(f"/proc/{relay.pid}/stat")
@@ -54,7 +54,7 @@ def stopped(relay: RelayProcess) -> Iterator[None]:
 
 
 class Held:
-    """A site that keeps its answers until it is told to give them."""
+    """A site that keeps its answers until it is told to send them."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -70,7 +70,7 @@ class Held:
 def test_input_that_came_while_the_relay_was_held_up_is_in_time(
     start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence, reactor: str | None
 ) -> None:
-    """For 6 s, with shorter times; in full for 25 s with the defaults."""
+    """Hold it up for 6 s with shorter time limits; in full for 25 s with the defaults."""
     seconds, times = (LONG, ()) if full else (HELD_UP, TIMES)
     relay = start_relay(
         *times,

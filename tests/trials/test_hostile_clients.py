@@ -1,4 +1,4 @@
-"""Hostile clients that are silent, slow, huge or endless, beside a member who logs in.
+"""Hostile clients that are silent, slow, huge or endless, while a member logs in.
 
 The attackers come from many addresses of 127.0.0.0/8, the member from 127.0.0.1: what cuts an attacker is the limit that its
 trial is about, and not the one on connections of an address.
@@ -48,7 +48,7 @@ LARGEST_FRAME = 65_000
 
 
 def test_silent_connections_are_closed_and_logins_stay_fast(siege: Begin, full: bool, evidence: Evidence) -> None:
-    """5,000 that say nothing (1,000 in the short form), 500 a second, 100 of an address, are cut after 5 s."""
+    """5,000 silent connections (1,000 in the short form), 500 a second, 100 per address, are closed after 5 s."""
     number = 5000 if full else 1000
     with siege(number * 0.03) as attack:
         begun = time.monotonic()
@@ -62,7 +62,7 @@ def test_silent_connections_are_closed_and_logins_stay_fast(siege: Begin, full: 
 
 
 def test_slow_headers_are_closed_and_logins_stay_fast(siege: Begin, full: bool, evidence: Evidence) -> None:
-    """1,000 handshakes (200 in the short form) that take for ever are cut after 5 s."""
+    """1,000 endless handshakes (200 in the short form) are closed after 5 s."""
     number = 1000 if full else 200
     sent = 0
     with siege(number * 0.03 + 2) as attack:
@@ -81,7 +81,7 @@ def test_slow_headers_are_closed_and_logins_stay_fast(siege: Begin, full: bool, 
 
 
 def test_header_of_20_mb_is_refused_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
-    """A handshake that goes on for 20 MB is answered 431 at 16 KiB; what is sent beyond is in the kernel's buffers."""
+    """A handshake of 20 MB is answered with 431 at 16 KiB; what is sent beyond that is in the kernel's buffers."""
     attackers, sent, most_sent = 0, 0, 0
     data = HANDSHAKE[:-2] + b"X-Long: " + b"x" * HEADER
     with siege(8) as attack:
@@ -103,7 +103,7 @@ def test_header_of_20_mb_is_refused_and_logins_stay_fast(siege: Begin, evidence:
 
 
 def test_million_empty_fragments_close_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
-    """A message of a million empty fragments is cut after 64, with 1002.
+    """A message of a million empty fragments is closed with 1002 after 64.
 
     A ping after the 64th is answered, and one after the 65th is not: so many were taken.
     """
@@ -128,7 +128,9 @@ def test_million_empty_fragments_close_and_logins_stay_fast(siege: Begin, eviden
 
 
 def test_100_000_unread_pings_close_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
-    """A client that sends 100,000 pings and reads no pong is cut after 20, with 1002, and as many as the time brings."""
+    """A client that sends 100,000 pings and reads no pong is closed with 1002 after 20 pings and those that its rate
+    allows.
+    """
     ping = frame(b"x" * 125, PING)
     flood = ping * PINGS
     attackers, sent, most_sent, most_answered = 0, 0, 0, 0
@@ -153,13 +155,13 @@ def test_100_000_unread_pings_close_and_logins_stay_fast(siege: Begin, evidence:
 
 
 def deflated_zeros(mebibytes: int) -> bytes:
-    """Zeros, compressed to a thousandth."""
+    """Return zeros, compressed to a thousandth of their size."""
     compressor = zlib.compressobj(9, wbits=-12)
     return b"".join(compressor.compress(bytes(MEBIBYTE)) for _ in range(mebibytes)) + compressor.flush()
 
 
 def test_deflate_bombs_are_refused_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
-    """100 MiB of zeros, compressed, in one frame as far as it fits and in 60, again and again, are closed with 1009."""
+    """100 MiB of compressed zeros, in one frame as far as they fit and in 60, again and again, are closed with 1009."""
     zeros = deflated_zeros(100)
     bombs = (
         frame(zeros[:LARGEST_FRAME], rsv=4),

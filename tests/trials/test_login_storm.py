@@ -1,4 +1,4 @@
-"""All clients log in at once, at a site that takes its time and counts.
+"""All clients log in at once, at a site that is slow and counts the requests.
 
 Each client has a session of its own, and finds out whose it became by writing to itself. Who is refused or closed
 comes back as docs/protocol.rst says. They come from offices, a hundred behind one address.

@@ -1,4 +1,4 @@
-"""Thousands of scenarios on a clock that the trial moves, each from its seed."""
+"""Thousands of scenarios on a clock that the trial moves, each determined by its seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHORT = 1000
 
 
 def test_simulated_time_follows_the_model(evidence: Evidence, full: bool) -> None:
-    """Clients, a site and a log do in each scenario what they like, for minutes or hours; all that comes is checked.
+    """In each scenario clients, a site and a log act at random for minutes or hours, and every effect is checked.
 
     Each day has seeds of its own. The short form has 1,000 of the 20,000 scenarios. One that fails names its seed and how
     to repeat it alone.

@@ -1,4 +1,4 @@
-"""Many clients that do not read, beside two users who write to each other."""
+"""Many clients that do not read, while two users write to each other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ MORE = re.compile(r"too many log messages at once: (\d+) more connections ended"
 
 
 def closed(relay: RelayProcess) -> int:
-    """How many slow readers the relay has closed; of those at one moment it names some and counts the rest."""
+    """Return how many slow readers the relay has closed; the log names some of those closed together and counts the
+    rest.
+    """
     lines = list(relay.output)
     return sum(bool(TOO_SLOW.search(line)) for line in lines) + sum(
         int(found[1]) for line in lines if (found := MORE.search(line))
@@ -42,7 +44,9 @@ def closed(relay: RelayProcess) -> int:
 def test_slow_readers_are_closed_and_memory_is_bounded(
     start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence
 ) -> None:
-    """1,000 of them, 100 in the short form, are sent messages until each is closed; two others have their answers meanwhile."""
+    """1,000 clients (100 in the short form) are sent messages until each is closed; two others get their answers
+    meanwhile.
+    """
     count = 1000 if full else 100
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""Clients that read slowly and keep their pace, over real sockets and over links that are slow."""
+"""Clients that read slowly and keep their pace, over real sockets and over slow links."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def keep_behind(pairs: dict[str, tuple[Reader, Sender]], seconds: float) -> None:
-    """Keep all these readers behind for so long, as long as none of them is closed."""
+    """Keep all these readers behind for this long, and check that none of them is closed."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for name, (reader, sender) in pairs.items():
@@ -97,7 +97,7 @@ def test_slow_readers_that_keep_their_pace_stay(
 
 @contextmanager
 def slow_link(name: str, number: int, pace: int) -> Iterator[str]:
-    """A network namespace whose link takes so many bytes a second towards it; yield the address of our end."""
+    """Make a network namespace whose link carries this many bytes a second towards it; yield the address of our end."""
     if shutil.which("ip") is None or shutil.which("tc") is None:
         pytest.skip("ip and tc are not installed: apt-get install iproute2")
     if not ip("netns", "add", name):
@@ -123,7 +123,7 @@ def slow_link(name: str, number: int, pace: int) -> Iterator[str]:
 
 
 def connection_from(name: str, port: int, host: str) -> socket.socket:
-    """A connection that a thread makes in a network namespace; a socket stays in the one where it was made."""
+    """Connect from a network namespace, in a thread; a socket stays in the namespace where it was made."""
 
     def connect() -> socket.socket:
         with open(f"/run/netns/{name}") as namespace:

@@ -1,4 +1,4 @@
-"""SIGTERM to a relay that has more to do than it can do."""
+"""SIGTERM to an overloaded relay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JOINING = 50
 
 
 class Readiness:
-    """What ``/readyz`` answers, asked again and again from when the relay has said that it was told to stop."""
+    """The answers of ``/readyz``, requested repeatedly once the relay has logged that it stops."""
 
     def __init__(self, relay: RelayProcess) -> None:
         self.answers: Counter[int] = Counter()
@@ -46,13 +46,13 @@ class Readiness:
                     self.port_was_closed = late.connect_ex(("127.0.0.1", self._relay.port)) != 0
 
     def wait(self) -> None:
-        """Wait until the relay answers no more."""
+        """Wait until the relay no longer answers."""
         self._thread.join(30)
         assert not self._thread.is_alive()
 
 
 def unanswered(account: Account) -> list[str]:
-    """The contents of the messages that got no answer."""
+    """Return the contents of the messages that got no answer."""
     answered = {frame["response"]["id"] for frame in account.heard if frame["type"] == "send-request-response"}
     return [request.content for request in account.requests if request.id not in answered]
 
@@ -61,7 +61,7 @@ def unanswered(account: Account) -> list[str]:
 def test_sigterm_under_load_closes_all_with_4000_and_keeps_what_it_acknowledged(
     start_relay: Callable[..., RelayProcess], site: Site, evidence: Evidence, full: bool, fast_path: str
 ) -> None:
-    """Everybody is told 4000, each at another time, and everything that was acknowledged is in the log.
+    """Every client is closed with 4000, each at another time, and everything acknowledged is in the log.
 
     In full: 8,000 connections and the default drain-time, 10 s. In the short form: 400, and 2 s.
     """

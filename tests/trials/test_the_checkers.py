@@ -1,4 +1,4 @@
-"""The trials themselves: each of the builds in `tests.trials.broken` makes a trial fail, and for the right reason."""
+"""The trials themselves: each build in `tests.trials.broken` makes a trial fail for the right reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["siege", "storm"]
 
 
 class Trials:
-    """The trials, as they are held in their short forms."""
+    """The trials in their short forms."""
 
     def __init__(self, stage: Stage, request: pytest.FixtureRequest) -> None:
         self.stage = stage
@@ -36,7 +36,7 @@ class Trials:
         self._request = request
 
     def module(self, name: str) -> ModuleType:
-        """Return the module of a trial as pytest finds it: what is tried here is that very test."""
+        """Return the module of a trial as pytest finds it, so that the same test is run."""
         found: ModuleType = pytest.Module.from_parent(self._request.session, path=ROOT / "tests" / f"{name}.py").obj
         return found
 
@@ -308,7 +308,7 @@ def test_broken_build_is_caught(
     trial: Callable[[Trials], None],
     says: str,
 ) -> None:
-    """Every pair of a build and a trial; in the short form those of `CAUGHT`."""
+    """Every pair of a build and a trial; in the short form only those of `CAUGHT`."""
     broken = f"from tests.trials.broken import build; build({name!r})\n{programs.TWISTD}"
     monkeypatch.setattr(programs, "TWISTD", broken)
     # What does not happen is not waited for so long.

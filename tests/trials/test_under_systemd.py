@@ -1,4 +1,4 @@
-"""The unit in examples/deploy, run by a real systemd: the first process of a namespace of its own."""
+"""The unit in examples/deploy, run by a real systemd that is the first process of its own namespace."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ TimeoutAbortSec=1
 
 
 def what_is_missing() -> str | None:
-    """Why this can't run here."""
+    """Return why this trial can't run here."""
     if not SYSTEMD.exists() or not shutil.which("systemctl"):
         return "systemd is missing (on Debian: apt install systemd)"
     if os.geteuid():
@@ -76,7 +76,7 @@ def what_is_missing() -> str | None:
 
 
 class Systemd:
-    """A systemd of our own.
+    """A separate systemd.
 
     :ivar first: its process, as seen from here.
     """
@@ -96,24 +96,24 @@ class Systemd:
         self.first = children.read_text().split()[0]
 
     def systemctl(self, *words: str) -> str:
-        """Have systemctl do something; return what it prints."""
+        """Run systemctl; return what it prints."""
         entering = ("nsenter", "-t", self.first, "-m", "-p", "-C", "-i", "-u")
         done = subprocess.run([*entering, "systemctl", "--no-pager", *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr.strip()}"
 
     def show(self, name: str) -> str:
-        """A property of the relay's unit."""
+        """Return a property of the relay's unit."""
         return self.systemctl("show", "chatrelay", "--value", "-p", name)
 
     def log(self) -> str:
-        """What the relay has said."""
+        """Return what the relay has logged."""
         try:
             return Path(f"/proc/{self.first}/root/run/relay.log").read_text()
         except FileNotFoundError:
             return ""
 
     def active(self, starts: int) -> tuple[int, int]:
-        """Wait until the relay is; its process as seen from here, and its port.
+        """Wait until the relay is active; return its process, as seen from here, and its port.
 
         :param starts: how often it has been started by then.
         """
@@ -130,7 +130,7 @@ class Systemd:
         return int(process), int(self.log().rpartition("ChatFactory starting on ")[2].split()[0])
 
     def hears_of_it(self, times: int) -> None:
-        """Wait until the relay has said so often that it is alive."""
+        """Wait until the relay has notified this often that it is alive."""
         for _ in range(times):
             last = self.show("WatchdogTimestampMonotonic")
             self._wait(lambda last=last: self.show("WatchdogTimestampMonotonic") != last, "hear of the relay")
@@ -142,7 +142,7 @@ class Systemd:
             time.sleep(0.05)
 
     def end(self) -> None:
-        """End it and all that it has started."""
+        """End systemd and everything that it has started."""
         self.systemctl("stop", "chatrelay")  # where the trial has failed: its /tmp goes with it
         self._process.kill()
         self._process.wait()
@@ -150,7 +150,7 @@ class Systemd:
 
 @pytest.fixture
 def systemd(site: Site, tmp_path: Path) -> Iterator[Systemd]:
-    """A systemd that runs the unit."""
+    """Start a systemd that runs the unit."""
     missing = what_is_missing()
     if missing:
         pytest.skip(missing)
@@ -169,14 +169,14 @@ def systemd(site: Site, tmp_path: Path) -> Iterator[Systemd]:
 
 
 def touched(process: int, path: str) -> str:
-    """Make a file as a process could: as its user, among what it sees; return what the system says against it."""
+    """Make a file as a process could: as its user, in its namespace; return the error that the system reports."""
     uid, gid = (str(number) for number in (os.stat(f"/proc/{process}").st_uid, os.stat(f"/proc/{process}").st_gid))
     entering = ("nsenter", "-t", str(process), "-U", "-m", "-S", uid, "-G", gid)
     return subprocess.run([*entering, "touch", path], capture_output=True, text=True).stderr.strip()
 
 
 def check_where_it_may_write(process: int, first: str) -> None:
-    """Its message log is in a folder of its own, its /tmp is nobody else's, and the rest is read-only.
+    """Check that its message log is in its own folder, its /tmp is private, and the rest is read-only.
 
     :param first: the process that sees what is outside.
     """
@@ -199,7 +199,7 @@ def check_where_it_may_write(process: int, first: str) -> None:
 
 
 def test_unit_under_systemd_runs_within_its_sandbox(systemd: Systemd, evidence: Evidence) -> None:
-    """The unit starts, is reloaded and stops; and a relay that hangs is ended and started anew."""
+    """The unit starts, is reloaded and stops; a relay that hangs is ended and restarted."""
     process, port = systemd.active(starts=1)
     status = Path(f"/proc/{process}/status").read_text()
     assert "\nNoNewPrivs:\t1\n" in status

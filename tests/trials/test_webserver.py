@@ -1,4 +1,4 @@
-"""The site behind the relay goes away, comes back, and gives every kind of invalid answer."""
+"""The site behind the relay becomes unreachable, recovers, and gives every kind of invalid answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AGAIN = "answers again"
 
 @dataclass(frozen=True)
 class Outage:
-    """How long things take.
+    """The times of an outage.
 
     :ivar users: how many are logged in.
     :ivar seconds: how long the site is away at the least: longer than it takes to get to the breaker's longest wait.
@@ -71,7 +71,7 @@ FULL = Outage(1000, 60, ("--recheck-interval", "10"))
 
 
 def test_unreachable_site_closes_no_connection(tmp_path: Path, evidence: Evidence, full: bool) -> None:
-    """The site goes away twice, in the two ways that there are, and returns when that is worst: as a probe has failed.
+    """The site becomes unreachable in both possible ways, and recovers at the worst moment: just after a probe failed.
 
     The full form has the defaults, but for ``--recheck-interval 10``: within a minute everybody is asked about again
     while the site is away. The breaker's longest wait is 10 s; the 5 s between that and the 15 s allowed are
@@ -85,7 +85,7 @@ def test_unreachable_site_closes_no_connection(tmp_path: Path, evidence: Evidenc
 
 
 async def outages(folder: Path, evidence: Evidence, outage: Outage) -> None:
-    """Log everybody in; then have the site refuse connections, and then take them and say nothing."""
+    """Log everybody in; then let the site refuse connections, and then accept them without answering."""
     site = Webserver()
     await site.listen()
     async with AsyncExitStack() as leaving:
@@ -154,7 +154,7 @@ async def member(relay: RelayProcess, number: int, leaving: AsyncExitStack) -> S
 
 
 async def logins(relay: RelayProcess, count: int, expected: object) -> int:
-    """So many visitors come at once and are answered so; how many."""
+    """Let this many visitors log in at once; return how many got this answer."""
 
     async def come(number: int) -> None:
         async with StreamClient(relay.port, f"127.9.0.{1 + number}") as caller:
@@ -166,7 +166,7 @@ async def logins(relay: RelayProcess, count: int, expected: object) -> int:
 
 
 async def first_login(relay: RelayProcess) -> float:
-    """Wait until a visitor is logged in who tries every tenth of a second; when that was."""
+    """Wait until a visitor who tries every tenth of a second is logged in; return when."""
     while True:
         async with StreamClient(relay.port) as caller:
             await caller.open()
@@ -178,7 +178,7 @@ async def first_login(relay: RelayProcess) -> float:
 
 
 async def everybody_writes(users: list[StreamClient]) -> int:
-    """Everybody writes to their neighbour, and all of it arrives; how many messages."""
+    """Let every user write to a neighbour, and check that all of it arrives; return the number of messages."""
 
     async def hear(number: int, user: StreamClient) -> None:
         heard = [await user.hear(), await user.hear()]
@@ -205,7 +205,9 @@ def test_clients_that_ask_and_leave_cost_few_requests(tmp_path: Path, evidence: 
 
 
 async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
-    """Have many ask about sessions that are none and leave at once, while others log in; the site works on for nobody."""
+    """Let many clients ask with unknown sessions and disconnect at once, while others log in; the site works in
+    vain.
+    """
     site = Webserver(0.2)
     await site.listen()
     waits: list[float] = []
@@ -269,7 +271,7 @@ class Fault:
 
 
 def says(*parts: bytes, every: float = 0.0) -> Callable[[Write], Awaitable[None]]:
-    """Writes these, with a while in between."""
+    """Return a fault that writes these, with pauses in between."""
 
     async def act(write: Write) -> None:
         for part in parts:
@@ -280,7 +282,7 @@ def says(*parts: bytes, every: float = 0.0) -> Callable[[Write], Awaitable[None]
 
 
 def repeats(first: bytes, again: bytes) -> Callable[[Write], Awaitable[None]]:
-    """Writes on and on, up to 100 MiB, as fast as it is read."""
+    """Return a fault that writes on and on, up to 100 MiB, as fast as it is read."""
 
     async def act(write: Write) -> None:
         await write(first)
@@ -291,7 +293,7 @@ def repeats(first: bytes, again: bytes) -> Callable[[Write], Awaitable[None]]:
 
 
 def whole(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
-    """An answer as it should be."""
+    """Return a correct answer."""
     lines = (b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), *headers)
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
@@ -310,7 +312,7 @@ BLOCK = b"x" * 65536
 
 
 def faults(elsewhere: str) -> dict[str, Fault]:
-    """All of them by name.
+    """Return all faults by name.
 
     :param elsewhere: a URL for redirects.
     """
@@ -385,7 +387,7 @@ def faults(elsewhere: str) -> dict[str, Fault]:
 
 
 class FaultySite:
-    """Answers each question as its session says.
+    """Answers each request as its session says.
 
     :ivar url: what to ask it by.
     :ivar requests: how many questions came.
@@ -401,7 +403,9 @@ class FaultySite:
         self._names = list(self.faults)
 
     def sessid(self, name: str, number: int) -> str:
-        """A session that is answered with this fault; nothing in it is in any answer, as it would be hidden there."""
+        """Return a session that is answered with this fault; no answer contains any part of it, which would be
+        redacted.
+        """
         return f"{self._names.index(name):04}{number:04}"
 
     async def listen(self) -> None:
@@ -434,7 +438,7 @@ class FaultySite:
 
 
 async def ask(relay: RelayProcess, site: FaultySite, names: list[str]) -> dict[str, object]:
-    """Log in with a session of each of these faults, all at once; the answers that were wrong, with what was asked."""
+    """Log in with a session of each of these faults, all at once; return the wrong answers with their faults."""
     wrong: dict[str, object] = {}
 
     async def come(number: int, name: str) -> None:
@@ -463,7 +467,7 @@ def test_each_invalid_answer_has_one_outcome_and_costs_no_memory(
 
 
 async def wrong_answers(folder: Path, evidence: Evidence, rounds: int) -> None:
-    """Have every fault met by several logins at once, among all the others."""
+    """Let several logins at once meet every fault, among all the others."""
     elsewhere: list[bytes] = []
     bystander = await asyncio.start_server(lambda reader, writer: elsewhere.append(b"visited"), "127.0.0.1", 0)
     site = FaultySite(f"http://127.0.0.1:{bystander.sockets[0].getsockname()[1]}/elsewhere")
@@ -511,7 +515,7 @@ async def wrong_answers(folder: Path, evidence: Evidence, rounds: int) -> None:
 
 
 class Impostor(asyncio.Protocol):
-    """One connection to a site with a wrong certificate; keeps what comes through the TLS."""
+    """One connection to a site with a wrong certificate; keeps what comes through TLS."""
 
     def __init__(self, heard: list[bytes]) -> None:
         self._heard = heard
@@ -534,7 +538,7 @@ def test_site_with_a_wrong_certificate_receives_no_session_id(tmp_path: Path, ev
 
 
 async def wrong_certificates(folder: Path, evidence: Evidence) -> None:
-    """Have logins asked about at sites that can't prove who they are, several at once."""
+    """Let logins be asked about at sites that can't prove who they are, several at once."""
     OURS.cert_pem.write_to_path(folder / "ours.pem")
     each = 8
     heard: list[bytes] = []

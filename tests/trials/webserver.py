@@ -1,4 +1,4 @@
-"""A site in the trial's own process, on asyncio: it takes its time for an answer, counts, and can go away.
+"""A site in the trial's own process, on asyncio: it is slow, counts requests, and can become unreachable.
 
 ``session-N`` belongs to the user ``user-N``, and every other session to nobody.
 """
@@ -45,19 +45,19 @@ class Webserver:
         self._port = 0
 
     async def listen(self) -> None:
-        """Begin to listen, or to listen again: on the same port."""
+        """Begin to listen, or listen again on the same port."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Questions(self), "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}/session"
 
     def close(self) -> None:
-        """Go away: the port is closed, and connections are cut."""
+        """Become unreachable: close the port and all connections."""
         self._server.close()
         self._cut_all()
 
     def cut_a_probe_and_answer(self) -> None:
-        """Return at the worst time: just after the relay has tried it in vain.
+        """Recover at the worst time: just after the relay has tried it in vain.
 
         What is there is cut, and of what comes the next two questions: the
         probe, and the relay's own by which it makes sure.
@@ -67,7 +67,7 @@ class Webserver:
         self._cut_all()
 
     def cuts(self) -> bool:
-        """Whether the question that has just come is to be cut."""
+        """Whether to abort the connection of the request that has just arrived."""
         if not self._to_cut:
             return False
         self._to_cut -= 1
@@ -81,7 +81,7 @@ class Webserver:
             connection.cut()
 
     def begin(self, sessid: str) -> None:
-        """A question came."""
+        """Note that a request has arrived."""
         if sessid.startswith(AT_START):
             return
         self.asked[sessid] += 1
@@ -91,13 +91,13 @@ class Webserver:
         self.most_at_once = max(self.most_at_once, len(self._under_way))
 
     def end(self, sessid: str) -> None:
-        """It was answered; or who asked has gone, and it is one that is never answered."""
+        """Note that a request was answered, or that a request that is never answered was given up."""
         if not sessid.startswith(AT_START):
             self._under_way.remove(sessid)
 
 
 class Questions(asyncio.Protocol):
-    """One connection of the relay's to the site: POSTs of a form, one after the other."""
+    """One connection from the relay to the site: POSTs of a form, one after the other."""
 
     def __init__(self, webserver: Webserver) -> None:
         self._webserver = webserver
@@ -124,7 +124,7 @@ class Questions(asyncio.Protocol):
                 self._answering = asyncio.get_running_loop().call_later(seconds, self._answer, self._sessid)
 
     def cut(self) -> None:
-        """End it."""
+        """Abort the connection."""
         self._transport.abort()
 
     def _answer(self, sessid: str) -> None:
@@ -146,7 +146,7 @@ class Questions(asyncio.Protocol):
 
 
 class WebserverApart:
-    """A `Webserver` in a process of its own, that waits for nobody but the relay.
+    """A `Webserver` in a separate process, which only the relay can delay.
 
     :ivar url: what to ask it by.
     :ivar most_at_once: as the webserver's, once it has ended; so are `asked` and `twice_at_once`.
