@@ -185,6 +185,7 @@ def build_parts(
         admission=admission,
         handshakes=handshakes,
         login_without_cookie=handshakes.login_without_cookie,
+        begin_login=logins.begin,
         logins=logins,
         send_limits=send_limits,
         inflow_rates=InflowRates.beside(

@@ -14,7 +14,7 @@ import attrs
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory
 
-from chatrelay.auth.login import Logins
+from chatrelay.auth.login import LoginClient, Logins
 from chatrelay.config.options import Config
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.inflow import InflowRates
@@ -46,6 +46,7 @@ class Parts:
     :ivar admission: counts connections.
     :ivar handshakes: checks opening handshakes.
     :ivar login_without_cookie: one bound method for all connections, which each of them keeps.
+    :ivar begin_login: another such method, `Logins.begin`.
     :ivar logins: logs clients in.
     :ivar send_limits: how much a user may send.
     :ivar inflow_rates: how fast a connection is read.
@@ -65,6 +66,7 @@ class Parts:
     admission: Admission
     handshakes: Handshakes
     login_without_cookie: Callable[[str | None], None]
+    begin_login: Callable[[LoginClient, str | None, str, bool], None]
     logins: Logins
     send_limits: SendLimits
     inflow_rates: InflowRates

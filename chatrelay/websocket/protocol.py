@@ -7,6 +7,7 @@ not know what a message means.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
@@ -108,7 +109,7 @@ class ChatProtocol(BoundedProtocol):
             parts.directory,
             parts.send_limits,
             parts.seconds,
-            self._begin_login,
+            partial(parts.begin_login, self, self.remote.address),
             cookie,
             because,
             self.reading.charge,
@@ -122,10 +123,6 @@ class ChatProtocol(BoundedProtocol):
         self._receive = self.session.received if as_usual else self._message_taken
         self.outgoing.open(v1)
         parts.registry.opened(self)
-
-    def _begin_login(self, sessid: str, is_cookie: bool) -> None:
-        """Have the site asked whose session it is."""
-        self.factory.parts.logins.begin(self, self.remote.address, sessid, is_cookie)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Autobahn: refuse this handshake. Log it, too."""
