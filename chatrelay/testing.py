@@ -46,7 +46,12 @@ class HeldAuthenticator:
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
         """Keep the request until the test answers it."""
-        answer: Deferred[Verdict] = Deferred(lambda _: self.cancelled.append(sessid))
+
+        def give_up(answer: Deferred[Verdict]) -> None:
+            self.asked[:] = [pending for pending in self.asked if pending[1] is not answer]
+            self.cancelled.append(sessid)
+
+        answer: Deferred[Verdict] = Deferred(give_up)
         self.asked.append((sessid, answer))
         return answer
 

@@ -54,7 +54,6 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual(webserver.cancelled, ["a"])
         self.assertEqual(by_sessid.hear(), [self.CLOSED])
         self.assertEqual(self.factory.parts.logins.index.end_user(7), 0)
-        webserver.asked.pop(0)
         webserver.answer(LoggedIn(7))  # as the site saw it before
         webserver.answer(LoggedIn(8))
         self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [ADMITTED]])
