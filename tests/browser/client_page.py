@@ -1,5 +1,5 @@
 """
-A page that has nothing but a client in it.
+A page with nothing but a client in it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Client:
 
     def meet(self, answer: Callable[[Any], object]) -> list[Any]:
         """
-        Have the page meet something else in the place of every relay.
+        Let the page meet a stand-in instead of every relay.
 
         :param answer: called with the connection for each message that the client sends
         :return: the connections that it makes, in order
@@ -99,7 +99,7 @@ class Client:
         return seen[-1]
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Until it is so, or the test fails. The pages' policy forbids Playwright's own wait_for_function."""
+        """Wait until a condition holds. The pages' policy forbids Playwright's own wait_for_function."""
         deadline = time.monotonic() + 15
         while not condition():
             assert time.monotonic() < deadline, f"did not come to be; the client is {self.state}, after {self.states}"
@@ -114,13 +114,13 @@ class Client:
 
     @property
     def states(self) -> list[str]:
-        """The names of the states it has been in."""
+        """Return the names of the states it has been in."""
         names: list[str] = self.page.evaluate("states.map(({ name }) => name)")
         return names
 
     @property
     def waits(self) -> list[float]:
-        """How long, in ms, it meant to wait in each state ``waiting``."""
+        """Return the ms that it meant to wait in each state ``waiting``."""
         waits: list[float] = self.page.evaluate(
             "states.filter(({ name }) => name === 'waiting').map(({ at, retryAt }) => retryAt - at)"
         )
@@ -128,44 +128,44 @@ class Client:
 
     @property
     def urls(self) -> list[str]:
-        """Where it has tried to connect to, in order."""
+        """Return the URLs it has tried to connect to, in order."""
         urls: list[str] = self.page.evaluate("wire.urls")
         return urls
 
     @property
     def auth_requests(self) -> int:
-        """How many it has sent."""
+        """Return how many auth-requests it has sent."""
         number: int = self.page.evaluate("wire.authRequests")
         return number
 
     @property
     def auth_responses(self) -> int:
-        """How many have come."""
+        """Return how many auth-responses have come."""
         number: int = self.page.evaluate("wire.authResponses")
         return number
 
     @property
     def messages(self) -> list[str]:
-        """What was written in the messages that came."""
+        """Return the contents of the messages that came."""
         contents: list[str] = self.page.evaluate("messages")
         return contents
 
 
 def log_in(context: BrowserContext, demo: Demo, name: str) -> None:
-    """What another tab of this browser would do."""
+    """Log in as another tab of this browser would."""
     assert context.request.post(f"{demo.url}login", form={"name": name}).ok
 
 
 @attrs.define
 class Clients:
-    """Opens pages with a client in them, each in a browser with cookies of its own."""
+    """Opens pages with a client in them, each in a browser context with its own cookies."""
 
     people: People
     demo: Demo
 
     def open(self, name: str | None) -> Client:
         """
-        A page of somebody who is logged in, or of nobody; its client is yet to be started.
+        Open a page of a logged-in user, or of nobody; its client is not started yet.
         """
         page = self.people.arrive().page  # the login page, which has no script
         if name is not None:
@@ -178,7 +178,7 @@ class Clients:
         return f"ws://127.0.0.1:{self.demo.relay_port}/"
 
     def connect(self, name: str, user: int | str, options: str = "") -> Client:
-        """Somebody who is logged in, and connected."""
+        """Open a page of a logged-in user, and connect."""
         client = self.open(name)
         client.start(self.relay, f"{{user: {json.dumps(user)}, whoami: '/whoami', {options}}}")
         client.wait_for("connected")
@@ -186,7 +186,7 @@ class Clients:
 
 
 def admit(connection: Any) -> None:
-    """Answer as a relay that lets everybody in."""
+    """Answer as a relay that accepts every login."""
     connection.send('{"type":"auth-response","response":true}')
 
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def ports() -> dict[str, int]:
-    """The ports of every demo here: of the website, of the relay as the page knows it, and where the line's far end is."""
+    """Choose the ports of every demo: of the website, of the relay as the page knows it, and of the line's far end."""
     return {"website": free_port(), "relay": free_port(), "line": free_port()}
 
 
 # Not for the session: while Playwright runs, no other test could use asyncio.run.
 @pytest.fixture(scope="module")
 def browser(ports: dict[str, int]) -> Iterator[Browser]:
-    """The system's Chromium. It believes that it connects to the relay, and is led to the line."""
+    """Start the system's Chromium. It connects to the line as if that were the relay."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -48,7 +48,7 @@ def browser(ports: dict[str, int]) -> Iterator[Browser]:
 
 @pytest.fixture
 def demo(ports: dict[str, int], tmp_path: Path) -> Iterator[Demo]:
-    """A running demo, with a message log of its own."""
+    """Start a demo with its own message log."""
     demo = Demo(ports["website"], ports["relay"], tmp_path)
     demo.start()
     yield demo
@@ -58,7 +58,7 @@ def demo(ports: dict[str, int], tmp_path: Path) -> Iterator[Demo]:
 
 @pytest.fixture
 def line(ports: dict[str, int]) -> Iterator[Line]:
-    """What the browsers' connections to the relay go through."""
+    """Return the line through which the browsers connect to the relay."""
     line = Line(ports["line"], ports["relay"])
     yield line
     line.close()
@@ -66,7 +66,7 @@ def line(ports: dict[str, int]) -> Iterator[Line]:
 
 @pytest.fixture
 def people(browser: Browser, demo: Demo, line: Line) -> Iterator[People]:
-    """Browsers at a running demo."""
+    """Return people at browsers, with a running demo."""
     people = People(browser, demo, line)
     yield people
     for person in people.everybody:
@@ -75,7 +75,7 @@ def people(browser: Browser, demo: Demo, line: Line) -> Iterator[People]:
 
 @pytest.fixture
 def clients(people: People, demo: Demo) -> Clients:
-    """Pages with nothing but a client in them."""
+    """Return pages with nothing but a client in them."""
     return Clients(people, demo)
 
 
@@ -91,7 +91,7 @@ class _Files(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def cacheable_page() -> Iterator[str]:
-    """Where a page is that has no script of its own, and may be kept in the cache."""
+    """Serve a page without a script of its own, which may be kept in the cache."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -38,7 +38,7 @@ CHROMIUM_FLAGS = [
 
 
 def chromium() -> str:
-    """Where the system's Chromium is."""
+    """Return the path of the system's Chromium."""
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
@@ -48,7 +48,7 @@ def chromium() -> str:
 
 class Line:
     """
-    A TCP proxy in threads: what stands between a browser and the relay, and breaks.
+    A TCP proxy in threads, between a browser and the relay, which can break.
 
     :param port: where it listens, on 127.0.0.1
     :ivar target: where what it accepts goes on to
@@ -65,7 +65,7 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End every connection, and any that comes, until `mend`."""
+        """End every connection, including new ones, until `mend`."""
         self.up = False
         with self._lock:
             pairs, self._pairs = self._pairs, []
@@ -74,20 +74,20 @@ class Line:
 
     @property
     def connections(self) -> int:
-        """How many there are just now."""
+        """Return the number of current connections."""
         with self._lock:
             return len(self._pairs)
 
     def mend(self) -> None:
-        """Let connections through again."""
+        """Let connections pass again."""
         self.up = True
 
     def hold_answers(self) -> None:
-        """From the relay nothing comes any more; the connections stay open."""
+        """Pass nothing from the relay on; the connections stay open."""
         self._held.clear()
 
     def pass_answers(self) -> None:
-        """What is held, and what comes, goes on to the browser."""
+        """Pass on to the browser what was held, and what comes."""
         self._held.set()
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Demo:
 
     def start(self) -> str:
         """
-        :return: what it printed up to the point where it says that it is ready
+        :return: what it printed until it was ready
         """
         self.process = start_demo(self.directory, "--port", str(self.port), "--relay-port", str(self.relay_port))
         assert self.process.stdout is not None
@@ -191,7 +191,7 @@ class Demo:
 
 
 def start_demo(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    """``python -m chatrelay.demo`` as a process that works in the directory."""
+    """Start ``python -m chatrelay.demo`` in the directory, as a process."""
     # A job that a shell started in the background ignores SIGINT, and its children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -210,7 +210,7 @@ def start_demo(directory: Path, *arguments: str) -> subprocess.Popen[str]:
 @attrs.define
 class Person:
     """
-    Somebody at a browser of their own, with the words for what they do there.
+    A person at their own browser, with methods for what they do there.
 
     :ivar page: Playwright's page
     :ivar complaints: what the browser wrote to its console as an error: script errors, violations of the content security policy
@@ -224,18 +224,18 @@ class Person:
         self.state("connected").wait_for()
 
     def another_tab(self) -> Person:
-        """A second tab of the browser, at the address of the first."""
+        """Open a second tab of the browser, at the address of the first."""
         other = Person(self.page.context.new_page())
         other.page.set_default_timeout(15_000)
         other.page.goto(self.page.url)
         return other
 
     def state(self, name: str) -> Locator:
-        """The corner of the page that tells the connection's state, once it is this one."""
+        """Return the place on the page that shows the connection's state, once it is this one."""
         return self.page.locator(f"#connection[data-state={name}]")
 
     def in_list(self, name: str) -> Locator:
-        """Somebody in the list of people."""
+        """Return a person in the list of people."""
         return self.page.locator("a.person").filter(has=self.page.locator(".name", has_text=name))
 
     def open(self, name: str) -> None:
@@ -248,7 +248,7 @@ class Person:
         self.page.get_by_role("button", name="Send", exact=True).click()
 
     def line(self, text: str, status: str) -> Locator:
-        """A message of the open conversation, once it has this status."""
+        """Return a message of the open conversation, once it has this status."""
         return self.page.locator(f".line[data-status={status}]").filter(has=self.page.get_by_text(text, exact=True))
 
     def leave(self) -> None:
@@ -257,7 +257,7 @@ class Person:
 
 @attrs.define
 class People:
-    """Makes browsers with people in them, each with cookies of their own."""
+    """Makes browsers with people in them, each with their own cookies."""
 
     _browser: Browser
     _demo: Demo
@@ -266,7 +266,7 @@ class People:
 
     def arrive(self, **context: Any) -> Person:
         """
-        A new browser at the demo's front page.
+        Open a new browser at the demo's front page.
 
         :param context: Playwright's options of a browser context, such as ``viewport``
         """
@@ -280,13 +280,13 @@ class People:
         return person
 
     def log_in(self, name: str, **context: Any) -> Person:
-        """The same, and logged in as somebody."""
+        """Open a new browser, and log in as a person."""
         person = self.arrive(**context)
         person.log_in(name)
         return person
 
     def goes(self, person: Person) -> None:
-        """Somebody closes the page, and the relay has heard of it."""
+        """Close a person's page, and wait until the relay has noticed."""
         before = self._line.connections
         person.page.close()
         deadline = time.monotonic() + 15

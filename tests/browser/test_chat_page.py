@@ -1,5 +1,5 @@
 """
-The demo and its chat page, as two people with a browser each meet them.
+The demo and its chat page, as two people at two browsers see them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_message_log_that_cannot_be_opened_is_reported_plainly(tmp_path: Path, p
 
 
 def ask(url: str, **request: Any) -> tuple[int, dict[str, str], str]:
-    """Status, headers and text of an answer."""
+    """Return the status, headers and text of an answer."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, **request), timeout=10) as answer:
             return answer.status, dict(answer.headers), answer.read().decode()
@@ -630,7 +630,7 @@ def test_page_works_with_the_keyboard_alone(people: People) -> None:
     keys = anna.page.keyboard
 
     def focused() -> str:
-        """The focused element's text or label; that its focus can be seen is checked on the way."""
+        """Return the focused element's text or label, and check that its focus is visible."""
         outline, text = anna.page.evaluate(
             "(e => [getComputedStyle(e).outlineStyle, e.labels?.[0]?.textContent ?? e.textContent])(document.activeElement)"
         )
@@ -737,7 +737,7 @@ def test_emoji_fonts_are_named_wherever_people_write_and_read(people: People) ->
 
 def test_screenshots_of_a_conversation_are_taken(people: People, tmp_path: Path) -> None:
     """
-    For people to look at: CHATRELAY_SCREENSHOTS names the folder they go to.
+    Take screenshots for people to look at; CHATRELAY_SCREENSHOTS names their folder.
     """
     pictures = Path(os.environ.get("CHATRELAY_SCREENSHOTS", tmp_path))
     desk: dict[str, Any] = {"viewport": {"width": 1100, "height": 760}}

@@ -1,5 +1,5 @@
 """
-The user of the client, on a page that has nothing else, with the real relay.
+The client's user, on a page with nothing else, with the real relay.
 """
 
 from __future__ import annotations

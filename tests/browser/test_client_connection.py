@@ -31,14 +31,14 @@ HOUR = 60 * MINUTE
 
 @pytest.fixture
 def recheck_interval() -> int:
-    """In seconds. 0: the relay asks about no session again by itself."""
+    """Return the seconds between re-checks; 0 for a relay that sends none."""
     return 1
 
 
 @pytest.fixture
 def other_relay(demo: Demo, line: Line, tmp_path: Path, recheck_interval: int) -> Iterator[RelayProcess]:
     """
-    A relay that the browsers are led to. The demo's own is told of every logout and does not find out by asking.
+    Start a relay for the browsers. The demo's own is told of every logout, and does not find out by asking.
     """
     with RelayProcess(
         tmp_path,
@@ -175,7 +175,7 @@ def test_login_function_without_a_user_or_with_an_error_is_reported(clients: Cli
 
 @pytest.fixture
 def anna_and_bo(browser: Browser, cacheable_page: str, tmp_path: Path) -> Iterator[tuple[Client, Client]]:
-    """Two pages that are connected."""
+    """Open two pages that are connected."""
     site = Site()
     site.users |= {"anna's": 1, "bo's": 2}
     clients = []
@@ -199,7 +199,7 @@ ABSENT = {"result": "refused", "reason": "receiving-user-not-connected"}
 
 
 def wait_until_absent(client: Client, user: int) -> None:
-    """Until the relay says so to the client: the browser lets go of the other's connection in its own time."""
+    """Wait until the relay reports the other user as absent: the browser closes the connection in its own time."""
     for _ in range(100):
         if client.send(user, "while the page is on its way out") == ABSENT:
             break
@@ -239,7 +239,7 @@ def test_closed_page_that_returns_from_the_cache_stays_closed(anna_and_bo: tuple
 
 
 def hide(page: Page, hidden: bool) -> None:
-    """What changing tabs does; headless Chromium counts every tab as visible."""
+    """Hide the page as changing tabs does; headless Chromium counts every tab as visible."""
     page.evaluate(
         """hidden => {
             Object.defineProperty(document, "hidden", { value: hidden, configurable: true });

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def php(ports: dict[str, int], line: Line, tmp_path: Path) -> Iterator[PhpSite]:
-    """The example, with a relay where its pages look for it."""
+    """Start the example, with a relay where its pages expect it."""
     with PhpSite(tmp_path, EXAMPLE, CHATRELAY_URL=f"ws://127.0.0.1:{ports['relay']}/") as php:
         options = ("--session-cookie", "PHPSESSID", "--origin", php.origin, "--message-log", "none")
         with RelayProcess(tmp_path, "--auth-url", f"{php.origin}/session.php", *options) as relay:

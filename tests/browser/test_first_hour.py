@@ -1,5 +1,5 @@
 """
-What a page's console says to the developer of a site that is set up wrongly, and a site that deletes cookies it does not know.
+What the console tells the developer of a wrongly set up site, and a site that deletes cookies it does not know.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def warnings_of(client: Client) -> list[str]:
-    """What the client will have written to the console as warnings."""
+    """Return what the client has written to the console as warnings."""
     warnings: list[str] = []
     client.page.on("console", lambda said: warnings.append(said.text) if said.type == "warning" else None)
     return warnings
@@ -98,7 +98,7 @@ def test_unusable_answer_of_whoami_has_a_warning(clients: Clients) -> None:
 
 class Cookies(ThreadingHTTPServer):
     """
-    A site as many a framework makes one: an unknown session's cookie is deleted by whichever answer comes.
+    A site as many frameworks make them: each answer deletes the cookie of an unknown session.
 
     :ivar users: session -> uID
     :ivar relay: to tell of a login
@@ -162,7 +162,7 @@ TOKEN = secrets.token_hex(16)
 
 @pytest.fixture
 def cookies(tmp_path: Path) -> Iterator[Cookies]:
-    """The site, with its relay."""
+    """Start the site and its relay."""
     site = Cookies()
     thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -75,13 +75,13 @@ class Chromium:
         return tab, self.call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
 
     def evaluate(self, session: str, expression: str) -> Any:
-        """What an expression of JavaScript gives, on the page."""
+        """Return the value of an expression of JavaScript on the page."""
         parameters = {"expression": expression, "awaitPromise": True, "returnByValue": True}
         return self.call("Runtime.evaluate", session, **parameters)["result"].get("value")
 
 
 def until(condition: Callable[[], object], pause: float = 0.02) -> None:
-    """Wait until it is so."""
+    """Wait until an expression is true."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "did not come to be"
@@ -90,7 +90,7 @@ def until(condition: Callable[[], object], pause: float = 0.02) -> None:
 
 @pytest.fixture
 def relay(tmp_path: Path) -> Iterator[RelayProcess]:
-    """A relay beside a site where Anna is 1 and Bo is 2."""
+    """Start a relay and a site where Anna is 1 and Bo is 2."""
     site = Site()
     site.users |= {"anna's": 1, "bo's": 2}
     with RelayProcess(tmp_path, "--auth-url", site.url, "--message-log", "none") as relay:

@@ -1,4 +1,4 @@
-"""What docs/quickstart.rst shows, copied into a site with sessions in signed cookies, in a real browser."""
+"""The code of docs/quickstart.rst, copied into a site with sessions in signed cookies, in a real browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """The site, with its relay."""
+    """Start the site and its relay."""
     with Site("quickstart", tmp_path) as site:
         (tmp_path / "relay-port").write_text(str(site.relay.port))
         (tmp_path / "ops-port").write_text(str(site.relay.ops_port))
@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def visitor(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser with cookies of its own."""
+    """Return a browser context with its own cookies."""
     context = browser.new_context()
     context.set_default_timeout(15_000)
     yield context
@@ -39,7 +39,7 @@ def visitor(browser: Browser) -> Iterator[BrowserContext]:
 
 
 def tab(context: BrowserContext, site: Site) -> Page:
-    """The page with the chat in a new tab, connected."""
+    """Open the page with the chat in a new tab, connected."""
     page = context.new_page()
     page.goto(f"{site.origin}/page")
     page.get_by_text("(connected)").wait_for()
@@ -47,7 +47,7 @@ def tab(context: BrowserContext, site: Site) -> Page:
 
 
 def submit(context: BrowserContext, site: Site, page: str, **form: str) -> None:
-    """Send a form of the site, with the browser's cookies and into them."""
+    """Send a form of the site with the browser's cookies, and keep the cookies of the answer."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = context.request.post(
         f"{site.origin}/{page}", data=urllib.parse.urlencode(form), headers=headers, max_redirects=0

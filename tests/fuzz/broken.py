@@ -1,4 +1,4 @@
-"""Relays that break their promise, each in one way: `test_checker` shows that the model finds them."""
+"""Relays that each break their promise in one way; `test_checker` shows that the model finds them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _is_within_a_minute(_: DenialCache, at: float | None, now: float) -> bool:
 
 
 def _no_matter(*_: Any, **__: Any) -> None:
-    """Leave it out."""
+    """Omit a call."""
 
 
 def _yes(*_: Any, **__: Any) -> bool:

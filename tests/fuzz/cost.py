@@ -114,7 +114,7 @@ SIZES = (60, 130, 1000, 4000, 16_000, 30_000, 65_000)
 
 @attrs.frozen
 class Candidate:
-    """A message and how it comes.
+    """A message, and how it is sent.
 
     :ivar role: who sends it.
     :ivar template: where in which message the units go.
@@ -135,14 +135,14 @@ class Candidate:
 
     @property
     def payload(self) -> bytes:
-        """The whole message."""
+        """Return the whole message."""
         before, between, after = self.wrapper
         room = self.size - len(self.template) - len(before) - len(after)
         count = max(1, room // (len(self.unit) + len(between)))
         return (self.template % (before + between.join([self.unit] * count) + after))[:MESSAGE_SIZE]
 
     def pieces(self) -> list[bytes]:
-        """What comes in one read after the other."""
+        """Yield the bytes of one read after another."""
         payload = self.payload
         step = -(-len(payload) // self.frames) or 1
         parts = [payload[start : start + step] for start in range(0, len(payload), step)]
@@ -159,7 +159,7 @@ class Candidate:
 
     @property
     def harmless(self) -> Candidate:
-        """Text of as many bytes, from the same client, in one frame and one read."""
+        """Return text of as many bytes, from the same client, in one frame and one read."""
         return Candidate(self.role, size=max(len(self.payload), 150))
 
     def __str__(self) -> str:
@@ -172,7 +172,7 @@ HARMLESS = Candidate(USER)
 
 
 class Meter:
-    """A relay in memory, and how much CPU a client takes of it."""
+    """A relay in memory, and how much CPU a client uses."""
 
     def __init__(self) -> None:
         self._clock = Clock()
@@ -182,7 +182,7 @@ class Meter:
         self._recipient = MemoryClient(self._factory).open().log_in("bo")
 
     def once(self, candidate: Candidate) -> float:
-        """CPU seconds that a client takes in a second, in the long run; 0 for one that is closed."""
+        """Return the CPU seconds that a client uses per second, in the long run; 0 for one that is closed."""
         clock = self._clock
         pieces = candidate.pieces()
         client = MemoryClient(self._factory).open()
@@ -218,7 +218,9 @@ class Meter:
         return spent * MESSAGES_PER_SECOND / MESSAGES if is_open else 0.0
 
     def taking(self, candidate: Candidate, times: int = 3) -> float:
-        """CPU seconds to take one message that comes whole, whatever its sender may send a second: the least of several."""
+        """Return the CPU seconds for one message that arrives whole, without its sender's limits: the least of
+        several.
+        """
         (data,) = attrs.evolve(candidate, frames=1, reads=1).pieces()
         client = MemoryClient(self._factory).open()
         if candidate.role == USER:
@@ -235,11 +237,11 @@ class Meter:
         return least
 
     def cost(self, candidate: Candidate, times: int = 3) -> float:
-        """The least of several measurements."""
+        """Return the least of several measurements."""
         return min(self.once(candidate) for _ in range(times))
 
     def ratio(self, candidate: Candidate, times: int = 5) -> float:
-        """How many times as expensive as a user's largest messages of harmless text; measured in turns."""
+        """Return how many times as expensive it is as a user's largest messages of harmless text, measured in turns."""
         pairs = [(self.once(candidate), self.once(HARMLESS)) for _ in range(times)]
         return min(cost for cost, _ in pairs) / min(cost for _, cost in pairs)
 
@@ -266,7 +268,7 @@ KNOWN = (
 
 
 def changed(candidate: Candidate, random: Random) -> Candidate:
-    """A candidate that differs in one thing."""
+    """Return a candidate that differs in one thing."""
     unit = candidate.unit
     what = random.randrange(9)
     if what == 0:
@@ -290,7 +292,7 @@ def changed(candidate: Candidate, random: Random) -> Candidate:
 
 
 def is_text(candidate: Candidate) -> bool:
-    """Whether it is UTF-8; else the connection is closed."""
+    """Whether it is UTF-8; otherwise the connection would be closed."""
     try:
         candidate.payload.decode("utf-8")
     except UnicodeDecodeError:
@@ -299,7 +301,7 @@ def is_text(candidate: Candidate) -> bool:
 
 
 def search(meter: Meter, seconds: float, random: Random, keep: int = 16) -> tuple[list[tuple[float, Candidate]], int]:
-    """The most expensive that were found, the most expensive first, and how many were tried."""
+    """Return the most expensive candidates, the most expensive first, and the number of tries."""
     best = sorted(((meter.cost(each), each) for each in KNOWN), key=lambda found: -found[0])[:keep]
     tried = len(KNOWN)
     until = time.monotonic() + seconds
@@ -316,7 +318,7 @@ def search(meter: Meter, seconds: float, random: Random, keep: int = 16) -> tupl
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Search, and print what was found."""
+    """Search, and print the result."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz cost")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)

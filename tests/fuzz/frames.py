@@ -39,7 +39,7 @@ LOG_IN = frame(b'{"type":"auth-request","SESSID":"alice"}')
 
 
 class Side:
-    """A relay for all the bytes there are; for each new ones, a new connection."""
+    """A relay for all inputs; each input gets a new connection."""
 
     def __init__(self, fast_path: bool) -> None:
         self.clock = Clock()
@@ -50,7 +50,7 @@ class Side:
         self.directory = self.factory.directory
 
     def shows(self, pieces: list[bytes]) -> list[tuple[Any, ...]]:
-        """What these bytes come to."""
+        """Return the effects of these bytes."""
         client = MemoryClient(self.factory).open()
         factory, shown = self.factory, []
         for piece in pieces:
@@ -83,7 +83,7 @@ SIDES = Side(True), Side(False)
 
 
 def one(data: bytes) -> None:
-    """Two bytes say where the rest is cut in three."""
+    """Compare both sides for one input; its first two bytes say where the rest is cut in three."""
     if len(data) < 3:
         return
     first, second, stream = data[0], data[1], data[2:]

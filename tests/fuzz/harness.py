@@ -1,4 +1,4 @@
-"""What the harnesses of atheris share. atheris itself is imported where one is run, and nowhere else."""
+"""What the harnesses of atheris share. Only a harness that runs imports atheris."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def message(id: Any = 1, to: Any = "2", time_stamp: Any = 1, content: str = "hej") -> bytes:
-    """A message-send-request."""
+    """Return a message-send-request."""
     inside = {"timeStamp": time_stamp, "touID": to, "content": content}
     return json.dumps({"type": "message-send-request", "id": id, "message": inside}).encode()
 
@@ -33,7 +33,7 @@ class Fuzzed:
     dictionary: Sequence[str] = ()
 
     def run(self, arguments: Sequence[str]) -> None:
-        """Run atheris; does not return.
+        """Run atheris. This does not return.
 
         :param arguments: libFuzzer's own options; files to repeat, or folders with a corpus, the first to be added to.
         """

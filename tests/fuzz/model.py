@@ -1,4 +1,4 @@
-"""What the relay must do, told a second time: the promise and the protocol page as a small machine.
+"""What the relay must do, implemented a second time: the promise and the protocol page as a small state machine.
 
 `Model` is told what happened at the relay's seams in the order it happened
 there: a connection's bytes were read, the site's verdict came, a batch was
@@ -75,7 +75,7 @@ class Send:
 
 @dataclass
 class Unusable:
-    """Text that is no request; `id` and `send` are what it tried to be."""
+    """Text that is not a request; `id` and `send` are what it was meant to be."""
 
     reason: str
     send: bool = False
@@ -103,7 +103,7 @@ class Close:
 
 @dataclass
 class Bad:
-    """A frame that RFC 6455 or the relay does not admit, and the code it is closed with."""
+    """A frame that RFC 6455 or the relay does not allow, and the code that closes the connection."""
 
     code: int
 
@@ -116,7 +116,7 @@ Sent = Auth | Send | Unusable | Ping | Pong | Close | Bad
 
 @dataclass
 class Verdict:
-    """What the site said of a session: whose it is; None: nobody's; `available` False: nothing."""
+    """The site's verdict on a session: its user; None: nobody; `available` False: no verdict."""
 
     uid: UID | None
     available: bool = True
@@ -125,7 +125,9 @@ class Verdict:
 
 @dataclass
 class Ask:
-    """A question to the site; `again` where the relay asks by itself, else `by` is who logs in, once that is known."""
+    """A question to the site; `again` for a re-check, otherwise `by` is the connection that logs in, once it is
+    known.
+    """
 
     sessid: str
     again: bool
@@ -152,7 +154,7 @@ class Bucket:
         self.rate, self.burst, self.tokens, self.at = rate, burst, burst, 0.0
 
     def look(self, now: float) -> float:
-        """How many there are."""
+        """Return the number of tokens."""
         self.tokens = min(self.burst, self.tokens + self.rate * (now - self.at))
         self.at = now
         return self.tokens
@@ -165,7 +167,7 @@ class Bucket:
 
 
 class Address:
-    """What those at one address may still ask, in their order."""
+    """How many logins from one address may still be asked about, and those that wait, in order."""
 
     def __init__(self) -> None:
         self.denials = Bucket(LOGINS_PER_MINUTE / MINUTE, LOGINS_PER_MINUTE)
@@ -175,7 +177,7 @@ class Address:
 
 
 class User:
-    """What a user may still send."""
+    """How much a user may still send."""
 
     def __init__(self) -> None:
         self.messages = Bucket(USER_MESSAGES_PER_SECOND, MESSAGE_BURST)
@@ -247,7 +249,7 @@ class Connection:
     is_taken_from: bool = True
 
     def compare(self) -> None:
-        """It was handed nothing else."""
+        """Check that it was handed nothing else."""
         extra = self.stream.frames[self.cursor :]
         assert not extra, f"connection {self.number} ({self.state.name}, {self.code}) was handed {extra} besides"
 
@@ -257,7 +259,7 @@ class Connection:
 
 
 class Model:
-    """Who is here, what was accepted, and what each must get."""
+    """The connected users, the accepted messages, and what each client must receive."""
 
     def __init__(self, now: float, remembers: bool) -> None:
         self.now = now
@@ -297,7 +299,7 @@ class Model:
     # What happens at the seams ---------------------------------------------------
 
     def opened(self, c: Connection) -> None:
-        """A handshake was completed."""
+        """Record that a handshake was completed."""
         c.state = State.VISITOR
         c.login_due = self.now + LOGIN_TIMEOUT
         c.turn_at = self.now
@@ -306,7 +308,7 @@ class Model:
             self._close(c, 4000)
 
     def received(self, c: Connection, sent: Sent) -> None:
-        """The last byte of a frame was read."""
+        """Record that the last byte of a frame was read."""
         if c.state is State.ENDED:
             return
         if isinstance(sent, Close):
@@ -330,7 +332,9 @@ class Model:
         return within
 
     def pinged(self, c: Connection, is_behind: bool) -> None:
-        """Its turn to be pinged has come. A ping to who is behind would wait behind all that, and is not sent."""
+        """Record that a connection's turn to be pinged has come. One that is behind gets no ping, which would wait,
+        too.
+        """
         c.turn_at = self.now
         if c.state is State.ENDED or is_behind:
             return
@@ -339,7 +343,7 @@ class Model:
             c.ping_due, c.signs_then = self.now + PING_TIMEOUT, c.signs
 
     def gave_no_sign(self, c: Connection, is_behind: bool) -> None:
-        """The time to answer its ping is over."""
+        """Record that the time to answer a ping is over."""
         assert c.state is State.ENDED or c in self.dead, f"connection {c.number} was alive, or had its time yet"
         if c in self.dead:
             self.dead.remove(c)
@@ -349,20 +353,20 @@ class Model:
             c.ping_due, c.signs_then = self.now + PING_TIMEOUT, c.signs  # its ping is still out
 
     def fell_behind(self, c: Connection) -> None:
-        """More waits for it than its transport likes."""
+        """Record that more waits for a connection than its transport's limit."""
         c.behind_since = self.now
 
     def caught_up(self, c: Connection) -> None:
-        """It has taken everything, or is gone."""
+        """Record that a connection has taken everything, or is gone."""
         c.behind_since = None
 
     def compare(self) -> None:
-        """Whoever had to be told was."""
+        """Check that every connection that must have been notified was."""
         late = [c for c in self.dead if c.state is not State.ENDED]
         assert not late, f"nobody noticed that these do not answer: {late}"
 
     def left(self, c: Connection) -> None:
-        """The relay has let go of a connection."""
+        """Record that the relay has released a connection."""
         assert c.state in (State.ENDED, State.CONNECTING) or c.was_cut, f"connection {c.number} was cut without a word"
         self._end(c)
 
@@ -384,7 +388,7 @@ class Model:
             c.ping_due = None
 
     def answered(self, ask: Ask, verdict: Verdict) -> None:
-        """The site has answered."""
+        """Record that the site has answered."""
         ask.verdict = verdict
         if ask.again:
             self._rechecked(ask.sessid, verdict)
@@ -458,7 +462,7 @@ class Model:
         self._let_in(address)
 
     def _let_in(self, address: Address) -> None:
-        """Those who wait have the site asked, but no more of them at once than may be denied."""
+        """Let waiting logins be asked about, but no more at once than may be denied."""
         if address.is_letting_in:
             return
         address.is_letting_in = True
@@ -483,12 +487,14 @@ class Model:
         address.is_letting_in = False
 
     def asked_again(self, sessid: str) -> None:
-        """The site is asked, by the relay's own doing."""
+        """Record that the relay has asked the site again."""
         assert sessid in self.sessions and sessid not in self.asked_about, f"{sessid} was asked about without need"
         self.asked_about.add(sessid)
 
     def appended(self, contents: Sequence[tuple[Any, ...]]) -> None:
-        """A batch went to the log: all that was accepted since the last one, in order, as it was sent."""
+        """Record a batch that went to the log, and check that it is all that was accepted since the last one, in
+        order.
+        """
         assert not self.batch, "two batches at once"
         self.batch, self.forming = self.forming, []
         self.batches += 1
@@ -496,7 +502,7 @@ class Model:
         assert exactly(list(contents)) == exactly(expected), f"logged {contents}, accepted {expected}"
 
     def committed(self, numbers: Sequence[int] | None) -> None:
-        """The batch was committed under these numbers; or was not."""
+        """Record that the batch was committed under these numbers, or failed."""
         batch, self.batch = self.batch, []
         unreached: dict[int, tuple[Connection, Request]] = {}
         for place, (sender, request) in enumerate(batch):
@@ -523,7 +529,7 @@ class Model:
         self._close_told()
 
     def marked(self, numbers: Sequence[int]) -> None:
-        """The log has marked these undelivered, or will."""
+        """Record that the log has marked these undelivered, or will."""
         unreached = self.unmarked.pop(tuple(numbers), None)
         assert unreached is not None, f"marked undelivered, and were not: {numbers}"
         for sender, request in unreached[1]:
@@ -532,7 +538,7 @@ class Model:
         self._close_told()
 
     def swept(self) -> None:
-        """The relay has looked at its deadlines."""
+        """Record that the relay has checked its deadlines."""
         now = self.now
         late = min(self.turns, self._turns_by(self.looked_at)) - self.turns_taken
         assert late <= 0 or not self.stopping, f"{late} connections were not told in their turns that the relay stops"
@@ -570,20 +576,20 @@ class Model:
                 self._close(c, 4002)
 
     def revoked_user(self, user: str) -> None:
-        """The site has ended all sessions of a user."""
+        """Record that the site has ended all sessions of a user."""
         for _, ended in self.pending.values():
             ended.add(user)
         for c in tuple(self.here.get(user, ())):
             self._close(c, 4505)
 
     def revoked_session(self, sessid: str) -> None:
-        """The site has ended one."""
+        """Record that the site has ended one session."""
         waiting, _ = self.pending.get(sessid, ({}, set()))
         for c in (*self.sessions.get(sessid, {}), *waiting):
             self._close(c, 4505)
 
     def stopped(self, there: Sequence[Connection]) -> None:
-        """The relay has begun to stop: each has a turn to be told so, and chats on until then."""
+        """Record that the relay has begun to stop: each connection has a turn to be closed, and goes on until then."""
         self.stopping = True
         self.stopped_at = self.looked_at = self.now
         self.turns = len(there)
@@ -591,12 +597,12 @@ class Model:
             c.awaits_turn = True
 
     def _turns_by(self, moment: float) -> int:
-        """How many turns have come by then."""
+        """Return how many turns have come by then."""
         rate = max(LEAST_TURNS, (self.turns - TURNS_AT_ONCE) / (0.8 * DRAIN_TIME))
         return TURNS_AT_ONCE + int(rate * (moment - self.stopped_at))
 
     def taken_no_more(self, c: Connection) -> None:
-        """Its turn has come: what it was taken is answered, then it is closed."""
+        """Record that a connection's turn has come: its messages are answered, then it is closed."""
         if c.awaits_turn:
             self._turn_taken(c)
             assert self.turns_taken <= self._turns_by(self.now), f"connection {c.number} was told before its turn"
@@ -606,7 +612,7 @@ class Model:
         self._close_told()
 
     def lost(self, c: Connection) -> None:
-        """A connection is gone. So is its turn."""
+        """Record that a connection is gone, and so is its turn."""
         if c.awaits_turn:
             self._turn_taken(c)
 
@@ -624,7 +630,7 @@ class Model:
                     self._close(c, 4000)
 
     def closed_all(self) -> None:
-        """The relay closes what is open: in the end, when everything is answered or the time is over."""
+        """Record that the relay closes all that is open: at the end, when all is answered or the time is over."""
         is_over = self.now - self.stopped_at >= 0.9 * DRAIN_TIME
         assert is_over or not (self.told or any(c.awaits_turn for c in self.connections)), "the relay did not wait"
         for c in self.connections:
@@ -725,7 +731,7 @@ class Model:
         self._emit(c, _outcome(request.id, reason))
 
     def _emit(self, c: Connection, expected: Any) -> bool:
-        """A frame must have been handed to `c`, if it is open; whether it was."""
+        """Check that a frame was handed to `c`, if it is open; return whether it is."""
         if c.state is State.ENDED:
             return False
         came = c.stream.frames[c.cursor] if c.cursor < len(c.stream.frames) else None
@@ -797,7 +803,7 @@ class Model:
     # In the end ----------------------------------------------------------------------
 
     def check_promise(self, log: Sequence[Row]) -> None:
-        """In the end: every account and the log, by the same check as real runs."""
+        """Check every account and the log at the end, by the same check as real runs."""
         accounts = []
         for c in self.connections:
             if c.uid is None:

@@ -1,4 +1,4 @@
-"""A network in memory: sockets that are not there, under Twisted's own TCP, on a clock that only tests move.
+"""A network in memory: fake sockets under Twisted's own TCP, on a clock that only tests move.
 
 `Socket` is the relay's end of one connection, as the kernel would show it: so
 many bytes to read, so much room to write, an end or an error. `Reactor` is a
@@ -50,22 +50,22 @@ class Socket:
         self.broken = False
 
     def read_on(self) -> None:
-        """The client reads what is there."""
+        """Let the client read what is there."""
         self.read_off = len(self.written)
 
     @property
     def room(self) -> int:
-        """Bytes that the kernel would take."""
+        """Return the bytes that the kernel would accept."""
         return 2**20 if self.reading else max(0, ROOM - (len(self.written) - self.read_off))
 
     @property
     def is_readable(self) -> bool:
-        """What epoll would say."""
+        """Whether epoll would report it as readable."""
         return bool(self.incoming) or self.ended or self.broken
 
     @property
     def is_writable(self) -> bool:
-        """What epoll would say."""
+        """Whether epoll would report it as writable."""
         return self.room > 0 or self.broken
 
     # What Twisted calls.
@@ -106,12 +106,12 @@ class Socket:
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes in the send queue: what the client has not read."""
+        """Return the bytes in the send queue: what the client has not read."""
         return len(self.written) - self.read_off
 
 
 class Kernel:
-    """What `chatrelay.websocket.sendqueue` asks and tells the kernel of a `Socket`; it stands in its place."""
+    """A stand-in for what `chatrelay.websocket.sendqueue` asks the kernel about a `Socket`."""
 
     def bound(self, connection: Socket, budget: int) -> int:
         return ROOM
@@ -130,12 +130,12 @@ class Kernel:
 
 
 class NotDirect(tcp.Server):
-    """TCP that is not exactly Twisted's own: to the relay it is as TLS is, which does not say what waits in it."""
+    """TCP that is not exactly Twisted's own: the relay treats it as TLS, which does not report what waits in it."""
 
 
 @implementer(IReactorPluggableNameResolver)
 class Reactor(Clock):
-    """Time, and whose turn it is to read and write."""
+    """The time, and the order of reads and writes."""
 
     nameResolver: Any = None  # no name is ever looked up
 
@@ -157,7 +157,7 @@ class Reactor(Clock):
         self.writers.pop(writer, None)
 
     def serve(self, transport: Any) -> None:
-        """What epoll found of one connection, as Twisted's reactors do it: in before out."""
+        """Handle what epoll reports of one connection as Twisted's reactors do: reads before writes."""
         why = None
         if transport in self.readers and transport.socket.is_readable:
             why = transport.doRead()
@@ -171,7 +171,7 @@ class Reactor(Clock):
 
 
 class Stream:
-    """What the relay has handed to one transport, frame by frame: sent, or waiting in it."""
+    """What the relay has handed to one transport, frame by frame, whether sent or waiting in it."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -181,18 +181,18 @@ class Stream:
 
     @property
     def waiting(self) -> int:
-        """Bytes that the transport holds."""
+        """Return the bytes that the transport holds."""
         transport = self._transport
         return len(transport.dataBuffer) - transport.offset + int(transport._tempDataLen)
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes that the kernel holds."""
+        """Return the bytes that the kernel holds."""
         return self._socket.unacknowledged
 
     @property
     def total(self) -> int:
-        """Bytes handed over so far."""
+        """Return the bytes handed over so far."""
         return len(self._socket.written) + self.waiting
 
     def _held(self) -> bytes:
@@ -200,13 +200,13 @@ class Stream:
         return bytes(transport.dataBuffer[transport.offset :]) + b"".join(transport._tempDataBuffer)
 
     def skip_handshake(self) -> None:
-        """The answer to the opening handshake is no frame."""
+        """Skip the answer to the opening handshake, which is not a frame."""
         answer = bytes(self._socket.written) + self._held()
         assert answer.startswith(b"HTTP/1.1 101 "), answer
         self._parsed = answer.index(b"\r\n\r\n") + 4
 
     def parse(self) -> None:
-        """Take apart what is new: JSON values, (close code,), or (opcode, payload)."""
+        """Decode what is new: JSON values, (close code,), or (opcode, payload)."""
         if self.total == self._parsed:
             return
         held = self._held()
@@ -227,7 +227,7 @@ class Stream:
 
 
 def exactly(value: object) -> object:
-    """A value that is equal to another only where all types are, too: to Python, 1 == 1.0 == True."""
+    """Return a value that equals another only if all types are equal, too: to Python, 1 == 1.0 == True."""
     if isinstance(value, dict):
         return {key: exactly(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Seeded scenarios: what a few clients, their site and their log do in a few hours, in milliseconds.
+"""Seeded scenarios: what a few clients, their site and their log do in a few hours, simulated in milliseconds.
 
 Everything of a scenario follows from its seed. One that fails is told by it,
 and can be run alone, with every doing printed::
@@ -29,7 +29,7 @@ CLIENTS = 9
 
 
 class Broken(AssertionError):
-    """A scenario in which something was not as it must be; the text says how to see it again."""
+    """A scenario in which something was wrong; the text says how to repeat it."""
 
     def __init__(self, seed: int, text: str) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ class Broken(AssertionError):
 
 
 class Scenario:
-    """One of them.
+    """One scenario.
 
     :param seed: all that happens follows from it.
     :param tell: called with each doing.
@@ -67,7 +67,7 @@ class Scenario:
         self._weights = [weight * random.choice((0.3, 1, 1, 3)) for _, weight in _DOINGS]
 
     def run(self) -> Scenario:
-        """Let it happen.
+        """Run the scenario.
 
         :raises Broken: where the relay did anything that it must not, or left out what it must.
         """
@@ -150,7 +150,7 @@ class Scenario:
         self._world.advance(self._random.choice((6.0, 12.0)))
 
     def pass_an_hour(self) -> None:
-        """Minutes at once, now and then with answers of the site between, mostly the same ones."""
+        """Let minutes pass at once, now and then with answers of the site in between, mostly the same ones."""
         said = self._random.choice(("right", "right", "unavailable", "denied", "nothing"))
         for _ in range(self._random.randrange(4, 60)):
             self._world.advance(60.0)
@@ -158,14 +158,14 @@ class Scenario:
                 self._world.answer(0, said)
 
     def site_ends_sessions(self) -> None:
-        """Whoever is asked about in these minutes is logged in no more."""
+        """End every session that is asked about in these minutes."""
         for _ in range(7):
             self._world.advance(60.0)
             while self._world.site.out:
                 self._world.answer(0, "denied")
 
     def stop(self) -> None:
-        """The relay stops, amid many messages or not, and while its log hangs or not."""
+        """Stop the relay, with many pending messages or none, and with a log that hangs or not."""
         if self._random.random() < 0.2:
             if self._random.random() < 0.7:
                 self.more_is_written_than_the_log_takes()
@@ -180,7 +180,7 @@ class Scenario:
         self._world.turn()
 
     def more_is_written_than_the_log_takes(self) -> None:
-        """Those who are in write to each other, as much as they may, while the log hangs."""
+        """Let the logged-in users write to each other as much as they may, while the log hangs."""
         members = [client for client in self._world.clients if client.known.is_member]
         for client in members:
             for _ in range(7):
@@ -217,7 +217,7 @@ class Scenario:
             self._world.send(client, self._random.choice(RECIPIENTS))
 
     def look_for_people(self, client: Client) -> None:
-        """Try names, at a rate that is not too high."""
+        """Try names, at a rate below the limit."""
         for number in range(20):
             self._world.send(client, f"maybe-{self._random.randrange(99)}-{number}")
             self._world.turn()
@@ -241,13 +241,13 @@ class Scenario:
             self._world.ping(client)
 
     def fall_silent(self, client: Client) -> None:
-        """Its network is gone, and may be until that is noticed."""
+        """Cut the network of a client, perhaps until that is noticed."""
         self._world.fall_silent(client)
         if self._random.random() < 0.3:
             self._world.advance(35.0)
 
     def falls_behind(self, client: Client) -> None:
-        """It, or another, reads nothing for a while: more waits than the transport likes, but within the budget."""
+        """Stop reading for a while: more waits than the transport's limit, but within the budget."""
         members = [each for each in self._world.clients if each.known.is_member]
         client = client if client in members or not members else self._random.choice(members)
         self._world.stop_reading(client)
@@ -282,7 +282,7 @@ class Scenario:
             self._world.advance(0.5)
 
     def comes_with_many_tabs(self, client: Client) -> None:
-        """The user of this connection connects some times more."""
+        """Connect the user of this connection several times more."""
         for user in [name for name, uid in USERS.items() if uid == client.known.uid]:
             for _ in range(3):
                 self.connect()
@@ -291,7 +291,9 @@ class Scenario:
                 self._world.answer(-1)
 
     def is_denied_and_tries_again(self, client: Client) -> None:
-        """By the same session, from another connection and maybe another address, soon or some seconds later."""
+        """Log in by the same session again, from another connection and perhaps address, at once or some seconds
+        later.
+        """
         sessid = self._world.session_of("nobody")
         for each in (client, *self._world.clients[-2:]):
             self._world.log_in(each, sessid)
@@ -300,7 +302,7 @@ class Scenario:
             self._world.advance(self._random.choice((0.25, 1.0, 5.5)))
 
     def everybody_guesses(self, client: Client) -> None:
-        """All ask at once, by sessions that nobody has."""
+        """Let all clients ask at once, by unknown sessions."""
         for each in self._world.clients:
             self._world.log_in(each, self._world.session_of("nobody"))
         self._world.turn()
@@ -315,7 +317,7 @@ class Scenario:
         self._world.answer(-1)
 
     def is_written_to_and_does_not_read(self, client: Client) -> None:
-        """All others write to this one, who does not read until some time later, if ever."""
+        """Let all others write to this client, which does not read until some time later, if ever."""
         self._world.stop_reading(client)
         to = client.known.uid
         for other in self._world.clients:
@@ -381,7 +383,7 @@ _OF_NOBODY = frozenset(name for name, _ in _DOINGS[: [name for name, _ in _DOING
 
 
 def run(first: int, count: int) -> Counter[str]:
-    """Scenarios with these seeds, one after the other; what came of all of them.
+    """Run scenarios with these seeds, one after the other; return the counts of all.
 
     :raises Broken: at the first that shows something wrong.
     """
@@ -396,7 +398,7 @@ PIECE = 25
 
 
 def spread(first: int, count: int) -> Counter[str]:
-    """Scenarios with seeds from the first on, on all processors; what came of all of them.
+    """Run scenarios with seeds from the first on, on all processors; return the counts of all.
 
     :raises Broken: for the lowest seed that was looked at and shows something wrong.
     """

@@ -1,4 +1,4 @@
-"""What scenarios must have met for anything to be known from them, and how often."""
+"""What the scenarios must have met for their result to mean anything, and how often."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def asked_for(usual: float) -> int:
-    """How often at least something must be met that is met so often as a rule: a quarter, less what chance may take.
+    """Return how often something must be met at least: a quarter of the usual number, less what chance may take.
 
     What is rare is asked for by the full form only: in few scenarios it may be missing by chance.
     """

@@ -1,4 +1,4 @@
-"""The checker of scenarios: it finds each of the relays that break their promise."""
+"""The checker of scenarios finds each relay that breaks its promise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the most expensive bytes cost beside harmless text, and that the search for them would find worse."""
+"""The cost of the most expensive bytes compared with harmless text, and a proof that the search finds worse ones."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_known_expensive_bytes_cost_no_more_than_the_limit(meter: Meter, candida
 
 
 def fillings() -> list[tuple[tuple[bytes, bytes, bytes], bytes]]:
-    """Whatever may stand in a message, valid or not: each piece inside a string and between others."""
+    """Return everything that may stand in a message, valid or not: each piece inside a string and between others."""
     return [(wrapper, piece) for wrapper in WRAPPERS for piece in PIECES]
 
 
 def test_unusable_message_costs_little_more_than_a_usable_one(meter: Meter, full: bool) -> None:
-    """A visitor's message, answered by nothing, or a user's beyond the limit: the messages whose reason is looked for."""
+    """Messages that are diagnosed: a visitor's, which gets no answer, or a user's beyond the limit."""
     unusable = [TEMPLATES[7], TEMPLATES[8], TEMPLATES[9], TEMPLATES[6]]
     chosen = fillings() if full else Random(7).sample(fillings(), 30)
     for wrapper, piece in chosen:
@@ -53,13 +53,13 @@ def test_unusable_message_costs_little_more_than_a_usable_one(meter: Meter, full
 
 
 def decoding(meter: Meter, candidate: Candidate, valid: Candidate, times: int = 3) -> float:
-    """What taking a message costs, in times of what the dearer of a valid and a harmless one costs."""
+    """Return the cost of a message, as a multiple of a valid or a harmless one, whichever costs more."""
     dearest = max(meter.taking(valid, times), meter.taking(candidate.harmless, times))
     return meter.taking(candidate, times) / dearest
 
 
 def by_python(payload: bytes, error: Exception) -> Header:
-    """As it was: Python's own decoder, with a call for each integer."""
+    """Decode with Python's own decoder, with a call for each integer, as it used to be."""
     try:
         value = json.loads(payload, parse_int=lambda digits: int(digits) if len(digits) < 20 else 2**60)
     except ValueError:

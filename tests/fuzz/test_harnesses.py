@@ -1,4 +1,4 @@
-"""atheris on the wire and on the frame fast path: so many executions, nothing found; and what is planted is found."""
+"""atheris on the wire and on the frame fast path finds no error in so many runs, and finds a planted one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 120
 
 
 def run(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A harness, in a process of its own; what it finds it writes to a folder."""
+    """Run a harness in a separate process; it writes what it finds to a folder."""
     pytest.importorskip("atheris", reason="atheris is not installed: it has no wheel for this Python or machine")
     command = [sys.executable, "-m", "tests.fuzz", name, f"-artifact_prefix={folder}/", *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}

@@ -1,4 +1,4 @@
-"""Hypothesis looks for doings of clients, site and log after which the promise does not hold, and makes them short."""
+"""Hypothesis searches for actions of clients, site and log after which the promise does not hold, and shortens them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHICH = st.integers(0, 5)
 
 
 class Relaying(RuleBasedStateMachine):
-    """What may happen to a relay, in any order. What must come of it is `tests.fuzz.model`'s."""
+    """What may happen to a relay, in any order. `tests.fuzz.model` says what must follow."""
 
     fast_path: bool
 

@@ -27,7 +27,7 @@ SEEDS = (
 
 
 def one(data: bytes) -> None:
-    """One text message: a request whose every value is within its bounds and as it was sent, or `UnusableFrame`."""
+    """Decode one text message: a request with every value within its bounds and as it was sent, or `UnusableFrame`."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:

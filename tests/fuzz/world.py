@@ -1,4 +1,4 @@
-"""A relay in memory with its clients, its site and its log, all moved by hand, and a model that knows what must come.
+"""A relay in memory with its clients, its site and its log, all driven by the test, and a model of what must follow.
 
 `World` joins the real `ChatFactory`, `ChatProtocol`, `Session`, `Relay` and
 `Directory` under Twisted's own TCP transports with a `Site` that answers when
@@ -58,22 +58,22 @@ RECIPIENTS: tuple[UID, ...] = (1, "1", 2, "2", "cy", "nobody")
 
 
 class _ByHand:
-    """A `chatrelay.auth.client.SessionPage` whose answers are given by hand."""
+    """A `chatrelay.auth.client.SessionPage` whose answers the test gives."""
 
     def __init__(self, out: list[tuple[str, Deferred[SiteVerdict]]]) -> None:
         self._out = out
 
     def ask(self, sessid: str, is_ticket: bool) -> Deferred[SiteVerdict]:
-        """A question that is out now."""
+        """Put a question, which is pending from now on."""
         return hold(self._out, sessid)
 
     def close(self) -> Deferred[None]:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
         return succeed(None)
 
 
 class Site(SessionPageAuthenticator):
-    """The real authenticator with its queue, its breaker and its deadlines, in front of a site that answers by hand.
+    """The real authenticator with its queue, breaker and deadlines, in front of a site whose answers the test gives.
 
     :ivar out: the questions that have reached the site: the SESSID, and the Deferred for its verdict.
     """
@@ -98,7 +98,7 @@ class Site(SessionPageAuthenticator):
 
 
 class BareSite:
-    """An authenticator without any protection: each question is out until it is answered."""
+    """An authenticator without any protection: each question is pending until it is answered."""
 
     def __init__(self) -> None:
         self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
@@ -108,7 +108,7 @@ class BareSite:
 
 
 def hold(out: list[Any], sessid: str) -> Deferred[SiteVerdict]:
-    """A question that is out; cancelling takes it back."""
+    """Add a pending question; cancelling it removes it."""
     verdict: Deferred[SiteVerdict] = Deferred(lambda _: out.remove(question))
     question = (sessid, verdict)
     out.append(question)
@@ -116,7 +116,7 @@ def hold(out: list[Any], sessid: str) -> Deferred[SiteVerdict]:
 
 
 class InOrder(MutableSet[ChatProtocol]):
-    """A set with an order of its own. That of Python's depends on where in memory things are: no run is another's."""
+    """A set with a fixed order. The order of Python's set depends on memory addresses and differs between runs."""
 
     def __init__(self) -> None:
         self._those: dict[ChatProtocol, None] = {}
@@ -138,7 +138,7 @@ class InOrder(MutableSet[ChatProtocol]):
 
 
 class WatchedProtocol(ChatProtocol):
-    """Tells the world from when on nothing is taken from it, when it is pinged, and when it was for nothing."""
+    """Notifies the world when its messages no longer count, when it is pinged, and when the ping had no answer."""
 
     factory: WatchedFactory
 
@@ -156,7 +156,7 @@ class WatchedProtocol(ChatProtocol):
 
 
 class WatchedFactory(ChatFactory):
-    """Makes connections that tell the world of themselves."""
+    """Makes connections that notify the world."""
 
     protocol = WatchedProtocol
     world: World
@@ -194,13 +194,13 @@ class Client:
         return f"<client {self.known.number}, {self.known.state.name}>"
 
     def write(self, data: bytes) -> None:
-        """Bytes to the relay's socket."""
+        """Write bytes to the relay's socket."""
         self.written += len(data)
         self.socket.incoming += data
 
 
 class World:
-    """Everything, and what may happen to it.
+    """The relay and everything around it, and all actions on them.
 
     :param fast_path: whether the relay uses it.
     :param direct: whether the transports are Twisted's plain TCP, to which the relay writes at once; else as TLS.
@@ -315,7 +315,7 @@ class World:
     # What clients do -------------------------------------------------------------
 
     def connect(self, whole: bool = True) -> Client:
-        """A client connects, and shakes hands, or begins to."""
+        """Connect a client that does the opening handshake, or begins it."""
         assert self.is_listening
         client = Client(self, len(self.clients))
         self.clients.append(client)
@@ -327,7 +327,7 @@ class World:
         return client
 
     def shake(self, client: Client, whole: bool = True) -> None:
-        """A client that has begun to shake hands does so further, or to the end."""
+        """Continue a handshake that has begun, perhaps to its end."""
         if client.known.state is State.CONNECTING and not client.known.was_cut:
             part = client.later if whole else client.later[: len(client.later) // 2]
             client.later = client.later[len(part) :]
@@ -335,16 +335,16 @@ class World:
             self.turn()
 
     def log_in(self, client: Client, sessid: str) -> None:
-        """A client asks to be logged in."""
+        """Send an auth-request."""
         self.say(client, Auth(sessid), {"type": "auth-request", "SESSID": sessid})
 
     def session_of(self, user: str) -> str:
-        """A new session of a user of the site's."""
+        """Return a new session of one of the site's users."""
         self.sessions += 1
         return f"{user}.{self.sessions}"
 
     def send(self, client: Client, to: UID, size: int = 0, part: float = 1.0) -> None:
-        """A client sends a message."""
+        """Send a message from a client."""
         self.contents += 1
         number = client.requests = client.requests + 1
         request = Request(
@@ -367,11 +367,11 @@ class World:
         self.say(client, Send(request), value, part)
 
     def say(self, client: Client, sent: Sent, value: Any, part: float = 1.0) -> None:
-        """A client sends text, or a part of it now and the rest with what it does next."""
+        """Send text, or a part of it now and the rest with the client's next action."""
         self.put(client, sent, frame(json.dumps(value).encode()), part)
 
     def put(self, client: Client, sent: Sent, data: bytes, part: float = 1.0) -> None:
-        """A client sends a frame, or a part of it."""
+        """Send a frame, or a part of it."""
         if client.known.state is State.CONNECTING or client.known.was_cut:
             return
         self.go_on(client)
@@ -382,13 +382,13 @@ class World:
         client.later = data[size:]
 
     def go_on(self, client: Client) -> None:
-        """A client sends the rest of a frame."""
+        """Send the rest of a frame."""
         if client.known.state is not State.CONNECTING and not client.known.was_cut:
             client.write(client.later)
             client.later = b""
 
     def talk_nonsense(self, client: Client, kind: int) -> None:
-        """A client sends text that is no request."""
+        """Send text that is not a request."""
         values: tuple[tuple[Any, Unusable], ...] = (
             (["hej"], Unusable("invalid-json")),
             ({"type": "hej"}, Unusable("unknown-type")),
@@ -408,7 +408,7 @@ class World:
         self.say(client, sent, value)
 
     def break_the_rules(self, client: Client, kind: int) -> None:
-        """A client sends a frame that may not be."""
+        """Send a frame that is not allowed."""
         data, code = (
             (frame(b"hej", BINARY), 1003),
             (frame(b"hej", 3), 1002),
@@ -420,11 +420,11 @@ class World:
         self.put(client, Bad(code), data)
 
     def ping(self, client: Client) -> None:
-        """A client sends a ping."""
+        """Send a ping."""
         self.put(client, Ping(b"hej"), frame(b"hej", PING))
 
     def fall_silent(self, client: Client) -> None:
-        """A client answers no pings from now on, as where its network has gone."""
+        """Answer no pings from now on, as if the network were gone."""
         client.is_silent = True
 
     def _answer_pings(self) -> None:
@@ -444,26 +444,28 @@ class World:
             self.turn()
 
     def close(self, client: Client, code: int = 1000) -> None:
-        """A client closes as it should."""
+        """Close properly."""
         self.put(client, Close(1000), frame(code.to_bytes(2), CLOSE))
 
     def cut(self, client: Client, broken: bool) -> None:
-        """A client is gone: its end was closed, or the connection broke."""
+        """End a client: its end is closed, or the connection breaks."""
         client.known.was_cut = True
         client.socket.ended = True
         client.socket.broken = client.socket.broken or broken
 
     def stop_reading(self, client: Client) -> None:
-        """A client reads no more."""
+        """Stop reading."""
         client.socket.reading = False
 
     def read_on(self, client: Client) -> None:
-        """A client reads again, all that is there."""
+        """Read again, everything that is there."""
         client.socket.reading = True
         client.socket.read_on()
 
     def turn(self, first: int = 0) -> None:
-        """One turn of the reactor: whoever has something is served once, from that one on; then what is due is done."""
+        """Take one turn of the reactor: serve everything that is ready once, beginning with this one; then do what is
+        due.
+        """
         self.events += 1
         now = self.model.now = self.reactor.seconds()
         for client in (*self.clients[first:], *self.clients[:first]):
@@ -501,7 +503,7 @@ class World:
     # What the site does -------------------------------------------------------------
 
     def authenticate(self, sessid: str) -> Deferred[SiteVerdict]:
-        """Asked by the relay; passes the question on, and notes what comes of it."""
+        """Pass the relay's question on, and record its outcome."""
         ask = Ask(sessid, self._is_rechecking)
         if ask.again:
             self.note(self.model.asked_again, sessid)
@@ -529,7 +531,7 @@ class World:
         return asking
 
     def _watch_connections(self) -> None:
-        """Note when time limits are checked, which connection is closing or gone, and when all are closed."""
+        """Record when time limits are checked, which connection is closing or gone, and when all are closed."""
 
         def watch(owner: Any, name: str, note: Callable[..., None]) -> None:
             really = getattr(owner, name)
@@ -574,7 +576,7 @@ class World:
         self.factory.parts.logins.rechecks._start_due = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
-        """The site answers one of the questions that are out."""
+        """Let the site answer one of the pending questions."""
         if not self.site.out:
             return
         self.events += 1
@@ -592,13 +594,13 @@ class World:
         self._settle_turn()
 
     def revoke_user(self, user: str) -> None:
-        """The site ends all sessions of a user."""
+        """End all sessions of a user at the site."""
         self.note(self.model.revoked_user, str(USERS[user]))
         self.factory.parts.logins.index.end_user(USERS[user])
         self._settle_turn()
 
     def revoke_session(self, sessid: str) -> None:
-        """The site ends a session."""
+        """End a session at the site."""
         self.note(self.model.revoked_session, sessid)
         self.factory.parts.logins.index.end_session(sessid)
         self._settle_turn()
@@ -629,7 +631,7 @@ class World:
         log.mark_undelivered = watched_mark  # type: ignore[method-assign]
 
     def move_log(self, how: str = "commit") -> None:
-        """The log does what it was asked longest ago, or fails to."""
+        """Let the log do its oldest pending step, or fail."""
         log = self.log
         if not isinstance(log, SteppedMessageLog):
             return
@@ -645,7 +647,7 @@ class World:
     # Time -----------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
-        """Time passes, with a look at the deadlines after each quarter of a second, as where nothing holds the relay up."""
+        """Let time pass, and check the deadlines after each quarter of a second, as a relay that is never held up."""
         left = seconds
         while left > 0:
             self.events += 1
@@ -659,7 +661,7 @@ class World:
     # Stopping ---------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """The relay is told to stop."""
+        """Tell the relay to stop."""
         if not self.model.stopping:
             there = [client.known for client in self.clients if not client.transport.disconnected]
             self.note(self.model.stopped, there)
@@ -672,12 +674,12 @@ class World:
 
     @property
     def is_listening(self) -> bool:
-        """Whether clients may connect: as long as the relay looks at deadlines, as if under a site that stays."""
+        """Whether clients may connect: as long as the relay checks deadlines, even while it stops."""
         is_over = self.has_stopped or self.reactor.seconds() >= self.model.stopped_at + model.DRAIN_TIME
         return not (self.model.stopping and is_over)
 
     def settle(self) -> None:
-        """Everybody reads, the site and the log answer, and time goes by: everything comes to its end."""
+        """Let all clients read, the site and the log answer, and time pass, until everything has ended."""
         for client in self.clients:
             self.read_on(client)
             self.go_on(client)
@@ -702,7 +704,7 @@ class World:
         self.model.check_promise(self.rows())
 
     def end(self) -> None:
-        """Settle; then the relay stops, everybody is closed, and nothing may be left."""
+        """Settle; then stop the relay, and check that all connections are closed and nothing is left."""
         self.settle()
         self.stop()
         # Nobody answers a close frame here.
@@ -729,7 +731,7 @@ class World:
         self.model.check_promise(self.rows())
 
     def rows(self) -> list[Row]:
-        """What is in the log."""
+        """Return the rows of the log."""
         return [
             Row(str(m.from_uid), str(m.to_uid), m.client_id, m.time_stamp, m.content, int(row.delivered))
             for row in self.log.rows
@@ -739,11 +741,11 @@ class World:
     # How the model follows -----------------------------------------------------------------
 
     def connection_of(self, protocol: ChatProtocol) -> Connection | None:
-        """The model's side of a connection."""
+        """Return the model's side of a connection."""
         return next((client.known for client in self.clients if client.protocol is protocol), None)
 
     def note(self, what: Callable[..., None], *arguments: Any) -> None:
-        """Something has happened at a seam; the model is told when the turn is over."""
+        """Record an event at a seam; the model is notified when the turn is over."""
         self._journal.append((what, arguments))
 
     def _settle_turn(self) -> None:
