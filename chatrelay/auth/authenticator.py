@@ -128,7 +128,7 @@ class SessionPageAuthenticator:
         if must_wait and len(self._queue) >= self._max_queue:
             return succeed(self._no_turn())
         request = _Request(sessid, is_ticket, self._given_up)
-        if not self._breaker.admits(request, self._reactor.seconds()):
+        if not self._breaker.admit(request, self._reactor.seconds()):
             return succeed(self._refused())
         if not is_ticket:
             self._shared[sessid] = request

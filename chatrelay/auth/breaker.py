@@ -55,7 +55,7 @@ class Breaker(Generic[Key]):
         self._probe: Key | None = None
         self._confirming: Key | None = None
 
-    def admits(self, request: Key, now: float) -> bool:
+    def admit(self, request: Key, now: float) -> bool:
         """Return whether a request may be sent. The first one after the wait may, and becomes the probe."""
         if self.state is BreakerState.OPEN and now >= self._probe_at:
             self.state = BreakerState.PROBING

@@ -32,7 +32,7 @@ class UserQuota:
     connections: int = attrs.field(default=0, init=False)
     _known: dict[str, None] = attrs.field(factory=dict, init=False)
 
-    def may_send(self, recipient: str | int, now: float) -> bool:
+    def take(self, recipient: str | int, now: float) -> bool:
         """Count a message, and return whether it may be sent."""
         # `TokenBucket.take`, without the call, which would cost as much again for every message.
         user = self._messages
@@ -43,13 +43,13 @@ class UserQuota:
         elif full_at - at > user.room:
             return user.refuse(at)
         user.full_at = full_at + 1.0
-        return recipient in self._known or self._may_write_to(recipient, now)
+        return recipient in self._known or self._take_recipient(recipient, now)
 
     def is_as_new(self, now: float) -> bool:
         """Return whether a new quota would allow no more, apart from the recipients that are remembered."""
         return self._messages.is_full(now) and self._new_recipients.is_full(now)
 
-    def _may_write_to(self, recipient: str | int, now: float) -> bool:
+    def _take_recipient(self, recipient: str | int, now: float) -> bool:
         known = self._known
         user = user_key(recipient)
         if user in known:

@@ -205,7 +205,7 @@ class Session:
             self._auth_requested(request, now)
         elif state is _AUTHENTICATED or state is _REAUTHENTICATING:
             outgoing = request.message
-            if not self._quota.may_send(outgoing.to_uid, now):
+            if not self._quota.take(outgoing.to_uid, now):
                 self._connection.send(self._dialect.refused(request.id, Reason.RATE_LIMITED))
                 return self._exceeded(now)
             relay = self._relay

@@ -238,15 +238,15 @@ class BoundedProtocol(AutobahnProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Autobahn: a ping came. The pong counts towards the budget: a client that pings and never reads is closed."""
-        if self._may_send_control_frame() and self.outgoing.charge(len(payload) + MAX_HEADER):
+        if self._take_control_frame() and self.outgoing.charge(len(payload) + MAX_HEADER):
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
         """Autobahn: a pong came, perhaps an unsolicited one (RFC 6455, section 5.5.3)."""
-        if self._may_send_control_frame():
+        if self._take_control_frame():
             super().onPong(payload)
 
-    def _may_send_control_frame(self) -> bool:
+    def _take_control_frame(self) -> bool:
         """Count a ping or a pong; close the connection if it is one too many. A close frame never is."""
         parts = self.factory.parts
         if self.reading.take_control_frame(parts.config, parts.seconds()):

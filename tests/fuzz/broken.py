@@ -136,7 +136,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "messages are sent after the close frame": lambda: patch.object(Outbox, "closing", _no_matter),
     "what is unread has no bound": lambda: patch.object(Outbox, "charge", _yes),
     "there is no limit on messages": lambda: patch.object(TokenBucket, "take", _yes),
-    "a user may send without limit": lambda: patch.object(UserQuota, "may_send", _yes),
+    "a user may send without limit": lambda: patch.object(UserQuota, "take", _yes),
     "the site is asked whenever a user likes": lambda: patch.object(Session, "_take_reauthentication", _yes),
     "revoking forgets the login under way": lambda: patch.object(SessionIndex, "answered", _revoked_too_late),
     "a denied session goes on": lambda: patch.object(rechecks, "_close_all", _no_matter),

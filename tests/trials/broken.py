@@ -299,7 +299,7 @@ def _() -> None:
 
 @named("forgets new-recipients-per-minute")
 def _() -> None:
-    replace(UserQuota, "_may_write_to", always(True))
+    replace(UserQuota, "_take_recipient", always(True))
 
 
 @named("forgets unread-size")
@@ -378,7 +378,7 @@ def _() -> None:
 
 @named("forgets the bound on control frames")
 def _() -> None:
-    replace(BoundedProtocol, "_may_send_control_frame", always(True))
+    replace(BoundedProtocol, "_take_control_frame", always(True))
     _read_at_any_rate()
 
 
@@ -452,7 +452,7 @@ def _() -> None:
 
 @named("asks on while the breaker is open")
 def _() -> None:
-    replace(Breaker, "admits", always(True))
+    replace(Breaker, "admit", always(True))
 
 
 @named("puts people out while the site cannot be asked")

@@ -78,9 +78,9 @@ class Made(SynchronousTestCase):
         breaker, now = authenticator._breaker, 0.0
         for wait in (3, 5, 5):
             breaker.failed("question", now)  # type: ignore[arg-type]
-            self.assertFalse(breaker.admits("question", now + wait - 0.1))  # type: ignore[arg-type]
+            self.assertFalse(breaker.admit("question", now + wait - 0.1))  # type: ignore[arg-type]
             now += wait
-            self.assertTrue(breaker.admits("question", now))  # type: ignore[arg-type]
+            self.assertTrue(breaker.admit("question", now))  # type: ignore[arg-type]
 
     def test_bad_endpoint_is_refused_with_its_option(self) -> None:
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):

@@ -26,10 +26,10 @@ class BreakerTests(SynchronousTestCase):
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
         for _ in range(2):
             self.assertFalse(breaker.failed("x", 0))
-            self.assertTrue(breaker.admits("y", 0))
+            self.assertTrue(breaker.admit("y", 0))
         self.assertTrue(breaker.failed("x", 0))
         self.assertIs(breaker.state, BreakerState.OPEN)
-        self.assertFalse(breaker.admits("y", 0))
+        self.assertFalse(breaker.admit("y", 0))
 
     def test_answer_resets_the_failures(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
@@ -42,20 +42,20 @@ class BreakerTests(SynchronousTestCase):
     def test_failures_zero_is_no_breaker(self) -> None:
         breaker: Breaker[str] = Breaker(0, WAIT, LONGEST_WAIT)
         self.assertEqual({breaker.failed("x", 0) for _ in range(1000)}, {False})
-        self.assertTrue(breaker.admits("x", 0))
+        self.assertTrue(breaker.admit("x", 0))
 
     def test_one_probe_is_admitted_after_the_wait(self) -> None:
         breaker = self.opened()
-        self.assertFalse(breaker.admits("early", WAIT - 0.01))
-        self.assertTrue(breaker.admits("probe", WAIT))
+        self.assertFalse(breaker.admit("early", WAIT - 0.01))
+        self.assertTrue(breaker.admit("probe", WAIT))
         self.assertIs(breaker.state, BreakerState.PROBING)
-        self.assertFalse(breaker.admits("second", 1000))
+        self.assertFalse(breaker.admit("second", 1000))
 
     def test_answer_closes_the_breaker(self) -> None:
         breaker = self.opened()
-        breaker.admits("probe", 5)
+        breaker.admit("probe", 5)
         self.assertTrue(breaker.answered())
-        self.assertTrue(breaker.admits("x", 5))
+        self.assertTrue(breaker.admit("x", 5))
         # The failures are counted from zero again.
         self.assertEqual([breaker.failed("x", 5) for _ in range(3)], [False, False, True])
 
@@ -72,8 +72,8 @@ class BreakerTests(SynchronousTestCase):
         breaker.answered()
         for _ in range(3):
             breaker.failed("x", now)
-        self.assertFalse(breaker.admits("probe", now + WAIT - 0.01))
-        self.assertTrue(breaker.admits("probe", now + WAIT))
+        self.assertFalse(breaker.admit("probe", now + WAIT - 0.01))
+        self.assertTrue(breaker.admit("probe", now + WAIT))
 
     def test_wait_and_its_limit_are_the_configured_ones(self) -> None:
         self.assertEqual(self.waits(self.opened(wait=3, longest_wait=7), 4), [3, 6, 7, 7])
@@ -82,8 +82,8 @@ class BreakerTests(SynchronousTestCase):
     def test_wait_zero_makes_each_request_a_probe(self) -> None:
         breaker = self.opened(wait=0)
         for number in range(20):
-            self.assertTrue(breaker.admits(str(number), 0))
-            self.assertFalse(breaker.admits("meanwhile", 0))
+            self.assertTrue(breaker.admit(str(number), 0))
+            self.assertFalse(breaker.admit("meanwhile", 0))
             self.assertFalse(breaker.failed(str(number), 0))
 
     def test_wait_limit_zero_is_no_limit(self) -> None:
@@ -93,7 +93,7 @@ class BreakerTests(SynchronousTestCase):
         """Return the waits before the next probes, all of which fail."""
         now, waits = 0.0, []
         for _ in range(count):
-            wait = next(step / 4 for step in range(10_000) if breaker.admits("probe", now + step / 4))
+            wait = next(step / 4 for step in range(10_000) if breaker.admit("probe", now + step / 4))
             waits.append(wait)
             now += wait
             self.assertFalse(breaker.failed("probe", now))
@@ -103,18 +103,18 @@ class BreakerTests(SynchronousTestCase):
         breaker = self.opened()
         for _ in range(20):
             self.assertFalse(breaker.failed("late", 0.5))
-        self.assertTrue(breaker.admits("probe", WAIT))
+        self.assertTrue(breaker.admit("probe", WAIT))
         self.assertFalse(breaker.failed("late", WAIT))
         self.assertIs(breaker.state, BreakerState.PROBING)
 
     def test_given_up_probe_is_followed_by_another(self) -> None:
         breaker = self.opened()
-        breaker.admits("probe", WAIT)
+        breaker.admit("probe", WAIT)
         breaker.given_up("another")
-        self.assertFalse(breaker.admits("next", WAIT))
+        self.assertFalse(breaker.admit("next", WAIT))
         breaker.given_up("probe")
-        self.assertTrue(breaker.admits("next", WAIT))
-        self.assertFalse(breaker.admits("third", WAIT))
+        self.assertTrue(breaker.admit("next", WAIT))
+        self.assertFalse(breaker.admit("third", WAIT))
 
     def test_invalid_answers_open_the_breaker_only_after_an_own_request_failed(self) -> None:
         breaker: Breaker[str] = Breaker(3, WAIT, LONGEST_WAIT)
@@ -141,13 +141,13 @@ class BreakerTests(SynchronousTestCase):
 
     def test_invalid_answer_to_the_probe_makes_an_own_request_the_probe(self) -> None:
         breaker = self.opened()
-        self.assertTrue(breaker.admits("probe", WAIT))
+        self.assertTrue(breaker.admit("probe", WAIT))
         self.assertFalse(breaker.suspect("late", "own"))
         self.assertTrue(breaker.suspect("probe", "own"))
-        self.assertFalse(breaker.admits("next", 1000))
+        self.assertFalse(breaker.admit("next", 1000))
         self.assertFalse(breaker.failed("own", WAIT))
-        self.assertFalse(breaker.admits("next", 3 * WAIT - 0.01))
-        self.assertTrue(breaker.admits("next", 3 * WAIT))
+        self.assertFalse(breaker.admit("next", 3 * WAIT - 0.01))
+        self.assertTrue(breaker.admit("next", 3 * WAIT))
         self.assertTrue(breaker.suspect("next", "own too"))
         self.assertTrue(breaker.answered())
 
@@ -167,7 +167,7 @@ class BreakerTests(SynchronousTestCase):
             if what == "ask":
                 was_closed = breaker.state is BreakerState.CLOSED
                 serial += 1
-                if breaker.admits(serial, now):
+                if breaker.admit(serial, now):
                     out.add(serial)
                     self.assertTrue(was_closed or breaker.state is BreakerState.PROBING)
             elif out:
@@ -185,4 +185,4 @@ class BreakerTests(SynchronousTestCase):
                     breaker.given_up(question)
         for question in out:
             breaker.given_up(question)
-        self.assertTrue(breaker.admits(-1, now + LONGEST_WAIT))
+        self.assertTrue(breaker.admit(-1, now + LONGEST_WAIT))

@@ -139,7 +139,7 @@ class SenderTests(SynchronousTestCase):
 
     def test_quota_limits_messages_and_new_recipients(self) -> None:
         sender = self.sender(messages=5, new_recipients=2)
-        told = [sender.may_send(recipient, 0) for recipient in ("a", "b", "c", "a", "b", "a")]
+        told = [sender.take(recipient, 0) for recipient in ("a", "b", "c", "a", "b", "a")]
         self.assertEqual(told, [True, True, False, True, True, False])
 
     @given(
@@ -152,29 +152,29 @@ class SenderTests(SynchronousTestCase):
     ) -> None:
         user, sender = TokenBucket(user_rate, burst), UserQuota(TokenBucket(user_rate, burst), UNLIMITED)
         for now in moments:  # in any order, as a clock that is set back
-            self.assertEqual(sender.may_send("bo", now), user.take(now))
+            self.assertEqual(sender.take("bo", now), user.take(now))
 
     def test_refused_recipient_is_still_new(self) -> None:
         sender = self.sender(new_recipients=1)
-        sender.may_send("a", 0)
-        self.assertFalse(sender.may_send("b", 0))
-        self.assertFalse(sender.may_send("b", 0))
+        sender.take("a", 0)
+        self.assertFalse(sender.take("b", 0))
+        self.assertFalse(sender.take("b", 0))
 
     def test_quota_remembers_a_limited_number_of_recipients(self) -> None:
         sender = self.sender(new_recipients=MAX_KNOWN_RECIPIENTS + 2)
         for recipient in range(MAX_KNOWN_RECIPIENTS):
-            self.assertTrue(sender.may_send(recipient, 0))
-        self.assertTrue(sender.may_send("one more", 0))
-        self.assertTrue(sender.may_send(1, 0))  # known
-        self.assertTrue(sender.may_send(0, 0))  # not any more: this was the last that could be new
-        self.assertTrue(sender.may_send(2, 0))
-        self.assertFalse(sender.may_send(1, 0))
+            self.assertTrue(sender.take(recipient, 0))
+        self.assertTrue(sender.take("one more", 0))
+        self.assertTrue(sender.take(1, 0))  # known
+        self.assertTrue(sender.take(0, 0))  # not any more: this was the last that could be new
+        self.assertTrue(sender.take(2, 0))
+        self.assertFalse(sender.take(1, 0))
         self.assertEqual(len(sender._known), MAX_KNOWN_RECIPIENTS)
 
     def test_quota_remembers_nothing_longer_than_a_uid(self) -> None:
         sender = self.sender()
         for recipient in ("x" * 64, "x" * 65, "x" * 60_000):
-            self.assertTrue(sender.may_send(recipient, 0))
+            self.assertTrue(sender.take(recipient, 0))
         self.assertEqual(list(sender._known), ["x" * 64])
 
     @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 20))
@@ -183,7 +183,7 @@ class SenderTests(SynchronousTestCase):
         written_to = set()
         for recipient in recipients:
             allowed = recipient in written_to or len(written_to) < most
-            self.assertEqual(sender.may_send(recipient, 0), allowed)
+            self.assertEqual(sender.take(recipient, 0), allowed)
             if allowed:
                 written_to.add(recipient)
 
@@ -199,7 +199,7 @@ class Remembering(SynchronousTestCase):
 
     def test_connected_user_is_not_forgotten(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.connected("a").may_send("b", 0)
+        limits.connected("a").take("b", 0)
         limits.connected("a")
         limits.disconnected("a", 0)
         limits.forget(1000)
@@ -207,7 +207,7 @@ class Remembering(SynchronousTestCase):
 
     def test_disconnected_user_is_forgotten_after_a_minute(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
-        limits.connected("a").may_send("b", 0)
+        limits.connected("a").take("b", 0)
         limits.disconnected("a", 1)
         limits.forget(60.9)
         self.assertEqual(len(limits), 1)
@@ -217,7 +217,7 @@ class Remembering(SynchronousTestCase):
     def test_user_who_comes_back_gets_the_same_quota(self) -> None:
         limits = SendLimits(10, 30, 20, 30)
         sender = limits.connected("a")
-        sender.may_send("b", 0)
+        sender.take("b", 0)
         limits.disconnected("a", 1)
         self.assertIs(limits.connected("a"), sender)
         limits.forget(100)
@@ -227,7 +227,7 @@ class Remembering(SynchronousTestCase):
 
     def test_slower_limits_are_remembered_longer(self) -> None:
         limits = SendLimits(0.1, 30, 0.1, 30)
-        limits.connected("a").may_send("b", 0)
+        limits.connected("a").take("b", 0)
         limits.disconnected("a", 0)
         limits.forget(299)
         self.assertEqual(len(limits), 1)
@@ -236,7 +236,7 @@ class Remembering(SynchronousTestCase):
 
     def test_without_limits_no_user_is_remembered(self) -> None:
         limits = SendLimits(0, 0, 0, 0)
-        limits.connected("a").may_send("b", 0)
+        limits.connected("a").take("b", 0)
         limits.disconnected("a", 0)
         self.assertEqual(len(limits), 0)
 
@@ -258,8 +258,8 @@ class Remembering(SynchronousTestCase):
                 connections.pop()
                 limits.disconnected("a", now)
             elif connections:
-                sent += sum(connections[-1].may_send("the same", now) for _ in range(count))
-                written_to += sum(connections[-1].may_send(f"{now}-{number}", now) for number in range(count))
+                sent += sum(connections[-1].take("the same", now) for _ in range(count))
+                written_to += sum(connections[-1].take(f"{now}-{number}", now) for number in range(count))
             self.assertLessEqual(written_to, 30 + now / 2)
             self.assertLessEqual(sent + written_to, 30 + 20 * now)
             self.assertLessEqual(len(limits), 1)
