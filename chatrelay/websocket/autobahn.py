@@ -1,7 +1,7 @@
-"""Autobahn's server protocol as it is used here, and the names of Autobahn that are used but not promised.
+"""Autobahn's server protocol as it is used here, and the private names of Autobahn that are used.
 
-A test looks each of these names up, so that a release that moves one is noticed. This module must not know handshakes,
-sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made.
+A test looks up each of these names, so that it fails with a release that has changed one. This module must not know
+handshakes, sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length")
 """Attributes that Autobahn's protocol has inside a frame."""
 
 HAPROXY_NAMES = ("getPeer", "transport")
-"""What is used of Twisted's `HAProxyProtocolWrapper`, whose module is private."""
+"""The names that are used of Twisted's `HAProxyProtocolWrapper`, whose module is private."""
 
 HANDSHAKE: dict[str, object] = {
     "_wskey": "",
@@ -96,11 +96,11 @@ RARE: dict[str, object] = {
     "wasServerConnectionDropTimeout": False,
     "wasServingFlashSocketPolicyFile": False,
 }
-"""Attributes of Autobahn's open protocol that hardly ever change, each with its value until then."""
+"""Attributes of Autobahn's open protocol that hardly ever change, each with its first value."""
 
 
 class FactoryOption:
-    """One of Autobahn's options, read from the factory; set on a connection, it is that connection's own."""
+    """One of Autobahn's options, read from the factory. A value that is set on a connection is for that one only."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -110,7 +110,7 @@ class FactoryOption:
 
 
 class MadeWhenRead:
-    """An object of Autobahn's that is made when it is first read, as most connections never need it."""
+    """An attribute whose object is made when it is first read, because most connections never need it."""
 
     def __init__(self, make: Callable[[], object]) -> None:
         self._make = make
@@ -126,21 +126,21 @@ class MadeWhenRead:
 
 
 class AutobahnProtocol(WebSocketServerProtocol):
-    """Autobahn's protocol with less memory per connection, an outgoing buffer, and names for what is private in it."""
+    """Autobahn's protocol with less memory per connection, an outgoing buffer, and names for its private parts."""
 
-    # Autobahn would copy its options into every connection, and pretty-print them for a debug line: a third of the cost
-    # of a login, and 1.7 KiB of each connection. It would also read the first of them, tcpNoDelay, before it has copied
-    # it, and go on without. So each is a `FactoryOption`, which is set below the class.
+    # Autobahn would copy its options into every connection, and pretty-print them for a debug line. That would take a
+    # third of the time of a login, and 1.7 KiB of each connection. It would also read tcpNoDelay before it has copied
+    # it, and go on without it. So each option is a `FactoryOption`, which is set below the class.
     CONFIG_ATTRS: list[str] = []
 
     send_queue = MadeWhenRead(deque)  # for what is sent in pieces; 0.7 KiB
     utf8validator = MadeWhenRead(TextValidator)  # for text that the fast path does not take; 0.3 KiB
 
-    # Autobahn's own logger would log handshakes with their cookies at debug in a program that embeds chatrelay, and
-    # warn of each bad client.
+    # In a program that embeds chatrelay, Autobahn's own logger would log handshakes with their cookies at debug, and a
+    # warning for each bad client.
     log = make_logger(level="error")
 
-    # Autobahn's state before it hears of a connection. Of one that is refused at once it never does.
+    # The state of a connection that Autobahn does not know yet. One that is refused at once stays unknown to it.
     state: int = WebSocketServerProtocol.STATE_CLOSED
 
     factory: ChatFactory
@@ -148,7 +148,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
     outgoing: Outbox
     connection_state: ConnectionState
 
-    # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
+    # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
     __slots__ = ("_fast_path", "_message_size", "connection_state")
 
     def connectionMade(self) -> None:
@@ -166,7 +166,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
             self.outgoing.give_up_after(config.ping_interval + config.ping_timeout)
 
     def advance(self, event: Event) -> bool:
-        """Go to the state that follows from an event; return whether it is another one."""
+        """Go to the state that an event leads to, and return whether that changes the state."""
         before = self.connection_state
         self.connection_state = before.after(event)
         return self.connection_state is not before
@@ -184,18 +184,18 @@ class AutobahnProtocol(WebSocketServerProtocol):
     # Frames ----------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """Have Autobahn take received bytes apart."""
-        self._dataReceived(data)  # Autobahn's dataReceived is this with a debug line before it
+        """Have Autobahn parse received bytes."""
+        self._dataReceived(data)  # Autobahn's dataReceived calls this after a debug line
 
     @property
     def is_inside_frame(self) -> bool:
-        """Whether Autobahn has the head of a frame, and not yet all of the frame."""
+        """Whether Autobahn has the head of a frame, but not all of its payload yet."""
         begun: object = self.current_frame
         return begun is not None
 
     @property
     def is_between_messages(self) -> bool:
-        """Whether Autobahn has taken all that came, and no message has begun."""
+        """Whether Autobahn has parsed all bytes that came, and no message has begun."""
         return not self.data and self.current_frame is None and not self.inside_message
 
     @property
@@ -204,12 +204,12 @@ class AutobahnProtocol(WebSocketServerProtocol):
         return self._perMessageCompress is not None
 
     def rest_of_frame(self) -> int:
-        """Return how many bytes of payload the frame that has begun lacks."""
+        """Return how many bytes of payload of the current frame are still to come."""
         rest: int = self.current_frame.length - self.current_frame_masker.pointer()
         return rest
 
     def fail(self, close: Close) -> None:
-        """Begin the closing handshake because of what the client sent; end the TCP connection if it has begun."""
+        """Begin the closing handshake because of a client's error; if it has begun already, end the TCP connection."""
         self._fail_connection(*close)
 
     # Sending ---------------------------------------------------------------
@@ -217,7 +217,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
     def close(self, close: Close) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
         if self.connection_state.is_open:
-            # Autobahn's sendClose takes no code below 3000 but 1000.
+            # Autobahn's sendClose accepts only 1000 and codes from 3000 on.
             self.sendCloseFrame(code=int(close.code), reasonUtf8=close.reason.encode("utf-8"))
 
     def sendMessage(
@@ -228,10 +228,10 @@ class AutobahnProtocol(WebSocketServerProtocol):
         sync: bool = False,
         doNotCompress: bool = False,
     ) -> None:
-        """Autobahn: send a message. Text in one frame goes by the outgoing buffer; the rest is left to Autobahn.
+        """Autobahn: send a message. Text in one frame goes to the outgoing buffer; Autobahn sends everything else.
 
-        Autobahn's bound on what is received would also refuse to send more;
-        a message can grow on the way (fromuID is added), so it does not here.
+        Autobahn would apply the limit on received messages to sent ones, too. A delivery may be larger than the message
+        that was received, because it has a fromuID. So the limit does not apply here.
         """
         if isBinary or fragmentSize or sync:
             super().sendMessage(payload, isBinary, fragmentSize, sync, doNotCompress)
@@ -239,17 +239,17 @@ class AutobahnProtocol(WebSocketServerProtocol):
             self.outgoing.send(payload)
 
     def send_text_frame(self, payload: bytes) -> None:
-        """Have Autobahn make a text frame and write it; for `Outbox` where it makes none itself."""
+        """Have Autobahn make a text frame and write it; for an `Outbox` that makes no frames itself."""
         if self.is_compressed and MIN_COMPRESSED <= len(payload) <= self._message_size:
             super().sendMessage(payload)
         else:
-            # Autobahn's bound on what is received would refuse to send more.
+            # Autobahn's sendMessage would apply the limit on received messages.
             self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn: send bytes. Every byte comes through here, and is written at the end of the reactor's turn."""
         if sync or chopsize or not self._fast_path:
-            self.outgoing.flush()  # what was sent before goes out before
+            self.outgoing.flush()  # so that the order is kept
             super().sendData(data, sync, chopsize)
         else:
             self.outgoing.append(data)

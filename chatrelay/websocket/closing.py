@@ -3,9 +3,9 @@
 Pure, apart from the log. This module must not know how a connection is closed. A reason is in the relay's words or in
 OpenSSL's, never in a client's.
 
-A human overlooks everything else among thousands of lines. So in text only so many closes are logged between two
-sweeps, and what anybody can cause without a login is logged at debug. Programs count. So in JSON every close is logged,
-at info.
+People overlook other messages among thousands of lines. So a log in text has a limited number of closes between two
+sweeps, and closes that anybody can cause without a login are logged at debug. Programs count closes. So a log in JSON
+has every close, at info.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chatrelay.wire.codes import CloseCode
 log = Logger("chatrelay.websocket")
 
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
-"""What stands for the close code where there is none; never on the wire (RFC 6455, section 7.4.1)."""
+"""The close code if a close frame has none, or if there was no close frame. Never on the wire (RFC 6455, 7.4.1)."""
 
 MAX_LOGGED_PER_SWEEP = 25
 """Log messages of one kind between two sweeps."""
@@ -38,11 +38,11 @@ CONNECTION, HANDSHAKE, VISITOR, USER = "connection", "handshake", "visitor", "us
 
 @attrs.frozen
 class CloseCause:
-    """The first event that closed a connection. What follows from it is not a cause.
+    """The first event that closed a connection. Its consequences are not causes.
 
-    :ivar by: ``relay``, ``client``, or ``network`` where it broke.
+    :ivar by: which side closed it: ``relay``, ``client``, or ``network`` if the connection broke.
     :ivar code: the close code; `NO_CODE` or `NO_CLOSE_FRAME` if there is none; the HTTP status of a refused handshake.
-    :ivar reason: why, in words that no client chose.
+    :ivar reason: the reason, in words that no client chose.
     """
 
     by: str
@@ -60,7 +60,7 @@ TLS_CLOSED = CloseCause("client", NO_CLOSE_FRAME, "TLS: closed without a close f
 
 
 def printable(text: str) -> str:
-    """Return a stranger's text as a terminal may safely show it."""
+    """Return a client's text in a form that is safe to show in a terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
@@ -72,9 +72,9 @@ def status_when_full(full: LimitReached) -> int:
 def of_frame(code: int | None, reason: bytes | None, is_reply: bool) -> CloseCause:
     """Return the cause of a closing handshake.
 
-    :param code: the code in the close frame that began it, if there is one.
-    :param reason: the reason in the frame that is sent, UTF-8. A client's is not logged.
-    :param is_reply: whether the client has begun it.
+    :param code: the code in the first close frame, if it has one.
+    :param reason: the reason in the relay's frame, UTF-8. A client's reason is not logged.
+    :param is_reply: whether the client has begun the closing handshake.
     """
     if is_reply:
         return CloseCause("client", code or NO_CODE, "it closed")
@@ -82,7 +82,7 @@ def of_frame(code: int | None, reason: bytes | None, is_reply: bool) -> CloseCau
 
 
 def is_broken_stream(cause: CloseCause | None) -> bool:
-    """Whether the relay closed because what came were no frames, or text that is not UTF-8 (1002, 1007)."""
+    """Return whether the relay closed because of invalid frames, or text that is not UTF-8 (1002, 1007)."""
     return (
         cause is not None
         and cause.by == "relay"
@@ -94,9 +94,10 @@ def of_loss(error: BaseException, over_tls: bool = False, unacknowledged: float 
     """Return the cause of a connection that was lost before anything closed it.
 
     :param error: Twisted's reason.
-    :param over_tls: whether TLS was spoken. Its end without a goodbye is the same error as any other of TCP.
-    :param unacknowledged: for how many seconds nothing had been acknowledged when the system gave the connection up; 0
-        if it did not.
+    :param over_tls: whether the connection used TLS. If TLS ends without its closing alert, Twisted's reason is the
+        same as for a TCP connection that is reset.
+    :param unacknowledged: if the system gave the connection up, the seconds without an acknowledgement until then; else
+        0.
     """
     if isinstance(error, ConnectionDone):
         return CloseCause("client", NO_CLOSE_FRAME, "closed without a close frame")
@@ -112,13 +113,13 @@ def of_loss(error: BaseException, over_tls: bool = False, unacknowledged: float 
 
 
 def _of_tls(error: TLSError) -> str:
-    """Return the reason in OpenSSL's words. A client's alert can only choose among those that OpenSSL has."""
+    """Return OpenSSL's text for an error. A client's alert can select one of OpenSSL's texts, but not write one."""
     queue = error.args[0] if error.args else None
     return str(queue[-1][-1])[:100] if isinstance(queue, list) and queue else "failed"
 
 
 class LogLimiter:
-    """Allows so many log messages of one kind between two calls of `report`, and counts the others.
+    """Allows `MAX_LOGGED_PER_SWEEP` messages of one kind between two calls of `report`, and counts the others.
 
     It is for log messages that anybody can cause, such as one for each refused handshake.
     """
@@ -149,7 +150,7 @@ class LogLimiter:
 class LostConnection(Protocol):
     """A connection that is lost.
 
-    :ivar close_cause: what has closed it before, if something has.
+    :ivar close_cause: the event that closed it before it was lost; None if there was none.
     """
 
     @property
@@ -171,8 +172,8 @@ class LostConnection(Protocol):
 class ConnectionLog:
     """Logs the close of every connection that was accepted: one event with its `phase`, and no other.
 
-    :param logs_each: whether each is logged, for a program that reads the log.
-    :param allow: whether one more of these may be logged now; it counts those that may not. Not called if each is.
+    :param logs_each: whether to log every close at info, for a program that reads the log.
+    :param allow: called with a kind of message; counts one, and returns whether to log it. Not called if `logs_each`.
     """
 
     def __init__(self, logs_each: bool, allow: Callable[[str], bool]) -> None:
@@ -180,7 +181,7 @@ class ConnectionLog:
         self._allow: Callable[[str], bool] = (lambda what: True) if logs_each else allow
 
     def connection_refused(self, peer: str, full: LimitReached) -> None:
-        """Log that there are as many connections as there may be."""
+        """Log that a connection was refused, because a limit on connections is reached."""
         if self._allow("connections refused"):
             log.info(
                 "connection from {peer} refused: {reason} ({option} {most})",
@@ -202,7 +203,7 @@ class ConnectionLog:
             )
 
     def no_handshake(self, peer: str, seconds: float, status: int, reason: str) -> None:
-        """Log that a request which is no handshake was answered with an HTTP error: a health check or a scanner."""
+        """Log that a request that is not a handshake was answered with an HTTP error: a health check or a scanner."""
         log.emit(
             self._level,
             "no handshake from {peer}, refused with {code}: {reason}",
@@ -212,7 +213,7 @@ class ConnectionLog:
     def lost(self, connection: LostConnection, seconds: float, error: BaseException) -> None:
         """Log that a connection is gone.
 
-        :param seconds: since it was accepted if it closed in its handshake, else since the handshake was complete.
+        :param seconds: how long its last phase took: the handshake, or the time since the handshake was complete.
         :param error: Twisted's reason.
         """
         session, transport, peer = connection.session, connection.transport, connection.remote
@@ -230,8 +231,8 @@ class ConnectionLog:
         """Log that a connection has closed.
 
         :param phase: `HANDSHAKE`, `VISITOR` or `USER`.
-        :param uid: whose it was; None unless it is a user's.
-        :param seconds: since it was accepted if it closed in its handshake, else since the handshake was complete.
+        :param uid: the uID of its user; None if it was not logged in.
+        :param seconds: how long its last phase took: the handshake, or the time since the handshake was complete.
         """
         fields = _fields(phase, peer, seconds, cause)
         if phase == HANDSHAKE:
@@ -255,7 +256,7 @@ class ConnectionLog:
 
 
 def _fields(phase: str, peer: str, seconds: float, cause: CloseCause) -> dict[str, Any]:
-    """Return the fields that each of these events has."""
+    """Return the fields that all these events have."""
     return {
         "phase": phase,
         "peer": peer,

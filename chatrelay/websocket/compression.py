@@ -1,4 +1,4 @@
-"""Compression of messages (permessage-deflate, RFC 7692): which offers are accepted, and how little memory it takes.
+"""Compression of messages (permessage-deflate, RFC 7692): the offers that are accepted, and the memory that it takes.
 
 This module must not know connections or messages. The option ``compression`` says whether an offer is accepted at all,
 and `chatrelay.websocket.autobahn` which messages are compressed.
@@ -19,14 +19,14 @@ MEMORY_LEVEL = 5
 """zlib's memory level. With `WINDOW_BITS` a connection takes 32 KiB; zlib's own default takes 256 KiB."""
 
 MAX_ADDED = 1024
-"""Bytes by which compression may make a message larger: zlib adds about 5 to each frame and to each 16 KiB."""
+"""Bytes by which compression may make a message larger: zlib adds about 5 bytes to each frame and to each 16 KiB."""
 
 
 def accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
-    """Return the answer to a client that offers compression, or None if none of its offers is permessage-deflate.
+    """Accept a client's offer of permessage-deflate; return None if it has not offered that.
 
-    Each message is compressed by itself (no context takeover). So no message's length tells anything of another's
-    text, and only the two small windows are kept between messages.
+    Each message is compressed by itself (no context takeover). So the length of one message reveals nothing about the
+    text of another, and only the two small windows are kept between messages.
     """
     for offer in offers:
         if isinstance(offer, PerMessageDeflateOffer):

@@ -41,12 +41,12 @@ class Parts:
     :ivar directory: the connections by user.
     :ivar relay: logs and delivers messages.
     :ivar registry: the connections, with their time limits.
-    :ivar flushes: writes at the end of a turn of the reactor what was sent in it.
+    :ivar flushes: writes, at the end of each turn of the reactor, the messages that were sent in it.
     :ivar peers: finds the address of a client.
     :ivar admission: counts connections.
     :ivar handshakes: checks opening handshakes.
-    :ivar login_without_cookie: one bound method for all connections, which each of them keeps.
-    :ivar begin_login: another such method, `Logins.begin`.
+    :ivar login_without_cookie: `Handshakes.login_without_cookie`, bound once, as each connection keeps a reference.
+    :ivar begin_login: `Logins.begin`, bound once for the same reason.
     :ivar logins: logs clients in.
     :ivar send_limits: how much a user may send.
     :ivar inflow_rates: how fast a connection is read.
@@ -119,7 +119,7 @@ class ChatFactory(WebSocketServerFactory):
         self.parts.sweep.start()
 
     def stop_sweeping(self) -> None:
-        """Check no more time limits, and log what was not logged yet."""
+        """Stop checking time limits, and log the counts that were not logged yet."""
         self.parts.sweep.stop()
         self.parts.log_limiter.report()
         self.parts.handshakes.log_more_refused_origins(at_least=0)
@@ -128,7 +128,7 @@ class ChatFactory(WebSocketServerFactory):
 class ChatResource(WebSocketResource):
     """The relay as a resource of a `twisted.web` site. It keeps the cookies of several headers apart.
 
-    Autobahn joins the values of several headers by commas. That is wrong for cookies, where a comma ends nothing.
+    Autobahn joins the values of several headers by commas. That is wrong for cookies, which a comma does not separate.
     """
 
     def render(self, request: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The opening handshake: how it is read, what its headers say, who may make it, and how it is refused.
+"""The opening handshake: it is read, its origin and its session cookie are checked, and it is refused if need be.
 
-A handshake is here the bytes of its request, as they came. This module must not know frames, sessions or messages.
-`chatrelay.websocket.peer` finds its address, and `chatrelay.websocket.protocol` chooses the dialect.
+Here, a handshake is the bytes of its request, as they came. This module must not know frames, sessions or messages.
+`chatrelay.websocket.peer` finds the client's address, and `chatrelay.websocket.protocol` chooses the dialect.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 log = Logger("chatrelay.websocket")
 
 NO_HANDSHAKE = ("HTTP ", "Bad HTTP", "Unsupported HTTP", "Error during parsing", "WebSocket connection denied - Hixie")
-"""How Autobahn's reasons begin if a request is not a WebSocket handshake."""
+"""The beginnings of Autobahn's reasons if a request is not a WebSocket handshake."""
 
 NEEDS_WEBSOCKET = ("Unsupported HTTP version", "HTTP Upgrade", "HTTP Connection", "HTTP method", "Bad HTTP request")
-"""How Autobahn's reasons begin if a client does not speak WebSocket, or a proxy has removed it from the request."""
+"""The beginnings of Autobahn's reasons if a client does not speak WebSocket, or a proxy has removed its headers."""
 
 FOR_PROXIES = (
     "WebSocket begins with a GET over HTTP/1.1 and the headers Upgrade: websocket and Connection: Upgrade. If a proxy\n"
@@ -58,7 +58,7 @@ FOR_PROXIES = (
     "    proxy_set_header Upgrade $http_upgrade;\n"
     '    proxy_set_header Connection "upgrade";\n'
 )
-"""What the answer to such a request says after the reason."""
+"""The text after the reason in the response to a request without the headers of WebSocket."""
 
 NO_COOKIE_IS_READ = "SESSID is missing (this relay does not read it from a cookie: session-cookie is not set)"
 NO_ORIGIN = "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
@@ -67,24 +67,24 @@ REMEDIES = {
     NO_ORIGIN: "the handshake named no Origin, as every browser does: have the proxy in front pass it on; a program "
     "must send SESSID",
 }
-"""Why the cookie of a handshake is not used, as its client is told -> what the operator can do about it."""
+"""Why the cookie of a handshake is not used, in words for the client -> how the operator can fix it."""
 
 
 MAX_REFUSED = 16
-"""Connections beyond a limit that are answered when they have sent something. Any more are answered at once."""
+"""Connections beyond a limit whose response waits until they have sent something. Any more are answered at once."""
 
 MAX_REASON = 300
-"""Characters of the reason that is given for refusing a handshake. Some of it may be the client's own."""
+"""Characters of the reason for refusing a handshake. Some of them may be the client's own words."""
 
 DEFECT = "the relay met an error of its own"
-"""The reason for a handshake that is refused because of a defect."""
+"""The reason for refusing a handshake because of a defect."""
 
 UNREADABLE = "the opening handshake, or an extension that it offers, can't be read"
-"""The reason for a handshake of which Autobahn says nothing but an exception's text."""
+"""The reason for refusing a handshake if Autobahn's own reason is only the text of an exception."""
 
 
 def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Return the answer to a handshake that is refused, with the reason in a body that a browser shows."""
+    """Return the response to a refused handshake, with the reason in a body that a browser shows."""
     status = HTTPStatus(code)
     text = f"chatrelay speaks WebSocket here, and refused this request: {reason}\n"
     body = (text + FOR_PROXIES if reason.startswith(NEEDS_WEBSOCKET) else text).encode()
@@ -104,7 +104,7 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
 
 
 def refuse(connection: ChatProtocol, full: LimitReached) -> None:
-    """Refuse a connection that was just accepted: no handshake is read, and its descriptor is free in a moment.
+    """Refuse a connection that was just accepted. No handshake is read, and its descriptor is free soon.
 
     :param full: the limit that is reached.
     """
@@ -113,29 +113,29 @@ def refuse(connection: ChatProtocol, full: LimitReached) -> None:
     parts.connection_log.connection_refused(connection.remote.name, full)
     registry.closing_deadlines.start(connection, registry.active.now())
     if ISSLTransport.providedBy(connection.transport):
-        registry.refused[connection] = b""  # to say anything would take a TLS handshake first
+        registry.refused[connection] = b""  # a response would need a TLS handshake first
         connection.advance(Event.ABORTED)
         connection.transport.abortConnection()
         return
     registry.refused[connection] = http_error(status_when_full(full), full.why)
-    # Many clients are confused by an answer that comes before they have asked, or lose it.
+    # Many clients fail at a response that comes before their request, or lose it. So the response usually waits.
     if len(registry.refused) > MAX_REFUSED:
         answer_refused(connection)
 
 
 def answer_refused(connection: AutobahnProtocol) -> None:
-    """Answer a client whose connection was refused, and close it."""
+    """Send the response to a refused connection, and close it."""
     refused = connection.factory.registry.refused
-    answer, refused[connection] = refused[connection], b""
+    response, refused[connection] = refused[connection], b""
     connection.advance(Event.ABORTED)
-    connection.transport.write(answer)
+    connection.transport.write(response)
     connection.transport.loseConnection()
 
 
 def take_handshake(connection: AutobahnProtocol, data: bytes) -> None:
-    """Take a part of an opening handshake, which Autobahn would buffer without bound. Once it is complete, read it."""
+    """Take a part of an opening handshake, which Autobahn would buffer without limit. Read it once it is complete."""
     limit, before = connection.factory.parts.config.handshake_size, connection.data
-    # Only the end of what came before is looked at again, however small the pieces are.
+    # Of the bytes that came before, only the last three are searched again, however small the pieces are.
     tail = before[1 - len(END_OF_HEADERS) :]
     end = (tail + data).find(END_OF_HEADERS)
     size = len(before) + len(data) if end < 0 else len(before) - len(tail) + end + len(END_OF_HEADERS)
@@ -153,7 +153,7 @@ def _read(connection: AutobahnProtocol, raw: bytes, rest: bytes) -> None:
     """Have Autobahn read a handshake.
 
     :param raw: the handshake.
-    :param rest: what came behind it.
+    :param rest: the bytes that came after it.
     """
     try:
         head = RequestHead.of(raw)
@@ -165,7 +165,7 @@ def _read(connection: AutobahnProtocol, raw: bytes, rest: bytes) -> None:
     except (BrokenHead, BrokenOffers) as broken:
         why = str(broken)
     else:
-        # Autobahn calls what it finds here: a subclass's own method where there is one.
+        # Autobahn calls this wrapper of `onConnect`, which may be a subclass's own method.
         vars(connection)["onConnect"] = partial(_connect, connection, connection.onConnect, head)
         try:
             compression = connection.factory.parts.config.compression
@@ -186,9 +186,9 @@ def _connect(
     head: RequestHead,
     request: ConnectionRequest,
 ) -> Deferred[Any]:
-    """Call `onConnect`; refuse the handshake if it fails, as Autobahn would send the client the text of the exception.
+    """Call `onConnect`, and refuse the handshake if that fails. Autobahn would send the exception's text to the client.
 
-    :param head: the handshake as it came, which is what a subclass is to read.
+    :param head: the handshake as it came, for a subclass to read.
     """
 
     def deny(failure: Failure) -> Failure:
@@ -206,7 +206,7 @@ def _connect(
 def log_defect(log_limiter: LogLimiter, failure: Failure) -> None:
     """Log an exception that a handshake met."""
     if log_limiter.allow("handshakes that raised an exception"):
-        # Without the exception's own text: the session cookie may be in it.
+        # The exception's own text is not logged, because it may contain the session cookie.
         log.critical(
             "a handshake raised {kind}, which is a bug; please report it. It was raised in:\n{frames}",
             kind=failure.value.__class__.__name__,
@@ -215,19 +215,19 @@ def log_defect(log_limiter: LogLimiter, failure: Failure) -> None:
 
 
 def is_about_origin(reason: str) -> bool:
-    """Whether Autobahn has refused a handshake because it has an empty origin, or several."""
+    """Return whether Autobahn has refused a handshake because its origin is empty, or because it has several."""
     return reason.startswith("HTTP Origin header")
 
 
 def is_no_handshake(reason: str) -> bool:
-    """Whether Autobahn has refused a request that is no handshake at all: mostly a health check or a scanner."""
+    """Return whether Autobahn has refused a request that is not a handshake: mostly a health check or a scanner."""
     return reason.startswith(NO_HANDSHAKE) and not is_about_origin(reason)
 
 
 def without_request(reason: str) -> str:
-    """Return Autobahn's reason without what it quotes of the request, which may hold a cookie."""
+    """Return Autobahn's reason without its quotes from the request, which may contain a cookie."""
     error = sys.exception()
-    if error is not None:  # Autobahn could not read something, and quotes what it caught
+    if error is not None:  # Autobahn could not read something, and quotes the exception
         reason = reason.removesuffix(str(error)) or UNREADABLE
     return reason.partition('"')[0].rstrip(" :")[:MAX_REASON]
 
@@ -237,17 +237,16 @@ class Handshakes:
 
     :param config: the origins and the session cookie.
     :param seconds: the time.
-    :ivar missing_cookie: the logins in a row without the session cookie.
+    :ivar missing_cookie: counts the logins in a row without the session cookie.
     """
 
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._session_cookie = config.session_cookie
-        # Cookies without a value are left out. A header may have thousands, and none of them costs a call.
+        # It does not match cookies without a value: a header may have thousands, and each match would take a call.
         name = re.escape((config.session_cookie or "").encode("ascii"))
         self._session_cookies = re.compile(rb"(?:\A|;)[ \t]*" + name + rb"=([^;]*[^; \t])")
-        # A form carries any bytes. JSON does not, and nobody knows what an embedding program's authenticator does with
-        # them.
+        # A form can contain any bytes. JSON can't, and an embedding program's authenticator may not accept them.
         self._posts_any_bytes = config.auth_url is not None and config.auth_format == "form"
         self._origins = frozenset(normal_origin(origin) for origin in config.origin)
         self._refused_origins = RefusedOrigins()
@@ -255,7 +254,7 @@ class Handshakes:
         self._logged_reasons: set[str] = set()
 
     def check_origin(self, request: bytes) -> None:
-        """Check that a page's origin is listed. Programs other than browsers send none, and may connect.
+        """Check that a page's origin is allowed. Programs other than browsers send none, and may connect.
 
         :raises ConnectionDeny: if it is not.
         """
@@ -271,7 +270,7 @@ class Handshakes:
         raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
 
     def log_refused_origin(self, origin: str, host: str = "") -> None:
-        """Log a refused origin, once; of very many origins, only their number is logged.
+        """Log a refused origin, once. If there are very many, only their number is logged.
 
         :param host: the ``Host`` of the handshake.
         """
@@ -291,7 +290,7 @@ class Handshakes:
             )
 
     def log_more_refused_origins(self, at_least: float = MINUTE) -> None:
-        """Log how many more handshakes were refused, whose origins were not logged.
+        """Log how many more handshakes were refused without their origins being logged.
 
         :param at_least: seconds for which they are counted before that is logged.
         """
@@ -321,7 +320,7 @@ class Handshakes:
     def _sessid_of(self, value: bytes) -> str | None:
         """Return the SESSID in a cookie's value, or None if its bytes can't be posted.
 
-        Bytes that are not UTF-8 become lone surrogates, which no message contains, and are posted as they came.
+        Bytes that are not UTF-8 become lone surrogates, and are posted as they came. No SESSID in a message has any.
         """
         try:
             return value.decode("utf-8", "surrogateescape" if self._posts_any_bytes else "strict")
@@ -331,15 +330,15 @@ class Handshakes:
     # Logins by the session cookie -----------------------------------------------
 
     def opened_without_cookie(self, request: bytes) -> None:
-        """Note an accepted handshake that has no session cookie, though it might have one."""
+        """Note an accepted handshake without the session cookie, on a relay that would use one."""
         host, origin = header_value(request, "host"), header_value(request, "origin")
         cookies = ";".join(header_values(request, "cookie"))
         self.missing_cookie.handshake_without_cookie(cookies, (host or "")[:200], (origin or "")[:200])
 
     def login_without_cookie(self, because: str | None) -> None:
-        """Log, where an operator can fix it, that a client asked to be logged in by a session cookie that is not there.
+        """Log that a client tried to log in by a session cookie that it has not sent, if the operator can fix that.
 
-        :param because: why none was looked for; None if the visitor simply has none, which is a denial.
+        :param because: why no cookie is used; None if the client simply has none, which is a denial.
         """
         if because is not None:
             if because not in self._logged_reasons:

@@ -1,13 +1,13 @@
-"""Pings: which clients to ping, when, and which of them showed no activity afterwards.
+"""Pings: the connections that are due for one, and those that showed no activity after one.
 
-Pure: the time and the chance are handed in. This module must not know how a ping is sent, nor how a connection is
-closed: `chatrelay.websocket.timeouts` does both.
+Pure: the time and the random numbers are passed in. This module must not know how a ping is sent, nor how a connection
+is closed: `chatrelay.websocket.timeouts` does both.
 
-A user whose network went away is found this way. Otherwise they would count as connected until the operating system
-notices, which can take hours.
+Pings find a client whose network is gone. Otherwise it would count as connected until the operating system notices,
+which can take hours.
 
-Activity is a value that changes (`Alive`). It is read when a ping is sent and when the ping's time is over, so that a
-message or a pong costs nothing here.
+Activity is a value that changes (`Alive`). It is read only when a ping is sent and when the ping's time is over. So
+messages and pongs cause no work here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Generic, Protocol, TypeVar
 from chatrelay.limits.deadlines import Deadlines
 
 MIN_SLOT_SECONDS = 0.25
-"""Seconds between two slots of a schedule; longer where there would be more than `MAX_SLOTS`."""
+"""Seconds of a slot of the schedule; more if there would be more than `MAX_SLOTS`."""
 
 MAX_SLOTS = 1000
-"""Parts into which an interval is divided."""
+"""The most slots into which an interval is divided."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class PingSchedule(Generic[Key]):
-    """A schedule in which each key is due once in an interval, in a slot that is chosen by chance.
+    """A schedule in which each key is due once in an interval, in a slot that is chosen at random.
 
     :param interval: seconds; 0 means that no key is ever due.
     :param chance: a random number from 0 to 1.
@@ -50,7 +50,7 @@ class PingSchedule(Generic[Key]):
             self._slots[slot][key] = None
 
     def remove(self, key: Key) -> None:
-        """Remove `key`; nothing happens where it is not known."""
+        """Remove `key`. If it is unknown, do nothing."""
         slot = self._slot_of.pop(key, None)
         if slot is not None:
             del self._slots[slot][key]
@@ -72,7 +72,7 @@ class Alive(Hashable, Protocol):
     """A connection, as far as its activity is concerned."""
 
     def activity(self) -> object:
-        """Return a value that compares unequal after each message, ping or pong that came."""
+        """Return a value that is different after each message, ping or pong that came."""
 
 
 Pinged = TypeVar("Pinged", bound=Alive)
@@ -82,7 +82,7 @@ class Pings(Generic[Pinged]):
     """Finds the connections that are due for a ping, and those that did not answer one.
 
     :param interval: seconds between the pings of a connection; 0 for no pings.
-    :param timeout: seconds in which there must be activity after a ping; 0 for no limit.
+    :param timeout: seconds after a ping within which there must be activity; 0 for no limit.
     :param chance: a random number from 0 to 1.
     """
 
@@ -92,11 +92,11 @@ class Pings(Generic[Pinged]):
         self._activity: dict[Pinged, object] = {}  # at the last ping, until something came after it
 
     def opened(self, connection: Pinged) -> None:
-        """A connection is open: ping it from now on."""
+        """Ping a connection from now on: it is open."""
         self._schedule.add(connection)
 
     def closing(self, connection: Pinged) -> None:
-        """A connection is closing: ping it no more. Nothing happens where it was not known."""
+        """Stop pinging a connection: it is closing. If it is unknown, do nothing."""
         self._schedule.remove(connection)
         self._deadlines.stop(connection)
         self._activity.pop(connection, None)
@@ -108,7 +108,7 @@ class Pings(Generic[Pinged]):
         return [connection for connection in due if connection not in silent]
 
     def sent(self, connection: Pinged, now: float) -> None:
-        """A ping was sent: its timeout begins."""
+        """Begin the timeout of a ping that was sent."""
         if self._deadlines.seconds:
             self._activity[connection] = connection.activity()
             self._deadlines.start(connection, now)
@@ -116,13 +116,13 @@ class Pings(Generic[Pinged]):
     def unanswered(self, now: float) -> list[Pinged]:
         """Return the connections that showed no activity in time.
 
-        :param now: active seconds (`chatrelay.limits.active_time`), so that what came before the deadline has been
-            read.
+        :param now: active seconds (`chatrelay.limits.active_time`), so that everything that came before the deadline
+            has been read.
         """
         return self._still_silent(self._deadlines.expired(now))
 
     def _still_silent(self, connections: list[Pinged]) -> list[Pinged]:
-        """Return those that were pinged and showed no activity since; forget the pings of the others."""
+        """Return those of `connections` that showed no activity since their last ping; forget the others' pings."""
         silent = []
         for connection in connections:
             if connection in self._activity:

@@ -4,9 +4,9 @@
 connection is open and within its budget, and refused otherwise (the promise's C2). This module must not know what a
 message means.
 
-`FlushScheduler` flushes, at the end of each turn of the reactor, the outboxes that were sent something in it. So a
-connection that is sent ten messages in one turn is written to once. On Twisted's own plain TCP the socket is written to
-directly. Mostly it takes everything, which saves the reactor a wake-up; the transport gets the rest.
+At the end of each turn of the reactor, `FlushScheduler` flushes the outboxes that have new messages. So ten messages to
+one connection in one turn are written at once. With Twisted's own plain TCP, they are written to the socket directly.
+Usually the socket takes everything, which saves the reactor a wake-up. The transport gets the rest.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from chatrelay.wire.frames import text_frame
 log = Logger("chatrelay.websocket")
 
 TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "socket")
-"""What `Outbox` reads of Twisted's TCP transport that is not promised; a test looks them up."""
+"""The private names of Twisted's TCP transport that `Outbox` reads; a test looks them up."""
 
 MAX_COLLECTED = 64 * 1024
-"""Bytes that one turn of the reactor may collect for a connection before they are written."""
+"""Bytes that are collected for a connection before they are written within the same turn of the reactor."""
 
 TLS_NAMES = ("_aggregator", "_appSendBuffer")
-"""What it reads of Twisted's TLS transport that is not promised; of the first, `MAX_BUFFER_SIZE` and `_bufferLeft`."""
+"""The private names of Twisted's TLS transport; of `_aggregator`, `MAX_BUFFER_SIZE` and `_bufferLeft` are read."""
 
 MAX_UNCOUNTED = 3 * 64 * 1024
 """Bytes that may wait in the process before they are counted: in a turn, in TLS, and until Twisted asks for a pause."""
 
 TIMEOUT_MARGIN = 0.9
-"""The share of the system's timeout after which it counts as passed: the system has a clock of its own."""
+"""The share of the system's timeout after which it counts as passed, because the system has a clock of its own."""
 
 MIN_ATTEMPTS = 2
-"""Attempts of the system without an answer after which the client counts as silent: one may be on its way."""
+"""Unanswered attempts of the system after which the client counts as silent: the answer to one may be on its way."""
 
 
 def innermost_transport(transport: Any) -> Any:
-    """Return the transport beneath all others, such as TLS or the PROXY protocol; where there are none, itself."""
+    """Return the transport beneath all wrappers, such as TLS or the PROXY protocol; without wrappers, itself."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
@@ -71,7 +71,7 @@ def held_by_tls(transport: Any) -> int:
 
 
 def seconds_unacknowledged(connection: socket.socket) -> float:
-    """Return for how long nothing has been acknowledged of what is sent again and again; 0 where nothing is."""
+    """Return the seconds without an acknowledgement while the system retries; 0 if it does not retry."""
     retransmits, probes, seconds = sendqueue.attempts(connection)
     return seconds if retransmits or probes else 0.0
 
@@ -87,7 +87,7 @@ class Framing(Protocol):
 
 
 class _Disconnected:
-    """Stands for a protocol whose connection is gone."""
+    """Replaces a protocol whose connection is gone."""
 
     def send_text_frame(self, payload: bytes) -> None:
         """Do nothing."""
@@ -100,7 +100,7 @@ _DISCONNECTED = _Disconnected()
 
 
 class FlushScheduler:
-    """Flushes, at the end of a turn of the reactor, the outboxes that were sent something in it.
+    """Flushes, at the end of a turn of the reactor, the outboxes with new messages.
 
     :param call_soon: runs a callable in a later turn of the reactor.
     """
@@ -111,13 +111,13 @@ class FlushScheduler:
         self._flushes_itself = False
 
     def schedule(self, outbox: Outbox) -> None:
-        """Have an outbox flushed at the end of this turn."""
+        """Flush an outbox at the end of this turn."""
         if not self._scheduled and not self._flushes_itself:
             self._later(self._flush)
         self._scheduled.append(outbox)
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        """Run a callable in a later turn of the reactor, and flush in the same turn what it has sent."""
+        """Run a callable in a later turn of the reactor, and flush what it has sent in that turn."""
 
         def call_and_flush() -> None:
             self._flushes_itself = True
@@ -143,24 +143,24 @@ class FlushScheduler:
 class Outbox:
     """The outgoing messages of one client, within its budget.
 
-    A client that does not take what it is sent has a budget and an unread-time. Beyond either, the connection is closed
-    with 4002, and nothing more is appended.
+    A client that does not read has a budget and an unread-time. When either is exceeded, the connection is closed with
+    4002, and nothing more is appended.
 
-    A client has taken what its kernel has acknowledged. Bytes in our kernel's send queue count as waiting. That queue
-    is bounded once, so that its size need not be read while it can't matter: while nothing waits in the process, and
-    while the budget would hold even with a full queue.
+    A client has taken the bytes that its kernel has acknowledged. Bytes in our kernel's send queue count as waiting.
+    The size of that queue is limited at the start. So the number of bytes in it is not needed in two cases: while
+    nothing waits in the process, and while the budget would be enough even with a full queue.
 
-    :param protocol: closes the connection, and makes the frames where `fast` is False.
+    :param protocol: closes the connection, and makes the frames if `fast` is False.
     :param transport: the connection's transport.
     :param flushes: flushes this outbox.
-    :param slow_readers: told when this client falls behind, and when it has caught up.
+    :param slow_readers: called when this client falls behind, and when it has caught up.
     :param budget: bytes that may wait for a client that is behind; 0 for no limit.
     :param fast: whether frames are made here and written once a turn; else Autobahn makes them and writes at once.
-    :ivar dialect: in which messages are delivered, once it is open.
-    :ivar unacknowledged: of a connection that the system has given up, the seconds without an acknowledgement; else 0.
+    :ivar dialect: the dialect in which messages are delivered; set when the connection opens.
+    :ivar unacknowledged: if the system has given the connection up, the seconds without an acknowledgement; else 0.
     """
 
-    # These are read for every message. An object of their own is faster than the protocol with Autobahn's many
+    # Slots of an object of their own, because they are read for every message, and Autobahn's protocol has many
     # attributes.
     __slots__ = (
         "_ahead",
@@ -204,10 +204,10 @@ class Outbox:
         self._slow_readers = slow_readers
         self._budget = budget
         self._fast = fast
-        # Only Twisted's own plain TCP is written to directly. TLS passes unknown attributes on to the transport that it
-        # wraps, so that what is sent on its socket would go out in plain text.
+        # Only to Twisted's own plain TCP may bytes be written directly. TLS passes unknown attributes on to the
+        # transport beneath it, so bytes that are written to its socket would go out in plain text.
         self._direct = type(transport) is Server
-        # What waits is in the innermost transport, beneath TLS and the PROXY protocol.
+        # Bytes wait in the innermost transport, beneath TLS and the PROXY protocol.
         descriptor = innermost_transport(transport)
         self._descriptor: Any = descriptor if isinstance(descriptor, FileDescriptor) else None
         self._most_in_kernel = 0
@@ -219,43 +219,43 @@ class Outbox:
         self._is_open = False
         self._backed_up = False
         self._sent = 0  # while backed up: the bytes that waited when that began, and all bytes since
-        # The client's pace is judged by these: what it had taken at the last look, and how far it was ahead then.
+        # The client's pace at the last check: the bytes that it had taken, the bytes by which it was ahead, and when.
         self._taken = 0
         self._ahead = 0.0
         self._looked_at = 0.0
-        self._ping_time = 0.0  # until then a client that keeps its pace may not have read its ping
+        self._ping_time = 0.0  # until then, a client that keeps the least pace may not have read its ping
         self._frames: list[bytes] = []
         self._size = 0
         self._timeout = 0.0  # seconds without an acknowledgement after which the system ends the connection
-        self._has_timeout = True  # whether that is in force now
+        self._has_timeout = True  # whether the system applies it now
         self.unacknowledged = 0.0
 
     def open(self, dialect: Dialect) -> None:
-        """The opening handshake is complete: messages may be sent from now on.
+        """Send messages from now on: the opening handshake is complete.
 
-        :param dialect: the one that was chosen in it.
+        :param dialect: the dialect that the handshake has chosen.
         """
         self.dialect = dialect
         self._is_open = True
-        # Inside a site of twisted.web, HTTP is still registered as the producer.
+        # In a site of twisted.web, its HTTP protocol is still registered as the producer.
         self._transport.unregisterProducer()
         self._transport.registerProducer(self, True)
 
     def leave_frames_to_the_protocol(self) -> None:
-        """Make no frames here, as the protocol compresses each message."""
+        """Have the protocol make all frames from now on, because it compresses messages."""
         self._fast = False
 
     def closing(self) -> None:
-        """The connection is closing or gone: send no more messages."""
+        """Send no more messages: the connection is closing or gone."""
         self._is_open = False
         self._slow_readers.caught_up(self)
 
     def disconnected(self) -> None:
-        """The connection is gone: let go of the protocol, or each would keep the other until garbage is collected."""
+        """Drop the reference to the protocol, or both would stay until garbage is collected: the connection is gone."""
         self._protocol = _DISCONNECTED
 
     def give_up_after(self, seconds: float) -> None:
-        """Have the system end the connection when what was sent stays unacknowledged for so long.
+        """Have the system end the connection when sent bytes stay unacknowledged for that time.
 
         :param seconds: 0 for the system's own timeout, which is long.
         """
@@ -265,14 +265,15 @@ class Outbox:
     # `chatrelay.interfaces.Connection` -------------------------------------
 
     def send(self, payload: bytes) -> bool:
-        """Hand over one text message; see `chatrelay.interfaces.Connection.send`."""
+        """Append one text message; see `chatrelay.interfaces.Connection.send`."""
         if not self._is_open or (self._is_counted and not self.charge(len(payload))):
             return False
         if not self._fast:
             self._protocol.send_text_frame(payload)
             return True
         frame = text_frame(payload)
-        # This repeats `append`: every message that is sent comes by here, and a call costs more than these lines.
+        # The same as `append`, repeated because this runs for every message, and a call would take longer than these
+        # lines.
         frames = self._frames
         if not frames:
             self._schedule(self)
@@ -289,15 +290,16 @@ class Outbox:
     # Bytes -----------------------------------------------------------------
 
     def charge(self, size: int) -> bool:
-        """Count what is about to be sent to a client; close the connection if too much waits for it.
+        """Count bytes that are about to be sent. If too many wait for the client, close the connection.
 
-        :param size: bytes.
+        :param size: the number of bytes.
         :returns: whether they may be sent.
         """
         if self._is_counted:
             self._sent += size
             budget = self._budget
-            # Some transports do not say what waits in them. Then everything counts that was sent since nothing waited.
+            # Some transports do not tell how much waits in them. Then all bytes since the last time when nothing waited
+            # count.
             unread = self._sent if self._descriptor is None else self._waiting() + size
             if 0 < budget < unread + self._most_in_kernel and budget < unread + self._in_kernel():
                 self._protocol.close(codes.UNREAD)
@@ -306,20 +308,20 @@ class Outbox:
 
     @property
     def is_slow_reader(self) -> bool:
-        """Whether this client is behind, and an unread-time runs: what it sends back may take as long."""
+        """Whether this client is behind, and its unread-time runs. Its answers may take as long."""
         return self._backed_up and self._slow_readers.are_limited
 
     def unread_time_passed(self) -> None:
         """Close the connection if the client has taken too little in its unread-time.
 
-        What it had taken faster than it must before counts, too.
+        Bytes that it had taken ahead of the least pace count, too.
         """
         taken = self._taken_so_far()
         if self._is_silent(self._slow_readers.unread_time):
             self._ahead = 0.0
         ahead = ahead_after_unread_time(self._ahead, taken - self._taken)
         connection = self._socket
-        # While the process was held up, the client may have taken all that the kernel had.
+        # While the process was held up, the client may have taken everything that was in the kernel.
         if ahead < -MAX_DEBT and (connection is None or sendqueue.unacknowledged(connection) != 0):
             self._protocol.close(codes.UNREAD)
         else:
@@ -328,7 +330,7 @@ class Outbox:
             self._slow_readers.fell_behind(self)
 
     def about_to_ping(self) -> None:
-        """Note what waits before the ping that may be sent now."""
+        """Note when the client must have read a ping that is sent now, and adjust the system's timeout."""
         if self._slow_readers.are_limited and not self._backed_up:
             self._update_pace()
             unread = self._ahead + self._in_kernel() + (0 if self._descriptor is None else self._waiting())
@@ -336,50 +338,52 @@ class Outbox:
         self._adjust_timeout()
 
     def may_not_have_read_the_ping(self, seconds: float) -> bool:
-        """Return whether a client that keeps its pace may still be reading what was sent before the last ping.
+        """Return whether a client that keeps the least pace may still be reading what was sent before the last ping.
 
-        :param seconds: the ping-timeout. A client whose kernel is silent for as long is not waited for.
+        :param seconds: the ping-timeout. If the client's kernel has been silent for that time, the result is False.
         """
         return self._slow_readers.seconds() < self._ping_time and not self._is_silent(seconds)
 
     def _is_silent(self, seconds: float) -> bool:
-        """Return whether the client's kernel has answered none of the system's attempts for so long."""
+        """Return whether the client's kernel has answered none of the system's attempts for that time."""
         connection = self._socket
         retransmits, probes, silence = (0, 0, 0.0) if connection is None else sendqueue.attempts(connection)
         return retransmits + probes >= MIN_ATTEMPTS and silence >= seconds
 
     def _update_pace(self) -> None:
-        """Note what the client has taken since the last look, as if it had just taken it."""
+        """Note the bytes that the client has taken since the last check, as if it had taken them just now."""
         slow_readers, connection = self._slow_readers, self._socket
         acked = None if connection is None else sendqueue.acknowledged(connection)
         if acked is not None:
             seconds = slow_readers.seconds() - self._looked_at
             self._note_pace(acked, ahead_of_pace(self._ahead, acked - self._taken, seconds * slow_readers.pace))
         elif self._descriptor is not None:
-            # The system does not say what this client has taken. What was written at once may leave the queue at once.
+            # The system does not tell how much this client has taken. The bytes of one write may leave the queue at
+            # once.
             self._note_pace(0, float(MAX_COLLECTED))
 
     def _note_pace(self, taken: int, ahead: float) -> None:
         self._taken, self._ahead, self._looked_at = taken, ahead, self._slow_readers.seconds()
 
     def _adjust_timeout(self) -> None:
-        """Lift the system's timeout for a client that reads slowly, until it has taken everything.
+        """Suspend the system's timeout for a client that reads slowly, until it has taken everything.
 
-        Linux counts from its first request for a larger window on, although each is answered and parts of what it sends
-        are acknowledged. So it would end the connection of a client with a full receive buffer that reads all the time.
+        Linux counts from its first request for a larger window, even if the client answers each request and
+        acknowledges some bytes. So it would end the connection of a client that reads all the time, but whose receive
+        buffer is full.
         """
         connection = self._socket
         if self._timeout and connection is not None:
             has_all = not self._in_kernel()
             retransmits, probes, _ = sendqueue.attempts(connection)
-            # What is sent again was within the window. Linux counts from when that began.
+            # Retransmitted bytes were within the client's window. For them, Linux counts from the first retransmission.
             wanted = has_all or retransmits >= MIN_ATTEMPTS or (probes >= MIN_ATTEMPTS and self._has_timeout)
             if wanted != self._has_timeout:
                 sendqueue.give_up_after(connection, self._timeout if wanted else 0)
                 self._has_timeout = wanted
 
     def _taken_so_far(self) -> int:
-        """Return the bytes that the client has taken: in all, or since it fell behind if the system does not tell."""
+        """Return the bytes that the client has taken: in total, or since it fell behind if the system does not tell."""
         connection = self._socket
         acked = None if connection is None else sendqueue.acknowledged(connection)
         if acked is not None:
@@ -388,11 +392,11 @@ class Outbox:
 
     @property
     def _socket(self) -> Any:
-        """The connection's socket; None where there is none, or where it is closed."""
+        """The connection's socket; None if there is none, or if it is closed."""
         return getattr(self._descriptor, "socket", None)
 
     def _in_kernel(self) -> int:
-        """Return the bytes that wait in the kernel; if it does not tell, all that it can hold, or 0 without a bound."""
+        """Return the bytes that wait in the kernel; if it does not tell, the most it can hold, or 0 if unlimited."""
         connection = self._socket
         queued = None if connection is None else sendqueue.unacknowledged(connection)
         return self._most_in_kernel if queued is None else queued
@@ -411,7 +415,7 @@ class Outbox:
         frames.append(data)
         self._size += len(data)
         if self._size > MAX_COLLECTED:
-            self.flush()  # the budget is about what the client takes, not about what one turn collects
+            self.flush()  # the bytes that one turn collects must not use up the client's budget
 
     def flush(self) -> None:
         """Write what was appended."""
@@ -422,7 +426,7 @@ class Outbox:
         self._size = 0
         data = b"".join(frames)
         transport = self._transport
-        # TLS: a connection that began as plain TCP may have been upgraded since.
+        # `TLS` is checked because a connection that began as plain TCP may have been upgraded since.
         if (
             self._direct
             and not transport.TLS
@@ -430,11 +434,11 @@ class Outbox:
             and not transport._tempDataBuffer
             and transport.connected
         ):
-            # Nothing waits in the transport, so the order is kept.
+            # Nothing waits in the transport, so a direct write keeps the order.
             try:
                 sent = transport.socket.send(data)
             except OSError:
-                sent = 0  # a full socket, or a broken one: the transport finds out which
+                sent = 0  # the socket is full or broken, and the transport finds out which
             if sent == len(data):
                 return
             data = data[sent:]
@@ -443,7 +447,7 @@ class Outbox:
     # Twisted's IPushProducer -------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Twisted: the transport's buffer is full. This is called again for every write beyond that."""
+        """Twisted: the transport's buffer is full. Twisted calls this again for every further write."""
         if not self._backed_up:
             self._backed_up = self._is_counted = True
             if self._slow_readers.are_limited:
@@ -459,9 +463,9 @@ class Outbox:
         self._slow_readers.caught_up(self)
 
     def stopProducing(self) -> None:
-        """Twisted: the connection is lost. The protocol is told later, when the socket is closed.
+        """Twisted: the connection is lost. `connectionLost` follows when the socket is closed.
 
-        Twisted does not say why the system gave the connection up. The socket still does.
+        Twisted does not tell for how long nothing was acknowledged. The socket still does.
         """
         if self._timeout:
             connection = self._socket  # open until the transport closes it

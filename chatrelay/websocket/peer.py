@@ -1,7 +1,7 @@
-"""The other end of each connection: its address, also behind proxies, its name, and how it is counted.
+"""The other end of each connection: its address, even behind proxies, its name, and how it is counted.
 
-A proxy says for whom it connects by the PROXY protocol or by ``X-Forwarded-For``. This module must not know frames or
-sessions, nor what becomes of a connection that is refused.
+A proxy names its client by the PROXY protocol or by ``X-Forwarded-For``. This module must not know frames or sessions,
+nor how a connection is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Peer:
     """The other end of one connection, as far as it is known.
 
     :param transport: the connection's transport.
-    :ivar slot: what the connection is counted as; None if it was refused when it was accepted.
+    :ivar slot: how the connection is counted; None if it was refused when it was accepted.
     """
 
     __slots__ = ("_forwarded_for", "_transport", "slot")
@@ -43,11 +43,11 @@ class Peer:
 
     @property
     def host(self) -> str | None:
-        """The address that made the connection, as far as it is known yet; None for a UNIX socket."""
+        """The address that made the connection, as far as it is known by now; None for a UNIX socket."""
         peer = self._transport.getPeer()
         if not isinstance(peer, IPv4Address | IPv6Address):
             return None
-        # Twisted takes anything for an address in a PROXY header.
+        # Twisted accepts any text as an address in a PROXY header.
         return address_in(peer.host) if self.has_proxy_protocol else peer.host
 
     @property
@@ -65,14 +65,14 @@ class Peer:
 
     @property
     def has_proxy_protocol(self) -> bool:
-        """Whether the connection comes by a port of the PROXY protocol."""
+        """Whether the connection came through a port with the PROXY protocol."""
         return isinstance(self._transport, HAProxyProtocolWrapper)
 
     @property
     def is_announced(self) -> bool:
-        """Whether a PROXY header has said for whom the proxy connects.
+        """Whether a PROXY header has named the proxy's client.
 
-        A proxy that speaks for itself, as in a health check, says nothing.
+        A proxy that connects for itself, as in a health check, names none.
         """
         transport = self._transport
         return self.has_proxy_protocol and transport.transport.getPeer() != transport.getPeer()
@@ -83,9 +83,9 @@ class Peer:
 
 
 class Peers:
-    """Finds the address of each client, past the proxies, and counts its connection there.
+    """Finds the address of each client, even behind proxies, and counts its connection under that address.
 
-    :param trusted_proxies: addresses, networks or `UNIX`, whose ``X-Forwarded-For`` is believed.
+    :param trusted_proxies: addresses, networks or `UNIX`, whose ``X-Forwarded-For`` is trusted.
     :param admission: counts the connections.
     """
 
@@ -97,7 +97,7 @@ class Peers:
     def admit(self, peer: Peer) -> LimitReached | None:
         """Count a connection that was just accepted, or return the limit that it would exceed.
 
-        A proxy that speaks the PROXY protocol has not said yet for whom, so its connection has no address so far.
+        A proxy that speaks the PROXY protocol has not named its client yet, so its connection has no address so far.
         """
         admitted = self._admission.admit(None if peer.has_proxy_protocol else self._key(peer.host))
         if isinstance(admitted, LimitReached):
@@ -106,7 +106,7 @@ class Peers:
         return None
 
     def locate(self, peer: Peer, request: bytes) -> None:
-        """Find the client of a handshake, and count its connection at its address.
+        """Find the client of a handshake, and count its connection under its address.
 
         :param request: the handshake.
         :raises ConnectionDeny: if there are too many connections from that address.
@@ -114,7 +114,7 @@ class Peers:
         host = peer.host
         forwarded = self._forwarded_for(request, peer)
         if peer.address is not None:
-            return  # no proxy is between
+            return  # it was counted when it was accepted, or when its PROXY header came
         client = self._trusted.client_of(host, forwarded) if forwarded else host
         if client is not None and client != host:
             peer.forwarded(client)
@@ -129,24 +129,25 @@ class Peers:
             raise ConnectionDeny(status_when_full(full), why_full(full))
 
     def locate_announced(self, peer: Peer) -> LimitReached | None:
-        """Count a connection at the address in its PROXY header, or return the limit that it would exceed.
+        """Count a connection under the address in its PROXY header, or return the limit that it would exceed.
 
-        The header comes first. A client that then sends no handshake must not have more places for it.
+        The header comes before the handshake. The connection is counted without waiting for the handshake, because a
+        client could otherwise exceed the limits by sending none.
         """
         assert peer.slot is not None
         return self._admission.locate(peer.slot, self._key(peer.host))
 
     def disconnected(self, peer: Peer) -> None:
-        """Count a connection no longer."""
+        """Stop counting a connection."""
         assert peer.slot is not None
         self._admission.disconnected(peer.slot)
 
     def _key(self, host: str | None) -> str | None:
-        """Return the address under which a client is counted; None for a trusted proxy, which has many behind it."""
+        """Return the address under which a client is counted; None for a trusted proxy, as it has many clients."""
         return None if host is None or self._trusted.trusts(host) else address_key(host)
 
     def _forwarded_for(self, request: bytes, peer: Peer) -> list[str]:
-        """Return the ``X-Forwarded-For`` of a handshake if its sender is trusted, else nothing."""
+        """Return the values of a handshake's ``X-Forwarded-For`` if its sender is trusted, else nothing."""
         host = peer.host
         is_trusted = self._trusted.trusts(host)
         is_news = is_trusted or not self._logged_forwarding
@@ -165,7 +166,7 @@ class Peers:
         return []
 
     def _log_no_client(self, peer: Peer) -> None:
-        """Log, once, that a proxy names no client, and that its connections are counted under no address."""
+        """Log, once, that a proxy names no client, so that its connections are counted under no address."""
         host = peer.host
         is_trusted = self._trusted.trusts(host)
         if self._logged_no_client or (self._logged_forwarding and not is_trusted):

@@ -1,6 +1,6 @@
 """One WebSocket connection: its dialect, its session, and the methods that Twisted and Autobahn call.
 
-`ChatProtocol` joins Autobahn, which speaks RFC 6455, to the other packages. A text message takes this way:
+`ChatProtocol` connects Autobahn, which speaks RFC 6455, to the other packages. A text message takes this path:
 `ChatProtocol.dataReceived`, `chatrelay.wire.frames.take_messages`, `chatrelay.relay.session.Session`. This module must
 not know what a message means.
 """
@@ -39,12 +39,12 @@ class ChatProtocol(BoundedProtocol):
     """One connection: Autobahn's frames on one side, a `Session` on the other.
 
     :ivar remote: the other end.
-    :ivar close_cause: the first thing that has closed the connection; None until something has, short of its loss.
+    :ivar close_cause: the first event that closed the connection; None until then. The loss of TCP does not set it.
     """
 
     close_cause: CloseCause | None = None
 
-    # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
+    # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
     __slots__ = ("_began", "_receive", "remote")
 
     # Opening ---------------------------------------------------------------
@@ -53,7 +53,7 @@ class ChatProtocol(BoundedProtocol):
         """Twisted: a TCP connection was accepted."""
         parts = self.factory.parts
         self.begin()
-        self._began = parts.seconds()  # the present phase: the handshake, and later the session
+        self._began = parts.seconds()  # when the current phase began: the handshake, and later the session
         self.remote = Peer(self.transport)
         if parts.registry.has_stopped:
             self.advance(Event.ABORTED)
@@ -84,16 +84,16 @@ class ChatProtocol(BoundedProtocol):
         )
 
     def _onOpen(self) -> None:
-        """Autobahn: the handshake is complete. Call `onOpen`, which may read the handshake, and then release that."""
+        """Autobahn: the handshake is complete. Call `onOpen`, which may read the handshake, and then release it."""
         if self.advance(Event.OPENED):
             try:
                 super()._onOpen()
-            except Exception:  # of any kind: Autobahn would keep the connection, and Twisted would log the text
+            except Exception:  # of any kind: Autobahn would keep the connection, and Twisted would log its text
                 handshake.log_defect(self.factory.parts.log_limiter, Failure())
                 self.close_cause = closing.DEFECT
                 self.dropConnection(abort=True)
         else:
-            self.state = self.STATE_CLOSED  # the client has left while `onConnect` decided
+            self.state = self.STATE_CLOSED  # the client disconnected while `onConnect` was pending
         self.release_handshake()
 
     def onOpen(self) -> None:
@@ -125,9 +125,9 @@ class ChatProtocol(BoundedProtocol):
         parts.registry.opened(self)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        """Autobahn: refuse this handshake. Log it, too."""
+        """Autobahn: refuse this handshake, and log that."""
         if not self.advance(Event.REJECTED):
-            return  # the client has left before it was decided
+            return  # the client disconnected before
         parts, why = self.factory.parts, handshake.without_request(reason)
         said = self.remote.name, parts.seconds() - self._began, int(code), printable(why)
         if handshake.is_no_handshake(reason):
@@ -141,7 +141,7 @@ class ChatProtocol(BoundedProtocol):
         self.release_handshake()
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        """Autobahn: answer with an HTTP error."""
+        """Autobahn: send an HTTP error."""
         self.sendData(http_error(code, reason, responseHeaders or ()))
 
     # Receiving -------------------------------------------------------------
@@ -161,17 +161,17 @@ class ChatProtocol(BoundedProtocol):
         self.take(data)
 
     def feed(self, data: bytes) -> None:
-        """Have Autobahn take received bytes apart."""
+        """Have Autobahn parse received bytes, and note if a proxy closed the connection."""
         before = self.close_cause
         super().feed(data)
         cause = self.close_cause
         if cause is not before and closing.is_broken_stream(cause) and ends_by_going_away(data):
-            # Caddy closes a WebSocket in its own name, also in the middle of a client's frame. Autobahn takes that, or
-            # the client's answer behind it, for an error of the client's.
+            # Caddy sends a close frame of its own, even in the middle of a client's frame. Autobahn treats that, or the
+            # client's answer after it, as a client's error.
             self.close_cause = closing.PROXY_CLOSED
 
     def _message_taken(self, payload: bytes) -> bool:
-        """Hand a message to a subclass; return whether another may follow."""
+        """Hand a message to `onMessage`; return whether another may follow."""
         self.onMessage(payload, False)
         return self.connection_state.is_open
 
@@ -189,10 +189,10 @@ class ChatProtocol(BoundedProtocol):
     def stop_taking(self) -> None:
         """Take no more messages: the relay is stopping, and this connection is about to be closed."""
         if self.advance(Event.STOPPING):
-            self._receive = self._message_taken  # so that `onMessage` is asked about every message
+            self._receive = self._message_taken  # `onMessage` checks the state before it takes a message
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
-        """Autobahn: every closing handshake, whoever began it, comes through here."""
+        """Autobahn: send a close frame. Both sides' closing handshakes pass through here."""
         if self.advance(Event.CLOSING):
             self.close_cause = closing.of_frame(self.remoteCloseCode if isReply else code, reasonUtf8, isReply)
         super().sendCloseFrame(code, reasonUtf8, isReply)
@@ -224,23 +224,23 @@ class ChatProtocol(BoundedProtocol):
         if state in (ConnectionState.REFUSING, ConnectionState.REFUSED):
             parts.registry.refused_disconnected(self)
             return
-        # Autobahn would log an error of TLS, and anybody can cause as many as they like.
+        # Autobahn would log a TLS error, and anybody can cause any number of them.
         super().connectionLost(Failure(ConnectionLost("TLS failed")) if isinstance(error, TLSError) else reason)
-        self.data = b""  # what was not read would otherwise stay until the garbage is collected
+        self.data = b""  # unread bytes would otherwise stay until garbage is collected
         self._detach()
         self.reading.forget()
         parts.peers.disconnected(self.remote)
         parts.registry.disconnected(self)
         if state is not ConnectionState.REJECTED:
             parts.connection_log.lost(self, parts.seconds() - self._began, error)
-        # Objects that refer to each other stay until garbage is collected, which may be after thousands of further
-        # connections: 10 KiB each. So here nothing refers to this object any more that it refers to.
+        # Objects that refer to each other stay until garbage is collected, perhaps after thousands of other connections
+        # of 10 KiB each. So from here on, no object to which this one refers may refer to it.
         self.outgoing.disconnected()
-        self.is_closed = succeed(None)  # Autobahn's own has this as its result
+        self.is_closed = succeed(None)  # the result of Autobahn's own Deferred is this object
         self._receive = _take_nothing
 
     def _detach(self) -> None:
-        """Deliver nothing to this client from here on, and take nothing from it."""
+        """Deliver no more messages to this client, and take none from it."""
         self._between_messages = False
         self.outgoing.closing()
         if self.session is not None:
@@ -248,14 +248,14 @@ class ChatProtocol(BoundedProtocol):
         self.factory.parts.logins.disconnected(self.outgoing)
         self.factory.registry.closing(self)
 
-    # What is due -------------------------------------------------------------
+    # Calls of the registry and of the login ----------------------------------
 
     def locate(self) -> None:
-        """Count the connection at the address in its PROXY header, if the header has come by now."""
+        """Count the connection under the address in its PROXY header, if the header has come by now."""
         timeouts.locate(self)
 
     def logged_in(self) -> None:
-        """Apply a user's limits from here on; see `chatrelay.auth.login.LoginClient`."""
+        """Apply a user's limits from now on; see `chatrelay.auth.login.LoginClient`."""
         parts = self.factory.parts
         self.reading.logged_in(parts.inflow_rates, parts.seconds())
         if self.reading.pauses:
@@ -265,7 +265,7 @@ class ChatProtocol(BoundedProtocol):
         parts.admission.logged_in(self.remote.slot)
 
     def login_timed_out(self) -> None:
-        """The login-timeout has passed."""
+        """Close the connection if the client is not logged in: the login-timeout has passed."""
         if self.session is not None:
             self.session.login_timed_out()
 
@@ -274,9 +274,9 @@ class ChatProtocol(BoundedProtocol):
         timeouts.ping(self)
 
     def ping_unanswered(self) -> None:
-        """The ping-timeout has passed."""
+        """Close the connection unless the answer to the ping may lie unread: the ping-timeout has passed."""
         timeouts.ping_unanswered(self)
 
     def activity(self) -> object:
-        """Return a value that compares unequal after each message, ping or pong that came."""
+        """Return a value that is different after each message, ping or pong that came."""
         return timeouts.activity(self)

@@ -1,7 +1,7 @@
-"""The reading of one connection: what is read at all, how fast, and how large a message may be.
+"""The reading of one connection: the limits on how fast it is read, and on the size and the time of a message.
 
-`chatrelay.limits.inflow` knows how much a client may send. Here reading pauses, and a client that goes on is closed.
-This module must not know what a message means.
+`chatrelay.limits.inflow` decides how much a client may send. This module pauses reading, and closes the connection of a
+client whose frames exceed a limit. It must not know what a message means.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ if TYPE_CHECKING:
     from chatrelay.relay.session import Session
 
 MAX_HEADER = 10
-"""Bytes of a server's frame before its payload, at most (RFC 6455, section 5.2)."""
+"""The most bytes before the payload of a server's frame (RFC 6455, section 5.2)."""
 
 
 class Reading(Inflow):
     """The reading of one connection.
 
-    A connection is handed to each method and not kept, so that nothing here keeps a connection in memory that is lost.
+    The connection is an argument of the methods and not an attribute, so that a lost connection does not stay in
+    memory.
 
     :param rates: how much is read in a second, once the client is logged in.
     :param now: the time.
-    :ivar frames_of_message: how many frames the message that has begun has so far.
-    :ivar compressed_bytes: how many bytes it has so far, as they come, which may be compressed.
+    :ivar frames_of_message: the number of frames so far of the current message.
+    :ivar compressed_bytes: its bytes so far, as they came, perhaps compressed.
     """
 
-    # One object for each connection, and so the limits themselves are a base class and not an attribute.
+    # `Inflow` is a base class and not an attribute, because each connection has one of these objects.
     __slots__ = ("_control_frames", "_pause", "compressed_bytes", "frames_of_message")
 
     def __init__(self, rates: InflowRates, now: float) -> None:
@@ -57,11 +58,11 @@ class Reading(Inflow):
         return 0.0 if self._control_frames is None else self._control_frames.level
 
     def begin_message(self) -> None:
-        """Count from here on the frames and bytes of a message that begins."""
+        """Restart the counts of frames and bytes, as a message begins."""
         self.frames_of_message = self.compressed_bytes = 0
 
     def take_frame_of(self, connection: BoundedProtocol) -> bool:
-        """Count a frame, or a piece of one. If that is too many, pause reading and return False."""
+        """Count a frame, or a piece of one. If it is one too many, pause reading and return False."""
         if self.take_frame(connection.factory.parts.seconds()):
             return True
         self.pause_if_due(connection)
@@ -81,11 +82,11 @@ class Reading(Inflow):
             if seconds:
                 self.pauses += 1
                 connection.transport.pauseProducing()
-                # A timer and not a swept deadline, as clients that were swept together would be read together.
+                # A timer and not a deadline of the sweep, because all connections of one sweep would be read at once.
                 self._pause = parts.reactor.callLater(seconds, self._resume, connection)
 
     def _resume(self, connection: BoundedProtocol) -> None:
-        """Take what waits, and read again, unless that was too much."""
+        """End the pause: take the bytes that wait, and read again, unless these are too many already."""
         self._pause = None
         self.pause_if_due(connection)
         if not self.is_paused and self.held is not None:
@@ -100,7 +101,7 @@ class Reading(Inflow):
             self._pause.reset(0)
 
     def forget(self) -> None:
-        """End the pause without reading again, and forget what waits for its end."""
+        """End the pause without reading again, and forget the bytes that wait for its end."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -110,12 +111,12 @@ class Reading(Inflow):
 class BoundedProtocol(AutobahnProtocol):
     """Autobahn's protocol, which reads no more from a client than the limits allow.
 
-    :ivar session: what the client may do and has done; None until the handshake is complete.
+    :ivar session: the client's login and its messages; None until the handshake is complete.
     """
 
     session: Session | None = None
 
-    # Looked up for every read of the socket, and so kept apart from Autobahn's many attributes.
+    # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
     __slots__ = ("_between_messages", "reading")
 
     def begin(self) -> None:
@@ -131,7 +132,7 @@ class BoundedProtocol(AutobahnProtocol):
         if state is ConnectionState.REFUSING:
             answer_refused(self)
         elif not state.reads:
-            pass  # Autobahn would go on buffering for a client that was refused
+            pass  # Autobahn would buffer these bytes without limit
         elif reading.held is not None or not self._take_piece():
             reading.hold(data)
         elif state is ConnectionState.HANDSHAKE:
@@ -142,14 +143,14 @@ class BoundedProtocol(AutobahnProtocol):
             self._take_open(data)
 
     def _take_piece(self) -> bool:
-        """Count a piece of a handshake or of a frame. A frame that begins is counted when Autobahn takes it apart."""
+        """Count a piece of a handshake or of a frame. A new frame is counted when Autobahn parses it."""
         is_piece = self.connection_state is ConnectionState.HANDSHAKE or self.is_inside_frame
         return not is_piece or self.reading.take_frame_of(self)
 
     def _take_open(self, data: bytes) -> None:
         """Take bytes of an open connection that the fast path has left."""
         if self._fast_path and self.is_inside_frame:
-            # A frame that came in pieces: Autobahn gets the rest of it, and no more.
+            # The frame came in pieces. Autobahn gets the rest of it, and the fast path what follows.
             rest = self.rest_of_frame()
             if rest < len(data):
                 self.feed(data[:rest])
@@ -159,24 +160,24 @@ class BoundedProtocol(AutobahnProtocol):
         self.feed(data)
 
     def feed(self, data: bytes) -> None:
-        """Have Autobahn take received bytes apart, and note whether the fast path may take what comes next."""
+        """Have Autobahn parse received bytes, and note whether the fast path may take the next ones."""
         super().feed(data)
         self._between_messages = self._fast_path and self.connection_state.is_open and self.is_between_messages
 
     def expect_compressed_messages(self) -> None:
-        """Limit what messages unpack to: the client was told that it may compress them.
+        """Limit messages by their size after decompression, because this client may compress them.
 
-        Autobahn unpacks up to its own limit, and silently loses what zlib holds back then, up to 2 KiB of a message
-        that is too large. It also counts bytes of a frame that are still compressed. So Autobahn gets a higher limit,
-        and ours is checked where a frame begins and where it ends.
+        Autobahn decompresses up to its own limit. Beyond it, Autobahn silently loses the bytes that zlib still holds,
+        up to 2 KiB of the message. It also counts the compressed bytes of a frame. So Autobahn gets a higher limit, and
+        ours is checked when a frame begins and when it ends.
         """
         self.outgoing.leave_frames_to_the_protocol()
         self.maxMessagePayloadSize = self.maxFramePayloadSize = self._message_size + MAX_ADDED
 
     def stop_reading(self) -> None:
-        """Discard what a client sends that exceeds its limits after the close frame, until closing-timeout has passed.
+        """Stop reading until closing-timeout has passed: the client exceeded its limits after the close frame.
 
-        Autobahn would take frames apart until the client has answered the close frame, and such a client does not.
+        Autobahn would parse frames until the client answers the close frame, and a client that floods may never do so.
         """
         self.advance(Event.FLOODED)
         self.data = b""
@@ -184,7 +185,7 @@ class BoundedProtocol(AutobahnProtocol):
         self.transport.pauseProducing()
 
     def processData(self) -> bool:
-        """Autobahn: take apart what has come of a frame; return whether there may be more to do."""
+        """Autobahn: parse the bytes of a frame that have come; return whether there may be more to parse."""
         if not self.is_inside_frame and self.data and not self.reading.take_frame_of(self):
             self.reading.hold(b"")
             return False
@@ -201,20 +202,20 @@ class BoundedProtocol(AutobahnProtocol):
         super().onMessageBegin(isBinary)
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Autobahn: a frame of a message began. Limit their number, as Autobahn keeps any number of empty ones."""
+        """Autobahn: a frame of a message began. Limit their number: Autobahn would keep any number of empty ones."""
         super().onMessageFrameBegin(length)
         reading, limit = self.reading, self.factory.parts.config.message_frames
         reading.frames_of_message += 1
         if 0 < limit < reading.frames_of_message:
             self.fail(codes.too_many_frames(limit))
         if self.is_compressed:
-            # Compressed bytes have a limit of their own, as they need not unpack to anything: zlib keeps what follows
-            # its end.
+            # Compressed bytes have a limit of their own, because they may decompress to nothing: zlib keeps bytes after
+            # the end of its stream.
             reading.compressed_bytes += length
             self._bound_message(reading.compressed_bytes, self._message_size + MAX_ADDED)
 
     def onMessageFrameEnd(self) -> None:
-        """Autobahn: a frame of a message ended, and was unpacked."""
+        """Autobahn: a frame of a message ended, and was decompressed."""
         super().onMessageFrameEnd()
         if self.is_compressed:
             self._bound_message(self.message_data_total_length, self._message_size)
@@ -229,7 +230,7 @@ class BoundedProtocol(AutobahnProtocol):
         super().onMessageEnd()
 
     def message_timed_out(self) -> None:
-        """Close the connection of a client whose message takes too long, unless it is the relay that does not read."""
+        """Close the connection of a client whose message takes too long, unless the relay itself pauses reading."""
         registry = self.factory.registry
         if self.reading.is_paused:
             registry.message_deadlines.start(self, registry.active.now())  # the rest may be there, unread
@@ -237,7 +238,7 @@ class BoundedProtocol(AutobahnProtocol):
             self.fail(codes.MESSAGE_TOO_SLOW)
 
     def onPing(self, payload: bytes) -> None:
-        """Autobahn: a ping came. The pong counts towards the budget: a client that pings and never reads is closed."""
+        """Autobahn: a ping came. The pong counts towards the budget, so a client can't ping for ever and never read."""
         if self._take_control_frame() and self.outgoing.charge(len(payload) + MAX_HEADER):
             super().onPing(payload)
 
@@ -247,7 +248,7 @@ class BoundedProtocol(AutobahnProtocol):
             super().onPong(payload)
 
     def _take_control_frame(self) -> bool:
-        """Count a ping or a pong; close the connection if it is one too many. A close frame never is."""
+        """Count a ping or a pong, and return whether it is within the limits. If not, close the connection."""
         parts = self.factory.parts
         if self.reading.take_control_frame(parts.config, parts.seconds()):
             return True

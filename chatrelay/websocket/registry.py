@@ -40,7 +40,7 @@ class Receiver(Hashable, Protocol):
     """A connection, as far as the time limit of a message is concerned."""
 
     def message_timed_out(self) -> None:
-        """The message-timeout has passed."""
+        """Act on a message that takes too long: the message-timeout has passed."""
 
 
 class ManagedConnection(Receiver, Protocol):
@@ -55,26 +55,26 @@ class ManagedConnection(Receiver, Protocol):
     def abort(self, cause: CloseCause = ...) -> None:
         """End the TCP connection without waiting for the client.
 
-        :param cause: what is logged, unless something has closed the connection before.
+        :param cause: the cause to log, unless something has closed the connection before.
         """
 
     def stop_taking(self) -> None:
-        """Accept no more messages of the client."""
+        """Take no more messages of the client."""
 
     def locate(self) -> None:
         """Count the connection under its client's address, if the PROXY header has come by now."""
 
     def login_timed_out(self) -> None:
-        """The login-timeout has passed."""
+        """Close the connection if the client is not logged in: the login-timeout has passed."""
 
     def ping(self) -> None:
         """Ping the client."""
 
     def ping_unanswered(self) -> None:
-        """The ping-timeout has passed."""
+        """Act on a ping that was not answered: the ping-timeout has passed."""
 
     def activity(self) -> object:
-        """Return a value that compares unequal after each message, ping or pong that came."""
+        """Return a value that is different after each message, ping or pong that came."""
 
 
 class Registry:
@@ -85,14 +85,14 @@ class Registry:
     :param active: the clock of all time limits, which stands still while the process is held up.
     :param reactor: for the timer of stopping.
     :param chance: a random number from 0 to 1.
-    :ivar connections: the connections that there are.
-    :ivar refused: connections that were refused when they were accepted, until they are lost, each with the answer that
-        waits for it.
+    :ivar connections: all connections that were accepted and are not lost.
+    :ivar refused: connections that were refused when they were accepted, until they are lost, each with the response
+        that it is still to get.
     :ivar awaiting_address: connections behind the PROXY protocol whose handshakes are not complete, and whose addresses
         may not be known yet.
-    :ivar stopping: whether the relay stops, and lets nobody in any more.
-    :ivar has_stopped: whether it has stopped: a connection that comes by a port that is not the relay's own is ended at
-        once.
+    :ivar stopping: whether the relay stops, and closes each connection that opens from now on.
+    :ivar has_stopped: whether it has stopped. A port that is not the relay's own may still accept connections, and they
+        are ended at once.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Registry:
     # Events of a connection, from its protocol -------------------------------
 
     def accepted(self, connection: ManagedConnection) -> None:
-        """A TCP connection was accepted."""
+        """Note that a TCP connection was accepted."""
         self.connections.add(connection)
         transport = innermost_transport(connection.transport)
         if transport is not connection.transport:
@@ -136,7 +136,7 @@ class Registry:
         self.handshake_deadlines.start(connection, self.active.now())
 
     def opened(self, connection: ManagedConnection) -> None:
-        """An opening handshake was completed."""
+        """Note that an opening handshake is complete."""
         self.handshake_deadlines.stop(connection)
         if self.stopping and (self._shutdown is None or connection not in self._shutdown):
             self._close_for_stopping(connection)
@@ -145,7 +145,7 @@ class Registry:
             self.pings.opened(connection)
 
     def closing(self, connection: ManagedConnection) -> None:
-        """A connection is closing, from either side."""
+        """Note that a connection is closing, from either side."""
         self.handshake_deadlines.stop(connection)
         self.login_deadlines.stop(connection)
         self.message_deadlines.stop(connection)
@@ -154,12 +154,12 @@ class Registry:
             self.closing_deadlines.start(connection, self.active.now())
 
     def refused_disconnected(self, connection: ManagedConnection) -> None:
-        """The TCP connection of a client that was refused when it was accepted is gone."""
+        """Note that a connection that was refused when it was accepted is gone."""
         self.closing_deadlines.stop(connection)
         self.refused.pop(connection, None)
 
     def disconnected(self, connection: ManagedConnection) -> None:
-        """A TCP connection is gone."""
+        """Note that a TCP connection is gone."""
         self.connections.discard(connection)
         self.awaiting_address.pop(connection, None)
         self._beneath_tls.pop(connection, None)
@@ -175,8 +175,8 @@ class Registry:
     def sweep_tasks(self) -> dict[str, Check]:
         """Return the checks of the time limits, for a `chatrelay.websocket.sweep.Sweep`, in their order.
 
-        Unanswered close frames come first, as every other end would restart the time for the answer. Pings come
-        last, as nobody is pinged who has just been closed.
+        Unanswered close frames come first, because every other check may restart the time for the client's answer.
+        Pings come last, so that no connection is pinged that was just closed.
         """
         return {
             "addresses behind the PROXY protocol": lambda now: (each.locate for each in self._without_address()),
@@ -196,8 +196,8 @@ class Registry:
     def _tls_ended(self) -> list[ManagedConnection]:
         """Return the open connections whose TLS has ended, while TCP still holds bytes that the client does not read.
 
-        A client may end TLS, or break it, and not read. Twisted's TLS then closes the TCP connection when all is sent,
-        for which there is no time limit, and tells the protocol nothing until then.
+        A client may end TLS, or break it, and not read. Then Twisted's TLS closes the TCP connection only when all is
+        sent, without a time limit, and does not notify the protocol until then.
         """
         self._sweeps += 1
         if self._sweeps % SWEEPS_PER_TLS_CHECK:
@@ -211,10 +211,10 @@ class Registry:
     # Stopping -------------------------------------------------------------------
 
     async def close_by_turns(self) -> None:
-        """Close all connections with 4000, spread over most of ``drain-time``; return when every one had its turn.
+        """Close all connections with 4000, spread over most of ``drain-time``; return when each has had its turn.
 
-        Until its turn a connection works as before. Then no more message of it is accepted, those that were accepted
-        are answered, and it is closed.
+        Until its turn a connection works as before. Then no more messages of its client are taken, those that were
+        taken are answered, and it is closed.
         """
         self.stopping = True
         self._shutdown = ShutdownPacer(self.connections, self._drain_time, self.active.now(), self._chance)
@@ -242,7 +242,7 @@ class Registry:
             connection.close(codes.STOPPING)
 
     def close_all(self) -> Deferred[None]:
-        """Close every connection that is left with 4000, at once; wait until all are gone."""
+        """Close all remaining connections with 4000, at once; wait until all are gone."""
         self.stopping = True
         connections = list(self.connections)
         _call_each(each.stop_taking for each in connections)
@@ -253,7 +253,7 @@ class Registry:
         return self._empty
 
     def abort_all(self) -> None:
-        """End the TCP connections that are left."""
+        """End all remaining TCP connections."""
         self.has_stopped = True
         _call_each(_aborts(list(self.connections), STOPPING))
 

@@ -1,10 +1,10 @@
-"""The kernel's send queue of one connection: bound it, and read what it holds.
+"""The kernel's send queue of one connection: limit its size, and read how many bytes it holds.
 
-It knows sockets and options of Linux. This module must not know what waits in the process, what a frame is, or what
-follows from an answer.
+It knows sockets, and options of Linux. This module must not know what waits in the process, what a frame is, or what
+follows from the values that it returns.
 
-The queue holds what the process has written and the client's kernel has not acknowledged. On a UNIX socket it holds
-what the client has not read.
+The queue holds the bytes that the process has written and the client's kernel has not acknowledged. On a UNIX socket it
+holds the bytes that the client has not read.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if sys.platform == "linux":
     from termios import TIOCOUTQ
 
 BUDGET_DIVISOR = 8
-"""The send buffer gets this part of a budget. Linux doubles it, to have room for its own bookkeeping."""
+"""The budget divided by this is the size of the send buffer. Linux doubles it, to have room for its own data."""
 
 MAX_OVERSHOOT = 128 * 1024
-"""Bytes that Linux takes beyond a send buffer. It checks the bound before it fills a segment. 77 KB were seen."""
+"""Bytes that Linux takes beyond a send buffer. It checks the limit before it fills a segment. 77 KB were seen."""
 
 MAX_BUFFER = 2**31 - 1
-"""Bytes of a send buffer: setsockopt(2) takes an int. The system has a lower bound of its own."""
+"""The most bytes of a send buffer that setsockopt(2) accepts, which is an int. The system's own limit is lower."""
 
 TCP_INFO_SIZE = 128
-"""Bytes of ``struct tcp_info`` that are read; Linux has had them since 4.1."""
+"""Bytes of ``struct tcp_info`` that are read. Linux has provided them since 4.1."""
 
 
 def bound(connection: socket.socket, budget: int) -> int:
-    """Bound the send queue by a part of a budget. That ends the kernel's own tuning of it.
+    """Limit the send queue to a part of a budget. The kernel then no longer tunes its size.
 
     :param budget: bytes, 1 or more.
     :returns: how many bytes the queue can hold.
@@ -44,7 +44,7 @@ def bound(connection: socket.socket, budget: int) -> int:
 
 
 def unacknowledged(connection: socket.socket) -> int | None:
-    """Return how many bytes the queue holds (SIOCOUTQ, tcp(7) and unix(7)); None where the system does not tell."""
+    """Return how many bytes the queue holds (SIOCOUTQ, tcp(7) and unix(7)); None if the system does not tell."""
     if sys.platform == "linux":
         with suppress(OSError, ValueError):  # the socket is closed
             return int.from_bytes(ioctl(connection, TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -52,10 +52,10 @@ def unacknowledged(connection: socket.socket) -> int | None:
 
 
 def acknowledged(connection: socket.socket) -> int | None:
-    """Return how many bytes the client's kernel has acknowledged in all; None where the system does not tell.
+    """Return how many bytes the client's kernel has acknowledged in total; None if the system does not tell.
 
-    They are ``tcpi_bytes_acked`` and, for what came after a lost segment, about ``tcpi_sacked`` segments of
-    ``tcpi_snd_mss``. A UNIX socket has none of these.
+    This is ``tcpi_bytes_acked`` and, for the bytes after a lost segment, about ``tcpi_sacked`` segments of
+    ``tcpi_snd_mss`` bytes. A UNIX socket has none of these.
     """
     if sys.platform == "linux":
         with suppress(OSError, struct.error):
@@ -66,7 +66,7 @@ def acknowledged(connection: socket.socket) -> int | None:
 
 
 def give_up_after(connection: socket.socket, seconds: float) -> bool:
-    """Have the system end the connection when what was sent stays unacknowledged for so long.
+    """Have the system end the connection when sent bytes stay unacknowledged for that time.
 
     Linux can do that for TCP (RFC 5482).
 
@@ -74,7 +74,7 @@ def give_up_after(connection: socket.socket, seconds: float) -> bool:
     :returns: whether the system does so.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        with suppress(OSError):  # a UNIX socket, or a client that has left already
+        with suppress(OSError):  # a UNIX socket, or a connection that is lost already
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
             return True
     return False
@@ -83,9 +83,9 @@ def give_up_after(connection: socket.socket, seconds: float) -> bool:
 def attempts(connection: socket.socket) -> tuple[int, int, float]:
     """Return the system's unanswered attempts to reach the client, and the seconds since its last answer.
 
-    The attempts are those to send something again (``tcpi_retransmits``) and the requests for a larger window
-    (``tcpi_probes``); the seconds are from ``tcpi_last_ack_recv``. A client that reads nothing, but whose kernel
-    answers, has no unanswered attempts. Other systems have no such struct, or a different one of that name.
+    There are two kinds of attempts: retransmissions (``tcpi_retransmits``) and requests for a larger window
+    (``tcpi_probes``). The seconds are from ``tcpi_last_ack_recv``. A client that reads nothing, but whose kernel
+    answers, has no unanswered attempts. Systems other than Linux have no ``struct tcp_info``, or a different one.
     """
     if sys.platform == "linux":
         with suppress(OSError, struct.error):

@@ -1,9 +1,9 @@
 """The pace at which connections are closed while the relay stops.
 
-Pure: the time and the chance are handed in. This module must not know how a connection is closed.
+Pure: the time and the random numbers are passed in. This module must not know how a connection is closed.
 
-Every client reconnects after about the same wait, so ten thousand that are closed at once come back at once. Their
-turns are therefore spread over part of the time that stopping may take. If few are connected, nobody waits.
+All clients reconnect after about the same wait, so ten thousand that are closed at once would come back at once. So the
+connections are closed one after the other, over part of the time that stopping may take. A few are closed at once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key")
 
 TURNS_SHARE = 0.8
-"""The share of the time that stopping may take in which all turns come. The rest is for closing handshakes."""
+"""The share of the time for stopping in which all turns come. The rest is for closing handshakes."""
 
 FIRST_TURNS = 20
 """Connections whose turn comes at once."""
 
 MIN_TURNS_PER_SECOND = 200.0
-"""The least rate of turns, and the rate where the time that stopping may take has no limit."""
+"""The lowest rate of turns, and the rate if the time for stopping has no limit."""
 
 
 class ShutdownPacer(Generic[Key]):
-    """The turns of the connections that there are when a relay stops, in random order.
+    """The turns, in random order, of the connections that are open when the relay begins to stop.
 
-    A connection that ends before its turn uses the turn up, so that connections end at one rate, whoever ends them.
+    A connection that ends before its turn uses up a turn, so that the rate at which clients reconnect stays the same.
 
     :param connections: all of them.
     :param limit: seconds that stopping may take; 0 for no limit.
@@ -44,14 +44,14 @@ class ShutdownPacer(Generic[Key]):
     def due(self, now: float) -> list[Key]:
         """Remove and return the connections whose turn has come.
 
-        :param now: seconds of the same clock. A clock that is set back brings no turn.
+        :param now: seconds of the same clock. If it is set back, no turn comes.
         """
         done = self._count - len(self._waiting)
         turns = FIRST_TURNS + int(self._rate * (now - self._begun)) - done
         return [self._waiting.popitem()[0] for _ in range(min(turns, len(self._waiting)))]
 
     def disconnected(self, key: Key) -> None:
-        """A connection is gone. Nothing happens where it had its turn, or is not known."""
+        """Remove a connection that is gone. One that had its turn, or is unknown, is ignored."""
         self._waiting.pop(key, None)
 
     def __contains__(self, key: Key) -> bool:

@@ -1,7 +1,7 @@
-"""The states of one connection, from when it is accepted until it is lost, and what leads from one to the next.
+"""The states of one connection, from when it is accepted until it is lost, and the events between them.
 
 Pure. This module must not know what is done in a state: `chatrelay.websocket.protocol` does that. Autobahn's protocol
-has a state of its own, which only Autobahn sets. The right column of the first table names it.
+has a state of its own, which the right column of the first table names.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ class ConnectionState(enum.Enum):
     ============  ============================================================================  ==========
     state         meaning                                                                       Autobahn's
     ============  ============================================================================  ==========
-    HANDSHAKE     Accepted and counted. The opening handshake is read, or being decided.        CONNECTING
-    REFUSING      Refused when it was accepted. The answer waits until the client sends.        CLOSED
-    REFUSED       Refused when it was accepted, and answered or aborted. It counts nowhere.     CLOSED
+    HANDSHAKE     Accepted and counted. The opening handshake is read, or being checked.        CONNECTING
+    REFUSING      Refused when it was accepted. The response waits until the client sends.      CLOSED
+    REFUSED       Refused when it was accepted, and answered or aborted. It is not counted.     CLOSED
     REJECTED      The handshake was answered with an HTTP error, and that was logged.           CLOSED
     OPEN          Messages are taken.                                                           OPEN
     DRAINING      The relay stops: no message is taken, those that were taken are answered.     OPEN
     CLOSING       A close frame was sent. Messages that come are not taken.                     CLOSING
-    DISCARDING    The client went past its limits after that. Nothing is read any more.         CLOSING
+    DISCARDING    The client exceeded its limits after that. Nothing is read any more.          CLOSING
     CLOSED        The TCP connection is being closed.                                           CLOSED
     LOST          The TCP connection is gone, and how it closed was logged.                     CLOSED
     ============  ============================================================================  ==========
 
-    Each event leads to the state in its column. A dot leaves the state as it is: nothing follows from the event then.
+    Each event leads to the state in its column. A dot means that the event changes nothing in that state.
 
     ==========  =======  =======  ========  ======  ========  =======  ==========  =======  ====
     state       refused  aborted  rejected  opened  stopping  closing  flooded     dropped  lost
@@ -68,7 +68,7 @@ class ConnectionState(enum.Enum):
 
     @property
     def reads(self) -> bool:
-        """Whether bytes that come are taken apart. In every other state they are discarded."""
+        """Whether bytes that come are parsed. In all other states they are discarded."""
         return self in _READS
 
 
@@ -78,14 +78,14 @@ class Event(enum.Enum):
     ========  ===================================================================================
     event     what happened
     ========  ===================================================================================
-    refused   There are as many connections as there may be.
-    aborted   A connection that was refused was answered, or is aborted without an answer.
+    refused   The connection would exceed a limit on connections.
+    aborted   A connection that was refused was answered, or is aborted without a response.
     rejected  The handshake is refused.
     opened    The handshake is complete.
     stopping  The relay stops, and it is this connection's turn.
-    closing   A close frame is sent, of the relay's own accord or in answer to one.
-    flooded   The client went past its limits although a close frame was sent.
-    dropped   The TCP connection is closed from this side.
+    closing   A close frame is sent, which may be the answer to the client's.
+    flooded   The client exceeded its limits although a close frame was sent.
+    dropped   The relay closes the TCP connection.
     lost      The TCP connection is gone.
     ========  ===================================================================================
     """

@@ -1,6 +1,6 @@
 """The sweep: it runs every check of a time limit, one after the other, four times a second.
 
-The checks are handed in. This module must not know what they check.
+The checks are passed in. This module must not know what they check.
 
 A defect in one check keeps no other check from running, and an error with one connection keeps no other connection from
 being closed.
@@ -20,13 +20,13 @@ from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 log = Logger("chatrelay.websocket")
 
 SWEEP_SECONDS = TICK_SECONDS
-"""How often time limits are checked, and the least time that a client has to answer a close frame."""
+"""Seconds between two sweeps, and the least time that a client has to answer a close frame."""
 
 Actions = Iterable[Callable[[], object]]
-"""What to call, one after the other, because a time limit has passed."""
+"""The functions to call, one after the other, because a time limit has passed."""
 
 Check = Callable[[float], Actions | None]
-"""Called with the time. It does what is due by itself, or returns the actions that do."""
+"""Called with the time. It acts by itself, or returns the actions that are due."""
 
 RECOVERY_SWEEPS = 240
 """Sweeps in a row without a failure after which a check counts as recovered: one minute."""
@@ -35,8 +35,8 @@ RECOVERY_SWEEPS = 240
 class _Task:
     """One check.
 
-    :ivar failures: since it last recovered; 0 while it works.
-    :ivar successes: sweeps in a row without a failure since the last one.
+    :ivar failures: the failures since it last recovered; 0 while it works.
+    :ivar successes: the sweeps in a row without a failure, since the last failure.
     """
 
     __slots__ = ("check", "failures", "name", "successes")
@@ -49,10 +49,10 @@ class _Task:
 
 
 class Sweep:
-    """Runs the checks in their order. What one of them finds is done before the next one runs.
+    """Runs the checks in their order. The actions of each check are done before the next check runs.
 
-    A defect is logged when it begins and when it is over. A lasting one would otherwise fill the log with four
-    tracebacks a second.
+    A defect is logged when it begins and when it is over. If every failure were logged, a lasting defect would fill the
+    log with four tracebacks a second.
 
     :param tasks: the name of each check, in words for the operator, and the check.
     :param active: the clock of all time limits.
@@ -66,18 +66,18 @@ class Sweep:
         self._loop.clock = reactor
 
     def start(self) -> None:
-        """Begin to check; nothing happens where that has begun."""
+        """Begin to check. If that has begun already, do nothing."""
         if not self._loop.running:
             self._active.begin()
             self._loop.start(SWEEP_SECONDS, now=False).addErrback(self._restart)
 
     def _restart(self, failure: Failure) -> None:
-        """Start again after a defect in `run` itself, which has ended the loop: time limits must hold all the same."""
+        """Start again after a defect in `run` itself has ended the loop, so that time limits are still checked."""
         log.failure("checking time limits failed; please report it", failure=failure)
         self.start()
 
     def stop(self) -> None:
-        """Check nothing more."""
+        """Stop checking."""
         if self._loop.running:
             self._loop.stop()
 
@@ -99,7 +99,7 @@ class Sweep:
         for task in self._tasks:
             failures = task.failures
             try:
-                # All actions are found before the first of them changes what is checked.
+                # The check runs to its end before the first action, because actions change what it reads.
                 for action in tuple(task.check(now) or ()):
                     self._call(action, task)
             # A defect in one check must not keep the others from running.

@@ -21,7 +21,7 @@ PING = b"\x89\x00"
 
 
 def locate(connection: ChatProtocol) -> None:
-    """Count the connection at the address in its PROXY header, if the header has come by now."""
+    """Count the connection under the address in its PROXY header, if the header has come by now."""
     parts, remote = connection.factory.parts, connection.remote
     is_in_handshake = connection.connection_state is ConnectionState.HANDSHAKE
     if is_in_handshake and not remote.is_announced:
@@ -35,15 +35,15 @@ def locate(connection: ChatProtocol) -> None:
 def ping(connection: ChatProtocol) -> None:
     """Ping the client.
 
-    A client that is behind is not pinged: the ping would wait behind everything else, and the unread-time finds
-    whether it is gone.
+    A client that is behind is not pinged. The ping would wait behind everything else, and the unread-time already shows
+    whether the client is gone.
     """
     if not connection.connection_state.is_open:
-        return  # the same sweep has closed it
+        return  # it was closed earlier in this sweep
     outgoing, registry = connection.outgoing, connection.factory.registry
     outgoing.about_to_ping()
     if not outgoing.is_slow_reader and outgoing.charge(MAX_HEADER):
-        connection.sendData(PING)  # through all of Autobahn it would take longer than the rest of a ping
+        connection.sendData(PING)  # Autobahn's sendPing would take longer than the rest of this
         registry.pings.sent(connection, registry.active.now())
 
 
@@ -55,16 +55,16 @@ def ping_unanswered(connection: ChatProtocol) -> None:
         or outgoing.is_slow_reader
         or outgoing.may_not_have_read_the_ping(parts.config.ping_timeout)
     ):
-        # The same ping has another ping-timeout.
+        # The same ping gets another ping-timeout.
         parts.registry.pings.sent(connection, parts.registry.active.now())
     else:
         connection.close(codes.NO_PONG)
 
 
 def activity(connection: ChatProtocol) -> object:
-    """Return a value that compares unequal after each message, ping or pong that came; see `websocket.keepalive`.
+    """Return a value that is different after each message, ping or pong that came; see `chatrelay.websocket.keepalive`.
 
-    It does so after each pause, too: what the client sends comes after what was too much, and may be a pong.
+    It is different after each pause, too: a pong may be among the bytes that wait for the end of the pause.
     """
     session, reading = connection.session, connection.reading
     return 0.0 if session is None else session.messages_level, reading.control_frames_level, reading.pauses
