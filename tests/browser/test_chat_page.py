@@ -688,7 +688,7 @@ def test_phone_shows_the_list_or_a_conversation_and_does_not_scroll_sideways(peo
     anna = people.arrive(**PHONE)
 
     def fits() -> bool:
-        # What hangs out on the left can't be scrolled to, and so widens nothing.
+        # An overflow on the left can't be scrolled to, so it widens nothing.
         return bool(
             anna.page.evaluate("""
                 innerWidth === 360

@@ -29,7 +29,7 @@ def test_page_does_not_reconnect_as_the_user_of_another_tab(
     assert state["somebodyElse"] == 2
     assert anna.send(3, "by whom?") == {"result": "not-sent"}
     chidi.wait_for("connected")
-    # Nor was it Bo's for a moment: a message for Bo would have come to it, and been told as delivered.
+    # It was not Bo's even for a moment: otherwise a message for Bo would have reached it and counted as delivered.
     assert len(anna.urls) == 1
     assert chidi.send(2, "for Bo")["reason"] == "receiving-user-not-connected"
     assert chidi.messages == ["by Anna"]

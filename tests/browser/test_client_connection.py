@@ -218,7 +218,7 @@ def test_page_in_the_back_forward_cache_is_not_connected(anna_and_bo: tuple[Clie
 
     anna.page.go_back(wait_until="commit")  # a page from the cache has no load event
     assert anna.page.url == there
-    # Its script would be gone had the page been loaded anew.
+    # A reload of the page would have removed its script.
     anna.wait_for("connected")
     assert anna.states == ["connecting", "connected", "idle", "connecting", "connected"]
     assert bo.send(1, "seen again")["result"] == "delivered"

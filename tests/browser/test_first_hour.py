@@ -60,7 +60,7 @@ def test_logout_and_denied_session_id_have_no_warning(clients: Clients) -> None:
     warnings = warnings_of(anna)
     anna.meet(deny)
     answers = iter([1, 1, 1])
-    # Logged in when the second handshake begins, and no more when it is denied.
+    # Still logged in when the second handshake begins, but not when it is denied.
     anna.page.route("**/whoami", lambda route: route.fulfill(json={"loggedin": True, "uID": next(answers, 2)}))
     for options in ("{user: 1, login: () => 'wrong'}", "{user: 1, whoami: () => null}"):
         anna.start(clients.relay, options)

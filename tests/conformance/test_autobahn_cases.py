@@ -34,7 +34,7 @@ def results(folder: Path, server_options: list[str], *selection: str) -> dict[st
             port = server.stdout.readline().rpartition(" ")[2].strip()
             kosoku = Path(sys.executable).with_name("kosoku")
             cases_of = [kosoku, "-m", "fuzzingclient", *selection, "-o", "reports"]
-            # Its exit status counts what is not implemented as a failure; the report tells them apart.
+            # Its exit status counts an unimplemented feature as a failure; the report distinguishes them.
             subprocess.run(
                 [*cases_of, f"127.0.0.1:{port}"], cwd=folder, check=False, timeout=300, stdout=subprocess.DEVNULL
             )

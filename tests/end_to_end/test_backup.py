@@ -35,7 +35,7 @@ def arguments(words: tuple[object, ...], prelude: str = "") -> tuple[list[str], 
     """
     name, log, *rest = map(str, words)
     program = f"import sys\n{prelude}\nfrom chatrelay.app.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    # Not in the coverage: a process that is killed tells nothing.
+    # Not in the coverage: a killed process reports nothing.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
     return [sys.executable, "-c", program, name, "--message-log", f"sqlite:{log}", *rest], environment
 

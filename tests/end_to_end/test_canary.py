@@ -288,7 +288,7 @@ def test_session_ids_appear_in_no_output(
                     assert time.monotonic() < until
                     time.sleep(0.05)
             site.answer = None
-            # What can't be used.
+            # Frames that can't be used.
             for number, frame in enumerate(bad_frames(canaries.make())):
                 if number % 9 == 0:
                     visitor = client()

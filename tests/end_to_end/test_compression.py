@@ -55,7 +55,7 @@ def test_compressed_messages_arrive_as_they_were(start_relay: StartRelay, fast_p
 
 @BOTH_WAYS
 def test_bomb_of_100_mib_is_not_unpacked(start_relay: StartRelay, fast_path: str) -> None:
-    # What of it fits into a message: 64 KiB that would become 64 MiB at the least.
+    # The part that fits into a message: 64 KiB that would become at least 64 MiB.
     relay = start_relay("--compression", "yes", "--fast-path", fast_path, measured=False)
     compressor = zlib.compressobj(9, wbits=-12)
     bomb = b"".join(compressor.compress(bytes(1024 * 1024)) for _ in range(BOMB // 1024**2))

@@ -113,7 +113,7 @@ def test_full_relay_aborts_connections_over_tls(start_relay: StartRelay, tmp_pat
     trusting = ssl.create_default_context()
     authorities.configure_trust(trusting)
     with connected(relay.port) as first, trusting.wrap_socket(first, server_hostname="127.0.0.1"):
-        # It may be cut before the client's own system has told it that it is connected.
+        # It may be aborted before the client's own system has reported the connection.
         with pytest.raises(OSError), connected(relay.port) as second:
             trusting.wrap_socket(second, server_hostname="127.0.0.1")
         relay.said(r"refused: the relay is full \(connections 1\)")

@@ -20,7 +20,7 @@ def test_client_that_does_not_read_is_closed_and_the_sender_is_refused(start_rel
         alice.log_in("alice-session")
         deaf.log_in("chen-session")
         bo.log_in("bo-session")
-        # The library reads a few messages ahead, and then no more.
+        # The library reads a few messages ahead, and then stops.
         before = resident(relay.process.pid)
         content = "x" * 16_000
         accepted = 0
@@ -31,7 +31,7 @@ def test_client_that_does_not_read_is_closed_and_the_sender_is_refused(start_rel
             accepted += 1
         else:
             raise AssertionError("64 MB were taken for a client that does not read")
-        # What the kernel's buffers took comes on top of the budget of 1 MiB.
+        # The bytes in the kernel's buffers come on top of the budget of 1 MiB.
         assert accepted * len(content) > 1_000_000
         assert resident(relay.process.pid) - before < 10_000_000
         alice.send(2, "still here?", id="x")

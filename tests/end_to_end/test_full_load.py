@@ -142,7 +142,7 @@ def test_client_that_does_not_read_is_closed_and_slows_no_other_client(
     )
     print(f"grew by {(most - before) / MIB:.1f} MiB; others, one at a time: {quantiles_of(waits)}")
     assert account.code == 4002
-    # The budget counts frames, of which these are the contents. What the client's kernel acknowledges comes on top.
+    # The budget counts frames; these are only their contents. Bytes that the client's kernel acknowledges come on top.
     assert size > 0.9 * MIB
     assert len(heard) == len(accepted)
     assert {response["reason"] for response in told if not response["value"]} == {"receiving-user-not-connected"}

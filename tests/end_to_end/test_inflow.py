@@ -107,7 +107,7 @@ def test_closing_handshake_waits_behind_earlier_frames(connect: Callable[[], Ali
     while isinstance(heard := alice.hear(), dict):
         assert heard["type"] in ("message", "send-request-response")
     assert heard == 1000
-    # TLS says goodbye, too, which both sides have to read.
+    # TLS has a closing handshake of its own, which both sides have to read.
     with contextlib.suppress(ConnectionResetError, ssl.SSLError):
         assert alice.socket.recv(1) == b""
 

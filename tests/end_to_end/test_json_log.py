@@ -67,7 +67,7 @@ def test_json_log_has_hostile_text_inside_strings_only(start_relay: StartRelay, 
     relay.said("connection of")
     assert relay.stop() == -signal.SIGTERM
 
-    # From the very first line, before twistd had read its options; nothing of it is text.
+    # Every line is JSON, even the first, which is logged before twistd has read its options.
     events = events_of(relay.output)
     assert the_event(events, "listens on")["namespace"] == "chatrelay.app"
     assert the_event(events, "chatrelay has stopped")

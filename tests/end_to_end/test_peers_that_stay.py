@@ -99,7 +99,7 @@ def refused(peer: Peer) -> Peer:
     return peer.start_tls().write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
-# What a client does, up to the moment from which it holds a descriptor for nothing.
+# The actions of a client, up to the moment from which it holds a descriptor for nothing.
 STAYING: dict[str, Callable[[Peer], object]] = {
     "is silent": lambda peer: None,
     "sends half a request": lambda peer: peer.start_tls().write(b"GET / HTTP/1.1\r\n"),
@@ -179,7 +179,7 @@ def test_closed_client_may_stay_for_closing_timeout(
 def test_client_that_stays_holds_no_descriptor_longer_than_5_s(
     start_relay: Callable[..., RelayProcess], authorities: Authorities, peers: Callable[..., Peer]
 ) -> None:
-    # So much may be unread that nobody is cut for that.
+    # The limit of unread bytes is so high that it closes nobody.
     relay = start_relay(
         *("--message-log", "none", "--unread-size", "100000000", *HIGH_RATES),
         *("--listen", authorities.endpoint(authorities.issue("127.0.0.1"))),

@@ -72,14 +72,14 @@ def test_kept_promise_passes() -> None:
 def test_kept_promise_passes_after_a_kill() -> None:
     scene = Scene()
     scene.settled = False
-    scene.alice.remove(answer(TO_BO[2]))  # logged, and nobody was told
+    scene.alice.remove(answer(TO_BO[2]))  # logged, but not answered
     scene.bo_again.pop()
     scene.bo.remove(delivery(1, TO_BO[1]))  # handed over, and never sent
     scene.bo_again.pop()
     assert str(scene.check()) == "5 sent, 3 acknowledged, 1 refused, 1 unanswered, 1 nobody"
     scene = Scene()
     scene.log.append(Row("1", "nobody", TO_NOBODY.id, TO_NOBODY.time_stamp, TO_NOBODY.content, 0))
-    scene.check()  # who vanished between the check and the hand-over has a row, marked
+    scene.check()  # a recipient who disconnected between the check and the delivery has a marked row
 
 
 def broken(found: str, breaks: Callable[[Scene], object]) -> Any:

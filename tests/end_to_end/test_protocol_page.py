@@ -315,7 +315,7 @@ def test_relay_does_what_the_page_says(name: str, stage: Stage) -> None:
 
 
 def test_every_example_of_the_page_is_run() -> None:
-    # What is not in a transcript holds no example: neither a block nor an object in the text.
+    # Text outside the transcripts holds no example: neither a block nor an object.
     assert len(transcripts()) == len(BLOCK.findall(PAGE)), "two examples have one name"
     rest = BLOCK.sub("", PAGE)
     for mark in ("code-block", "literalinclude", "parsed-literal", '{"', '"type":'):

@@ -111,7 +111,7 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
                 assert theirs in text, (theirs, text)
                 text = text.replace(theirs, ours)
             (tmp_path / f"{name}.conf").write_text(text)
-            # Apache's workers and Caddy's files are its own: nothing of the machine's is touched.
+            # Apache's workers and Caddy's files are the test's own: none of the machine's are used.
             tmp_path.chmod(0o755)
             home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
             with (tmp_path / f"{name}.output").open("wb") as output:

@@ -36,14 +36,14 @@ def test_site_too_slow_for_rechecks_is_logged_and_so_is_its_recovery(tmp_path: P
         assert int(found[1]) < int(found[2]) == SESSIONS
         assert "--webserver-checks" in line and "--recheck-interval" in line
         assert relay.ops("GET", "/readyz") == (200, {"status": "ready"})
-        # Nobody is left out for those who come again sooner.
+        # No session is left out in favour of those that are due again sooner.
         until = time.monotonic() + 60
         while len(set(site.asked)) < SESSIONS and time.monotonic() < until:
             time.sleep(0.05)
         times = Counter(site.asked)
         assert len(times) == SESSIONS
         assert max(times.values()) <= 2
-        # So few that the site is fast enough for them on any machine.
+        # There are so few that the site is fast enough for them on any machine.
         site.seconds = 0.0
         for client in clients[4:]:
             client.close()

@@ -61,7 +61,7 @@ def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Cal
     for number, answer in answers.items():
         assert answer["value"] == (number in delivered_numbers)
         if not answer["value"] and answer["reason"] != "busy":
-            # Connections are closed by turns, in random order: where bo's turn came first, the last messages found nobody.
+            # Connections are closed in turns, in random order. If bo's turn came first, the last messages had no recipient.
             assert answer["reason"] == "receiving-user-not-connected"
             assert number > heard[-1]
     logged = deliveries(relay.folder / "chatrelay.sqlite3")

@@ -40,7 +40,7 @@ class TLSSite(Site):
             certificate = leaf.private_key_pem.bytes() + leaf.cert_chain_pems[0].bytes()
             with trustme.Blob(certificate).tempfile() as path:
                 context.load_cert_chain(path)
-        # Nobody has connected yet; from here on each connection begins with a TLS handshake.
+        # There is no connection yet; from here on each one begins with a TLS handshake.
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.users["alice-session"] = 1
         self.url = f"https://127.0.0.1:{self.port}/session"

@@ -59,7 +59,7 @@ def test_version_is_printed() -> None:
     assert re.fullmatch(r"chatrelay \d+\.\d+\S*", relay.output[-1])
 
 
-# What can't work -------------------------------------------------------------------
+# Refused starts --------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -261,7 +261,7 @@ def test_failed_start_in_the_background_ends_and_is_reported(tmp_path: Path) -> 
     assert started.returncode == 1
     assert f"chatrelay: --listen: 'tcp:{port}:" in started.stderr
     assert "log file" in started.stderr
-    # It is told before the file is removed.
+    # It is logged before the file is removed.
     until = time.monotonic() + PATIENCE
     while (tmp_path / "twistd.pid").exists() and time.monotonic() < until:
         time.sleep(0.01)
@@ -353,7 +353,7 @@ def test_command_line_precedes_environment_and_environment_precedes_file(tmp_pat
         file_alone.said(r"listens on tcp:0:interface=127.0.0.1, unix:from-file; message log: none")
 
 
-# What it says of how it runs ---------------------------------------------------------
+# Lines logged at the start -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("message_log", "warned"), [("memory:", False), ("none", True)])
@@ -459,7 +459,7 @@ def test_unix_socket_works_and_is_removed_when_the_relay_stops(start_relay: Star
         ):
             socket.send(frame)
             assert socket.recv(PATIENCE) == answer
-    with pytest.raises(InvalidStatus) as refusal:  # whose address is no host and port, and is told to the operator
+    with pytest.raises(InvalidStatus) as refusal:  # its address is not a host and port, and is logged
         unix_connect(str(path), subprotocols=["nonsense"], open_timeout=PATIENCE)
     assert refusal.value.response.status_code == 400
     relay.said("refused with 400")

@@ -241,7 +241,7 @@ def test_log_file_in_the_background_is_rotated_by_a_signal(tmp_path: Path, site:
     assert "starting up" in texts[0]
     assert sum("no handshake from" in text for text in texts) == 2
     assert "Server Shut Down" in texts[-1]
-    assert len(texts) == len(set(lines.splitlines()))  # what was logged before the fork is there once
+    assert len(texts) == len(set(lines.splitlines()))  # lines that were logged before the fork appear once
     until = time.monotonic() + PATIENCE
     while (tmp_path / "twistd.pid").exists():
         assert time.monotonic() < until

@@ -42,14 +42,14 @@ def test_failing_site_is_not_asked_until_it_recovers(site: Site, start_relay: St
         asked = len(site.asked)
         assert asked == 11
         assert re.fullmatch("[0-9a-f]{32}", site.asked[-1])
-        # Something slow: who is answered at once was not asked about.
+        # The site is slow: a login that is answered at once was not asked about.
         site.answer = lambda request: time.sleep(3) or request.reply(500, b"")
         began = time.monotonic()
         while time.monotonic() < began + 0.8:
             assert bo.log_in("bo-session") == UNAVAILABLE
             time.sleep(0.1)
         assert len(site.asked) == asked
-        # Who is in stays in.
+        # A logged-in user stays logged in.
         alice.send(1, "note to self")
         assert alice.hear()["message"]["content"] == "note to self"
         assert alice.hear()["response"]["value"] is True
@@ -82,7 +82,7 @@ def test_failing_site_is_tried_after_breaker_wait(site: Site, start_relay: Start
         while site.asked.count("bo-session") < 10:  # each is followed by one of the relay's own
             assert bo.log_in("bo-session") == UNAVAILABLE
             assert time.monotonic() < until
-            time.sleep(0.1)  # no more than messages-per-second: some are refused while the relay's own question is out
+            time.sleep(0.1)  # within messages-per-second: some are refused while the relay's own request is pending
         site.answer = None
         while bo.log_in("bo-session") != ADMITTED:
             assert time.monotonic() < until
@@ -136,7 +136,7 @@ def test_sessions_end_from_outside_within_a_second(site: Site, with_ops: RelayPr
         assert phone.closed(1) == (4505, [])
         bo.send(1, "anybody?", id="y")
         assert bo.hear()["response"]["reason"] == "receiving-user-not-connected"
-        # Who may still log in at the site may come back.
+        # A user who may still log in at the site may come back.
         with log_in(relay, "alice-session"):
             pass
     relay.stop()
@@ -152,7 +152,7 @@ def test_ops_endpoint_answers_healthz_and_readyz(with_ops: RelayProcess) -> None
     file = relay.folder / "chatrelay.sqlite3"
     with log_in(relay, "alice-session") as alice:
         file.rename(relay.folder / "taken-away")
-        file.mkdir()  # so that it can't be opened anew
+        file.mkdir()  # so that it can't be reopened
         alice.send(1, "lost")
         assert alice.hear()["response"]["reason"] == "log-unavailable"
         status, answer = relay.ops("GET", "/readyz")

@@ -16,7 +16,7 @@ if name == "cost":
 
 import atheris  # noqa: E402  # where it is needed
 
-# What is fuzzed must be imported here for the first time, or which way it takes is not seen.
+# The fuzzed code must be imported here for the first time; otherwise its coverage is not recorded.
 with atheris.instrument_imports(include=[f"chatrelay.{name}"]):
     fuzzed = import_module(f"tests.fuzz.{name}").FUZZED
 if "--planted" in arguments:

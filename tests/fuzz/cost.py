@@ -189,7 +189,7 @@ class Meter:
         if candidate.role == USER:
             client.log_in()
         protocol, transport = client.protocol, client.transport
-        # What may come at once has come.
+        # The burst is used up.
         protocol.reading.bytes.remaining = protocol.reading.frames.remaining = 0.0
         clock.advance(0.2)
         waiting: list[bytes] = []

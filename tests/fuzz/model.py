@@ -56,7 +56,7 @@ UNREAD_TIME = 10
 DENIALS, UNUSABLE, REFUSALS, BACKED_OFF = 3, 10, 60, 0.5
 
 
-# What clients send ------------------------------------------------------------
+# Frames of clients ------------------------------------------------------------
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Bad:
 Sent = Auth | Send | Unusable | Ping | Pong | Close | Bad
 
 
-# What the site says ------------------------------------------------------------
+# Verdicts of the site ----------------------------------------------------------
 
 
 @dataclass
@@ -269,9 +269,9 @@ class Model:
         self.questions: list[Ask] = []  # that were put to the site, and not yet accounted for
         self.stopping = False
         self.stopped_at = self.looked_at = now
-        self.turns = 0  # connections that had to be told, and of those the ones that were told, or left
+        self.turns = 0  # connections that had to be closed, and of those the ones that were closed, or disconnected
         self.turns_taken = 0
-        self.told: list[tuple[int, Connection]] = []  # who is closed once so many batches are answered
+        self.told: list[tuple[int, Connection]] = []  # connections to be closed once this many batches are answered
         self.connections: list[Connection] = []
         self.here: dict[str, list[Connection]] = {}
         self.users: dict[str, User] = {}
@@ -288,7 +288,7 @@ class Model:
         self.asked_about: set[str] = set()  # sessids that are being asked about again
         self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
         self.first_look = math.inf
-        self.dead: list[Connection] = []  # whose time was over at this look
+        self.dead: list[Connection] = []  # connections whose time was over at this check
         self.accepted = 0
         self.opened_so_far: list[Connection] = []
         self.counts: dict[str, int] = {}
@@ -547,7 +547,7 @@ class Model:
             if known.forgotten_at is not None and known.forgotten_at <= now:
                 del self.users[user]
         for sessid, due in self.due.items():
-            # A slot is a whole second, and what is due is asked about as soon as no more than so many are.
+            # A slot is a whole second, and a due session is asked about as soon as fewer than the limit are.
             late = due + 1 + LOOK < now and sessid not in self.asked_about and len(self.asked_about) < AT_ONCE
             assert not late, f"{sessid} was due at {due}, and was not asked about at {now}"
         for c in self.connections:
@@ -646,7 +646,7 @@ class Model:
         c.signs += within
         if isinstance(sent, Unusable):
             if not within and sent.reason == "invalid-auth-request":
-                # Beyond the limit, no more is read of a message than its answer needs.
+                # Beyond the limit, only what the answer needs is read of a message.
                 self._auth(
                     c, False, "login-pending" if c.state in (State.ASKING, State.ASKING_AGAIN) else "rate-limited"
                 )
@@ -736,12 +736,12 @@ class Model:
             return False
         came = c.stream.frames[c.cursor] if c.cursor < len(c.stream.frames) else None
         if came is None:
-            # What was in the buffer of a connection that broke in this very turn was handed over, and is seen nowhere.
+            # Frames in the buffer of a connection that broke in this very turn were handed over, but can't be seen.
             assert c.is_lost, f"connection {c.number} was not handed {expected}"
             return True
         c.cursor += 1
         if came == (4002,) and expected != (4002,):
-            # What would have been the next counts, too.
+            # The next one counts, too.
             unread = c.stream.total - c.unread_since + len(json.dumps(expected, default=str, ensure_ascii=False))
             # Give or take: each pong counts with the longest head that a frame may have, each message without one.
             assert unread > 0.95 * UNREAD_SIZE, f"connection {c.number} was closed with 4002 at {unread} bytes unread"

@@ -68,7 +68,7 @@ class Socket:
         """Whether epoll would report it as writable."""
         return self.room > 0 or self.broken
 
-    # What Twisted calls.
+    # Called by Twisted.
 
     def recv(self, size: int) -> bytes:
         if self.broken:

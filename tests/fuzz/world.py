@@ -308,11 +308,11 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         if self._stopping is not None:
-            self._stopping.addErrback(lambda _: None)  # something was wrong, and is told already
+            self._stopping.addErrback(lambda _: None)  # something was wrong, and was reported already
             self._stopping.cancel()
         self._stack.close()
 
-    # What clients do -------------------------------------------------------------
+    # Actions of clients-----------------------------------------------------------
 
     def connect(self, whole: bool = True) -> Client:
         """Connect a client that does the opening handshake, or begins it."""
@@ -500,7 +500,7 @@ class World:
         self.reactor.serve(client.transport)
         known.is_lost = client.transport.disconnected
 
-    # What the site does -------------------------------------------------------------
+    # Actions of the site ------------------------------------------------------------
 
     def authenticate(self, sessid: str) -> Deferred[SiteVerdict]:
         """Pass the relay's question on, and record its outcome."""
@@ -605,7 +605,7 @@ class World:
         self.factory.parts.logins.index.end_session(sessid)
         self._settle_turn()
 
-    # What the log does ----------------------------------------------------------------
+    # Actions of the log ---------------------------------------------------------------
 
     def _watch_log(self) -> None:
         log, append, mark = self.log, self.log.append, self.log.mark_undelivered

@@ -146,7 +146,7 @@ class RelayProcess:
         **environment: str,
     ) -> None:
         if not measured:
-            # Not in the coverage: measuring makes a relay several times as slow, and one that is killed tells nothing.
+            # Not in the coverage: measuring makes a relay several times as slow, and a killed one reports nothing.
             environment |= {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
         self.folder = folder
         self.output: list[str] = []

@@ -61,8 +61,8 @@ class WebSocketTestCase(SynchronousTestCase):
         """Build a factory with these options."""
         self.log = MemoryMessageLog()
         options.setdefault("fast_path", FAST_PATH)
-        options.setdefault("unauthenticated_per_address", 0)  # nobody here hangs up
-        options.setdefault("ping_interval", 0)  # what is heard is what a test is about
+        options.setdefault("unauthenticated_per_address", 0)  # no client here disconnects
+        options.setdefault("ping_interval", 0)  # tests check what is received
         known = authenticator or KnownSessions({"alice": 1, "bo": 2})
         factory = chat_factory(Config(**options), self.clock, known, self.log, chance=lambda: self.chance)
         self.directory = factory.directory

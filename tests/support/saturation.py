@@ -224,10 +224,10 @@ class Talker:
                 self.leave()
                 self._crowd.come_back(self)
 
-    # What is sent, made anew whenever it is looked at -------------------------
+    # Requests, made again whenever they are read ------------------------------
 
     def _request(self, number: int) -> Request:
-        # Text and integers by turns: each must come back as what it was.
+        # Text and integers alternate: each must come back with its type.
         recipient = self.part.recipients[number % len(self.part.recipients)]
         if isinstance(recipient, int) and number & 2:
             recipient = str(recipient)

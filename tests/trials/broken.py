@@ -101,7 +101,7 @@ def leave_out(check: str) -> None:
     replace(Registry, "sweep_tasks", make)
 
 
-# Not broken: what a short trial needs to see all there is -------------------------------
+# Not broken: changes that short trials need ---------------------------------------------
 
 
 @named("a short WAL")

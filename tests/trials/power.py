@@ -181,7 +181,7 @@ class Disk:
         self._chance = chance
         self._names = {f"{path}{suffix}": Name() for suffix in ("", "-wal", "-journal")}
         self._shown = [f"{_hex(path)}>" for path in self._names]
-        # What is under way: a change; a sync of a file and the changes before it; a sync of the folder, likewise.
+        # Pending calls: a change; a sync of a file with the changes before it; a sync of the folder, likewise.
         self._changing: dict[Call, tuple[File, Change]] = {}
         self._syncing: dict[Call, tuple[File, list[Change]]] = {}
         self._naming: dict[Call, list[tuple[Name, int]]] = {}

@@ -46,7 +46,7 @@ class Member:
                     if (answer := bo.log_in("bo-session")) != ADMITTED:
                         self.trouble.append(answer)
                     self.seconds.append(time.monotonic() - begun)
-            # Refused, cut or timed out: whatever it was, it is what the attack did to a member.
+            # Refused, aborted or timed out: whatever it was, the attack did it to a member.
             except Exception as error:
                 self.trouble.append(error)
             self._over.wait(0.02)

@@ -142,7 +142,7 @@ class Storm:
         answer = {"type": "send-request-response", "response": {"id": uid, "value": True}}
         for expected in (message, answer):
             heard = await connection.heard.get()
-            # Another connection of the same user may have asked itself, too.
+            # Another connection of the same user may have done so, too.
             while heard == message and expected == answer:
                 heard = await connection.heard.get()
             if heard != expected:

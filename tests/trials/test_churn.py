@@ -300,7 +300,7 @@ async def a_round(town: Town) -> None:
                 await kind(caller, town.user())
             town.ended[kind.__name__] += 1
         except (TooLate, ConnectionError, asyncio.IncompleteReadError):
-            # Who gets no time to read what the relay said in the end is cut off after 2 s.
+            # A client without time to read the relay's last frames is aborted after 2 s.
             town.ended["too late"] += 1
 
     kinds = [*KINDS] * OF_EACH_KIND + [*LONG_KINDS] * OF_EACH_LONG_KIND
@@ -313,7 +313,7 @@ async def a_round(town: Town) -> None:
 async def churn(relay: RelayProcess, webserver: Webserver, town: Town, seconds: float) -> list[Rest]:
     """Run rounds for this many seconds; return the state of the relay after each."""
     pid = relay.process.pid
-    async with town.caller() as first:  # what a relay opens when it begins is open when it has served somebody
+    async with town.caller() as first:  # everything that a relay opens at its start is open once it has served a client
         await a_close(first, town.user())
         await first.cut()
     await asyncio.sleep(1)  # its descriptor is closed a turn or two after the connection

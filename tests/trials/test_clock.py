@@ -79,7 +79,7 @@ def test_set_clock_changes_no_deadline(
             used_up = time.monotonic()
             set_clock(offset)
 
-            # A visitor has their time, no less and no more.
+            # A visitor has exactly login-timeout.
             with relay.client() as visitor:
                 opened = time.monotonic()
                 with pytest.raises(ConnectionClosed) as closed:
@@ -88,7 +88,7 @@ def test_set_clock_changes_no_deadline(
                 assert closed.value.rcvd is not None and closed.value.rcvd.code == 4001
                 assert took > 0.8 * LOGIN_TIMEOUT
 
-            # Neither a new burst nor a drought.
+            # The limit gives neither a new burst nor less than its rate.
             sent = sum(answered(sender) for _ in range(20))
             assert 1 <= sent <= 1 + RATE * (time.monotonic() - used_up)
 

@@ -121,7 +121,7 @@ def half(start_relay: Callable[..., RelayProcess], site: Site, full: bool) -> Ha
     second.
     """
     options, limit = ((), 40.0) if full else (("--ping-interval", "1", "--ping-timeout", "1"), PATIENCE)
-    # Nobody is closed for being behind, so that the system has its time to notice.
+    # unread-time closes nobody, so that the system has time to notice.
     return Half(start_relay(*options, "--unread-time", "60", listen="tcp:0"), site, limit)
 
 
@@ -154,7 +154,7 @@ def links_taken_down(half: Half, evidence: Evidence) -> None:
     ):
         alice.log_in("alice-session")
         assert ip("-n", name, "link", "set", f"{name}-b", "down")
-        # What is never acknowledged the system notices; who is behind is not pinged before that.
+        # The system notices bytes that are never acknowledged; a client that is behind is not pinged before that.
         for _ in range(28):  # more than the kernel holds
             alice.send(unlinked[0], "Are you there? " * 1000)
             assert alice.hear()["response"]["value"] is True

@@ -117,7 +117,7 @@ def test_input_that_came_while_the_relay_was_held_up_is_in_time(
         asks_ops.close()
         for nobody in (silent.socket, mute):
             nobody.settimeout(PATIENCE + LONG)
-        # Who has sent nothing has their time, and no more than a little beyond.
+        # A client that has sent nothing has its time, and at most a little more.
         assert silent.hear() == 4001
         assert to_the_end(mute) == b""
         evidence.figure(f"who sent nothing was closed within {time.monotonic() - begun - seconds:.1f} s")

@@ -138,7 +138,7 @@ def test_100_000_unread_pings_close_and_logins_stay_fast(siege: Begin, evidence:
         while attackers < 10 or attack.lasts():
             one = opened(attack.crowd, address(attackers))
             begun = time.monotonic()
-            # It is read no more once it is cut, and gone 2 s later.
+            # The relay stops reading from it when it closes it, and aborts it 2 s later.
             sent_of_this = sent_of(one, flood, patience=0.1)
             code, reason, pongs = farewell(one)
             took = time.monotonic() - begun

@@ -108,10 +108,10 @@ def test_sigterm_under_load_closes_all_with_4000_and_keeps_what_it_acknowledged(
         f"a tenth of it; all gone after {took:.1f} s"
     )
     assert [account.code for account in accounts] == [4000] * len(accounts)
-    # A busy machine tells some late, and so many at once; without turns all are told in one tenth.
+    # A busy machine closes some late, and then many at once; without turns all are closed in one tenth.
     assert spread > drain_time * 0.5
     assert max(tenths.values()) < len(told) * 0.5
-    # What was taken before a connection's turn was answered before its end.
+    # Messages taken before a connection's turn were answered before its end.
     assert not [content for account in accounts for content in unanswered(account) if content in logged]
     assert readiness.answers.keys() == {503}
     assert readiness.port_was_closed

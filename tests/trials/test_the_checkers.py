@@ -311,7 +311,7 @@ def test_broken_build_is_caught(
     """Every pair of a build and a trial; in the short form only those of `CAUGHT`."""
     broken = f"from tests.trials.broken import build; build({name!r})\n{programs.TWISTD}"
     monkeypatch.setattr(programs, "TWISTD", broken)
-    # What does not happen is not waited for so long.
+    # Waits for events that do not happen are shorter.
     if "not enough" in says:
         monkeypatch.setattr(saturation, "PATIENCE", 5.0)
     monkeypatch.setattr(Client.closed, "__defaults__", (3.0,))
@@ -324,7 +324,7 @@ def test_broken_build_is_caught(
     monkeypatch.setattr(RelayProcess, "__enter__", lambda relay: started.append(relay) or enter(relay))
     with pytest.raises((AssertionError, TimeoutError), match=says) as caught:
         trial(trials)
-    # What does not fit the relay any more breaks it in another way than was meant.
+    # A replacement that no longer fits the relay breaks it in another way than intended.
     assert not [line for relay in started for line in relay.output if "please report it" in line]
     evidence.count("broken build", len(started) and 1, at_least=1)
     evidence.figure(f"the trial {trial.__name__} says: {str(caught.value).splitlines()[0][:100]}")

@@ -192,7 +192,7 @@ def check_where_it_may_write(process: int, first: str) -> None:
         assert touched(process, f"{folder}/{name}") == ""
         assert (inside / name).exists() and not (outside / name).exists()
     for folder in ("/", "/etc", "/usr", "/opt/chatrelay", "/var/lib", "/var/lib/private", "/var/log"):
-        # Not only that the user lacks the right: nobody could.
+        # Not only this user lacks the right: no user has it.
         assert "Read-only file system" in touched(process, f"{folder}/{name}"), folder
     for folder in ("/home", "/root", "/run"):
         assert touched(process, f"{folder}/{name}") != "", folder

@@ -132,7 +132,7 @@ async def outages(folder: Path, evidence: Evidence, outage: Outage) -> None:
             evidence.figure(f"{way}: breaker open after {failures} failures, {posts} POSTs, logins {back:.1f} s after")
         evidence.count("messages of those who were in", messages, at_least=2 * outage.users)
 
-        # Nobody was dropped, and everybody is asked about again.
+        # No connection was closed, and every session is asked about again.
         asked = site.asked.copy()
         async with asyncio.timeout(PATIENCE + 10):
             while any(site.asked[session] == asked[session] for session in map("session-{}".format, range(len(users)))):
@@ -188,7 +188,7 @@ async def everybody_writes(users: list[StreamClient]) -> int:
 
     for number, user in enumerate(users):
         user.send(f"user-{(number + 1) % len(users)}", "still here?")
-    # At once: who waits for a message of somebody who was put out would wait for long.
+    # Check at once: waiting for a message of a user who was logged out would take long.
     await asyncio.gather(*map(hear, range(len(users)), users))
     return len(users)
 
@@ -477,9 +477,9 @@ async def wrong_answers(folder: Path, evidence: Evidence, rounds: int) -> None:
     with RelayProcess(folder, "--auth-url", site.url, *options, measured=False) as relay:
         pid = relay.process.pid
         at_first = ["good", "HTML", "closed in the body", "no gzip"] * 8
-        for _ in range(12):  # what a relay needs for as many at once, whatever they are answered
+        for _ in range(12):  # the memory that a relay needs for as many at once, whatever the answers
             assert await ask(relay, site, at_first) == {}
-        # What it printed has been read, too, so that what comes after is of the trial.
+        # Its earlier output has been read, so that later output belongs to the trial.
         relay.said(COULD_NOT, times=12 * sum(site.faults[name].told is not None for name in at_first))
         said, asked = len(relay.output), site.requests
         before = resident(pid)

@@ -381,7 +381,7 @@ class SecurityPage(SynchronousTestCase):
         trials = {
             node.name
             for path in (ROOT / "tests" / "trials").glob("test_*.py")
-            if path.name != "test_the_checkers.py"  # what it tries is the trials
+            if path.name != "test_the_checkers.py"  # it tests the trials
             for node in ast.walk(ast.parse(path.read_text("utf-8")))
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
         }

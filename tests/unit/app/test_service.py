@@ -286,7 +286,7 @@ class Running(SynchronousTestCase):
         stopped = service.stopService()
         order: list[int] = []
         by_second = []
-        self.reactor.advance(0.0625)  # so that nothing is due at the moment when it is looked at
+        self.reactor.advance(0.0625)  # so that nothing is due at the moment of the check
         for _ in range(9):
             self.reactor.pump([0.125] * 8)
             told = [number for number, client in enumerate(crowd) if (4000, "the relay is stopping") in client.hear()]

@@ -297,7 +297,7 @@ class SingleFlight(SessionPageTestCase):
         authenticator.give_up(waits)
         with self.assertRaises(CancelledError):  # at once, as its request was not sent yet
             await waits
-        # The verdict may be older than what the relay was told since, so it is not shared any more.
+        # The verdict may be older than an end that was reported since, so it is not shared any more.
         again = authenticator.authenticate("sid")
         await sleep(0.05)
         self.assertEqual(len(self.requests), 1)

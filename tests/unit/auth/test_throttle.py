@@ -60,7 +60,7 @@ class DenialsOfAnAddress(ThrottleTestCase):
         self.assertEqual(self.asks("alice"), LoggedIn(1))
         self.assertEqual(self.guess(1), 1)
         self.assertEqual(self.guess(100), 0)
-        # Even a right guess is denied, so that it can't be told from a wrong one.
+        # Even a right guess is denied, so that it can't be distinguished from a wrong one.
         self.assertEqual(self.asks("alice"), Denied())
         self.now += 2.5
         self.assertEqual(self.guess(1), 0)

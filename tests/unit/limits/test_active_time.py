@@ -108,7 +108,7 @@ class ActiveTimes(SynchronousTestCase):
 
     def test_recovery_lasts_a_number_of_ticks(self) -> None:
         self.process.tick(25)
-        # Ticks that are late: what was to be read takes long.
+        # Ticks are late because reading takes long.
         self.assertEqual(self.process.tick(*[1.0] * 8), 0)
         self.assertEqual(self.process.tick(0.25), 0.25)
 
@@ -132,7 +132,7 @@ class ActiveTimes(SynchronousTestCase):
             while process.judged < DEADLINE:
                 process.tick(turn)
                 self.assertLess(process.clock.seconds(), 200)
-            # What hold-ups add, and the last two ticks.
+            # The time that hold-ups add, and the last two ticks.
             most = (MAX_HOLD_UPS + DEADLINE / SECONDS_PER_HOLD_UP) * turn * (1 + RECOVERY_SECONDS / TICK_SECONDS)
             self.assertLessEqual(process.clock.seconds(), DEADLINE + most + 2 * turn)
 
@@ -190,7 +190,7 @@ class DeadlineTimers(SynchronousTestCase):
         def expire(name: str) -> None:
             self.expire(name)
             if name == "first":
-                timer.start("next")  # whose turn it is, now that the first has left
+                timer.start("next")  # whose turn it is now that the first has been removed
 
         timer = DeadlineTimer[str](self.clock, 5, expire)
         timer.start("first")

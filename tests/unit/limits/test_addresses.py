@@ -55,7 +55,7 @@ def test_name_that_is_not_a_proxy_raises_value_error(name: str) -> None:
     ("forwarded", "client"),
     [
         (["203.0.113.7"], "203.0.113.7"),
-        (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),  # what is left of the client, the client wrote
+        (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),  # everything left of the client was written by the client
         (["203.0.113.7, 10.0.0.2, 192.0.2.1"], "203.0.113.7"),
         (["203.0.113.7", "10.0.0.2"], "203.0.113.7"),  # several lines are one list
         (["203.0.113.7, 10.0.0.2", "198.51.100.1"], "198.51.100.1"),
@@ -67,7 +67,7 @@ def test_name_that_is_not_a_proxy_raises_value_error(name: str) -> None:
         (["[2001:db9::7]"], "2001:db9::7"),
         (["::ffff:203.0.113.7"], "203.0.113.7"),
         (["198.51.100.1, ::ffff:10.0.0.2"], "198.51.100.1"),
-        # What can't be read ends it, at the last that could.
+        # An unreadable entry ends the search at the last readable one.
         (["203.0.113.7, unknown"], "10.0.0.1"),
         (["203.0.113.7, _hidden, 10.0.0.2"], "10.0.0.2"),
         (["203.0.113.7, "], "10.0.0.1"),

@@ -53,7 +53,7 @@ def test_connection_beyond_a_limit_per_address_is_refused(option: str) -> None:
     assert refused(counts, "192.0.2.1") == option.replace("_", "-")
     entered(counts, "192.0.2.2")
     for _ in range(4):
-        entered(counts, None)  # who has no address is not limited by it
+        entered(counts, None)  # a client without an address has no limit per address
     counts.disconnected(slots[0])
     entered(counts, "192.0.2.1")
     refused(counts, "192.0.2.1")

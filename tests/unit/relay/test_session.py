@@ -368,7 +368,7 @@ class Limited(SessionTestCase):
             self.outcomes(count)
         self.assertLessEqual(len(self.log.rows), 30 + 10 * (self.clock.seconds() - began) + 1e-6)
 
-    # What else counts
+    # Other frames that count
 
     def test_unusable_frames_count_towards_the_rate_limit(self) -> None:
         self.log_in()

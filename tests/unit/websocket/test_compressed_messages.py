@@ -24,7 +24,7 @@ class Compression(WebSocketTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        # What a message may be is looked at here, and not how fast it is read.
+        # These tests are about a message's size, not about how fast it is read.
         self.factory = self.make_factory(compression=True, frames_per_second=0, bytes_per_second=0)
 
     def deflated(self, *pieces: bytes, bits: int = 12) -> list[bytes]:

@@ -400,7 +400,7 @@ class BehindProxies(ConnectingTestCase):
         answer = self.come(PROXY).shake(f"X-Forwarded-For: {OFFICE}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer)
         self.assertIn(b"\r\nRetry-After: 10\r\n", answer)
-        # Whoever comes from there directly is the same address.
+        # A client that connects directly from there has the same address.
         self.assertTrue(self.refuses(OFFICE))
         client.log_in()
         self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")

@@ -132,7 +132,7 @@ class Acknowledged(SynchronousTestCase):
             (0, 5, 35_100, 35.0, 35.1),
             (8, 0, 34_500, 35.0, 34.5),
             (2, 0, 1_500, 35.0, 0.0),  # sent again, and then it was reset
-            (0, 0, 300_000, 315.0, 0.0),  # nobody had sent anything for long
+            (0, 0, 300_000, 315.0, 0.0),  # nothing had been sent for a long time
             (8, 0, 35_100, 0.0, 0.0),
         ):
             self.assertEqual(self.given_up(Silent(retransmits, probes, milliseconds), patience), seconds)

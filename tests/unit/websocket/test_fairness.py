@@ -174,7 +174,7 @@ class Bursts(Fairness):
         alice = self.burst()
         for turns in (1, 2, 3):
             self.turns(1)
-            # What was read in the turn before has been committed in this one.
+            # Messages read in the previous turn have been committed in this one.
             self.assertLessEqual(len(self.log.rows), (turns - 1) * TURN // SIZE + 1)
         self.assertGreater(len(self.log.rows), TURN // SIZE)
         self.assertTrue(alice.has_more)

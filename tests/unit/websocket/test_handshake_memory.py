@@ -235,5 +235,5 @@ class Calls(WebSocketTestCase):
             ("sid=1", ";" * FILL + "sid=1"),
             ("sid=1", "sid=;" * (FILL // 5 - 1) + "sid=1"),
         ):
-            self.calls(one)  # what is done once is done
+            self.calls(one)  # caches are filled now
             self.assertLess(self.calls(many), 3 * self.calls(one), many[:10])

@@ -98,7 +98,7 @@ class Handshakes(WebSocketTestCase):
         upgrade, connection = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
         for line, headers, status in (
             ("GET / HTTP/1.0", "", 505),
-            ("GET / HTTP/1.0", "Connection: close\r\n", 505),  # nginx, unless it is told
+            ("GET / HTTP/1.0", "Connection: close\r\n", 505),  # nginx without further configuration
             ("GET / HTTP/1.0", upgrade + connection, 505),
             ("GET / HTTP/1.1", "", 426),
             ("GET / HTTP/1.1", connection, 426),
@@ -203,7 +203,9 @@ class Handshakes(WebSocketTestCase):
             client.write(request.encode())
             client.read()
         told = [formatEvent(event) for event in events if event["log_level"] >= LogLevel.info]
-        self.assertEqual(len(told), 2)  # the refused origin, twice; what is no handshake at all is not worth a line
+        self.assertEqual(
+            len(told), 2
+        )  # the refused origin, twice; a request that is not a handshake at all is not logged
         self.assertNotIn("\x1b", "".join(told))
         self.assertNotIn("CANARY", "".join(formatEvent(event) for event in events))
 

@@ -90,7 +90,7 @@ class Place:
             recheck_interval=RECHECK_SECONDS,
             denial_memory=5,
             recheck_grace=GRACE_SECONDS,
-            log_format="json",  # each end is told of
+            log_format="json",  # each end is logged
             **options,
         )
         self.factory = chat_factory(config, self.clock, self.site, remembers_denials=True, chance=lambda: 0.5)
@@ -152,7 +152,7 @@ def close_codes(client: MemoryClient) -> list[int]:
     return [heard[0] for heard in client.hear() if isinstance(heard, tuple) and heard[0] >= 1000]
 
 
-# What a connection may be at -----------------------------------------------------------
+# States of a connection ----------------------------------------------------------------
 
 
 def visitor(place: Place) -> MemoryClient:
@@ -521,7 +521,7 @@ def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[
     ("fast", "proxied"), [(True, False), (False, True)], ids=["fast path", "behind a proxy, without the fast path"]
 )
 def test_closed_connection_leaves_nothing_behind(fast: bool, proxied: bool) -> None:
-    # As in a program that has not begun to log: everything that is told is kept, for whoever listens later.
+    # As in a program that has not begun to log: every event is kept for later observers.
     told: list[LogEvent] = []
     globalLogPublisher.addObserver(told.append)
     left: dict[str, object] = {}
@@ -543,7 +543,7 @@ def test_closed_connection_leaves_nothing_behind(fast: bool, proxied: bool) -> N
         gc.enable()
     assert {name: counts for name, counts in left.items() if counts} == {}
     assert {name: counts for name, counts in ends_told.items() if counts[0] != counts[1]} == {}
-    # What is counted nowhere would be found so: the relays are all there, and nothing else that knows a connection.
-    # Nor does it know itself: no garbage has been collected since it was there.
+    # This finds references that are counted nowhere: only the relays remain, and nothing else that knows a connection.
+    # No connection refers to itself either, because no garbage was collected since then.
     assert {name: count for name, count in kept.items() if count} == {}
     assert len(places) == len(left) > 200 and told

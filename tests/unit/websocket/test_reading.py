@@ -113,7 +113,7 @@ class Pauses(SynchronousTestCase):
         self.assertEqual(len(self.log.rows), 0)
         self.assertTrue(self.is_paused(client))
         self.pass_time(0.5)
-        self.assertEqual(len(self.log.rows), 1)  # what came meanwhile was one piece
+        self.assertEqual(len(self.log.rows), 1)  # everything that came meanwhile is one read
         self.assertFalse(self.is_paused(client))
 
     def test_pieces_of_a_handshake_are_counted(self) -> None:
@@ -201,7 +201,7 @@ class Pauses(SynchronousTestCase):
             client.write(frame(LOG_IN, fin=False) + frame(b"", 0))
         self.assertTrue(self.is_paused(client))
 
-    # What the relay itself does is not held against a client
+    # The relay's own pauses do not count against a client
 
     def test_message_timeout_does_not_count_a_pause(self) -> None:
         client = self.client(frames_per_second=4, message_timeout=2.0).log_in()

@@ -47,7 +47,7 @@ class SendingTooFast(WebSocketTestCase):
         told = self.outcomes(client)
         self.assertEqual(told[-1], 4503)
         self.assertEqual(told.count("rate-limited"), 61)
-        # The 30 are logged; who has sent them was not there any more to receive them.
+        # The 30 are logged; their sender had disconnected, and could not receive them.
         self.assertEqual(len(self.log.rows), 30)
 
     def test_answered_close_with_4503_ends_the_connection_at_once(self) -> None:

@@ -238,7 +238,7 @@ class Handles(WebSocketTestCase):
             again = self.client().open()
             again.say_login("other")
             self.webserver.answer(LoggedIn(1, session="handle"))
-            self.assertEqual(again.hear(), [ADMITTED])  # what the site says since then counts
+            self.assertEqual(again.hear(), [ADMITTED])  # later verdicts of the site count
             again.lost()
 
     def test_two_tickets_at_once_are_two_requests(self) -> None:

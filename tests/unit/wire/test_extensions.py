@@ -28,7 +28,7 @@ DEFLATE = "permessage-deflate"
         (f'{DEFLATE}; server_max_window_bits="1\\0"', f"{DEFLATE}; server_max_window_bits=10"),
         (f"{DEFLATE}; server_no_context_takeover", f"{DEFLATE}; server_no_context_takeover"),
         (f"{DEFLATE}; client_no_context_takeover", f"{DEFLATE}; client_no_context_takeover"),
-        # What can't be taken up is passed over, and the next one is.
+        # An offer that can't be accepted is skipped, and the next one is accepted.
         (f"{DEFLATE}; server_max_window_bits=8, {DEFLATE}", DEFLATE),
         (f"{DEFLATE}; x=1,,{DEFLATE}; y, foo; bar=2, {DEFLATE}", DEFLATE),
         (f"x-webkit-deflate-frame, {DEFLATE}", DEFLATE),

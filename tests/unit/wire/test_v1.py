@@ -181,7 +181,7 @@ class UnusableFrames(SynchronousTestCase):
                     self.assertEqual(decode(frame), AuthRequest("auth-request", "a"), inside)
 
     def test_escapes_take_little_time(self) -> None:
-        # What follows one escaped character was once gone through byte by byte: a hundred times the rest of the work.
+        # Everything after an escaped character was once scanned byte by byte, at a hundred times the cost of the rest.
         text = "x" * 60_000
         lines, line = (b'{"type":"auth-request","SESSID":"a","x":"%s"}' % (text + end).encode() for end in ("\\n", "n"))
         many = b'{"type":"auth-request","SESSID":"a","x":"%s"}' % (rb"\\u0000" * 8000)
@@ -237,7 +237,7 @@ class Properties(SynchronousTestCase):
             request = decode(frame)
         except UnusableFrame as refusal:
             self.assertIsInstance(refusal.reason, Reason)
-            # What is answered can be written, whatever came.
+            # The answer can be encoded, whatever was received.
             json.loads(wire.error(refusal.reason, refusal.detail))
         else:
             self.assertIsInstance(request, AuthRequest | SendRequest)
