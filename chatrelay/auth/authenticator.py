@@ -1,8 +1,8 @@
 """The authenticator that asks the site's session page whose session it is.
 
-`SessionPageAuthenticator` limits how many requests are pending, sends one request for all who ask about the same
-session, gives up what takes too long, and stops asking a site that keeps failing (`chatrelay.auth.breaker`). This
-module must not know HTTP (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.auth.login`).
+`SessionPageAuthenticator` limits how many requests are pending, sends one request for all logins by the same session,
+gives up requests that take too long, and stops asking a site that keeps failing (`chatrelay.auth.breaker`). This module
+must not know HTTP (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.auth.login`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 log = Logger("chatrelay.auth")
 
 MAX_QUEUE = 5000
-"""Requests that may wait for their turn. A site that answers 32 at once in 50 ms has answered them after 8 s."""
+"""Requests that may wait for their turn. A site that serves 32 at once in 50 ms each has served them after 8 s."""
 
 MAX_KEPT_CONNECTIONS = 100
-"""Connections to the site that are kept, where the number of requests has no limit."""
+"""Connections to the site that are kept if the number of requests has no limit."""
 
 STOPPING = "the relay is stopping"
 
@@ -45,7 +45,7 @@ class SessionPageAuthenticator:
     """A `chatrelay.interfaces.Authenticator` that asks the site by HTTP.
 
     :param reactor: for connections and time.
-    :param url: where to post, http or https.
+    :param url: the http or https URL to which to post.
     :param format: ``form`` posts ``SESSID=…`` as a form, ``json`` an object.
     :param secret: sent as a bearer token, so that the site recognises the relay; None sends none.
     :param timeout: seconds from the request to the last byte of the response; 0 for no limit.
@@ -54,8 +54,8 @@ class SessionPageAuthenticator:
     :param queue: how many requests may wait for their turn.
     :param answer_size: bytes that the body of a response may have after decoding; 0 for no limit.
     :param breaker_failures: how many failures in a row stop the requests (`chatrelay.auth.breaker`); 0 for no breaker.
-    :param breaker_wait: seconds until one request may be sent as a probe; 0 for none.
-    :param breaker_longest_wait: seconds up to which that doubles with each probe that fails; 0 for no limit.
+    :param breaker_wait: seconds until one request may be sent as a probe; 0 for no wait.
+    :param breaker_longest_wait: the most seconds to which that wait doubles with each failed probe; 0 for no limit.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     :param host: sent as ``Host``, and over https the name that the certificate must be for; by default the host of
         `url`.
@@ -92,7 +92,7 @@ class SessionPageAuthenticator:
         self._breaker: Breaker[_Request] = Breaker(breaker_failures, breaker_wait, breaker_longest_wait)
         self._breaker_failures = breaker_failures
         self._reactor = reactor
-        # Every request that waits or is pending, and may be shared, by its SESSID.
+        # Every request that waits or is pending and may be shared, by its SESSID.
         self._shared: dict[str, _Request] = {}
         self._queue: OrderedDict[_Request, None] = OrderedDict()
         self._pending: set[_Request] = set()
@@ -108,16 +108,16 @@ class SessionPageAuthenticator:
         self._is_closed = False
 
     def authenticate(self, sessid: str) -> Deferred[Verdict]:
-        """Ask the site about `sessid`; trouble comes as `Unavailable`.
+        """Ask the site about `sessid`; if that fails, the verdict is `Unavailable`.
 
-        If a request about the same session is pending, its verdict is shared: the site sees one POST. No verdict is
+        If a request about the same session is pending, its verdict is shared: the site gets one POST. No verdict is
         remembered. While the breaker is open, nobody waits: one request is sent as the probe, and all others get
         `Unavailable` at once.
         """
         return self._authenticate(sessid, is_ticket=False)
 
     def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
-        """Ask as `authenticate` does, about a SESSID that is good for one request, never shared or repeated."""
+        """Ask as `authenticate` does, about a SESSID that is valid for one request, and never share or repeat that."""
         return self._authenticate(sessid, is_ticket=True)
 
     def _authenticate(self, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
@@ -143,10 +143,10 @@ class SessionPageAuthenticator:
     def give_up(self, verdict: Deferred[Any]) -> None:
         """Note that nobody waits for a verdict any more.
 
-        A site that works on a request hardly notices when it is cancelled. So a request that was sent keeps its turn
-        until it is answered or out of time, and the verdict comes then. Later logins by the same session send a request
-        of their own, as this verdict may be an old one by then. A request that waits for its turn is given up at once.
-        (Cancelling the verdict gives up both at once.)
+        A site that works on a request usually does not stop when the request is cancelled. So a request that was sent
+        stays pending until its response comes or its time is over, and then the verdict comes. Later logins by the same
+        session send a request of their own, because this verdict may be out of date by then. A request that waits for
+        its turn is given up at once. (Cancelling the verdict gives up either kind at once.)
 
         :param verdict: what `authenticate` or `authenticate_ticket` returned.
         """
@@ -160,8 +160,8 @@ class SessionPageAuthenticator:
     def startup_check(self) -> None:
         """Ask once about a session id that nobody has, and log a warning unless it is denied.
 
-        So a mistake in the URL or in the page is found at the start, and not by the first visitor who can't log in. It
-        is not a login: it waits for no turn, and its result does not count for the breaker.
+        This finds a mistake in the URL or in the page before the first visitor can't log in. The check is not a login:
+        it waits for no turn, and its result does not count for the breaker.
         """
         self._is_closed = self._is_startup_check_over = False
         self._startup_check = Deferred.fromCoroutine(self._check_once())
@@ -223,7 +223,7 @@ class SessionPageAuthenticator:
         )
 
     def stop_startup_check(self) -> None:
-        """Give up `startup_check`, and log nothing of it: the site may well be stopped together with the relay."""
+        """Give up `startup_check`, and log nothing about it: the site may be stopping together with the relay."""
         self._is_startup_check_over = True
         if self._startup_check is not None:
             self._startup_check.cancel()
@@ -255,7 +255,7 @@ class SessionPageAuthenticator:
         self._response_timer.stop(request)
         self._pending.remove(request)
         self._stop_sharing(request)
-        # Twisted reports a cancelled DNS lookup as a failed one. So what a cancelled request failed with is ignored.
+        # Twisted reports a cancelled DNS lookup as a failed one. So the error of a cancelled request is ignored.
         if request.is_out_of_time:
             verdict = self._failed(request, self._timed_out(self._response_timer))
         elif not isinstance(verdict, Failure):
@@ -276,7 +276,7 @@ class SessionPageAuthenticator:
         request.answer(verdict)
 
     def _count(self, request: _Request, verdict: Verdict) -> None:
-        """Log a warning if the site denies everybody."""
+        """Count the verdict, and log a warning if the site denies everybody."""
         so_far = self._denied_so_far
         if isinstance(verdict, LoggedIn):
             so_far.logged_in()
@@ -292,17 +292,17 @@ class SessionPageAuthenticator:
             )
 
     def _next(self) -> _Request:
-        """Take the request out of the queue that has waited longest."""
+        """Remove and return the request that has waited longest in the queue."""
         request, _ = self._queue.popitem(last=False)
         self._queue_timer.stop(request)
         return request
 
     def _failed(self, request: _Request, error: InvalidAnswer, is_suspect: bool = False) -> Unavailable:
-        """Note that the site did not answer a request, or not as it should.
+        """Note that the site sent no response to a request, or an invalid one.
 
-        :param is_suspect: whether that may be due to the session id.
+        :param is_suspect: whether the session id may be the cause.
         """
-        # While the breaker is open, a failed probe is no news to the operator.
+        # While the breaker is open, a failed probe is not logged: the operator knows already.
         what = redacted(error, request.sessid)
         trouble = self._trouble(what, is_news=self._breaker.state is BreakerState.CLOSED)
         if is_suspect and not request.is_own:
@@ -331,7 +331,7 @@ class SessionPageAuthenticator:
         return Unavailable(f"it has failed {self._breaker_failures} times in a row (breaker-failures)")
 
     def _queued_too_long(self, request: _Request) -> None:
-        if request in self._queue:  # else whoever waited for it has left meanwhile
+        if request in self._queue:  # else all who waited for it have given up meanwhile
             del self._queue[request]
             self._stop_sharing(request)
             self._breaker.given_up(request)
@@ -348,12 +348,12 @@ class SessionPageAuthenticator:
             self._breaker.given_up(request)
 
     def _stop_sharing(self, request: _Request) -> None:
-        # A request that was given up may have been followed by another about the same session.
+        # After a request is given up, another one about the same session may be shared.
         if self._shared.get(request.sessid) is request:
             del self._shared[request.sessid]
 
     def _no_turn(self) -> Unavailable:
-        # Logged once until the queue is empty: many logins must not make as many log messages.
+        # Log this once until the queue is empty: many logins must not cause as many log messages.
         is_news, self._is_queue_logged = not self._is_queue_logged, True
         return self._trouble("too many requests were waiting for it (webserver-checks)", is_news)
 
@@ -364,7 +364,7 @@ class SessionPageAuthenticator:
 
 
 class _SharedVerdict(Deferred[Verdict]):
-    """The verdict of a request, for one of those who wait for it."""
+    """The verdict of a request, for one of the logins that wait for it."""
 
     def __init__(self, request: _Request) -> None:
         super().__init__(request.leave)
@@ -372,12 +372,12 @@ class _SharedVerdict(Deferred[Verdict]):
 
 
 class _Request:
-    """A request about one session, and those who wait for its verdict.
+    """A request about one session, and the Deferreds that wait for its verdict.
 
-    :ivar sessid: whose session is it?
-    :ivar is_ticket: whether the SESSID is good for this request only.
+    :ivar sessid: the SESSID that it is about.
+    :ivar is_ticket: whether the SESSID is valid for this request only.
     :ivar is_own: whether it is the relay's own, about a session that nobody has (`Breaker.suspect`).
-    :ivar asking: fires when it is answered; None until it is sent.
+    :ivar asking: fires with the result; None until the request is sent.
     :ivar is_out_of_time: whether the time for a response has passed.
     """
 
@@ -401,31 +401,31 @@ class _Request:
         return bool(self._waiting)
 
     def join(self) -> Deferred[Verdict]:
-        """Wait for the verdict. Cancelling the Deferred is leaving; when all have left, the request is given up."""
+        """Wait for the verdict. Cancelling the Deferred ends the wait, and the last one gives the request up."""
         verdict = _SharedVerdict(self)
         self._waiting[verdict] = None
         return verdict
 
     def give_up(self, one: Deferred[Verdict]) -> bool:
-        """Note that `one` has given up; return whether all who wait have."""
+        """Note that nobody needs `one` any more; return whether that is true of all that wait."""
         self._leaving.add(one)
         return self._leaving >= self._waiting.keys()
 
     def answer(self, verdict: Verdict | Failure) -> None:
-        """Give the verdict to all who wait."""
+        """Fire all Deferreds that wait with the verdict."""
         waiting, self._waiting = self._waiting, {}
         for one in waiting:
-            if not one.called:  # else it was cancelled because of the verdict that another one got
+            if not one.called:  # else it was cancelled because of the verdict that another one fired with
                 one.callback(verdict)
 
     def run_out_of_time(self) -> None:
-        """Cancel the request, as its response has not come in time."""
+        """Cancel the request: its response has not come in time."""
         self.is_out_of_time = True
         assert self.asking is not None
         self.asking.cancel()
 
     def leave(self, one: Deferred[Verdict]) -> None:
-        """Wait no more."""
+        """Remove a Deferred that was cancelled; if no other waits, give the request up."""
         if one in self._waiting:
             del self._waiting[one]
             if not self._waiting:

@@ -18,11 +18,11 @@ from chatrelay.model import Verdict
 
 
 async def read(response: Any, codings: list[str], limit: int) -> bytes:
-    """Return the whole body, decoded where it is gzip.
+    """Return the whole body, decoded if it is gzip.
 
-    :param codings: how it is encoded, in lower case.
+    :param codings: its Content-Encodings, in lower case.
     :param limit: bytes that it may have after decoding.
-    :raises InvalidAnswer: where it has more, or can't be decoded as its headers say.
+    :raises InvalidAnswer: if it has more, or can't be decoded as its headers say.
     """
     chunks: list[bytes] = []
     size = 0
@@ -38,7 +38,7 @@ async def read(response: Any, codings: list[str], limit: int) -> bytes:
     decode = _decoder(codings, take)
 
     def received(chunk: bytes) -> None:
-        if size <= limit:  # else the rest of a zip bomb would be decoded for nothing
+        if size <= limit:  # so that the rest of a zip bomb is not decoded
             decode(chunk)
 
     await collect(response, received)
@@ -72,9 +72,9 @@ async def read_start(response: Any, codings: list[str]) -> bytes:
 def _decoder(codings: list[str], take: Callable[[bytes], None]) -> Callable[[bytes], None]:
     """Return a function that decodes a body piece by piece, and calls `take` with each decoded piece.
 
-    A body with a coding other than gzip is taken as it is: many pages say "utf-8" there, and send JSON.
+    A body with a coding other than gzip is taken as it is: many pages send plain JSON with Content-Encoding "utf-8".
 
-    :raises InvalidAnswer: where the body is encoded too often; the returned function raises it where the body can't be
+    :raises InvalidAnswer: if the body has too many codings; the returned function raises it if the body can't be
         decoded as its headers say.
     """
     if len(codings) > gunzip.MAX_CODINGS:
@@ -100,8 +100,8 @@ def _decoder(codings: list[str], take: Callable[[bytes], None]) -> Callable[[byt
 def judge(body: bytes, codings: list[str]) -> Verdict:
     """Return the verdict of a decoded body.
 
-    :param codings: how it was encoded.
-    :raises InvalidAnswer: where it gives none.
+    :param codings: its Content-Encodings.
+    :raises InvalidAnswer: if it gives none.
     """
     try:
         return judge_body(body)

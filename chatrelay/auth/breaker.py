@@ -1,19 +1,19 @@
 """The circuit breaker: whether a session page that keeps failing is sent a request at all.
 
-Pure: the time is handed in. Requests are keys; this module must not know what they are. The caller asks the breaker
-before each request, and reports what became of it::
+Pure: the time is passed in. Requests are keys; this module must not know what they are. The caller asks the breaker
+before each request, and reports the result::
 
     CLOSED --failures in a row--> OPEN --its wait is over, and a request comes--> PROBING
                                    ^                                              |
                                    +---------------- the probe failed ------------+
 
-and from every one of them any answer leads to CLOSED.
+and any verdict leads from each of them to CLOSED.
 
-One request at a time is the probe. The wait doubles with each probe that fails, up to its limit. An answer counts as
-one whatever it says: a denial is not a failure.
+One request at a time is the probe. The wait doubles with each probe that fails, up to its limit. Every verdict counts
+as a success: a denial is not a failure.
 
-A site may fail for one session id only, and whoever logs in chooses the session id. So an invalid answer alone neither
-opens the breaker nor keeps it open: the relay first sends a request of its own about a session id that nobody has, and
+A site may fail for one session id only, and the client chooses the session id. So an invalid response alone neither
+opens the breaker nor keeps it open. First the relay sends a request of its own about a session id that nobody has, and
 the result of that request counts.
 """
 
@@ -38,10 +38,10 @@ class Breaker(Generic[Key]):
     """Stops requests to a session page that failed several times in a row.
 
     :param failures: how many in a row open the breaker; 0 for no breaker.
-    :param wait: seconds from opening to the first probe; 0 for none, so that each request is a probe while none is
+    :param wait: seconds from opening to the first probe; 0 for no wait, so that each request is a probe unless one is
         pending.
-    :param longest_wait: seconds from a probe that failed to the next, at most; 0 for no limit.
-    :ivar state: where it stands.
+    :param longest_wait: the most seconds from a failed probe to the next one; 0 for no limit.
+    :ivar state: its state.
     """
 
     def __init__(self, failures: int, wait: float, longest_wait: float) -> None:
@@ -56,7 +56,7 @@ class Breaker(Generic[Key]):
         self._confirming: Key | None = None
 
     def admit(self, request: Key, now: float) -> bool:
-        """Return whether a request may be sent. The first one after the wait may, and becomes the probe."""
+        """Decide whether a request may be sent. The first one after the wait becomes the probe."""
         if self.state is BreakerState.OPEN and now >= self._probe_at:
             self.state = BreakerState.PROBING
             self._probe = request
@@ -64,9 +64,9 @@ class Breaker(Generic[Key]):
         return self.state is BreakerState.CLOSED
 
     def answered(self) -> bool:
-        """Note that a request was answered.
+        """Note that a request got a verdict, and close the breaker.
 
-        :returns: whether that closed the breaker.
+        :returns: whether it was not closed before.
         """
         has_closed = self.state is not BreakerState.CLOSED
         self.state = BreakerState.CLOSED
@@ -76,7 +76,7 @@ class Breaker(Generic[Key]):
         return has_closed
 
     def failed(self, request: Key, now: float) -> bool:
-        """Note that a request failed. One that was pending already when the breaker opened says nothing new.
+        """Note that a request failed. One that was already pending when the breaker opened changes nothing.
 
         :returns: whether that opened the breaker.
         """
@@ -94,7 +94,7 @@ class Breaker(Generic[Key]):
         return False
 
     def suspect(self, request: Key, own: Key) -> bool:
-        """Note an invalid answer, which may be due to the session id. It is a failure, but never the one that opens.
+        """Note an invalid response, of which the session id may be the cause. It counts, but does not open the breaker.
 
         :param own: a request of the relay's own, about a session id that nobody has.
         :returns: whether to send `own` now. Its result is reported like any other.
@@ -113,7 +113,7 @@ class Breaker(Generic[Key]):
         return False
 
     def given_up(self, request: Key) -> None:
-        """Note that a request ended without a result, through no fault of the site's. The next one may be the probe."""
+        """Note that a request was given up, so it has no result. The next one may become the probe."""
         if request == self._confirming:
             self._confirming = None
         if self.state is BreakerState.PROBING and request == self._probe:

@@ -1,8 +1,9 @@
 """The HTTP client: send a request to the session page, and return the verdict of its response.
 
-A response is read up to a limit, without redirects, cookies, or a retry that could do harm. A SESSID appears in the
-body of the request and nowhere else. This module must not know how many requests may be pending, nor for how long
-(`chatrelay.auth.authenticator`); `chatrelay.auth.body` decodes a body, and `chatrelay.auth.verdicts` judges a response.
+It reads a response up to a limit, follows no redirects, keeps no cookies, and repeats a request only if that does no
+harm. A SESSID appears in the body of the request and nowhere else. This module must not know how many requests may be
+pending, nor for how long (`chatrelay.auth.authenticator`). `chatrelay.auth.body` decodes a body, and
+`chatrelay.auth.verdicts` finds the verdict.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ TWISTED_NAMES = (
     "HTTPConnectionPool.getConnection",
     "HTTPConnectionPool.persistent",
 )
-"""The private names of `twisted.web.client` that this module relies on; a test fails when one of them goes away.
+"""The private names of `twisted.web.client` that this module relies on; a test fails when one of them is removed.
 
-The names of `twisted.web._newclient`, which are imported, and `_quiescentCallback`, which each factory has, are
-private, too.
+The names that are imported from `twisted.web._newclient` are private, too, and so is the `_quiescentCallback` of each
+factory.
 """
 
 MAX_OVERHEAD_BYTES = 16 * 1024
-"""Bytes of a response beside its body: its head, the sizes of its chunks, and interim responses before it."""
+"""Bytes of a response besides its body: its head, the sizes of its chunks, and interim responses before it."""
 
 
 def _form(sessid: str) -> bytes:
@@ -75,26 +76,26 @@ FORMATS = {
     "form": (_form, b"application/x-www-form-urlencoded"),
     "json": (_json, b"application/json; charset=UTF-8"),
 }
-"""How a SESSID is posted: the function that makes the body, and the content type."""
+"""The formats in which a SESSID is posted: the function that makes the body, and the content type."""
 
 
 class SessionPage:
     """The site's session page.
 
     :param reactor: for connections.
-    :param url: where to post, http or https.
+    :param url: the http or https URL to which to post.
     :param format: ``form`` posts ``SESSID=…`` as a form, ``json`` an object.
     :param secret: sent as a bearer token; None sends none.
-    :param connections: how many are kept open between requests, at most.
+    :param connections: the most connections that are kept open between requests.
     :param body_limit: bytes that the body of a response may have after decoding.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     :param host: sent as ``Host``, and over https the name that the certificate must be for; by default the host of
         `url`.
     :param headers: further headers, such as ``X-Forwarded-Proto: https``.
-    :ivar endpoint: how to connect.
+    :ivar endpoint: connects to the site.
     :ivar path: the request's target (RFC 9112, section 3.2.1).
-    :ivar response_limit: bytes that a response may have as it is sent.
-    :ivar too_large: what is said about a larger one.
+    :ivar response_limit: bytes that a response may have before decoding, with its headers.
+    :ivar too_large: the reason if a response is larger.
     """
 
     def __init__(
@@ -110,12 +111,12 @@ class SessionPage:
         headers: Iterable[str] = (),
     ) -> None:
         uri = URI.fromBytes(url.encode("ascii"))
-        # Without a time limit of its own, as the caller has one that does not count the time of a hold-up.
+        # It has no time limit of its own, because the caller has one, which does not count the time of a hold-up.
         self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, timeout=cast(float, None))
         self._wrong_certificate = ""
         if uri.scheme == b"https":
             policy = tls_policy or BrowserLikePolicyForHTTPS()
-            # The name decides which certificate a server with several sites sends; an IP address names none of them.
+            # A server with several sites chooses its certificate by this name. An IP address selects none of them.
             name = uri.host if host is None else host_name(host).encode("ascii")
             self.endpoint = wrapClientTLS(policy.creatorForNetloc(name, uri.port), self.endpoint)
             self._wrong_certificate = f"its certificate is not for {name.decode('ascii')}" + (
@@ -143,12 +144,12 @@ class SessionPage:
         self._used: WeakSet[object] = WeakSet()  # connections that have served a request
 
     def ask(self, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
-        """Post a SESSID, and return the verdict. Cancelling cuts the connection.
+        """Post a SESSID, and return the verdict. Cancelling aborts the connection.
 
-        There is no time limit: the caller cancels in time.
+        There is no time limit: the caller must cancel a request that takes too long.
 
-        :param is_ticket: whether the SESSID is good for one request only, which then is never repeated.
-        :raises InvalidAnswer: in the Deferred, where there is no response, or one that gives no verdict.
+        :param is_ticket: whether the SESSID is valid for one request only. Then the request is never repeated.
+        :raises InvalidAnswer: in the Deferred, if there is no response, or one that gives no verdict.
         """
         return Deferred.fromCoroutine(self._verdict_on(sessid, is_ticket)).addErrback(_without_frames)
 
@@ -157,7 +158,7 @@ class SessionPage:
 
         As for a ticket, the connection is a new one and is not kept.
 
-        :raises SuspectDenial: in the Deferred, where the response denies by its status alone.
+        :raises SuspectDenial: in the Deferred, if the response denies by its status alone.
         :raises InvalidAnswer: in the Deferred, as `ask` does.
         """
         return Deferred.fromCoroutine(self._verdict_on(sessid, True, is_startup_check=True)).addErrback(_without_frames)
@@ -168,7 +169,8 @@ class SessionPage:
         return closed
 
     async def _verdict_on(self, sessid: str, is_ticket: bool, is_startup_check: bool = False) -> Verdict:
-        # A kept connection may have died, and then the request would be repeated; a ticket's must not be.
+        # A request on a kept connection is repeated if that connection was lost. A request with a ticket must not be
+        # repeated, so it gets a new connection.
         pool = _QuietPool(self._reactor, persistent=False) if is_ticket else self._pool
         agent = SingleRequestAgent(self, pool, self._used)
         try:
@@ -180,10 +182,10 @@ class SessionPage:
                 return judge_startup_check(response.code, locations, start)
             verdict = judge_status(response.code, locations)
             if verdict is not None:
-                agent.abandon()  # the body does not matter
+                agent.abandon()  # the body is not needed
                 return verdict
             body = await response_body.read(response, agent.codings, self.body_limit)
-            if agent.is_over_limit:  # the cut looks like the normal end of a body without a stated length
+            if agent.is_over_limit:  # if the body has no stated length, aborting looks like its normal end
                 raise InvalidAnswer(self.too_large)
             return response_body.judge(body, agent.codings)
         except _REQUEST_FAILURES as error:
@@ -202,8 +204,8 @@ class SessionPage:
     async def _post(self, agent: SingleRequestAgent, sessid: str) -> Any:
         """Post; retry once on a new connection if a kept one was lost before the first byte of the response.
 
-        A site closes kept connections when it likes, perhaps just as a request is on its way. A new connection is not
-        lost for that reason, so no request is repeated there.
+        A site may close a kept connection at any time, even while a request is on its way. A new connection is not lost
+        for that reason, so its request is not repeated.
         """
         try:
             return await self._request(agent, sessid)
@@ -230,7 +232,7 @@ class SessionPage:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and all that Twisted has wrapped in it."""
+    """Yield an error, and all errors that Twisted has wrapped in it."""
     yield error
     for reason in getattr(error, "reasons", ()):
         if reason.value is not None:
@@ -246,7 +248,7 @@ _NO_RESPONSE = (ResponseNeverReceived, RequestTransmissionFailed)
 """Failures before the first byte of the response."""
 
 _NO_HTTP = (ParseError, ValueError, LookupError)
-"""What Twisted's parser raises for a response that it can't read: its own error, and errors that it does not expect."""
+"""The errors of Twisted's parser for a response that it can't read: its own, and others that it does not catch."""
 
 _REQUEST_FAILURES = (
     *_NO_RESPONSE,
@@ -260,12 +262,12 @@ _REQUEST_FAILURES = (
 
 
 def _describe(error: BaseException) -> str:
-    """Return one line about a failed request, with the errors inside Twisted's list of reasons."""
+    """Describe a failed request in one line, with the errors in Twisted's list of reasons."""
     reasons: Iterable[Failure] = getattr(error, "reasons", None) or ()
     inner = [_describe(reason.value) for reason in reasons if reason.value is not None]
     if inner:
         return "; ".join(dict.fromkeys(inner))
-    # Twisted's sentence contains the system's, so it may end in two full stops. The caller adds its own.
+    # Twisted's sentence ends with the system's, so it may have two full stops at its end. The caller adds one.
     text = " ".join(str(error).split()).rstrip(".")
     if "wrong version number" in text:
         return "it does not speak TLS on that port (perhaps the URL needs http:// instead of https://)"
@@ -281,10 +283,10 @@ def _invalid_answer(error: BaseException) -> InvalidAnswer:
 
 
 def _without_frames(failure: Failure) -> Failure:
-    """Remove the tracebacks from a failure and its causes, unless nobody expected the error.
+    """Remove the tracebacks from a failure and its causes, unless the error is a defect.
 
-    The frames of a traceback hold their variables: pieces of a response, decoded ones too, and the error itself, so
-    that all of it would stay in memory until garbage is collected.
+    The frames of a traceback refer to their variables: the pieces of a response, even decoded, and the error itself. So
+    all of these would stay in memory until garbage is collected.
     """
     error = failure.value if failure.check(InvalidAnswer, CancelledError) else None
     while error is not None:
@@ -299,7 +301,7 @@ def _without_frames(failure: Failure) -> Failure:
 
 
 class _NoCookies(CookieJar):
-    """Keeps no cookies and sends none: one user's must not be sent with another's request."""
+    """Keeps no cookies and sends none: one user's cookies must not be sent with another user's request."""
 
     def add_cookie_header(self, request: Any) -> None:
         """Add nothing to a request."""
@@ -308,7 +310,7 @@ class _NoCookies(CookieJar):
         """Keep nothing of a response."""
 
 
-NO_COOKIES: Any = _NoCookies()  # newer versions of treq annotate their own kind of jar, and use it like this one
+NO_COOKIES: Any = _NoCookies()  # newer versions of treq declare another type of jar, but work with this one
 
 
 @implementer(IBodyProducer)
@@ -335,13 +337,13 @@ class _Body:
 
 
 IDLE_STATES = ("QUIESCENT", "CONNECTION_LOST")
-"""States of Twisted's connections in which there is nothing to cut. A TLS connection that is lost can't be cut."""
+"""States of Twisted's connections in which there is nothing to abort. A lost TLS connection can't be aborted."""
 
 
 class _Placeholder(EncodedURL):
-    """The URL that treq is given, in place of the real one, which `SingleRequestAgent` knows.
+    """The URL that treq gets in place of the real one, which `SingleRequestAgent` knows.
 
-    treq would encode the real one again for each request, and does not support IPv6 addresses in URLs.
+    treq would encode the real URL again for each request, and does not support IPv6 addresses in URLs.
     """
 
     def to_uri(self) -> EncodedURL:
@@ -353,7 +355,7 @@ PLACEHOLDER = _Placeholder(scheme="http", host="")
 
 
 class _LimitedConnection(HTTP11ClientProtocol):
-    """A connection to the site that is cut when a response is too large.
+    """A connection to the site that is aborted when a response is too large.
 
     Twisted's own connection keeps any number of headers, and reads any number of interim responses (RFC 9110, section
     15.2).
@@ -366,7 +368,7 @@ class _LimitedConnection(HTTP11ClientProtocol):
     _allowed = 0
 
     def allow(self, size: int) -> None:
-        """Accept that many bytes of the next response."""
+        """Accept `size` bytes of the next response."""
         self._allowed = size
 
     def dataReceived(self, data: bytes) -> None:
@@ -374,13 +376,13 @@ class _LimitedConnection(HTTP11ClientProtocol):
         allowed = self._allowed
         self._allowed = max(0, allowed - len(data))
         self.is_over_limit = len(data) > allowed
-        data = data[:allowed]  # the rest would stay in memory with a traceback that contains this frame
+        data = data[:allowed]  # a traceback with this frame would keep the rest in memory
         super().dataReceived(data)
         if self.is_over_limit:
             self.transport.abortConnection()
 
     def abort(self) -> Deferred[None]:
-        """Twisted: close the connection at once. Over TLS, its own method would wait for a site that may be silent."""
+        """Twisted: abort the connection. Over TLS, Twisted's own method would wait for the site to respond."""
         aborted: Deferred[None] = super().abort()
         if not aborted.called:
             self.transport.abortConnection()
@@ -406,14 +408,14 @@ class _QuietPool(HTTPConnectionPool):
 @implementer(IAgent)
 @attrs.define
 class SingleRequestAgent:
-    """The agent that treq sends one request with.
+    """The agent by which treq sends one request.
 
-    Twisted's own `Agent` parses the URL, makes the endpoint and copies the headers for each request, and does not say
+    Twisted's own `Agent` parses the URL, makes the endpoint and copies the headers for each request, and does not tell
     which connection it used.
 
     :ivar pool: provides the connection.
     :ivar was_used: whether the connection had served a request before.
-    :ivar codings: how the body of the response is encoded, in lower case.
+    :ivar codings: the Content-Encodings of the response, in lower case.
     """
 
     _page: SessionPage
@@ -444,13 +446,13 @@ class SingleRequestAgent:
         return self._connection is not None and self._connection.is_over_limit
 
     def abandon(self) -> None:
-        """Cut the connection if part of the response is still to come; else keep it."""
+        """Abort the connection if part of the response is still to come; else keep it."""
         connection = self._connection
         if connection is not None and connection.transport is not None and connection.state not in IDLE_STATES:
             connection.transport.abortConnection()
 
     def _undecoded(self, response: IResponse) -> IResponse:
-        """Hide from treq how the body is encoded, as `chatrelay.auth.body` decodes more encodings than treq."""
+        """Hide the Content-Encoding from treq, as `chatrelay.auth.body` decodes more encodings than treq."""
         self.codings = gunzip.codings(response.headers.getRawHeaders(b"content-encoding", []))
         response.headers.removeHeader(b"content-encoding")
         return response

@@ -1,8 +1,8 @@
-"""Diagnose a wrong setup: say what was seen, what is probably wrong, and which option helps.
+"""Diagnose a wrong setup: name the symptom, the probable cause, and the option that helps.
 
-Pure: it makes the texts, and others log them. Several mistakes look alike: visitors can't log in, and to the relay a
-denial is an answer like any other. The site's responses and a browser's cookies are strangers' text, so the caller
-hides the session id in them, and makes them fields of a log event.
+Pure: it makes the texts, and others log them. Several mistakes have the same symptom: visitors can't log in, and the
+relay can't tell a wrong denial from a right one. The site's responses and a browser's cookies are not trusted. So the
+caller hides the session id in them, and makes them fields of a log event.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from urllib.parse import SplitResult, urlsplit
 from chatrelay.auth.session_index import digest
 
 FIRST_LOGINS = 3
-"""Logins that failed after which a warning is logged, as long as nobody has been let in."""
+"""Failed logins after which a warning is logged, if nobody has logged in yet."""
 
 DENIED_SESSIONS = 10
-"""Different sessions, all of them denied since the start, after which the warning is logged again."""
+"""Denied sessions since the start after which the warning is logged again, if nobody has logged in yet."""
 
 LOGINS_WITHOUT_COOKIE = 10
-"""Logins in a row without the session cookie after which a warning is logged, and after ten times as many the next."""
+"""Logins in a row without the session cookie after which a warning is logged. The next needs ten times as many."""
 
 MAX_COOKIES = 100
 """Cookies of a handshake whose names are read."""
@@ -29,29 +29,29 @@ MAX_NAMES = 20
 """Names of cookies that are shown."""
 
 MAX_NAME_CHARACTERS = 64
-"""Characters of each."""
+"""Characters of each of these names that are shown."""
 
 EXEMPT = (
     "exempt the session page from it, as the relay's POST has no token (Django: csrf_exempt, Flask-WTF: "
     "csrf.exempt, Laravel: validateCsrfTokens(except:)), and let nobody but the relay use the page (--auth-secret-file)"
 )
-"""What to do about CSRF protection."""
+"""The remedy for CSRF protection."""
 
 _PARSERS = {"form": "express.urlencoded()", "json": "express.json()"}
-"""The parser with which an Express site reads the request."""
+"""The parser by which an Express site reads each format."""
 
 _EXPRESS_PREFIX = "s%3A"
 """The first characters of every cookie of express-session."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-"""A machine's names for itself, each of which is a different site to a browser."""
+"""A machine's names for itself. To a browser, each is a different site."""
 
 _CSRF = re.compile(r"csrf|xsrf|cross.site request forgery|authenticity.?token|forgery", re.IGNORECASE)
 _HOST = re.compile(r"DisallowedHost|ALLOWED_HOSTS|blocked hosts?\b|invalid host header", re.IGNORECASE)
 _SLASH = re.compile(r"APPEND_SLASH|doesn't end in a slash")
 _NO_SESSID = re.compile(r"\bSESSID\b")
 _BEGINNING_CHARACTERS = 300
-"""Characters of a response in which a cause is looked for; after them, a debug page lists all settings of the site."""
+"""Characters of a response that are searched for a cause. After them, a debug page lists all settings of the site."""
 
 _UNSEEN = re.compile(r"<(style|script|title)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
@@ -62,11 +62,11 @@ MAX_BODY_BYTES = 8192
 
 
 def words_of(body: bytes) -> str:
-    """Return the text that a person would read at the start of a body, on one line; of HTML, the title and the text.
+    """Return the first words of a body on one line. If it is HTML, these are the title and the visible text.
 
-    :param body: any part of it after `MAX_BODY_BYTES` is ignored.
+    :param body: bytes after the first `MAX_BODY_BYTES` are ignored.
     """
-    # UTF-16 has zeros between its letters.
+    # UTF-16 has zero bytes between its letters.
     text = body[:MAX_BODY_BYTES].replace(b"\0", b"").decode("utf-8", "replace")
     if "<" in text:
         title = _TITLE.search(text)
@@ -78,7 +78,7 @@ def words_of(body: bytes) -> str:
 
 
 def _named_cause(words: str) -> str:
-    """Return what to do about the cause that a refusal names; empty where it names none."""
+    """Return the remedy for the cause that a response names; empty if it names none."""
     beginning = words[:_BEGINNING_CHARACTERS]
     if _HOST.search(beginning):
         return (
@@ -89,7 +89,7 @@ def _named_cause(words: str) -> str:
 
 
 def probable_cause(status: int, words: str) -> str:
-    """Return why a page may deny everybody with this status, and what to do about it."""
+    """Return the probable cause if a page denies everybody with this status, and the remedy."""
     named = _named_cause(words)
     if named:
         return named
@@ -101,12 +101,12 @@ def probable_cause(status: int, words: str) -> str:
 
 
 def remedy(url: str, format: str, status: int | None, location: str, words: str) -> str:
-    """Return what to do after a startup check that got no valid answer.
+    """Return the remedy after a startup check without a valid response.
 
-    :param url: the session page's.
+    :param url: the URL of the session page.
     :param format: ``form`` or ``json``.
-    :param status: of the response; None where there was none.
-    :param location: where a redirect leads; else empty.
+    :param status: the status of the response; None if there was no response.
+    :param location: the target of a redirect; else empty.
     :param words: the words of the response.
     """
     other_format = "form" if format == "json" else "json"
@@ -171,14 +171,14 @@ def _redirect_remedy(url: str, location: str) -> str:
 def _split(url: str) -> SplitResult | None:
     try:
         return urlsplit(url)
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # such as an incomplete IPv6 address
         return None
 
 
 def two_names(origin: str, host: str) -> str:
-    """Return what to do if a page and the relay were opened under two names of one machine; else empty.
+    """Return the remedy if a page and the relay were opened under two names of one machine; else empty.
 
-    :param origin: the page's.
+    :param origin: the origin of the page.
     :param host: the ``Host`` of the handshake.
     """
     page, relay = _split(origin), _split(f"//{host}")
@@ -197,7 +197,7 @@ def two_names(origin: str, host: str) -> str:
 
 
 def _authority(name: SplitResult, port: SplitResult) -> str | None:
-    """Return the host of one address with the port of another; None where that port is invalid."""
+    """Return the host of one URL with the port of another; None if that port is invalid."""
     host = f"[{name.hostname}]" if ":" in (name.hostname or "") else name.hostname
     try:
         return host if port.port is None else f"{host}:{port.port}"
@@ -206,15 +206,15 @@ def _authority(name: SplitResult, port: SplitResult) -> str | None:
 
 
 class DeniedLogins:
-    """Counts the logins that the site has denied since the start, as long as it has let nobody in.
+    """Counts the logins that the site has denied since the start, until somebody logs in.
 
-    A warning is due at the third of them, even if all are of one session: a developer who tries the site out has one
-    session, and reloads the page. These may have been visitors who were not logged in. So a last warning is due when
-    ten different sessions were denied.
+    A warning is due at the third of them, even if all are of one session: a developer who tests the site has one
+    session, and reloads the page. But these may be visitors who are not logged in at the site. So a last warning is due
+    when ten different sessions were denied.
 
-    :param key: of the hashes by which sessions are known, at most 64 random bytes.
+    :param key: the key of the hashes of the SESSIDs, at most 64 random bytes.
     :ivar logins: how many were denied.
-    :ivar statuses: those of the denials; 200 where the body denied.
+    :ivar statuses: the HTTP statuses of the denials; 200 if the body denied.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -230,7 +230,7 @@ class DeniedLogins:
         return len(self._sessions)
 
     def logged_in(self) -> None:
-        """Note that the site has let somebody in. It works, so no warning is due any more."""
+        """Note that somebody has logged in. So the setup works, and no warning is due any more."""
         self._is_over = True
         self._sessions.clear()
 
@@ -249,13 +249,13 @@ class DeniedLogins:
         return self._is_over or self.logins == FIRST_LOGINS
 
     def how(self) -> str:
-        """Return how the site denied them: by the body, or with which status."""
+        """Return how the site denied the logins: by the body, or with which statuses."""
         if self.statuses == {200}:
             return 'by "loggedin": false'
         return f"with status {' and '.join(map(str, sorted(self.statuses)))}"
 
     def probable_cause(self, format: str) -> str:
-        """Return why, and what to do about it.
+        """Return the probable cause, and the remedy.
 
         :param format: ``form`` or ``json``.
         """
@@ -278,12 +278,12 @@ class DeniedLogins:
 class MissingCookie:
     """Counts logins in a row without the session cookie, and keeps the names of the cookies that came instead.
 
-    A visitor who is not logged in at the site may have no such cookie, so a few of these logins mean nothing. A warning
-    is due at the tenth in a row, the hundredth, the thousandth and so on; and once at the third, as long as nobody has
-    been let in.
+    A visitor who is not logged in at the site may have no such cookie, so a few of these logins are normal. A warning
+    is due at the tenth in a row, the hundredth, the thousandth and so on. If nobody has logged in yet, one is due at
+    the third, too.
 
     :ivar logins: how many there were in a row.
-    :ivar names: of the cookies that came, at most `MAX_NAMES`.
+    :ivar names: the names of the cookies that came, at most `MAX_NAMES`.
     :ivar host: the ``Host`` of the last of these handshakes.
     :ivar origin: its ``Origin``.
     """
@@ -295,20 +295,20 @@ class MissingCookie:
         self._next = FIRST_LOGINS
 
     def handshake_without_cookie(self, cookies: str, host: str, origin: str) -> None:
-        """Note a handshake without the cookie.
+        """Note a handshake without the session cookie.
 
-        :param cookies: those that it has, as they were sent.
+        :param cookies: the other cookies, as they were sent.
         """
         self.host, self.origin = host, origin
         for pair in cookies.split(";", MAX_COOKIES)[:MAX_COOKIES]:
             name, equals, _ = pair.partition("=")
             name = name.strip()
-            # Without an equals sign all of it is a value, which is not shown.
+            # A cookie without an equals sign is only a value, and values are not shown.
             if equals and name and len(self.names) < MAX_NAMES:
                 self.names[name if len(name) <= MAX_NAME_CHARACTERS else name[:MAX_NAME_CHARACTERS] + "…"] = None
 
     def login_without_cookie(self) -> bool:
-        """Count a login by the cookie of a client that had none.
+        """Count a login by the session cookie of a client that has not sent it.
 
         :returns: whether a warning is due now.
         """
@@ -319,19 +319,19 @@ class MissingCookie:
         return True
 
     def logged_in(self) -> None:
-        """Note that somebody was let in."""
+        """Note that somebody has logged in."""
         self._next = max(self._next, LOGINS_WITHOUT_COOKIE)
 
     def login_with_cookie(self) -> None:
-        """Note a login by the cookie."""
+        """Note a login by the session cookie, which ends the row of logins without it."""
         if self.logins:
             self.logins = 0
             self.names.clear()
 
     def probable_cause(self, name: str) -> str:
-        """Return why, and what to do about it, in words that quote strangers.
+        """Return the probable cause, and the remedy. The text quotes names that clients have sent.
 
-        :param name: the session cookie's.
+        :param name: the name of the session cookie.
         """
         where = f"browsers do not send the cookies of {self.origin} to {self.host}"
         under = two_names(self.origin, self.host) or (

@@ -13,12 +13,12 @@ GZIP = ("gzip", "x-gzip")
 """The names of the coding, which are equivalent (RFC 9110, section 8.4.1.3)."""
 
 MAX_CODINGS = 4
-"""How often a body may be compressed, one compression inside the other."""
+"""The most codings of a body, one inside the other."""
 
 _MAGIC = b"\x1f\x8b"
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
 SLICE_BYTES = 512
-"""Bytes that are decoded at once. Deflate makes at most about a thousand times as many of them."""
+"""Bytes that are decoded at once. They decode to at most about a thousand times as many bytes."""
 
 
 def codings(headers: Iterable[bytes]) -> list[str]:
@@ -37,18 +37,18 @@ class NotGzip(ValueError):
 class Gunzip:
     """Decodes one body, as it arrives.
 
-    Bytes after the last member are ignored, as gzip itself does: zeros, or text that a page printed after it.
+    Bytes after the last member, such as zeros or text that a page has printed, are ignored, as gzip itself does.
     """
 
     def __init__(self) -> None:
         self._inflater = zlib.decompressobj(_WITH_GZIP_HEADER)
         self._is_over = False
-        self._between = b""  # the bytes after a member, which may begin the next one
+        self._between = b""  # the bytes after a member, which may be the beginning of the next one
 
     def decode(self, data: bytes) -> Iterable[bytes]:
         """Decode the next bytes; yield what they decode to, slice by slice.
 
-        :raises NotGzip: where they can't be decoded.
+        :raises NotGzip: if they can't be decoded.
         """
         for start in range(0, len(data), SLICE_BYTES):
             yield from self._slice(data[start : start + SLICE_BYTES])

@@ -1,7 +1,7 @@
 """Read the headers that the operator adds to each request to the session page (``auth-header``, ``auth-host``).
 
-Pure: texts come in, names and values go out. The headers that the relay sends anyway are set in
-`chatrelay.auth.client`; here they are only refused.
+Pure: texts come in, names and values go out. This module must not know how a request is sent. It refuses the headers
+that `chatrelay.auth.client` sets itself.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ SET_BY_THE_RELAY = {
     "transfer-encoding": _LEAVE_OUT,
     "upgrade": _LEAVE_OUT,
 }
-"""Headers that the relay sets itself, or that say how a request is sent; and what to do instead."""
+"""Headers that the relay sets itself, or that control how a request is sent -> what to do instead."""
 
 
 def read_host(text: str) -> tuple[str, int | None]:
     """Return the name and the port of a ``Host`` (RFC 9110, section 7.2).
 
-    :returns: the name, of an IPv6 address without its brackets; the port, or None.
-    :raises ValueError: where `text` is not a host; the message says what would be one.
+    :returns: the name, or an IPv6 address without its brackets; and the port, or None.
+    :raises ValueError: if `text` is not a host; the message has an example.
     """
     found = _HOST_AND_PORT.fullmatch(text)
     name = found[1] if found else ""
@@ -73,7 +73,7 @@ def host_name(text: str) -> str:
 def read_header(text: str) -> tuple[bytes, bytes]:
     """Return the name and the value of a header.
 
-    :raises ValueError: where `text` is not a header, or is one that the relay sets itself. The message does not contain
+    :raises ValueError: if `text` is not a header, or is one that the relay sets itself. The message does not contain
         the value, which may be a secret.
     """
     name, colon, value = text.partition(":")
@@ -100,7 +100,7 @@ def read_header(text: str) -> tuple[bytes, bytes]:
 def read_headers(texts: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """Return the names and values of several headers.
 
-    :raises ValueError: as `read_header` does, and where two have the same name.
+    :raises ValueError: as `read_header` does, and if two have the same name.
     """
     headers = [read_header(text) for text in texts]
     seen = set()

@@ -1,10 +1,11 @@
 """One login from start to end, from a client's SESSID to the verdict, and how many connections a user may have.
 
-`Logins.begin` notes that the login is pending, and has the throttle ask for a verdict. When it comes, `Logins._decided`
-lets the client in, or not: the verdict must not be older than the end of its session; the client's own state takes it
-and answers the client; and from then on the session is indexed and re-checked.
+`Logins.begin` notes that the login is pending, and has the throttle ask for a verdict. When the verdict comes,
+`Logins._decided` checks that the session was not ended meanwhile. Then it gives the verdict to the client's
+`LoginSession`, which answers the client. If that logs the client in, the session is indexed and re-checked from then
+on.
 
-This module must not know WebSocket, frames, or how a verdict comes about: a client is a `LoginClient`, and an
+This module must not know WebSocket, frames, or how a verdict is made: a client is a `LoginClient`, and an
 `Authenticator` gives verdicts.
 """
 
@@ -49,14 +50,14 @@ class LoginClient(Protocol):
 
     @property
     def outgoing(self) -> Connection:
-        """Its connection, as the directory knows it."""
+        """The client's connection, as it is in the directory."""
 
     @property
     def session(self) -> LoginSession | None:
-        """The state of its login."""
+        """The state of the client's login."""
 
     def logged_in(self) -> None:
-        """Apply the limits of a user from now on, as the client has logged in for the first time."""
+        """Apply a user's limits from now on: the client has logged in for the first time."""
 
 
 class VerdictSource:
@@ -74,7 +75,7 @@ class VerdictSource:
         )
 
     def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
-        """Ask whose session it is. Cancelling gives the request up; a verdict comes all the same."""
+        """Ask whose session it is. Cancelling gives the request up; the Deferred then still fires with a verdict."""
         authenticate = self._authenticator.authenticate
         if is_ticket and self._tickets is not None:
             authenticate = self._tickets.authenticate_ticket
@@ -83,7 +84,7 @@ class VerdictSource:
 
 def _failed(failure: Failure) -> Verdict:
     if not failure.check(CancelledError):
-        # The exception's text may contain the session id, so only its type and its place are logged.
+        # The exception's text may contain the session id, so only its type and its traceback are logged.
         log.critical(
             "an authenticator raised {kind}, which it must not do; it did so in:\n{frames}",
             kind=failure.value.__class__.__name__,
@@ -100,7 +101,7 @@ class Logins:
     :param throttle: asks for verdicts, within the limits of the client's address.
     :param rechecks: asks again about the sessions of users who are logged in.
     :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup; None where none is used.
-    :param auth_tickets: whether a SESSID that is no cookie is good for one request only.
+    :param auth_tickets: whether a SESSID that is not from the cookie is a ticket, valid for one request only.
     :param connections_per_user: how many connections a user may have; 0 for no limit.
     """
 
@@ -126,31 +127,31 @@ class Logins:
     def begin(self, client: LoginClient, address: str | None, sessid: str, is_cookie: bool) -> None:
         """Begin a login; `_decided` finishes it when the verdict comes.
 
-        :param address: the address under which limits count the client; None where it has none.
-        :param sessid: whose session is it?
-        :param is_cookie: whether `sessid` is the session cookie of the client's handshake.
+        :param address: the address under which limits count the client; None if it has none.
+        :param sessid: the SESSID that the client logs in by.
+        :param is_cookie: whether `sessid` is from the session cookie of the client's handshake.
         """
         connection = client.outgoing
         self.index.asked(connection, sessid)
         if is_cookie and self._missing_cookie is not None:
             self._missing_cookie.login_with_cookie()
         is_ticket = self._auth_tickets and not is_cookie
-        # A ticket is used up by its login, so it can neither be re-checked nor name a session that is to be ended.
+        # The login uses up a ticket, so the ticket can neither be re-checked, nor name a session that is to be ended.
         lasting = None if is_ticket else sessid
         pending = self._pending[connection] = self.throttle.ask(address, sessid, is_ticket)
         pending.addCallback(self._decided, client, lasting)
 
     def _decided(self, verdict: Verdict, client: LoginClient, sessid: str | None) -> None:
-        """Let the client in, if the verdict says so.
+        """Log the client in if the verdict says so.
 
-        :param sessid: names the session from now on; None where only the verdict can name it.
+        :param sessid: the SESSID that names the session from now on; None if only the verdict can name it.
         """
         connection, session = client.outgoing, client.session
         assert session is not None
         self._pending.pop(connection, None)
         user, handle = (verdict.user, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
         if not self.index.answered(connection, user, handle):
-            # The session, or all of the user's, were ended meanwhile, so the verdict may be out of date.
+            # This session, or all sessions of the user, were ended meanwhile, so the verdict may be out of date.
             connection.close(codes.ENDED)
             return
         was_logged_in = session.logged_in

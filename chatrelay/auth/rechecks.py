@@ -1,11 +1,11 @@
-"""Re-checks: the site is asked again whether the session of each user who is logged in here still lasts.
+"""Re-checks: the site is asked again and again whether the session of each user who is logged in here still lasts.
 
-Pure, apart from Deferreds and the log: the time, the randomness, and whatever gives verdicts are handed in. This module
-must not know how the site is asked.
+Pure, apart from Deferreds and the log: the time, the random numbers, and the function that gives verdicts are passed
+in. This module must not know how the site is asked.
 
-One request serves all connections of a session, and `Rechecks.sweep` starts what is due: there is no timer for each
-session. The connections of a session that the site denies are closed (4501). While the site can't be asked, users stay,
-up to the grace.
+One request is for all connections of a session. `Rechecks.sweep` starts the re-checks that are due, so that no session
+needs a timer. The connections of a session that the site denies are closed (4501). While the site can't be asked, users
+stay logged in until the grace is over.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LATE_FRACTION = 0.2
 """The share of the interval after which a re-check counts as late."""
 
 MIN_LATE_SECONDS = 2.0
-"""Shorter delays never count as late: due times are whole seconds, and a sweep looks at them four times a second."""
+"""Shorter delays never count as late: due times are whole seconds, and a sweep checks them four times a second."""
 
 MIN_ANSWER_SECONDS = 0.001
 
 NEWEST_WEIGHT = 1 / 16
-"""Weight of the newest value in the averages of how long an answer takes, and how long it is valid."""
+"""Weight of the newest value in two averages: how long a response takes, and how long its verdict is valid."""
 
 
 @attrs.frozen
@@ -47,14 +47,14 @@ class _SiteSession:
 
 @attrs.frozen
 class RecheckBacklog:
-    """The backlog of re-checks: how late they are, and for how many sessions there is time.
+    """The backlog of re-checks: how late they are, and how many sessions can be re-checked in time.
 
     :ivar late: seconds for which the next session has been due.
     :ivar waiting: how many sessions are due.
     :ivar sessions: how many sessions there are.
     :ivar at_once: how many requests may be pending at once.
-    :ivar answer_seconds: how long an answer takes of late, with the wait for its turn.
-    :ivar interval: seconds from one answer to the next request, on average: the site may set it for a session.
+    :ivar answer_seconds: how long a response takes recently, with the wait for its turn.
+    :ivar interval: average seconds from one verdict to the next request. The site may set them for a session.
     """
 
     late: float
@@ -74,7 +74,7 @@ class RecheckLog:
     """Logs when re-checks become late, and when they are on time again."""
 
     def behind(self, backlog: RecheckBacklog) -> None:
-        """Log that re-checks are late, and for how many sessions there is time."""
+        """Log that re-checks are late, and how many sessions can be re-checked in time."""
         log.warn(
             "re-checks are behind: {waiting} sessions are due, the first of them for {late:.0f} s. {at_once} requests "
             "are sent at once, and a response takes {answer_seconds:.2g} s: that is enough for {capacity:.0f} sessions "
@@ -102,12 +102,12 @@ def _ignore(_: object = None) -> None:
 class _Recheck:
     """The re-checks of one session.
 
-    :ivar session: which.
-    :ivar connections: those that are logged in by it.
+    :ivar session: the session.
+    :ivar connections: the connections that are logged in by it.
     :ivar slot: the second in which it is due.
-    :ivar due_since: active seconds, when it was found to be due.
+    :ivar due_since: when it was found to be due, in active seconds.
     :ivar asking: the pending request, or None.
-    :ivar unreachable_since: active seconds, since when no verdict on it could be had; None while that works.
+    :ivar unreachable_since: when the site first gave no verdict on it, in active seconds; None since it gave one.
     """
 
     __slots__ = ("asking", "connections", "due_since", "session", "slot", "unreachable_since")
@@ -124,20 +124,20 @@ class _Recheck:
 class Rechecks:
     """Checks each session again when it is due, and closes its connections if it has ended.
 
-    :param interval: seconds from one answer to the next request, unless the site says for how long its answer is valid;
-        0 for no re-checks.
-    :param spread: per cent, up to 100, by which that is made longer or shorter at random, so that users who came at the
-        same time are not re-checked at the same time.
-    :param grace: seconds for which users stay while no verdict can be had; 0 for no limit.
+    :param interval: seconds from one verdict to the next request, unless the site says how long its verdict is valid; 0
+        for no re-checks.
+    :param spread: per cent, up to 100, by which the interval is made longer or shorter at random. So users who came at
+        the same time are not re-checked at the same time.
+    :param grace: seconds for which users stay logged in while the site gives no verdict; 0 for no limit.
     :param at_once: how many requests may be pending.
-    :param ask: called with a SESSID; a verdict always comes of it.
+    :param ask: called with a SESSID; its Deferred always fires with a verdict.
     :param seconds: the time.
-    :param chance: a random number from 0 to 1.
+    :param chance: returns a random number from 0 to 1.
     :param active: the clock of `grace`, which stands still while the process is held up.
-    :param give_up: called with a pending request when all connections of its session have gone. The request counts as
+    :param give_up: called with a pending request when all connections of its session are gone. The request counts as
         pending until the verdict comes.
-    :param fell_behind: called when re-checks have become late, once until they have not been late for an interval.
-    :param caught_up: called then.
+    :param fell_behind: called when re-checks become late, once until `caught_up` is called.
+    :param caught_up: called when re-checks have not been late for an interval.
     """
 
     def __init__(
@@ -172,16 +172,16 @@ class Rechecks:
         self._is_starting = False
         self._rechecks: dict[_SiteSession, _Recheck] = {}
         self._recheck_of: dict[Connection, _Recheck] = {}
-        # What is due in each second; and these seconds as a heap, which may hold seconds that are empty by now.
+        # The re-checks that are due in each second. `_times` is a heap of these seconds, and may have empty ones.
         self._slots: dict[int, dict[_Recheck, None]] = {}
         self._times: list[int] = []
         self._due: dict[_Recheck, None] = {}
         self._pending = 0
 
     def entered(self, connection: Connection, sessid: str | None, verdict: LoggedIn) -> None:
-        """Note that the site has just let `connection` in; it replaces the session of an earlier login.
+        """Re-check the session by which `connection` has just logged in; it replaces the session of an earlier login.
 
-        :param sessid: by which to ask about the session; None where there is none.
+        :param sessid: the SESSID to ask about; None if there is none, and so no re-check.
         """
         if connection in self._recheck_of:
             self.disconnected(connection)
@@ -224,8 +224,8 @@ class Rechecks:
         return len(self._rechecks)
 
     def _start_due(self) -> None:
-        """Start the re-checks that have been due for longest."""
-        # A verdict that comes at once calls this again: a thousand of them must not be a thousand calls deep.
+        """Start the re-checks that have been due for longest, as many as may be pending at once."""
+        # A verdict that comes at once calls this again. A thousand verdicts must not become a thousand nested calls.
         if self._is_starting:
             return
         self._is_starting = True
@@ -235,7 +235,7 @@ class Rechecks:
             self._pending += 1
             asked_at = self._active()
             asking = recheck.asking = self._ask(recheck.session.sessid)
-            # A verdict that comes at once is the breaker's, and says nothing about how fast the site is.
+            # A verdict that comes at once is the breaker's, so its time does not count as the site's.
             asking.addCallback(self._answered, recheck, None if asking.called else asked_at)
         self._is_starting = False
 
@@ -243,10 +243,11 @@ class Rechecks:
         late = active - next(iter(self._due)).due_since if self._due else 0.0
         took, wait = self._answer_seconds or 0.0, self._wait
         backlog = RecheckBacklog(late, len(self._due), len(self._rechecks), self._at_once, took, wait)
-        # After many logins at once, re-checks may be late for a round or two. Then they are spread, and on time.
+        # After many logins at once, re-checks may be late for a round or two. After that they are spread, and on time.
         is_too_many = backlog.sessions > backlog.capacity or late > wait
         limit = max(wait * LATE_FRACTION, MIN_LATE_SECONDS)
-        # Once late, half the limit counts as late: a delay about as long as the limit is logged once, not repeatedly.
+        # While re-checks are late, half the limit counts as late. So a delay that varies around the limit is logged
+        # once.
         if late > (limit if self._late_at is None else limit / 2) and is_too_many:
             was_on_time, self._late_at = self._late_at is None, active
             if was_on_time:
@@ -262,9 +263,9 @@ class Rechecks:
             took = self._active() - asked_at
             before = took if self._answer_seconds is None else self._answer_seconds
             self._answer_seconds = before + (took - before) * NEWEST_WEIGHT
-        if recheck.connections:  # else all have left, and the request was given up
+        if recheck.connections:  # else all are gone, and the request was given up
             self._decide(recheck, verdict)
-        # Start the next one now, as a fast site need not wait for the next sweep.
+        # Start the next re-check now: with a fast site, waiting for the next sweep would waste time.
         self._start_due()
 
     def _decide(self, recheck: _Recheck, verdict: Verdict) -> None:
@@ -311,12 +312,12 @@ class Rechecks:
             slot.pop(recheck, None)
             if not slot:
                 del self._slots[recheck.slot]
-        # Empty seconds must not pile up where users come and go. Half of them are empty then, so this costs little.
+        # Empty seconds must not pile up when users come and go. At least half of them are empty here, so this is rare.
         if len(self._times) > 2 * len(self._slots):
             self._times = list(self._slots)
             heapq.heapify(self._times)
 
 
 def _close_all(recheck: _Recheck, close: Close) -> None:
-    for connection in tuple(recheck.connections):  # a copy, as a closed connection leaves it
+    for connection in tuple(recheck.connections):  # a copy, as closing a connection removes it
         connection.close(close)

@@ -1,6 +1,6 @@
 """Redaction: hide session ids in the site's words before the operator reads them in the log.
 
-Pure. It says which part of a site's words may be logged. This module must not know what else is logged, nor when.
+Pure. It decides which part of a site's words may be logged. This module must not know what else is logged, nor when.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from urllib.parse import quote, quote_plus
 from chatrelay.auth.verdicts import InvalidAnswer
 
 HIDDEN = "<SESSID>"
-"""Stands for a session id."""
+"""The text that replaces a session id."""
 
 MIN_PIECE_CHARACTERS = 8
-"""Pieces of a session id of this length are hidden, too. Shorter ones are useless, and occur in many words."""
+"""Characters of the shortest piece of a session id that is hidden, too. Shorter pieces are part of many words."""
 
 MAX_QUOTED_CHARACTERS = 200
 """Characters of a site's words that are shown."""
 
 MAX_SEARCHED_BYTES = 128
-"""Bytes of a session id that is searched for. About a longer one, nothing of the site's words is shown.
+"""Bytes of the longest session id that is searched for. With a longer one, none of the site's words are shown.
 
-A stranger chooses the session id, and the time of the search grows with its length.
+A client chooses the session id, and the time of the search grows with its length.
 """
 
 NOT_SHOWN = "<not shown, as it may contain the session id, which is too long to search for>"
 
 
 def redacted(error: InvalidAnswer, sessid: str) -> str:
-    """Return what the operator may read of an error: the site's words shortened, and without the session id."""
-    quoted = error.quoted[: 3 * MAX_QUOTED_CHARACTERS]  # bounds the time of the search, however large the response is
+    """Return the text of an error for the log: the site's words are shortened, and the session id is hidden."""
+    quoted = error.quoted[: 3 * MAX_QUOTED_CHARACTERS]  # limits the time of the search, however large the response is
     if quoted:
         is_searched = len(sessid.encode("utf-8", "surrogateescape")) <= MAX_SEARCHED_BYTES
         quoted = without(sessid, quoted) if is_searched else NOT_SHOWN
@@ -40,7 +40,7 @@ def redacted(error: InvalidAnswer, sessid: str) -> str:
 
 
 def without(sessid: str, text: str) -> str:
-    """Return `text` with the session id hidden, in every form in which a site may repeat it, and with its pieces."""
+    """Return `text` with the session id hidden, in every form in which a site may repeat it, and its pieces, too."""
     raw = sessid.encode("utf-8", "surrogateescape")
     as_header = raw.decode("latin-1")
     forms = {sessid, quote(raw), quote(raw, safe=""), quote_plus(raw), as_header, repr(raw)[2:-1]}

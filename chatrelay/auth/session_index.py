@@ -1,7 +1,7 @@
-"""The session index: which session of the site each connection logged in by, so that it can be ended from outside.
+"""The session index: the session of the site by which each connection logged in, so that sessions can be ended.
 
 Pure. This module must not know how a login is decided. It never keeps a SESSID, only a keyed hash of it. The hash finds
-the connections of a session when somebody names the session again, and is useless to anybody who gets to see it.
+the connections of a session when the site names the session again. A stolen hash does not reveal the SESSID.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from chatrelay.relay.directory import Directory
 from chatrelay.wire import codes
 
 DIGEST_BYTES = 16
-"""The length of a SESSID's hash."""
+"""Bytes of a SESSID's hash."""
 
 
 def digest(sessid: str, key: bytes) -> bytes:
-    """Return the keyed hash by which a SESSID is known.
+    """Return the keyed hash of a SESSID.
 
     :param key: at most 64 random bytes.
     """
@@ -29,10 +29,10 @@ def digest(sessid: str, key: bytes) -> bytes:
 class _PendingLogin:
     """The logins by one SESSID whose verdict is pending.
 
-    :ivar digest: of the SESSID.
-    :ivar connections: those that wait for the verdict.
-    :ivar ends_before: how many ends there were before the first of them began; the verdict may be older than later
-        ends.
+    :ivar digest: the hash of the SESSID.
+    :ivar connections: the connections that wait for the verdict.
+    :ivar ends_before: the number of ends before the first of these logins began. The verdict may be older than any
+        later end.
     """
 
     __slots__ = ("connections", "digest", "ends_before")
@@ -47,7 +47,7 @@ class SessionIndex:
     """The connections that are logged in, or about to be, by session.
 
     :param directory: the connections by user.
-    :param key: of the hashes, at most 64 random bytes.
+    :param key: the key of the hashes, at most 64 random bytes.
     """
 
     def __init__(self, directory: Directory, key: bytes) -> None:
@@ -57,15 +57,16 @@ class SessionIndex:
         self._pending_of: dict[Connection, _PendingLogin] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
         self._digests: dict[Connection, frozenset[bytes]] = {}
-        # The users, and the sessions by their digests, that were ended while any login was pending, each with the
-        # number of its end, in the order of these numbers.
+        # The users, and the digests of the sessions, that were ended while any login was pending. Each has the number
+        # of its end, and they are in the order of these numbers.
         self._ended: dict[str | bytes, int] = {}
         self._ends = 0
 
     def asked(self, connection: Connection, sessid: str) -> None:
         """Note that a login by `sessid` has begun on this connection."""
         digest = self._digest(sessid)
-        # Logins by the same SESSID may share one verdict, and so the ends that make it too old.
+        # Logins by the same SESSID may share one verdict. So an end after the first of them began makes it out of date
+        # for all.
         pending = self._pending.get(digest)
         if pending is None:
             pending = self._pending[digest] = _PendingLogin(digest, self._ends)
@@ -73,11 +74,11 @@ class SessionIndex:
         self._pending_of[connection] = pending
 
     def answered(self, connection: Connection, user: str | None, session: str | None = None) -> bool:
-        """Note the verdict on that login.
+        """Note the verdict on a login that `asked` has noted.
 
-        :param user: who is logged in; None where nobody is.
-        :param session: the SESSID that the verdict names; None where it names none.
-        :returns: whether the verdict counts: False where this session, or all of this user's, were ended meanwhile.
+        :param user: the key of the user who is logged in; None for any other verdict.
+        :param session: the SESSID that the verdict names; None if it names none.
+        :returns: whether the verdict counts: False if this session, or all of this user's, were ended meanwhile.
         """
         pending = self._pending_of.pop(connection, None)
         if pending is None:
@@ -172,7 +173,7 @@ class SessionIndex:
 
 
 def _close(connections: Iterable[Connection]) -> int:
-    closing = tuple(connections)  # a copy, as a closed connection leaves the collection
+    closing = tuple(connections)  # a copy, as closing a connection removes it from the collection
     for connection in closing:
         connection.close(codes.ENDED)
     return len(closing)

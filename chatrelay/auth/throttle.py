@@ -1,8 +1,8 @@
-"""The login throttle: how many logins of one address may be denied, and which denials are remembered for a moment.
+"""The login throttle: how many logins of one address may be denied, and which denials are remembered for some seconds.
 
-Pure, apart from Deferreds and the log: the time is handed in, and so is whatever gives verdicts. This module must not
-know what a verdict means to a connection (`chatrelay.auth.login`). Re-checks of users who are logged in do not pass
-here.
+Pure, apart from Deferreds and the log: the time is passed in, and so is the function that gives verdicts. This module
+must not know what a verdict means to a connection (`chatrelay.auth.login`). Re-checks of users who are logged in are
+not throttled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chatrelay.model import Denied, Unavailable, Verdict
 log = Logger("chatrelay.auth")
 
 MAX_ADDRESSES = 10_000
-"""Addresses without a pending login whose denials are remembered; one more displaces the oldest."""
+"""Addresses without a pending login whose denials are counted; one more displaces the oldest."""
 
 MAX_DENIED_SESSIONS = 10_000
 """Sessions that are remembered as denied; one more displaces the oldest."""
@@ -30,7 +30,7 @@ MAX_DENIED_SESSIONS = 10_000
 def log_too_many_denials(may_log: Callable[[str], bool], address: str) -> None:
     """Log that an address has used up its denials.
 
-    :param may_log: whether there may be one more log message of this kind for now.
+    :param may_log: called with the kind of log message; returns whether one more may be logged now.
     """
     if may_log("addresses with too many denied logins"):
         log.info(
@@ -43,8 +43,8 @@ def log_too_many_denials(may_log: Callable[[str], bool], address: str) -> None:
 class DenialCache:
     """The sessions that were denied within the last seconds, by a keyed hash of each.
 
-    :param key: of the hashes, at most 64 random bytes.
-    :param seconds: how long a denial is remembered; 0 for not at all.
+    :param key: the key of the hashes, at most 64 random bytes.
+    :param seconds: how long a denial is remembered; 0 if none is.
     """
 
     def __init__(self, key: bytes, seconds: float) -> None:
@@ -89,9 +89,9 @@ class DenialCache:
 class _Address:
     """The logins of one address.
 
-    :ivar denials: a token for each denial that the address may still have; None until it has had one.
+    :ivar denials: a token for each denial that the address may still have; None before its first denial.
     :ivar pending: how many of its requests are pending. Each may end in a denial.
-    :ivar waiting: the attempts that wait for those.
+    :ivar waiting: the attempts that wait for the pending ones.
     :ivar is_starting: whether `LoginThrottle._start_waiting` is running for it.
     :ivar is_logged: whether it was logged that it has no denials left.
     """
@@ -110,8 +110,8 @@ class _Address:
 class _Attempt:
     """One connection's login.
 
-    :ivar is_ticket: whether the SESSID is good for one request, so that a denial of it is not remembered.
-    :ivar asking: the request, once it has started.
+    :ivar is_ticket: whether the SESSID is valid for one request, so that a denial of it is not remembered.
+    :ivar asking: the request; None until it starts.
     :ivar verdict: the result that the connection waits for.
     """
 
@@ -126,20 +126,20 @@ class _Attempt:
 
 
 class LoginThrottle:
-    """Asks for verdicts, as long as the client's address has denials left.
+    """Asks for verdicts, as long as the client's address may still have denials.
 
-    An address never has more requests pending than denials left, so that many logins at once get no more denials than
-    the same logins one after the other. Further logins wait, and are denied without a request when it is their turn and
-    no denial is left. An address at which nobody is denied has no other limit than that.
+    An address never has more pending requests than remaining denials, so that many logins at once get no more denials
+    than the same logins one after the other. Further logins wait. If no denial remains when their turn comes, they are
+    denied without a request. An address whose logins are not denied has no other limit.
 
-    A remembered denial uses up none of the address's denials: it tells the client nothing new, and costs the site
-    nothing.
+    A remembered denial uses up none of the address's denials, because it tells the client nothing new, and needs no
+    request to the site.
 
     :param per_minute: denials that an address may have in a minute, and at once; 0 for no limit.
-    :param ask: called with a SESSID, and whether it is a ticket; a verdict always comes of it.
+    :param ask: called with a SESSID, and whether it is a ticket; its Deferred always fires with a verdict.
     :param seconds: the time.
-    :param recent: the remembered denials; None where none are remembered.
-    :param exhausted: called with an address that has no denials left, once until it has all of them again.
+    :param recent: the remembered denials; None if none are remembered.
+    :param exhausted: called with an address that has used up its denials, once until it has all of them again.
     :param give_up: called with a pending request when nobody waits for its verdict any more. The request counts as
         pending until the verdict comes.
     """
@@ -165,10 +165,10 @@ class LoginThrottle:
         self._unlimited.denials = TokenBucket(0, 0)
 
     def ask(self, address: str | None, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
-        """Ask whose session it is. Cancelling gives the login up; a verdict comes all the same.
+        """Ask whose session it is. Cancelling gives the login up; the Deferred then still fires with a verdict.
 
-        :param address: where the client is; None where it has no address, and so no limit.
-        :param is_ticket: whether `sessid` is good for one request, so that its denial is not remembered.
+        :param address: the address under which limits count the client; None if it has none, and so no limit.
+        :param is_ticket: whether `sessid` is valid for one request, so that its denial is not remembered.
         """
         attempt = _Attempt(self._address(address), sessid, is_ticket)
         attempt.verdict = Deferred(lambda _: self._cancel(attempt))
@@ -180,7 +180,7 @@ class LoginThrottle:
         return attempt.verdict
 
     def sweep(self) -> None:
-        """Forget what need not be remembered any more."""
+        """Forget the addresses and the denials that need not be remembered any more."""
         now = self._seconds()
         for name in self._idle.expired(now):
             del self._addresses[name]
@@ -206,7 +206,7 @@ class LoginThrottle:
 
     def _start_waiting(self, address: _Address) -> None:
         """Start the waiting attempts of an address, as far as its denials allow."""
-        # A verdict that comes at once calls this again: a thousand attempts must not be a thousand calls deep.
+        # A verdict that comes at once calls this again. A thousand attempts must not become a thousand nested calls.
         if address.is_starting:
             return
         address.is_starting = True
@@ -234,7 +234,7 @@ class LoginThrottle:
     def _answered(self, verdict: Verdict, attempt: _Attempt) -> None:
         address = attempt.address
         address.pending -= 1
-        # Several logins may share one request. If it was denied, that is one denial, and the cache has it already.
+        # Several logins may share one request. Its denial counts once: for the others, the cache has it already.
         if isinstance(verdict, Denied) and not self._is_denied(attempt):
             now = self._seconds()
             if address.denials is None:

@@ -1,4 +1,4 @@
-"""Judge the session page's response: whose session it is, nobody's, or an invalid answer.
+"""Return the verdict of the session page's response: logged in as a user, or denied; else the response is invalid.
 
 Pure: a response is a status, its Location headers and the bytes of its body. This module must not know how a response
 arrives (`chatrelay.auth.client`), nor what a verdict means to a connection (`chatrelay.auth.login`).
@@ -19,7 +19,7 @@ DENIAL_STATUSES = (401, 403)
 """Statuses that mean: nobody is logged in to this session."""
 
 NO_WORDS = "''"
-"""How a body without words is quoted."""
+"""The quotation of a body without words."""
 
 
 class InvalidAnswer(ValueError):
@@ -27,9 +27,9 @@ class InvalidAnswer(ValueError):
 
     :param why: our own words, which say what is wrong.
     :param quoted: the site's words that follow them, which may contain the session id.
-    :param after: our own words again.
-    :param status: of the response; None where there was none.
-    :param location: where a redirect leads; else empty.
+    :param after: our own words after the site's.
+    :param status: the status of the response; None if there was no response.
+    :param location: the target of a redirect; else empty.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class InvalidAnswer(ValueError):
 
 
 class SuspectDenial(InvalidAnswer):
-    """A denial by its status alone, which the page may send to everybody."""
+    """A denial by the status alone, which the page may send for every session."""
 
 
 class ConnectFailed(InvalidAnswer):
@@ -52,10 +52,10 @@ class ConnectFailed(InvalidAnswer):
 
 
 def judge_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
-    """Return the verdict of a status; None where it is 200, and the body decides.
+    """Return the verdict of a status; None if it is 200, and the body decides.
 
     :param locations: the values of the Location headers.
-    :raises InvalidAnswer: where the status gives no verdict.
+    :raises InvalidAnswer: if the status gives no verdict.
     """
     if status in DENIAL_STATUSES:
         return Denied(status)
@@ -69,11 +69,11 @@ def judge_status(status: int, locations: Iterable[bytes]) -> Verdict | None:
 
 
 def judge_startup_check(status: int, locations: Iterable[bytes], body: bytes) -> Verdict:
-    """Judge a response, other than 200, to a request about a session id that nobody has.
+    """Return the verdict of a response with a status other than 200, to a request about a session id that nobody has.
 
-    :param body: as much of it as was read.
-    :raises SuspectDenial: where the status alone is a denial.
-    :raises InvalidAnswer: where there is no verdict. Both errors quote the first words of the body.
+    :param body: the part of the body that was read.
+    :raises SuspectDenial: if the status alone is a denial.
+    :raises InvalidAnswer: if there is no verdict. Both errors quote the first words of the body.
     """
     quoted = ascii(words_of(body))
     try:
@@ -86,14 +86,14 @@ def judge_startup_check(status: int, locations: Iterable[bytes], body: bytes) ->
         return judge_body(body)
     with suppress(InvalidAnswer):
         if isinstance(judge_body(body), Denied):
-            return verdict  # the body denies, too, as the page does for a session that has ended
+            return verdict  # the body denies the session, too, so the page does not send this to everybody
     raise SuspectDenial("", quoted, status=status)
 
 
 def judge_body(body: bytes) -> Verdict:
     """Return the verdict of the body of a response with status 200.
 
-    :raises InvalidAnswer: where it gives none; the error quotes the body.
+    :raises InvalidAnswer: if it gives none; the error quotes the body.
     """
     try:
         answer = msgspec.json.decode(body.decode("utf-8"))
@@ -121,10 +121,10 @@ def judge_body(body: bytes) -> Verdict:
 
 
 _SESSION = re.compile(r'("session"\s*:\s*")(?:[^"\\]|\\.)*')
-"""The start of a response's "session", and its value, which is as secret as a SESSID."""
+"""The key "session" of a response, and its value, which is as secret as a SESSID."""
 
 
 def _quoted(body: bytes) -> str:
     """Return a body in a form that is safe to print; `chatrelay.auth.redaction` shortens it."""
-    # UTF-16 has zeros between its letters. Without them, people can read it, and a session id in it is found.
+    # UTF-16 has zero bytes between its letters. Without them, people can read it, and a session id in it is found.
     return ascii(_SESSION.sub(r"\1<hidden>", body.replace(b"\0", b"").decode("utf-8", "replace")))

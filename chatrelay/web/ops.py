@@ -1,6 +1,6 @@
 """The ops endpoint: HTTP for the operator and the site, to check the relay's health and to end sessions.
 
-It has a port of its own, for the machine itself or for the operator's own network. It speaks JSON, keeps no access log,
+It has a port of its own, for the machine itself or for the operator's own network. It sends JSON, writes no access log,
 and never shows a SESSID. This module must not know how a session is ended.
 """
 
@@ -57,7 +57,7 @@ class Refusal(Exception):
 
 
 class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``/v1/revoke``: the user or the SESSID whose connections to close."""
+    """The body of a request to ``/v1/revoke``: the user or the SESSID whose connections to close."""
 
     uid: str | int | UnsetType = field(name="uID", default=UNSET)
     sessid: Annotated[str, Meta(min_length=1, max_length=MAX_SESSID)] | UnsetType = field(name="SESSID", default=UNSET)
@@ -100,7 +100,7 @@ class Ops(Resource):
         }
 
     def render(self, request: Request) -> bytes:
-        """twisted.web: answer a request."""
+        """twisted.web: return the body of the response to a request."""
         try:
             value, status = self._route(request).answer(request), HTTPStatus.OK
         except Refusal as refusal:
@@ -110,8 +110,8 @@ class Ops(Resource):
         request.setResponseCode(status, status.phrase.encode("ascii"))
         request.setHeader("Content-Type", "application/json")
         request.setHeader("Cache-Control", "no-store")
-        # The relay would have to wait for a kept connection when it stops. The header tells the client, and twisted.web
-        # does not read it.
+        # When the relay stops, it would have to wait for a connection that is kept open. The header tells the client
+        # that it is closed, and `persistent` tells twisted.web, which does not read the header.
         request.setHeader("Connection", "close")
         request.channel.persistent = False
         body = msgspec.json.encode(value) + b"\n"
@@ -185,8 +185,8 @@ def _revocation(request: Request) -> Revocation:
     try:
         wanted = _decode(body.decode("utf-8"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # The errors of msgspec name types and keys and no values, but an unknown key may be a secret. The errors of the
-        # other two would quote the body.
+        # Errors of msgspec contain types and keys, but no values. An unknown key may be a secret, so it is not quoted.
+        # The other two errors would quote the body.
         why = str(error) if isinstance(error, msgspec.MsgspecError) else "not JSON"
         if " unknown field " in why:
             why = "there is a key that is neither uID nor SESSID"
@@ -206,14 +206,14 @@ _decode = msgspec.json.Decoder(Revocation).decode
 
 
 class OpsRequest(Request):
-    """A request with a limited body. twisted.web would accept any, and write a long one to the disk."""
+    """A request with a limited body. twisted.web would accept a body of any length, and write a long one to disk."""
 
     def gotLength(self, length: int | None) -> None:
         """twisted.web: the headers are complete."""
         self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """twisted.web: a part of the body came. One byte beyond the limit is kept, so that the excess is seen."""
+        """twisted.web: a part of the body came. Keep one byte beyond the limit, to show that the body is too large."""
         assert self.content is not None
         self.content.write(data[: MAX_BODY + 1 - self.content.tell()])
 
@@ -224,11 +224,11 @@ class OpsSite(Site):
     noisy = False
 
     def __init__(self, ops: Ops, reactor: IReactorTime) -> None:
-        # twisted.web's own timeout begins anew with each byte. The one of BoundedConnections does not.
+        # twisted.web's own timeout restarts with each byte. The one of BoundedConnections does not.
         super().__init__(ops, OpsRequest, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
 
     def startFactory(self) -> None:
-        """Twisted: a port begins to listen. Do nothing: the base class would begin an access log, and a timer."""
+        """Twisted: a port begins to listen. Do nothing: the base class would start an access log, and a timer."""
 
 
 class _BoundedConnection(ProtocolWrapper):
@@ -255,10 +255,10 @@ class _BoundedConnection(ProtocolWrapper):
 class BoundedConnections(WrappingFactory[_BoundedConnection]):
     """Limits the number and the time of a site's connections, so that its port can't use up the descriptors.
 
-    A connection beyond the limit ends the oldest one. Requests are answered at once, so the oldest is one that has sent
-    no request, and health checks are served.
+    A connection beyond the limit ends the oldest one. Requests are answered at once, so the oldest connection is one
+    that has sent no request, and health checks are still served.
 
-    :param site: whose connections they are.
+    :param site: the site that serves the connections.
     :param clock: for time.
     """
 
@@ -271,7 +271,7 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
         self._timer: DeadlineTimer[_BoundedConnection] = DeadlineTimer(clock, REQUEST_SECONDS, _BoundedConnection.end)
 
     def opened(self, connection: _BoundedConnection) -> None:
-        """A connection was made."""
+        """Count a connection that was made; if it is one too many, end the oldest."""
         self._open[connection] = None
         self._timer.start(connection)
         if len(self._open) > MAX_CONNECTIONS:
@@ -280,7 +280,7 @@ class BoundedConnections(WrappingFactory[_BoundedConnection]):
             oldest.end()
 
     def ended(self, connection: _BoundedConnection) -> None:
-        """A connection is gone."""
+        """Stop counting a connection that is gone."""
         self._open.pop(connection, None)
         self._timer.stop(connection)
 
