@@ -17,27 +17,7 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldMessageLog, RecordedConnection
 from chatrelay.wire import codes, v1
-from chatrelay.wire.codes import Reason
-
-
-class Answers:
-    """A `Submitter` that keeps its answers, as (id, value, reason)."""
-
-    def __init__(self) -> None:
-        self._told: list[tuple[str | int, bool, Reason | None]] = []
-
-    def accepted(self, message: Message) -> None:
-        """Keep the answer."""
-        self._told.append((message.client_id, True, None))
-
-    def refused(self, message: Message, reason: Reason) -> None:
-        """Keep the answer."""
-        self._told.append((message.client_id, False, reason))
-
-    def take(self) -> list[tuple[str | int, bool, Reason | None]]:
-        """Return the answers since the last call."""
-        told, self._told = self._told, []
-        return told
+from tests.support.submitters import Answer, RecordedSubmitter
 
 
 class RelayTests(SynchronousTestCase):
@@ -50,7 +30,7 @@ class RelayTests(SynchronousTestCase):
         self.log = HeldMessageLog()
         self.relay = Relay(self.directory, self.log, self.clock.seconds, lambda call: self.clock.callLater(0, call))
         self.alice, self.bo = RecordedConnection(), RecordedConnection()
-        self.answers = Answers()
+        self.answers = RecordedSubmitter()
         self.directory.add("1", self.alice)
         self.directory.add("2", self.bo)
 
@@ -60,7 +40,7 @@ class RelayTests(SynchronousTestCase):
         if turn:
             self.clock.advance(0)
 
-    def outcomes(self) -> list[tuple[str | int, bool, Reason | None]]:
+    def outcomes(self) -> list[Answer]:
         """Return Alice's answers since the last call: (id, value, reason)."""
         return self.answers.take()
 
