@@ -35,9 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     Trial's TestCases first, the browser last, everything else between, each in the order it had.
 
-    From the first plain function on, pytest-twisted keeps the reactor running in a greenlet until the session ends.
-    A TestCase spins the reactor itself and can't once it runs. Playwright does likewise with an asyncio loop, and whoever
-    wants to run one after that can't.
+    From the first plain function on, pytest-twisted keeps the reactor running in a greenlet until the session ends. A
+    TestCase spins the reactor itself, which fails while the reactor runs. Playwright does the same with an asyncio
+    loop, and no other loop can run after that.
     """
 
     def turn(item: pytest.Item) -> int:

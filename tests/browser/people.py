@@ -162,9 +162,7 @@ class Demo:
         return f"http://127.0.0.1:{self.port}/"
 
     def start(self) -> str:
-        """
-        :return: what it printed until it was ready
-        """
+        """Start it; return what it printed until it was ready."""
         self.process = start_demo(self.directory, "--port", str(self.port), "--relay-port", str(self.relay_port))
         assert self.process.stdout is not None
         printed = ""

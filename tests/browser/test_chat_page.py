@@ -419,7 +419,7 @@ def test_unsent_message_is_offered_only_to_its_author(demo: Demo, people: People
     bo.open("Anna")
     offer = anna.page.locator("#unsent")
 
-    # Somebody else at this screen finds nothing of Anna's, and sends nothing of it.
+    # Another person at this screen finds nothing of Anna's, and can't send any of it.
     anna.log_in("Emil")
     assert offer.is_hidden()
     anna.open("Bo")

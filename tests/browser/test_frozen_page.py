@@ -1,7 +1,7 @@
 """
 A page in the background that the browser freezes to save power or memory.
 
-Without Playwright, which has every page believe that it is seen: a page that is seen is never frozen.
+It does not use Playwright, which makes every page believe that it is visible. A visible page is never frozen.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     python -m tests.conformance.echo --port 9001 [--no-fast-path] [--compression]
 
-The suite wants its messages back, text and binary, some of them large. So the
-bound on a message, the bound on its frames and the deadlines are lifted, and
-`onMessage` echoes; everything else is as the relay runs it.
+The suite expects its messages back, text and binary, some of them large. So the bound on a message, the bound on its
+frames and the deadlines are lifted, and `onMessage` echoes. Everything else is as in the relay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """All of the Autobahn test suite's cases but the slow ones on performance, with the fast path and without it.
 
-Of those on compression, of which most are slow, one of each section.
+Of the cases on compression, most of which are slow, one of each section is run.
 """
 
 from __future__ import annotations

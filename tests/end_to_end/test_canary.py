@@ -1,7 +1,7 @@
 """Session ids appear nowhere: all that the relay prints, stores, sends and answers is searched for them.
 
-Each is a canary: two long random words with characters between them that one encoding or another changes. What is
-searched for are pieces of the words, which most encodings leave as they are, and their base64 and hexadecimal forms.
+Each session id is a canary: two long random words, with characters between them that some encodings change. The search
+looks for pieces of the words, which most encodings leave unchanged, and for their base64 and hexadecimal forms.
 """
 
 from __future__ import annotations

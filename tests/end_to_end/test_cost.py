@@ -1,7 +1,7 @@
 """A message costs much less than in stock Autobahn: the one figure of the benchmark that every test run checks.
 
-Not a time but a ratio: both servers are measured in turns on the same machine, so that a slow or busy one slows both, and
-the margin is wide.
+The figure is a ratio and not a time. Both servers are measured in turns on the same machine, so a slow or busy machine
+slows both down, and the margin is wide.
 """
 
 from __future__ import annotations

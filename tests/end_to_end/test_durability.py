@@ -1,6 +1,6 @@
 """A message log whose file is broken or locked, and the order of system calls.
 
-tests/trials/test_durability.py has kills and power cuts.
+tests/trials/test_durability.py tests kills and power cuts.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def test_every_request_gets_one_true_answer_in_order(
 ) -> None:
     """In the full form, which is a trial, all clients send for 60 s; in the short form, for half a second.
 
-    Both do so over plain TCP and over TLS, with the fast path and without it. What a minute brings must be held: 1.7
-    million messages took 2.4 GiB of memory, and six minutes to check on two cores that had other things to do.
+    Both forms use plain TCP and TLS, with and without the fast path. Everything that a minute brings must be kept in
+    memory: 1.7 million messages took 2.4 GiB, and six minutes to check on two busy cores.
     """
     seconds, least = (FULL_SECONDS, FULL_LEAST) if full else (SECONDS, LEAST)
     options = (*HIGH_RATES, "--fast-path", fast_path, "--message-log", message_log)

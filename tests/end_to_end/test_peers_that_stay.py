@@ -1,7 +1,7 @@
 """Clients that stay after they were refused, closed halfway or stopped reading hold no descriptor longer than 5 s.
 
-All of them come to one relay at once, over TCP and over TLS, with its default limits of time. What it holds is what the
-kernel says (/proc), not what the relay thinks.
+All of them connect to one relay at once, over TCP and over TLS, with its default time limits. The descriptors that it
+holds are counted by the kernel (/proc), not by the relay.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOMENT = 3.0
 def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
     """Return the connections for which a process holds descriptors, as (its own port, the remote port).
 
-    A remote port alone names none: the kernel gives the same one to connections to two ports.
+    A remote port alone is not unique: the kernel may use the same one for connections to two ports.
     """
     held = set()
     for name in os.listdir(f"/proc/{pid}/fd"):

@@ -1,8 +1,8 @@
 """Every example of docs/protocol.rst, sent to a real relay.
 
-The page is the contract, so the page is what is run: each of its code blocks is a transcript, in the notation that its
-second section explains. What stands in parentheses there is an event, and `Stage` has a method for each; one that it does
-not know fails the test, and so does an example that is not a transcript.
+The page is the contract, so the page itself is run. Each of its code blocks is a transcript, in the notation that its
+second section explains. Text in parentheses there is an event, and `Stage` has a method for each event. An unknown
+event fails the test, and so does an example that is not a transcript.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sites of real frameworks that are set up so that nobody can log in, and what the relay logs about them.
 
-Django, Flask, PHP and nginx run as themselves. What is looked at is the line that a developer finds in the relay's log.
+Django, Flask, PHP and nginx are the real ones. The tests check the line that a developer finds in the relay's log.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TLS on both sides: clients that verify the relay, and a relay that verifies the site it asks.
 
-The certificates are real ones, by trustme: a root, an intermediate authority that signs, a leaf. Whoever is to verify the
-leaf has the root alone, so that the chain in between must be sent.
+The certificates are made by trustme: a root, an intermediate authority that signs, a leaf. A verifier of the leaf has
+only the root, so the chain in between must be sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run a harness of atheris: ``python -m tests.fuzz wire -max_total_time=60``; see `tests.fuzz.harness`.
 
-With ``--planted`` something is wrong, and it must be found. ``python -m tests.fuzz cost`` needs no atheris: it is
-`tests.fuzz.cost`, which looks for expensive bytes.
+With ``--planted`` there is an error that must be found. ``python -m tests.fuzz cost`` needs no atheris: it is
+`tests.fuzz.cost`, which searches for expensive bytes.
 """
 
 from __future__ import annotations

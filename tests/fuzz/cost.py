@@ -2,13 +2,13 @@
 
     python -m tests.fuzz cost --seconds 600 [--seed 1]
 
-A candidate is one text message, cut into frames, and those cut into what is read at once. A client at its limits sends
-it ten times a second; the real factory, protocol, session and relay take it, with all limits in force, on a clock that
-is moved by hand. What that costs in CPU is compared with the largest messages of harmless text. A candidate that has the
-connection closed costs nothing: it is over in a moment.
+A candidate is one text message, cut into frames and reads. A client at its limits sends it ten times a second to the
+real factory, protocol, session and relay, with all limits active, on a clock that the test moves. Its CPU cost is
+compared with that of the largest messages of harmless text. A candidate that closes the connection costs nothing,
+because it is over in a moment.
 
-The search keeps the most expensive, changes one of them at random, and keeps what is more expensive still. A figure is
-the least of several, so that a busy machine does not look like expensive bytes.
+The search keeps the most expensive candidates, changes one of them at random, and keeps the result if it is more
+expensive. A figure is the least of several measurements, so that a busy machine does not look like expensive bytes.
 """
 
 from __future__ import annotations

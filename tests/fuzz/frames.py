@@ -1,7 +1,7 @@
 """Coverage-guided bytes for the frame fast path, which must behave as Autobahn does.
 
-The same bytes in the same pieces go to a relay with the fast path and to one
-without; what each then answers, delivers, logs and closes is compared.
+The same bytes in the same pieces go to a relay with the fast path and to one without. Their answers, deliveries, logs
+and closes are compared.
 
     python -m tests.fuzz frames -atheris_runs=20000 [a folder of a corpus]
     python -m tests.fuzz frames crash-…            repeat what was found

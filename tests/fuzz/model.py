@@ -1,14 +1,12 @@
 """What the relay must do, implemented a second time: the promise and the protocol page as a small state machine.
 
-`Model` is told what happened at the relay's seams in the order it happened
-there: a connection's bytes were read, the site's verdict came, a batch was
-committed. It works out each frame that each client must then have been
-handed, in order, and with which code which connection must have been closed,
-and compares. It shares no code with the relay, and knows nothing of batches
-but that they are made of what was accepted, in order.
+`Model` is notified of each event at the relay's seams, in order: a connection's bytes were read, the site's verdict
+came, a batch was committed. From these it computes each frame that each client must have been handed, in order, and
+each connection that must have been closed, with its code, and compares. It shares no code with the relay. It knows
+nothing of batches except that they consist of the accepted messages, in order.
 
-Where it can't know, it looks: only the moment at which a slow reader's budget
-is used up depends on how bytes lie in buffers. There it asks whether it may.
+One thing it can't compute: the moment at which a slow reader's budget is used up depends on how bytes lie in buffers.
+There it only checks whether the relay was allowed to close the connection.
 """
 
 from __future__ import annotations
@@ -552,11 +550,11 @@ class Model:
             assert not late, f"{sessid} was due at {due}, and was not asked about at {now}"
         for c in self.connections:
             if c.state is State.ENDED and not c.is_lost:
-                # Who closes, too, when the relay has: their time begins anew.
+                # If the client closes, too, after the relay has, its time begins again.
                 assert c.ended_at + 2 * CLOSING_TIMEOUT > now, f"connection {c.number} may take its time to leave"
             if c.state is State.CONNECTING:
                 assert c.handshake_due > now or c.is_lost, "a handshake may last"
-        # In the order in which they began: whoever waits for one who goes has the site asked before they go, too.
+        # In the order in which they began: a login that waits for one that ends is asked about before that one ends.
         for c in self.opened_so_far:
             if c.state in (State.VISITOR, State.ASKING) and c.login_due <= now:
                 if c.state is State.ASKING:

@@ -1,9 +1,8 @@
 """A network in memory: fake sockets under Twisted's own TCP, on a clock that only tests move.
 
-`Socket` is the relay's end of one connection, as the kernel would show it: so
-many bytes to read, so much room to write, an end or an error. `Reactor` is a
-`task.Clock` that also does for them what epoll does. Everything between, the
-transport with its buffers and half-closed states, is Twisted's `tcp.Server`.
+`Socket` is the relay's end of one connection, as the kernel would show it: the bytes to read, the room to write, an end
+or an error. `Reactor` is a `task.Clock` that also does the work of epoll. Everything between them, the transport with
+its buffers and half-closed states, is Twisted's `tcp.Server`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Seeded scenarios: what a few clients, their site and their log do in a few hours, simulated in milliseconds.
 
-Everything of a scenario follows from its seed. One that fails is told by it,
-and can be run alone, with every doing printed::
+A scenario is determined by its seed. One that fails names its seed, and can be run alone, with every action printed::
 
     python -m tests.fuzz.scenarios SEED
     python -m tests.fuzz.scenarios FIRST COUNT     that many, without printing, on all processors
@@ -105,7 +104,7 @@ class Scenario:
         else:
             getattr(self, name)(client)
 
-    # Doings of nobody in particular.
+    # Actions without a client.
 
     def connect(self) -> None:
         here = sum(not client.known.is_lost for client in self._world.clients)
@@ -192,7 +191,7 @@ class Scenario:
     def end(self) -> None:
         self._world.end()
 
-    # Doings of a client.
+    # Actions of a client.
 
     def shake(self, client: Client) -> None:
         self._world.shake(client)

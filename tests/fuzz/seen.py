@@ -8,7 +8,7 @@ import math
 def asked_for(usual: float) -> int:
     """Return how often something must be met at least: a quarter of the usual number, less what chance may take.
 
-    What is rare is asked for by the full form only: in few scenarios it may be missing by chance.
+    Rare things are required by the full form only, because few scenarios may miss them by chance.
     """
     return max(0, int(usual / 4 - 3 * math.sqrt(usual)))
 

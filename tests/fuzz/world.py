@@ -1,12 +1,10 @@
 """A relay in memory with its clients, its site and its log, all driven by the test, and a model of what must follow.
 
-`World` joins the real `ChatFactory`, `ChatProtocol`, `Session`, `Relay` and
-`Directory` under Twisted's own TCP transports with a `Site` that answers when
-told to, a `SteppedMessageLog` that commits or fails when told to, and a
-`Model`. What anybody does is one method. After each, the model has followed
-what happened at the seams, and every frame that was handed to any client has
-been compared with what the promise says. Random doings come from
-`tests.fuzz.test_state_machine` and from `Scenario`.
+`World` joins the real `ChatFactory`, `ChatProtocol`, `Session`, `Relay` and `Directory`, under Twisted's own TCP
+transports, with a `Site` that answers on request, a `SteppedMessageLog` that commits or fails on request, and a
+`Model`. Each action is one method. After each action, the model has followed the events at the seams, and every frame
+that was handed to a client has been compared with the promise. `tests.fuzz.test_state_machine` and `Scenario` choose
+random actions.
 """
 
 from __future__ import annotations

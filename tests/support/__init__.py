@@ -1,7 +1,7 @@
 """What several folders of tests share: the client's side of the wire, and the programs around a relay.
 
-No module here imports a test, and none of the client's side (`frames`, `v1`, `client`) imports chatrelay: a mistake of the
-relay must not be repeated by what checks it.
+No module here imports a test, and none of the client modules (`frames`, `v1`, `client`) imports chatrelay: the checks
+must not repeat a mistake of the relay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Certificate authorities for tests of TLS, by trustme: a root, an intermediate authority that signs, a leaf.
 
-Whoever is to verify the leaf has the root alone, so the chain in between must be sent.
+A verifier of the leaf has only the root, so the chain in between must be sent.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def django_site() -> Any:
 def django_database_site() -> Any:
     """Django's own users, and sessions in its database. ``POST /password`` changes the user's password.
 
-    With ``SAVE_EVERY_REQUEST`` in the environment, that setting of Django's is on.
+    With ``SAVE_EVERY_REQUEST`` in the environment, Django's setting of that name is on.
     """
     import django
     from django.conf import settings

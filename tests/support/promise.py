@@ -1,10 +1,8 @@
 """Check the promise (docs/design.rst) against what clients saw and what the message log has.
 
-Every connection gives an `Account` of itself: what it sent, and what it heard
-in the order it came. `Trial` looks at the accounts of one round after
-another, and in the end at the log that all the rounds have written. Whatever
-is broken is an AssertionError that names the promise. Nothing here knows
-where accounts come from, nor shares code with the relay.
+Every connection gives an `Account`: what it sent, and what it received, in order. `Trial` checks the accounts of one
+round after another, and at the end the log that all rounds have written. Every violation is an AssertionError that
+names the promise. This module does not know where accounts come from, and shares no code with the relay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A client that reads at a set pace, and a sender that keeps it behind; both count bytes.
 
-The reader knows each layer: what its kernel holds, what TLS holds, what it
-has read. It answers pings when it comes to them, as a browser does.
+The reader knows what each layer holds: its kernel, TLS, and itself. It answers pings when it reads them, as a browser
+does.
 """
 
 from __future__ import annotations

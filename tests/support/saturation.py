@@ -1,9 +1,7 @@
 """A crowd that gives a relay more work than it can do: many connections in one thread, with many requests each.
 
-While it runs, the crowd does as little as it can: it makes frames by hand,
-many to a write, counts the answers in what it reads, and keeps what came as
-it came. Only afterwards is that taken apart, into an `Account` of each
-connection.
+While it runs, the crowd does as little as possible: it builds frames by hand, many to a write, counts the answers that
+it reads, and keeps the received bytes unchanged. Afterwards these are decoded into an `Account` of each connection.
 """
 
 from __future__ import annotations
@@ -64,8 +62,8 @@ NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Heard:
     """The JSON values of the text frames in a stream, but for the answer to the login.
 
-    They are made anew each time they are gone through: those of a minute at
-    full load are millions, and would not fit into many a memory.
+    They are decoded again at each iteration, because those of a minute at full load are millions, and may not fit into
+    memory.
 
     :param start: where in the stream the frames begin.
     """
@@ -101,8 +99,7 @@ class Part:
 class Talker:
     """One connection of one user.
 
-    Whenever half of its requests are answered, it sends as many new ones with
-    one write.
+    Whenever half of its requests are answered, it sends as many new ones in one write.
 
     :ivar refusals: about how many of the answers were no.
     :ivar waits: seconds from sending to the answer, where one request is under way at a time.
@@ -357,7 +354,7 @@ class Crowd:
     def saturate(self, seconds: float) -> Pressure:
         """Let everybody talk until the relay was busy for this many seconds.
 
-        Where the machine has other things to do, those who talk may not come to it the first time.
+        On a busy machine the first attempt may not succeed.
         """
         for _ in range(ATTEMPTS):
             pressure = self.press(seconds)

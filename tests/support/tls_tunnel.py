@@ -1,9 +1,8 @@
 """TLS for clients that would use it from two threads.
 
-`websockets` reads in one thread while another writes. On a TLS socket of
-Python's before 3.14 that is a data race in OpenSSL: once in some thousand
-connections what is sent is lost, and the answer never comes. Here one thread
-alone speaks TLS, and the client has a plain socket to it.
+`websockets` reads in one thread while another writes. On a TLS socket of Python before 3.14 that is a data race in
+OpenSSL: once in some thousand connections, sent bytes are lost and the answer never comes. Here only one thread uses
+TLS, and the client has a plain socket to it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The protocol's requests and answers as clients write and read them: JSON in UTF-8.
 
-Values go in as they are given, also those that the protocol does not allow. It shares no code with the relay.
+Values are encoded as given, even those that the protocol does not allow. This module shares no code with the relay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A program with many users who log in and then send nothing: ``python -m tests.trials.away URL SESSID…``.
 
-It prints a line when all are in, and then only reads. It is run where the network can be taken from it.
+It prints a line when all are logged in, and then only reads. It runs where its network can be taken down.
 """
 
 from __future__ import annotations

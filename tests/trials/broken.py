@@ -1,8 +1,7 @@
 """Builds of the relay that each break one promise, or lack one limit.
 
-`build` runs in the relay's process before twistd begins. What it replaces it
-looks up first: a name that has moved ends the relay at once, and with it the
-test that wanted the broken build.
+`build` runs in the relay's process before twistd begins. It looks up everything that it replaces: a name that has moved
+ends the relay at once, and fails the test that needs the broken build.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fixtures of the trials.
 
-A trial does something to a real relay that the world may do to it, counts how often it did, and measures what came of it.
-`make trials` runs each in full; every other run takes a short form where the full one would take over a minute, which its
-docstring names.
+A trial does something to a real relay that may happen in the world, counts how often it did so, and measures the
+effect. `make trials` runs each in full. Every other run takes a short form if the full one would take over a minute;
+the trial's docstring describes it.
 """
 
 from tests.support.authorities import authorities

@@ -1,7 +1,7 @@
 """Many sockets at once, each from its own address, as attackers have them.
 
-All of 127.0.0.0/8 is this machine, so each socket may come from another address, and limits that count by address see many
-clients and not one.
+All of 127.0.0.0/8 is this machine. So each socket may have its own address, and limits per address see many clients
+instead of one.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def killed_under_load_behind_a_link(stage: Stage, evidence: Evidence, rounds: in
 def rotated_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
     """Move the log away without its write-ahead log, under load and after a SIGKILL, again and again.
 
-    Each line that the relay prints of it ends with a command, which is executed as it stands. Then all that was
+    Each line that the relay prints about it ends with a command, which is executed unchanged. Then everything
     acknowledged is in one of the files.
     """
     real = linked(stage)
@@ -353,7 +353,7 @@ def one_sync_fails_under_load(stage: Stage, evidence: Evidence) -> None:
         crowd.until(lambda: crowd.refused > 0, "meet the failing sync")
         began = time.monotonic()
         accepted = crowd.accepted
-        # What was committed before is still being answered; the refusals end when the log is open again.
+        # Earlier commits are still being answered; the refusals end when the log is open again.
         crowd.until(lambda: crowd.accepted > accepted + 16 * len(crowd.talkers), "be accepted again")
         seconds = time.monotonic() - began
         crowd.settle()
@@ -376,8 +376,8 @@ def syncs_fail_again_and_again(stage: Stage, evidence: Evidence, messages: int) 
 
     (With every third, each reopening takes so many syncs that it succeeds, and the batch after it always fails.)
 
-    SQLite has then written the batch and can't say whether it is on the disk: it must be refused, and marked if it is
-    there.
+    SQLite has then written the batch and can't know whether it is on the disk. So the batch must be refused, and marked
+    if it is there.
     """
     outcomes: dict[str, bool] = {}
     delivered: list[str] = []

@@ -2,9 +2,9 @@
 
     python -m tests.trials.flood PORT SECONDS FILE...
 
-Each FILE is JSON: the address that its connections come from, their SESSIDs (or none, for visitors), and for each of them
-the bytes of one message in hexadecimal. Each connection sends its bytes ten times a second, or as often as the relay reads
-them. When all are connected the program prints a line, and one more at its end, with how often they were sent whole.
+Each FILE is JSON: the address of its connections, their SESSIDs (or none, for visitors), and for each of them the bytes
+of one message in hexadecimal. Each connection sends its bytes ten times a second, or as often as the relay reads them.
+The program prints a line when all are connected, and one at its end with the number of complete sends.
 """
 
 from __future__ import annotations

@@ -1,20 +1,15 @@
 """What a disk may hold after a power cut at any moment of a relay that ran under strace.
 
-Nothing of the relay is changed for it, and nothing is copied while it runs:
-strace writes down every system call on the message log's files, with the
-bytes, and every byte that was sent to a client, in the order they happened.
-`Recording` reads that. `Disk` goes through it again up to some moment and
-knows what was synced by then; of the rest, any part may have reached the
-disk, in sectors and in any order. `Recording.accounts` has what the clients
-had been told by then.
+The relay is not changed for this, and nothing is copied while it runs. strace records every system call on the message
+log's files, with the bytes, and every byte that was sent to a client, in order. `Recording` reads that. `Disk` replays
+it up to a moment and knows what was synced by then; any part of the rest may have reached the disk, in sectors and in
+any order. `Recording.accounts` has what the clients had received by then.
 
-What it takes a disk to be: a sync that returned 0 has made durable what was
-written to that file before it began, whole; of anything else, each 512 bytes
-are old or new, and never a mixture; a new file has its name, and a removed
-one loses it, once its folder is synced, and perhaps before; what a failed
-sync was to write is partly lost for good, even though a later sync succeeds
-and the file reads as if it were there (Linux forgets it). The -shm file,
-which SQLite maps, never syncs and makes anew, is gone.
+The model of a disk: a sync that returned 0 has made durable everything that was written to the file before it began. Of
+other writes, each 512 bytes are old or new, never a mixture. A new file has its name, and a removed one loses it, once
+its folder is synced, and perhaps before. After a failed sync, part of its data is lost for good, even though a later
+sync succeeds and the file reads as if the data were there (Linux forgets it). The -shm file, which SQLite maps, never
+syncs and makes again, is gone.
 """
 
 from __future__ import annotations

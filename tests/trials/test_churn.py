@@ -1,9 +1,8 @@
 """Clients connect and disconnect, and what each leaves behind in the relay must not accumulate.
 
-They come in rounds, each with as many of every kind, from many addresses, and
-half of them as users who were there before. After each round the relay is
-left alone until the last connection has gone. Then its memory is read, and
-its file descriptors are counted.
+They connect in rounds, each with as many of every kind, from many addresses. Half of them are users who were there
+before. After each round the relay is left alone until the last connection has gone. Then its memory and its file
+descriptors are measured.
 """
 
 from __future__ import annotations
@@ -357,15 +356,13 @@ MOST_A_CONNECTION = 1000
 def test_hour_of_churn_leaves_no_memory_and_no_descriptors(tmp_path: Path, evidence: Evidence, full: bool) -> None:
     """The full form takes an hour, or as many minutes as CHATRELAY_CHURN_MINUTES says.
 
-    Both forms have ``--login-timeout 3``, so that who says nothing does not stay for long, ``--recheck-interval 2``,
-    so that sessions are asked about again, and ``--compression yes``. A third of the people come over TLS.
+    Both forms have ``--login-timeout 3``, so that silent clients do not stay for long, ``--recheck-interval 2``, so
+    that sessions are re-checked, and ``--compression yes``. A third of the clients use TLS.
 
-    The short form takes 60 seconds, in which no slope of 1 MiB an hour could
-    be told from how a process grows at first. It finds descriptors that are
-    kept, and what is kept of each connection where that is more than a KiB;
-    nothing smaller. It does without what fills up slowly and stays: the
-    message log (``--message-log none``) with its cache, and users' new
-    recipients (``--new-recipients-per-minute 0``).
+    The short form takes 60 seconds, in which a slope of 1 MiB an hour can't be distinguished from a process's initial
+    growth. It finds descriptors that are kept, and memory of more than a KiB that is kept for each connection, but
+    nothing smaller. It is without everything that fills up slowly and stays: the message log (``--message-log none``)
+    with its cache, and users' new recipients (``--new-recipients-per-minute 0``).
     """
     if full:
         rests, town = asyncio.run(trial(tmp_path, 1 << 20, 60 * MINUTES))

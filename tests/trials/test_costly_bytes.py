@@ -1,6 +1,6 @@
 """The most expensive bytes that a client may send, compared with harmless ones: their effect on another user's logins.
 
-Harmless and expensive bytes take turns, and what is compared is what both do to the same relay on the same machine.
+Harmless and expensive bytes take turns, and their effects on the same relay and machine are compared.
 """
 
 from __future__ import annotations

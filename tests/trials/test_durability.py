@@ -1,6 +1,6 @@
 """Acknowledged messages are in the log, whatever happens to the relay, the disk or the machine.
 
-The log is read by SQLite itself. Where strace is needed it is Debian's, and runs the relay as its child.
+SQLite itself reads the log. strace, where it is needed, is Debian's, and runs the relay as its child.
 """
 
 from __future__ import annotations

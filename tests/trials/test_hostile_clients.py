@@ -1,7 +1,7 @@
 """Hostile clients that are silent, slow, huge or endless, while a member logs in.
 
-The attackers come from many addresses of 127.0.0.0/8, the member from 127.0.0.1: what cuts an attacker is the limit that its
-trial is about, and not the one on connections of an address.
+The attackers come from many addresses of 127.0.0.0/8, the member from 127.0.0.1. So each attacker meets the limit that
+its trial is about, and not the one on connections per address.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def test_header_of_20_mb_is_refused_and_logins_stay_fast(siege: Begin, evidence:
 def test_million_empty_fragments_close_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
     """A message of a million empty fragments is closed with 1002 after 64.
 
-    A ping after the 64th is answered, and one after the 65th is not: so many were taken.
+    A ping after the 64th is answered, and one after the 65th is not, which shows how many were taken.
     """
     empty, ping = frame(b"", CONTINUATION, fin=False), frame(b"", PING)
     begins = frame(b"", fin=False) + empty * (MESSAGE_FRAMES - 1) + ping + empty + ping

@@ -1,7 +1,7 @@
 """All clients log in at once, at a site that is slow and counts the requests.
 
-Each client has a session of its own, and finds out whose it became by writing to itself. Who is refused or closed
-comes back as docs/protocol.rst says. They come from offices, a hundred behind one address.
+Each client has its own session, and finds out whose connection it has by writing to itself. A client that is refused or
+closed reconnects as docs/protocol.rst says. A hundred clients share one address, as in an office.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def test_returning_clients_log_in_as_themselves(
 ) -> None:
     """The short form has 1,000 clients, the full one 10,000; the message log is an SQLite file, as by default.
 
-    The 1,000 are through in two seconds, and so show that no more than 32 questions are out, that each is put once and
-    nobody becomes somebody else. They all find a place, and no login waits for long: that so many want one that the
-    relay is full (``unauthenticated``), or that their turn comes too late (``login-timeout``), only the full form shows.
+    The 1,000 are logged in within two seconds. They show that at most 32 requests are pending, that each is sent once,
+    and that no client gets another's login. All of them find a place, and no login waits for long. Only the full form
+    shows a full relay (``unauthenticated``) and logins whose turn comes too late (``login-timeout``).
 
-    With the defaults, 5,000 of them are refused at first and come again when their own wait is over.
-    docs/operating/limits.rst says with which options nobody is. On a machine that has others to serve both take longer, and fail.
+    With the defaults, 5,000 of them are refused at first and reconnect after their own wait. docs/operating/limits.rst
+    gives the options with which none is refused. On a busy machine both forms take longer, and fail.
     """
     count = 10_000 if full else 1000
     began = time.process_time()

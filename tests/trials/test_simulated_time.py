@@ -16,8 +16,8 @@ SHORT = 1000
 def test_simulated_time_follows_the_model(evidence: Evidence, full: bool) -> None:
     """In each scenario clients, a site and a log act at random for minutes or hours, and every effect is checked.
 
-    Each day has seeds of its own. The short form has 1,000 of the 20,000 scenarios. One that fails names its seed and how
-    to repeat it alone.
+    Each day has its own seeds. The short form has 1,000 of the 20,000 scenarios. One that fails names its seed and the
+    command that repeats it alone.
     """
     first = datetime.now(UTC).toordinal() * 100_000
     scenarios = FULL if full else SHORT

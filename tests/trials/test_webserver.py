@@ -73,13 +73,13 @@ FULL = Outage(1000, 60, ("--recheck-interval", "10"))
 def test_unreachable_site_closes_no_connection(tmp_path: Path, evidence: Evidence, full: bool) -> None:
     """The site becomes unreachable in both possible ways, and recovers at the worst moment: just after a probe failed.
 
-    The full form has the defaults, but for ``--recheck-interval 10``: within a minute everybody is asked about again
-    while the site is away. The breaker's longest wait is 10 s; the 5 s between that and the 15 s allowed are
-    ``webserver-timeout``: so long takes a probe that a site has swallowed just before it returned.
+    The full form has the defaults except ``--recheck-interval 10``: within a minute every session is re-checked while
+    the site is unreachable. The breaker's longest wait is 10 s. The 5 s between that and the allowed 15 s are
+    ``webserver-timeout``, the time of a probe that the site accepted just before it recovered and never answered.
 
-    The short form has 200 users, and the site is away for some 6 s instead of 60. For that it has ``--breaker-wait
-    0.1``, ``--breaker-longest-wait 0.5``, ``--webserver-timeout 1`` and ``--recheck-interval 1``, and 2 s instead of 15
-    from the site's return to a login. The defaults themselves it does not try.
+    The short form has 200 users, and the site is unreachable for about 6 s instead of 60. It uses ``--breaker-wait
+    0.1``, ``--breaker-longest-wait 0.5``, ``--webserver-timeout 1`` and ``--recheck-interval 1``, and allows 2 s
+    instead of 15 from the site's recovery to a login. It does not test the defaults themselves.
     """
     asyncio.run(outages(tmp_path, evidence, FULL if full else SHORT))
 

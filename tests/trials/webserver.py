@@ -59,8 +59,8 @@ class Webserver:
     def cut_a_probe_and_answer(self) -> None:
         """Recover at the worst time: just after the relay has tried it in vain.
 
-        What is there is cut, and of what comes the next two questions: the
-        probe, and the relay's own by which it makes sure.
+        Open connections are aborted, and so are the next two requests: the probe, and the relay's own request that
+        confirms it.
         """
         self._to_cut = 2
         self.back_since = None

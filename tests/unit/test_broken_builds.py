@@ -1,6 +1,6 @@
 """The broken builds and the model of the trials and fuzz tests replace names that the relay really has.
 
-That each is caught, the trials show (tests/trials/test_the_checkers.py, tests/fuzz/test_checker.py).
+The trials and the fuzz tests show that each is caught (tests/trials/test_the_checkers.py, tests/fuzz/test_checker.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """No session id is in anything printed of the objects that know it, nor in a traceback through them.
 
-tests/end_to_end/test_canary.py searches what comes out of a real relay.
+tests/end_to_end/test_canary.py searches the output of a real relay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CONTRIBUTING.rst matches what it describes: the Makefile, the parts of chatrelay, the layers.
 
-The page is read as text. That the files it names are there is checked by docs/check_links.py.
+The page is read as text. docs/check_links.py checks that the files it names exist.
 """
 
 from __future__ import annotations

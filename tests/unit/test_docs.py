@@ -1,7 +1,7 @@
 """The pages in docs/ match the code: what both contain is the same in both.
 
-Nothing is rendered here; the pages are read as text, so that Sphinx is not needed. That the protocol page's examples are
-true is tests/end_to_end/test_protocol_page.py's to see.
+The pages are read as text and not rendered, so that Sphinx is not needed. tests/end_to_end/test_protocol_page.py runs
+the examples of the protocol page.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The folders and modules of chatrelay: each folder is an installed package, and each module states its purpose.
 
-They are read as text. Nothing of them is imported.
+The files are read as text, and not imported.
 """
 
 from __future__ import annotations

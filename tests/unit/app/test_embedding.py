@@ -1,6 +1,6 @@
 """chatrelay inside an application: built, started and stopped in the reactor that runs the tests.
 
-pytest runs these, with pytest-twisted; trial finds none of them.
+pytest runs these with pytest-twisted. trial finds none of them.
 """
 
 from __future__ import annotations

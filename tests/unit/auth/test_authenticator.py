@@ -184,7 +184,7 @@ class OverTLS(SessionPageTestCase):
         )
 
     async def tearDown(self) -> None:
-        # None of the connections learns that it was cut, as it reads no more.
+        # None of the connections notices that it was aborted, because none reads any more.
         for conversation in self.conversations:
             conversation.transport.transport.abortConnection()  # of TCP, below TLS
         await gatherResults([conversation.gone for conversation in self.conversations])

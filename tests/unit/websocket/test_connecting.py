@@ -302,7 +302,7 @@ class Unauthenticated(ConnectingTestCase):
             self.assertTrue(self.refuses(OFFICE))
             authenticator.answer(verdict)
             self.assertEqual(self.refuses(OFFICE), not room)
-        # Asking again is no second way out, and no way back in.
+        # Logging in again neither frees a second slot nor takes one.
         self.come()
         client.say_login("alice")
         authenticator.answer(LoggedIn(1))

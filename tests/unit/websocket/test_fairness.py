@@ -1,9 +1,8 @@
 """What a burst of one client costs the others, counted in turns of a reactor that the test controls.
 
-The sockets are real, so that it is Twisted that decides how much one turn
-reads and writes. They are Unix sockets: what is sent is there at once. The
-turns are taken by hand: first what was due, then one read and one write of
-each socket that is ready, as Twisted's reactors do. Nothing depends on time.
+The sockets are real, so that Twisted decides how much one turn reads and writes. They are UNIX sockets, on which sent
+bytes arrive at once. The test takes each turn: first what was due, then one read and one write of each ready socket, as
+Twisted's reactors do. Nothing depends on time.
 """
 
 from __future__ import annotations
