@@ -113,7 +113,7 @@ def lines(name: str, version: str, vulnerabilities: Iterable[tuple[str, list[str
     """Those that are not explained, one line each."""
     for identifier, fixed_in in vulnerabilities:
         if identifier not in EXPLAINED:
-            yield f"{name} {version}: {identifier}, mended in {', '.join(fixed_in) or 'none yet'}"
+            yield f"{name} {version}: {identifier}, fixed in {', '.join(fixed_in) or 'none yet'}"
 
 
 SOURCES = {

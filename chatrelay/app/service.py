@@ -89,7 +89,7 @@ class ChatRelayService(MultiService):
         if self.factory.registry.stopping:
             return "the relay is stopping"
         if not self.message_log.is_open:
-            return "the message log cannot be written: the relay's own lines say why"
+            return "the message log cannot be written: the relay's log says why"
         return None
 
     def privilegedStartService(self) -> None:
