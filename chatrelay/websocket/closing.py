@@ -147,6 +147,24 @@ class LogLimiter:
                 )
 
 
+class _Outgoing(Protocol):
+    @property
+    def unacknowledged(self) -> float: ...
+
+
+class _Remote(Protocol):
+    @property
+    def has_proxy_protocol(self) -> bool: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class _Session(Protocol):
+    @property
+    def uid(self) -> str | int | None: ...
+
+
 class LostConnection(Protocol):
     """A connection that is lost.
 
@@ -157,13 +175,13 @@ class LostConnection(Protocol):
     def close_cause(self) -> CloseCause | None: ...
 
     @property
-    def outgoing(self) -> Any: ...
+    def outgoing(self) -> _Outgoing: ...
 
     @property
-    def remote(self) -> Any: ...
+    def remote(self) -> _Remote: ...
 
     @property
-    def session(self) -> Any: ...
+    def session(self) -> _Session | None: ...
 
     @property
     def transport(self) -> Any: ...
