@@ -1,7 +1,7 @@
 """Test doubles, for the tests of chatrelay and of programs that embed it.
 
-Each implements a Protocol of `chatrelay.interfaces`, and passes the contract test of that Protocol. The test decides when
-each succeeds or fails. This module must not open a socket or a file.
+Each implements a Protocol of `chatrelay.interfaces`, and passes the contract test of that Protocol. The test decides
+when each succeeds or fails. This module must not open a socket or a file.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class Relay:
     :param directory: the connections by user.
     :param message_log: where messages are committed before they are delivered.
     :param now: the wall clock, in seconds since 1970 UTC.
-    :ivar now: the same, for the `received_at` of messages.
     :param call_soon: runs a callable in a later turn of the reactor.
+    :ivar now: the same clock, for the `received_at` of messages.
     """
 
     def __init__(
