@@ -51,7 +51,7 @@ class Line:
     A TCP proxy in threads, between a browser and the relay, which can break.
 
     :param port: where it listens, on 127.0.0.1
-    :ivar target: where what it accepts goes on to
+    :ivar target: where it forwards accepted connections
     """
 
     def __init__(self, port: int, target: int) -> None:

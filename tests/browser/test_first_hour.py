@@ -101,7 +101,7 @@ class Cookies(ThreadingHTTPServer):
     A site as many frameworks make them: each answer deletes the cookie of an unknown session.
 
     :ivar users: session -> uID
-    :ivar relay: to tell of a login
+    :ivar relay: the relay that asks the site
     """
 
     daemon_threads = True

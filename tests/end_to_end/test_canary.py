@@ -52,7 +52,7 @@ def pieces(word: str) -> Iterator[bytes]:
 class Canaries:
     """Session ids, and everything in which they must not appear.
 
-    :ivar found: what came from the relay, by where it came from.
+    :ivar found: everything that came from the relay, by its source.
     """
 
     def __init__(self) -> None:

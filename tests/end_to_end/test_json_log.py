@@ -173,7 +173,7 @@ class Kind:
     """Connections that end in the same way.
 
     :ivar doing: what each does; it stays where that says nothing of its end.
-    :ivar end: of each, its phase, by whom, the code, and how the reason begins.
+    :ivar end: of each end, its phase, who closed, the code, and the beginning of the reason.
     :ivar count: how many there are, at once.
     """
 

@@ -206,10 +206,10 @@ class Connection:
     :ivar unread_since: set by the world: bytes handed over when its client had last read everything.
     :ivar wants_in_by: the SESSID of the login under way; `is_asked_about` when the site has it.
     :ivar turn_at: when it was pinged, or needed no ping; `ping_due`: when the time of an unanswered ping is over.
-    :ivar signs: what came from it; `signs_then`: had come when it was pinged.
+    :ivar signs: its signs of life; `signs_then`: their number when it was pinged.
     :ivar behind_since: when more waited for it than its transport likes, or None.
-    :ivar awaits_turn: whether the relay stops, and has yet to tell this one.
-    :ivar is_taken_from: whether its messages count; no more once its turn has come.
+    :ivar awaits_turn: whether the relay stops, and has not closed this one yet.
+    :ivar is_taken_from: whether its messages count, which ends when its turn comes.
     """
 
     number: int

@@ -43,8 +43,8 @@ class Scenario:
     """One scenario.
 
     :param seed: all that happens follows from it.
-    :param tell: called with each doing.
-    :ivar counts: what came of it.
+    :param tell: called with each action.
+    :ivar counts: how often each outcome occurred.
     :ivar heard: what each client was sent.
     """
 
@@ -68,7 +68,7 @@ class Scenario:
     def run(self) -> Scenario:
         """Run the scenario.
 
-        :raises Broken: where the relay did anything that it must not, or left out what it must.
+        :raises Broken: where the relay did something that it must not do, or omitted something that it must do.
         """
         names = [name for name, _ in _DOINGS]
         world, random = self._world, self._random

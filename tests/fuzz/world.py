@@ -202,7 +202,7 @@ class World:
 
     :param fast_path: whether the relay uses it.
     :param direct: whether the transports are Twisted's plain TCP, to which the relay writes at once; else as TLS.
-    :param held: whether the log is moved by hand; else it is ``memory:``, which commits at once.
+    :param held: whether the test drives the log; otherwise it is ``memory:``, which commits at once.
     :param guarded: whether the real authenticator with queue, breaker and deadlines stands before the site.
     :param chance: of re-checks.
     """

@@ -54,7 +54,7 @@ class Site:
     :ivar asked: the SESSIDs of the requests, in order.
     :ivar requests: (headers, body) of each request.
     :ivar answer: when set, called with the request to answer in its own way.
-    :ivar counts_first_look: whether the request that a relay sends at its start counts; else it is denied, and not
+    :ivar counts_first_look: whether the request that a relay sends at its start counts; otherwise it is denied, and not
         recorded.
     :ivar seconds: how long it takes for each answer.
     """

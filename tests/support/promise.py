@@ -42,7 +42,7 @@ class Row(NamedTuple):
 class Account:
     """What happened on one connection, as its client saw it.
 
-    :ivar uid: whose it is, as the site says.
+    :ivar uid: its user, as the site says.
     :ivar requests: what was sent, in order.
     :ivar heard: the JSON values of the frames that came after the login, in order; gone through more than once.
     :ivar code: the close code that came, None where the connection was cut.
@@ -93,7 +93,7 @@ class Trial:
     def add(self, accounts: Sequence[Account], *, settled: bool) -> None:
         """Check one round.
 
-        :param settled: whether everything sent was waited for and the relay lived on; else it was killed in the midst.
+        :param settled: whether every answer was awaited and the relay went on; otherwise it was killed meanwhile.
         """
         fates: dict[str, _Fate] = {}
         for sender, account in enumerate(accounts, self._connections):
@@ -118,7 +118,7 @@ class Trial:
     def check_log(self, log: Sequence[Row], *, refused_may_stand: bool = False) -> None:
         """Compare the log, in the order of its numbers, with all rounds.
 
-        :param refused_may_stand: whether what was refused may be there, and not marked.
+        :param refused_may_stand: whether refused messages may be there without a mark.
         """
         logged: dict[str, Row] = {}
         last: dict[int, int] = {}

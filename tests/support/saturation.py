@@ -82,7 +82,7 @@ class Heard:
 class Part:
     """What one talker does.
 
-    :ivar recipients: whom it sends to, by turns.
+    :ivar recipients: the users to whom it sends in turn.
     :ivar window: how many of its requests are under way at once; 0 to send none.
     :ivar padding: characters that fill up each content.
     :ivar leaves_after: about how many deliveries it takes before it leaves without a word; None to stay.
@@ -301,8 +301,8 @@ class Crowd:
 
     :param name: what its talkers' names begin with.
     :param tls: a client's settings, where the relay listens with TLS.
-    :ivar talkers: everyone who ever joined, those who have gone, too.
-    :ivar stopping: whether everybody goes on until told that the relay stops.
+    :ivar talkers: everyone who ever joined, including those who have gone.
+    :ivar stopping: whether everybody goes on until the relay closes with 4000.
     """
 
     def __init__(self, relay: RelayProcess, site: Site, name: str = "", tls: ssl.SSLContext | None = None) -> None:

@@ -21,8 +21,8 @@ class TLSTunnel:
 
     :param outside: a connected TCP socket, which is the tunnel's from here on.
     :param context: the client's settings.
-    :param server_hostname: whom the certificate must name.
-    :ivar inside: what is written here goes out as TLS, and what comes is read here.
+    :param server_hostname: the name that the certificate must have.
+    :ivar inside: the plain socket: bytes written here are sent as TLS, and received bytes are read here.
     :raises ssl.SSLError: what the TLS handshake ends with.
     """
 

@@ -62,7 +62,7 @@ def build(name: str) -> None:
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Replace an attribute that `owner` itself has.
 
-    :param make: called with what is there, returns what shall be.
+    :param make: called with the present value, returns the new one.
     :raises KeyError: where there is nothing.
     """
     setattr(owner, name, make(vars(owner)[name]))

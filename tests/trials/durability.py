@@ -69,7 +69,7 @@ class Stage:
 def faults(*inject: str, told: Path | None = None) -> tuple[str, ...]:
     """Return the strace command that injects faults into a relay, as strace's ``-e inject=`` names them.
 
-    :param told: where strace writes of each such system call; see `met`.
+    :param told: the file in which strace records each such system call; see `met`.
     """
     traced = ",".join({fault.partition(":")[0] for fault in inject})
     options = [word for fault in inject for word in ("-e", f"inject={fault}")]

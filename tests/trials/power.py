@@ -56,7 +56,7 @@ class Call:
     """A system call.
 
     :ivar arguments: as strace shows them.
-    :ivar result: what it returned; None where it did not.
+    :ivar result: what it returned; None where it did not return.
     """
 
     name: str
@@ -271,7 +271,7 @@ class Recording:
     :ivar first: the first moment at which something was sent to a client.
     :ivar syncs: the moments just before a sync of the log's files returned, from then on.
     :ivar failed_syncs: how many syncs failed.
-    :ivar restarts: how often the WAL was begun anew, what was in it having been copied into the file.
+    :ivar restarts: how often the WAL was restarted, after its contents were copied into the file.
     """
 
     def __init__(self, trace: Path, path: Path) -> None:

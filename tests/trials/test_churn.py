@@ -53,7 +53,7 @@ class Town:
     """The addresses and users of the clients.
 
     :param tls_port: the relay's for TLS.
-    :param tls: how those who come there speak it.
+    :param tls: the TLS settings of clients there.
     :param addresses: how many addresses there are.
     :ivar over_tls: how many came over TLS.
     :ivar ended: how connections ended, and how often.

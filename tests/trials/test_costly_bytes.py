@@ -79,7 +79,7 @@ class Flood:
     def plan(self, place: int) -> dict[str, object]:
         """Return the content of a file for `tests.trials.flood`.
 
-        :param place: a number for an address that nobody has used yet: who has left in a pause is noticed after it.
+        :param place: the number of an unused address, because a client that disconnects in a pause is noticed only after it.
         """
         template = self.candidate.template
         return {

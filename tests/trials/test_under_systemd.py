@@ -178,7 +178,7 @@ def touched(process: int, path: str) -> str:
 def check_where_it_may_write(process: int, first: str) -> None:
     """Check that its message log is in its own folder, its /tmp is private, and the rest is read-only.
 
-    :param first: the process that sees what is outside.
+    :param first: the process that sees the files outside the sandbox.
     """
     open_files = {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
     assert f"{STATE}/messages.sqlite3" in open_files

@@ -43,7 +43,7 @@ class Outage:
     """The times of an outage.
 
     :ivar users: how many are logged in.
-    :ivar seconds: how long the site is away at the least: longer than it takes to get to the breaker's longest wait.
+    :ivar seconds: how long the site is unreachable, at least: longer than the breaker needs to reach its longest wait.
     :ivar options: the relay's.
     :ivar longest_wait: the breaker's, as these options have it.
     :ivar within: seconds from the site's return to a login.
@@ -259,8 +259,8 @@ class Fault:
     """A way to answer.
 
     :ivar act: writes the answer; then the connection is closed, unless it stays.
-    :ivar answer: what the client is told.
-    :ivar told: a pattern of what the operator is told; None for nothing.
+    :ivar answer: the answer to the client.
+    :ivar told: a pattern of the logged line; None for no line.
     :ivar stays: whether the connection is left open.
     """
 

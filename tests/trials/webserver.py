@@ -24,7 +24,7 @@ class Webserver:
 
     :param seconds: how long it takes for an answer.
     :ivar url: what to ask it by.
-    :ivar answering: whether it answers; else it takes questions and says nothing.
+    :ivar answering: whether it answers; otherwise it accepts requests and sends nothing.
     :ivar most_at_once: the most questions that were waiting for their answer at one time.
     :ivar asked: how often each session was asked about.
     :ivar twice_at_once: sessions that were asked about while they were being asked about.

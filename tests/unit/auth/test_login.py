@@ -51,7 +51,7 @@ class RecordedSession:
 class RecordedClient:
     """A client that logs in.
 
-    :ivar first_logins: how often it was told to apply the limits of a user.
+    :ivar first_logins: how often it had to apply the limits of a user.
     """
 
     def __init__(self, directory: Directory) -> None:

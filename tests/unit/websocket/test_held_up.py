@@ -34,7 +34,7 @@ class Connections(WebSocketTestCase):
         """Make two such clients with most of their time used, hold the relay up, and return both.
 
         :param begin: makes one.
-        :param arrives: what came of the one that is in time.
+        :param arrives: sends the bytes of the client that is in time.
         :param seconds: their time.
         """
         self.pass_time(1)
