@@ -149,7 +149,7 @@ class Relay:
         failure.trap(LogUnavailable)
 
     def _report(self, failure: Failure) -> None:
-        log.failure("a batch of messages met a defect of chatrelay; please report it", failure=failure)
+        log.failure("delivering a batch of messages failed; please report it", failure=failure)
 
     def _batch_done(self, _: object, number: int) -> None:
         self._committing = 0

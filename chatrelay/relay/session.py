@@ -62,16 +62,16 @@ BACK_OFF_SECONDS = 0.5
 """Seconds without a message beyond the limits after which the count restarts."""
 
 
-def _nobody_asks(sessid: str, is_cookie: bool) -> None:
-    """Ask nobody: the connection is closed."""
+def _ask_nobody(sessid: str, is_cookie: bool) -> None:
+    """Do nothing: the connection is closed, so its login does not matter any more."""
 
 
-def _nobody_counts(because: str | None) -> None:
-    """Count no login without a cookie."""
+def _ignore_login(because: str | None) -> None:
+    """Do nothing about a login without a cookie."""
 
 
 def _charge_nobody(size: int) -> None:
-    """Count no large message."""
+    """Do nothing about a large message."""
 
 
 class Session:
@@ -129,7 +129,7 @@ class Session:
         cookie: str | None = None,
         no_cookie_because: str | None = None,
         charge: Callable[[int], None] = _charge_nobody,
-        without_cookie: Callable[[str | None], None] = _nobody_counts,
+        without_cookie: Callable[[str | None], None] = _ignore_login,
     ) -> None:
         self.state = State.ANONYMOUS
         self._connection = connection
@@ -283,7 +283,7 @@ class Session:
             self._limits.disconnected(user, self._seconds())
         self.state = State.CLOSED
         # `ask` refers to the connection, which refers to this session. Both would stay until garbage is collected.
-        self._ask = _nobody_asks
+        self._ask = _ask_nobody
 
     def _exceeded(self, now: float) -> bool:
         """Count a message beyond the limits, and close the connection of a client that floods the relay.
