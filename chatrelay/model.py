@@ -15,7 +15,7 @@ MAX_SESSID = 4096
 """Characters of a SESSID."""
 
 MAX_TOKEN = 64
-"""Characters of a client's ``id`` or ``timeStamp``, where they are strings, and of a uID."""
+"""Characters of a client's ``id`` or ``timeStamp``, if they are strings, and of a uID."""
 
 MAX_CONTENT = 16 * 1024
 """Bytes of a message's ``content``, encoded as UTF-8."""

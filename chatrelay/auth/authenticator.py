@@ -304,13 +304,13 @@ class SessionPageAuthenticator:
         """
         # While the breaker is open, a failed probe is not logged: the operator knows already.
         what = redacted(error, request.sessid)
-        trouble = self._trouble(what, is_news=self._breaker.state is BreakerState.CLOSED)
+        unavailable = self._unavailable(what, is_news=self._breaker.state is BreakerState.CLOSED)
         if is_suspect and not request.is_own:
             own = _Request(secrets.token_hex(16), True, self._given_up, is_own=True)
             if self._breaker.suspect(request, own):
                 own.join().addErrback(Failure.trap, CancelledError)  # when the relay stops
                 self._send(own)
-            return trouble
+            return unavailable
         if self._breaker.failed(request, self._reactor.seconds()):
             log.warn(
                 "the session page at {url} has failed {failures} times in a row: until it answers again, the relay "
@@ -322,7 +322,7 @@ class SessionPageAuthenticator:
                 waiting = self._next()
                 self._stop_sharing(waiting)
                 waiting.answer(self._refused())
-        return trouble
+        return unavailable
 
     def _timed_out(self, timer: DeadlineTimer[Any]) -> InvalidAnswer:
         return InvalidAnswer(f"no complete response within {timer.seconds:g} s")
@@ -355,9 +355,10 @@ class SessionPageAuthenticator:
     def _no_turn(self) -> Unavailable:
         # Log this once until the queue is empty: many logins must not cause as many log messages.
         is_news, self._is_queue_logged = not self._is_queue_logged, True
-        return self._trouble("too many requests were waiting for it (webserver-checks)", is_news)
+        return self._unavailable("too many requests were waiting for it (webserver-checks)", is_news)
 
-    def _trouble(self, what: str, is_news: bool) -> Unavailable:
+    def _unavailable(self, what: str, is_news: bool) -> Unavailable:
+        """Return the verdict if the site could not be asked, and log that if it is news."""
         if is_news:
             log.warn("the session page at {url} could not be asked: {what}", url=self._site, what=what)
         return Unavailable(what)

@@ -139,7 +139,7 @@ class SessionPage:
         self._reactor = reactor
         self._pool = _QuietPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = connections
-        # Twisted retries only requests that may be repeated, such as GET. `_post` retries ours where that does no harm.
+        # Twisted retries only requests that may be repeated, such as GET. `_post` retries ours if that does no harm.
         self._pool.retryAutomatically = False
         self._used: WeakSet[object] = WeakSet()  # connections that have served a request
 

@@ -100,7 +100,7 @@ class Logins:
     :param index: the connections by session, so that a session can be ended from outside.
     :param throttle: asks for verdicts, within the limits of the client's address.
     :param rechecks: asks again about the sessions of users who are logged in.
-    :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup; None where none is used.
+    :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup; None if none is used.
     :param auth_tickets: whether a SESSID that is not from the cookie is a ticket, valid for one request only.
     :param connections_per_user: how many connections a user may have; 0 for no limit.
     """

@@ -287,9 +287,9 @@ class Rechecks:
         active = self._active()
         if recheck.unreachable_since is None:
             recheck.unreachable_since = active
-        left = recheck.unreachable_since + self._grace - active if self._grace else math.inf
-        if left > 0:
-            self._schedule(recheck, self._seconds() + min(self._random_interval(), left))
+        remaining = recheck.unreachable_since + self._grace - active if self._grace else math.inf
+        if remaining > 0:
+            self._schedule(recheck, self._seconds() + min(self._random_interval(), remaining))
         else:
             _close_all(recheck, codes.SESSION_UNCONFIRMED)
 

@@ -93,7 +93,7 @@ class _Address:
     :ivar pending: how many of its requests are pending. Each may end in a denial.
     :ivar waiting: the attempts that wait for the pending ones.
     :ivar is_starting: whether `LoginThrottle._start_waiting` is running for it.
-    :ivar is_logged: whether it was logged that it has no denials left.
+    :ivar is_logged: whether it was logged that the address has used up its denials.
     """
 
     __slots__ = ("denials", "is_logged", "is_starting", "name", "pending", "waiting")
@@ -211,14 +211,14 @@ class LoginThrottle:
             return
         address.is_starting = True
         while address.waiting:
-            left = self._per_minute if address.denials is None else address.denials.remaining(self._seconds())
-            if address.pending and address.pending >= left:
+            remaining = self._per_minute if address.denials is None else address.denials.remaining(self._seconds())
+            if address.pending and address.pending >= remaining:
                 break
             attempt = next(iter(address.waiting))
             del address.waiting[attempt]
             if self._is_denied(attempt):
                 attempt.verdict.callback(Denied())
-            elif left:
+            elif remaining:
                 address.pending += 1
                 asking = self._ask(attempt.sessid, attempt.is_ticket)
                 attempt.asking = asking.addCallback(self._answered, attempt)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from chatrelay.limits.buckets import TokenBucket
 
 TICK_SECONDS = 0.25
-"""How often to tick."""
+"""Seconds between two ticks."""
 
 LATE_SECONDS = 0.375
 """Seconds between two ticks beyond which the second one is late."""

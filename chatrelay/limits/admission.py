@@ -32,7 +32,7 @@ class LimitReached:
 
 
 class Slot:
-    """How one connection is counted.
+    """One connection, as it is counted.
 
     :ivar address: the address under which it is counted (`chatrelay.limits.addresses.address_key`); None if it has
         none, or none is known.

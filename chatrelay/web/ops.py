@@ -36,7 +36,7 @@ MAX_CONNECTIONS = 16
 """Connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
 
 Readiness = Callable[[], str | None]
-"""Returns why the relay accepts no clients now; None if it does."""
+"""Returns why the relay accepts no clients now; None if it accepts them."""
 
 
 class Refusal(Exception):

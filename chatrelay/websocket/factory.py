@@ -98,7 +98,7 @@ class ChatFactory(WebSocketServerFactory):
             failByDrop=False,  # or clients would see 1006 instead of a close code
             maxMessagePayloadSize=config.message_size,
             maxFramePayloadSize=config.message_size,
-            # The relay's own time limits are checked by its sweep, on the clock that was handed in.
+            # The relay has time limits of its own, which its sweep checks.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             autoPingInterval=0,

@@ -67,7 +67,7 @@ REMEDIES = {
     NO_ORIGIN: "the handshake named no Origin, as every browser does: have the proxy in front pass it on; a program "
     "must send SESSID",
 }
-"""Why the cookie of a handshake is not used, in words for the client -> how the operator can fix it."""
+"""The reason, for the client, why a handshake's cookie is not used -> the remedy, for the operator."""
 
 
 MAX_REFUSED = 16

@@ -31,7 +31,7 @@ class PingSchedule(Generic[Key]):
     """A schedule in which each key is due once in an interval, in a slot that is chosen at random.
 
     :param interval: seconds; 0 means that no key is ever due.
-    :param chance: a random number from 0 to 1.
+    :param chance: returns a random number from 0 to 1.
     """
 
     def __init__(self, interval: float, chance: Callable[[], float]) -> None:
@@ -83,7 +83,7 @@ class Pings(Generic[Pinged]):
 
     :param interval: seconds between the pings of a connection; 0 for no pings.
     :param timeout: seconds after a ping within which there must be activity; 0 for no limit.
-    :param chance: a random number from 0 to 1.
+    :param chance: returns a random number from 0 to 1.
     """
 
     def __init__(self, interval: float, timeout: float, chance: Callable[[], float]) -> None:

@@ -30,7 +30,7 @@ from chatrelay.wire.codes import Close
 log = Logger("chatrelay.websocket")
 
 SHUTDOWN_TICK_SECONDS = 0.05
-"""How often, while the relay stops, the next connections are closed."""
+"""Seconds between two steps of closing connections while the relay stops."""
 
 SWEEPS_PER_TLS_CHECK = 4
 """In every fourth sweep, once a second, the transports beneath TLS are checked."""
@@ -84,7 +84,7 @@ class Registry:
     :param drain: returns a Deferred that fires when all messages that were accepted have been answered.
     :param active: the clock of all time limits, which stands still while the process is held up.
     :param reactor: for the timer of stopping.
-    :param chance: a random number from 0 to 1.
+    :param chance: returns a random number from 0 to 1.
     :ivar connections: all connections that were accepted and are not lost.
     :ivar refused: connections that were refused when they were accepted, until they are lost, each with the response
         that it is still to get.

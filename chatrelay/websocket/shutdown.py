@@ -31,7 +31,7 @@ class ShutdownPacer(Generic[Key]):
     :param connections: all of them.
     :param limit: seconds that stopping may take; 0 for no limit.
     :param now: seconds of any clock.
-    :param chance: a random number from 0 to 1.
+    :param chance: returns a random number from 0 to 1.
     """
 
     def __init__(self, connections: Iterable[Key], limit: float, now: float, chance: Callable[[], float]) -> None:

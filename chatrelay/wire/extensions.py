@@ -40,7 +40,7 @@ class BrokenOffers(ValueError):
 def offers_in(header: str) -> Iterator[tuple[str, Parameters]]:
     """Yield the name and the parameters of each extension that a client offers, the one that it prefers first.
 
-    :param header: the values of ``Sec-WebSocket-Extensions``, joined by commas where there are several.
+    :param header: the values of ``Sec-WebSocket-Extensions``, joined by commas if there are several.
     :raises BrokenOffers: if it can't be read.
     """
     at = _skip(_BETWEEN_OFFERS, header, 0)
