@@ -63,7 +63,6 @@ class ConnectionContract:
         connection = self.make()
         connection.close(codes.UNREAD)
         connection.close(codes.ENDED)
-        connection.close(codes.UNREAD)
         self.assertEqual(self.closes(), [codes.UNREAD])
 
     def test_each_close_is_sent_with_its_code_and_reason(self) -> None:
