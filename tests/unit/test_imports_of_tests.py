@@ -25,7 +25,7 @@ CLIENTS_SIDE = {
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the full name of each module that a file imports, and of each name that it takes from one."""
+    """Yield the full name of each imported module, and of each name imported from one."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

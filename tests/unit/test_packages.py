@@ -37,7 +37,7 @@ SEAMS = {"__init__.py", "__main__.py"}
 """Modules that may be short: a package or a program is entered by them."""
 
 
-def test_each_module_has_a_size_that_a_reader_can_hold() -> None:
+def test_each_module_has_40_to_500_lines() -> None:
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in MODULES}
     assert {path: count for path, count in lines.items() if count > 500} == {}
     assert {path: count for path, count in lines.items() if count < 40 and path.name not in SEAMS} == {}

@@ -1,4 +1,4 @@
-"""The contract that every authenticator keeps, and those of the optional parts of one."""
+"""The contract of every authenticator, and those of its optional parts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AuthenticatorContract:
         """Answer no request from now on."""
 
     async def arrived(self, count: int) -> None:
-        """Wait until so many held requests have come to whoever answers them."""
+        """Wait until this many held requests have arrived."""
 
     async def gave_up(self) -> None:
         """Wait until the one held request was given up."""
@@ -67,18 +67,18 @@ class AuthenticatorContract:
     async def test_unknown_session_is_denied(self) -> None:
         self.assertEqual(await self.ask(self.make(), "bad"), Denied())
 
-    async def test_denied_session_leaves_others_alone(self) -> None:
+    async def test_denied_session_does_not_affect_others(self) -> None:
         authenticator = self.make()
         for _ in range(3):
             self.assertEqual(await self.ask(authenticator, "bad"), Denied())
             self.assertEqual(await self.ask(authenticator, "good"), LoggedIn("7"))
 
-    async def test_each_sessid_gets_a_verdict_as_it_is_written(self) -> None:
+    async def test_unusual_sessid_is_denied_without_an_error(self) -> None:
         authenticator = self.make()
         for sessid in ODD:
             self.assertEqual(await self.ask(authenticator, sessid), Denied(), repr(sessid))
 
-    async def test_each_of_several_at_once_gets_its_own_verdict(self) -> None:
+    async def test_simultaneous_logins_get_their_own_verdicts(self) -> None:
         authenticator = self.make()
         asking = [self.ask(authenticator, sessid) for sessid in ("good", "bad", "other", "good")]
         expected = [LoggedIn("7"), Denied(), LoggedIn("8"), LoggedIn("7")]
@@ -94,7 +94,7 @@ class AuthenticatorContract:
         self.assertEqual([await same, await other], [LoggedIn("7"), LoggedIn("8")])
         self.assertEqual(await self.ask(authenticator, "good"), LoggedIn("7"))
 
-    async def test_request_that_is_cancelled_on_its_way_is_given_up(self) -> None:
+    async def test_cancelled_request_is_given_up(self) -> None:
         authenticator = self.make()
         self.hold()
         leaving = self.ask(authenticator, "good")
@@ -113,9 +113,9 @@ class AuthenticatorContract:
 
 
 class AbandonsContract(AuthenticatorContract):
-    """The contract of an authenticator that is told when nobody waits for a verdict any more."""
+    """The contract of an authenticator that is notified when nobody waits for a verdict any more."""
 
-    def test_it_is_recognised_by_its_method(self) -> None:
+    def test_authenticator_with_give_up_is_recognised(self) -> None:
         self.assertIsInstance(self.make(), Abandons)
 
     async def test_abandoned_request_ends_without_another_failure(self) -> None:
@@ -139,9 +139,9 @@ class AbandonsContract(AuthenticatorContract):
 
 
 class StartableContract(AuthenticatorContract):
-    """The contract of an authenticator that is told when the relay starts and stops."""
+    """The contract of an authenticator that is notified when the relay starts and stops."""
 
-    def test_it_is_recognised_by_its_methods(self) -> None:
+    def test_startable_authenticator_is_recognised(self) -> None:
         self.assertIsInstance(self.make(), Startable)
 
     async def test_verdicts_come_during_the_startup_check(self) -> None:
@@ -180,13 +180,13 @@ class StartableContract(AuthenticatorContract):
 
 
 class TicketAuthenticatorContract(AuthenticatorContract):
-    """The contract of an authenticator for tickets: that of any, by its own method."""
+    """The contract of an authenticator for tickets: the general contract, with the method for tickets."""
 
     def ask(self, authenticator: Any, sessid: str) -> Deferred[Verdict]:
         asking: Deferred[Verdict] = authenticator.authenticate_ticket(sessid)
         return asking
 
-    def test_it_is_recognised_by_its_method(self) -> None:
+    def test_ticket_authenticator_is_recognised(self) -> None:
         self.assertIsInstance(self.make(), TicketAuthenticator)
 
 
@@ -313,7 +313,7 @@ class SessionPageCase(SessionPageTestCase):
 class SessionPage(SessionPageCase, AbandonsContract, StartableContract):
     """The authenticator that asks a site's session page."""
 
-    async def test_site_in_trouble_is_unavailable(self) -> None:
+    async def test_failing_site_is_unavailable(self) -> None:
         for trouble in (
             lambda conversation: conversation.hang_up(),
             lambda conversation: conversation.write(b"no HTTP\r\n\r\n"),

@@ -1,4 +1,4 @@
-"""The contract that every submitter of messages keeps towards the relay."""
+"""The contract of every submitter of messages."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class SubmitterContract:
         raise NotImplementedError
 
     def answers(self) -> list[Answer]:
-        """Return the answers that the submitter got since the last call, as its user sees them."""
+        """Return the answers since the last call, as the submitter's user sees them."""
         raise NotImplementedError
 
     def leave(self) -> None:
-        """Have the submitter's user leave."""
+        """Disconnect the submitter's user."""
 
     def submit(self, id: str | int, to: str = "bo") -> None:
         """Submit a message, and end the turn of the reactor."""
@@ -69,12 +69,12 @@ class SubmitterContract:
         self.log.fail()
         self.assertEqual(self.answers(), [("lost", False, "log-unavailable")])
 
-    def test_each_reason_can_be_given(self) -> None:
+    def test_each_reason_is_answered(self) -> None:
         for reason in Reason:
             self.submitter.refused(Message("alice", "bo", "id", 1, "hej", 0.0), reason)
             self.assertEqual(self.answers(), [("id", False, reason)])
 
-    def test_answers_come_in_the_order_in_which_they_were_given(self) -> None:
+    def test_answers_arrive_in_order(self) -> None:
         self.submit(1)
         self.submit(2, to="nobody")
         self.submit(3)
@@ -83,7 +83,7 @@ class SubmitterContract:
         self.log.commit()
         self.assertEqual([id for id, _, _ in self.answers()], [2, 1, 3])
 
-    def test_answer_after_its_user_has_left_raises_nothing(self) -> None:
+    def test_answer_to_a_disconnected_user_raises_nothing(self) -> None:
         self.submit(1)
         self.submit(2)
         self.leave()
@@ -107,7 +107,7 @@ class Recorded(SubmitterContract, SynchronousTestCase):
 
 
 class OfASocket(SubmitterContract, SynchronousTestCase):
-    """The session of a client, which sends the answers on."""
+    """The session of a client, which forwards the answers."""
 
     submitter: Session
 

@@ -1,4 +1,4 @@
-"""The contract that every connection keeps, as the relay and a session see it."""
+"""The contract of every connection, as the relay and a session use it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ConnectionContract:
         """Return the closes that this client was sent: codes and reasons."""
         raise NotImplementedError
 
-    def test_messages_come_as_they_were_sent_in_their_order(self) -> None:
+    def test_messages_arrive_unchanged_and_in_order(self) -> None:
         connection = self.make()
         sent = [1, "", {"content": "å € 😀"}, {"content": "x" * 16384}, [None, True], "last"]
         for value in sent:
@@ -44,7 +44,7 @@ class ConnectionContract:
         self.assertEqual(self.messages(), sent)
         self.assertEqual(self.closes(), [])
 
-    def test_delivery_in_its_dialect_comes(self) -> None:
+    def test_delivery_in_the_dialect_of_the_connection_arrives(self) -> None:
         connection = self.make()
         self.assertIs(connection.dialect, v1)
         self.assertIs(connection.send(connection.dialect.delivery(Message(1, 2, "id", 3, "hej", 0.0))), True)
@@ -59,7 +59,7 @@ class ConnectionContract:
             self.assertIs(connection.send(encoded("after")), False)
         self.assertEqual(self.messages(), ["before"])
 
-    def test_first_close_counts(self) -> None:
+    def test_first_of_several_closes_counts(self) -> None:
         connection = self.make()
         connection.close(codes.UNREAD)
         connection.close(codes.ENDED)
@@ -106,7 +106,7 @@ class OutboxWithTheFastPath(ConnectionContract, WebSocketTestCase):
         self.heard += self.client_side.hear()
         return [value for value in self.heard if isinstance(value, tuple)]
 
-    def test_messages_come_before_the_close_that_follows_them(self) -> None:
+    def test_messages_arrive_before_a_later_close(self) -> None:
         connection = self.make()
         connection.send(encoded("before"))
         connection.close(codes.ENDED)

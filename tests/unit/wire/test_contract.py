@@ -1,4 +1,4 @@
-"""The contract that every dialect keeps: what a session and the relay ask of it."""
+"""The contract of every dialect, as the relay and a session use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JUNK = (b"", b"junk", b"{}", b"[]", b"\x00", b"\xff\xfe", b"{" * 5000, b'{"type"
 
 
 class DialectContract:
-    """The contract of every dialect. It says how a client writes requests, and what it understands of the answers."""
+    """The contract of every dialect. A subclass says how a client writes requests and reads answers."""
 
     assertEqual: Any
     assertIs: Any
@@ -44,7 +44,7 @@ class DialectContract:
         """Return the kind of an answer or a delivery, and its values."""
         raise NotImplementedError
 
-    def test_each_method_takes_what_the_interface_says(self) -> None:
+    def test_each_method_has_the_parameters_of_the_interface(self) -> None:
         names = [name for name, value in vars(Dialect).items() if inspect.isfunction(value) and name[0] != "_"]
         self.assertEqual(len(names), 7)
         for name in names:
@@ -71,7 +71,7 @@ class DialectContract:
                 self.assertEqual((value, type(value)), (token, type(token)))
             self.assertIs(header.kind, Kind.SEND_REQUEST)
 
-    def test_anything_else_is_unusable_for_a_published_reason(self) -> None:
+    def test_other_payloads_are_unusable_for_a_published_reason(self) -> None:
         for payload in JUNK:
             for read in (self.dialect.decode, self.dialect.read_header):
                 problem = self.assertRaises(UnusableFrame, read, payload)
