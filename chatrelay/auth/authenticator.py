@@ -117,7 +117,7 @@ class SessionPageAuthenticator:
         return self._authenticate(sessid, is_ticket=False)
 
     def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
-        """Ask as `authenticate` does, about a SESSID that is valid for one request, and never share or repeat that."""
+        """Ask as `authenticate` does, about a ticket, valid for one request. Never share or repeat that request."""
         return self._authenticate(sessid, is_ticket=True)
 
     def _authenticate(self, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
@@ -413,7 +413,7 @@ class _Request:
         return self._leaving >= self._waiting.keys()
 
     def answer(self, verdict: Verdict | Failure) -> None:
-        """Fire all Deferreds that wait with the verdict."""
+        """Fire all waiting Deferreds with the verdict."""
         waiting, self._waiting = self._waiting, {}
         for one in waiting:
             if not one.called:  # else it was cancelled because of the verdict that another one fired with

@@ -204,8 +204,8 @@ class Outbox:
         self._slow_readers = slow_readers
         self._budget = budget
         self._fast = fast
-        # Only to Twisted's own plain TCP may bytes be written directly. TLS passes unknown attributes on to the
-        # transport beneath it, so bytes that are written to its socket would go out in plain text.
+        # Bytes are written directly only to Twisted's own plain TCP. TLS passes unknown attributes on to the transport
+        # beneath it, so bytes that are written to its `socket` would go out in plain text.
         self._direct = type(transport) is Server
         # Bytes wait in the innermost transport, beneath TLS and the PROXY protocol.
         descriptor = innermost_transport(transport)
@@ -251,7 +251,7 @@ class Outbox:
         self._slow_readers.caught_up(self)
 
     def disconnected(self) -> None:
-        """Drop the reference to the protocol, or both would stay until garbage is collected: the connection is gone."""
+        """Forget the protocol: its connection is lost, and both would stay until garbage is collected."""
         self._protocol = _DISCONNECTED
 
     def give_up_after(self, seconds: float) -> None:

@@ -129,11 +129,11 @@ class ChatProtocol(BoundedProtocol):
         if not self.advance(Event.REJECTED):
             return  # the client disconnected before
         parts, why = self.factory.parts, handshake.without_request(reason)
-        said = self.remote.name, parts.seconds() - self._began, int(code), printable(why)
+        refusal = self.remote.name, parts.seconds() - self._began, int(code), printable(why)
         if handshake.is_no_handshake(reason):
-            parts.connection_log.no_handshake(*said)
+            parts.connection_log.no_handshake(*refusal)
         else:
-            parts.connection_log.handshake_refused(*said)
+            parts.connection_log.handshake_refused(*refusal)
         if handshake.is_about_origin(reason):
             parts.handshakes.log_refused_origin(", ".join(header_values(self.http_request_data, "origin")))
         super().failHandshake(why, code, responseHeaders)
