@@ -6,21 +6,17 @@ client whose frames exceed a limit. It must not know what a message means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from twisted.internet.interfaces import IDelayedCall
 
 from chatrelay.config.options import Config
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
+from chatrelay.relay.session import Session
 from chatrelay.websocket.autobahn import AutobahnProtocol
 from chatrelay.websocket.compression import MAX_ADDED
 from chatrelay.websocket.handshake import answer_refused, take_handshake
 from chatrelay.websocket.states import ConnectionState, Event
 from chatrelay.wire import codes
-
-if TYPE_CHECKING:
-    from chatrelay.relay.session import Session
 
 MAX_HEADER = 10
 """The most bytes before the payload of a server's frame (RFC 6455, section 5.2)."""
