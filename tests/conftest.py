@@ -64,7 +64,7 @@ def folder_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def skips_are_failures() -> bool:
     """
-    In CI, or where CHATRELAY_NO_SKIPS=1 says so; CHATRELAY_NO_SKIPS=0 lifts it in CI.
+    Whether skips are failures: in CI, or with CHATRELAY_NO_SKIPS=1; CHATRELAY_NO_SKIPS=0 prevents it in CI.
     """
     asked = os.environ.get("CHATRELAY_NO_SKIPS", "")
     return asked == "1" if asked else os.environ.get("CI") == "true"

@@ -34,7 +34,7 @@ StartRelay = Callable[..., RelayProcess]
 ORIGIN = "https://example.com"
 TOKEN = "ops-token-of-tests"
 PIECE = 10
-"""Characters of a session id that are as bad as all of it."""
+"""The number of characters of a session id that are as bad as the whole of it."""
 
 
 def pieces(word: str) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ FAULTS: list[Callable[[Any, str], None]] = [
         f"HTTP/1.1 200 OK\r\nContent-Length: {urllib.parse.quote(sessid)}\r\n\r\n".encode()
     ),
 ]
-"""Answers that are none, and have the session id in them."""
+"""Invalid answers that contain the session id."""
 
 
 def bad_frames(sessid: str) -> list[bytes | str]:

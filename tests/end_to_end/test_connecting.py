@@ -22,7 +22,7 @@ from tests.support.v1 import ADMITTED
 
 StartRelay = Callable[..., RelayProcess]
 UNHURRIED = ("--handshake-timeout", "0", "--login-timeout", "0")
-"""Options for a relay that has patience with those who say nothing: so they stay, however slow the machine."""
+"""Options for a relay that is patient with silent clients, so that they stay on a slow machine, too."""
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ end_chat.OPS = ("127.0.0.1", int(open("ops-port").read()))
 
 
 CSRF_TOKEN = "x" * 32
-"""What Django takes in a form when its cookie says the same."""
+"""The value that Django accepts in a form if its cookie has the same."""
 
 
 class FrameworkSite:

@@ -27,16 +27,16 @@ WAYS = pytest.mark.parametrize(
 MIB = 1024 * 1024
 
 BURST = 2000
-"""How many requests one who sends all at once has under way."""
+"""The pending requests of a client that sends all at once."""
 
 SECONDS, FULL_SECONDS = 0.5, 60.0
-"""How long everybody talks."""
+"""The seconds for which all clients send."""
 
 LEAST, FULL_LEAST = 1000, 30_000
-"""How many messages must be acknowledged meanwhile, for the test to prove something."""
+"""The messages that must be acknowledged meanwhile for the test to prove something."""
 
 LONGEST_WAIT = 3.0
-"""Seconds that an answer may take at full load, on a slow machine with other things to do."""
+"""Seconds that an answer may take at full load, on a slow and busy machine."""
 
 
 @WAYS

@@ -113,7 +113,7 @@ def test_failed_start_is_logged_as_json_once_twistd_logs(tmp_path: Path, site: S
 # One event for the end of each connection ----------------------------------------------
 
 PLACES = 40
-"""How many of one address may be there without a login."""
+"""The most connections of one address that are not logged in."""
 
 
 class Stranger(SocketClient):
@@ -236,7 +236,7 @@ STAYING = (
     Kind(lambda one: one.open(), ("visitor", "relay", 4000, "the relay is stopping")),
     Kind(lambda one: one.member(), ("user", "relay", 4000, "the relay is stopping"), 30),
 )
-"""Who is there when the relay is stopped, and does not answer its close frame."""
+"""Clients that are connected when the relay stops, and do not answer its close frame."""
 
 
 def test_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_path: Path) -> None:

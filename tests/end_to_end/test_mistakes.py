@@ -22,7 +22,7 @@ CHATRELAY = (sys.executable, "-m", "chatrelay.app.cli")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
     "PYTHONPATH": str(ROOT)
 }
-"""Of a person's shell: Python keeps what is printed until it ends."""
+"""The environment of a person's shell, in which Python buffers output until it ends."""
 
 UNDER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 """The superuser may read and write anywhere, until it gives that up."""

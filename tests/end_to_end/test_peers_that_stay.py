@@ -28,7 +28,7 @@ LONGEST = 5.0
 """Seconds that the relay may hold the descriptor of such a client."""
 
 MOMENT = 3.0
-"""Seconds that a busy machine may take to look, after the handshake-timeout of those who do not even shake hands."""
+"""Seconds that a busy machine may need for the check, after the handshake-timeout of clients without a handshake."""
 
 
 def peers_held(pid: int, port: int) -> set[tuple[int, int]]:
@@ -137,7 +137,7 @@ SAY_NOTHING = {
     "stalls after its hello",
     "does TLS and no more",
 }
-"""Whom the relay does not know to stay until their handshake-timeout is over, which is 5 s."""
+"""Clients of which the relay notices only after their handshake-timeout, 5 s, that they stay."""
 
 # The same of a user to whom more was sent than the kernel takes.
 UNREAD: dict[str, Callable[[Peer], object]] = {

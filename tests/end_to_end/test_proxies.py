@@ -28,7 +28,7 @@ from tests.support.v1 import ADMITTED
 
 PROGRAMS = {name: shutil.which(name, path=PATH) for name in ("nginx", "apache2", "caddy", "haproxy")}
 NAMING = ("nginx", "apache2", "caddy")
-"""Those that name the client in X-Forwarded-For."""
+"""Proxies that name the client in X-Forwarded-For."""
 
 OWN_NAME = ("--trusted-proxy", "127.0.0.1")
 

@@ -14,7 +14,7 @@ StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 
 SLOW = ("--messages-per-second", "0.01", "--user-messages-per-second", "0.01")
-"""What comes back is too little to matter in a test, however slow the machine: only what may be sent at once is left."""
+"""The rate is too low to matter on any machine, so only the burst counts."""
 
 
 def outcomes(client: Client, count: int, to: str | int = 1) -> list[str]:

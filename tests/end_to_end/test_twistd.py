@@ -189,7 +189,7 @@ REFUSALS = {
     ),
     "nowhere to listen": Refusal(r"listen: is empty: give", ("--config", "c.toml"), {"c.toml": "listen = []"}),
 }
-"""The last --listen of a case comes on top of one that works."""
+"""The last --listen of a case is added to one that works."""
 
 
 def refusal_of(relay: RelayProcess) -> str:

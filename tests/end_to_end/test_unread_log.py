@@ -26,7 +26,7 @@ from tests.support.programs import TWISTD, Site
 from tests.support.v1 import ADMITTED
 
 REFUSED = 4000
-"""Handshakes, whose lines are more than a pipe and what waits in the relay can hold."""
+"""The number of handshakes whose lines fill a pipe and the relay's queue."""
 
 
 class UnreadRelay:

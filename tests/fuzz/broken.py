@@ -160,4 +160,4 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "slow readers have all the time": lambda: patch.object(Outbox, "unread_time_passed", _no_matter),
     "frames that waited are not written": lambda: patch.object(outgoing.FlushScheduler, "schedule", _no_matter),
 }
-"""What is wrong -> makes it so, as long as the context lasts."""
+"""Name of the defect -> context manager that causes it."""

@@ -34,7 +34,7 @@ from tests.support.relay_case import chat_factory
 MESSAGE_SIZE = 65_536
 MESSAGES_PER_SECOND = 10
 MESSAGES = 20
-"""Of one measurement."""
+"""Messages of one measurement."""
 
 READ = 65_536
 """Bytes that Twisted reads at once."""
@@ -64,7 +64,7 @@ TEMPLATES = (
     b'{"type":"auth-request","SESSID":"alice","x":%b}',
 )
 WRAPPERS = ((b"", b"", b""), (b'"', b"", b'"'), (b"[", b",", b"]"), (b"{", b",", b"}"), (b'["', b'","', b'"]'))
-"""What stands before, between and after the units that a candidate repeats."""
+"""The texts before, between and after the units that a candidate repeats."""
 
 PIECES = (
     *(
@@ -168,7 +168,7 @@ class Candidate:
 
 
 HARMLESS = Candidate(USER)
-"""The largest messages of harmless text: what a client without ill will may cost at the most."""
+"""The largest messages of harmless text: the most that a harmless client may cost."""
 
 
 class Meter:
@@ -264,7 +264,7 @@ KNOWN = (
     Candidate(VISITOR, size=1000, reads=1000),
     Candidate(VISITOR, reads=45),
 )
-"""Where the search begins."""
+"""The first candidates of the search."""
 
 
 def changed(candidate: Candidate, random: Random) -> Candidate:

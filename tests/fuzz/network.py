@@ -23,7 +23,7 @@ ROOM = 512
 """Bytes that the kernel takes for a client that does not read."""
 
 PAUSE_AT = 1024
-"""Bytes that wait in a transport before it asks its producer to pause; also what is read at once. Twisted has 64 KiB."""
+"""Bytes that wait in a transport before it asks its producer to pause, and bytes of one read. Twisted has 64 KiB."""
 
 
 class Socket:

@@ -21,7 +21,7 @@ from tests.fuzz.model import State
 from tests.fuzz.world import RECIPIENTS, USERS, Client, World
 
 DOINGS = (12, 24, 24, 60)
-"""Things that are done in one scenario, before all is brought to its end: one of these. Most defects need few."""
+"""The possible numbers of actions in one scenario, before its end. Most defects need few."""
 
 CLIENTS = 9
 """Clients that a scenario has at most."""

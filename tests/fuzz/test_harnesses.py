@@ -1,4 +1,4 @@
-"""atheris on the wire and on the frame fast path finds no error in so many runs, and finds a planted one."""
+"""atheris on the wire and on the frame fast path finds no error in a number of runs, and finds a planted one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SECONDS, FULL_SECONDS = 3, 60
-"""How long each may take, at the most; and how long it does take in full, with `make trials`."""
+"""The most seconds that each may take; and the seconds that it takes in full, with `make trials`."""
 
 # In SECONDS, and in longer so many times as many. Below this they have looked at little more than the seeds; an idle
 # machine does ten times as many in that time.
@@ -20,7 +20,7 @@ AT_LEAST = {"wire": 3000, "frames": 120}
 RUNS = {"wire": 100_000, "frames": 5000}
 
 PATIENCE = 120
-"""Seconds beyond its time in which a harness must have ended, on a machine that has much to do."""
+"""Seconds beyond its time in which a harness must have ended, on a busy machine."""
 
 
 def run(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

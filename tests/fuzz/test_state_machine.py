@@ -12,7 +12,7 @@ from tests.fuzz.model import State
 from tests.fuzz.world import RECIPIENTS, USERS, Client, World
 
 WHICH = st.integers(0, 5)
-"""Which client: the one of that number, counted round."""
+"""A client, by its number modulo the number of clients."""
 
 
 class Relaying(RuleBasedStateMachine):

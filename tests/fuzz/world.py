@@ -47,7 +47,7 @@ from tests.support.message_logs import SteppedMessageLog
 from tests.support.promise import UID, Request, Row
 
 USERS: dict[str, UID] = {"alice": 1, "bo": "2", "cy": "cy"}
-"""Whose sessions the site knows: ``alice.7`` is one of alice's."""
+"""The users whose sessions the site knows: ``alice.7`` is one of alice's."""
 
 UNCOUNTED = 512
 """Bytes that do not count towards a budget, at most: the answer to the opening handshake, and a close frame."""

@@ -45,7 +45,7 @@ from tests.support.frames import (
 from tests.support.tls_tunnel import TLSTunnel
 
 DEFLATE_END = b"\0\0\xff\xff"
-"""What a compressed message leaves out at its end (RFC 7692, section 7.2.1)."""
+"""The bytes that a compressed message omits at its end (RFC 7692, section 7.2.1)."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """The value of SO_LINGER with which closing a socket sends a RST."""
@@ -188,7 +188,7 @@ class SocketClient(Speaker):
         return self
 
     def receive(self, size: int = 65536) -> bytes:
-        """Read so many bytes of the socket at most; return what they bring. That may be nothing with TLS.
+        """Read at most this many bytes of the socket; return what they bring. That may be nothing with TLS.
 
         :raises EOFError: where the relay has ended the connection.
         """

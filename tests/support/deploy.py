@@ -13,7 +13,7 @@ DEPLOY = ROOT / "examples" / "deploy"
 ORIGIN = "https://www.example.com"
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
-"""Where servers are: /usr/sbin is not on everybody's PATH."""
+"""The folders of servers: /usr/sbin is not on every PATH."""
 
 NGINX = shutil.which("nginx", path=PATH)
 

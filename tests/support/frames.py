@@ -47,7 +47,7 @@ def close_frame(code: int | None = 1000, reason: str = "", *, masked: bool = Tru
 
 
 def fragments(payload: bytes, count: int, *, rsv: int = 0) -> bytes:
-    """Encode a text message in so many frames; the last ones are empty where it is too short.
+    """Encode a text message in this many frames; the last ones are empty where it is too short.
 
     :param rsv: the reserved bits of the first frame.
     """

@@ -27,4 +27,4 @@ HANDSHAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "compressed, with many headers": ("/", [DEFLATE, *(f"x{number}: {number:0120}" for number in range(90))]),
 }
-"""What each is, its target, and its headers beside those that it needs."""
+"""A description of each handshake, its target, and its headers besides the required ones."""

@@ -32,7 +32,7 @@ HIGH_RATES = (
     *("--user-messages-per-second", "10000000", "--new-recipients-per-minute", "10000000"),
     *("--unauthenticated-per-address", "10000000", "--connections-per-user", "10000000"),
 )
-"""Options for a relay that is to be given a lot to do: its limits are in force, and are not reached."""
+"""Options for a relay under load: its limits are active, but not reached."""
 
 
 def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
@@ -264,7 +264,7 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # As the `twistd` script does, of the Python that runs the tests.
 TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
-"""What every relay runs; tests put other code before it."""
+"""The code that every relay runs; tests put other code before it."""
 
 
 def orphans(relay: RelayProcess) -> list[str]:

@@ -29,22 +29,22 @@ NOBODY = "nobody"
 """A uID that never logs in."""
 
 USERS: Sequence[UID] = tuple(number if number % 2 else f"user-{number}" for number in range(16))
-"""Who is there at full load, with two connections each."""
+"""The users at full load, with two connections each."""
 
 WINDOW = 64
-"""How many requests each of those connections has under way."""
+"""The pending requests of each of those connections."""
 
 SATURATED = 0.8
 """The share of the time in which the relay has something to do, for a load to count as a full one."""
 
 ATTEMPTS = 10
-"""How often a full load is tried for."""
+"""The most attempts to reach a full load."""
 
 LOGGED_IN = b'{"type":"auth-response","response":true}'
 ANSWER = b'"send-request-response"'
 REFUSAL = b'"value":false'
 DELIVERY = b'"message":{'
-"""What each answer, each that is no, and each delivery has once; no content has them."""
+"""Texts that occur once in each answer, each negative answer and each delivery, and in no content."""
 
 NOT_READING = re.compile(rb"\x88.\x0f\xa2", re.DOTALL)
 """A close frame with the code 4002. It is answered when it has come: the relay cuts off what is under way to whoever
@@ -56,7 +56,7 @@ STOPPING = re.compile(rb"\x88.\x0f\xa0", re.DOTALL)
 READ_AT_ONCE = 256 * 1024
 
 NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""What a socket says that would have to wait."""
+"""The errors of a socket that would block."""
 
 
 class Heard:

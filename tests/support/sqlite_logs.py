@@ -45,7 +45,7 @@ def messages(first: int, count: int) -> list[Message]:
 
 
 def fill(path: Path, *counts: int) -> SqliteStore:
-    """Make a message log with so many messages in each batch; return its open store."""
+    """Make a message log with this many messages in each batch; return its open store."""
     store = SqliteStore(str(path))
     store.open()
     first = 1
@@ -85,7 +85,7 @@ def contents(path: Path) -> list[str]:
 
 
 def expected(count: int, first: int = 1) -> list[str]:
-    """Return the contents of so many messages of `messages`."""
+    """Return the contents of this many messages of `messages`."""
     return [f"content {number}" for number in range(first, first + count)]
 
 

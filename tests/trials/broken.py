@@ -41,7 +41,7 @@ from chatrelay.wire import codes
 from chatrelay.wire import v1 as wire
 
 BUILDS: dict[str, Callable[[], None]] = {}
-"""What can be broken, by name."""
+"""The broken builds, by name."""
 
 
 def named(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:

@@ -39,7 +39,7 @@ SLOW_SYNC = 0.7
 """Seconds that a sync of a slow disk takes."""
 
 SHORT_WAL = "from tests.trials.broken import build; build('a short WAL')"
-"""It is copied into the file and begun anew after 8 pages in place of 1,000: for that to happen in a short trial, too."""
+"""The WAL is copied and restarted after 8 pages instead of 1,000, so that it happens in a short trial, too."""
 
 LOG = "chatrelay.sqlite3"
 
@@ -522,7 +522,7 @@ def a_disk_that_turned_read_only(stage: Stage, evidence: Evidence) -> None:
 
 
 REOPENED = "newfstatat:error=EIO:when=1"
-"""Has the relay close the log, and open it again."""
+"""Makes the relay close the log and open it again."""
 
 FAULTS = (
     *((f"newfstatat:error={error}",) for error in ("EACCES", "EIO", "ELOOP", "ENOTDIR", "ENAMETOOLONG", "ESTALE")),
@@ -536,7 +536,7 @@ FAULTS = (
     *((f"fdatasync:error={error}",) for error in ("EIO", "ENOSPC", "ESTALE")),
     *((f"pwrite64:error={error}",) for error in ("EIO", "ENOSPC", "EROFS", "EDQUOT")),
 )
-"""What system calls on the files of a message log may return."""
+"""Errors that system calls on the files of a message log may return."""
 
 
 def errors_of_the_file_system(stage: Stage, evidence: Evidence) -> None:

@@ -33,12 +33,12 @@ SECTOR = 512
 WRITES = ("pwrite64", "ftruncate")
 SYNCS = ("fdatasync", "fsync")
 OTHER_WAYS = ("write", "writev", "pwritev", "pwritev2", "fallocate", "rename", "mmap")
-"""By which files could change, too. SQLite uses none of them on a log's, and a recording with one is refused."""
+"""Other calls that change files. SQLite uses none of them on a log's, and a recording with one is refused."""
 
 TRACED = (*WRITES, *SYNCS, *OTHER_WAYS, "openat", "unlink", "sendto")
 
 PARTS = ("nothing", "all", "the first", "some")
-"""How much of what was not synced reached the disk: of the changes in their order, or of their sectors."""
+"""How much of the unsynced data reached the disk: of the changes in order, or of their sectors."""
 
 
 def recorder(trace: Path, *inject: str) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Call:
 
     @property
     def data(self) -> bytes:
-        """Its first string."""
+        """The first string among its arguments."""
         return _bytes(self.arguments.split('"', 2)[1])
 
     @property

@@ -20,10 +20,10 @@ LOGINS = 100
 """Logins beside each attack, at least."""
 
 MOST_SECONDS = 1.0
-"""p99 of what a login may take meanwhile, from connecting to the answer."""
+"""The p99 that a login may take meanwhile, from connecting to the answer."""
 
 LONGEST = 120.0
-"""Seconds within which there must be so many logins: with `MOST_SECONDS` each there are."""
+"""The time limit in seconds for that many logins, which is enough at `MOST_SECONDS` each."""
 
 MEBIBYTE = 1 << 20
 

@@ -25,16 +25,16 @@ from tests.support.v1 import ADMITTED, UNAVAILABLE
 from tests.trials.webserver import WebserverApart
 
 ANSWER_SECONDS = 0.05
-"""How long the webserver takes for an answer."""
+"""The seconds that the site takes for an answer."""
 
 OFFICE = 100
-"""How many clients share an address, unless told otherwise."""
+"""The clients that share an address by default."""
 
 WITHIN = 60.0
-"""Seconds after which everybody is back."""
+"""Seconds after which all clients are logged in."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""How long a client waits before it tries again: about so long at first, twice as long after each failure."""
+"""The approximate wait before a client's first retry; it doubles with each failure."""
 
 
 class Connection(WSListener):

@@ -33,19 +33,19 @@ from tests.trials.webserver import Webserver
 """The first bytes of two kinds of frame."""
 
 AT_ONCE = 100
-"""How many are there at one time."""
+"""The clients that are connected at one time."""
 
 OF_EACH_KIND, OF_EACH_LONG_KIND = 20, 5
-"""How many of each kind come in a round."""
+"""The clients of each kind in a round."""
 
 ROUND_SECONDS = 5.0
-"""How long a round takes at the least: at an even pace, as many users are remembered at one rest as at the next."""
+"""The least time of a round: at an even pace, each rest finds the same number of remembered users."""
 
 AT_LEAST_RESTS = 5
-"""How often it is left alone at the least, on however slow a machine."""
+"""The least number of rests, even on a slow machine."""
 
 REGULARS = 300
-"""Users who come again and again."""
+"""Users who return repeatedly."""
 
 
 @dataclass
@@ -267,10 +267,10 @@ KINDS: tuple[Callable[[StreamClient, int], Awaitable[None]], ...] = (
     *(packed_messages, packed_messages_unread, half_a_packed_message),
     *(a_login_pending, a_login_pending_and_a_reset, half_a_handshake, no_handshake, nothing_at_all),
 )
-"""How people leave. Most chat before."""
+"""The ways to disconnect. Most clients chat before."""
 
 LONG_KINDS = (a_while, a_close_unanswered, no_login)
-"""And those that take seconds."""
+"""The ways to disconnect that take seconds."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 
 MINUTES = float(os.environ.get("CHATRELAY_CHURN_MINUTES", "60"))
-"""How long the full form takes: CHATRELAY_CHURN_MINUTES=10 make trials ARGS="-k churn" for less of it."""
+"""The duration of the full form. CHATRELAY_CHURN_MINUTES=10 make trials ARGS="-k churn" shortens it."""
 
 SHORT_SECONDS = 60.0
 

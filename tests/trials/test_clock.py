@@ -21,7 +21,7 @@ from tests.support.programs import RelayProcess, Site
 USERS = 50
 HOUR = 3600
 SETTINGS = (HOUR, -HOUR, 0, -HOUR, HOUR, 0)
-"""Where the clock is set, one after the other: seconds from the real time. In the short form, the first three."""
+"""The offsets to which the clock is set in turn, in seconds from the real time. The short form has the first three."""
 
 LOGIN_TIMEOUT = 1.0
 RATE = 2.0

@@ -27,22 +27,22 @@ from tests.trials.siege import Member
 pytestmark = pytest.mark.alone
 
 SECONDS, FULL_SECONDS = 5, 9
-"""Of each turn. After ten a visitor who has not logged in is closed."""
+"""Seconds of each turn. After ten, a visitor who has not logged in is closed."""
 
 UNTIL_STEADY = 1.0
-"""Seconds until what may come at once has come, and the clients are at their limits."""
+"""Seconds until the bursts are used up, and the clients are at their limits."""
 
 ALONE = 1.0
-"""Seconds for which it is looked at what they take of the relay, before anybody logs in beside them."""
+"""Seconds for which the relay's CPU is measured before the logins begin."""
 
 TURNS, FULL_TURNS = 1, 5
-"""Of each kind of bytes."""
+"""Turns of each kind of bytes."""
 
 MORE_TURNS = 5
-"""At the most, where chance may have spoken."""
+"""The most turns, if the result may be due to chance."""
 
 MEMBERS = 3
-"""Who log in again and again, at once."""
+"""Users who log in repeatedly at the same time."""
 
 MOST_SLOWER = 3.0
 """How many times as long the p99 of a login may take beside expensive bytes as beside harmless ones."""
@@ -51,12 +51,12 @@ MOST_CPU = 5.0
 """How many times as much CPU the relay may take."""
 
 STEADY = 0.02
-"""Seconds: a login that takes less is as good as undisturbed."""
+"""Seconds below which a login counts as undisturbed."""
 
 DEAREST = Candidate(USER, REQUEST, WRAPPERS[4], b"\\/", frames=10)
 UNUSABLE = Candidate(VISITOR, TEMPLATES[7], WRAPPERS[2], b"1")
 EMPTY_FRAGMENTS = Candidate(VISITOR, size=150, frames=64)
-"""See docs/security.rst: found by ``python -m tests.fuzz cost``."""
+"""Found by ``python -m tests.fuzz cost``; see docs/security.rst."""
 
 
 def to(template: bytes, user: int) -> bytes:

@@ -26,7 +26,7 @@ SPARE = 20
 """Descriptors that must be left for the message log and the webserver."""
 
 MEMBERS = 40
-"""Of those who connect, as many as are users and log in."""
+"""The number of connecting clients that are users and log in."""
 
 FEW_DESCRIPTORS = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
 

@@ -27,7 +27,7 @@ MOST = 12
 """KiB that an idle connection may take."""
 
 MOST_TIMES = 1.5
-"""What it may take beside one whose handshake was plain."""
+"""The KiB that it may take more than one with a plain handshake."""
 
 COOKIE = "a session cookie of 4 KiB"
 
@@ -56,7 +56,7 @@ relay.startService()
 print(reactor.listenTCP(0, Site(root), interface="127.0.0.1").getHost().port, flush=True)
 reactor.run()
 """
-"""A program of somebody else's, with the relay in its website."""
+"""Another program, with the relay in its website."""
 
 Started = tuple[int, int]
 """A relay's process and port."""

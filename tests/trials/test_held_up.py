@@ -35,7 +35,7 @@ TIMES = (
 )
 
 LONG = 25.0
-"""Seconds, in full, with the defaults: longer than each of those that are timed here."""
+"""Seconds, in full, with the defaults: longer than each time limit that is tested here."""
 
 
 @contextmanager

@@ -44,7 +44,7 @@ MOST_GROWN = 16
 """MiB: a quarter of one bomb. zlib's memory of those who have left waits for the garbage collector."""
 
 LARGEST_FRAME = 65_000
-"""Bytes: what of a bomb fits into one frame, to become 64 MiB."""
+"""Bytes of a bomb that fit into one frame and decompress to 64 MiB."""
 
 
 def test_silent_connections_are_closed_and_logins_stay_fast(siege: Begin, full: bool, evidence: Evidence) -> None:

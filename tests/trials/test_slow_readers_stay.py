@@ -28,7 +28,7 @@ PACES = (7, 40, 100)
 """KiB a second."""
 
 UNREAD = 700 * KIB
-"""Bytes that are kept unread by each: more than the kernels hold, less than unread-size."""
+"""Bytes that each leaves unread: more than the kernels hold, less than unread-size."""
 
 SIZE = 2000
 """Characters of each message."""

@@ -20,7 +20,7 @@ from tests.support.saturation import Crowd, Part
 pytestmark = pytest.mark.alone
 
 JOINING = 50
-"""How many of the idle ones connect at once: a few of those who may be without a login."""
+"""The idle clients that connect at once, well below the limit of clients without a login."""
 
 
 class Readiness:

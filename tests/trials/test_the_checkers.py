@@ -220,7 +220,7 @@ class Trials:
 
 
 Caught = tuple[str, Callable[[Trials], None], str]
-"""Which build a trial catches, and what it says."""
+"""A build, the trial that catches it, and the error message."""
 
 CAUGHT: list[Caught] = [
     ("answers before the commit", Trials.a_sync_precedes_every_answer, "C1: .* before it was synced"),
@@ -239,7 +239,7 @@ CAUGHT: list[Caught] = [
     ("forgets breaker-failures", Trials.a_webserver_away_for_a_second, "the breaker opened 0 times"),
     ("shares a ticket as it shares a session", Trials.a_ticket_brought_twice, "2 got in by one ticket"),
 ]
-"""These are tried with every change."""
+"""The pairs that are run with every change."""
 
 CAUGHT_IN_FULL: list[Caught] = [
     ("answers before the commit", Trials.unsynced_writes_are_lost, "C1: .* is not in the log|C8"),
@@ -287,7 +287,7 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets the bound on control frames", Trials.unread_pings, r"assert \d+ <= \(10 \*|timed out"),
     ("forgets the bound on what is unpacked", Trials.deflate_bombs, r"assert \d+\.\d+ < 16\b"),
 ]
-"""These by ``make trials``."""
+"""The pairs that ``make trials`` runs."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

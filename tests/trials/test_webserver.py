@@ -32,7 +32,7 @@ MEBIBYTE = 1024 * 1024
 COULD_NOT = "could not be asked: "
 FAILED = "has failed 10 times in a row"
 AGAIN = "answers again"
-"""What the operator reads."""
+"""The logged line."""
 
 
 # A site that goes away ---------------------------------------------------------
@@ -193,10 +193,10 @@ async def everybody_writes(users: list[StreamClient]) -> int:
     return len(users)
 
 
-# Clients that ask and leave -----------------------------------------------------
+# Clients that ask and disconnect -------------------------------------------------
 
 LEAVERS = 1000
-"""How many ask and leave."""
+"""The clients that ask and disconnect."""
 
 
 @pytest.mark.parametrize("addresses", [1, 50])

@@ -16,7 +16,7 @@ from typing import Self, cast
 from urllib.parse import parse_qs
 
 AT_START = "chatrelay-at-start-"
-"""What the one question begins with that each relay asks at its start. It is in no count."""
+"""The beginning of the SESSID that each relay asks about at its start. It is not counted."""
 
 
 class Webserver:

@@ -16,7 +16,7 @@ from tests.support import ROOT
 BUILD_ALL = (
     "from tests.trials.broken import BUILDS\nfor name, build in BUILDS.items(): print(name, flush=True); build()"
 )
-"""A process of its own: what a build replaces stays replaced."""
+"""Code for a separate process, because a build's replacements stay."""
 
 
 def test_every_broken_build_replaces_existing_names() -> None:

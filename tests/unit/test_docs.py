@@ -46,7 +46,7 @@ RESERVED_REASONS = {"delivery-unconfirmed"}
 RESERVED_CLOSE_CODES = {"4003"}
 
 WITHOUT_EXAMPLE = {"busy"}
-"""Not to be had over the wire in reasonable time; tests/unit/relay/test_delivery.py has it."""
+"""Can't be caused over the wire in reasonable time; tests/unit/relay/test_delivery.py tests it."""
 
 
 def page(name: str) -> str:

@@ -36,7 +36,7 @@ PUBLIC = {
 }
 
 STAND_INS = {"HeldAuthenticator", "HeldMessageLog", "KnownSessions", "RecordedConnection"}
-"""What `chatrelay.testing` has for the tests of embedding programs."""
+"""The names that `chatrelay.testing` has for the tests of embedding programs."""
 
 
 def imported_by(path: Path) -> set[tuple[str, str]]:

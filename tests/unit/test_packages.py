@@ -34,7 +34,7 @@ def test_each_module_states_its_purpose_in_one_line_and_then_its_boundary() -> N
 
 
 SEAMS = {"__init__.py", "__main__.py"}
-"""Modules that may be short: a package or a program is entered by them."""
+"""Modules that may be short, because they are the entry of a package or a program."""
 
 
 def test_each_module_has_40_to_500_lines() -> None:

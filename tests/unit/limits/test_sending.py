@@ -13,7 +13,7 @@ from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS, SendLimits, UserQuota
 
 UNLIMITED = TokenBucket(0, 0)
-"""Of a connection that may send any number."""
+"""The bucket of a connection without a limit."""
 
 
 class Addresses(SynchronousTestCase):

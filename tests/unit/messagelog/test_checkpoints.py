@@ -46,7 +46,7 @@ class Length(SynchronousTestCase):
         return os.stat(f"{self.path}-wal").st_size
 
     def write(self, size: int) -> None:
-        """Write so many bytes in small batches, with a check after each."""
+        """Write this many bytes in small batches, with a check after each."""
         for _ in range(size // (8 * KIB)):
             self.store.append([message("x" * 8 * KIB)])
             self.store.check()

@@ -74,13 +74,13 @@ class Recovery(SynchronousTestCase):
             shutil.copy(f"{store.path}{suffix}", f"{self.path}{suffix}")
 
     def killed(self, messages: int = 300) -> None:
-        """Make the files of a relay at `self.path` that was killed after so many messages."""
+        """Make the files of a relay at `self.path` that was killed after this many messages."""
         store = self.opened(self.running / "log.sqlite3")
         self.fill(store, messages)
         self.crash(store)
 
     def fill(self, store: SqliteStore, messages: int) -> None:
-        """Write so many messages, a few in a batch."""
+        """Write this many messages, a few in a batch."""
         for number in range(0, messages, 10):
             store.append([message(str(number)) for number in range(number, min(number + 10, messages))])
 

@@ -102,7 +102,7 @@ class Compression(WebSocketTestCase):
         return (data + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
 
     def answer_to(self, pieces: list[bytes], segment: int = 1_000_000) -> list[object]:
-        """Return the answer to a message in these frames, each of which arrives in segments of so many bytes."""
+        """Return the answer to a message in these frames, each of which arrives in segments of this many bytes."""
         client = self.client().open(self.OFFER)
         for number, piece in enumerate(pieces):
             is_last = number == len(pieces) - 1

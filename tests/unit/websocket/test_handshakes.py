@@ -67,7 +67,7 @@ OTHER_ORIGINS = (
     "https://example.com\x0b.evil.test",
     "https://example.com\u0085X: y",
 )
-"""What is not https://example.com, however it may look."""
+"""Origins that are not https://example.com, although some look alike."""
 
 
 class Handshakes(WebSocketTestCase):

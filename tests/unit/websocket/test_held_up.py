@@ -22,7 +22,7 @@ HELD_UP = 25.0
 """Seconds."""
 
 LONGEST = 15.0
-"""Seconds: the longest of the times that are tried here."""
+"""Seconds: the longest time limit that is tested here."""
 
 
 class Connections(WebSocketTestCase):

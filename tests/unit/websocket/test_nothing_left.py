@@ -49,10 +49,10 @@ COUNTED = (
     SendLimits,
     DenialCache,
 )
-"""What of ours remembers connections, or what came of them."""
+"""Our objects that remember connections, or their outcomes."""
 
 REMEMBERED_FOR_A_MINUTE = ("send_limits", "throttle", "_idle", "_recent")
-"""What of them remembers users and addresses of late, or sessions that were denied."""
+"""Those of them that remember recent users and addresses, or denied sessions."""
 
 RECHECK_SECONDS, GRACE_SECONDS = 10.0, 20.0
 
@@ -240,7 +240,7 @@ STATES = {
     behind: 4002,
     pinged: 4004,
 }
-"""And with which code each is closed who says no more."""
+"""The close code for each that is silent from then on."""
 
 
 # How it ends ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from chatrelay.wire import codes
 from chatrelay.wire.codes import Close, CloseCode
 
 OF_AUTOBAHN = {CloseCode.INVALID_PAYLOAD}
-"""Codes that Autobahn closes with of its own accord, with reasons of its own."""
+"""Codes with which Autobahn closes by itself, with its own reasons."""
 
 CLOSES = [
     *(value for value in vars(codes).values() if isinstance(value, Close)),

@@ -16,7 +16,7 @@ from chatrelay.wire.structs import AuthRequest, Kind, SendRequest, UnusableFrame
 from tests.support.v1 import encoded, login, message
 
 TOKENS: tuple[str | int, ...] = ("", "21", 21, 0, -5, 2**53, "å € 😀")
-"""Values of a client's own, which come back as they were given."""
+"""Values that a client chooses, which come back unchanged."""
 
 JUNK = (b"", b"junk", b"{}", b"[]", b"\x00", b"\xff\xfe", b"{" * 5000, b'{"type":"message"}')
 
