@@ -179,6 +179,8 @@ class AutobahnProtocol(WebSocketServerProtocol):
         for name, value in RARE.items():
             if kept.get(name, kept) is value:
                 del kept[name]
+        if not kept.get("send_queue", True):
+            del kept["send_queue"]  # without the fast path, Autobahn looks into it at each send
         self.__dict__ = dict(kept)  # 0.7 KiB less: a dictionary keeps the size that it has grown to
 
     # Frames ----------------------------------------------------------------
