@@ -6,8 +6,10 @@ to one core, and writes its output to a file that is shown after a failure.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -340,10 +342,19 @@ SERVERS = {
 
 
 def free_port() -> int:
-    """Return a free TCP port of 127.0.0.1."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 on which nothing listens.
+
+    It is below the range of outgoing connections, so that none of the clients takes it before the server listens.
+    """
+    for port in random.sample(range(10_000, 30_000), 1_000):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return port
+    raise OSError(errno.EADDRINUSE, "every port that was tried is in use")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from tests.browser.client_page import Clients
 from tests.browser.people import CHROMIUM_FLAGS, Demo, Line, People, chromium
 from tests.support import ROOT
-from tests.support.programs import free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -19,7 +19,8 @@ from websockets.exceptions import InvalidStatus
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.deploy import DEPLOY, NGINX, ORIGIN, PATH, needs_nginx
-from tests.support.programs import RelayProcess, Site, connected, free_port
+from tests.support.ports import free_port
+from tests.support.programs import RelayProcess, Site, connected
 from tests.support.v1 import ADMITTED
 
 TOKEN = "0123456789abcdef" * 4

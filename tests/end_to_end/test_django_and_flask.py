@@ -22,7 +22,8 @@ import pytest
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.framework_sites import SERVED
-from tests.support.programs import RelayProcess, free_port
+from tests.support.ports import free_port
+from tests.support.programs import RelayProcess
 from tests.support.v1 import ADMITTED
 
 DJANGO = """

@@ -23,7 +23,8 @@ from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.deploy import PATH
 from tests.support.frames import frame
-from tests.support.programs import RelayProcess, Site, connected, free_port
+from tests.support.ports import free_port
+from tests.support.programs import RelayProcess, Site, connected
 from tests.support.v1 import ADMITTED
 
 PROGRAMS = {name: shutil.which(name, path=PATH) for name in ("nginx", "apache2", "caddy", "haproxy")}

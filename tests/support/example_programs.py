@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
+from tests.support.ports import free_port
 
 # A job that a shell started in the background ignores SIGINT, and so would what it starts.
 HEARS_SIGINT = (
@@ -29,8 +29,7 @@ class Example:
     """
 
     def __init__(self, name: str | Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.process = subprocess.Popen(
             [sys.executable, "-c", HEARS_SIGINT, sys.executable, str(ROOT / "examples" / name), str(self.port)],
             stdin=subprocess.DEVNULL,

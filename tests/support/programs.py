@@ -40,13 +40,6 @@ def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0))
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
-
-
 class Site:
     """A website that knows some sessions.
 
