@@ -21,7 +21,7 @@ from chatrelay.app.option_files import read_authorities, read_secret, read_token
 from chatrelay.app.service import ChatRelayService
 from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.login import Logins, VerdictSource
-from chatrelay.auth.rechecks import RecheckLog, Rechecks
+from chatrelay.auth.rechecks import Rechecks, log_behind, log_on_time
 from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
 from chatrelay.config.checks import ConfigError
@@ -129,7 +129,6 @@ def build_parts(
         config.new_recipients_per_minute,
     )
     verdicts = VerdictSource(authenticator)
-    recheck_log = RecheckLog()
     rechecks = Rechecks(
         config.recheck_interval,
         config.recheck_spread,
@@ -141,8 +140,8 @@ def build_parts(
         chance,
         active.now,
         verdicts.give_up,
-        recheck_log.behind,
-        recheck_log.on_time,
+        log_behind,
+        log_on_time,
     )
     throttle = LoginThrottle(
         config.logins_per_minute,

@@ -70,29 +70,27 @@ class RecheckBacklog:
         return self.at_once * self.interval / max(self.answer_seconds, MIN_ANSWER_SECONDS)
 
 
-class RecheckLog:
-    """Logs when re-checks become late, and when they are on time again."""
+def log_behind(backlog: RecheckBacklog) -> None:
+    """Log that re-checks are late, and how many sessions can be re-checked in time."""
+    log.warn(
+        "re-checks are behind: {waiting} sessions are due, the first of them for {late:.0f} s. {at_once} requests "
+        "are sent at once, and a response takes {answer_seconds:.2g} s: that is enough for {capacity:.0f} sessions "
+        "every {interval:.3g} s, but there are {sessions}. A session that ends at the site lasts here for that "
+        "much longer. Make the session page faster, or raise --recheck-interval, or --webserver-checks (re-checks "
+        "use a quarter of it)",
+        waiting=backlog.waiting,
+        late=backlog.late,
+        at_once=backlog.at_once,
+        answer_seconds=backlog.answer_seconds,
+        capacity=backlog.capacity,
+        interval=backlog.interval,
+        sessions=backlog.sessions,
+    )
 
-    def behind(self, backlog: RecheckBacklog) -> None:
-        """Log that re-checks are late, and how many sessions can be re-checked in time."""
-        log.warn(
-            "re-checks are behind: {waiting} sessions are due, the first of them for {late:.0f} s. {at_once} requests "
-            "are sent at once, and a response takes {answer_seconds:.2g} s: that is enough for {capacity:.0f} sessions "
-            "every {interval:.3g} s, but there are {sessions}. A session that ends at the site lasts here for that "
-            "much longer. Make the session page faster, or raise --recheck-interval, or --webserver-checks (re-checks "
-            "use a quarter of it)",
-            waiting=backlog.waiting,
-            late=backlog.late,
-            at_once=backlog.at_once,
-            answer_seconds=backlog.answer_seconds,
-            capacity=backlog.capacity,
-            interval=backlog.interval,
-            sessions=backlog.sessions,
-        )
 
-    def on_time(self) -> None:
-        """Log that no re-check is late any more."""
-        log.warn("re-checks are on time again")
+def log_on_time() -> None:
+    """Log that no re-check is late any more."""
+    log.warn("re-checks are on time again")
 
 
 def _ignore(_: object = None) -> None:
