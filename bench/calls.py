@@ -53,7 +53,8 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from bench.instructions import CONTENT, frame, log_in, logged_in, opened, received, site
-from bench.servers import ROOT, free_port
+from bench.ports import free_port
+from bench.servers import ROOT
 
 RUNS = 9
 """The counted runs of each step."""

@@ -31,7 +31,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from bench.servers import ROOT, SERVERS, Place, free_port
+from bench.ports import free_port
+from bench.servers import ROOT, SERVERS, Place
 
 CONNECTIONS, IN_FLIGHT = 64, 8
 ROUNDS = (4, 44)

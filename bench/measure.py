@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.ports import free_port
 from bench.scenarios import Scenario
-from bench.servers import ROOT, SERVERS, Failed, Missing, Place, Server, free_port, process
+from bench.servers import ROOT, SERVERS, Failed, Missing, Place, Server, process
 
 DESCRIPTORS_TO_SPARE = 500
 

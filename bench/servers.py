@@ -6,10 +6,8 @@ to one core, and writes its output to a file that is shown after a failure.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import random
 import re
 import shutil
 import socket
@@ -23,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 
 import attrs
+
+from bench.ports import free_port
 
 BENCH = Path(__file__).parent
 ROOT = BENCH.parent
@@ -339,22 +339,6 @@ SERVERS = {
 
 
 # Running ------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens.
-
-    It is below the range of outgoing connections, so that none of the clients takes it before the server listens.
-    """
-    for port in random.sample(range(10_000, 30_000), 1_000):
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return port
-    raise OSError(errno.EADDRINUSE, "every port that was tried is in use")
 
 
 @contextmanager

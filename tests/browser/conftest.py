@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.ports import free_port
 from tests.browser.client_page import Clients
 from tests.browser.people import CHROMIUM_FLAGS, Demo, Line, People, chromium
 from tests.support import ROOT
-from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -16,10 +16,10 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
+from bench.ports import free_port
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.deploy import DEPLOY, NGINX, ORIGIN, PATH, needs_nginx
-from tests.support.ports import free_port
 from tests.support.programs import RelayProcess, Site, connected
 from tests.support.v1 import ADMITTED
 

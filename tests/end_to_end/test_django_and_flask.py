@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.framework_sites import SERVED
-from tests.support.ports import free_port
 from tests.support.programs import RelayProcess
 from tests.support.v1 import ADMITTED
 

@@ -16,10 +16,10 @@ from typing import Any, Self
 
 import pytest
 
+from bench.ports import free_port
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.framework_visitors import Browser
-from tests.support.ports import free_port
 from tests.support.programs import RelayProcess
 from tests.support.v1 import ADMITTED, DENIED
 

@@ -19,11 +19,11 @@ import attrs
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from bench.ports import free_port
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.deploy import PATH
 from tests.support.frames import frame
-from tests.support.ports import free_port
 from tests.support.programs import RelayProcess, Site, connected
 from tests.support.v1 import ADMITTED
 

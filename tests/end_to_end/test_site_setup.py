@@ -18,12 +18,12 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
+from bench.ports import free_port
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.deploy import NGINX, needs_nginx
 from tests.support.framework_sites import SERVED
 from tests.support.php_site import PHP, PhpSite
-from tests.support.ports import free_port
 from tests.support.programs import RelayProcess, Site, connected
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from bench.ports import free_port
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
-from tests.support.ports import free_port
 
 # A job that a shell started in the background ignores SIGINT, and so would what it starts.
 HEARS_SIGINT = (

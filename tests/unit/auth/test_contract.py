@@ -211,17 +211,12 @@ class ExampleSite(AuthenticatorContract, TestCase):
         return twisted_web_site.Sessions({sessid: str(uid) for sessid, uid in USERS.items()})
 
 
-class Held(AuthenticatorContract, TestCase):
-    """The stand-in that answers when the test says so; unless it is to hold a request, it says so at once."""
+class ReleasedByHand(AuthenticatorContract):
+    """The contract of an authenticator that waits for the test: unless it is to hold a request, it is released at once."""
 
-    def setUp(self) -> None:
-        self.authenticator = HeldAuthenticator()
-        self.is_holding = False
+    is_holding = False
 
-    def make(self) -> HeldAuthenticator:
-        return self.authenticator
-
-    def ask(self, authenticator: HeldAuthenticator, sessid: str) -> Deferred[Verdict]:
+    def ask(self, authenticator: Any, sessid: str) -> Deferred[Verdict]:
         asking = super().ask(authenticator, sessid)
         if not self.is_holding:
             self.release()
@@ -229,6 +224,16 @@ class Held(AuthenticatorContract, TestCase):
 
     def hold(self) -> None:
         self.is_holding = True
+
+
+class Held(ReleasedByHand, TestCase):
+    """The stand-in that answers when the test says so; unless it is to hold a request, it says so at once."""
+
+    def setUp(self) -> None:
+        self.authenticator = HeldAuthenticator()
+
+    def make(self) -> HeldAuthenticator:
+        return self.authenticator
 
     async def gave_up(self) -> None:
         self.assertEqual((self.authenticator.cancelled, self.authenticator.asked), (["good"], []))
@@ -240,24 +245,14 @@ class Held(AuthenticatorContract, TestCase):
             self.authenticator.answer(LoggedIn(USERS[sessid]) if sessid in USERS else Denied())
 
 
-class FuzzedSite(AuthenticatorContract, TestCase):
+class FuzzedSite(ReleasedByHand, TestCase):
     """The authenticator of the fuzzed scenarios without any protection."""
 
     def setUp(self) -> None:
         self.site = BareSite()
-        self.is_holding = False
 
     def make(self) -> BareSite:
         return self.site
-
-    def ask(self, authenticator: BareSite, sessid: str) -> Deferred[Verdict]:
-        asking = super().ask(authenticator, sessid)
-        if not self.is_holding:
-            self.release()
-        return asking
-
-    def hold(self) -> None:
-        self.is_holding = True
 
     async def gave_up(self) -> None:
         self.assertEqual(self.site.out, [])

@@ -1,7 +1,7 @@
 """Ports for programs that have to be told one before they listen.
 
 A port that the kernel chooses is from the range of its outgoing connections. It may be taken again, by any of the
-tests' clients, before the program listens. So ports are chosen below that range here.
+clients, before the program listens. So ports are chosen below that range here. The tests use this, too.
 """
 
 from __future__ import annotations
