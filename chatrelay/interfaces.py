@@ -7,12 +7,12 @@ module must not implement any of them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
-from chatrelay.model import LoggedMessage, Verdict
+from chatrelay.model import InboxState, LoggedMessage, Mark, Page, Verdict
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs import both from here
 from chatrelay.model import Message as Message
 from chatrelay.wire.codes import Close, Reason
@@ -177,3 +177,113 @@ class MessageLog(Protocol):
 
     def stop(self) -> Deferred[None]:
         """Close the log when all earlier calls are done; the Deferred fires when it is closed."""
+
+
+class CommitUnknown(LogUnavailable):
+    """A commit failed, and it is not known whether the batch is in the log.
+
+    :ivar outcome: fires when the log can be read again: with True if the batch is in it, as a whole, and False if it is
+        not and never will be. If it is, the messages have their places, those with a unique id stand, and the others
+        are marked as undelivered. It never fails, but may take for ever.
+    """
+
+    def __init__(self, text: str, outcome: Deferred[bool]) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+@runtime_checkable
+class InboxLog(MessageLog, Protocol):
+    """A `MessageLog` that numbers the messages of each user, and can be read by user. The dialect v2 needs one.
+
+    Its `append` sets `from_place` and `to_place` of each message before its Deferred fires. When a commit may have
+    succeeded although it failed, the Deferred fails with `CommitUnknown`.
+    """
+
+    @property
+    def epoch(self) -> str:
+        """The name of the log's life: another one after a backup was restored, or the file was replaced.
+
+        Places of another epoch mean nothing. The name is 1 to 64 printable ASCII characters; `start` reads it.
+        """
+
+    @property
+    def reader(self) -> InboxReader:
+        """Reads this log."""
+
+    def inbox(self, user: str) -> Deferred[InboxState]:
+        """Look up a user's inbox.
+
+        :param user: the key of the user. An unknown user has an empty inbox.
+        :returns: a Deferred that fires when the Deferreds of all earlier batches have fired, with the state after them,
+            and before that of any later batch. It fails with `LogUnavailable` if the log can't be read.
+        """
+
+    def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
+        """Keep marks. A mark that is not greater than the one that is kept changes nothing.
+
+        :returns: a Deferred that fires when they are committed, or fails with `LogUnavailable`; then they are not kept.
+        """
+
+
+class InboxReader(Protocol):
+    """Reads an `InboxLog` by user, without blocking the reactor, and without keeping the log from writing.
+
+    Each method returns a Deferred. It fails with `LogUnavailable` if the log can't be read, and with
+    `chatrelay.model.LogBusy` if too many reads wait. What was committed before the call is seen. Users are keys, as
+    `chatrelay.model.user_key` makes them; `user` and `peer` may be the same.
+    """
+
+    def entries(self, user: str, after: int, through: int, limit: int, size: int) -> Deferred[Page]:
+        """Read the entries of consecutive places, oldest first, void ones included.
+
+        :param after: the place before the first one that is read.
+        :param through: the last place that may be read.
+        :param limit: the most entries.
+        :param size: bytes of content after which no further entry follows; at least one entry is read.
+        """
+
+    def history(
+        self, user: str, peer: str, *, before: int | None, after: int | None, through: int, limit: int, size: int
+    ) -> Deferred[Page]:
+        """Read the messages that stand between two users, as `user` sees them.
+
+        :param before: read messages at places before this one, newest first. None for the newest ones.
+        :param after: read messages at places after this one, oldest first; not together with `before`.
+        :param through: the last place that may be read.
+        :param limit: the most messages.
+        :param size: bytes of content after which no further message follows; at least one is read, if there is one.
+        """
+
+    def conversations(self, user: str, *, before: int | None, through: int, limit: int, size: int) -> Deferred[Page]:
+        """Read the last message that stands of each conversation of a user, newest first.
+
+        :param before: only conversations whose last message is at a place before this one. None for the newest ones.
+        :param through: the last place that may be read: later messages are treated as if they were not there.
+        """
+
+    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
+        """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`.
+
+        :param limit: the count at which counting stops.
+        """
+
+    def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
+        """Find a message by its sender and its unique id.
+
+        :param since: microseconds since 1970 UTC; a message that was received before is not found.
+        """
+
+    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
+        """Return whether a message from `sender` to `recipient` stands."""
+
+    def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
+        """Translate a place of the recipient's into one of the sender's.
+
+        :param through: a place in the recipient's inbox.
+        :returns: a Deferred that fires with the place, in the sender's inbox, of the last message from `sender` to
+            `recipient` that stands and is at or before that place; 0 if there is none.
+        """
+
+    def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
+        """Read the marks of kind `MarkKind.READ` of a user, for some peers. A peer without a mark is left out."""

@@ -5,6 +5,10 @@ Pure: values, their bounds, and checks of them. This module must not know what i
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import attrs
 from msgspec import Struct
 
@@ -55,6 +59,10 @@ class Message(Struct, gc=False):
     :ivar client_id: the ``id`` of the sender's request.
     :ivar time_stamp: the sender's ``timeStamp``.
     :ivar received_at: when the relay received it, in seconds since 1970 UTC.
+    :ivar has_unique_id: whether `client_id` is unique among the sender's messages, because the sender speaks v2.
+    :ivar from_place: its place in the sender's inbox. The message log sets it when it commits the message. It is 0
+        before, and stays 0 if the log is not an `chatrelay.interfaces.InboxLog`.
+    :ivar to_place: its place in the recipient's inbox; the same as `from_place` for a message to oneself.
     """
 
     from_uid: str | int
@@ -63,6 +71,9 @@ class Message(Struct, gc=False):
     time_stamp: str | int
     content: str
     received_at: float
+    has_unique_id: bool = False
+    from_place: int = 0
+    to_place: int = 0
 
 
 def is_expiry(value: object) -> bool:
@@ -77,6 +88,9 @@ class LoggedMessage:
     :ivar number: the number of the message in the log, from 1.
     :ivar received_at: microseconds since 1970, UTC.
     :ivar delivered: False if the log knows that it reached nobody.
+    :ivar from_place: its place in the sender's inbox; 0 if the log does not number inboxes.
+    :ivar to_place: its place in the recipient's inbox.
+    :ivar unique_id: the id that names it among the sender's messages; None if the sender spoke v1.
     """
 
     number: int
@@ -86,6 +100,78 @@ class LoggedMessage:
     content: str
     received_at: int
     delivered: bool
+    from_place: int = 0
+    to_place: int = 0
+    unique_id: str | None = None
+
+
+@attrs.frozen
+class InboxEntry:
+    """What is at one place of a user's inbox. Where it has neither a message nor an erasure, the place is void.
+
+    :ivar place: the place, from 1.
+    :ivar message: the message at this place, if it stands: it was delivered or stored, and was neither erased nor
+        trimmed.
+    :ivar erased: if this place says that messages were erased: the ranges of places that they had, each as its first
+        and its last place.
+    """
+
+    place: int
+    message: LoggedMessage | None = None
+    erased: tuple[tuple[int, int], ...] = ()
+
+
+@attrs.frozen
+class Page:
+    """Some entries of a user's inbox, in the order that was asked for.
+
+    :ivar more: whether there are further entries that way.
+    """
+
+    entries: Sequence[InboxEntry]
+    more: bool
+
+
+@attrs.frozen
+class InboxState:
+    """A user's inbox at one instant, and the marks that are kept with it.
+
+    :ivar first: the first place that is kept; `last` + 1 if none is.
+    :ivar last: the last place; 0 if there is none.
+    :ivar received: the last place that a device of the user has said to have received; 0 if none has.
+    :ivar left_at: the last place when the user's last connection went; None if that is not known.
+    :ivar last_seen: when that was, in milliseconds since 1970 UTC; None if that is not known.
+    """
+
+    first: int
+    last: int
+    received: int = 0
+    left_at: int | None = None
+    last_seen: int | None = None
+
+
+class MarkKind(enum.Enum):
+    """The kinds of `Mark`. The values are kept in message logs."""
+
+    RECEIVED = 1
+    READ = 2
+    LEFT_AT = 3
+    LAST_SEEN = 4
+
+
+class Mark(NamedTuple):
+    """A number that only grows, and is kept in the message log's store.
+
+    :ivar user: the key of the user whose mark it is.
+    :ivar kind: what the number means.
+    :ivar peer: for `MarkKind.READ`: the key of the other user of the conversation; else empty.
+    :ivar value: a place in the user's inbox; for `MarkKind.LAST_SEEN`, milliseconds since 1970 UTC.
+    """
+
+    user: str
+    kind: MarkKind
+    peer: str
+    value: int
 
 
 @attrs.frozen
@@ -151,3 +237,7 @@ Verdict = LoggedIn | Denied | Unavailable
 
 class LogUnavailable(Exception):
     """The message log could not be opened, written or read. No message of a failed batch may be delivered."""
+
+
+class LogBusy(Exception):
+    """Too many reads of the message log wait. Ask again later."""
