@@ -26,8 +26,8 @@ class Authenticator(Protocol):
         """Ask once whose session it is.
 
         :param sessid: 1 to 4096 characters, opaque, never to be logged.
-        :returns: a Deferred that fires with the verdict. If it is cancelled, give the request up. It must not fail for
-            any other reason: if there is no verdict, fire it with `chatrelay.model.Unavailable`.
+        :returns: a Deferred that fires with the verdict. When the relay cancels it, the request must be given up. It
+            must not fail for any other reason: if there is no verdict, it fires with `chatrelay.model.Unavailable`.
         """
 
 
@@ -44,7 +44,7 @@ class Abandons(Protocol):
     """An `Authenticator` with a method that is called when nobody waits for a verdict any more."""
 
     def give_up(self, verdict: Deferred[Any]) -> None:
-        """Note that nobody waits for this verdict. If there is no such method, the relay cancels the Deferred.
+        """Note that nobody waits for this verdict any more. If there is no such method, the relay cancels the Deferred.
 
         :param verdict: what `authenticate` or `authenticate_ticket` returned.
         """
@@ -58,7 +58,7 @@ class Startable(Protocol):
         """Begin to check that the relay can get verdicts, and log a problem if it can't."""
 
     def stop_startup_check(self) -> None:
-        """Give a pending check up, and log nothing more about it: the relay is stopping."""
+        """Give up a pending check, and log nothing more about it: the relay is stopping."""
 
     def close(self) -> Deferred[None]:
         """Give up all requests and close all connections; the Deferred fires when that is done."""
@@ -106,19 +106,19 @@ class Connection(Protocol):
         """Append one text message to the outgoing buffer. This must never raise.
 
         :param payload: the message, encoded.
-        :returns: whether it was appended. It is if the connection is open and the message is within the budget (the
-            promise's C2).
+        :returns: True if it was appended: the connection is open, and its unread messages stay within its budget (C2 of
+            the promise, docs/design.rst).
         """
 
     def close(self, close: Close) -> None:
-        """Begin the closing handshake. From now on, no message of the client is taken.
+        """Begin the closing handshake. Messages that the client sends from now on are ignored.
 
         :param close: the code and the reason to send; one of those in `chatrelay.wire.codes`.
         """
 
 
 class MessageReader(Protocol):
-    """Reads a message log, also while a relay writes to it."""
+    """Reads a message log, even while a relay writes to it."""
 
     def messages(self) -> Generator[LoggedMessage, None, None]:
         """Yield every committed message, oldest first, including those that reached nobody.
@@ -136,7 +136,7 @@ class Submitter(Protocol):
     """
 
     def accepted(self, message: Message) -> None:
-        """Act on a message that is logged and appended to a connection of its recipient (the promise's C1, C2)."""
+        """Act on a message that was logged and handed over to its recipient (C1 and C2 of the promise)."""
 
     def refused(self, message: Message, reason: Reason) -> None:
         """Act on a message that was not delivered."""
@@ -171,8 +171,8 @@ class MessageLog(Protocol):
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Note that these messages reached nobody.
 
-        :returns: a Deferred that fires when that is committed, or fails with `LogUnavailable`. After a failure the log
-            itself must commit it when it recovers.
+        :returns: a Deferred that fires when that is committed, or fails with `LogUnavailable`. After a failure, the log
+            must commit the marks itself when it recovers.
         """
 
     def stop(self) -> Deferred[None]:

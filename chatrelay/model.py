@@ -13,16 +13,16 @@ import attrs
 from msgspec import Struct
 
 MAX_INTEGER = 2**53
-"""Integers on the wire lie within ± this, inclusive: up to here JavaScript's numbers are exact (RFC 8259, 6)."""
+"""The largest absolute value of an integer on the wire. JavaScript's numbers are exact up to it (RFC 8259, 6)."""
 
 MAX_SESSID = 4096
-"""Characters of a SESSID."""
+"""The most characters in a SESSID."""
 
 MAX_TOKEN = 64
-"""Characters of a client's ``id`` or ``timeStamp``, if they are strings, and of a uID."""
+"""The most characters in a uID, and in a client's ``id`` or ``timeStamp`` that is a string."""
 
 MAX_CONTENT = 16 * 1024
-"""Bytes of a message's ``content``, encoded as UTF-8."""
+"""The most bytes in a message's ``content``, encoded as UTF-8."""
 
 
 def _is_integer(value: object) -> bool:
@@ -52,7 +52,7 @@ def is_sessid(value: object) -> bool:
 class Message(Struct, gc=False):
     """One message, as it is logged and delivered. Treat it as immutable.
 
-    It is a Struct because one is made for every message, and an attrs class takes three times as long.
+    It is a Struct because one is made for every message, and making an attrs object takes three times as long.
 
     :ivar from_uid: the uID of the sender, as the site gave it.
     :ivar to_uid: the uID of the recipient, as the sender wrote it.

@@ -1,6 +1,6 @@
-"""Permissions of files: explain why the file system refuses an access, by owner, mode and the user of this process.
+"""Explain why the file system refuses access to a file: by its owner, its mode, and the user of this process.
 
-This module changes no file, and must not know what a file is for. Its sentences are for a person who got an `OSError`.
+This module changes no file, and must not know what a file is for. Its sentences explain an `OSError` to the operator.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def may(path: str, mode: int) -> bool:
-    """Whether this process may access a path.
+    """Return whether this process may access a path.
 
     :param mode: the sum of ``os.R_OK``, ``os.W_OK`` and ``os.X_OK`` that is needed.
     """
@@ -21,7 +21,7 @@ def may(path: str, mode: int) -> bool:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number where the user has no name."""
+    """Return the name of a user, or the number if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -31,7 +31,7 @@ def user_name(uid: int) -> str:
 def why_not_found(path: str) -> str | None:
     """Return why this process can't reach a path: a folder on the way is missing or may not be entered.
 
-    :returns: None where it can enter all folders on the way.
+    :returns: None if it can enter all folders on the way.
     """
     folder = os.path.dirname(os.path.abspath(path))
     ways = [folder]
@@ -55,7 +55,7 @@ def why_not_usable(path: str, *, write: bool) -> str | None:
     """Return why this process may not read an existing file, or write it.
 
     :param write: whether it must be writable, too.
-    :returns: None where the process may, or there is no file.
+    :returns: None if the process may, or there is no file.
     """
     wanted = os.R_OK | (os.W_OK if write else 0)
     try:
@@ -71,7 +71,7 @@ def why_not_usable(path: str, *, write: bool) -> str | None:
 def why_not_writable(folder: str) -> str | None:
     """Return why this process may not make files in a folder.
 
-    :returns: None where it may, or there is no such folder.
+    :returns: None if it may, or there is no such folder.
     """
     try:
         found = os.stat(folder)
@@ -87,7 +87,7 @@ def why_not_writable(folder: str) -> str | None:
 def cannot_be_read(path: str, error: OSError | ValueError) -> str:
     """Return the error message for a file that could not be read: its path, the cause, and the owner if it matters.
 
-    :param error: raised by opening or reading it; a `ValueError` where the path is not valid.
+    :param error: raised by opening or reading it; a `ValueError` if the path is not valid.
     """
     if isinstance(error, ValueError):
         return f"{path!r}: {error}"

@@ -24,7 +24,7 @@ class BadMessageLogURL(ValueError):
 def check_url(url: str) -> None:
     """Check that a URL names a message log.
 
-    :raises BadMessageLogURL: where it does not. The text gives the remedy.
+    :raises BadMessageLogURL: if it does not.
     """
     if "\0" in url:
         raise BadMessageLogURL(f"{url!r} contains a NUL character, which is not allowed in a file name: remove it")
@@ -36,7 +36,7 @@ def check_url(url: str) -> None:
 
 
 def _meant(url: str) -> str | None:
-    """Return the URL that a wrong one was probably meant to be; None where there is no likely one."""
+    """Return the URL that a wrong one was probably meant to be; None if there is no likely one."""
     kind, colon, path = url.partition(":")
     if kind.lower() in ("memory", "none"):
         return "memory:" if kind.lower() == "memory" else "none"
@@ -54,7 +54,7 @@ def sqlite_path(url: str) -> str:
 def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
     """Return the message log that `url` names. It is not open yet.
 
-    :raises BadMessageLogURL: where the URL does not name a message log.
+    :raises BadMessageLogURL: if the URL does not name a message log.
     """
     check_url(url)
     if url == "memory:":
@@ -73,7 +73,7 @@ def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
 def message_reader(url: str) -> MessageReader:
     """Return a reader of the message log that `url` names, for a process that is not the relay.
 
-    :raises BadMessageLogURL: where the URL does not name a message log, or only the relay can read that log.
+    :raises BadMessageLogURL: if the URL does not name a message log, or only the relay can read that log.
     """
     check_url(url)
     if not url.startswith(SQLITE):

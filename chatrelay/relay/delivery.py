@@ -24,7 +24,7 @@ from chatrelay.wire.codes import Reason
 log = Logger("chatrelay.relay")
 
 MAX_WAITING = 10_000
-"""Messages that may wait for the log, including the batch that is being committed; one more is refused as busy."""
+"""The most messages that may wait for the log, with the batch that is being committed; one more is refused as busy."""
 
 
 _Submission = tuple[Submitter, Message]
@@ -56,13 +56,14 @@ class Relay:
         self._committing = 0  # messages in the batch being committed
         self._scheduled = False
         self._begun = 0  # batches that were handed to the log; also the number of the last one
-        # By the number of a batch, oldest first: how many steps remain until all its submitters have been answered.
+        # For each batch, by its number, oldest first: the steps that remain until all its submitters have been
+        # answered.
         self._unanswered: dict[int, int] = {}
         self._draining: list[tuple[int, Deferred[None]]] = []
 
     def submit(self, message: Message, submitter: Submitter) -> None:
         """Take one message, and call `submitter.accepted` or `submitter.refused` once, now or later."""
-        # `user_key`, without the call, which would cost as much again for every message.
+        # This is `user_key`, inlined: the call would take as long again for every message.
         uid = message.to_uid
         if not self._directory.connections_of(uid if type(uid) is str else str(uid)):
             submitter.refused(message, Reason.RECEIVING_USER_NOT_CONNECTED)
@@ -135,7 +136,7 @@ class Relay:
 
         self._unanswered[number] += 1
         marked = maybeDeferred(self._message_log.mark_undelivered, [row for row, _ in unreached])
-        # The log writes a mark that failed when it recovers. The message reached nobody either way.
+        # After a failure, the log writes the mark when it recovers. The message reached nobody either way.
         marked.addErrback(lambda failure: failure.trap(LogUnavailable) and None)
         marked.addErrback(self._report)
         marked.addCallback(answer)

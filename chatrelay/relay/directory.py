@@ -21,7 +21,7 @@ class Directory:
     The tuples are replaced, never changed. So a loop over one is not disturbed when a connection is removed meanwhile.
 
     :ivar connections_of: called with the key of a user; returns the live connections of that user, oldest first, or an
-        empty tuple. It is the dictionary's own method, because it is called twice for each message.
+        empty tuple. It is the dictionary's own method, which is fast, because it is called twice for each message.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Directory:
             self._connections.pop(user, None)
 
     def oldest_beyond(self, user: str, limit: int) -> tuple[Connection, ...]:
-        """Return the oldest of a user's connections, those that exceed `limit`; 0 means no limit."""
+        """Return the oldest connections of a user, as many as exceed `limit`; 0 means no limit."""
         return self.connections_of(user)[:-limit] if limit else ()
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ states::
         ^                             |                            ^                                |
         +--------- any other ---------+                            +---------- any verdict ---------+
 
-`closed` leads from each of them to CLOSED, where nothing happens.
+`closed` leads from each of them to CLOSED, in which everything is ignored.
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ class State(enum.Enum):
 _AUTHENTICATED: Final = State.AUTHENTICATED
 _REAUTHENTICATING: Final = State.REAUTHENTICATING
 _CLOSED: Final = State.CLOSED
-# They are looked up for every message. Looking up an attribute of the enumeration would take longer than using it.
+# These are variables of the module because they are read for every message. Reading an attribute of the enumeration
+# would take longer.
 
 MAX_DENIALS = 3
-"""Denied logins over a connection's life; the third one closes it."""
+"""The most denied logins over a connection's life; the last one closes it."""
 
 REAUTHENTICATIONS_PER_MINUTE = 10
-"""Auth-requests of a logged-in connection for which the session page is asked: at once, and in each minute."""
+"""The most auth-requests of a logged-in connection for which the session page is asked, at once and per minute."""
 
 MAX_UNUSABLE_FRAMES = 10
-"""Answers `error` and `invalid-message` over a connection's life; the tenth closes it."""
+"""The most answers `error` and `invalid-message` over a connection's life; the last one closes it."""
 
 MAX_REFUSALS_IN_A_ROW = 60
-"""Messages in a row beyond the limits; one more closes the connection."""
+"""The most messages in a row that may exceed the limits; one more closes the connection."""
 
 BACK_OFF_SECONDS = 0.5
-"""Seconds without a message beyond the limits after which the count restarts."""
+"""After this many seconds without a message that exceeds the limits, the count of such messages restarts."""
 
 
 def _ask_nobody(sessid: str, is_cookie: bool) -> None:
@@ -83,12 +84,12 @@ class Session:
     :param directory: the connections by user, to which this one is added at its login.
     :param limits: how much may be sent.
     :param seconds: the clock of `limits`.
-    :param ask: called with a SESSID, and whether it is `cookie`, to have the session page asked. `answered` must be
-        called with the verdict.
+    :param ask: called to ask the session page, with a SESSID and whether it is the same as `cookie`. `answered` must
+        then be called with the verdict.
     :param cookie: the SESSID of the handshake's session cookie, or None.
     :param no_cookie_because: if `cookie` is None: why an auth-request on this connection must contain a SESSID; None if
         the client simply has no cookie, which is a denial.
-    :param charge: called with the bytes that a message counts as in addition to its own; see
+    :param charge: called for a large message with the bytes that it counts as in addition to its size; see
         `chatrelay.limits.inflow.weight`.
     :param without_cookie: called with `no_cookie_because` when a client tries to log in by a cookie that it has not
         sent.
@@ -145,12 +146,12 @@ class Session:
         self._ask = ask
         self._charge = charge
         self._without_cookie = without_cookie
-        # One character beyond ASCII makes a Python string up to four times as large. So it is kept as bytes.
+        # One character beyond ASCII makes a Python string up to four times as large. So such a cookie is kept as bytes.
         self._cookie = cookie if cookie is None or cookie.isascii() else cookie.encode("utf-8", "surrogateescape")
         self._no_cookie_because = no_cookie_because
         self._uid: str | int = ""
         self._denials = 0
-        self._reauthentications: TokenBucket | None = None  # made for the first one, as most clients make none
+        self._reauthentications: TokenBucket | None = None  # made when needed, because most clients never need it
         self._unusable_frames = 0
 
     @property
@@ -184,7 +185,7 @@ class Session:
         now = self._seconds()
         if len(payload) > LARGE_MESSAGE:
             self._charge(weight(payload, now))
-        # `TokenBucket.take`, without the call, which would cost as much again for every message.
+        # This is `TokenBucket.take`, inlined: the call would take as long again for every message.
         messages = self._messages
         at = now * messages.rate
         full_at = messages.full_at
@@ -213,7 +214,8 @@ class Session:
                 self._uid, outgoing.to_uid, request.id, outgoing.time_stamp, outgoing.content, relay.now()
             )
             relay.submit(message, self)
-        # A message of a client that is not logged in gets no answer, so that it reveals nothing, not even about logins.
+        # A client that is not logged in gets no answer to a message, because any answer would tell a stranger
+        # something.
         return self.state is not _CLOSED
 
     def received_while_closing(self) -> bool:
@@ -228,7 +230,7 @@ class Session:
         return not self._is_flooding
 
     def answered(self, verdict: Verdict) -> bool:
-        """Take the verdict on the SESSID last asked about.
+        """Act on the verdict on the SESSID with which `ask` was last called.
 
         :returns: whether the connection is now logged in as the user of this verdict.
         """
@@ -238,7 +240,7 @@ class Session:
                 self.state = State.AUTHENTICATED
                 self._uid = verdict.uid
                 self._quota = self._limits.connected(verdict.user)
-                self._messages.full_at = 0.0  # full again: what was sent before the login does not count
+                self._messages.full_at = 0.0  # the bucket is full again: messages before the login do not count
                 # Added before the answer is sent: if the answer exceeds the client's budget, the connection closes, and
                 # `closed` removes it from the directory.
                 self._directory.add(verdict.user, self._connection)
@@ -269,24 +271,25 @@ class Session:
         self._connection.send(self._dialect.refused(message.client_id, reason))
 
     def login_timed_out(self) -> None:
-        """Close a connection that is not logged in in time; a pending auth-request is answered first."""
+        """Close the connection if it has not logged in in time. Answer a pending auth-request first."""
         if self.state is State.AUTHENTICATING:
             self.answered(Unavailable("the login timeout passed while the session page was asked"))
         if self.state is State.ANONYMOUS:
             self._connection.close(codes.LOGIN_TIMEOUT)
 
     def closed(self) -> None:
-        """Remove the connection from the directory, and take nothing more: it is closing or gone."""
+        """Remove a connection that is closing or gone from the directory, and ignore everything from now on."""
         if self.logged_in:
             user = user_key(self._uid)
             self._directory.remove(user, self._connection)
             self._limits.disconnected(user, self._seconds())
         self.state = State.CLOSED
-        # `ask` refers to the connection, which refers to this session. Both would stay until garbage is collected.
+        # `ask` refers to the connection, which refers to this session. This cycle would keep both until the next
+        # garbage collection.
         self._ask = _ask_nobody
 
     def _exceeded(self, now: float) -> bool:
-        """Count a message beyond the limits, and close the connection of a client that floods the relay.
+        """Count a message that exceeds the limits, and close the connection of a client that floods the relay.
 
         :returns: as `received` does.
         """
@@ -296,7 +299,7 @@ class Session:
         return self.state is not _CLOSED
 
     def _count_refusal(self, now: float) -> None:
-        """Count a message beyond the limits. After a back-off the count restarts."""
+        """Count a message that exceeds the limits. The count restarts after `BACK_OFF_SECONDS` without one."""
         if now - self._refused_at > BACK_OFF_SECONDS:
             self._refusals = 0
         self._refused_at = now
@@ -304,11 +307,11 @@ class Session:
 
     @property
     def _is_flooding(self) -> bool:
-        """Whether more messages in a row were beyond the limits than are tolerated."""
+        """Whether more than `MAX_REFUSALS_IN_A_ROW` messages in a row exceeded the limits."""
         return self._refusals > MAX_REFUSALS_IN_A_ROW
 
     def _refuse(self, payload: bytes) -> None:
-        """Answer a message beyond the limits, and read no more of it than the answer needs."""
+        """Answer a message that exceeds the limits, and read no more of it than the answer needs."""
         try:
             header = self._dialect.read_header(payload)
         except UnusableFrame as problem:
@@ -342,7 +345,7 @@ class Session:
             self._ask(sessid, sessid == self._cookie_text)
 
     def _take_reauthentication(self, now: float) -> bool:
-        """Take one of the auth-requests that a logged-in connection may make, and return whether there was one."""
+        """Count an auth-request of a logged-in connection; return whether it is within the limit."""
         if self._reauthentications is None:
             self._reauthentications = TokenBucket(REAUTHENTICATIONS_PER_MINUTE / MINUTE, REAUTHENTICATIONS_PER_MINUTE)
         return self._reauthentications.take(now)

@@ -1,4 +1,4 @@
-"""The published vocabulary of the wire: reasons, close codes, and the reason that goes with each close.
+"""The published vocabulary of the wire: reasons of refusals, close codes, and the reason sent with each code.
 
 Pure. `docs/protocol.rst` publishes the tables, and a test compares them with this module. This module must not know
 when a connection is closed or a request refused.
@@ -48,7 +48,7 @@ class CloseCode(enum.IntEnum):
 class Close(NamedTuple):
     """The code and the reason of a close frame that the relay sends.
 
-    The values below are all of them, except those that Autobahn makes itself, with codes below 4000.
+    The values below are all of them, except those that Autobahn sends itself, whose codes are below 4000.
 
     :ivar code: the close code (RFC 6455, section 7.4).
     :ivar reason: at most 123 bytes of UTF-8, for the developer of the client.

@@ -1,4 +1,4 @@
-"""The fast path for frames: whole text messages, straight out of the bytes that were received.
+"""The fast path for frames: read whole text messages directly from the bytes that were received.
 
 Pure: bytes and a callable come in, a count goes out. This module must not know what a message says, nor what is wrong
 with a frame. RFC 6455, section 5.2, has the layout.
@@ -10,7 +10,7 @@ any other, and leaves that and all that follows to Autobahn:
 - frames of any other opcode (continuation, binary, close, ping, pong);
 - frames that are not final, have a reserved bit set, or are not masked;
 - lengths of 64 KiB and more, lengths not written in their shortest form, and
-  lengths beyond the bound on a message;
+  lengths above the limit for a message;
 - text that is not UTF-8;
 - a frame that is not complete yet.
 
@@ -48,7 +48,7 @@ def take_messages(data: bytes, longest: int, receive: Callable[[bytes], bool]) -
     """Hand whole text messages to `receive`, in order.
 
     :param data: what was received, beginning with a frame, outside any message.
-    :param longest: bytes that a message may have; 0 for no limit.
+    :param longest: the most bytes that a message may have; 0 for no limit.
     :param receive: called with one message; returns whether the next may follow:
         False if the call has changed the connection's state.
     :returns: how many bytes were taken; the rest is for Autobahn.
@@ -88,7 +88,7 @@ def _ones(words: int) -> int:
 
 
 _ONES = tuple(map(_ones, range(256)))
-"""These numbers for messages of usual lengths. Making one takes longer than the rest of the unmasking."""
+"""`_ones` for messages of usual lengths. Computing it takes longer than the rest of the unmasking."""
 
 
 def is_utf8(payload: bytes) -> bool:
@@ -146,7 +146,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def _head(length: int) -> bytes:
-    """Encode what precedes the payload in a server's text frame."""
+    """Encode the header of a server's text frame."""
     if length < _IN_TWO_BYTES:
         return bytes((_FINAL_TEXT, length))
     if length < 65536:
@@ -155,4 +155,4 @@ def _head(length: int) -> bytes:
 
 
 _HEADS = tuple(map(_head, range(1024)))
-"""The heads of frames of usual lengths. Making one takes longer than the rest of the frame."""
+"""The headers of frames of usual lengths. Encoding one takes longer than the rest of the frame."""

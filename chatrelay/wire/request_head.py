@@ -1,6 +1,6 @@
-"""The head of an opening handshake: its request line and its headers, as RFC 9112 reads them.
+"""The head of an opening handshake: its request line and its headers, read as RFC 9112 requires.
 
-Pure. It knows bytes, and which of them Autobahn would misread. This module must not know what the headers mean.
+Pure. This module must not know what the headers mean. It knows which bytes Autobahn would misread.
 
 Autobahn decodes a head as latin-1, and ends a line wherever Python's `str.splitlines` does. So a byte 0x85, which is
 part of "Å" in UTF-8, ends a header there, and what follows counts as the next one. Autobahn is therefore given a head
@@ -16,7 +16,7 @@ import attrs
 END_OF_HEADERS = b"\r\n\r\n"
 
 MAX_PARTS = 100
-"""A limit on each of these: headers; query parameters; subprotocols and extensions, with the parameters of these."""
+"""The most headers; the most query parameters; the most subprotocols, extensions and parameters of these, together."""
 
 TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 """One character of a token, such as the name of a header or of a cookie (RFC 9110, section 5.6.2), as a pattern."""
@@ -82,7 +82,7 @@ class RequestHead:
         return [value for key, value in self.fields if key == name]
 
     def for_autobahn(self, extensions: str | None) -> bytes:
-        """Return a head of the same meaning that Autobahn reads as it is meant.
+        """Return a head of the same meaning that Autobahn reads correctly.
 
         :param extensions: the offers that replace the client's ``Sec-WebSocket-Extensions``; None for no offer.
         """
@@ -105,9 +105,9 @@ class RequestHead:
         return {name.decode("ascii"): b", ".join(self.values(name)).decode("latin-1") for name in names}
 
     def excess(self) -> str | None:
-        """Return why there are too many parts, or None if there are not.
+        """Return an error message if the head has more than `MAX_PARTS` parts of one kind; otherwise None.
 
-        Autobahn makes objects of each part: 14 KiB of extensions became 800 KiB, and took 80 times as long as an
+        Autobahn makes objects of each part: 14 KiB of extensions took 800 KiB of memory, and 80 times as long as an
         ordinary handshake.
         """
         if self.line.count(b"&") >= MAX_PARTS:

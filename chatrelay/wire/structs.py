@@ -1,6 +1,6 @@
 """The JSON objects on the wire, as msgspec Structs: one class for each shape.
 
-Pure: msgspec reads the classes and does the work. Every dialect gives its session these requests. This module must not
+Pure: msgspec reads the classes and does the work. Every dialect decodes requests to these classes. This module must not
 know what a request means, nor when an answer is sent.
 """
 
@@ -99,7 +99,7 @@ class DisguisedHeader(Struct, gc=False):
 
     @property
     def id(self) -> Raw | UnsetType:
-        """The id. It is unset if there are two: the last one counts, and it is not known any more which that was."""
+        """The id. It is unset if there are two, because the last one would count, and their order is not known here."""
         if isinstance(self.escaped_id, UnsetType):
             return self.plain_id
         return self.escaped_id if isinstance(self.plain_id, UnsetType) else UNSET

@@ -1,4 +1,4 @@
-"""The dialect v1: bytes to requests, and answers and deliveries to bytes.
+"""The dialect v1: decode requests, and encode answers and deliveries.
 
 Pure. This module is a `chatrelay.interfaces.Dialect`, and keeps the contract of `docs/protocol.rst`; a test sends every
 example of that page. This module must not know who is logged in, what a connection is, or what time it is.
@@ -29,15 +29,15 @@ from chatrelay.wire.structs import (
 )
 
 SUBPROTOCOL = "chatrelay.v1"
-"""The WebSocket subprotocol of this dialect; a client that offers none speaks it too."""
+"""The WebSocket subprotocol of this dialect; a client that offers none uses it too."""
 
 MAX_BYTES_A_CHARACTER = 4
-"""The longest UTF-8 sequence (RFC 3629, section 3)."""
+"""The most bytes of a character in UTF-8 (RFC 3629, section 3)."""
 
 
-# There is one decoder for each type of request, and the type is a field like others. A decoder of a tagged union would
-# search for the tag first, and then read everything before it a second time. A decoder of a single tagged Struct would
-# accept an object without a tag.
+# There is one decoder for each type of request, and the type is a field like any other. A decoder of a tagged union
+# would search for the tag first, and then read everything before it a second time. A decoder of a single tagged Struct
+# would accept an object without a tag.
 _send_request_decoder: msgspec.json.Decoder[SendRequest] = msgspec.json.Decoder(SendRequest)
 _auth_request_decoder: msgspec.json.Decoder[AuthRequest] = msgspec.json.Decoder(AuthRequest)
 _decode_send_request = _send_request_decoder.decode

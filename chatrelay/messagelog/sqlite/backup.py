@@ -61,8 +61,8 @@ def back_up(log: str, destination: str, *, replace: bool, report: Report, commit
     :param destination: the file to make.
     :param replace: whether an existing file of that name is replaced.
     :param commit: called when the copy is complete. Nothing may interrupt the steps after it.
-    :raises CopyFailed: where no copy was made. An existing file was not changed.
-    :raises UnusableLog: where the log is not a complete message log.
+    :raises CopyFailed: if no copy was made. An existing file was not changed.
+    :raises UnusableLog: if the log is not a complete message log.
     """
     target = resolve_destination(log, destination, replace=replace)
     with unfinished_copy(target) as unfinished:
@@ -80,7 +80,7 @@ def back_up(log: str, destination: str, *, replace: bool, report: Report, commit
 def resolve_destination(log: str, destination: str, *, replace: bool) -> str:
     """Return the path of a copy, with symbolic links resolved.
 
-    :raises CopyFailed: where no copy can be written there.
+    :raises CopyFailed: if no copy can be written there.
     """
     with write_errors(destination):  # for a relative path without a working directory
         target = os.path.realpath(destination)
@@ -238,7 +238,7 @@ def _copy_pages(connection: sqlite3.Connection, unfinished: _Unfinished, report:
         raise _not_written(unfinished.path, error) from error
 
 
-# Putting it in place ------------------------------------------------------------
+# The name of the copy ------------------------------------------------------------
 
 
 def _rename_to_new(path: str, target: str) -> None:
@@ -260,7 +260,7 @@ def _rename_to_new(path: str, target: str) -> None:
 
 @contextmanager
 def write_errors(path: str) -> Iterator[None]:
-    """Raise `CopyFailed` for an error of the file system about a path."""
+    """Raise `CopyFailed` instead of an `OSError` that writing a path raised."""
     try:
         yield
     except OSError as error:
@@ -284,7 +284,7 @@ def sync_folder(path: str) -> None:
 
 
 def _is_open_as(descriptor: int, path: str) -> bool:
-    """Whether a path is the path of an open file."""
+    """Return whether a path still names the file that a descriptor has open."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
@@ -292,7 +292,7 @@ def _is_open_as(descriptor: int, path: str) -> bool:
 
 
 def is_same_file(path: str, other: str) -> bool:
-    """Whether two paths are paths of one file."""
+    """Return whether two paths name the same file."""
     try:
         return os.path.samefile(path, other)
     except FileNotFoundError:

@@ -30,7 +30,7 @@ MAX_WAL_BYTES = 16 * MIB
 that no message waits."""
 
 WAL_WARNING_BYTES = 64 * MIB
-"""The size above which the write-ahead log is logged as a warning."""
+"""The size of the write-ahead log above which a warning is logged."""
 
 _PAGE_BYTES = 4096
 _PAGES_PER_COMMIT = 1
@@ -62,7 +62,7 @@ class Checkpoints:
         self._failure_logged = False
 
     def begin(self, connection: sqlite3.Connection, path: str, wal_path: str) -> None:
-        """Begin with a log that was just opened. It must have no open transaction."""
+        """Take charge of a log that was just opened. It must have no open transaction."""
         self._path, self._wal = path, wal_path
         self._length_logged = self._failure_logged = self._is_due = False
         self._written = 0
@@ -81,7 +81,7 @@ class Checkpoints:
     def make_distinct(self, connection: sqlite3.Connection) -> None:
         """Change the cookie, so that the database differs from every earlier copy of it.
 
-        Call it just after page 1 was written.
+        Call it immediately after page 1 was written.
 
         :raises sqlite3.Error: where that fails.
         """
@@ -102,7 +102,7 @@ class Checkpoints:
         if self._is_due and wal.generation(self._wal) != self._marked:
             self._is_first = True  # another program has made a checkpoint
         if self._is_first:
-            # The same value again, because this writes page 1.
+            # The value does not change, but setting it writes page 1.
             connection.execute(f"PRAGMA user_version = {self._version}")
         elif self._is_due:
             self._change_cookie(connection)
@@ -156,7 +156,7 @@ class Checkpoints:
         return False
 
     def end(self) -> None:
-        """Interrupt the checkpoint that runs in its thread, and wait for its end."""
+        """Interrupt a checkpoint that runs in a separate thread, and wait for its end."""
         if self._long is not None:
             self._long.stop()
             self._long = None
@@ -214,7 +214,7 @@ class _LongCheckpoint:
 
     :ivar remaining: the frames that a reader kept it from copying; None until its end, or where another checkpoint was
         running.
-    :ivar error: the error that it failed with.
+    :ivar error: the error that it failed with, or None.
     """
 
     def __init__(self, path: str) -> None:
@@ -241,7 +241,8 @@ class _LongCheckpoint:
             self._thread.join(0.01)
 
     def _run(self) -> None:
-        # mode=rw does not make a missing database: SQLite deletes the write-ahead log beside an empty one.
+        # With mode=rw, SQLite does not create a missing database. Beside an empty one, it would delete the write-ahead
+        # log.
         uri = f"file:{quote(os.fsencode(self._path))}?mode=rw"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=0, check_same_thread=False)) as connection:

@@ -26,10 +26,10 @@ HEADER_SIZE = 100
 """The bytes of the header of a database."""
 
 _locked_here: set[str] = set()
-"""The databases that this process has locked. It is a module's value because the locks belong to the process."""
+"""The databases that this process has locked. It is global because the locks belong to the process."""
 
 FileId = tuple[int, int] | None
-"""Device and inode of a file; None where there is none."""
+"""Device and inode of a file; None if there is none."""
 
 Identity = tuple[FileId, FileId]
 """The identity of the files of a log: the database and its write-ahead log."""
@@ -41,8 +41,8 @@ class LogFiles:
     A symbolic link is resolved each time the lock is taken. SQLite resolves links, too, and all files of a log must be
     in the same folder.
 
-    :param path: the database, as configured. A relative path counts from the current working directory.
-    :raises LogUnavailable: where the path is relative and there is no working directory.
+    :param path: the database, as configured. A relative path starts at the current working directory.
+    :raises LogUnavailable: if the path is relative and there is no working directory.
     :ivar path: the database, without symbolic links.
     :ivar wal: SQLite's write-ahead log. It holds the newest messages.
     :ivar lock: the lock file, ``PATH.lock``, which keeps a second relay away.
@@ -76,8 +76,8 @@ class LogFiles:
         Closing any descriptor of the database drops the locks that SQLite has on it in this process. So call this
         before SQLite opens the database, and `release_lock` after SQLite has closed it.
 
-        :raises LogUnavailable: where another relay has the lock.
-        :raises OSError: where a file can't be opened or locked.
+        :raises LogUnavailable: if another relay has the lock.
+        :raises OSError: if a file can't be opened or locked.
         """
         self.release_lock()
         self._resolve()
@@ -105,9 +105,9 @@ class LogFiles:
         self._flock(descriptor, self.path)
 
     def _has_database(self) -> bool:
-        """Whether there is a database.
+        """Return whether there is a database.
 
-        :raises LogUnavailable: where the path is something else, or has hard links.
+        :raises LogUnavailable: if the path is something else, or has hard links.
         """
         found = _stat(self.path)
         if found is None:
@@ -126,7 +126,7 @@ class LogFiles:
         """Make and lock ``PATH.lock`` again if it was removed or replaced.
 
         :returns: whether it was locked again.
-        :raises LogUnavailable: where another relay may have used the files in the meantime.
+        :raises LogUnavailable: if another relay may have used the files in the meantime.
         """
         assert self._lock is not None
         if _file_id(self.lock) == _id_of(os.fstat(self._lock)):
@@ -144,7 +144,7 @@ class LogFiles:
         return True
 
     def release_lock(self) -> None:
-        """Let other relays use these files. Never fails.
+        """Let other relays use these files. This never fails.
 
         A ``PATH.lock`` that was made for a file that is not a message log is removed.
         """
@@ -203,7 +203,7 @@ class LogFiles:
     def database_header(self) -> bytes:
         """Return the first 100 bytes of the database, or fewer if it is shorter.
 
-        :raises OSError: where it can't be read.
+        :raises OSError: if it can't be read.
         """
         if self._database_lock is not None:
             return os.pread(self._database_lock, HEADER_SIZE, 0)
@@ -222,7 +222,7 @@ class LogFiles:
         The database is found by its configured name, so a changed symbolic link is noticed.
 
         :returns: the identity, and two sizes in bytes.
-        :raises OSError: where a file can't be checked.
+        :raises OSError: if a file can't be checked.
         """
         database, wal = _stat(self._given), _stat(self.wal)
         return (
@@ -238,7 +238,7 @@ class LogFiles:
 
         :param now: seconds since 1970 UTC, for the name.
         :returns: the new name.
-        :raises OSError: where it can't be renamed.
+        :raises OSError: if it can't be renamed.
         """
         aside = self.aside_name(now)
         os.rename(self.wal, aside)
@@ -262,7 +262,7 @@ class LogFiles:
 def read_header(path: str) -> bytes:
     """Return the first 100 bytes of a file.
 
-    :raises OSError: where it can't be read.
+    :raises OSError: if it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -272,7 +272,7 @@ def read_header(path: str) -> bytes:
 
 
 def size_of(path: str) -> int:
-    """Return the size of a file in bytes; 0 where there is no file."""
+    """Return the size of a file in bytes; 0 if there is no file."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:

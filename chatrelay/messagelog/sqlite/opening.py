@@ -40,7 +40,7 @@ def reading(path: str, name: str | None = None, *, private: bool = False) -> Ite
 
     :param name: its name in error messages, if not its path.
     :param private: whether no other process has the file open. Then SQLite takes no locks and makes no files beside it.
-    :raises UnusableLog: where the file is not a message log, or SQLite can't read it, at once or later in the block.
+    :raises UnusableLog: if the file is not a message log, or SQLite can't read it, at once or later in the block.
     """
     name = name or path
     try:
@@ -71,7 +71,7 @@ def reading(path: str, name: str | None = None, *, private: bool = False) -> Ite
 def schema_of(connection: sqlite3.Connection, name: str) -> int:
     """Return the version of a message log's tables.
 
-    :raises UnusableLog: where the file is not a message log, or was made by a newer chatrelay.
+    :raises UnusableLog: if the file is not a message log, or was made by a newer chatrelay.
     """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -91,7 +91,7 @@ def _connect(files: LogFiles, mode: str) -> sqlite3.Connection:
 
 
 def _may_be_opened_to_write(files: LogFiles) -> bool:
-    """Whether a connection that may write would leave the message log unchanged when it is closed."""
+    """Return whether a connection that may write would leave the message log unchanged when it is closed."""
     if files.is_locked_here:  # closing a descriptor of it would drop the locks
         return False
     if size_of(files.wal) or size_of(f"{files.path}-journal") or not may(files.path, os.R_OK | os.W_OK):
@@ -118,7 +118,7 @@ def _leaving_no_files(files: LogFiles) -> Iterator[sqlite3.Connection]:
 
 
 def _is_on_read_only(path: str) -> bool:
-    """Whether a file is on a file system that is mounted read-only, such as a snapshot."""
+    """Return whether a file is on a file system that is mounted read-only, such as a snapshot."""
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 

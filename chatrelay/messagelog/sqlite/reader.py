@@ -33,7 +33,7 @@ def _logged_message(row: tuple[Any, ...]) -> LoggedMessage:
 
 
 class SqliteMessageReader:
-    """Reads the file of a message log: `chatrelay.interfaces.MessageReader`.
+    """The `chatrelay.interfaces.MessageReader` of a message log in a file.
 
     :param path: the file.
     """
@@ -44,10 +44,10 @@ class SqliteMessageReader:
     def messages(self) -> Generator[LoggedMessage, None, None]:
         """Yield every message, oldest first.
 
-        Close the generator if you do not read it to its end. This removes SQLite's files beside a log that no relay has
-        open.
+        Close the generator if you do not read it to its end: this removes the files that SQLite made beside a log that
+        no relay has open.
 
-        :raises LogUnavailable: where the file can't be read, or is not a message log.
+        :raises LogUnavailable: if the file can't be read, or is not a message log.
         """
         path = self._path
         try:

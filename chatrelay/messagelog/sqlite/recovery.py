@@ -21,12 +21,12 @@ from chatrelay.messagelog.sqlite.schema import APPLICATION_ID, not_a_database_te
 from chatrelay.model import LogUnavailable
 
 _MAX_FILES = 1000
-"""The most files of the folder in which the database of a write-ahead log is searched for."""
+"""The most files of a folder that are examined to find the database of a write-ahead log."""
 
 _MAGIC = b"SQLite format 3\0"
 
 _MAX_TRIES = 4
-"""The checks after which a reader decides that a write-ahead log does not belong to the database of a running relay."""
+"""How often a reader checks before it decides that a write-ahead log does not belong to a relay's database."""
 
 
 @attrs.frozen
@@ -58,8 +58,8 @@ def set_orphan_aside(files: LogFiles, now: float) -> Orphan | None:
     :param files: locked, and not open.
     :param now: seconds since 1970 UTC.
     :returns: what was set aside; None for nothing.
-    :raises LogUnavailable: where another database is in its place, such as a backup. The text has the remedy.
-    :raises OSError: where a file can't be checked or moved.
+    :raises LogUnavailable: if another database is in its place, such as a backup. The text has the remedy.
+    :raises OSError: if a file can't be checked or moved.
     """
     if not size_of(files.wal):
         return None
@@ -76,13 +76,13 @@ def set_orphan_aside(files: LogFiles, now: float) -> Orphan | None:
 def check_wal(files: LogFiles) -> None:
     """Check that a write-ahead log belongs to its database, while a relay may be writing to both.
 
-    :raises LogUnavailable: where it belongs to another database. The text has the remedy.
-    :raises OSError: where a file can't be checked.
+    :raises LogUnavailable: if it belongs to another database. The text has the remedy.
+    :raises OSError: if a file can't be checked.
     """
     if files.is_locked_here or not size_of(files.wal):
         return
     for tries in range(_MAX_TRIES):
-        # The database first: its contents were in the write-ahead log before.
+        # The database is read first, because its contents were in the write-ahead log before.
         if not size_of(files.path):
             raise LogUnavailable(f"{files.path} is empty, and {files.wal} holds messages of another message log")
         database = _read_database(files.database_header(), files.path)
@@ -100,7 +100,7 @@ def _immutable(path: str) -> sqlite3.Connection:
 def _read_database(header: bytes, path: str) -> _Database:
     """Read the header of a database without SQLite, because a database may be malformed without its write-ahead log.
 
-    :raises LogUnavailable: where it is not the header of a database.
+    :raises LogUnavailable: if it is not the header of a database.
     """
     if len(header) < HEADER_SIZE or not header.startswith(_MAGIC):
         raise LogUnavailable(not_a_database_text(path))
@@ -113,9 +113,9 @@ def _read_database(header: bytes, path: str) -> _Database:
 
 
 def _has_messages(path: str, database: _Database) -> bool:
-    """Whether a database is a message log with messages.
+    """Return whether a database is a message log with messages.
 
-    :raises LogUnavailable: where it belongs to another program.
+    :raises LogUnavailable: if it belongs to another program.
     """
     try:
         with closing(_immutable(path)) as connection:
@@ -129,7 +129,7 @@ def _has_messages(path: str, database: _Database) -> bool:
 
 
 def _find_database(files: LogFiles, wal_path: str) -> str | None:
-    """Return the path of a write-ahead log's database in the same folder; None where it is not found."""
+    """Return the path of a write-ahead log's database in the same folder; None if it is not found."""
     with os.scandir(os.path.dirname(files.path)) as entries:
         for count, entry in enumerate(entries):
             if count >= _MAX_FILES:

@@ -2,8 +2,8 @@
 
 This module does not print, ask or read a command line: `chatrelay.app.cli` does. `backup` makes the copy.
 
-SQLite writes a database in two files, and two files cannot be replaced at one moment. So the contents of the ``-wal``
-are first written into the database. Then one file replaces one file.
+SQLite writes a database in two files, and two files cannot be replaced in one step. So the contents of the ``-wal`` are
+first written into the database. Then one rename replaces the log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from chatrelay.model import LogUnavailable
 from chatrelay.permissions import why_not_found
 
 REPLACED_INFIX = ".replaced-"
-"""The part of a replaced message log's name before the time."""
+"""The part of a replaced message log's name that precedes the time."""
 
 
 @attrs.frozen
@@ -46,7 +46,7 @@ class Restored:
     """A restored message log.
 
     :ivar contents: its messages.
-    :ivar kept: the path of the message log that it replaced, or of its ``-wal`` if that was all; None where there was
+    :ivar kept: the path of the message log that it replaced, or of its ``-wal`` if that was all; None if there was
         no message log.
     """
 
@@ -65,7 +65,7 @@ def restore(
 ) -> Restored:
     """Put a copy of a backup in the place of a message log that no relay has open, and keep the old log.
 
-    If it is killed at any moment, either the old message log or the new one is there, and it can be run again.
+    If the process is killed at any moment, either the old message log or the new one is there. Then call this again.
 
     :param log: the path of the message log, which need not exist.
     :param backup: a file that `back_up` made, or another message log with its ``-wal``.
@@ -73,13 +73,13 @@ def restore(
     :param confirm: called if there is a message log, with the contents of the backup and of the log, or the error that
         reading the log raised. It raises `CopyFailed` if the log must not be replaced.
     :param commit: called when the copy is complete. Nothing may interrupt the steps after it.
-    :raises CopyFailed: where nothing was restored. The old log was not changed.
-    :raises UnusableLog: where the backup is not a complete message log.
+    :raises CopyFailed: if nothing was restored. The old log was not changed.
+    :raises UnusableLog: if the backup is not a complete message log.
     """
     files = LogFiles(log)
     log = files.path
     owner = _check_paths(log, backup)
-    # Two commands that restore one log can't reach `_undo_interrupted` together, because one has locked the copy.
+    # Two commands that restore the same log can't call `_undo_interrupted` at once: the first has locked the copy.
     with unfinished_copy(log) as unfinished:
         _undo_interrupted(log)
         mixed = _foreign_wal_error(files)
@@ -116,7 +116,7 @@ def _check_paths(log: str, backup: str) -> os.stat_result:
 
 
 def _foreign_wal_error(files: LogFiles) -> UnusableLog | None:
-    """Return the error for a ``-wal`` that belongs to another message log; None where it belongs to this one.
+    """Return the error for a ``-wal`` that belongs to another message log; None if it belongs to this one.
 
     Call it before the lock is taken, because afterwards no descriptor of the database may be closed.
     """
@@ -138,10 +138,10 @@ def _summary_if_any(log: str) -> Contents | UnusableLog:
 
 @contextmanager
 def _locked(files: LogFiles, owner: os.stat_result) -> Iterator[None]:
-    """Keep relays from a message log.
+    """Keep relays from opening a message log.
 
     :param owner: for the lock file.
-    :raises CopyFailed: where a relay has the message log open.
+    :raises CopyFailed: if a relay has the message log open.
     """
     with suppress(FileNotFoundError):
         if os.stat(files.path).st_nlink > 1:
@@ -243,7 +243,7 @@ def _free_name(name: str) -> str:
 def _owner(log: str) -> os.stat_result:
     """Return the owner for the new log: the owner of the log that it replaces, or of the folder.
 
-    :raises CopyFailed: where this user may not give it to that owner.
+    :raises CopyFailed: if this user may not give it to that owner.
     """
     with suppress(FileNotFoundError):
         owner = os.stat(log)
@@ -257,7 +257,7 @@ def _owner(log: str) -> os.stat_result:
 
 
 def _change_owner(file: int | str, owner: os.stat_result) -> None:
-    """As root, give a file to a user and group. As another user, do nothing, as the file belongs to that user.
+    """As root, give a file to a user and group. As another user, do nothing, because the file belongs to that user.
 
     :param file: its descriptor or path.
     """

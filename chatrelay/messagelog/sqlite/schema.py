@@ -1,6 +1,6 @@
 """The tables of a message log in SQLite, and the migrations from older schemas.
 
-It works on a connection that is handed in. This module must not know files or threads.
+It works on a connection that is passed in. This module must not know files or threads.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def not_a_database_text(path: str) -> str:
 def check(connection: sqlite3.Connection, migrations: tuple[str, ...], path: str) -> int:
     """Check that a file is a message log that this version can write; return the version of its schema.
 
-    :param path: of the file.
+    :param path: the path of the file, for error messages.
     :returns: 0 for an empty file.
-    :raises LogUnavailable: with the remedy.
+    :raises LogUnavailable: if it is not one. The text has the remedy.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -1,4 +1,4 @@
-"""The store of a message log in SQLite: one transaction and one sync a batch.
+"""The store of a message log in SQLite: one transaction and one sync for each batch.
 
 It is synchronous. This module must not know threads or the reactor.
 
@@ -33,13 +33,13 @@ MICROSECONDS = 1_000_000
 """Microseconds in a second. The file keeps times as integers, which are exact."""
 
 MAX_BLOCK_MESSAGES = 100
-"""The most messages in a block. Larger blocks saved no measurable time, and each read takes a whole block."""
+"""The most messages in a block. Larger blocks save no measurable time, and a read always takes a whole block."""
 
 MESSAGES_PER_SAVE = 10_000
-"""The messages after which the last places of their users are saved.
+"""The number of messages after which the last places of their users are saved.
 
-The places of many users would cost more than the messages if they were saved with every batch. After a crash, `open`
-finds the unsaved places in the messages.
+Saving the places of many users with every batch would take longer than saving the messages. After a crash, `open` finds
+the unsaved places in the messages.
 """
 
 _INSERT = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
@@ -54,7 +54,8 @@ _SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
 _SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
 _SAVED_THROUGH = "UPDATE saved_through SET number = ?"
 _MARK = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
-# A commit with an unknown outcome was the commit of a whole batch, and a batch begins a new block.
+# A commit with an unknown outcome was the commit of a whole batch. A batch begins a new block, so whole blocks are
+# marked.
 _MARK_FROM = "INSERT OR IGNORE INTO undelivered (number) SELECT number FROM message WHERE block >= ?"
 
 _encoder = msgspec.json.Encoder()
@@ -67,11 +68,12 @@ def _json(value: object) -> str:
 class SqliteStore:
     """A message log's file, open for writing by this process alone.
 
-    Every method raises `LogUnavailable` where the file can't be read or written. Then the store is closed, and `open`
+    Every method raises `LogUnavailable` if the file can't be read or written. Then the store is closed, and `open`
     may be called again.
 
     :param path: the file, which is made if it does not exist.
-    :param now: seconds since 1970 UTC.
+    :param migrations: the steps from an empty file to the present schema.
+    :param now: the wall clock, in seconds since 1970 UTC.
     """
 
     def __init__(
@@ -201,8 +203,8 @@ class SqliteStore:
                 _, _, self._wal_size = self._files.identity()
 
     def close(self) -> None:
-        """Close the file and release its lock. Never fails."""
-        self._places.clear()  # from now on, another process may write to the file; `open` reads the places again
+        """Close the file and release its lock. This never fails."""
+        self._places.clear()  # `open` reads them again, because another process may write to the file from now on
         self._checkpoints.end()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -259,7 +261,7 @@ class SqliteStore:
         return self._connection
 
     def _changed_by_others(self) -> LogUnavailable:
-        """Close the store; return what to raise."""
+        """Close the store; return the error to raise."""
         self.close()
         self._has_failed = True
         return LogUnavailable(
@@ -318,7 +320,7 @@ class SqliteStore:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> LogUnavailable:
-        """Close the store; return what to raise."""
+        """Close the store; return the error to raise."""
         self.close()
         self._has_failed = True
         if isinstance(error, LogUnavailable):
@@ -337,7 +339,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _diagnose(files: LogFiles) -> str | None:
-    """Return what is wrong with the files, and the remedy; None where the error of SQLite is more precise."""
+    """Return what is wrong with the files, and the remedy; None if SQLite's own error says more."""
     if why := why_not_found(files.path):
         return f"{why}: make it, or name another file with --message-log" if why.startswith("there is no") else why
     for path in (files.path, files.lock, files.wal, f"{files.path}-shm"):

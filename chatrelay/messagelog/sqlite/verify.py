@@ -38,7 +38,7 @@ class Contents:
     :ivar messages: the number of messages. They are numbered from 1 without gaps.
     :ivar last_received_at: when the last message was received, in microseconds since 1970 UTC; None without messages.
     :ivar schema: the version of its tables.
-    :ivar size: the bytes of the file.
+    :ivar size: the size of the file, in bytes.
     """
 
     messages: int
@@ -66,7 +66,7 @@ def verify(path: str, report: Report, name: str | None = None) -> Contents:
     only SQLite's own check is made, and the messages are counted.
 
     :param name: its name in error messages, if not its path.
-    :raises UnusableLog: where it is not complete.
+    :raises UnusableLog: if it is not complete.
     """
     name = name or path
     with reading(path, name, private=True) as connection:

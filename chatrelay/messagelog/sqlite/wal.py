@@ -17,7 +17,7 @@ _COOKIE_AT = 40
 """The offset of the schema cookie in page 1."""
 
 _MAX_VERIFIED_FRAMES = 64
-"""The first frames whose checksums are verified. A frame takes 0.1 ms."""
+"""How many frames, from the first, have their checksums verified. Each takes 0.1 ms."""
 
 _MAX_SCHEMA_CHANGES = 100
 """The most by which one transaction may raise the schema cookie: one for each table, view or index that it makes."""
@@ -27,16 +27,16 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def belongs(path: str, page_size: int, cookie: int) -> bool:
-    """Whether a write-ahead log belongs to the database with this page size and schema cookie.
+    """Return whether a write-ahead log belongs to the database with this page size and schema cookie.
 
-    Page 1 of the database is the page 1 with which the write-ahead log began, or one that is in the log. The schema
-    cookie distinguishes them from page 1 of a copy: `Checkpoints` changes the cookie with every opening and every
-    checkpoint, and SQLite gives a different cookie to the copies that it makes.
+    If it does, page 1 of the database is the page 1 with which the write-ahead log began, or one that is in the log.
+    The schema cookie distinguishes them from page 1 of a copy: `Checkpoints` changes the cookie with every opening and
+    every checkpoint, and SQLite gives a different cookie to the copies that it makes.
 
     :param path: the write-ahead log.
     :param cookie: as ``PRAGMA schema_version`` returns it.
     :returns: False only if it is certain that it does not belong to it.
-    :raises OSError: where it can't be read.
+    :raises OSError: if it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -78,7 +78,7 @@ def rewrite(path: str) -> None:
 
     Call it while no other program can write to the file.
 
-    :raises OSError: where it can't be read, written or synced.
+    :raises OSError: if it can't be read, written or synced.
     """
     with suppress(FileNotFoundError), open(path, "r+b", buffering=0) as wal:
         offset = 0
@@ -92,7 +92,7 @@ def rewrite(path: str) -> None:
 
 
 def _header(descriptor: int) -> tuple[int, ...] | None:
-    """Return the fields of the header; None where the header is incomplete or not valid."""
+    """Return the fields of the header; None if the header is incomplete or not valid."""
     raw = os.pread(descriptor, _HEADER.size, 0)
     if len(raw) < _HEADER.size:
         return None

@@ -22,7 +22,7 @@ from chatrelay.model import LogUnavailable, Message
 log = Logger("chatrelay.messagelog")
 
 RETRY_SECONDS = 0.5
-"""The wait before a failed log is opened again."""
+"""The wait before a failed log is reopened."""
 
 CHECK_SECONDS = 1.0
 """The time between two checks of the files, with or without messages."""
@@ -34,11 +34,11 @@ _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
 
 
 class SqliteMessageLog:
-    """An `SqliteStore` in a thread of its own: `chatrelay.interfaces.MessageLog`.
+    """The `chatrelay.interfaces.MessageLog` that writes to an `SqliteStore` in a separate thread.
 
     :param path: the file.
     :param reactor: gets the results, with one call for each batch.
-    :param monotonic: seconds that only go forward; called in the thread.
+    :param monotonic: a monotonic clock, in seconds; called in the thread.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SqliteMessageLog:
         return self._run(self._store.append, messages)
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
-        """Mark rows in the thread."""
+        """Mark messages as delivered to nobody, in the thread."""
         return self._run(self._store.mark_undelivered, numbers)
 
     def stop(self) -> Deferred[None]:
@@ -97,7 +97,7 @@ class SqliteMessageLog:
 
     def _write(self) -> None:
         while True:
-            # Reopening a closed log and checking an open one do not wait for a job.
+            # A closed log is reopened, and an open one is checked, even if there is no job.
             is_open = self._store.is_open
             wait = max(0.0, (self._check_at if is_open else self._retry_at) - self._monotonic())
             if wait == 0.0:
