@@ -30,10 +30,10 @@ from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 log = Logger("chatrelay.auth")
 
 MAX_QUEUE = 5000
-"""Requests that may wait for their turn. A site that serves 32 at once in 50 ms each has served them after 8 s."""
+"""The most requests that may wait for their turn. A site that serves 32 at once, in 50 ms each, serves them in 8 s."""
 
 MAX_KEPT_CONNECTIONS = 100
-"""Connections to the site that are kept if the number of requests has no limit."""
+"""The most connections to the site that are kept open, if there is no limit on the number of requests."""
 
 STOPPING = "the relay is stopping"
 
@@ -117,7 +117,7 @@ class SessionPageAuthenticator:
         return self._authenticate(sessid, is_ticket=False)
 
     def authenticate_ticket(self, sessid: str) -> Deferred[Verdict]:
-        """Ask as `authenticate` does, about a ticket, valid for one request. Never share or repeat that request."""
+        """Ask as `authenticate` does. The request is never shared or repeated, because a ticket is valid once."""
         return self._authenticate(sessid, is_ticket=True)
 
     def _authenticate(self, sessid: str, is_ticket: bool) -> Deferred[Verdict]:
@@ -160,8 +160,8 @@ class SessionPageAuthenticator:
     def startup_check(self) -> None:
         """Ask once about a session id that nobody has, and log a warning unless it is denied.
 
-        This finds a mistake in the URL or in the page before the first visitor can't log in. The check is not a login:
-        it waits for no turn, and its result does not count for the breaker.
+        This finds a mistake in the URL or in the page before it keeps the first visitor from logging in. The check is
+        not a login: it waits for no turn, and its result does not count for the breaker.
         """
         self._is_closed = self._is_startup_check_over = False
         self._startup_check = Deferred.fromCoroutine(self._check_once())
@@ -251,7 +251,7 @@ class SessionPageAuthenticator:
         request.asking.addBoth(self._answered, request)
 
     def _answered(self, verdict: Verdict | Failure, request: _Request) -> None:
-        """Take the result of a request that was sent."""
+        """Give the result of a request that was sent to the logins that wait for it."""
         self._response_timer.stop(request)
         self._pending.remove(request)
         self._stop_sharing(request)
@@ -416,7 +416,7 @@ class _Request:
         """Fire all waiting Deferreds with the verdict."""
         waiting, self._waiting = self._waiting, {}
         for one in waiting:
-            if not one.called:  # else it was cancelled because of the verdict that another one fired with
+            if not one.called:  # else the callback of another one has cancelled it
                 one.callback(verdict)
 
     def run_out_of_time(self) -> None:

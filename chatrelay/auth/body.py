@@ -21,7 +21,7 @@ async def read(response: Any, codings: list[str], limit: int) -> bytes:
     """Return the whole body, decoded if it is gzip.
 
     :param codings: its Content-Encodings, in lower case.
-    :param limit: bytes that it may have after decoding.
+    :param limit: the most bytes that it may have after decoding.
     :raises InvalidAnswer: if it has more, or can't be decoded as its headers say.
     """
     chunks: list[bytes] = []

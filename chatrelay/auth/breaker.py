@@ -1,4 +1,4 @@
-"""The circuit breaker: whether a session page that keeps failing is sent a request at all.
+"""The circuit breaker: decide whether to send a request to a session page that keeps failing.
 
 Pure: the time is passed in. Requests are keys; this module must not know what they are. The caller asks the breaker
 before each request, and reports the result::

@@ -61,7 +61,7 @@ factory.
 """
 
 MAX_OVERHEAD_BYTES = 16 * 1024
-"""Bytes of a response besides its body: its head, the sizes of its chunks, and interim responses before it."""
+"""The most bytes of a response besides its body: its head, the sizes of its chunks, and interim responses before it."""
 
 
 def _form(sessid: str) -> bytes:
@@ -87,14 +87,14 @@ class SessionPage:
     :param format: ``form`` posts ``SESSID=…`` as a form, ``json`` an object.
     :param secret: sent as a bearer token; None sends none.
     :param connections: the most connections that are kept open between requests.
-    :param body_limit: bytes that the body of a response may have after decoding.
+    :param body_limit: the most bytes that the body of a response may have after decoding.
     :param tls_policy: how the site's certificate is verified; by default against the system's authorities.
     :param host: sent as ``Host``, and over https the name that the certificate must be for; by default the host of
         `url`.
     :param headers: further headers, such as ``X-Forwarded-Proto: https``.
     :ivar endpoint: connects to the site.
     :ivar path: the request's target (RFC 9112, section 3.2.1).
-    :ivar response_limit: bytes that a response may have before decoding, with its headers.
+    :ivar response_limit: the most bytes that a response may have before decoding, with its headers.
     :ivar too_large: the reason if a response is larger.
     """
 
@@ -111,7 +111,7 @@ class SessionPage:
         headers: Iterable[str] = (),
     ) -> None:
         uri = URI.fromBytes(url.encode("ascii"))
-        # It has no time limit of its own, because the caller has one, which does not count the time of a hold-up.
+        # The endpoint needs no time limit. The caller has one, which does not count the time of a hold-up.
         self.endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, uri.host, uri.port, timeout=cast(float, None))
         self._wrong_certificate = ""
         if uri.scheme == b"https":
@@ -347,7 +347,7 @@ class _Placeholder(EncodedURL):
     """
 
     def to_uri(self) -> EncodedURL:
-        """Return itself, as there is nothing to encode."""
+        """Return itself, because there is nothing to encode."""
         return self
 
 
@@ -372,7 +372,7 @@ class _LimitedConnection(HTTP11ClientProtocol):
         self._allowed = size
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted: part of a response arrived."""
+        """Receive part of a response. Twisted calls this."""
         allowed = self._allowed
         self._allowed = max(0, allowed - len(data))
         self.is_over_limit = len(data) > allowed
@@ -382,7 +382,7 @@ class _LimitedConnection(HTTP11ClientProtocol):
             self.transport.abortConnection()
 
     def abort(self) -> Deferred[None]:
-        """Twisted: abort the connection. Over TLS, Twisted's own method would wait for the site to respond."""
+        """Abort the connection. Over TLS, Twisted's own method would wait for the site to respond."""
         aborted: Deferred[None] = super().abort()
         if not aborted.called:
             self.transport.abortConnection()
@@ -395,7 +395,7 @@ class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-typ
     noisy = False
 
     def buildProtocol(self, address: object) -> _LimitedConnection:
-        """Twisted: make the protocol of a connection."""
+        """Make the protocol of a connection. Twisted calls this."""
         return _LimitedConnection(self._quiescentCallback)
 
 
@@ -452,7 +452,7 @@ class SingleRequestAgent:
             connection.transport.abortConnection()
 
     def _undecoded(self, response: IResponse) -> IResponse:
-        """Hide the Content-Encoding from treq, as `chatrelay.auth.body` decodes more encodings than treq."""
+        """Hide the Content-Encoding from treq, because `chatrelay.auth.body` decodes more encodings than treq."""
         self.codings = gunzip.codings(response.headers.getRawHeaders(b"content-encoding", []))
         response.headers.removeHeader(b"content-encoding")
         return response

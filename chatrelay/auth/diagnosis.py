@@ -1,6 +1,6 @@
 """Diagnose a wrong setup: name the symptom, the probable cause, and the option that helps.
 
-Pure: it makes the texts, and others log them. Several mistakes have the same symptom: visitors can't log in, and the
+Pure: it returns texts, and the caller logs them. Several mistakes have the same symptom: visitors can't log in, and the
 relay can't tell a wrong denial from a right one. The site's responses and a browser's cookies are not trusted. So the
 caller hides the session id in them, and makes them fields of a log event.
 """
@@ -20,16 +20,16 @@ DENIED_SESSIONS = 10
 """Denied sessions since the start after which the warning is logged again, if nobody has logged in yet."""
 
 LOGINS_WITHOUT_COOKIE = 10
-"""Logins in a row without the session cookie after which a warning is logged. The next needs ten times as many."""
+"""Logins in a row without the session cookie after which a warning is logged. The next one needs ten times as many."""
 
 MAX_COOKIES = 100
-"""Cookies of a handshake whose names are read."""
+"""The most cookies of a handshake whose names are read."""
 
 MAX_NAMES = 20
-"""Names of cookies that are shown."""
+"""The most names of cookies that are shown."""
 
 MAX_NAME_CHARACTERS = 64
-"""Characters of each of these names that are shown."""
+"""The most characters of each of these names that are shown."""
 
 EXEMPT = (
     "exempt the session page from it, as the relay's POST has no token (Django: csrf_exempt, Flask-WTF: "
@@ -58,7 +58,7 @@ _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _TAG = re.compile(r"<[^>]*>")
 
 MAX_BODY_BYTES = 8192
-"""Bytes of a response that are read for its words."""
+"""The most bytes of a response that are read to find its first words."""
 
 
 def words_of(body: bytes) -> str:

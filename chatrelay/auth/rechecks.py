@@ -1,9 +1,9 @@
-"""Re-checks: the site is asked again and again whether the session of each user who is logged in here still lasts.
+"""Re-checks: ask the site regularly whether the session of each user who is logged in here still lasts.
 
-Pure, apart from Deferreds and the log: the time, the random numbers, and the function that gives verdicts are passed
-in. This module must not know how the site is asked.
+Pure, apart from Deferreds and log messages: the time, the random numbers, and the function that gives verdicts are
+passed in. This module must not know how the site is asked.
 
-One request is for all connections of a session. `Rechecks.sweep` starts the re-checks that are due, so that no session
+One request serves all connections of a session. `Rechecks.sweep` starts the re-checks that are due, so that no session
 needs a timer. The connections of a session that the site denies are closed (4501). While the site can't be asked, users
 stay logged in until the grace is over.
 """
@@ -32,6 +32,7 @@ MIN_LATE_SECONDS = 2.0
 """Shorter delays never count as late: due times are whole seconds, and a sweep checks them four times a second."""
 
 MIN_ANSWER_SECONDS = 0.001
+"""The shortest response time that the calculation of the capacity uses."""
 
 NEWEST_WEIGHT = 1 / 16
 """Weight of the newest value in two averages: how long a response takes, and how long its verdict is valid."""
@@ -53,8 +54,8 @@ class RecheckBacklog:
     :ivar waiting: how many sessions are due.
     :ivar sessions: how many sessions there are.
     :ivar at_once: how many requests may be pending at once.
-    :ivar answer_seconds: how long a response takes recently, with the wait for its turn.
-    :ivar interval: average seconds from one verdict to the next request. The site may set them for a session.
+    :ivar answer_seconds: how long a response has taken recently, with the wait for its turn.
+    :ivar interval: the average seconds from one verdict to the next request. The site may set its own for a session.
     """
 
     late: float
@@ -105,7 +106,8 @@ class _Recheck:
     :ivar slot: the second in which it is due.
     :ivar due_since: when it was found to be due, in active seconds.
     :ivar asking: the pending request, or None.
-    :ivar unreachable_since: when the site first gave no verdict on it, in active seconds; None since it gave one.
+    :ivar unreachable_since: when the site first gave no verdict on it, in active seconds; None once it has given one
+        again.
     """
 
     __slots__ = ("asking", "connections", "due_since", "session", "slot", "unreachable_since")
@@ -166,7 +168,7 @@ class Rechecks:
         self._caught_up = caught_up
         self._late_at: float | None = None  # active seconds, when re-checks were last late; None while they are on time
         self._answer_seconds: float | None = None
-        self._wait = interval  # average seconds for which an answer is valid
+        self._wait = interval  # average seconds for which a verdict is valid
         self._is_starting = False
         self._rechecks: dict[_SiteSession, _Recheck] = {}
         self._recheck_of: dict[Connection, _Recheck] = {}
@@ -310,12 +312,12 @@ class Rechecks:
             slot.pop(recheck, None)
             if not slot:
                 del self._slots[recheck.slot]
-        # Empty seconds must not pile up when users come and go. At least half of them are empty here, so this is rare.
+        # Empty seconds must not pile up when users come and go. This is rare, as more than half must be empty.
         if len(self._times) > 2 * len(self._slots):
             self._times = list(self._slots)
             heapq.heapify(self._times)
 
 
 def _close_all(recheck: _Recheck, close: Close) -> None:
-    for connection in tuple(recheck.connections):  # a copy, as closing a connection removes it
+    for connection in tuple(recheck.connections):  # a copy, because closing a connection removes it
         connection.close(close)

@@ -15,13 +15,13 @@ HIDDEN = "<SESSID>"
 """The text that replaces a session id."""
 
 MIN_PIECE_CHARACTERS = 8
-"""Characters of the shortest piece of a session id that is hidden, too. Shorter pieces are part of many words."""
+"""The fewest characters of a piece of a session id that is hidden, too. Shorter pieces are part of many words."""
 
 MAX_QUOTED_CHARACTERS = 200
-"""Characters of a site's words that are shown."""
+"""The most characters of a site's words that are shown."""
 
 MAX_SEARCHED_BYTES = 128
-"""Bytes of the longest session id that is searched for. With a longer one, none of the site's words are shown.
+"""The most bytes of a session id that is searched for. With a longer one, none of the site's words are shown.
 
 A client chooses the session id, and the time of the search grows with its length.
 """

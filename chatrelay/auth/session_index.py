@@ -31,8 +31,8 @@ class _PendingLogin:
 
     :ivar digest: the hash of the SESSID.
     :ivar connections: the connections that wait for the verdict.
-    :ivar ends_before: the number of ends before the first of these logins began. The verdict may be older than any
-        later end.
+    :ivar ends_before: how many ends of sessions and users were noted before the first of these logins began. The
+        verdict may be older than any later one.
     """
 
     __slots__ = ("connections", "digest", "ends_before")
@@ -57,8 +57,8 @@ class SessionIndex:
         self._pending_of: dict[Connection, _PendingLogin] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
         self._digests: dict[Connection, frozenset[bytes]] = {}
-        # The users, and the digests of the sessions, that were ended while any login was pending. Each has the number
-        # of its end, and they are in the order of these numbers.
+        # The users, and the digests of the sessions, that were ended while any login was pending. Each is mapped to the
+        # number of its end. The oldest end is the first.
         self._ended: dict[str | bytes, int] = {}
         self._ends = 0
 
@@ -173,7 +173,7 @@ class SessionIndex:
 
 
 def _close(connections: Iterable[Connection]) -> int:
-    closing = tuple(connections)  # a copy, as closing a connection removes it from the collection
+    closing = tuple(connections)  # a copy, because closing a connection removes it from the collection
     for connection in closing:
         connection.close(codes.ENDED)
     return len(closing)

@@ -1,8 +1,8 @@
 """The login throttle: how many logins of one address may be denied, and which denials are remembered for some seconds.
 
-Pure, apart from Deferreds and the log: the time is passed in, and so is the function that gives verdicts. This module
-must not know what a verdict means to a connection (`chatrelay.auth.login`). Re-checks of users who are logged in are
-not throttled.
+Pure, apart from Deferreds and log messages: the time is passed in, and so is the function that gives verdicts. This
+module must not know what a verdict means to a connection (`chatrelay.auth.login`). Re-checks of users who are logged in
+are not throttled.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from chatrelay.model import Denied, Unavailable, Verdict
 log = Logger("chatrelay.auth")
 
 MAX_ADDRESSES = 10_000
-"""Addresses without a pending login whose denials are counted; one more displaces the oldest."""
+"""The most addresses without a pending login whose denials are counted; one more displaces the oldest."""
 
 MAX_DENIED_SESSIONS = 10_000
-"""Sessions that are remembered as denied; one more displaces the oldest."""
+"""The most sessions that are remembered as denied; one more displaces the oldest."""
 
 
 def log_too_many_denials(may_log: Callable[[str], bool], address: str) -> None:

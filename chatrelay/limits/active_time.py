@@ -3,18 +3,18 @@
 Pure: the clock that it reads is passed in, and the code that checks deadlines calls `tick`, four times a second. This
 module must not know what a deadline is for, nor what follows when it has passed.
 
-While a process is stopped, or its machine is suspended or migrated, it reads nothing, but clients and the site go on.
-When the process continues, Twisted runs the timers that are due before it reads what has arrived, and it reads one
-piece of each connection in each turn of the reactor. If deadlines were checked at that moment, connections whose bytes
-came in time would be closed. So:
+While a process is stopped, or its machine is suspended or migrated, it reads nothing, but clients and the site
+continue. When the process continues, Twisted runs the timers that are due before it reads what has arrived, and it
+reads one piece of each connection in each turn of the reactor. If deadlines were checked at that moment, connections
+whose bytes came in time would be closed. So:
 
 - A late tick checks deadlines by the time of the tick before it. A deadline that has passed since is checked again at
   the next tick.
 - A very late tick shows that the process was held up. That time does not count, and neither do the two seconds after
   it, in which the process reads what has arrived.
 
-An overloaded relay ticks late, too. Then each deadline passes one tick later. The number of hold-ups that do not count
-is limited, so that a client that keeps the relay busy can't keep its connection for ever.
+An overloaded relay ticks late, too. Then the end of each deadline is noticed one tick later. The number of hold-ups
+that do not count is limited, so that a client that keeps the relay busy can't keep its connection for ever.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ TICK_SECONDS = 0.25
 """Seconds between two ticks."""
 
 LATE_SECONDS = 0.375
-"""Seconds between two ticks beyond which the second one is late."""
+"""If more seconds than this pass between two ticks, the second one is late."""
 
 HELD_UP_SECONDS = 1.25
-"""Seconds between two ticks beyond which the process was held up in between."""
+"""If more seconds than this pass between two ticks, the process was held up."""
 
 RECOVERY_SECONDS = 2.0
-"""Seconds after a hold-up in which time stands still. A late tick takes no more off them than one that is on time."""
+"""Seconds after a hold-up in which time stands still. A late tick shortens them no more than one that is on time."""
 
 MAX_HOLD_UPS = 5
-"""Hold-ups in a row whose time does not count."""
+"""The most hold-ups in a row whose time does not count."""
 
 SECONDS_PER_HOLD_UP = 10.0
 """Active seconds after which the time of one more hold-up does not count."""
@@ -45,7 +45,7 @@ SECONDS_PER_HOLD_UP = 10.0
 class ActiveTime:
     """The time in which the process was able to read.
 
-    :param seconds: any clock, also one that may be set back or forward.
+    :param seconds: any clock, even one that may be set back or forward.
     :ivar held_up: seconds of the hold-up that the last tick has found; 0 if it found none, or one whose time counts.
     """
 

@@ -1,4 +1,4 @@
-"""Limits on connections: how many there may be in all and from one address, and how many of them not logged in.
+"""Limits on connections, in all and from one address, with separate limits for those that are not logged in.
 
 Pure: it counts, and returns the limit that is reached. The caller refuses the connection. `chatrelay.auth.login` limits
 the connections of one user.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import attrs
 
 RETRY_AFTER = 10
-"""Seconds after which a refused client may try again: by then, clients that do not log in are gone."""
+"""Seconds after which a refused client may try again: by then, clients that do not log in have been closed."""
 
 
 @attrs.frozen
@@ -77,10 +77,10 @@ class Admission:
 
     Each limit is a number of connections; 0 means no limit.
 
-    :param connections: in all.
-    :param connections_per_address: from one address.
-    :param unauthenticated: not logged in, in all.
-    :param unauthenticated_per_address: not logged in, from one address.
+    :param connections: the limit for all connections together.
+    :param connections_per_address: the limit for one address.
+    :param unauthenticated: the limit for all connections that are not logged in.
+    :param unauthenticated_per_address: the limit for those from one address.
     :ivar max_connections: how many there may be in all.
     :ivar connections: how many there are.
     :ivar unauthenticated: how many of them are not logged in.
@@ -130,7 +130,7 @@ class Admission:
     def locate(self, slot: Slot, address: str | None) -> LimitReached | None:
         """Count a connection under an address that became known, or return the limit that it would exceed.
 
-        It must not be logged in yet.
+        The connection must not be logged in yet.
         """
         if address is None or slot.address is not None:
             return None
@@ -159,5 +159,5 @@ class Admission:
             self._by_address.remove(slot.address)
 
     def addresses(self) -> int:
-        """Return how many addresses are remembered."""
+        """Return how many counts of addresses are kept."""
         return len(self._by_address) + len(self._unauthenticated_by_address)

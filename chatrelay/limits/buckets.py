@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 MINUTE = 60.0
-"""Seconds."""
+"""The seconds in a minute."""
 
 
 class TokenBucket:
@@ -30,7 +30,7 @@ class TokenBucket:
     :ivar room: how far ahead `full_at` may be while there is still a token to take.
     """
 
-    # One number changes: `full_at`. Beyond 2**53, which takes a rate of millions a second, it is not exact.
+    # Only `full_at` changes. It is exact up to 2**53, which is reached only at a rate of millions a second.
     __slots__ = ("full_at", "rate", "room")
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -76,7 +76,7 @@ class TokenBucket:
         return 0.0 if self.room == math.inf else (self.room + 1.0) / self.rate
 
     def refuse(self, at: float) -> bool:
-        """Return False, as there is no token to take.
+        """Return False, because there is no token to take.
 
         :param at: the time, in tokens.
         """

@@ -14,7 +14,7 @@ Key = TypeVar("Key", bound=Hashable)
 class Deadlines(Generic[Key]):
     """Deadlines that are all set the same time ahead, kept without a timer for each.
 
-    So they expire in the order in which they were set. A check begins with the oldest, and stops at the first that has
+    They expire in the order in which they were set. So a check begins with the oldest, and stops at the first that has
     not expired.
 
     :param seconds: how far ahead each deadline is set; 0 for no deadlines.

@@ -15,10 +15,10 @@ MIN_READ = 512
 """Bytes that are added to the size of each read: a read of one byte costs the relay as much as that many bytes."""
 
 BURST_SECONDS = 2
-"""The seconds whose bytes and frames may come at once."""
+"""The burst: the bytes and frames that the limits allow in this many seconds may come at once."""
 
 MIN_PAUSE = 0.1
-"""Seconds of the shortest pause. Small pieces that come meanwhile are read in one."""
+"""The shortest pause, in seconds. Small pieces that arrive during the pause are read together."""
 
 MIN_BYTES, MIN_FRAMES = 1024 * 1024, 100
 """The lowest limits, in bytes and frames a second, if the options do not set them."""
@@ -27,26 +27,26 @@ VISITORS_BYTES, VISITORS_FRAMES = 1 / 16, 1 / 2
 """The shares of the limits for a client that is not logged in: it needs to send no more than an auth-request."""
 
 BYTES_OF_A_MESSAGE = 1.6
-"""The bytes that a message of the largest size counts as, with its frames and reads (`MIN_READ`), per byte of it."""
+"""The bytes that each byte of a message of the largest size counts as, with its frames and reads (`MIN_READ`)."""
 
 FRAMES_OF_A_MESSAGE = 9
-"""Frames that a message may come in, on average."""
+"""The most frames that messages may be split into, on average."""
 
 LARGE_MESSAGE = 4096
-"""Bytes of a message beyond which its arrays and objects are counted."""
+"""The size of a message, in bytes, above which its arrays and objects are counted."""
 
 BRACKET_BYTES = 32
-"""Bytes that each array or object counts as. As many as a sixteenth of the message's bytes are not counted."""
+"""The bytes that each array or object counts as. One for every sixteen bytes of the message is not counted."""
 
 _STRIDE = 17  # a prime, so that the sample meets every part of a short text that repeats
 
 
 def weight(payload: bytes, now: float) -> int:
-    """Return how many bytes a large message counts as in addition to its own.
+    """Return how many bytes a large message counts as in addition to its size.
 
     Arrays and objects must be parsed even in keys that are not used, and take twelve times as long as text. Their
-    number is estimated from every seventeenth byte. The time decides with which byte that begins, and no client can
-    predict it so exactly.
+    number is estimated from every seventeenth byte. The first of these depends on the exact time, which no client can
+    predict.
 
     :param payload: the message.
     :param now: the time, in seconds.
@@ -121,7 +121,7 @@ class InflowRates(NamedTuple):
 
 
 class Inflow:
-    """The bytes and frames that may still be read of one connection. At first they are those of a visitor.
+    """The bytes and frames that may still be read of one connection. Before the login, they are fewer.
 
     :param rates: how much may be read in a second once the client is logged in.
     :param now: the time.
@@ -164,7 +164,7 @@ class Inflow:
         return max(wait, MIN_PAUSE) if wait else 0.0
 
     def hold(self, data: bytes) -> None:
-        """Keep bytes that came until the pause ends."""
+        """Keep bytes that were received, until the pause ends."""
         if self.held is None:
             self.held = []
         self.held.append(data)

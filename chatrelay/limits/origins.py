@@ -12,13 +12,13 @@ from __future__ import annotations
 from chatrelay.limits.buckets import MINUTE, TokenBucket
 
 MAX_LOGGED = 100
-"""Origins that are remembered as logged. When there is one more, all are forgotten and may be logged again."""
+"""The most origins that are remembered as logged. One more makes the relay forget all, so each may be logged again."""
 
 MAX_SEEN = 10_000
-"""Origins that are remembered as refused but not logged. One more displaces the oldest."""
+"""The most origins that are remembered as refused but not logged. One more displaces the oldest."""
 
 LINES_PER_MINUTE = 10
-"""New origins that may be logged at once and each minute, and as many that were refused before."""
+"""How many new origins may be logged, at once and per minute. Origins that were refused before have the same limit."""
 
 
 class RefusedOrigins:
@@ -38,7 +38,7 @@ class RefusedOrigins:
         if origin in self._logged:
             return False
         seen = hash(origin)
-        # An origin that was refused before has a limit of its own, which origins that are made up do not use up.
+        # Origins that were refused before have a separate limit, which made-up origins can't use up.
         if (self._again if seen in self._seen else self._first).take(now):
             self._seen.pop(seen, None)
             if len(self._logged) >= MAX_LOGGED:
@@ -57,7 +57,7 @@ class RefusedOrigins:
     def take_unlogged(self, now: float, at_least: float = MINUTE) -> int:
         """Return how many handshakes were refused without a log message, and restart the count.
 
-        :param at_least: seconds for which they are counted first; until then, return 0.
+        :param at_least: the fewest seconds for which they must have been counted; before that, return 0.
         """
         if now < self._unlogged_since:  # the clock was set back
             self._unlogged_since = now

@@ -12,17 +12,17 @@ from typing import Protocol
 from chatrelay.limits.deadlines import Deadlines
 
 MIN_PROGRESS = 64 * 1024
-"""Bytes that a client must take in its unread-time, unless it takes everything. This is the least pace."""
+"""The bytes that a client must take in each `unread-time`, unless it takes everything. This is the minimum pace."""
 
 MAX_AHEAD = 16 * MIN_PROGRESS
-"""The most bytes by which a client may be ahead of the least pace.
+"""The most bytes by which a client may be ahead of the minimum pace.
 
 A kernel acknowledges in jumps once its buffer is full: jumps of 110 KB were seen on loopback, and of 590 KB when the
 buffer had grown to 6 MB. Between two jumps, a client that reads all the time seems to take nothing.
 """
 
 MAX_DEBT = MIN_PROGRESS // 2
-"""Bytes by which a client may be behind the least pace after an unread-time.
+"""The most bytes by which a client may be behind the minimum pace after an unread-time.
 
 A link may carry nothing for part of that time: after a loss, or while the sender's congestion control measures the
 delay of the empty link.
@@ -30,17 +30,17 @@ delay of the empty link.
 
 
 def ahead_of_pace(ahead: float, taken: int, due: float) -> float:
-    """Return the bytes by which a client may be ahead of the least pace, after a time in which it was not checked.
+    """Return the bytes by which a client may be ahead of the minimum pace, after a time in which it was not checked.
 
     :param ahead: the bytes by which it was ahead before.
     :param taken: bytes that it has taken since. It is not known when, so it may have taken all of them just now.
-    :param due: bytes that it must have taken in that time at the least pace.
+    :param due: bytes that it must have taken in that time at the minimum pace.
     """
     return min(max(0.0, ahead - due) + taken, MAX_AHEAD)
 
 
 def ahead_after_unread_time(ahead: float, taken: int) -> float:
-    """Return the bytes by which a client is ahead of the least pace after an unread-time.
+    """Return the bytes by which a client is ahead of the minimum pace after an unread-time.
 
     Below -`MAX_DEBT`, it took too little.
 
@@ -60,13 +60,13 @@ class SlowReader(Hashable, Protocol):
 class SlowReaders:
     """The buffers of clients that are behind: Twisted has asked for a pause, because too much waits.
 
-    Each client has an unread-time, and another one as long as it takes enough in each.
+    Each client gets an unread-time, and then another one, as long as it takes enough in each.
 
     :param unread_time: seconds; 0 for no limit.
     :param seconds: the time.
-    :ivar unread_time: the same.
-    :ivar seconds: the same.
-    :ivar pace: the least pace, in bytes a second; 0 for no limit.
+    :ivar unread_time: as given.
+    :ivar seconds: as given.
+    :ivar pace: the minimum pace, in bytes a second; 0 for no limit.
     """
 
     def __init__(self, unread_time: float, seconds: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ from chatrelay.limits.deadlines import Deadlines
 from chatrelay.model import MAX_TOKEN, user_key
 
 MAX_KNOWN_RECIPIENTS = 256
-"""Recipients of a user that are remembered. One more displaces the one that has been remembered for longest."""
+"""The most recipients that are remembered for a user. One more displaces the one that was remembered first."""
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -34,7 +34,7 @@ class UserQuota:
 
     def take(self, recipient: str | int, now: float) -> bool:
         """Count a message, and return whether it may be sent."""
-        # `TokenBucket.take`, without the call, which would cost as much again for every message.
+        # This is `TokenBucket.take`, inlined: the call would take as long again for every message.
         user = self._messages
         at = now * user.rate
         full_at = user.full_at

@@ -1,4 +1,4 @@
-"""Timers for deadlines that the sweep of connections does not check: requests to the site, and steps of stopping.
+"""Timers for deadlines that the sweep of connections does not check: requests to the site, and steps of the shutdown.
 
 They count active time, which stands still while the process is held up. The clock is passed in. This module must not
 know what a deadline is for.
@@ -15,7 +15,7 @@ from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 from chatrelay.limits.deadlines import Deadlines, Key
 
 MIN_WAIT_SECONDS = 0.01
-"""Seconds of the shortest timer. A timer can come a little early, and then the same deadline needs a second one."""
+"""The shortest timer, in seconds. A timer may fire a little early; then the same deadline needs a second one."""
 
 
 class DeadlineTimer(Generic[Key]):
@@ -92,7 +92,7 @@ class TimeLimit:
         self._has_passed = False
 
     async def wait(self, step: Deferred[Any]) -> None:
-        """Wait until a step is done. If the time passes before, cancel it.
+        """Wait until a step is done. If the time runs out first, cancel it.
 
         :raises Exception: what the step fails with.
         """

@@ -223,7 +223,7 @@ class Outbox:
         self._taken = 0
         self._ahead = 0.0
         self._looked_at = 0.0
-        self._ping_time = 0.0  # until then, a client that keeps the least pace may not have read its ping
+        self._ping_time = 0.0  # until then, a client that keeps the minimum pace may not have read its ping
         self._frames: list[bytes] = []
         self._size = 0
         self._timeout = 0.0  # seconds without an acknowledgement after which the system ends the connection
@@ -314,7 +314,7 @@ class Outbox:
     def unread_time_passed(self) -> None:
         """Close the connection if the client has taken too little in its unread-time.
 
-        Bytes that it had taken ahead of the least pace count, too.
+        Bytes that it had taken ahead of the minimum pace count, too.
         """
         taken = self._taken_so_far()
         if self._is_silent(self._slow_readers.unread_time):
@@ -338,7 +338,7 @@ class Outbox:
         self._adjust_timeout()
 
     def may_not_have_read_the_ping(self, seconds: float) -> bool:
-        """Return whether a client that keeps the least pace may still be reading what was sent before the last ping.
+        """Return whether a client that keeps the minimum pace may still be reading what was sent before the last ping.
 
         :param seconds: the ping-timeout. If the client's kernel has been silent for that time, the result is False.
         """
