@@ -36,9 +36,10 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
-from chatrelay.websocket.factory import ChatFactory, Parts
+from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.handshake import Handshakes
 from chatrelay.websocket.outbox import FlushScheduler
+from chatrelay.websocket.parts import Parts
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.sweep import Sweep

@@ -1,7 +1,8 @@
 """Autobahn's server protocol as it is used here, and the private names of Autobahn that are used.
 
 A test looks up each of these names, so that it fails with a release that has changed one. This module must not know
-handshakes, sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made.
+handshakes, sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made. For its subclasses, it
+declares where a connection has its other end and the parts that all connections share.
 """
 
 from __future__ import annotations
@@ -9,20 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper as HAProxyProtocolWrapper
 from txaio.tx import make_logger
 
 from chatrelay.websocket.compression import MIN_COMPRESSED
 from chatrelay.websocket.outbox import Outbox
+from chatrelay.websocket.parts import Parts
+from chatrelay.websocket.peer import Peer
+from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.states import ConnectionState, Event
 from chatrelay.wire.codes import Close
 from chatrelay.wire.frames import TextValidator
-
-if TYPE_CHECKING:
-    from chatrelay.websocket.factory import ChatFactory
 
 NAMES = (
     "CONFIG_ATTRS",
@@ -61,9 +61,6 @@ ATTRIBUTES = (
 FRAME_ATTRIBUTES = ("current_frame_masker", "message_data_total_length")
 """Attributes that Autobahn's protocol has inside a frame."""
 
-HAPROXY_NAMES = ("getPeer", "transport")
-"""The names that are used of Twisted's `HAProxyProtocolWrapper`, whose module is private."""
-
 HANDSHAKE: dict[str, object] = {
     "_wskey": "",
     "http_headers": MappingProxyType({}),
@@ -99,6 +96,17 @@ RARE: dict[str, object] = {
 """Attributes of Autobahn's open protocol that hardly ever change, each with its first value."""
 
 
+class ConnectionFactory(Protocol):
+    """The factory that has made a connection; `chatrelay.websocket.factory.ChatFactory` is one.
+
+    :ivar parts: what all connections share.
+    :ivar registry: all connections.
+    """
+
+    parts: Parts
+    registry: Registry
+
+
 class FactoryOption:
     """One of Autobahn's options, read from the factory. A value that is set on a connection is for that one only."""
 
@@ -126,7 +134,10 @@ class MadeWhenRead:
 
 
 class AutobahnProtocol(WebSocketServerProtocol):
-    """Autobahn's protocol with less memory per connection, an outgoing buffer, and names for its private parts."""
+    """Autobahn's protocol with less memory per connection, an outgoing buffer, and names for its private parts.
+
+    :ivar remote: the other end.
+    """
 
     # Autobahn would copy its options into every connection, and pretty-print them for a debug line. That would take a
     # third of the time of a login, and 1.7 KiB of each connection. It would also read tcpNoDelay before it has copied
@@ -143,13 +154,14 @@ class AutobahnProtocol(WebSocketServerProtocol):
     # The state of a connection that Autobahn does not know yet. One that is refused at once stays unknown to it.
     state: int = WebSocketServerProtocol.STATE_CLOSED
 
-    factory: ChatFactory
+    factory: ConnectionFactory
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
     outgoing: Outbox
     connection_state: ConnectionState
+    remote: Peer
 
     # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
-    __slots__ = ("_fast_path", "_message_size", "connection_state")
+    __slots__ = ("_fast_path", "_message_size", "connection_state", "remote")
 
     def connectionMade(self) -> None:
         """Twisted: a TCP connection was accepted."""

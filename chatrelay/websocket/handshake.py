@@ -1,7 +1,8 @@
-"""The opening handshake: it is read, its origin and its session cookie are checked, and it is refused if need be.
+"""The opening handshake as text: its origin, its session cookie, and the response that refuses it.
 
-Here, a handshake is the bytes of its request, as they came. This module must not know frames, sessions or messages.
-`chatrelay.websocket.peer` finds the client's address, and `chatrelay.websocket.protocol` chooses the dialect.
+Here, a handshake is the bytes of its request, as they came. This module must not know connections, frames, sessions or
+messages. `chatrelay.websocket.opening` takes a handshake from a connection, and `chatrelay.websocket.peer` finds the
+client's address.
 """
 
 from __future__ import annotations
@@ -10,38 +11,25 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
 
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import ISSLTransport
+from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.auth.diagnosis import MissingCookie, two_names
 from chatrelay.config.checks import ConfigError, normal_origin
 from chatrelay.config.options import Config
-from chatrelay.limits.admission import RETRY_AFTER, LimitReached
+from chatrelay.limits.admission import RETRY_AFTER
 from chatrelay.limits.buckets import MINUTE
 from chatrelay.limits.origins import RefusedOrigins
 from chatrelay.model import MAX_SESSID
-from chatrelay.websocket.closing import LogLimiter, printable, status_when_full
-from chatrelay.websocket.states import Event
-from chatrelay.wire.extensions import BrokenOffers, acceptable
+from chatrelay.websocket.closing import LogLimiter, printable
 from chatrelay.wire.request_head import (
     END_OF_HEADERS,
-    EXTENSIONS,
-    BrokenHead,
-    RequestHead,
     header_value,
     header_values,
 )
-
-if TYPE_CHECKING:
-    from chatrelay.websocket.autobahn import AutobahnProtocol
-    from chatrelay.websocket.protocol import ChatProtocol
 
 log = Logger("chatrelay.websocket")
 
@@ -69,9 +57,6 @@ REMEDIES = {
 }
 """The reason, for the client, why a handshake's cookie is not used -> the remedy, for the operator."""
 
-
-MAX_REFUSED = 16
-"""Connections beyond a limit whose response waits until they have sent something. Any more are answered at once."""
 
 MAX_REASON = 300
 """Characters of the reason for refusing a handshake. Some of them may be the client's own words."""
@@ -101,106 +86,6 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
         fields.append(("Retry-After", str(RETRY_AFTER)))
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields)]
     return "\r\n".join(lines).encode("latin-1") + END_OF_HEADERS + body
-
-
-def refuse(connection: ChatProtocol, full: LimitReached) -> None:
-    """Refuse a connection that was just accepted. No handshake is read, and its descriptor is free soon.
-
-    :param full: the limit that is reached.
-    """
-    parts, registry = connection.factory.parts, connection.factory.registry
-    connection.advance(Event.REFUSED)
-    parts.connection_log.connection_refused(connection.remote.name, full)
-    registry.closing_deadlines.start(connection, registry.active.now())
-    if ISSLTransport.providedBy(connection.transport):
-        registry.refused[connection] = b""  # a response would need a TLS handshake first
-        connection.advance(Event.ABORTED)
-        connection.transport.abortConnection()
-        return
-    registry.refused[connection] = http_error(status_when_full(full), full.why)
-    # Many clients fail at a response that comes before their request, or lose it. So the response usually waits.
-    if len(registry.refused) > MAX_REFUSED:
-        answer_refused(connection)
-
-
-def answer_refused(connection: AutobahnProtocol) -> None:
-    """Send the response to a refused connection, and close it."""
-    refused = connection.factory.registry.refused
-    response, refused[connection] = refused[connection], b""
-    connection.advance(Event.ABORTED)
-    connection.transport.write(response)
-    connection.transport.loseConnection()
-
-
-def take_handshake(connection: AutobahnProtocol, data: bytes) -> None:
-    """Take a part of an opening handshake, which Autobahn would buffer without limit. Read it once it is complete."""
-    limit, before = connection.factory.parts.config.handshake_size, connection.data
-    # Of the bytes that came before, only the last three are searched again, however small the pieces are.
-    tail = before[1 - len(END_OF_HEADERS) :]
-    end = (tail + data).find(END_OF_HEADERS)
-    size = len(before) + len(data) if end < 0 else len(before) - len(tail) + end + len(END_OF_HEADERS)
-    if limit and size > limit:
-        _refuse_excess(connection, f"the opening handshake is larger than {limit} bytes")
-    elif end < 0:
-        connection.data = before + data
-    else:
-        whole = before + data
-        connection.data = b""
-        _read(connection, whole[:size], whole[size:])
-
-
-def _read(connection: AutobahnProtocol, raw: bytes, rest: bytes) -> None:
-    """Have Autobahn read a handshake.
-
-    :param raw: the handshake.
-    :param rest: the bytes that came after it.
-    """
-    try:
-        head = RequestHead.of(raw)
-        too_much = head.excess()
-        if too_much is not None:
-            _refuse_excess(connection, too_much)
-            return
-        offers = acceptable(str(value, "latin-1") for value in head.values(EXTENSIONS))
-    except (BrokenHead, BrokenOffers) as broken:
-        why = str(broken)
-    else:
-        # Autobahn calls this wrapper of `onConnect`, which may be a subclass's own method.
-        vars(connection)["onConnect"] = partial(_connect, connection, connection.onConnect, head)
-        try:
-            compression = connection.factory.parts.config.compression
-            connection.feed(head.for_autobahn(offers if compression else None) + rest)
-        finally:
-            vars(connection).pop("onConnect", None)
-        return
-    connection.failHandshake(why)
-
-
-def _refuse_excess(connection: AutobahnProtocol, why: str) -> None:
-    connection.failHandshake(why, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-
-
-def _connect(
-    connection: AutobahnProtocol,
-    connect: Callable[[ConnectionRequest], Any],
-    head: RequestHead,
-    request: ConnectionRequest,
-) -> Deferred[Any]:
-    """Call `onConnect`, and refuse the handshake if that fails. Autobahn would send the exception's text to the client.
-
-    :param head: the handshake as it came, for a subclass to read.
-    """
-
-    def deny(failure: Failure) -> Failure:
-        if failure.check(ConnectionDeny):
-            return failure
-        log_defect(connection.factory.parts.log_limiter, failure)
-        return Failure(ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR, DEFECT))
-
-    connection.http_request_data = head.raw
-    request.headers.update(head.altered())
-    connecting: Deferred[Any] = maybeDeferred(connect, request)
-    return connecting.addErrback(deny)
 
 
 def log_defect(log_limiter: LogLimiter, failure: Failure) -> None:

@@ -12,14 +12,17 @@ from typing import Any
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 
 from chatrelay.limits.addresses import UNIX, TrustedProxies, address_in, address_key
 from chatrelay.limits.admission import Admission, LimitReached, Slot
-from chatrelay.websocket.autobahn import HAProxyProtocolWrapper
 from chatrelay.websocket.closing import printable, status_when_full
 from chatrelay.wire.request_head import header_values
 
 log = Logger("chatrelay.websocket")
+
+HAPROXY_NAMES = ("getPeer", "transport")
+"""The names that are used of Twisted's `HAProxyProtocolWrapper`, whose module is private."""
 
 
 def why_full(full: LimitReached) -> str:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.limits.inflow import MIN_READ
 from chatrelay.relay.session import Session
-from chatrelay.websocket import closing, handshake, timeouts
+from chatrelay.websocket import closing, handshake, opening, timeouts
 from chatrelay.websocket.closing import CloseCause, printable
 from chatrelay.websocket.handshake import http_error
 from chatrelay.websocket.peer import Peer
@@ -38,14 +38,13 @@ def _take_nothing(payload: bytes) -> bool:
 class ChatProtocol(BoundedProtocol):
     """One connection: Autobahn's frames on one side, a `Session` on the other.
 
-    :ivar remote: the other end.
     :ivar close_cause: the first event that closed the connection; None until then. The loss of TCP does not set it.
     """
 
     close_cause: CloseCause | None = None
 
     # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
-    __slots__ = ("_began", "_receive", "remote")
+    __slots__ = ("_began", "_receive")
 
     # Opening ---------------------------------------------------------------
 
@@ -62,7 +61,8 @@ class ChatProtocol(BoundedProtocol):
             return
         full = parts.peers.admit(self.remote)
         if full is not None:
-            handshake.refuse(self, full)
+            parts.registry.refusing(self)
+            opening.refuse(self, full)
             return
         super().connectionMade()
         parts.registry.accepted(self)

@@ -14,7 +14,7 @@ from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.relay.session import Session
 from chatrelay.websocket.autobahn import AutobahnProtocol
 from chatrelay.websocket.compression import MAX_ADDED
-from chatrelay.websocket.handshake import answer_refused, take_handshake
+from chatrelay.websocket.opening import answer_refused, take_handshake
 from chatrelay.websocket.states import ConnectionState, Event
 from chatrelay.wire import codes
 

@@ -153,6 +153,10 @@ class Registry:
         if connection in self.connections:
             self.closing_deadlines.start(connection, self.active.now())
 
+    def refusing(self, connection: ManagedConnection) -> None:
+        """Note that a connection is refused when it was just accepted: it must soon be gone."""
+        self.closing_deadlines.start(connection, self.active.now())
+
     def refused_disconnected(self, connection: ManagedConnection) -> None:
         """Note that a connection that was refused when it was accepted is gone."""
         self.closing_deadlines.stop(connection)

@@ -5,22 +5,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from chatrelay.relay.session import Session
+from chatrelay.websocket.autobahn import ConnectionFactory
 from chatrelay.websocket.closing import status_when_full
-from chatrelay.websocket.peer import why_full
-from chatrelay.websocket.reading import MAX_HEADER
+from chatrelay.websocket.outbox import Outbox
+from chatrelay.websocket.peer import Peer, why_full
+from chatrelay.websocket.reading import MAX_HEADER, Reading
+from chatrelay.websocket.registry import ManagedConnection
 from chatrelay.websocket.states import ConnectionState
 from chatrelay.wire import codes
-
-if TYPE_CHECKING:
-    from chatrelay.websocket.protocol import ChatProtocol
 
 PING = b"\x89\x00"
 """A whole frame, without a payload (RFC 6455, section 5.5.2)."""
 
 
-def locate(connection: ChatProtocol) -> None:
+class TimedConnection(ManagedConnection, Protocol):
+    """A connection, as far as what is due for it is concerned; `chatrelay.websocket.protocol.ChatProtocol` is one."""
+
+    factory: ConnectionFactory
+    remote: Peer
+    outgoing: Outbox
+    reading: Reading
+    session: Session | None
+
+    def failHandshake(self, reason: str, code: int) -> None:
+        """Refuse the handshake."""
+
+    def sendData(self, data: bytes) -> None:
+        """Send bytes, unless the connection is closed."""
+
+
+def locate(connection: TimedConnection) -> None:
     """Count the connection under the address in its PROXY header, if the header has come by now."""
     parts, remote = connection.factory.parts, connection.remote
     is_in_handshake = connection.connection_state is ConnectionState.HANDSHAKE
@@ -32,7 +49,7 @@ def locate(connection: ChatProtocol) -> None:
         connection.failHandshake(why_full(full), status_when_full(full))
 
 
-def ping(connection: ChatProtocol) -> None:
+def ping(connection: TimedConnection) -> None:
     """Ping the client.
 
     A client that is behind is not pinged. The ping would wait behind everything else, and the unread-time already shows
@@ -47,7 +64,7 @@ def ping(connection: ChatProtocol) -> None:
         registry.pings.sent(connection, registry.active.now())
 
 
-def ping_unanswered(connection: ChatProtocol) -> None:
+def ping_unanswered(connection: TimedConnection) -> None:
     """Close the connection of a client that has not answered a ping, unless the answer may lie unread."""
     outgoing, parts = connection.outgoing, connection.factory.parts
     if (
@@ -61,7 +78,7 @@ def ping_unanswered(connection: ChatProtocol) -> None:
         connection.close(codes.NO_PONG)
 
 
-def activity(connection: ChatProtocol) -> object:
+def activity(connection: TimedConnection) -> object:
     """Return a value that is different after each message, ping or pong that came; see `chatrelay.websocket.keepalive`.
 
     It is different after each pause, too: a pong may be among the bytes that wait for the end of the pause.

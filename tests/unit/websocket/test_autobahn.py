@@ -1,13 +1,11 @@
-"""The undocumented names of Autobahn, and of Twisted's PROXY protocol, that chatrelay uses still exist."""
+"""The undocumented names of Autobahn that chatrelay uses still exist; test_twisted_names.py checks those of Twisted."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.config.options import Config
@@ -87,17 +85,3 @@ class AutobahnOptions(SynchronousTestCase):
         kept = vars(client.protocol).keys()
         self.assertFalse(kept & (autobahn.HANDSHAKE.keys() | autobahn.RARE.keys()))
         self.assertEqual(client.protocol.autoPingPendingSeq, 0)
-
-
-class ProxyProtocolNames(SynchronousTestCase):
-    """Twisted's wrapper for the PROXY protocol."""
-
-    def test_wrapper_has_each_name(self) -> None:
-        reactor = MemoryReactorClock()
-        serverFromString(reactor, "haproxy:tcp:8080").listen(make_factory())
-        ((_, wrapping, *_),) = reactor.tcpServers
-        wrapper = wrapping.buildProtocol(PEER)
-        wrapper.makeConnection(Transport())
-        self.assertIsInstance(wrapper, autobahn.HAProxyProtocolWrapper)
-        for name in autobahn.HAPROXY_NAMES:
-            self.assertTrue(hasattr(wrapper, name), f"Twisted {MOVED.format(name)}")

@@ -17,7 +17,7 @@ from zope.interface import directlyProvides
 
 from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator, KnownSessions
-from chatrelay.websocket import closing, handshake
+from chatrelay.websocket import closing, handshake, opening
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.websocket.states import ConnectionState
 from chatrelay.wire import codes
@@ -182,7 +182,7 @@ class Refusals(ConnectingTestCase):
         self.come()
         clients = [self.come() for _ in range(30)]
         waited_for = [client for client in clients if not client.transport.disconnecting]
-        self.assertEqual(len(waited_for), handshake.MAX_REFUSED)
+        self.assertEqual(len(waited_for), opening.MAX_REFUSED)
         for client in clients:
             client.write(b"G")
             self.assertEqual(client.transport.value(), FULL_ANSWER)

@@ -28,8 +28,8 @@ from chatrelay.limits.sending import SendLimits
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import HeldAuthenticator
-from chatrelay.websocket.handshake import MAX_REFUSED
 from chatrelay.websocket.keepalive import Pings
+from chatrelay.websocket.opening import MAX_REFUSED
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
 from tests.support import v1

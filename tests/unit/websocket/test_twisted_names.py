@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
@@ -19,6 +20,7 @@ from twisted.web.client import HTTPConnectionPool
 
 from chatrelay.auth import client as webserver
 from chatrelay.websocket import outbox as outgoing
+from chatrelay.websocket import peer
 
 
 class TwistedNames(SynchronousTestCase):
@@ -44,6 +46,16 @@ class TwistedNames(SynchronousTestCase):
         clock.advance(0)  # the handshake is not done
         self.assertTrue(transport._appSendBuffer)
         self.assertEqual(outgoing.held_by_tls(transport), 1000)
+
+    def test_wrapper_for_the_proxy_protocol_has_each_name(self) -> None:
+        reactor = MemoryReactorClock()
+        serverFromString(reactor, "haproxy:tcp:8080").listen(Factory.forProtocol(Protocol))
+        ((_, wrapping, *_),) = reactor.tcpServers
+        wrapper = wrapping.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
+        wrapper.makeConnection(StringTransport())
+        self.assertIsInstance(wrapper, peer.HAProxyProtocolWrapper)
+        for name in peer.HAPROXY_NAMES:
+            self.assertTrue(hasattr(wrapper, name), f"Twisted has moved {name}; see Peer")
 
     def test_http_client_has_each_name(self) -> None:
         pool = HTTPConnectionPool(None)

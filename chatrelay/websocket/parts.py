@@ -1,0 +1,69 @@
+"""The parts that all connections share, in one value.
+
+This module must not know how a part is made (`chatrelay.app.build`), nor the classes of a connection: those import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from chatrelay.auth.login import LoginClient, Logins
+from chatrelay.config.options import Config
+from chatrelay.limits.admission import Admission
+from chatrelay.limits.inflow import InflowRates
+from chatrelay.limits.sending import SendLimits
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.directory import Directory
+from chatrelay.websocket.closing import ConnectionLog, LogLimiter
+from chatrelay.websocket.handshake import Handshakes
+from chatrelay.websocket.outbox import FlushScheduler
+from chatrelay.websocket.peer import Peers
+from chatrelay.websocket.registry import Registry
+from chatrelay.websocket.sweep import Sweep
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """The parts that all connections share; made by `chatrelay.app.build` and nowhere else.
+
+    :ivar config: the options.
+    :ivar reactor: for timers.
+    :ivar seconds: the reactor's time.
+    :ivar directory: the connections by user.
+    :ivar relay: logs and delivers messages.
+    :ivar registry: the connections, with their time limits.
+    :ivar flushes: writes, at the end of each turn of the reactor, the messages that were sent in it.
+    :ivar peers: finds the address of a client.
+    :ivar admission: counts connections.
+    :ivar handshakes: checks opening handshakes.
+    :ivar login_without_cookie: `Handshakes.login_without_cookie`, bound once, as each connection keeps a reference.
+    :ivar begin_login: `Logins.begin`, bound once for the same reason.
+    :ivar logins: logs clients in.
+    :ivar send_limits: how much a user may send.
+    :ivar inflow_rates: how fast a connection is read.
+    :ivar connection_log: logs the end of each connection.
+    :ivar log_limiter: bounds log messages that anybody can cause.
+    :ivar sweep: checks time limits.
+    """
+
+    config: Config
+    reactor: Any
+    seconds: Callable[[], float]
+    directory: Directory
+    relay: Relay
+    registry: Registry
+    flushes: FlushScheduler
+    peers: Peers
+    admission: Admission
+    handshakes: Handshakes
+    login_without_cookie: Callable[[str | None], None]
+    begin_login: Callable[[LoginClient, str | None, str, bool], None]
+    logins: Logins
+    send_limits: SendLimits
+    inflow_rates: InflowRates
+    connection_log: ConnectionLog
+    log_limiter: LogLimiter
+    sweep: Sweep
