@@ -56,7 +56,7 @@ class LoginClient(Protocol):
     def session(self) -> LoginSession | None:
         """The state of the client's login."""
 
-    def logged_in(self) -> None:
+    def apply_user_limits(self) -> None:
         """Apply a user's limits from now on: the client has logged in for the first time."""
 
 
@@ -158,7 +158,7 @@ class Logins:
         if not session.answered(verdict) or not isinstance(verdict, LoggedIn):
             return
         if not was_logged_in:
-            client.logged_in()
+            client.apply_user_limits()
             if self._missing_cookie is not None:
                 self._missing_cookie.logged_in()
         self.index.entered(connection, {name for name in (sessid, handle) if name is not None})

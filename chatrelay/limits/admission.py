@@ -143,7 +143,7 @@ class Admission:
         self._unauthenticated_by_address.add(address)
         return None
 
-    def logged_in(self, slot: Slot) -> None:
+    def authenticated(self, slot: Slot) -> None:
         """Count a connection as logged in. Later calls change nothing."""
         if not slot.logged_in:
             slot.logged_in = True
@@ -153,7 +153,7 @@ class Admission:
 
     def disconnected(self, slot: Slot) -> None:
         """Stop counting a connection."""
-        self.logged_in(slot)  # takes it out of the count of connections that are not logged in
+        self.authenticated(slot)  # takes it out of the count of connections that are not logged in
         self.connections -= 1
         if slot.address is not None:
             self._by_address.remove(slot.address)

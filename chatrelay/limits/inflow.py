@@ -138,7 +138,7 @@ class Inflow:
         self.held: list[bytes] | None = None
         self.pauses = 0
 
-    def logged_in(self, rates: InflowRates, now: float) -> None:
+    def apply_user_limits(self, rates: InflowRates, now: float) -> None:
         """Apply a user's limits from now on. What the client sent before the login does not count."""
         self._begin(rates.bytes_per_second, rates.frames_per_second, now)
 

@@ -254,15 +254,15 @@ class ChatProtocol(BoundedProtocol):
         """Count the connection under the address in its PROXY header, if the header has come by now."""
         timeouts.locate(self)
 
-    def logged_in(self) -> None:
+    def apply_user_limits(self) -> None:
         """Apply a user's limits from now on; see `chatrelay.auth.login.LoginClient`."""
         parts = self.factory.parts
-        self.reading.logged_in(parts.inflow_rates, parts.seconds())
+        self.reading.apply_user_limits(parts.inflow_rates, parts.seconds())
         if self.reading.pauses:
             self.reading.resume_soon()
         parts.registry.login_deadlines.stop(self)
         assert self.remote.slot is not None
-        parts.admission.logged_in(self.remote.slot)
+        parts.admission.authenticated(self.remote.slot)
 
     def login_timed_out(self) -> None:
         """Close the connection if the client is not logged in: the login-timeout has passed."""

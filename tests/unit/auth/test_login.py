@@ -59,7 +59,7 @@ class RecordedClient:
         self.session = RecordedSession(self.outgoing, directory)
         self.first_logins = 0
 
-    def logged_in(self) -> None:
+    def apply_user_limits(self) -> None:
         """Count a first login."""
         self.first_logins += 1
 

@@ -63,8 +63,8 @@ def test_connection_beyond_a_limit_per_address_is_refused(option: str) -> None:
 def test_login_frees_one_unauthenticated_slot_and_disconnecting_no_second(option: str) -> None:
     counts = admission(**{option: 3})
     slots = [entered(counts, "192.0.2.1") for _ in range(3)]
-    counts.logged_in(slots[0])
-    counts.logged_in(slots[0])  # logged in again
+    counts.authenticated(slots[0])
+    counts.authenticated(slots[0])  # logged in again
     entered(counts, "192.0.2.1")
     refused(counts, "192.0.2.1")
     counts.disconnected(slots[0])
@@ -75,7 +75,7 @@ def test_login_frees_one_unauthenticated_slot_and_disconnecting_no_second(option
 def test_logged_in_connection_still_counts_in_the_total(option: str) -> None:
     counts = admission(**{option: 3})
     for _ in range(3):
-        counts.logged_in(entered(counts, "192.0.2.1"))
+        counts.authenticated(entered(counts, "192.0.2.1"))
     refused(counts, "192.0.2.1")
 
 
@@ -142,7 +142,7 @@ def test_counts_equal_a_list_of_the_connections(steps: list[tuple[str, int, str]
                 if slot.address is None and not slot.logged_in:
                     assert (counts.locate(slot, address) is None) == free
         elif there and what == "log in":
-            counts.logged_in(there[which % len(there)])
+            counts.authenticated(there[which % len(there)])
         elif there:
             counts.disconnected(there.pop(which % len(there)))
     assert counts.connections == len(there)

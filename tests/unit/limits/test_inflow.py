@@ -101,7 +101,7 @@ class Rates(SynchronousTestCase):
     def test_client_at_its_message_limits_is_within_the_default_rates(self) -> None:
         config = Config()
         inflow = Inflow(self.rates(), 0)
-        inflow.logged_in(self.rates(), 0)
+        inflow.apply_user_limits(self.rates(), 0)
         # Each of the largest messages in segments of a network with a small MTU, each segment in a read of its own.
         size = config.message_size + 14
         each = size + -(-size // 1300) * MIN_READ
