@@ -52,7 +52,10 @@ class Abandons(Protocol):
 
 @runtime_checkable
 class Startable(Protocol):
-    """An `Authenticator` with methods that are called when the relay starts and stops."""
+    """An `Authenticator` with methods that are called when the relay starts and stops.
+
+    It has all three methods or none. A class with only some of them is not `Startable`, and none of them is called.
+    """
 
     def startup_check(self) -> None:
         """Begin to check that the relay can get verdicts, and log a problem if it can't."""

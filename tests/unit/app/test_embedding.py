@@ -6,14 +6,16 @@ pytest runs these with pytest-twisted. trial finds none of them.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
@@ -120,6 +122,30 @@ async def test_stop_cancels_pending_requests_to_the_session_page() -> None:
                 await deferLater(reactor, 0.01)
         assert await visitor.closed == 4000
     assert authenticator.cancelled == ["alice-session"]
+
+
+STARTABLE = ("startup_check", "stop_startup_check", "close")
+"""The methods of an authenticator that are called when the relay starts and stops, in this order."""
+
+
+@pytest.mark.parametrize("methods", [has for count in range(4) for has in combinations(STARTABLE, count)])
+@async_test
+async def test_methods_for_start_and_stop_are_called_only_if_all_three_are_there(methods: tuple[str, ...]) -> None:
+    called: list[str] = []
+
+    def method(name: str) -> Callable[[object], Deferred[None]]:
+        def call(self: object) -> Deferred[None]:
+            called.append(name)
+            return succeed(None)
+
+        return call
+
+    kind = type("Starting", (KnownSessions,), {name: method(name) for name in methods})
+    async with nothing_left_behind():
+        relay = build(Config(listen=(), message_log="none"), reactor, authenticator=kind(USERS))
+        async with running(relay):
+            await deferLater(reactor, 0.01)  # the check begins once the reactor runs
+    assert called == (list(STARTABLE) if len(methods) == len(STARTABLE) else [])
 
 
 @async_test
