@@ -23,10 +23,10 @@ MAX_NUMBER = 2**31 - 1
 """The largest number that an option may be."""
 
 MAX_SPREAD_PER_CENT = 90
-"""Of recheck-interval. At 100 per cent some re-checks would follow the last one at once."""
+"""The largest recheck-spread. At 100 per cent, some re-checks would follow the last one at once."""
 
 MIN_OPS_TOKEN_CHARACTERS = 16
-"""Of the token of the ops endpoint. Attempts are not limited, so the token must not be one that can be guessed."""
+"""The fewest characters of the ops endpoint's token. Attempts are not limited, so it must be hard to guess."""
 
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """Levels of `twisted.logger.LogLevel`, lowest first. Not critical: that would hide why a relay can't start."""
@@ -42,7 +42,7 @@ class ConfigError(ValueError):
 
     :ivar option: the option's name on the command line, without dashes.
     :ivar problem: the text without the option.
-    :ivar place: where the option was set, as the text names it; None where that is not known.
+    :ivar place: where the option was set, as the text names it; None if that is not known.
     """
 
     def __init__(self, option: str, problem: str, place: str | None = None) -> None:
@@ -61,7 +61,7 @@ def option_name(attribute: str) -> str:
 
 
 def number(_: object, field: Field, value: object) -> None:
-    """Check an int or a float: from 0 to `MAX_NUMBER`, or None where that is the default."""
+    """Check an int or a float: from 0 to `MAX_NUMBER`, or None if that is the default."""
     if value is None and field.default is None:
         return
     option = option_name(field.name)
@@ -82,7 +82,7 @@ def boolean(_: object, field: Field, value: object) -> None:
 
 
 def text(_: object, field: Field, value: object) -> None:
-    """Check a str, or None where that is the default."""
+    """Check a str, or None if that is the default."""
     if value is not None or field.default is not None:
         _text(option_name(field.name), value)
 
@@ -233,7 +233,7 @@ def recheck_spread(_: object, field: Field, per_cent: float) -> None:
 
 
 def compression(config: Any, field: Field, is_on: object) -> None:
-    """Check that what is decompressed has a bound."""
+    """Check that decompressed messages have a size limit."""
     if is_on and not config.message_size:
         raise ConfigError("compression", "needs a message-size: without one, a small frame could fill the memory")
 
@@ -241,7 +241,7 @@ def compression(config: Any, field: Field, is_on: object) -> None:
 def normal_origin(origin: str) -> str:
     """Return an origin in the one form in which origins are compared: lower case, without a default port.
 
-    :raises ConfigError: where `origin` is not a scheme, a host and at most a port (RFC 6454, section 6.2).
+    :raises ConfigError: if `origin` is not a scheme, a host and at most a port (RFC 6454, section 6.2).
     """
     try:
         parts = urlsplit(_text("origin", origin))

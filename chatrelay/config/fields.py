@@ -1,6 +1,6 @@
 """How an option is declared: its type, its unit, what zero means, and how it is shown.
 
-This module must not know any one option.
+This module must not know any particular option.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def option(
 ) -> Any:
     """Make an option.
 
-    :param kind: the type of a value; None: that of the default, or str.
-    :param unit: of a number.
+    :param kind: the type of a value; None: the type of the default, or str.
+    :param unit: the unit of a number.
     :param zero: what 0 means, for a number.
-    :param separator: between the values of a repeatable option in the environment; None: white space.
+    :param separator: separates the values of a repeatable option in the environment; None: white space.
     :param check: raises `ConfigError` for a value of the right type that can't be used.
     """
     if kind is None:

@@ -22,7 +22,7 @@ class Config:
     :raises ConfigError: for a value that can't be used, or values that don't go together.
     """
 
-    # Who a visitor is
+    # Authentication
 
     auth_url: str | None = option(
         None,
@@ -57,8 +57,8 @@ class Config:
     )
     auth_secret_file: str | None = option(
         None,
-        "A file with one line, which is sent to the session page as a bearer token, so that your site knows who is "
-        "asking.",
+        "A file with one line, which is sent to the session page as a bearer token, so that your site recognises the "
+        "relay.",
         metavar="FILE",
     )
     auth_ca_file: str | None = option(
@@ -89,7 +89,7 @@ class Config:
         repeatable=True,
         check=checks.origin,
     )
-    # Where it listens
+    # Listening
 
     listen: tuple[str, ...] = option(
         ("tcp:8080:interface=127.0.0.1",),
@@ -120,7 +120,7 @@ class Config:
         metavar="FILE",
         check=checks.ops_token_file,
     )
-    # What it records
+    # Message log and log messages
 
     message_log: str = option(
         "sqlite:chatrelay.sqlite3",
@@ -157,7 +157,7 @@ class Config:
         "How many requests to the session page may be pending at once. Up to 5,000 more wait, each up to "
         "login-timeout. Logins beyond these are answered with webserver-unavailable at once.",
         unit="requests",
-        zero="no limit: all logins are asked about at once",
+        zero="no limit: every login causes a request at once",
     )
     webserver_answer_size: int = option(
         8192,
@@ -197,8 +197,8 @@ class Config:
         "even if somebody has logged in to it meanwhile. The session page is always asked about one-time tickets "
         "(auth-tickets), and at each re-check.",
         unit="seconds",
-        zero="denials are not remembered: a client that brings a denied session again and again causes a request each "
-        "time, up to logins-per-minute",
+        zero="denials are not remembered: a client that repeats a denied session causes a request each time, up to "
+        "logins-per-minute",
     )
     recheck_interval: float = option(
         300.0,
@@ -218,12 +218,12 @@ class Config:
     )
     recheck_grace: float = option(
         1800.0,
-        "How long users stay logged in while re-checks find the session page unavailable. After that, they are closed "
-        "with 4501.",
+        "How long users stay logged in while re-checks find the session page unavailable. After that, their "
+        "connections are closed with 4501.",
         unit="seconds",
         zero="no limit: while the session page is unavailable, sessions that ended go on",
     )
-    # Who may connect and log in
+    # Limits on connections and logins
 
     connections: int | None = option(
         None,
@@ -287,7 +287,7 @@ class Config:
         unit="seconds",
         zero="no limit: a client that connects and sends nothing keeps a place for ever",
     )
-    # How much people may send
+    # Limits on sending
 
     message_size: int = option(
         65536,
@@ -362,7 +362,7 @@ class Config:
         "nine times the sum of messages-per-second and control-frames-per-second, but at least 100.",
         unit="frames a second",
         metavar="frames",
-        zero="no limit: messages in many empty frames can keep the relay busy for the others",
+        zero="no limit: messages in many empty frames can keep the relay from serving others",
         kind=int,
     )
     bytes_per_second: int | None = option(
@@ -373,10 +373,10 @@ class Config:
         "least 1 MiB.",
         unit="bytes a second",
         metavar="bytes",
-        zero="no limit: a client that sends single bytes can keep the relay busy for the others",
+        zero="no limit: a client that sends single bytes can keep the relay from serving others",
         kind=int,
     )
-    # Clients that are slow, or gone
+    # Slow and disconnected clients
 
     unread_size: int = option(
         1024 * 1024,
@@ -387,9 +387,9 @@ class Config:
     )
     unread_time: float = option(
         10.0,
-        "How long a client may be behind, which it is while more than 64 KiB wait for it in the process. If it takes "
-        "neither all of that nor 64 KiB in this time, it is closed with 4002; what it takes faster counts in its "
-        "favour.",
+        "How long a client may be behind. It is behind while more than 64 KiB wait for it in the process. If it takes "
+        "neither all of that nor 64 KiB in this time, its connection is closed with 4002. What it takes beyond 64 KiB "
+        "counts for the next period.",
         unit="seconds",
         zero="no limit: a client that takes a byte now and then keeps up to unread-size of memory",
     )
@@ -414,19 +414,20 @@ class Config:
         unit="seconds",
         zero="a quarter of a second, the minimum: over a slow network clients then miss their close codes",
     )
-    # How it works
+    # Performance and shutdown
 
     compression: bool = option(
         False,
-        "Whether WebSocket messages may be compressed (permessage-deflate), for clients that offer it. Saves bandwidth "
-        "and costs the relay several times as much time for each message, and up to 90 KiB a connection.",
+        "Whether WebSocket messages may be compressed (permessage-deflate), for clients that offer it. This saves "
+        "bandwidth. It costs the relay several times as much CPU time for each message, and up to 90 KiB of memory for "
+        "each connection.",
         metavar="yes|no",
         check=checks.compression,
     )
     fast_path: bool = option(
         True,
-        "Whether whole text messages are read straight from received bytes and written without Autobahn's general "
-        "code. Without it, the relay behaves the same but takes several times as long.",
+        "Whether whole text messages are read directly from the received bytes and written without Autobahn's general "
+        "code. Without it, the relay behaves the same but uses several times as much CPU time.",
         metavar="yes|no",
     )
     drain_time: float = option(
@@ -440,14 +441,14 @@ class Config:
 
 
 _FIRST_OF_GROUP = {
-    "auth_url": "Who a visitor is",
-    "listen": "Where it listens",
-    "message_log": "What it records",
+    "auth_url": "Authentication",
+    "listen": "Listening",
+    "message_log": "Message log and log messages",
     "webserver_timeout": "Requests to your site",
-    "connections": "Who may connect and log in",
-    "message_size": "How much people may send",
-    "unread_size": "Clients that are slow, or gone",
-    "compression": "How it works",
+    "connections": "Limits on connections and logins",
+    "message_size": "Limits on sending",
+    "unread_size": "Slow and disconnected clients",
+    "compression": "Performance and shutdown",
 }
 
 

@@ -1,6 +1,6 @@
 """Read options from the command line, the environment and a TOML file.
 
-An error about an option names the place where the option was set, and suggests a correction where there is one.
+An error about an option names the place where the option was set, and suggests a correction if there is one.
 `chatrelay.config.options` decides which values are valid.
 """
 
@@ -43,7 +43,7 @@ class Given:
     """The options that were set, and the place where each was set.
 
     :ivar values: by attribute of `Config`.
-    :ivar places: by attribute of `Config`, as an error message begins: ``--listen`` or ``CHATRELAY_LISTEN``.
+    :ivar places: by attribute of `Config`, the beginning of an error message: ``--listen`` or ``CHATRELAY_LISTEN``.
     """
 
     values: Mapping[str, Any]
@@ -80,7 +80,7 @@ def gather(
 ) -> Given:
     """Join the sources. The command line wins over the environment, and the environment over the file.
 
-    :param command_line: the given attributes of `Config`, as text (tuples of text where repeatable).
+    :param command_line: the given attributes of `Config`, as text (tuples of text if repeatable).
     :param environment: ``CHATRELAY_AUTH_URL`` and the like. Repeatable options are split at white space, headers at
         line ends.
     :param config_file: the path of a TOML file, or None.
@@ -140,7 +140,7 @@ def _check_variables(environment: Iterable[str]) -> None:
 def from_text(field: attrs.Attribute[Any], text: str) -> Any:
     """Return the value of an option from its text.
 
-    :raises ConfigError: for an invalid text, with a suggestion where there is one.
+    :raises ConfigError: for an invalid text, with a suggestion if there is one.
     """
     kind = field.metadata["kind"]
     option = option_name(field.name)
@@ -162,7 +162,7 @@ def _quotes_hint(field: attrs.Attribute[Any], text: str) -> str:
 
 
 def _unquoted(text: object) -> str | None:
-    """Return a text without the quotes around it; None where it has no quotes."""
+    """Return a text without the quotes around it; None if it has no quotes."""
     if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     return None
@@ -250,7 +250,7 @@ def _unknown(key: str, value: object) -> str:
 
 
 def _type_problem(field: attrs.Attribute[Any], value: object) -> str | None:
-    """Return what is wrong with the type of a TOML value; None where the type is right."""
+    """Return what is wrong with the type of a TOML value; None if the type is right."""
     kind = field.metadata["kind"]
     shown = _as_toml(value)
     if field.metadata["repeatable"]:
@@ -306,7 +306,7 @@ def _syntax_error(text: str, error: str) -> tuple[int | None, str]:
     """Return where a file is not valid TOML, and the remedy.
 
     :param error: the text of the error that `tomllib` raised.
-    :returns: the line's number, None where it is unknown; and a sentence.
+    :returns: the line's number, None if it is unknown; and a sentence.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     if "overwrite" in error:

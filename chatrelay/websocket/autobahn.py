@@ -1,4 +1,4 @@
-"""Autobahn's server protocol as it is used here, and the private names of Autobahn that are used.
+"""Autobahn's server protocol as it is used here, and the private names of Autobahn that are relied on.
 
 A test looks up each of these names, so that it fails with a release that has changed one. This module must not know
 handshakes, sessions or limits: it feeds bytes to Autobahn, and sends what Autobahn has made. For its subclasses, it
@@ -164,7 +164,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
     __slots__ = ("_fast_path", "_message_size", "connection_state", "remote")
 
     def connectionMade(self) -> None:
-        """Twisted: a TCP connection was accepted."""
+        """Make the outgoing buffer of a TCP connection that was accepted. Twisted calls this."""
         parts = self.factory.parts
         config = parts.config
         self._fast_path = config.fast_path
@@ -242,7 +242,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
         sync: bool = False,
         doNotCompress: bool = False,
     ) -> None:
-        """Autobahn: send a message. Text in one frame goes to the outgoing buffer; Autobahn sends everything else.
+        """Send a message. Text in one frame goes to the outgoing buffer; Autobahn sends everything else.
 
         Autobahn would apply the limit on received messages to sent ones, too. A delivery may be larger than the message
         that was received, because it has a fromuID. So the limit does not apply here.
@@ -261,7 +261,7 @@ class AutobahnProtocol(WebSocketServerProtocol):
             self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=payload)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Autobahn: send bytes. Every byte comes through here, and is written at the end of the reactor's turn."""
+        """Send bytes. Autobahn calls this for every byte, which is written at the end of the reactor's turn."""
         if sync or chopsize or not self._fast_path:
             self.outgoing.flush()  # so that the order is kept
             super().sendData(data, sync, chopsize)

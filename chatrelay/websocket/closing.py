@@ -1,7 +1,7 @@
 """The close of a connection: who closed it, with which close code and why, and what of that is logged.
 
-Pure, apart from the log. This module must not know how a connection is closed. A reason is in the relay's words or in
-OpenSSL's, never in a client's.
+Pure, apart from log messages. This module must not know how a connection is closed. A reason is in the relay's words or
+in OpenSSL's, never in a client's.
 
 People overlook other messages among thousands of lines. So a log in text has a limited number of closes between two
 sweeps, and closes that anybody can cause without a login are logged at debug. Programs count closes. So a log in JSON
@@ -27,10 +27,10 @@ from chatrelay.wire.codes import CloseCode
 log = Logger("chatrelay.websocket")
 
 NO_CODE, NO_CLOSE_FRAME = 1005, 1006
-"""The close code if a close frame has none, or if there was no close frame. Never on the wire (RFC 6455, 7.4.1)."""
+"""The close codes for a close frame without one, and for no close frame. They are never sent (RFC 6455, 7.4.1)."""
 
 MAX_LOGGED_PER_SWEEP = 25
-"""Log messages of one kind between two sweeps."""
+"""The most log messages of one kind between two sweeps."""
 
 CONNECTION, HANDSHAKE, VISITOR, USER = "connection", "handshake", "visitor", "user"
 """The phase in which a connection closed: refused when it was accepted; in its handshake; before a login; after one."""

@@ -13,13 +13,13 @@ from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflat
 from chatrelay.wire.extensions import WINDOW_BITS
 
 MIN_COMPRESSED = 256
-"""Bytes of the shortest message that is compressed. Compressing a shorter one gains next to nothing."""
+"""The size in bytes of the shortest message that is compressed. Compressing a shorter one saves almost nothing."""
 
 MEMORY_LEVEL = 5
 """zlib's memory level. With `WINDOW_BITS` a connection takes 32 KiB; zlib's own default takes 256 KiB."""
 
 MAX_ADDED = 1024
-"""Bytes by which compression may make a message larger: zlib adds about 5 bytes to each frame and to each 16 KiB."""
+"""The most bytes by which compression enlarges a message: zlib adds about 5 bytes to each frame and to each 16 KiB."""
 
 
 def accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:

@@ -52,7 +52,7 @@ class ChatFactory(WebSocketServerFactory):
         )
 
     def startFactory(self) -> None:
-        """Twisted: a port begins to listen."""
+        """Begin to check time limits, when a port begins to listen. Twisted calls this."""
         self.start_sweeping()
 
     def start_sweeping(self) -> None:

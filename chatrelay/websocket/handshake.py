@@ -40,8 +40,8 @@ NEEDS_WEBSOCKET = ("Unsupported HTTP version", "HTTP Upgrade", "HTTP Connection"
 """The beginnings of Autobahn's reasons if a client does not speak WebSocket, or a proxy has removed its headers."""
 
 FOR_PROXIES = (
-    "WebSocket begins with a GET over HTTP/1.1 and the headers Upgrade: websocket and Connection: Upgrade. If a proxy\n"
-    "is between, have it speak HTTP/1.1 to the relay and pass on both headers. For nginx that is:\n"
+    "WebSocket begins with a GET over HTTP/1.1 and the headers Upgrade: websocket and Connection: Upgrade. If there\n"
+    "is a proxy, have it use HTTP/1.1 to the relay and pass on both headers. For nginx that is:\n"
     "    proxy_http_version 1.1;\n"
     "    proxy_set_header Upgrade $http_upgrade;\n"
     '    proxy_set_header Connection "upgrade";\n'
@@ -59,9 +59,9 @@ REMEDIES = {
 
 
 MAX_REASON = 300
-"""Characters of the reason for refusing a handshake. Some of them may be the client's own words."""
+"""The most characters of the reason for refusing a handshake. Some of it may be the client's own words."""
 
-DEFECT = "the relay met an error of its own"
+DEFECT = "the relay has an internal error"
 """The reason for refusing a handshake because of a defect."""
 
 UNREADABLE = "the opening handshake, or an extension that it offers, can't be read"
@@ -89,7 +89,7 @@ def http_error(code: int, reason: str, headers: Iterable[tuple[str, str]] = ()) 
 
 
 def log_defect(log_limiter: LogLimiter, failure: Failure) -> None:
-    """Log an exception that a handshake met."""
+    """Log an exception that was raised during a handshake."""
     if log_limiter.allow("handshakes that raised an exception"):
         # The exception's own text is not logged, because it may contain the session cookie.
         log.critical(
@@ -128,7 +128,7 @@ class Handshakes:
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._session_cookie = config.session_cookie
-        # It does not match cookies without a value: a header may have thousands, and each match would take a call.
+        # The pattern matches no cookie without a value: a header may have thousands, and each match takes a call.
         name = re.escape((config.session_cookie or "").encode("ascii"))
         self._session_cookies = re.compile(rb"(?:\A|;)[ \t]*" + name + rb"=([^;]*[^; \t])")
         # A form can contain any bytes. JSON can't, and an embedding program's authenticator may not accept them.
@@ -149,7 +149,7 @@ class Handshakes:
         try:
             if normal_origin(origin) in self._origins:
                 return
-        except ConfigError:  # null, for one
+        except ConfigError:  # such as null
             pass
         self.log_refused_origin(origin, header_value(request, "host") or "")
         raise ConnectionDeny(ConnectionDeny.FORBIDDEN, "pages of this origin may not connect")
@@ -177,7 +177,7 @@ class Handshakes:
     def log_more_refused_origins(self, at_least: float = MINUTE) -> None:
         """Log how many more handshakes were refused without their origins being logged.
 
-        :param at_least: seconds for which they are counted before that is logged.
+        :param at_least: the fewest seconds for which they are counted before that is logged.
         """
         unlogged = self._refused_origins.take_unlogged(self._seconds(), at_least)
         if unlogged:
@@ -205,7 +205,8 @@ class Handshakes:
     def _sessid_of(self, value: bytes) -> str | None:
         """Return the SESSID in a cookie's value, or None if its bytes can't be posted.
 
-        Bytes that are not UTF-8 become lone surrogates, and are posted as they came. No SESSID in a message has any.
+        Bytes that are not UTF-8 become lone surrogates, and are posted as they came. A SESSID in a message has no lone
+        surrogates.
         """
         try:
             return value.decode("utf-8", "surrogateescape" if self._posts_any_bytes else "strict")

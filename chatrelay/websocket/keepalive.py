@@ -6,8 +6,8 @@ is closed: `chatrelay.websocket.timeouts` does both.
 Pings find a client whose network is gone. Otherwise it would count as connected until the operating system notices,
 which can take hours.
 
-Activity is a value that changes (`Alive`). It is read only when a ping is sent and when the ping's time is over. So
-messages and pongs cause no work here.
+A connection is active if the value of `Alive.activity` changes. The value is read only when a ping is sent, and when
+the time for its answer is over. So messages and pongs cause no work here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Generic, Protocol, TypeVar
 from chatrelay.limits.deadlines import Deadlines
 
 MIN_SLOT_SECONDS = 0.25
-"""Seconds of a slot of the schedule; more if there would be more than `MAX_SLOTS`."""
+"""The length of a slot of the schedule, in seconds; longer if there would be more than `MAX_SLOTS`."""
 
 MAX_SLOTS = 1000
 """The most slots into which an interval is divided."""
@@ -72,7 +72,7 @@ class Alive(Hashable, Protocol):
     """A connection, as far as its activity is concerned."""
 
     def activity(self) -> object:
-        """Return a value that is different after each message, ping or pong that came."""
+        """Return a value that is different after each received message, ping or pong."""
 
 
 Pinged = TypeVar("Pinged", bound=Alive)
@@ -89,7 +89,7 @@ class Pings(Generic[Pinged]):
     def __init__(self, interval: float, timeout: float, chance: Callable[[], float]) -> None:
         self._schedule: PingSchedule[Pinged] = PingSchedule(interval, chance)
         self._deadlines: Deadlines[Pinged] = Deadlines(timeout)
-        self._activity: dict[Pinged, object] = {}  # at the last ping, until something came after it
+        self._activity: dict[Pinged, object] = {}  # the value at the last ping, until it has changed
 
     def opened(self, connection: Pinged) -> None:
         """Ping a connection from now on: it is open."""

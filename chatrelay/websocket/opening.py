@@ -1,4 +1,4 @@
-"""The opening of a connection: its handshake is taken in pieces and read by Autobahn, or the connection is refused.
+"""The opening of a connection: collect the pieces of its handshake for Autobahn, or refuse the connection.
 
 This module must not know origins, cookies or addresses (`chatrelay.websocket.handshake`, `chatrelay.websocket.peer`).
 `chatrelay.websocket.protocol` chooses the dialect.
@@ -25,7 +25,7 @@ from chatrelay.wire.extensions import BrokenOffers, acceptable
 from chatrelay.wire.request_head import END_OF_HEADERS, EXTENSIONS, BrokenHead, RequestHead
 
 MAX_REFUSED = 16
-"""Connections beyond a limit whose response waits until they have sent something. Any more are answered at once."""
+"""The most connections beyond a limit whose response waits until they send something. More are answered at once."""
 
 
 def refuse(connection: AutobahnProtocol, full: LimitReached) -> None:

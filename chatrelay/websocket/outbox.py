@@ -1,7 +1,7 @@
 """The outbox of one connection: it collects messages, writes them, and closes the connection of a slow reader.
 
 `Outbox` is the `chatrelay.interfaces.Connection` that the relay and the session see. A message is appended if the
-connection is open and within its budget, and refused otherwise (the promise's C2). This module must not know what a
+connection is open and within its budget, and refused otherwise (C2 of the promise). This module must not know what a
 message means.
 
 At the end of each turn of the reactor, `FlushScheduler` flushes the outboxes that have new messages. So ten messages to
@@ -36,13 +36,13 @@ TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer
 """The private names of Twisted's TCP transport that `Outbox` reads; a test looks them up."""
 
 MAX_COLLECTED = 64 * 1024
-"""Bytes that are collected for a connection before they are written within the same turn of the reactor."""
+"""The most bytes that are collected for a connection. More are written within the same turn of the reactor."""
 
 TLS_NAMES = ("_aggregator", "_appSendBuffer")
 """The private names of Twisted's TLS transport; of `_aggregator`, `MAX_BUFFER_SIZE` and `_bufferLeft` are read."""
 
 MAX_UNCOUNTED = 3 * 64 * 1024
-"""Bytes that may wait in the process before they are counted: in a turn, in TLS, and until Twisted asks for a pause."""
+"""The most bytes that may wait in the process uncounted: in a turn, in TLS, and until Twisted asks for a pause."""
 
 TIMEOUT_MARGIN = 0.9
 """The share of the system's timeout after which it counts as passed, because the system has a clock of its own."""
@@ -160,7 +160,7 @@ class Outbox:
     :ivar unacknowledged: if the system has given the connection up, the seconds without an acknowledgement; else 0.
     """
 
-    # Slots of an object of their own, because they are read for every message, and Autobahn's protocol has many
+    # These are slots of a separate object, because they are read for every message, and Autobahn's protocol has many
     # attributes.
     __slots__ = (
         "_ahead",
@@ -272,8 +272,7 @@ class Outbox:
             self._protocol.send_text_frame(payload)
             return True
         frame = text_frame(payload)
-        # The same as `append`, repeated because this runs for every message, and a call would take longer than these
-        # lines.
+        # This is `append`, inlined: it runs for every message, and a call would take longer than these lines.
         frames = self._frames
         if not frames:
             self._schedule(self)
@@ -447,7 +446,7 @@ class Outbox:
     # Twisted's IPushProducer -------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Twisted: the transport's buffer is full. Twisted calls this again for every further write."""
+        """Count bytes from now on: the transport's buffer is full. Twisted calls this for every further write, too."""
         if not self._backed_up:
             self._backed_up = self._is_counted = True
             if self._slow_readers.are_limited:
@@ -457,15 +456,16 @@ class Outbox:
                 self._slow_readers.fell_behind(self)
 
     def resumeProducing(self) -> None:
-        """Twisted: the transport's buffer is empty, as the kernel has taken everything."""
+        """Stop counting bytes: the kernel has taken everything from the transport's buffer. Twisted calls this."""
         self._backed_up = False
         self._is_counted = self._is_small
         self._slow_readers.caught_up(self)
 
     def stopProducing(self) -> None:
-        """Twisted: the connection is lost. `connectionLost` follows when the socket is closed.
+        """Note for how long nothing was acknowledged: the connection is lost. Twisted calls this.
 
-        Twisted does not tell for how long nothing was acknowledged. The socket still does.
+        `connectionLost` follows when the socket is closed. Twisted does not tell for how long nothing was acknowledged.
+        The socket still does.
         """
         if self._timeout:
             connection = self._socket  # open until the transport closes it

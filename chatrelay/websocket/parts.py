@@ -39,13 +39,14 @@ class Parts:
     :ivar peers: finds the address of a client.
     :ivar admission: counts connections.
     :ivar handshakes: checks opening handshakes.
-    :ivar login_without_cookie: `Handshakes.login_without_cookie`, bound once, as each connection keeps a reference.
+    :ivar login_without_cookie: `Handshakes.login_without_cookie`, bound once, because each connection keeps a
+        reference.
     :ivar begin_login: `Logins.begin`, bound once for the same reason.
     :ivar logins: logs clients in.
     :ivar send_limits: how much a user may send.
     :ivar inflow_rates: how fast a connection is read.
     :ivar connection_log: logs the end of each connection.
-    :ivar log_limiter: bounds log messages that anybody can cause.
+    :ivar log_limiter: limits log messages that anybody can cause.
     :ivar sweep: checks time limits.
     """
 

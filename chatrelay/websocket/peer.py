@@ -146,7 +146,7 @@ class Peers:
         self._admission.disconnected(peer.slot)
 
     def _key(self, host: str | None) -> str | None:
-        """Return the address under which a client is counted; None for a trusted proxy, as it has many clients."""
+        """Return the address under which a client is counted; None for a trusted proxy, which has many clients."""
         return None if host is None or self._trusted.trusts(host) else address_key(host)
 
     def _forwarded_for(self, request: bytes, peer: Peer) -> list[str]:

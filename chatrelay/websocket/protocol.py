@@ -31,7 +31,7 @@ from chatrelay.wire.request_head import header_values
 
 
 def _take_nothing(payload: bytes) -> bool:
-    """Take no message: the connection is lost."""
+    """Accept no message: the connection is lost."""
     return False
 
 
@@ -49,7 +49,7 @@ class ChatProtocol(BoundedProtocol):
     # Opening ---------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Twisted: a TCP connection was accepted."""
+        """Count a TCP connection that was accepted, or refuse it. Twisted calls this."""
         parts = self.factory.parts
         self.begin()
         self._began = parts.seconds()  # when the current phase began: the handshake, and later the session
@@ -70,7 +70,7 @@ class ChatProtocol(BoundedProtocol):
             parts.registry.awaiting_address[self] = None
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Autobahn: an opening handshake is complete. Choose the dialect, or refuse."""
+        """Choose the dialect for a complete opening handshake, or refuse it. Autobahn calls this."""
         parts = self.factory.parts
         parts.registry.awaiting_address.pop(self, None)
         parts.peers.locate(self.remote, self.http_request_data)
@@ -84,7 +84,7 @@ class ChatProtocol(BoundedProtocol):
         )
 
     def _onOpen(self) -> None:
-        """Autobahn: the handshake is complete. Call `onOpen`, which may read the handshake, and then release it."""
+        """Call `onOpen`, which may read the handshake, and then release the handshake. Autobahn calls this."""
         if self.advance(Event.OPENED):
             try:
                 super()._onOpen()
@@ -97,7 +97,7 @@ class ChatProtocol(BoundedProtocol):
         self.release_handshake()
 
     def onOpen(self) -> None:
-        """Autobahn: the handshake is complete. Begin a session."""
+        """Begin a session: the handshake is complete. Autobahn calls this."""
         parts = self.factory.parts
         cookie, because = parts.handshakes.session_cookie_of(self.http_request_data)
         if cookie is None and because is None:
@@ -125,7 +125,7 @@ class ChatProtocol(BoundedProtocol):
         parts.registry.opened(self)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        """Autobahn: refuse this handshake, and log that."""
+        """Refuse this handshake, and log that. Autobahn calls this, too."""
         if not self.advance(Event.REJECTED):
             return  # the client disconnected before
         parts, why = self.factory.parts, handshake.without_request(reason)
@@ -141,13 +141,13 @@ class ChatProtocol(BoundedProtocol):
         self.release_handshake()
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        """Autobahn: send an HTTP error."""
+        """Send an HTTP error. Autobahn calls this."""
         self.sendData(http_error(code, reason, responseHeaders or ()))
 
     # Receiving -------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted: bytes came. Take whole text messages out of them, and leave the rest to Autobahn."""
+        """Take whole text messages out of received bytes, and leave the rest to Autobahn. Twisted calls this."""
         allowance = self.reading.bytes
         remaining = allowance.remaining = allowance.remaining - len(data) - MIN_READ
         if remaining < 0:
@@ -176,7 +176,7 @@ class ChatProtocol(BoundedProtocol):
         return self.connection_state.is_open
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Autobahn: a whole message came; text is valid UTF-8."""
+        """Act on a whole message; text is valid UTF-8. Autobahn calls this."""
         if self.session is None or self.connection_state is not ConnectionState.OPEN:
             return  # the connection is about to close, or a close frame was sent
         if isBinary:
@@ -187,19 +187,19 @@ class ChatProtocol(BoundedProtocol):
     # Closing ---------------------------------------------------------------
 
     def stop_taking(self) -> None:
-        """Take no more messages: the relay is stopping, and this connection is about to be closed."""
+        """Accept no more messages: the relay is stopping, and this connection is about to be closed."""
         if self.advance(Event.STOPPING):
             self._receive = self._message_taken  # `onMessage` checks the state before it takes a message
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
-        """Autobahn: send a close frame. Both sides' closing handshakes pass through here."""
+        """Send a close frame. Autobahn calls this, whichever side begins the closing handshake."""
         if self.advance(Event.CLOSING):
             self.close_cause = closing.of_frame(self.remoteCloseCode if isReply else code, reasonUtf8, isReply)
         super().sendCloseFrame(code, reasonUtf8, isReply)
         self._detach()
 
     def dropConnection(self, abort: bool = False) -> None:
-        """Autobahn: end the TCP connection."""
+        """End the TCP connection. Autobahn calls this, too."""
         self.advance(Event.DROPPED)
         self.outgoing.flush()
         super().dropConnection(abort)
@@ -217,7 +217,7 @@ class ChatProtocol(BoundedProtocol):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted: the TCP connection is gone."""
+        """Release everything: the TCP connection is gone. Twisted calls this."""
         parts, state = self.factory.parts, self.connection_state
         error: Any = reason.value
         self.advance(Event.LOST)
@@ -240,7 +240,7 @@ class ChatProtocol(BoundedProtocol):
         self._receive = _take_nothing
 
     def _detach(self) -> None:
-        """Deliver no more messages to this client, and take none from it."""
+        """Deliver no more messages to this client, and accept none from it."""
         self._between_messages = False
         self.outgoing.closing()
         if self.session is not None:
@@ -274,9 +274,9 @@ class ChatProtocol(BoundedProtocol):
         timeouts.ping(self)
 
     def ping_unanswered(self) -> None:
-        """Close the connection unless the answer to the ping may lie unread: the ping-timeout has passed."""
+        """Close the connection unless the answer to the ping may still be unread: the ping-timeout has passed."""
         timeouts.ping_unanswered(self)
 
     def activity(self) -> object:
-        """Return a value that is different after each message, ping or pong that came."""
+        """Return a value that is different after each received message, ping or pong."""
         return timeouts.activity(self)

@@ -1,4 +1,4 @@
-"""The reading of one connection: the limits on how fast it is read, and on the size and the time of a message.
+"""Read one connection, within the limits on its speed, and on the size and the duration of a message.
 
 `chatrelay.limits.inflow` decides how much a client may send. This module pauses reading, and closes the connection of a
 client whose frames exceed a limit. It must not know what a message means.
@@ -40,7 +40,7 @@ class Reading(Inflow):
     def __init__(self, rates: InflowRates, now: float) -> None:
         super().__init__(rates, now)
         self._pause: IDelayedCall | None = None
-        self._control_frames: TokenBucket | None = None  # made when the first one comes, as most clients send none
+        self._control_frames: TokenBucket | None = None  # made when needed, because most clients send none
         self.frames_of_message = self.compressed_bytes = 0
 
     @property
@@ -50,11 +50,11 @@ class Reading(Inflow):
 
     @property
     def control_frames_level(self) -> float:
-        """A number that changes with each ping or pong that came within the limits."""
+        """A number that changes with each received ping or pong within the limits."""
         return 0.0 if self._control_frames is None else self._control_frames.level
 
     def begin_message(self) -> None:
-        """Restart the counts of frames and bytes, as a message begins."""
+        """Restart the counts of frames and bytes, because a message begins."""
         self.frames_of_message = self.compressed_bytes = 0
 
     def take_frame_of(self, connection: BoundedProtocol) -> bool:
@@ -181,7 +181,7 @@ class BoundedProtocol(AutobahnProtocol):
         self.transport.pauseProducing()
 
     def processData(self) -> bool:
-        """Autobahn: parse the bytes of a frame that have come; return whether there may be more to parse."""
+        """Parse the received bytes of a frame; return whether there may be more to parse. Autobahn calls this."""
         if not self.is_inside_frame and self.data and not self.reading.take_frame_of(self):
             self.reading.hold(b"")
             return False
@@ -189,7 +189,7 @@ class BoundedProtocol(AutobahnProtocol):
         return more
 
     def onMessageBegin(self, isBinary: bool) -> None:
-        """Autobahn: the first frame of a message began."""
+        """Begin the time limit of a message: its first frame begins. Autobahn calls this."""
         registry, session = self.factory.registry, self.session
         self.reading.begin_message()
         if session is not None and not self.connection_state.is_open and not session.received_while_closing():
@@ -198,7 +198,7 @@ class BoundedProtocol(AutobahnProtocol):
         super().onMessageBegin(isBinary)
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Autobahn: a frame of a message began. Limit their number: Autobahn would keep any number of empty ones."""
+        """Limit the frames of a message: Autobahn, which calls this, would keep any number of empty ones."""
         super().onMessageFrameBegin(length)
         reading, limit = self.reading, self.factory.parts.config.message_frames
         reading.frames_of_message += 1
@@ -211,7 +211,7 @@ class BoundedProtocol(AutobahnProtocol):
             self._bound_message(reading.compressed_bytes, self._message_size + MAX_ADDED)
 
     def onMessageFrameEnd(self) -> None:
-        """Autobahn: a frame of a message ended, and was decompressed."""
+        """Limit the size of a message whose next frame was decompressed. Autobahn calls this."""
         super().onMessageFrameEnd()
         if self.is_compressed:
             self._bound_message(self.message_data_total_length, self._message_size)
@@ -221,7 +221,7 @@ class BoundedProtocol(AutobahnProtocol):
             self.fail(codes.message_too_big(self._message_size))
 
     def onMessageEnd(self) -> None:
-        """Autobahn: the last frame of a message ended."""
+        """End the time limit of a message: its last frame is complete. Autobahn calls this."""
         self.factory.registry.message_deadlines.stop(self)
         super().onMessageEnd()
 
@@ -234,12 +234,12 @@ class BoundedProtocol(AutobahnProtocol):
             self.fail(codes.MESSAGE_TOO_SLOW)
 
     def onPing(self, payload: bytes) -> None:
-        """Autobahn: a ping came. The pong counts towards the budget, so a client can't ping for ever and never read."""
+        """Answer a ping. The pong counts towards the budget, so a client can't ping for ever and never read."""
         if self._take_control_frame() and self.outgoing.charge(len(payload) + MAX_HEADER):
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Autobahn: a pong came, perhaps an unsolicited one (RFC 6455, section 5.5.3)."""
+        """Count a pong, perhaps an unsolicited one (RFC 6455, section 5.5.3). Autobahn calls this."""
         if self._take_control_frame():
             super().onPong(payload)
 

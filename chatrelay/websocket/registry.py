@@ -59,7 +59,7 @@ class ManagedConnection(Receiver, Protocol):
         """
 
     def stop_taking(self) -> None:
-        """Take no more messages of the client."""
+        """Accept no more messages from the client."""
 
     def locate(self) -> None:
         """Count the connection under its client's address, if the PROXY header has come by now."""
@@ -74,7 +74,7 @@ class ManagedConnection(Receiver, Protocol):
         """Act on a ping that was not answered: the ping-timeout has passed."""
 
     def activity(self) -> object:
-        """Return a value that is different after each message, ping or pong that came."""
+        """Return a value that is different after each received message, ping or pong."""
 
 
 class Registry:
@@ -90,9 +90,9 @@ class Registry:
         that it is still to get.
     :ivar awaiting_address: connections behind the PROXY protocol whose handshakes are not complete, and whose addresses
         may not be known yet.
-    :ivar stopping: whether the relay stops, and closes each connection that opens from now on.
-    :ivar has_stopped: whether it has stopped. A port that is not the relay's own may still accept connections, and they
-        are ended at once.
+    :ivar stopping: whether the relay is stopping, and closes each connection that opens from now on.
+    :ivar has_stopped: whether it has stopped. A port that is not the relay's own may still accept connections, which
+        are then cut at once.
     """
 
     def __init__(
@@ -217,8 +217,8 @@ class Registry:
     async def close_by_turns(self) -> None:
         """Close all connections with 4000, spread over most of ``drain-time``; return when each has had its turn.
 
-        Until its turn a connection works as before. Then no more messages of its client are taken, those that were
-        taken are answered, and it is closed.
+        Until its turn, a connection works as before. Then no more messages from its client are accepted, the accepted
+        ones are answered, and it is closed.
         """
         self.stopping = True
         self._shutdown = ShutdownPacer(self.connections, self._drain_time, self.active.now(), self._chance)

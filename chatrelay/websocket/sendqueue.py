@@ -1,6 +1,6 @@
 """The kernel's send queue of one connection: limit its size, and read how many bytes it holds.
 
-It knows sockets, and options of Linux. This module must not know what waits in the process, what a frame is, or what
+It uses sockets, and options of Linux. This module must not know what waits in the process, what a frame is, or what
 follows from the values that it returns.
 
 The queue holds the bytes that the process has written and the client's kernel has not acknowledged. On a UNIX socket it
@@ -22,7 +22,8 @@ BUDGET_DIVISOR = 8
 """The budget divided by this is the size of the send buffer. Linux doubles it, to have room for its own data."""
 
 MAX_OVERSHOOT = 128 * 1024
-"""Bytes that Linux takes beyond a send buffer. It checks the limit before it fills a segment. 77 KB were seen."""
+"""The most bytes that Linux accepts beyond the send buffer, as it checks the limit before it fills a segment. 77 KB
+were seen."""
 
 MAX_BUFFER = 2**31 - 1
 """The most bytes of a send buffer that setsockopt(2) accepts, which is an int. The system's own limit is lower."""

@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key")
 
 TURNS_SHARE = 0.8
-"""The share of the time for stopping in which all turns come. The rest is for closing handshakes."""
+"""The share of the time for stopping in which every connection has its turn. The rest is for closing handshakes."""
 
 FIRST_TURNS = 20
-"""Connections whose turn comes at once."""
+"""How many connections have their turn at once."""
 
 MIN_TURNS_PER_SECOND = 200.0
 """The lowest rate of turns, and the rate if the time for stopping has no limit."""

@@ -20,9 +20,9 @@ class ConnectionState(enum.Enum):
     REFUSING      Refused when it was accepted. The response waits until the client sends.      CLOSED
     REFUSED       Refused when it was accepted, and answered or aborted. It is not counted.     CLOSED
     REJECTED      The handshake was answered with an HTTP error, and that was logged.           CLOSED
-    OPEN          Messages are taken.                                                           OPEN
-    DRAINING      The relay stops: no message is taken, those that were taken are answered.     OPEN
-    CLOSING       A close frame was sent. Messages that come are not taken.                     CLOSING
+    OPEN          Messages are accepted.                                                        OPEN
+    DRAINING      The relay is stopping. Accepted messages are answered, new ones are ignored.  OPEN
+    CLOSING       A close frame was sent. Messages that arrive are ignored.                     CLOSING
     DISCARDING    The client exceeded its limits after that. Nothing is read any more.          CLOSING
     CLOSED        The TCP connection is being closed.                                           CLOSED
     LOST          The TCP connection is gone, and how it closed was logged.                     CLOSED
@@ -68,7 +68,7 @@ class ConnectionState(enum.Enum):
 
     @property
     def reads(self) -> bool:
-        """Whether bytes that come are parsed. In all other states they are discarded."""
+        """Whether received bytes are parsed. In all other states they are discarded."""
         return self in _READS
 
 
@@ -82,7 +82,7 @@ class Event(enum.Enum):
     aborted   A connection that was refused was answered, or is aborted without a response.
     rejected  The handshake is refused.
     opened    The handshake is complete.
-    stopping  The relay stops, and it is this connection's turn.
+    stopping  The relay is stopping, and this connection is about to be closed.
     closing   A close frame is sent, which may be the answer to the client's.
     flooded   The client exceeded its limits although a close frame was sent.
     dropped   The relay closes the TCP connection.

@@ -1,4 +1,4 @@
-"""The sweep: it runs every check of a time limit, one after the other, four times a second.
+"""The sweep: run every check of a time limit, one after the other, four times a second.
 
 The checks are passed in. This module must not know what they check.
 

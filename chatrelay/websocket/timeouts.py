@@ -65,7 +65,7 @@ def ping(connection: TimedConnection) -> None:
 
 
 def ping_unanswered(connection: TimedConnection) -> None:
-    """Close the connection of a client that has not answered a ping, unless the answer may lie unread."""
+    """Close the connection of a client that has not answered a ping, unless the answer may still be unread."""
     outgoing, parts = connection.outgoing, connection.factory.parts
     if (
         connection.reading.is_paused
@@ -79,7 +79,7 @@ def ping_unanswered(connection: TimedConnection) -> None:
 
 
 def activity(connection: TimedConnection) -> object:
-    """Return a value that is different after each message, ping or pong that came; see `chatrelay.websocket.keepalive`.
+    """Return a value that is different after each received message, ping or pong; see `chatrelay.websocket.keepalive`.
 
     It is different after each pause, too: a pong may be among the bytes that wait for the end of the pause.
     """
