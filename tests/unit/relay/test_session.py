@@ -106,12 +106,6 @@ class SessionTests(SessionTestCase):
         self.session.answered(LoggedIn(1))
         self.assertEqual(len(self.directory), 0)
 
-    def test_denied_login_is_answered_false(self) -> None:
-        self.say(type="auth-request", SESSID="bad")
-        self.session.answered(Denied())
-        self.assertEqual(self.connection.take(), [NO])
-        self.assertEqual(len(self.directory), 0)
-
     def test_third_denial_closes_with_4500(self) -> None:
         for number in range(1, 4):
             self.assertIsNone(self.connection.closed, number)
@@ -119,6 +113,7 @@ class SessionTests(SessionTestCase):
             self.session.answered(Denied())
             self.assertEqual(self.connection.take(), [NO])
         self.assertEqual(self.connection.closed, (4500, "login refused three times"))
+        self.assertEqual(len(self.directory), 0)
 
     def test_unavailable_session_page_is_not_a_denial(self) -> None:
         for _ in range(5):
@@ -273,14 +268,10 @@ class Limited(SessionTestCase):
         connection.take()
         return Member(self, session, connection)
 
-    def test_of_31_messages_at_once_the_last_is_rate_limited(self) -> None:
+    def test_of_31_messages_at_once_the_last_is_rate_limited_and_ten_more_pass_after_a_second(self) -> None:
         self.log_in()
         self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
         self.assertEqual(len(self.log.rows), 30)
-
-    def test_after_a_second_ten_more_messages_pass(self) -> None:
-        self.log_in()
-        self.outcomes(31)
         self.clock.advance(1)
         self.assertEqual(self.outcomes(11), ["sent"] * 10 + ["rate-limited"])
 
@@ -290,14 +281,6 @@ class Limited(SessionTestCase):
             self.outcomes(40)
             self.clock.advance(seconds)
             self.assertEqual(self.outcomes(31), ["sent"] * 30 + ["rate-limited"])
-
-    def test_rate_limited_message_is_answered_to_its_sender_alone(self) -> None:
-        self.log_in()
-        self.outcomes(30)
-        self.assertEqual(
-            self.send(id=-7),
-            [{"type": "send-request-response", "response": {"id": -7, "value": False, "reason": "rate-limited"}}],
-        )
 
     def test_rate_limit_of_one_connection_leaves_others_alone(self) -> None:
         bo = self.member("bo")
@@ -331,12 +314,6 @@ class Limited(SessionTestCase):
         self.assertEqual(round(self.clock.seconds()), 9)
         self.assertEqual(self.connection.closed, (4503, "kept on past the rate limit"))
 
-    def test_client_at_its_rate_is_never_refused(self) -> None:
-        self.log_in()
-        for _ in range(2000):
-            self.assertEqual(self.outcomes(1), ["sent"])
-            self.clock.advance(0.1)
-
     def test_client_slightly_above_its_rate_is_never_closed(self) -> None:
         self.log_in()
         told = []
@@ -356,17 +333,6 @@ class Limited(SessionTestCase):
             told = [outcome for n in range(count) for outcome in self.outcomes(1, n if to_new_recipients else 1)]
             self.clock.advance(1 if "rate-limited" in told else tenths / 10)
         self.assertIsNone(self.connection.closed)
-
-    @settings(deadline=None)
-    @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 40)), max_size=20))
-    def test_any_schedule_passes_no_more_than_the_limit(self, steps: list[tuple[float, int]]) -> None:
-        self.setUp()
-        self.log_in()
-        began = self.clock.seconds()
-        for seconds, count in steps:
-            self.clock.advance(seconds)
-            self.outcomes(count)
-        self.assertLessEqual(len(self.log.rows), 30 + 10 * (self.clock.seconds() - began) + 1e-6)
 
     # Other frames that count
 
@@ -461,12 +427,6 @@ class Limited(SessionTestCase):
         self.clock.advance(0.2)
         self.assertEqual(self.ask_again(), [YES])
         self.assertEqual(self.ask_again(), [RATE_LIMITED])
-
-    def test_one_auth_request_in_6_seconds_always_asks_the_session_page(self) -> None:
-        self.log_in()
-        for _ in range(60):
-            self.clock.advance(6.01)
-            self.assertEqual(self.ask_again(), [YES])
 
     def test_auth_requests_are_limited_per_connection(self) -> None:
         self.log_in()

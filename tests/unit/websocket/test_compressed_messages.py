@@ -101,12 +101,12 @@ class Compression(WebSocketTestCase):
             data += compressor.compress(b" " * (size - len(begin) - 1))
         return (data + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
 
-    def answer_to(self, pieces: list[bytes], segment: int = 1_000_000) -> list[object]:
+    def answer_to(self, pieces: list[bytes], segment: int = 1_000_000, rsv: int = 4) -> list[object]:
         """Return the answer to a message in these frames, each of which arrives in segments of this many bytes."""
         client = self.client().open(self.OFFER)
         for number, piece in enumerate(pieces):
             is_last = number == len(pieces) - 1
-            data = frame(piece, CONTINUATION if number else TEXT, fin=is_last, rsv=0 if number else 4)
+            data = frame(piece, CONTINUATION if number else TEXT, fin=is_last, rsv=0 if number else rsv)
             for start in range(0, len(data), segment):
                 client.write(data[start : start + segment])
         return [heard[0] if isinstance(heard, tuple) else heard for heard in client.hear()]
@@ -148,14 +148,10 @@ class Compression(WebSocketTestCase):
         request = b'{"type":"auth-request","SESSID":"alice"}'
         for size, answer in ((65536, ADMITTED), (65537, 1009)):
             for parts in (1, 3):
-                client = self.client().open(self.OFFER)
                 text = request.ljust(size)
                 step = -(-size // parts)
                 pieces = [text[start : start + step] for start in range(0, size, step)]
-                for number, piece in enumerate(pieces):
-                    client.write(frame(piece, CONTINUATION if number else TEXT, fin=number == len(pieces) - 1))
-                heard = [heard[0] if isinstance(heard, tuple) else heard for heard in client.hear()]
-                self.assertEqual(heard, [answer], size)
+                self.assertEqual(self.answer_to(pieces, rsv=0), [answer], size)
 
     def test_bomb_is_not_unpacked(self) -> None:
         size = 50_000_000

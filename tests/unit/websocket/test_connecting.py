@@ -29,6 +29,7 @@ from tests.support.memory import (
     MemoryClient,
     ProxiedClient,
     Transport,
+    address,
     proxy_header_1,
     proxy_header_2,
 )
@@ -198,16 +199,6 @@ class Refusals(ConnectingTestCase):
         self.assertTrue(transport.aborted)
         self.assertEqual(transport.value(), b"")
 
-    def test_refused_client_that_does_not_leave_is_aborted(self) -> None:
-        self.limit(connections=1)
-        self.come()
-        refused = self.come()
-        self.pass_time(1.5)
-        self.assertFalse(refused.transport.aborted)
-        self.pass_time(1)
-        self.assertTrue(refused.transport.aborted)
-        refused.lost()
-
     def test_refused_client_may_stay_for_closing_timeout(self) -> None:
         for seconds in (0.5, 20.0):
             self.limit(connections=1, closing_timeout=seconds, handshake_timeout=0)
@@ -218,15 +209,6 @@ class Refusals(ConnectingTestCase):
             self.pass_time(0.5)
             self.assertTrue(refused.transport.aborted)
             refused.lost()
-
-    def test_refused_connection_leaves_nothing_behind(self) -> None:
-        self.limit(connections=1)
-        inside = self.come()
-        for _ in range(10):
-            self.come().lost()
-        self.assertEqual(self.factory.parts.admission.connections, 1)
-        self.assertEqual(self.factory.registry.connections, {inside.protocol})
-        self.assertEqual((len(self.factory.registry.closing_deadlines), len(self.factory.registry.refused)), (0, 0))
 
     def test_lost_connection_makes_room_for_another(self) -> None:
         self.limit(connections=2)
@@ -286,13 +268,6 @@ class Unauthenticated(ConnectingTestCase):
         self.assertTrue(self.refuses("2001:db8:1:2:3::3"))
         self.assertFalse(self.refuses("2001:db8:1:3::1"))
 
-    def test_ipv4_mapped_address_counts_as_ipv4(self) -> None:
-        self.limit(unauthenticated_per_address=2)
-        self.come(OFFICE)
-        self.come(f"::ffff:{OFFICE}")
-        self.assertTrue(self.refuses(OFFICE))
-        self.assertFalse(self.refuses(f"::ffff:{ELSEWHERE}"))
-
     def test_login_makes_room_and_denial_does_not(self) -> None:
         authenticator = HeldAuthenticator()
         self.limit(authenticator, unauthenticated_per_address=1)
@@ -309,24 +284,6 @@ class Unauthenticated(ConnectingTestCase):
         self.assertTrue(self.refuses(OFFICE))
         client.lost()
         self.assertTrue(self.refuses(OFFICE))
-
-    def test_login_timeout_makes_room(self) -> None:
-        self.limit(unauthenticated_per_address=1)
-        client = self.come().open()
-        self.pass_time(10.5)
-        self.assertEqual(client.hear()[-1][0], 4001)
-        self.assertTrue(self.refuses(OFFICE))
-        client.lost()
-        self.assertFalse(self.refuses(OFFICE))
-
-    def test_thousand_clients_of_an_address_log_in_hundred_at_a_time(self) -> None:
-        known = KnownSessions({f"session-{number}": number for number in range(1000)})
-        self.limit(known)
-        for first in range(0, 1000, 100):
-            clients = [self.come().open() for _ in range(100)]
-            for number, client in enumerate(clients, first):
-                client.log_in(f"session-{number}")
-        self.assertEqual(len(self.directory), 1000)
 
     def test_unauthenticated_connection_beyond_the_limit_is_refused(self) -> None:
         self.limit(unauthenticated=3)
@@ -380,11 +337,6 @@ class OfAUser(ConnectingTestCase):
             client.log_in()
         self.assertEqual([client.hear() for client in clients], [[], []])
 
-    def test_zero_means_no_limit(self) -> None:
-        self.limit(connections_per_user=0)
-        clients = [self.come().open().log_in() for _ in range(30)]
-        self.assertEqual([client.hear() for client in clients], [[]] * 30)
-
 
 class BehindProxies(ConnectingTestCase):
     """X-Forwarded-For of trusted proxies."""
@@ -430,21 +382,20 @@ class BehindProxies(ConnectingTestCase):
         )
 
     def test_trusted_proxy_that_names_no_client_is_logged_once(self) -> None:
-        for headers in ((), ("X-Forwarded-For: unknown",), (f"X-Forwarded-For: {PROXY}",), ("X-Forwarded-For:",)):
+        tcp, unix = address(PROXY), UNIXAddress(None)
+        for trusted, peer, said, *headers in (
+            ("10.0.0.0/8", tcp, self.nobody_named(f"{PROXY}:4321", PROXY)),
+            ("10.0.0.0/8", tcp, self.nobody_named(f"{PROXY}:4321", PROXY), "X-Forwarded-For: unknown"),
+            ("10.0.0.0/8", tcp, self.nobody_named(f"{PROXY}:4321", PROXY), f"X-Forwarded-For: {PROXY}"),
+            ("10.0.0.0/8", tcp, self.nobody_named(f"{PROXY}:4321", PROXY), "X-Forwarded-For:"),
+            ("unix", unix, self.nobody_named(str(unix), "unix")),
+            ("10.0.0.0/8", unix, self.nobody_named(str(unix), "unix")),
+        ):
             self.events.clear()
-            self.limit(trusted_proxy=("10.0.0.0/8",))
+            self.limit(trusted_proxy=(trusted,))
             for _ in range(3):
-                self.come(PROXY).open(*headers)
-            self.assertEqual(self.said(), [self.nobody_named(f"{PROXY}:4321", PROXY)])
-
-    def test_unix_socket_that_names_no_client_is_logged_once(self) -> None:
-        peer = UNIXAddress(None)
-        for trusted in (("unix",), ()):
-            self.events.clear()
-            self.limit(trusted_proxy=trusted)
-            for _ in range(3):
-                MemoryClient(self.factory, Transport(peer)).open()
-            self.assertEqual(self.said(), [self.nobody_named(str(peer), "unix")])
+                MemoryClient(self.factory, Transport(peer)).open(*headers)
+            self.assertEqual(self.said(), [said])
 
     def test_named_client_and_direct_client_are_not_logged(self) -> None:
         self.limit(trusted_proxy=("unix", PROXY), origin=("https://example.com",))
@@ -481,13 +432,6 @@ class BehindProxies(ConnectingTestCase):
                     f"--trusted-proxy {OFFICE} (logged once)"
                 ],
             )
-
-    def test_made_up_forwarded_address_is_not_counted(self) -> None:
-        self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1)
-        self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
-        for made_up in ("203.0.113.1", "unknown", PROXY, "", "127.0.0.1"):
-            answer = self.come(PROXY).shake(f"X-Forwarded-For: {made_up}, {OFFICE}")
-            self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), made_up)
 
     def test_unix_socket_is_trusted_only_by_option(self) -> None:
         peer = UNIXAddress(None)

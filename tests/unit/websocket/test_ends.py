@@ -357,6 +357,12 @@ class Lines(EndsTestCase):
         self.limit()
         self.come().lost()
         self.come().open().lost(ConnectionLost())
+        closing, binary = (self.come().open().log_in() for _ in range(2))
+        binary.write(frame(b"x", BINARY))
+        binary.lost()
+        self.pass_time(1.5)
+        closing.write(close_frame(None))
+        closing.lost()
         self.assertEqual(
             self.said(LogLevel.debug)[-2:],
             [
@@ -364,3 +370,25 @@ class Lines(EndsTestCase):
                 f"connection of a visitor from {PEER} ended by the network with 1006 after 0.0 s: reset by peer",
             ],
         )
+        self.assertEqual(
+            self.said(LogLevel.info),
+            [
+                f"connection of 1 from {PEER} ended by the relay with 1003 after 0.0 s: {codes.BINARY_MESSAGE.reason}",
+                f"connection of 1 from {PEER} ended by the client with 1005 after 1.5 s: it closed",
+            ],
+        )
+
+    def test_lines_are_limited_again_from_each_sweep_and_the_rest_is_counted_when_the_sweeps_stop(self) -> None:
+        self.limit(unauthenticated_per_address=0)
+        for _ in range(2):
+            self.events.clear()
+            for _ in range(26):
+                self.come().shake("Sec-WebSocket-Protocol: nonsense")
+            self.assertEqual(len(self.said()), 25)
+            self.pass_time(0.25)
+        self.come().shake("Sec-WebSocket-Protocol: nonsense")
+        self.assertEqual(len(self.said()), 27)
+        for _ in range(25):
+            self.come().shake("Sec-WebSocket-Protocol: nonsense")
+        self.factory.stop_sweeping()
+        self.assertEqual(self.said()[-1], "too many log messages at once: 1 more handshakes refused")

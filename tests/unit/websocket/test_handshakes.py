@@ -2,75 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel
 
 from tests.support.frames import HANDSHAKE, frame, handshake
-from tests.support.relay_case import WebSocketTestCase
+from tests.support.relay_case import ConnectingTestCase
 
 OTHER_ORIGINS = (
-    "http://example.com",  # the scheme
-    "wss://example.com",
-    "httpss://example.com",
-    "https:example.com",
-    "//example.com",
-    "example.com",
-    "https://example.com:444",  # the port
-    "https://example.com:80",
-    "https://example.com:",
-    "https://example.com:443:443",
-    "https://example.com:443.evil.test",
-    "https://example.com:443@evil.test",
-    "https://example.com.evil.test",  # a name that begins like it, or ends so
-    "https://example.community",
-    "https://evilexample.com",
-    "https://evil-example.com",
-    "https://www.example.com",
-    "https://example.com.",
-    "https://example.co",
+    # The scheme
+    *("http://example.com", "wss://example.com", "httpss://example.com", "https:example.com", "//example.com"),
+    *("example.com", "https://", "file://", "about:blank"),
+    # The port
+    *("https://example.com:444", "https://example.com:80", "https://example.com:", "https://example.com:443:443"),
+    *("https://example.com:443.evil.test", "https://example.com:443@evil.test"),
+    # A name that begins like it, or ends so
+    *("https://example.com.evil.test", "https://example.community", "https://evilexample.com"),
+    *("https://evil-example.com", "https://www.example.com", "https://example.com.", "https://example.co"),
     "https://example",
-    "https://example.com@evil.test",  # user names, paths and the like
-    "https://evil.test@example.com",
-    "https://@example.com",
-    "https://example.com/",
-    "https://example.com/.evil.test",
-    "https://evil.test/https://example.com",
-    "https://evil.test?https://example.com",
-    "https://evil.test#https://example.com",
-    "https://example.com?",
-    "https://example.com#",
-    "https://example.com\\.evil.test",
-    "https://evil.test\\@example.com",
-    "https://example%2ecom",
-    "https://example.com%00.evil.test",
-    "https://ex\u0430mple.com",  # a Cyrillic a: as it is, and as a browser would send it
-    "https://xn--exmple-4nf.com",
-    "https://\uff45xample.com",  # what Unicode calls compatible
-    "https://example\u3002com",
-    "https://*",
-    "https://*.com",
-    "*",
-    "null",
-    "NULL",
-    "",
-    "https://",
-    "file://",
-    "about:blank",
-    "https://example.com, https://evil.test",  # several in one
-    "https://evil.test, https://example.com",
-    "https://example.com https://evil.test",
-    "https://example.com,",
-    "https:// example.com",  # spaces and control characters
-    "https://exam\tple.com",
-    "https://example.com\x00",
-    "https://example.com\x0b.evil.test",
+    # User names, paths and the like
+    *("https://example.com@evil.test", "https://evil.test@example.com", "https://@example.com"),
+    *("https://example.com/", "https://example.com/.evil.test", "https://evil.test/https://example.com"),
+    *("https://evil.test?https://example.com", "https://evil.test#https://example.com", "https://example.com?"),
+    *("https://example.com#", "https://example.com\\.evil.test", "https://evil.test\\@example.com"),
+    *("https://example%2ecom", "https://example.com%00.evil.test"),
+    # A Cyrillic a, as it is and as a browser would send it; and characters that Unicode calls compatible
+    *("https://ex\u0430mple.com", "https://xn--exmple-4nf.com", "https://\uff45xample.com", "https://example\u3002com"),
+    # No origin
+    *("https://*", "https://*.com", "*", "null", "NULL", ""),
+    # Several in one
+    *("https://example.com, https://evil.test", "https://evil.test, https://example.com"),
+    *("https://example.com https://evil.test", "https://example.com,"),
+    # Spaces and control characters
+    *("https:// example.com", "https://exam\tple.com", "https://example.com\x00", "https://example.com\x0b.evil.test"),
     "https://example.com\u0085X: y",
 )
 """Origins that are not https://example.com, although some look alike."""
 
 
-class Handshakes(WebSocketTestCase):
+class Handshakes(ConnectingTestCase):
     """Which handshakes are accepted, and how the others are refused."""
 
     def test_handshake_with_no_subprotocol_or_v1_is_accepted(self) -> None:
@@ -85,14 +53,6 @@ class Handshakes(WebSocketTestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"))
         self.assertIn(b"offer chatrelay.v1, or none", answer)
         self.assertTrue(client.transport.disconnecting)
-
-    def test_request_without_upgrade_is_refused_with_426(self) -> None:
-        client = self.client()
-        client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
-        answer = client.read()
-        self.assertTrue(answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n"))
-        self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
-        self.assertIn(b"chatrelay speaks WebSocket here", answer)
 
     def test_handshake_stripped_by_a_proxy_is_refused_with_the_headers_to_pass_on(self) -> None:
         upgrade, connection = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
@@ -112,7 +72,14 @@ class Handshakes(WebSocketTestCase):
             head, _, body = client.read().partition(b"\r\n\r\n")
             self.assertTrue(head.startswith(b"HTTP/1.1 %d " % status), (line, headers, head))
             self.assertIn(f"\r\nContent-Length: {len(body)}\r\n".encode(), head)
-            for needed in (b"HTTP/1.1", b"Upgrade: websocket", b"Connection: Upgrade", b"proxy"):
+            self.assertEqual(head.endswith(b"\r\nUpgrade: websocket"), status == 426)
+            for needed in (
+                b"speaks WebSocket here",
+                b"HTTP/1.1",
+                b"Upgrade: websocket",
+                b"Connection: Upgrade",
+                b"proxy",
+            ):
                 self.assertIn(needed, body, (line, headers))
         self.factory = self.make_factory(origin=("https://example.com",))
         self.assertNotIn(b"proxy", self.client().shake("Origin: https://evil.test"))
@@ -155,44 +122,35 @@ class Handshakes(WebSocketTestCase):
 
     def test_refused_origin_is_logged_with_how_to_admit_it(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
         for _ in range(3):
             self.client().shake("Origin: https://www.example.com")
         self.client().shake("Origin: null")
         self.client().shake("Origin: ")
         self.client().shake("Origin: https://a.test", "Origin: https://b.test")
-        warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
+        warnings = self.said(LogLevel.warn)
         self.assertEqual(len(warnings), 4)
         self.assertIn("from origin (empty) was refused", warnings[2])
         self.assertIn("https://a.test, https://b.test", warnings[3])
         self.assertIn("allow it with --origin https://www.example.com (logged once", warnings[0])
         self.assertIn("this origin can't be allowed", warnings[1])
-        told = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.info]
+        told = self.said(LogLevel.info)
         self.assertEqual(len(told), 6)
         self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
 
     def test_many_refused_origins_do_not_hide_a_new_one_from_the_log(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
         for number in range(1000):
             self.client().shake(f"Origin: https://made-up-{number}.test")
             if number in (500, 600):  # a page, which tries again
                 self.client().shake("Origin: https://www.example.com")
         self.pass_time(120)
-        warnings = [formatEvent(event) for event in events if event.get("log_level") is LogLevel.warn]
+        warnings = self.said(LogLevel.warn)
         self.assertEqual(len(warnings), 12)
         self.assertIn("origin https://www.example.com was refused", warnings[10])
         self.assertIn("too many refused origins at once: 991 more handshakes from pages were refused", warnings[11])
 
     def test_refused_handshake_is_logged_escaped_and_without_its_cookie(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
         self.client().shake("Origin: https://\x1b[2J.test")
         for request in (
             "Cookie: sid=CANARY\r\n\r\n",
@@ -202,12 +160,11 @@ class Handshakes(WebSocketTestCase):
             client = self.client()
             client.write(request.encode())
             client.read()
-        told = [formatEvent(event) for event in events if event["log_level"] >= LogLevel.info]
-        self.assertEqual(
-            len(told), 2
-        )  # the refused origin, twice; a request that is not a handshake at all is not logged
+        told = self.said()
+        # The refused origin, twice. A request that is not a handshake at all is not logged.
+        self.assertEqual(len(told), 2)
         self.assertNotIn("\x1b", "".join(told))
-        self.assertNotIn("CANARY", "".join(formatEvent(event) for event in events))
+        self.assertNotIn("CANARY", "".join(self.said(*LogLevel.iterconstants())))
 
     def test_handshake_above_handshake_size_is_refused(self) -> None:
         bare = len(handshake("X: "))
@@ -243,39 +200,3 @@ class Handshakes(WebSocketTestCase):
         client.write(b"Host: h\r\n")
         self.pass_time(1)
         self.assertTrue(client.transport.aborted)
-
-    def test_refused_client_that_stays_is_aborted(self) -> None:
-        client = self.client()
-        client.shake("Sec-WebSocket-Protocol: nonsense")
-        self.pass_time(1.5)
-        self.assertFalse(client.transport.aborted)
-        self.pass_time(1)
-        self.assertTrue(client.transport.aborted)
-
-    def test_closed_connections_leave_no_memory(self) -> None:
-        for step in ("accepted", "refused", "open", "member"):
-            client = self.client()
-            if step == "refused":
-                client.shake("Sec-WebSocket-Protocol: nonsense")
-            elif step != "accepted":
-                client.open()
-            if step == "member":
-                client.log_in()
-            client.lost()
-        factory = self.factory
-        kept = [
-            factory.registry.handshake_deadlines,
-            factory.registry.login_deadlines,
-            factory.registry.message_deadlines,
-            factory.registry.closing_deadlines,
-        ]
-        self.assertEqual([len(deadlines) for deadlines in kept], [0, 0, 0, 0])
-        self.assertEqual(
-            (
-                factory.registry.connections,
-                len(self.directory),
-                len(factory.parts.logins.index),
-                len(factory.parts.logins.rechecks),
-            ),
-            (set(), 0, 0, 0),
-        )

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from chatrelay.auth.throttle import DenialCache
-from chatrelay.model import Denied, LoggedIn, Unavailable
+from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
 from tests.support.memory import MemoryClient
@@ -74,12 +74,6 @@ class Logins(WebSocketTestCase):
         self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
         self.assertNotIn("CANARY", str(self.events))
 
-    def test_unavailable_site_is_answered_with_webserver_unavailable(self) -> None:
-        client = self.client().open()
-        client.say_login("alice")
-        self.webserver.answer(Unavailable("down"))
-        self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
-
 
 class DeniedLogins(WebSocketTestCase):
     """The limit logins-per-minute; tests/unit/auth/test_throttle.py tests it in detail."""
@@ -114,11 +108,6 @@ class DeniedLogins(WebSocketTestCase):
             self.assertEqual(self.log_in("guess", Denied(), client), (False, was_asked))
         client.say_login("guess")
         self.assertEqual(client.hear(), [DENIED, (4500, "login refused three times")])
-
-    def test_logins_per_minute_of_zero_is_no_limit(self) -> None:
-        self.factory = self.make_factory(self.held, logins_per_minute=0)
-        for number in range(100):
-            self.assertEqual(self.log_in(f"guess {number}", Denied()), (False, True))
 
     def test_login_without_a_cookie_uses_none_of_the_limit(self) -> None:
         self.factory = self.make_factory(

@@ -118,15 +118,6 @@ class Messages(WebSocketTestCase):
         self.clock.advance(0)
         self.assertEqual((client.hear(), bo.hear(), self.log.rows), ([], [], []))
 
-    def test_tenth_unusable_frame_closes_with_4502(self) -> None:
-        client = self.client().open()
-        for _ in range(9):
-            client.write(frame(b"x"))
-        self.assertEqual(len(client.hear()), 9)
-        client.write(frame(b"x") * 3)
-        heard = client.hear()
-        self.assertEqual(heard[1:], [(4502, "ten frames could not be used")])
-
     def test_deeply_nested_json_is_refused_as_invalid(self) -> None:
         client = self.member()
         client.write(frame(b"[" * 60000))

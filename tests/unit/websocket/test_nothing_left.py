@@ -142,6 +142,10 @@ class Place:
         return {name: count for name, count in counts.items() if count}
 
 
+End = Callable[[Place, MemoryClient], None]
+"""What ends an open connection."""
+
+
 def say(client: MemoryClient, **message: Any) -> None:
     """Send one message, which is not answered yet."""
     client.write(frame(json.dumps(message).encode()))
@@ -171,10 +175,6 @@ def asking(place: Place) -> MemoryClient:
     client = place.come().open()
     say(client, type="auth-request", SESSID="alice")
     return client
-
-
-def logged_in(place: Place) -> MemoryClient:
-    return place.member()
 
 
 def asking_again(place: Place) -> MemoryClient:
@@ -231,7 +231,7 @@ STATES = {
     visitor: 4001,
     denied: 4001,
     asking: 4001,
-    logged_in: 4004,
+    Place.member: 4004,
     asking_again: 4004,
     asked_about_again: 4004,
     sending: 4004,
@@ -246,14 +246,6 @@ STATES = {
 # How it ends ---------------------------------------------------------------------------
 
 
-def is_lost(place: Place, client: MemoryClient) -> None:
-    place.lose(client)
-
-
-def closes(place: Place, client: MemoryClient) -> None:
-    client.write(close_frame())
-
-
 def closes_and_is_lost(place: Place, client: MemoryClient) -> None:
     client.write(close_frame())
     place.lose(client)
@@ -264,46 +256,14 @@ def says_no_more(place: Place, client: MemoryClient) -> None:
     assert close_codes(client) == [STATES[place.state]]
 
 
-def is_closed(place: Place, client: MemoryClient) -> None:
-    client.protocol.close(codes.ENDED)
+def is_closed_and_writes(data: bytes) -> End:
+    """Return the end of a client that the relay closes, and that sends this afterwards."""
 
+    def end(place: Place, client: MemoryClient) -> None:
+        client.protocol.close(codes.ENDED)
+        client.write(data)
 
-def is_closed_and_answers(place: Place, client: MemoryClient) -> None:
-    client.protocol.close(codes.ENDED)
-    client.write(close_frame(4505))
-
-
-def is_closed_and_goes_on(place: Place, client: MemoryClient) -> None:
-    client.protocol.close(codes.ENDED)
-    client.write(frame(b"{}") * 200)
-
-
-def is_cut(place: Place, client: MemoryClient) -> None:
-    client.protocol.abort()
-
-
-def breaks_the_protocol(place: Place, client: MemoryClient) -> None:
-    client.write(frame(b"x", rsv=1))
-
-
-def sends_binary(place: Place, client: MemoryClient) -> None:
-    client.write(frame(b"x", BINARY))
-
-
-def sends_too_much(place: Place, client: MemoryClient) -> None:
-    client.write(frame(b"x" * 100_000))
-
-
-def pings_too_often(place: Place, client: MemoryClient) -> None:
-    client.write(frame(b"p", PING) * 100)
-
-
-def sends_too_fast(place: Place, client: MemoryClient) -> None:
-    client.write(frame(v1.encoded({**v1.message(1), "message": {}})) * 200)
-
-
-def sends_what_nobody_can_use(place: Place, client: MemoryClient) -> None:
-    client.write(frame(b"x") * 10)
+    return end
 
 
 def reads_too_little(place: Place, client: MemoryClient) -> None:
@@ -344,17 +304,34 @@ def has_its_tls_end(place: Place, client: MemoryClient) -> None:
     place.lose(client)
 
 
-OF_OPEN_ONES = (
-    *(is_lost, closes, closes_and_is_lost, says_no_more, is_closed, is_closed_and_answers, is_closed_and_goes_on),
-    *(is_cut, breaks_the_protocol, sends_binary, sends_too_much, pings_too_often, sends_too_fast),
-    *(sends_what_nobody_can_use, reads_too_little, is_ended_by_sessid, is_ended_by_user),
-    *(is_told_that_the_relay_stops, is_there_when_the_relay_has_no_time, has_its_tls_end),
-)
+def writes(data: bytes) -> End:
+    """Return the end of a client that sends this."""
+    return lambda place, client: client.write(data)
+
+
+OF_OPEN_ONES: dict[str, End] = {
+    "is lost": lambda place, client: place.lose(client),
+    "closes": writes(close_frame()),
+    "closes and is lost": closes_and_is_lost,
+    "says no more": says_no_more,
+    "is closed": lambda place, client: client.protocol.close(codes.ENDED),
+    "is closed and answers": is_closed_and_writes(close_frame(4505)),
+    "is closed and goes on": is_closed_and_writes(frame(b"{}") * 200),
+    "is cut": lambda place, client: client.protocol.abort(),
+    "breaks the protocol": writes(frame(b"x", rsv=1)),
+    "sends binary": writes(frame(b"x", BINARY)),
+    "sends too much": writes(frame(b"x" * 100_000)),
+    "pings too often": writes(frame(b"p", PING) * 100),
+    "sends too fast": writes(frame(v1.encoded({**v1.message(1), "message": {}})) * 200),
+    "sends what nobody can use": writes(frame(b"x") * 10),
+    "reads too little": reads_too_little,
+    "is ended by sessid": is_ended_by_sessid,
+    "is ended by user": is_ended_by_user,
+    "is told that the relay stops": is_told_that_the_relay_stops,
+    "is there when the relay has no time": is_there_when_the_relay_has_no_time,
+    "has its TLS end": has_its_tls_end,
+}
 """Of any open connection."""
-
-
-def goes_before_the_handshake(place: Place) -> None:
-    place.lose(place.come())
 
 
 def goes_in_the_middle_of_one(place: Place) -> None:
@@ -369,32 +346,21 @@ def never_finishes_one(place: Place) -> None:
     assert client.transport.aborted
 
 
-def finishes_none_before_the_relay_stops(place: Place) -> None:
-    is_told_that_the_relay_stops(place, place.come())
+def is_refused_with(header: str) -> Callable[[Place], None]:
+    """Return the end of a client whose handshake is refused for a header."""
 
+    def end(place: Place) -> None:
+        client = place.come()
+        assert client.shake(header).startswith(b"HTTP/1.1 4")
+        place.lose(client)
 
-def _refused(place: Place, *headers: str) -> None:
-    client = place.come()
-    assert client.shake(*headers).startswith(b"HTTP/1.1 4")
-    place.lose(client)
+    return end
 
 
 def has_it_refused_and_stays(place: Place) -> None:
     client = place.come()
     client.write(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n" + b"more" * 10_000)
     place.pass_time(2.25)
-
-
-def has_the_wrong_subprotocol(place: Place) -> None:
-    _refused(place, "Sec-WebSocket-Protocol: nonsense")
-
-
-def has_the_wrong_origin(place: Place) -> None:
-    _refused(place, "Origin: https://evil.test")
-
-
-def has_too_large_a_handshake(place: Place) -> None:
-    _refused(place, "X: " + "x" * 20_000)
 
 
 def is_one_too_many(place: Place) -> None:
@@ -464,24 +430,24 @@ def comes_when_the_relay_has_stopped(place: Place) -> None:
     assert place.come().transport.aborted
 
 
-OF_OTHERS: dict[Callable[[Place], None], dict[str, Any]] = {
-    goes_before_the_handshake: {},
-    goes_in_the_middle_of_one: {},
-    never_finishes_one: {},
-    finishes_none_before_the_relay_stops: {},
-    has_it_refused_and_stays: {},
-    has_the_wrong_subprotocol: {},
-    has_the_wrong_origin: {"origin": ("https://example.com",)},
-    has_too_large_a_handshake: {},
-    is_one_too_many: {"unauthenticated_per_address": 1},
-    is_one_too_many_and_says_nothing: {"unauthenticated": 1},
-    is_one_too_many_over_tls: {"unauthenticated": 1},
-    is_denied_three_times: {"logins_per_minute": 2},
-    is_the_oldest_of_too_many: {"connections_per_user": 1},
-    has_its_session_end: {},
-    has_a_site_that_stays_away: {},
-    sends_a_message_in_too_many_frames: {},
-    comes_when_the_relay_has_stopped: {},
+OF_OTHERS: dict[str, tuple[Callable[[Place], None], dict[str, Any]]] = {
+    "goes before the handshake": (lambda place: place.lose(place.come()), {}),
+    "goes in the middle of one": (goes_in_the_middle_of_one, {}),
+    "never finishes one": (never_finishes_one, {}),
+    "finishes none before the relay stops": (lambda place: is_told_that_the_relay_stops(place, place.come()), {}),
+    "has it refused and stays": (has_it_refused_and_stays, {}),
+    "has the wrong subprotocol": (is_refused_with("Sec-WebSocket-Protocol: nonsense"), {}),
+    "has the wrong origin": (is_refused_with("Origin: https://evil.test"), {"origin": ("https://example.com",)}),
+    "has too large a handshake": (is_refused_with("X: " + "x" * 20_000), {}),
+    "is one too many": (is_one_too_many, {"unauthenticated_per_address": 1}),
+    "is one too many and says nothing": (is_one_too_many_and_says_nothing, {"unauthenticated": 1}),
+    "is one too many over TLS": (is_one_too_many_over_tls, {"unauthenticated": 1}),
+    "is denied three times": (is_denied_three_times, {"logins_per_minute": 2}),
+    "is the oldest of too many": (is_the_oldest_of_too_many, {"connections_per_user": 1}),
+    "has its session end": (has_its_session_end, {}),
+    "has a site that stays away": (has_a_site_that_stays_away, {}),
+    "sends a message in too many frames": (sends_a_message_in_too_many_frames, {}),
+    "comes when the relay has stopped": (comes_when_the_relay_has_stopped, {}),
 }
 """Ends of connections that are not open yet, or in one state only, and the options they need."""
 
@@ -503,18 +469,18 @@ def let_go(place: Place) -> dict[str, int]:
 def every_end(fast: bool, proxied: bool) -> Iterator[tuple[str, Place, Callable[[], None]]]:
     """Yield every end of every kind of connection: its name, its place, and the action that causes it."""
 
-    def of_open_one(place: Place, end: Callable[[Place, MemoryClient], None]) -> None:
+    def of_open_one(place: Place, end: End) -> None:
         client = place.state(place)
         assert place.left()
         end(place, client)
 
-    for state, end in itertools.product(STATES, OF_OPEN_ONES):
+    for state, (name, end) in itertools.product(STATES, OF_OPEN_ONES.items()):
         place = Place(fast, proxied, connections_per_address=5)
         place.state = state
-        yield f"{state.__name__}, {end.__name__}", place, partial(of_open_one, place, end)
-    for other, options in OF_OTHERS.items():
+        yield f"{state.__name__}, {name}", place, partial(of_open_one, place, end)
+    for name, (other, options) in OF_OTHERS.items():
         place = Place(fast, proxied, connections_per_address=100, **options)
-        yield other.__name__, place, partial(other, place)
+        yield name, place, partial(other, place)
 
 
 @pytest.mark.parametrize(

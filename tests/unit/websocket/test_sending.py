@@ -105,11 +105,3 @@ class SendingTooFast(WebSocketTestCase):
             client = self.client().open().log_in()
             client.write(frame(b"", PING) * 500)
             self.assertEqual(client.hear(), [(PONG, b"")] * 500)
-
-    def test_disconnected_users_are_forgotten_by_the_sweep(self) -> None:
-        client = self.client().open().log_in()
-        client.send(1)
-        client.lost()
-        self.assertEqual(len(self.factory.parts.send_limits), 1)
-        self.pass_time(61)
-        self.assertEqual(len(self.factory.parts.send_limits), 0)

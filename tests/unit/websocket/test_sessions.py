@@ -37,12 +37,6 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual(bo.hear()[0]["response"]["reason"], "receiving-user-not-connected")
         self.assertEqual(self.log.rows, [])
 
-    def test_ended_session_that_does_not_answer_the_close_is_aborted(self) -> None:
-        client = self.client().open().log_in()
-        self.factory.parts.logins.index.end_user(1)
-        self.pass_time(2.5)
-        self.assertTrue(client.transport.aborted)
-
     def test_login_in_progress_closes_with_4505_when_its_session_ends(self) -> None:
         webserver = HeldAuthenticator()
         self.factory = self.make_factory(webserver)
@@ -240,13 +234,3 @@ class Handles(WebSocketTestCase):
             self.webserver.answer(LoggedIn(1, session="handle"))
             self.assertEqual(again.hear(), [ADMITTED])  # later verdicts of the site count
             again.lost()
-
-    def test_two_tickets_at_once_are_two_requests(self) -> None:
-        self.webserver = HeldAuthenticator()
-        self.factory = self.make_factory(self.webserver, auth_tickets=True)
-        clients = [self.client().open() for _ in range(2)]
-        for client in clients:
-            client.say_login("ticket")
-        self.webserver.answer(LoggedIn(1))
-        self.webserver.answer(Denied())
-        self.assertEqual([client.hear()[0]["response"] for client in clients], [True, False])
