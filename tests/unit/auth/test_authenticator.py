@@ -45,17 +45,6 @@ class Turns(SessionPageTestCase):
         self.assertEqual(list(verdicts), [LoggedIn(7)] * 20)
         self.assertEqual(most, 4)
 
-    async def test_webserver_checks_default_to_32(self) -> None:
-        self.reply = lambda conversation: None
-        authenticator = self.authenticator()
-        asking = [authenticator.authenticate(str(number)) for number in range(40)]
-        await sleep(0.5)
-        self.assertEqual(len(self.requests), 32)
-        for question in asking:
-            question.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            question.cancel()
-        await gatherResults(asking)
-
     async def test_request_waits_no_longer_than_the_queue_timeout(self) -> None:
         self.reply = lambda conversation: None
         authenticator = self.authenticator(checks=1, queue_timeout=0.2, timeout=1)

@@ -45,13 +45,6 @@ class BreakerOpens(SessionPageTestCase):
         self.assertEqual(verdicts[2], Denied())
         self.assertEqual(verdicts[5], LoggedIn(7))
 
-    async def test_failures_zero_is_no_breaker(self) -> None:
-        self.respond_with(self.NO)
-        authenticator = self.authenticator(breaker_failures=0)
-        for _ in range(30):
-            await self.failure(authenticator)
-        self.assertEqual(len(self.requests), 30)
-
     async def test_successful_probe_closes_the_breaker(self) -> None:
         told = self.logged()
         authenticator = await self.broken()

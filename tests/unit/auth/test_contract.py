@@ -308,19 +308,6 @@ class SessionPageCase(SessionPageTestCase):
 class SessionPage(SessionPageCase, AbandonsContract, StartableContract):
     """The authenticator that asks a site's session page."""
 
-    async def test_failing_site_is_unavailable(self) -> None:
-        for trouble in (
-            lambda conversation: conversation.hang_up(),
-            lambda conversation: conversation.write(b"no HTTP\r\n\r\n"),
-            lambda conversation: conversation.write(response(b"no JSON")),
-            lambda conversation: conversation.write(response(b"", "500 Oops")),
-        ):
-            self.reply = trouble
-            self.assertIsInstance(await self.make().authenticate("good"), Unavailable)
-
-    async def test_absent_site_is_unavailable(self) -> None:
-        self.assertIsInstance(await self.authenticator(url="http://127.0.0.1:1/").authenticate("good"), Unavailable)
-
 
 class SessionPageTickets(SessionPageCase, TicketAuthenticatorContract):
     """The same, asked about tickets."""

@@ -35,22 +35,8 @@ class Options(SynchronousTestCase):
         for host in ("www.example.com", "localhost", "example.com:8443", "127.0.0.1:80", "[::1]", "[2001:db8::1]:8000"):
             self.assertEqual(Config(auth_host=host).auth_host, host)
         for host in (
-            "",
-            "a b",
-            "a..b",
-            "my_site",
-            "exämple.com",
-            "a:b",
-            "a:0",
-            "a:99999",
-            "a:",
-            "::1",
-            "[::1",
-            "a\r\nb",
-            "[::1%a\r\nX-Name: b]",
-            "[fe80::1%eth0]",
-            "\u017fite.example",
-            "\u212aelvin.example:80",
+            *("", "a b", "a..b", "my_site", "exämple.com", "a:b", "a:0", "a:99999", "a:", "::1", "[::1", "a\r\nb"),
+            *("[::1%a\r\nX-Name: b]", "[fe80::1%eth0]", "\u017fite.example", "\u212aelvin.example:80"),
         ):
             said = self.refused(auth_host=host)
             self.assertIn("auth-host: ", said)
@@ -92,17 +78,18 @@ class Options(SynchronousTestCase):
             self.assertNotIn("s3cr", refusal)
 
     def test_header_that_the_relay_sets_is_refused_with_a_remedy(self) -> None:
+        left_out = [
+            "Content-Length",
+            "Transfer-Encoding",
+            "Accept",
+            "Accept-Encoding",
+            "Connection",
+            "Expect",
+            "Upgrade",
+        ]
         for name, remedy in (
-            ("Host", "auth-host"),
-            ("CONTENT-TYPE", "auth-format"),
-            ("Authorization", "auth-secret-file"),
-            ("Content-Length", "leave it out"),
-            ("Transfer-Encoding", "leave it out"),
-            ("Accept", "leave it out"),
-            ("Accept-Encoding", "leave it out"),
-            ("Connection", "leave it out"),
-            ("Expect", "leave it out"),
-            ("Upgrade", "leave it out"),
+            *(("Host", "auth-host"), ("CONTENT-TYPE", "auth-format"), ("Authorization", "auth-secret-file")),
+            *((name, "leave it out") for name in left_out),
         ):
             refusal = self.refused(auth_header=(f"{name}: x",))
             self.assertIn(f"the relay sets {name} itself", refusal)
@@ -170,10 +157,6 @@ class Sent(SessionPageTestCase):
         self.assertEqual(len(self.requests), 3)
         for _, headers, _ in self.requests:
             self.assertEqual((headers["host"], headers["x-forwarded-proto"]), ("www.example.com", "https"))
-
-    async def test_host_without_auth_host_is_that_of_the_url(self) -> None:
-        await self.authenticator().authenticate("a")
-        self.assertEqual(self.requests[0][1]["host"], f"127.0.0.1:{self.port.getHost().port}")
 
 
 class Certificates(SessionPageTestCase):

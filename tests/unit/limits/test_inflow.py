@@ -79,24 +79,19 @@ class Rates(SynchronousTestCase):
             config.control_frames_per_second,
         )
 
-    def test_default_rates_are_as_documented(self) -> None:
-        self.assertEqual(self.rates(), (1024 * 1024, 100))
-
-    def test_default_rates_grow_with_the_message_limits(self) -> None:
-        self.assertEqual(self.rates(messages_per_second=100.0), (10 * 1024 * 1024, 910))
-        self.assertEqual(self.rates(message_size=1024 * 1024), (16 * 1024 * 1024, 100))
-
-    def test_default_rates_have_a_minimum(self) -> None:
-        self.assertEqual(self.rates(messages_per_second=0.1), (1024 * 1024, 100))
-
-    def test_no_message_limit_means_no_default_rates(self) -> None:
-        self.assertEqual(self.rates(messages_per_second=0.0), (0, 0))
-        self.assertEqual(self.rates(message_size=0), (0, 100))
-
-    def test_given_rates_are_kept(self) -> None:
-        said = {"bytes_per_second": 5, "frames_per_second": 7}
-        self.assertEqual(self.rates(messages_per_second=0.0, **said), (5, 7))
-        self.assertEqual(self.rates(bytes_per_second=0, frames_per_second=0), (0, 0))
+    def test_default_rates_grow_with_the_message_limits_and_given_rates_are_kept(self) -> None:
+        mib = 1024 * 1024
+        for options, rates in (
+            ({}, (mib, 100)),
+            ({"messages_per_second": 100.0}, (10 * mib, 910)),
+            ({"message_size": mib}, (16 * mib, 100)),
+            ({"messages_per_second": 0.1}, (mib, 100)),  # the minimum
+            ({"messages_per_second": 0.0}, (0, 0)),  # without a limit on messages there is no default
+            ({"message_size": 0}, (0, 100)),
+            ({"messages_per_second": 0.0, "bytes_per_second": 5, "frames_per_second": 7}, (5, 7)),
+            ({"bytes_per_second": 0, "frames_per_second": 0}, (0, 0)),
+        ):
+            self.assertEqual(self.rates(**options), rates, options)
 
     def test_client_at_its_message_limits_is_within_the_default_rates(self) -> None:
         config = Config()

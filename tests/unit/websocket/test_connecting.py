@@ -433,6 +433,13 @@ class BehindProxies(ConnectingTestCase):
                 ],
             )
 
+    def test_made_up_forwarded_address_is_not_counted(self) -> None:
+        self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1)
+        self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
+        for made_up in ("203.0.113.1", "unknown", PROXY, "", "127.0.0.1"):
+            answer = self.come(PROXY).shake(f"X-Forwarded-For: {made_up}, {OFFICE}")
+            self.assertTrue(answer.startswith(b"HTTP/1.1 429 "), made_up)
+
     def test_unix_socket_is_trusted_only_by_option(self) -> None:
         peer = UNIXAddress(None)
         self.limit(unauthenticated_per_address=1, connections_per_address=1)

@@ -84,14 +84,6 @@ class RecheckedSessions(WebSocketTestCase):
             (1, 1, 1),
         )
 
-    def test_recheck_interval_of_zero_is_never(self) -> None:
-        known = KnownSessions({"alice": 1})
-        self.factory = self.make_factory(known, recheck_interval=0)
-        alice = self.client().open().log_in("alice")
-        known.users = {}
-        self.pass_time(1000)
-        self.assertEqual(alice.hear(), [])
-
     def test_rechecks_are_spread_over_the_interval(self) -> None:
         for spread, chance, due in ((0.0, 0.0, 100), (50.0, 0.0, 50), (50.0, 1.0, 150)):
             self.chance = chance

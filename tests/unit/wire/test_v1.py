@@ -30,24 +30,23 @@ class Requests(SynchronousTestCase):
     """Frames that can be used."""
 
     def test_auth_request_is_decoded(self) -> None:
-        request = decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')
-        self.assertEqual(request, AuthRequest("auth-request", "aoeuaoeu"))
-
-    def test_auth_request_without_sessid_is_decoded(self) -> None:
+        for frame, sessid in (
+            (b'{"type":"auth-request","SESSID":"aoeuaoeu"}', "aoeuaoeu"),
+            (b'{"type":"auth-request","SESSID":"a","SESSID":"b"}', "b"),  # the last of doubled keys wins
+            (rb'{"type":"auth-request","SESSID":"a\\u0000"}', "a\\u0000"),
+            (rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}', "😀"),
+        ):
+            self.assertEqual(decode(frame), AuthRequest("auth-request", sessid))
         request = decode(b'{"type":"auth-request"}')
-        self.assertIsInstance(request, AuthRequest)
         assert isinstance(request, AuthRequest)
         self.assertNotIsInstance(request.sessid, str)
-
-    def test_repr_of_an_auth_request_hides_the_sessid(self) -> None:
-        self.assertNotIn("aoeuaoeu", repr(decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')))
 
     def test_added_keys_are_ignored(self) -> None:
         frame = b'{"x":[1,{"y":null}],"type":"auth-request","SESSID":"a","type2":1}'
         self.assertEqual(decode(frame), AuthRequest("auth-request", "a"))
 
-    def test_last_of_doubled_keys_wins(self) -> None:
-        self.assertEqual(decode(b'{"type":"auth-request","SESSID":"a","SESSID":"b"}'), AuthRequest("auth-request", "b"))
+    def test_repr_of_an_auth_request_hides_the_sessid(self) -> None:
+        self.assertNotIn("aoeuaoeu", repr(decode(b'{"type":"auth-request","SESSID":"aoeuaoeu"}')))
 
     def test_id_and_timestamp_keep_their_type_and_value(self) -> None:
         for value in ("", "21", 21, 0, -5, MAX, -MAX, "x" * 64, "😀" * 64):
@@ -66,13 +65,6 @@ class Requests(SynchronousTestCase):
             assert isinstance(request, SendRequest)
             self.assertEqual(request.message.content, content)
 
-    def test_escaped_backslash_before_u0000_is_text(self) -> None:
-        request = decode(rb'{"type":"auth-request","SESSID":"a\\u0000"}')
-        self.assertEqual(request, AuthRequest("auth-request", "a\\u0000"))
-
-    def test_pair_of_surrogates_is_one_character(self) -> None:
-        self.assertEqual(decode(rb'{"type":"auth-request","SESSID":"\ud83d\ude00"}'), AuthRequest("auth-request", "😀"))
-
     def test_user_key_is_the_same_for_string_and_integer(self) -> None:
         self.assertEqual(user_key(7), user_key("7"))
         self.assertNotEqual(user_key("07"), user_key(7))
@@ -87,31 +79,16 @@ class UnusableFrames(SynchronousTestCase):
 
     def test_frame_that_is_not_a_json_object_is_invalid_json(self) -> None:
         for frame in (
-            b"",
-            b"x",
-            b"[]",
-            b"1",
-            b"null",
-            b'"auth-request"',
-            b"{",
-            b"\xff",
-            b'{"type":"auth-request"} x',
-            b'{"type":"auth-request","x":NaN}',
-            b"\xef\xbb\xbf{}",
-            b"[" * 100_000,
+            *(b"", b"x", b"[]", b"1", b"null", b'"auth-request"', b"{", b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000),
+            *(b'{"type":"auth-request"} x', b'{"type":"auth-request","x":NaN}'),
         ):
             self.assertEqual(self.refused(frame).reason, Reason.INVALID_JSON, frame[:20])
 
     def test_unknown_type_is_refused(self) -> None:
-        for frame in (
-            b"{}",
-            b'{"type":1}',
-            b'{"type":null}',
-            b'{"type":"AUTH-REQUEST"}',
-            b'{"type":"message"}',
-            b'{"type":["auth-request"]}',
-        ):
+        for type in (b"1", b"null", b'"AUTH-REQUEST"', b'"message"', b'["auth-request"]'):
+            frame = b'{"type":%b}' % type
             self.assertEqual(self.refused(frame).reason, Reason.UNKNOWN_TYPE, frame)
+        self.assertEqual(self.refused(b"{}").reason, Reason.UNKNOWN_TYPE)
 
     def test_auth_request_out_of_bounds_is_invalid(self) -> None:
         for sessid in ("", "s" * 4097, 1, None, True, ["a"], "a\0b"):
@@ -124,28 +101,12 @@ class UnusableFrames(SynchronousTestCase):
         self.assertNotIn("secret", refusal.detail)
 
     def test_message_out_of_bounds_is_refused_under_its_id(self) -> None:
-        bad: list[dict[str, object]] = [
-            {"time_stamp": "x" * 65},
-            {"time_stamp": MAX + 1},
-            {"time_stamp": -MAX - 1},
-            {"time_stamp": 1.5},
-            {"time_stamp": None},
-            {"time_stamp": True},
-            {"to": None},
-            {"to": 1.0},
-            {"to": MAX + 1},
-            {"to": ["7"]},
-            {"content": 1},
-            {"content": None},
-            {"content": "x" * 16385},
-            {"content": "å" * 8193},
-            {"content": "😀" * 4096 + "x"},
-            {"content": "a\0b"},
-            {"content": "\ud800"},
-            {"content": "\udc00"},
-            {"to": "\0"},
-        ]
-        for change in bad:
+        bad: dict[str, tuple[object, ...]] = {
+            "time_stamp": ("x" * 65, MAX + 1, -MAX - 1, 1.5, None, True),
+            "to": (None, 1.0, MAX + 1, ["7"], "\0"),
+            "content": (1, None, "x" * 16385, "å" * 8193, "😀" * 4096 + "x", "a\0b", "\ud800", "\udc00"),
+        }
+        for change in [{name: value} for name, values in bad.items() for value in values]:
             refusal = self.refused(send_request(id="21", **change))
             self.assertEqual((refusal.reason, refusal.send), (Reason.INVALID_MESSAGE, True), change)
             self.assertEqual(refusal.request_id, "21", change)
@@ -310,45 +271,12 @@ class Meant:
 
 
 FRAGMENTS = (
-    *(
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b'"',
-        b'"type":',
-        b'"id":',
-        b'"ic":',
-        b'"message":',
-        b'"content":',
-        b'"SESSID":',
-    ),
-    *(
-        b'"auth-request"',
-        b'"message-send-request"',
-        b'"wave"',
-        b'"x":1,',
-        b'"id":2,',
-        b'"type":"wave",',
-        b'"\\u0069d":3,',
-    ),
-    *(
-        b"\\ud83d",
-        b"\\ude00",
-        b"\\uD83D\\uDE00",
-        b"\\\\",
-        b'\\"',
-        b"\\u0000",
-        b"\\ucafe",
-        b"\\uDEAD",
-        b"\\u12",
-        b"\\n",
-        b"\\",
-    ),
-    *(b"1", b"-0", b"1e3", b"1.0", b"9007199254740993", b"9" * 30, b"null", b"true", b"NaN", b"u", b"ud", b"\\\\ud83d"),
-    *(b" ", b"\n", b"\x01", "å".encode(), "😀".encode(), b'"\\ud83d":0,', b"[[[{}]]]", b"\xef\xbb\xbf"),
+    *(b"{", b"}", b"[", b"]", b",", b":", b'"', b'"type":', b'"id":', b'"ic":', b'"message":', b'"content":'),
+    *(b'"SESSID":', b'"auth-request"', b'"message-send-request"', b'"wave"', b'"x":1,', b'"id":2,', b'"type":"wave",'),
+    *(b'"\\u0069d":3,', b"\\ud83d", b"\\ude00", b"\\uD83D\\uDE00", b"\\\\", b'\\"', b"\\u0000", b"\\ucafe", b"\\uDEAD"),
+    *(b"\\u12", b"\\n", b"\\", b"1", b"-0", b"1e3", b"1.0", b"9007199254740993", b"9" * 30, b"null", b"true", b"NaN"),
+    *(b"u", b"ud", b"\\\\ud83d", b" ", b"\n", b"\x01", "å".encode(), "😀".encode(), b'"\\ud83d":0,', b"[[[{}]]]"),
+    b"\xef\xbb\xbf",
 )
 REQUESTS = (
     b'{"type":"auth-request","SESSID":"a","x":"\\ud83d"}',
@@ -409,13 +337,15 @@ class Diagnosis(SynchronousTestCase):
 
     def test_id_beside_a_lone_surrogate_is_what_was_sent(self) -> None:
         for id in (
-            b'"\\ud83d\\ude00"',
-            b'"\\\\ud83d"',
-            b'"\\\\uD83D"',
-            b'"\\ucafe\\uCAFE"',
-            b'"\\uD55C"',
-            b"-5",
-            b'"ud83d"',
+            *(
+                b'"\\ud83d\\ude00"',
+                b'"\\\\ud83d"',
+                b'"\\\\uD83D"',
+                b'"\\ucafe\\uCAFE"',
+                b'"\\uD55C"',
+                b"-5",
+                b'"ud83d"',
+            ),
         ):
             frame = b'{"type":"message-send-request","id":%b,"message":"\\ud83d"}' % id
             self.assertEqual(self.assertRaises(UnusableFrame, decode, frame).request_id, json.loads(id))
