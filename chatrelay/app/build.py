@@ -1,4 +1,4 @@
-"""The composition root: makes every part of a relay, and hands each part what it needs.
+"""The composition root: make every part of a relay, and give each part what it needs.
 
 Configuration, reactor, clocks and random numbers come in here and nowhere else. No part that all connections share is
 made in another place. This module must not do the work of any part.
@@ -106,8 +106,8 @@ def build_parts(
 
     :param connections: the limit of connections if ``config.connections`` is None; 0 for no limit.
     :param remembers_denials: whether a session that was denied is denied again for a short time, without a request.
-    :param now: the time that messages are logged with, in seconds since 1970.
-    :param chance: a random number from 0 to 1.
+    :param now: the clock for the times of messages, in seconds since 1970.
+    :param chance: returns a random number from 0 to 1.
     """
     seconds = reactor.seconds
     active = ActiveTime(seconds)

@@ -35,7 +35,7 @@ MAX_NAMES = 5
 
 
 def has_certificate(description: str) -> bool:
-    """Whether an endpoint has a certificate that can be reloaded.
+    """Return whether an endpoint has a certificate that can be reloaded.
 
     :param description: a Twisted endpoint string.
     """
@@ -63,11 +63,11 @@ class EndpointCertificate:
         return _ListensWithTLS(listen)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> Connection:
-        """Twisted: make the TLS side of a new connection."""
+        """Make the TLS side of a new connection. Twisted calls this."""
         return Connection(self._options.getContext())
 
     def reload(self) -> bool:
-        """Read the files again, for connections from now on. Keep the certificate where they can't be used.
+        """Read the files again, for connections from now on. If they can't be used, keep the certificate.
 
         :returns: whether they could be used.
         """

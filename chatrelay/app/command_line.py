@@ -79,7 +79,7 @@ class Options(usage.Options):
     def getUsage(self, width: int | None = None) -> str:
         """Return what ``--help`` prints below the first line: the options under their headings.
 
-        :param width: columns; None for the terminal's width, or 80 where there is no terminal.
+        :param width: columns; None for the terminal's width, or 80 if there is no terminal.
         """
         columns = width or min(max(40, shutil.get_terminal_size().columns), 100)
 
@@ -121,7 +121,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"{words[0]!r} is not an option: options begin with --{hint}")
 
     def _in_words(self, error: str, options: Sequence[str]) -> str:
-        """Return an error of the parser, with a suggestion where there is one.
+        """Return an error of the parser, with a suggestion if there is one.
 
         :param options: the command line.
         """
@@ -161,7 +161,7 @@ class Options(usage.Options):
     def _with_two_dashes(option: str, own: Sequence[str], options: Sequence[str]) -> str | None:
         """Return the error message for a long option with a single dash, which the parser reads as short options.
 
-        :returns: None where there is no such option on the command line.
+        :returns: None if there is no such option on the command line.
         """
         for word in options:
             name = f"-{word.partition('=')[0]}"

@@ -18,11 +18,11 @@ RESERVED_DESCRIPTORS = 48
 ops endpoint, about 15 for Python, twistd, the reactor and its listening sockets, and the rest for name look-ups."""
 
 RESERVED_REQUESTS = 100
-"""Descriptors kept for requests to the session page where ``webserver-checks`` is 0, which means no limit."""
+"""Descriptors kept for requests to the session page if ``webserver-checks`` is 0, which means no limit."""
 
 
 def limit() -> int:
-    """Return how many descriptors this process may have open; `MAX_DESCRIPTORS` where there is no limit."""
+    """Return how many descriptors this process may have open; `MAX_DESCRIPTORS` if there is no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
@@ -32,7 +32,7 @@ def raise_limit() -> int:
 
     It changes the whole process, so a program that embeds chatrelay has to raise its own limit.
 
-    :returns: the limit from now on. It is never lowered, and does not change where the system refuses to raise it.
+    :returns: the limit from now on. It is never lowered, and does not change if the system refuses to raise it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)

@@ -143,7 +143,7 @@ class NamedEndpoint:
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen.
 
-        :returns: fails with `CannotOpenError` where Twisted or the system refuses.
+        :returns: fails with `CannotOpenError` if Twisted or the system refuses.
         """
         listening: Deferred[IListeningPort] = self._endpoint.listen(protocolFactory)
         return listening.addErrback(self._failed)
@@ -174,7 +174,7 @@ def _unescaped(text: str) -> str:
 
 
 def _suggestion(inner: str, kind: str) -> str | None:
-    """Return the endpoint that a text was probably meant to be; None where there is no likely one."""
+    """Return the endpoint that a text was probably meant to be; None if there is no likely one."""
     if kind.isdecimal() and inner == kind:
         return f"tcp:{inner}:interface=127.0.0.1"
     if found := re.fullmatch(r"(\w+)://([^:/]*)(?::(\d+))?/?", inner):
@@ -238,7 +238,7 @@ def _arguments(prefix: str, kind: str, positional: Sequence[str], named: Sequenc
 
 
 def _is_split_ipv6(positional: Sequence[str], address: str) -> bool:
-    """Whether an interface is only the start of an IPv6 address, because its colons were read as separators."""
+    """Return whether an interface is only the start of an IPv6 address, because its colons were read as separators."""
     rest = positional[1:]
     return bool(rest) and all(re.fullmatch("[0-9a-fA-F]*", text) for text in rest) and (not address or "" in rest)
 
@@ -267,7 +267,7 @@ def _check_port(prefix: str, kind: str, arguments: dict[str, str]) -> None:
 
 
 def _check_certificate(prefix: str, arguments: dict[str, str]) -> None:
-    """Check the files of an ``ssl:`` endpoint. (Twisted uses server.pem where none is named.)"""
+    """Check the files of an ``ssl:`` endpoint. (Twisted uses server.pem if none is named.)"""
     if not arguments.get("privateKey"):
         if "privateKey" not in arguments and os.path.exists("server.pem"):
             return
@@ -308,7 +308,7 @@ def _read_pem(argument: str, path: str) -> bytes:
 
 
 def _check_certificates(prefix: str, arguments: dict[str, str]) -> None:
-    """Check the folder of a ``tls:`` endpoint. (Twisted also listens where there is no certificate in it.)"""
+    """Check the folder of a ``tls:`` endpoint. (Twisted also listens if there is no certificate in it.)"""
     path = arguments.get("path", "")
     if not path:
         raise BadEndpointError(f"the folder is missing: give an endpoint such as {prefix}{_EXAMPLES['tls']}")
@@ -404,7 +404,7 @@ def _unix_error_text(path: str, error: BaseException | str) -> str:
         if why := why_not_writable(folder) or why_not_usable(f"{path}.lock", write=True):
             return f"{why}: choose another folder, or give that user the right"
     elif why := why_not_usable(path, write=True):  # a socket that may not be connected to
-        return f"{why}: choose another path, or remove it where nobody listens there"
+        return f"{why}: choose another path, or remove it if nobody listens there"
     return _error_text(error)
 
 

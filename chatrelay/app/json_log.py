@@ -30,7 +30,7 @@ LEGACY_FIELDS = frozenset(
 def line_of(event: LogEvent) -> str:
     """Return an event as a line of ASCII, with its line end.
 
-    :returns: an object with ``time`` (RFC 3339, UTC; null where the event has none), ``level``, ``namespace``,
+    :returns: an object with ``time`` (RFC 3339, UTC; null if the event has none), ``level``, ``namespace``,
         ``format`` (the text with its placeholders), ``text``, ``fields`` (the values for the placeholders, and others)
         and, for a failure, ``traceback``.
     """

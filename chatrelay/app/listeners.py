@@ -22,7 +22,7 @@ from chatrelay.config.checks import ConfigError
 log = Logger("chatrelay.app")
 
 BACKLOG = 4096
-"""Connections that may wait in the kernel to be accepted. It is Linux's own bound, too (net.core.somaxconn)."""
+"""The most connections that may wait in the kernel to be accepted. Linux has the same limit (net.core.somaxconn)."""
 
 
 def with_backlog(description: str) -> str:
@@ -80,7 +80,7 @@ class Listeners:
         return service
 
     def abandon(self) -> None:
-        """Remove the UNIX sockets of a relay that could not start, as its reactor will not run."""
+        """Remove the UNIX sockets of a relay that could not start, because its reactor will not run."""
         for listener in self._unix_listeners:
             listener.abandon()
 

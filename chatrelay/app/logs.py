@@ -1,4 +1,4 @@
-"""Write the log of a relay under twistd in a thread of its own, so that a slow reader of the log can't stop the relay.
+"""Write the log of a relay under twistd in a separate thread, so that a slow reader of the log can't stop the relay.
 
 This module does not choose the format or the level of the log, and does not touch the log of an embedding program.
 """
@@ -23,13 +23,13 @@ from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
 MAX_QUEUED_BYTES = 1024 * 1024
-"""The bytes of lines that may wait to be written."""
+"""The most bytes of lines that may wait to be written."""
 
 MAX_QUEUED_EVENTS = 10_000
-"""The log events that may wait to be written."""
+"""The most log events that may wait to be written."""
 
 MAX_WRITE_BYTES = select.PIPE_BUF
-"""The bytes of one write, unless a single line has more.
+"""The most bytes of one write, unless a single line has more.
 
 The kernel writes up to this much to a pipe as a whole (pipe(7)). So a line is never mixed with the lines of other
 processes on the pipe, and a kill never leaves half a line.
@@ -42,7 +42,7 @@ MAX_FINISH_SECONDS = 2.0
 """The longest that the end of the process waits for lines to be written."""
 
 TWISTED_NAMES = ("LogFile._file", "LogFile._openFile")
-"""Names of Twisted's log file that we use and its documentation does not promise. A test checks them."""
+"""The undocumented names of Twisted's log file that are used here. A test checks them."""
 
 Render = Callable[[LogEvent], str | None]
 """Returns the line of an event, with its line end; None or an empty text for an event without a text."""
@@ -50,7 +50,7 @@ Render = Callable[[LogEvent], str | None]
 Write = Callable[[bytes], int]
 """Writes as much as it can of some bytes, which are lines or the rest of lines, and returns how many bytes it wrote.
 
-It may block without a limit. It raises `OSError` where nothing can be written. It is called in one thread.
+It may block without a limit. It raises `OSError` if nothing can be written. It is called in one thread.
 """
 
 
@@ -117,7 +117,7 @@ class RotatedFile(LogFile):
     def rotate(self) -> None:
         """Begin a new file. If the old one was moved away, as logrotate does, only open a file of the same name.
 
-        :raises OSError: where that fails.
+        :raises OSError: if that fails.
         """
         try:
             named = os.stat(self.path)
@@ -178,7 +178,8 @@ class LogQueue:
 
     :param render: makes the line of an event; called in the thread that logs.
     :param write: writes lines.
-    :param encoding: of the output. A character that the encoding does not have is written as a backslash escape.
+    :param encoding: the encoding of the output. A character that the encoding does not have is written as a backslash
+        escape.
     """
 
     # SimpleQueue and RLock, because the same thread may log while it is in this code: in the destructor of a failed

@@ -1,6 +1,6 @@
-"""Standard output that may be closed, on a full disk, or a pipe whose reader has gone.
+"""Print to a standard output that may be closed, on a full disk, or a pipe without a reader.
 
-This module decides how a failed print ends, and never what is printed.
+This module decides what happens if printing fails. It must not know what is printed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class NotWrittenError(Exception):
 def checked() -> Iterator[None]:
     """Flush what was printed in this context, so that an error is raised here. At exit, Python would print a traceback.
 
-    :raises BrokenPipeError: where the reader has gone, as ``head`` does. Call `discard` then.
-    :raises NotWrittenError: where standard output can't be written.
+    :raises BrokenPipeError: if the reader has gone, as ``head`` does. Call `discard` then.
+    :raises NotWrittenError: if standard output can't be written.
     """
     if sys.stdout is None:
         raise NotWrittenError("standard output is closed")
@@ -43,7 +43,7 @@ def discard() -> None:
 def print_and_exit(text: str) -> NoReturn:
     """Print a text, and end the program.
 
-    :raises SystemExit: always, with a sentence where standard output can't be written.
+    :raises SystemExit: always, with a sentence if standard output can't be written.
     """
     try:
         with checked():

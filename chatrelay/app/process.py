@@ -91,8 +91,8 @@ class RelayProcess(MultiService):
 
     def startService(self) -> None:
         self._has_terminal = at_start.has_terminal or on_terminal()
-        # Install this handler before the relay logs that it listens. A program that reads that line may send the signal
-        # at once, and without the handler the signal would end the relay.
+        # Install this handler before the relay logs that it listens. A program that reads that log message may send the
+        # signal at once, and without the handler the signal would end the relay.
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload_or_stop))
         if at_start.has_begun and signal.getsignal(signal.SIGUSR1) == at_start.keep:
             signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._rotate))
@@ -126,7 +126,7 @@ class RelayProcess(MultiService):
             self._supervisor.notify(systemd.ALIVE)
 
     def _reload_or_stop(self) -> None:
-        """Handle SIGHUP: reload the certificates, or stop where the terminal was closed."""
+        """Handle SIGHUP: reload the certificates, or stop if the terminal was closed."""
         if not self._has_terminal or on_terminal():
             self._relay.reload_certificates()
         elif self.running:
@@ -138,8 +138,8 @@ class RelayProcess(MultiService):
             log.info("there is no log file to rotate: name one with twistd's --logfile")
 
     def stopService(self) -> Deferred[Any]:
-        # From here on, another signal ends the process at once. No message that was acknowledged is lost: it is in the
-        # log.
+        # From here on, another signal ends the process at once. No acknowledged message is lost: it is in the
+        # message log.
         let_end()
         if self._supervisor is not None:
             self._supervisor.notify(systemd.STOPPING)

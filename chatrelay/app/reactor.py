@@ -20,16 +20,16 @@ from twisted.internet.main import installReactor
 from twisted.python import log
 
 EPOLL_REACTOR_NAMES = ("_disconnectSelectable", "_doReadOrWrite", "_poller", "_selectables", "doPoll")
-"""Names of Twisted's reactor that we use or override and its documentation does not promise. A test checks them."""
+"""The undocumented names of Twisted's reactor that are used or overridden here. A test checks them."""
 
 
 class LeanEPollReactor(EPollReactor):
-    """An `EPollReactor` that reads without a logging context and measures time by a clock that nobody can set."""
+    """An `EPollReactor` that reads without a logging context and measures time by a monotonic clock."""
 
     seconds = staticmethod(time.monotonic)
 
     def doPoll(self, timeout: float | None) -> None:
-        """Twisted: wait for events, up to `timeout` seconds (None: without a limit), and handle them."""
+        """Wait for events, up to `timeout` seconds (None: without a limit), and handle them."""
         selectables: dict[int, Any] = self._selectables
         for descriptor, event in self._poller.poll(timeout, max(1, len(selectables))):
             selectable = selectables.get(descriptor)

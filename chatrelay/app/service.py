@@ -77,7 +77,7 @@ class ChatRelayService(MultiService):
         return self._parts.logins.index.end_session(sessid)
 
     def abandon(self) -> None:
-        """Remove the UNIX sockets of a relay that could not start, as its reactor will not run."""
+        """Remove the UNIX sockets of a relay that could not start, because its reactor will not run."""
         self._listeners.abandon()
 
     def reload_certificates(self) -> None:
@@ -89,13 +89,13 @@ class ChatRelayService(MultiService):
         if self.factory.registry.stopping:
             return "the relay is stopping"
         if not self.message_log.is_open:
-            return "the message log cannot be written: the relay's log says why"
+            return "the message log cannot be written: the relay's log messages say why"
         return None
 
     def privilegedStartService(self) -> None:
         """Open the ports.
 
-        :raises CannotListenError: where one can't be opened.
+        :raises CannotListenError: if one can't be opened.
         """
         super().privilegedStartService()
         if self.ops is not None:
@@ -121,8 +121,8 @@ class ChatRelayService(MultiService):
             raise
         self.factory.start_sweeping()
         # Log the start and check the session page once the reactor runs. Before that, a signal does not stop the relay
-        # in order, and a program that reads the line about the start may send one at once. A site in this process can
-        # answer only then, too.
+        # in order, and a program that reads the log message about the start may send one at once. A site in this
+        # process can answer only then, too.
         self._once_running = self._parts.reactor.callLater(0, self._runs)
 
     def stopService(self) -> Deferred[None]:

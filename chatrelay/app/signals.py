@@ -78,7 +78,7 @@ class StartSignals:
 
 
 at_start = StartSignals()
-"""The signals of this process. It is a module's value because `begin` is called before any other object exists."""
+"""The signals of this process. It is global because `begin` is called before any other object exists."""
 
 
 def let_end() -> None:
@@ -95,7 +95,7 @@ def ending() -> Handler:
 
 
 def on_terminal() -> bool:
-    """Whether standard input is a terminal. A terminal that was closed does not count."""
+    """Return whether standard input is a terminal. A terminal that was closed does not count."""
     try:
         return os.isatty(0)
     except OSError:  # there is no standard input

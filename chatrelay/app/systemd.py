@@ -24,8 +24,8 @@ MICROSECONDS = 1_000_000
 class Supervisor:
     """The systemd that started this process.
 
-    :param address: of its socket: a path, or ``@`` and a name in the abstract namespace.
-    :param watchdog: seconds without a sign of life after which systemd ends the service; 0 for never.
+    :param address: the address of its socket: a path, or ``@`` and a name in the abstract namespace.
+    :param watchdog: seconds without a notification after which systemd ends the service; 0 for never.
     """
 
     def __init__(self, address: str, watchdog: float) -> None:
@@ -46,10 +46,10 @@ class Supervisor:
 
 
 def supervisor(environment: Mapping[str, str], pid: int) -> Supervisor | None:
-    """Return the systemd that this process must notify; None where there is none.
+    """Return the systemd that this process must notify; None if there is none.
 
-    :param environment: with ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``, where systemd has set them.
-    :param pid: of this process. The watchdog variables may have been set for another process.
+    :param environment: with ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``, if systemd has set them.
+    :param pid: the number of this process. The watchdog variables may have been set for another process.
     """
     address = environment.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):

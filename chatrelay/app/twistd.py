@@ -1,7 +1,7 @@
 """`twistd chatrelay`: make the service that twistd runs from the options on its command line.
 
-It decides what holds for a process under twistd alone: descriptors, time, signals, the log. `chatrelay.app.build` makes
-the relay itself.
+It sets up what only a process under twistd needs: descriptors, time, signals, the log of the process.
+`chatrelay.app.build` makes the relay itself.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def makeService(options: Options) -> IService:
 
 
 def keep_steady_time(reactor: object) -> None:
-    """Make a reactor measure time by a clock that nobody can set.
+    """Make a reactor measure time by a monotonic clock.
 
     Twisted measures by the wall clock. Set forward, it would end every time limit at once; set back an hour, no time
-    limit would be checked for an hour. A reactor on which something is scheduled already is left alone: those calls
-    have their times by the wall clock.
+    limit would be checked for an hour. A reactor on which something is scheduled already is left alone, because the
+    times of those calls are by the wall clock.
     """
     if isinstance(reactor, ReactorBase) and not reactor.getDelayedCalls():
         vars(reactor)["seconds"] = time.monotonic

@@ -33,7 +33,7 @@ from chatrelay.permissions import why_not_found, why_not_usable, why_not_writabl
 
 
 def in_foreground(twistd: ServerOptions) -> bool:
-    """Whether twistd stays in the foreground."""
+    """Return whether twistd stays in the foreground."""
     return bool(twistd["nodaemon"] or twistd["debug"])
 
 
@@ -42,8 +42,8 @@ class TwistdLog:
     """The log of a process under twistd.
 
     :ivar observer: writes the events; None for the observer that twistd chooses itself.
-    :ivar queue: holds the lines that wait to be written; None where the observer writes without a queue.
-    :ivar file: the log file; None where there is none, or twistd opened it.
+    :ivar queue: holds the lines that wait to be written; None if the observer writes without a queue.
+    :ivar file: the log file; None if there is none, or twistd opened it.
     """
 
     observer: ILogObserver | None = None

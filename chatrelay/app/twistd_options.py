@@ -19,7 +19,7 @@ NO_PID_FILE = "give --pidfile= before chatrelay for no pid file, or --pidfile=FI
 def check_places(twistd: Mapping[str, Any]) -> None:
     """Check that twistd can use the files and folders that its options name.
 
-    :param twistd: its options. Relative paths count from the current working directory.
+    :param twistd: its options. Relative paths start at the current working directory.
     :raises ConfigError: with the remedy.
     """
     if twistd["chroot"]:  # inside it, the other paths name other files
@@ -57,7 +57,7 @@ def _check_pid_file(path: str) -> None:
 
 
 def _belongs_to_another(folder: str, path: str) -> bool:
-    """Whether a file may be written but not removed, such as another user's file in ``/tmp``."""
+    """Return whether a file may be written but not removed, such as another user's file in ``/tmp``."""
     try:
         found, around = os.stat(path), os.stat(folder)
     except OSError:

@@ -28,7 +28,7 @@ MAX_LOCK_WAIT_SECONDS = 5.0
 
 
 def is_unix(description: str) -> bool:
-    """Whether an endpoint is a UNIX socket.
+    """Return whether an endpoint is a UNIX socket.
 
     :param description: a Twisted endpoint string.
     """
@@ -50,8 +50,8 @@ class UnixListener:
     ) -> IListeningPort:
         """Listen. Unless the endpoint has ``lockfile=0``, first remove what a killed process has left.
 
-        :raises CannotListenError: where another process listens there.
-        :raises OSError: where the path is not a socket, or may not be removed.
+        :raises CannotListenError: if another process listens there.
+        :raises OSError: if the path is not a socket, or may not be removed.
         """
         if address.startswith("\0"):  # an abstract socket ends with its process, and needs no lock file
             port = self._reactor.listenUNIX(address, factory, backlog=backlog, mode=mode, wantPID=False)
@@ -77,9 +77,9 @@ class UnixListener:
 def remove_stale(path: str) -> None:
     """Remove a socket on which no process listens, and Twisted's lock file of a socket that does not exist.
 
-    :param path: of the socket.
-    :raises CannotListenError: where a process listens there.
-    :raises OSError: where a path is not a socket or a lock file, or may not be removed.
+    :param path: the path of the socket.
+    :raises CannotListenError: if a process listens there.
+    :raises OSError: if a path is not a socket or a lock file, or may not be removed.
     """
     lock = path + ".lock"
     kind = _kind(path)
@@ -105,7 +105,7 @@ def _kind(path: str) -> int | None:
 
 
 def _connect_error(path: str) -> int:
-    """Connect to a socket. Return the error number, or 0 where a process listens."""
+    """Connect to a socket. Return the error number, or 0 if a process listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as test:
         test.setblocking(False)
         error = test.connect_ex(path)

@@ -96,10 +96,10 @@ def _check_free(port: int, whose: str) -> None:
     """Check that a port is free, so that a port in use is reported in one sentence.
 
     :param whose: the program that needs it, for the sentence.
-    :raises CannotStartError: where no program can listen on the port.
+    :raises CannotStartError: if no program can listen on the port.
     """
     with socket.socket() as trial:
-        # As Twisted does: a port whose last user has just ended counts as free.
+        # Twisted does the same: a port whose last user has just ended counts as free.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((ADDRESS, port))

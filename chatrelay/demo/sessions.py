@@ -31,11 +31,11 @@ PEOPLE: tuple[Person, ...] = (
     Person("dora", "Dora"),
     Person("emil", "Emil"),
 )
-"""Some uIDs are numbers and some are strings, to show that the relay takes both."""
+"""Some uIDs are numbers and some are strings, to show that the relay accepts both."""
 
 
 def person_called(name: str) -> Person | None:
-    """Return the person with a name, or ``None`` where there is no such person."""
+    """Return the person with a name, or ``None`` if there is no such person."""
     return next((person for person in PEOPLE if person.name == name), None)
 
 
@@ -63,11 +63,11 @@ class Sessions:
         return token
 
     def person(self, token: str) -> Person | None:
-        """Return the person whose session it is, or ``None`` where there is no such session."""
+        """Return the person whose session it is, or ``None`` if there is no such session."""
         return self._people.get(token)
 
     def close(self, token: str) -> bool:
-        """Log the person of a session out.
+        """Log out the person of a session.
 
         :returns: whether there was such a session.
         """

@@ -77,7 +77,7 @@ class Website:
         )
 
     def end_session(self, token: str) -> None:
-        """Log the person of a session out, here and in the chat. An unknown token ends nothing."""
+        """Log out the person of a session, here and in the chat. An unknown token ends nothing."""
         if self.sessions.close(token):
             # After the session has ended here. Otherwise the page could log in by it again.
             self.end_chat(token)
@@ -129,7 +129,7 @@ def _tone(person: Person) -> int:
 
 
 class _Page(Resource):
-    """One address of the website. Each subclass renders its answer.
+    """One address of the website. Each subclass renders its response.
 
     Only the site's own pages may ``POST``. The cookie is ``SameSite=Lax`` already, but a login needs no cookie, and no
     other site's page should be able to log a visitor in as somebody else.
@@ -156,7 +156,7 @@ class _Page(Resource):
         return _Nothing(self.website)
 
     def from_here(self, request: Request) -> bool:
-        """Whether one of the site's own pages sent this request, or a program, which sends no ``Origin``."""
+        """Return whether one of the site's own pages sent this request, or a program, which sends no ``Origin``."""
         origin = request.getHeader("origin")
         return origin is None or origin in self.website.origins
 

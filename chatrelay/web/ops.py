@@ -27,13 +27,13 @@ from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import MAX_SESSID, MAX_TOKEN, is_uid
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request's body. An escaped character takes up to 12 bytes, and the longest SESSID has 4,096."""
+"""The most bytes of a request's body. An escaped character takes up to 12 bytes, and the longest SESSID has 4,096."""
 
 REQUEST_SECONDS = 10.0
-"""Seconds that a connection may last, until the client has taken the last byte of the response."""
+"""The most seconds from the start of a connection until the client has taken the last byte of the response."""
 
 MAX_CONNECTIONS = 16
-"""Connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
+"""The most connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
 
 Readiness = Callable[[], str | None]
 """Returns why the relay accepts no clients now; None if it accepts them."""
@@ -100,7 +100,7 @@ class Ops(Resource):
         }
 
     def render(self, request: Request) -> bytes:
-        """twisted.web: return the body of the response to a request."""
+        """Return the body of the response to a request. twisted.web calls this."""
         try:
             value, status = self._route(request).answer(request), HTTPStatus.OK
         except Refusal as refusal:
@@ -192,7 +192,7 @@ def _revocation(request: Request) -> Revocation:
             why = "there is a key that is neither uID nor SESSID"
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"{why}: {form}") from None
     if isinstance(wanted.uid, UnsetType) == isinstance(wanted.sessid, UnsetType):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"one of the two is wanted: {form}")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid-request", f"exactly one of uID and SESSID is needed: {form}")
     if not isinstance(wanted.uid, UnsetType) and not is_uid(wanted.uid):
         raise Refusal(
             HTTPStatus.BAD_REQUEST,
@@ -209,11 +209,11 @@ class OpsRequest(Request):
     """A request with a limited body. twisted.web would accept a body of any length, and write a long one to disk."""
 
     def gotLength(self, length: int | None) -> None:
-        """twisted.web: the headers are complete."""
+        """Make room for the body: the headers are complete. twisted.web calls this."""
         self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """twisted.web: a part of the body came. Keep one byte beyond the limit, to show that the body is too large."""
+        """Keep a part of the body, up to one byte beyond the limit, which shows that it is too large."""
         assert self.content is not None
         self.content.write(data[: MAX_BODY + 1 - self.content.tell()])
 
@@ -228,7 +228,7 @@ class OpsSite(Site):
         super().__init__(ops, OpsRequest, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
 
     def startFactory(self) -> None:
-        """Twisted: a port begins to listen. Do nothing: the base class would start an access log, and a timer."""
+        """Do nothing when a port begins to listen: the base class would start an access log, and a timer."""
 
 
 class _BoundedConnection(ProtocolWrapper):
@@ -238,7 +238,7 @@ class _BoundedConnection(ProtocolWrapper):
     transport: Any  # whichever of Twisted's stream transports the endpoint makes
 
     def makeConnection(self, transport: Any) -> None:
-        """Twisted: the connection is made."""
+        """Count a connection that was made. Twisted calls this."""
         super().makeConnection(transport)
         self.factory.opened(self)
 
@@ -247,7 +247,7 @@ class _BoundedConnection(ProtocolWrapper):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted: the connection is gone."""
+        """Stop counting a connection that is gone. Twisted calls this."""
         self.factory.ended(self)
         super().connectionLost(reason)
 

@@ -313,7 +313,7 @@ def test_progress_is_shown_on_a_terminal_and_erased(tmp_path: Path) -> None:
     assert [line for line in progress if "copying" in line]
     assert [line for line in progress if "checking" in line]
     assert not progress[-1].strip()
-    assert re.fullmatch(r"backed up 5,000 messages \([\d.]+ [KM]iB\), the last one of .*Z, to .*/copy\n", report)
+    assert re.fullmatch(r"backed up 5,000 messages \([\d.]+ [KM]iB\), the last one at .*Z, to .*/copy\n", report)
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1), ("\x03", 130)])

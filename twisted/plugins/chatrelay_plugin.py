@@ -7,7 +7,7 @@ from twisted.application.service import ServiceMaker
 
 
 class _RelayMaker(ServiceMaker):
-    """Handle signals before the rest of chatrelay is imported, because the import is most of a start."""
+    """Handles signals before the rest of chatrelay is imported, because the import takes most of the start."""
 
     @property
     def options(self) -> Any:
@@ -27,5 +27,5 @@ chatrelay = _RelayMaker(
 lean_reactor = Reactor(
     "chatrelay-epoll",
     "chatrelay.app.reactor",
-    "Linux's epoll(7), as Twisted's own, without a logging context for every read.",
+    "Like Twisted's epoll reactor, without a logging context for every read.",
 )

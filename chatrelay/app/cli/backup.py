@@ -19,14 +19,14 @@ def add_command(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "backup",
-        help="copy the message log to a file, while the relay runs or not",
-        description="Copy the message log to a file, while the relay runs or not, and check the copy by reading it. "
+        help="copy the message log to a file, whether the relay runs or not",
+        description="Copy the message log to a file, whether the relay runs or not, and check the copy by reading it. "
         "A backup that fails or is interrupted leaves no file of that name.",
         epilog="example: chatrelay backup --message-log sqlite:/var/lib/chatrelay/messages.sqlite3 "
         "/var/backups/chatrelay.sqlite3",
     )
     message_logs.add_option(command)
-    command.add_argument("destination", metavar="DESTINATION", help="the file to make; its mode is 0600")
+    command.add_argument("destination", metavar="DESTINATION", help="the file to write; its mode is 0600")
     command.add_argument("--yes", action="store_true", help="replace DESTINATION if it exists, without asking")
     command.add_argument("--json", action="store_true", help="print the result as a JSON object")
     command.set_defaults(run=run)

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
     """Parse the command line.
 
-    :returns: None where there is no command. Then the help was printed.
-    :raises SystemExit: where help was asked for, or the command line is not valid.
+    :returns: None if there is no command. Then the help was printed.
+    :raises SystemExit: if help was asked for, or the command line is not valid.
     """
     parser = _parser()
     try:
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors have a suggestion, where there is one."""
+    """A parser whose errors have a suggestion, if there is one."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error, and end."""

@@ -21,7 +21,7 @@ from chatrelay.model import LogUnavailable
 VARIABLE = "CHATRELAY_MESSAGE_LOG"
 
 DEFAULT = "sqlite:chatrelay.sqlite3"
-"""The message log where neither the command line nor the environment names one."""
+"""The message log if neither the command line nor the environment names one."""
 
 
 def add_option(command: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def url_of(url: str | None, verb: str) -> str:
 
     :param url: from the command line; None for the one in the environment, or else the default.
     :param verb: the participle of what the command does with it, such as "read".
-    :raises BadMessageLogURL: where it is not in a file. The text names the place where it was set.
+    :raises BadMessageLogURL: if it is not in a file. The text names the place where it was set.
     """
     place = VARIABLE if url is None else "--message-log"
     chosen = os.environ.get(VARIABLE, DEFAULT) if url is None else url
@@ -88,7 +88,7 @@ def as_json(contents: Contents) -> dict[str, object]:
 
 def described(contents: Contents) -> str:
     """Return the summary of a message log in words."""
-    last = "" if contents.last_received_at is None else f", the last one of {rfc3339(contents.last_received_at)}"
+    last = "" if contents.last_received_at is None else f", the last one at {rfc3339(contents.last_received_at)}"
     mib = contents.size / 1024**2
     size = f"{mib:,.1f} MiB" if mib >= 1 else f"{mib * 1024:,.0f} KiB"
     return f"{contents.messages:,} message{'s' if contents.messages != 1 else ''} ({size}){last}"

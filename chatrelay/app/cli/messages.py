@@ -22,7 +22,7 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "messages",
         help="print the message log as JSON Lines, oldest first",
-        description="Print the message log as JSON Lines, oldest first, while the relay runs or not.",
+        description="Print the message log as JSON Lines, oldest first, whether the relay runs or not.",
     )
     message_logs.add_option(command)
     command.set_defaults(run=run)

@@ -69,7 +69,7 @@ def signals_raise() -> Iterator[Callable[[], None]]:
 class Progress:
     """The progress of a command: one line on a terminal, nothing elsewhere.
 
-    :param monotonic: seconds that only go forward.
+    :param monotonic: a monotonic clock, in seconds.
     """
 
     MIN_SECONDS = 0.1
@@ -103,14 +103,14 @@ class Progress:
 
 
 def can_ask() -> bool:
-    """Whether there is a person to ask."""
+    """Return whether there is a person to ask."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask(question: str) -> None:
     """Ask a person.
 
-    :raises Refused: where the answer is not yes.
+    :raises Refused: if the answer is not yes.
     """
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     # A signal just before a read would not interrupt the read, so wait in short steps.
@@ -121,7 +121,7 @@ def ask(question: str) -> None:
 
 
 def show(line: str) -> None:
-    """Print a result. Where standard output is closed, print nothing, because the command has succeeded."""
+    """Print a result. If standard output is closed, print nothing, because the command has succeeded."""
     if sys.stdout is not None:
         with output.checked():
             print(line.encode("utf-8", "backslashreplace").decode())

@@ -26,7 +26,7 @@ def test_no_command_prints_the_help_and_exits_with_2(capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert said.out == ""  # standard output is for data
     assert "print the message log as JSON Lines" in said.err
-    assert "copy the message log to a file, while the relay runs or not" in said.err
+    assert "copy the message log to a file, whether the relay runs or not" in said.err
     assert "replace the message log with a backup" in " ".join(said.err.split())
     assert "twistd -n chatrelay --help" in " ".join(said.err.split())
     assert "error" not in said.err
@@ -148,7 +148,7 @@ def test_result_is_printed_as_one_line_or_one_json_object(tmp_path: Path, capsys
     url = f"sqlite:{log}"
     assert main(["backup", "--message-log", url, str(backup)]) == 0
     size = backup.stat().st_size
-    last = "the last one of 2023-11-14T22:13:20.500000Z"
+    last = "the last one at 2023-11-14T22:13:20.500000Z"
     said = capsys.readouterr()
     assert (said.out, said.err) == (f"backed up 1 message ({size // 1024} KiB), {last}, to {backup}\n", "")
     assert main(["restore", "--yes", "--json", "--message-log", url, str(backup)]) == 0

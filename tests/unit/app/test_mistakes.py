@@ -450,7 +450,7 @@ def test_socket_of_another_user_is_reported_with_its_owner(tmp_path: Path, monke
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     said = open_error(f"unix:{path}", CannotListenError(None, str(path), "Permission denied"))
     assert f" may not read {path}, which belongs to " in said
-    assert said.endswith(": choose another path, or remove it where nobody listens there")
+    assert said.endswith(": choose another path, or remove it if nobody listens there")
 
 
 # Message logs ----------------------------------------------------------------------
