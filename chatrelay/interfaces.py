@@ -187,7 +187,7 @@ class CommitUnknown(LogUnavailable):
 
     :ivar outcome: fires when the log can be read again: with True if the batch is in it, as a whole, and False if it is
         not and never will be. If it is, the messages have their places, those with a unique id stand, and the others
-        are marked as undelivered. It never fails, but may take for ever.
+        are marked as undelivered. It fires before any later batch is committed. It never fails, but may take for ever.
     """
 
     def __init__(self, text: str, outcome: Deferred[bool]) -> None:
@@ -223,7 +223,7 @@ class InboxLog(MessageLog, Protocol):
         """
 
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
-        """Keep marks. A mark that is not greater than the one that is kept changes nothing.
+        """Keep marks. A mark that is not greater than the one that is kept changes nothing. Any is greater than none.
 
         :returns: a Deferred that fires when they are committed, or fails with `LogUnavailable`; then they are not kept.
         """
@@ -243,7 +243,7 @@ class InboxReader(Protocol):
         :param after: the place before the first one that is read.
         :param through: the last place that may be read.
         :param limit: the most entries.
-        :param size: bytes of content after which no further entry follows; at least one entry is read.
+        :param size: the most bytes of content, encoded as UTF-8. The first entry is read even if it has more.
         """
 
     def history(
@@ -255,7 +255,7 @@ class InboxReader(Protocol):
         :param after: read messages at places after this one, oldest first; not together with `before`.
         :param through: the last place that may be read.
         :param limit: the most messages.
-        :param size: bytes of content after which no further message follows; at least one is read, if there is one.
+        :param size: the most bytes of content, encoded as UTF-8. The first message is read even if it has more.
         """
 
     def conversations(self, user: str, *, before: int | None, through: int, limit: int, size: int) -> Deferred[Page]:
