@@ -1,37 +1,75 @@
 """The message logs that end with the process: one keeps messages in memory, the other keeps nothing.
 
-`MemoryMessageLog` grows with every message, so it is for tests and trials. Neither opens a file.
+`MemoryMessageLog` grows with every message, so it is for tests and trials. It is written to be read: other logs are
+compared with it. Neither opens a file.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator, Sequence
+import secrets
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from chatrelay.model import LoggedMessage, Message, user_key
+from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKind, Message, Page, user_key
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. Times are read as integers, which are exact."""
 
+_T = TypeVar("_T")
+
 
 @attrs.define
 class MemoryRow:
-    """A message with its number, its places and whether it was delivered."""
+    """A message with its number, its places and whether it was delivered.
+
+    :ivar from_user: the key of the sender.
+    :ivar to_user: the key of the recipient.
+    """
 
     number: int
     message: Message
+    from_user: str
+    to_user: str
     from_place: int
     to_place: int
     delivered: bool = True
 
+    def place(self, user: str) -> int:
+        """Return the place of the message in the inbox of its sender or recipient."""
+        return self.from_place if user == self.from_user else self.to_place
+
+    def peer(self, user: str) -> str:
+        """Return the other user of the conversation."""
+        return self.to_user if user == self.from_user else self.from_user
+
+    def logged(self) -> LoggedMessage:
+        """Return the message as it is read from a log."""
+        message = self.message
+        return LoggedMessage(
+            self.number,
+            self.from_user,
+            self.to_user,
+            message.time_stamp,
+            message.content,
+            int(message.received_at * MICROSECONDS),
+            self.delivered,
+            self.from_place,
+            self.to_place,
+            str(message.client_id) if message.has_unique_id else None,
+        )
+
 
 class MemoryMessageLog:
-    """Keeps messages in a list, and reads them.
+    """Keeps messages in a list, and reads them: `chatrelay.interfaces.InboxLog` and `MessageReader`.
 
     :ivar rows: the kept messages, oldest first.
+    :ivar inboxes: by user, the messages that the user sent and received. The first one is at place 1.
+    :ivar marks: the kept marks: (user, kind, peer) -> value.
+    :ivar epoch: a random name, because the messages end with the process.
+    :ivar reader: reads this log by user.
     :ivar is_open: always True.
     :ivar is_alive: always True.
     """
@@ -41,23 +79,32 @@ class MemoryMessageLog:
 
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []
-        self._inbox: Counter[str] = Counter()
+        self.inboxes: dict[str, list[MemoryRow]] = {}
+        self.marks: dict[tuple[str, MarkKind, str], int] = {}
+        self.epoch = secrets.token_urlsafe(9)
+        self.reader = MemoryInboxReader(self)
 
     def start(self) -> None:
         """Do nothing: there is no file to open."""
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
         """Keep a batch; return the numbers of its messages."""
-        numbers = []
-        for message in messages:
-            number = len(self.rows) + 1
-            numbers.append(number)
-            to_user = user_key(message.to_uid)
-            from_user = user_key(message.from_uid)
-            for user in {from_user, to_user}:
-                self._inbox[user] += 1
-            self.rows.append(MemoryRow(number, message, self._inbox[from_user], self._inbox[to_user]))
-        return succeed(numbers)
+        return succeed([self._keep(message) for message in messages])
+
+    def _keep(self, message: Message) -> int:
+        from_user = user_key(message.from_uid)
+        to_user = user_key(message.to_uid)
+        inbox = self.inboxes.setdefault(to_user, [])
+        to_place = from_place = len(inbox) + 1
+        if from_user != to_user:
+            from_place = len(self.inboxes.setdefault(from_user, [])) + 1
+        row = MemoryRow(len(self.rows) + 1, message, from_user, to_user, from_place, to_place)
+        self.rows.append(row)
+        inbox.append(row)
+        if from_user != to_user:
+            self.inboxes[from_user].append(row)
+        message.from_place, message.to_place = from_place, to_place
+        return row.number
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Mark messages as delivered to nobody."""
@@ -68,20 +115,152 @@ class MemoryMessageLog:
     def messages(self) -> Generator[LoggedMessage, None, None]:
         """Yield every message, oldest first."""
         for row in self.rows:
-            message = row.message
-            yield LoggedMessage(
-                row.number,
-                user_key(message.from_uid),
-                user_key(message.to_uid),
-                message.time_stamp,
-                message.content,
-                int(message.received_at * MICROSECONDS),
-                row.delivered,
+            yield row.logged()
+
+    def inbox(self, user: str) -> Deferred[InboxState]:
+        """Look up a user's inbox."""
+
+        def mark(kind: MarkKind) -> int | None:
+            return self.marks.get((user, kind, ""))
+
+        return succeed(
+            InboxState(
+                first=1,
+                last=len(self.inboxes.get(user, ())),
+                received=mark(MarkKind.RECEIVED) or 0,
+                left_at=mark(MarkKind.LEFT_AT),
+                last_seen=mark(MarkKind.LAST_SEEN),
             )
+        )
+
+    def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
+        """Keep the marks that are greater than those that are kept."""
+        for user, kind, peer, value in marks:
+            key = (user, kind, peer)
+            self.marks[key] = max(value, self.marks.get(key, value))
+        return succeed(None)
 
     def stop(self) -> Deferred[None]:
         """Do nothing: there is no file to close."""
         return succeed(None)
+
+
+class MemoryInboxReader:
+    """Reads a `MemoryMessageLog` by user, and answers at once: `chatrelay.interfaces.InboxReader`.
+
+    Each method searches a whole inbox.
+    """
+
+    def __init__(self, log: MemoryMessageLog) -> None:
+        self._log = log
+
+    def _answer(self, read: Callable[[], _T]) -> Deferred[_T]:
+        """Return a Deferred with the result of a read. A test double overrides this."""
+        return succeed(read())
+
+    def _standing(self, user: str) -> list[MemoryRow]:
+        """Return the messages that stand in a user's inbox, oldest first."""
+        return [row for row in self._log.inboxes.get(user, ()) if row.delivered]
+
+    def _sent(self, sender: str, recipient: str) -> list[MemoryRow]:
+        """Return the messages that stand from one user to another, oldest first."""
+        return [row for row in self._standing(sender) if (row.from_user, row.to_user) == (sender, recipient)]
+
+    def entries(self, user: str, after: int, through: int, limit: int, size: int) -> Deferred[Page]:
+        """Read the entries of consecutive places, oldest first, void ones included."""
+
+        def read() -> Page:
+            rows = self._log.inboxes.get(user, [])[after:through]
+            return _page(
+                (InboxEntry(row.place(user), row.logged() if row.delivered else None) for row in rows), limit, size
+            )
+
+        return self._answer(read)
+
+    def history(
+        self, user: str, peer: str, *, before: int | None, after: int | None, through: int, limit: int, size: int
+    ) -> Deferred[Page]:
+        """Read the messages that stand between two users, as `user` sees them."""
+
+        def read() -> Page:
+            rows = [row for row in self._standing(user) if row.peer(user) == peer and row.place(user) <= through]
+            if after is not None:
+                rows = [row for row in rows if row.place(user) > after]
+            else:
+                rows = [row for row in reversed(rows) if before is None or row.place(user) < before]
+            return _page(_entries(rows, user), limit, size)
+
+        return self._answer(read)
+
+    def conversations(self, user: str, *, before: int | None, through: int, limit: int, size: int) -> Deferred[Page]:
+        """Read the last message that stands of each conversation of a user, newest first."""
+
+        def read() -> Page:
+            last: dict[str, MemoryRow] = {}
+            for row in reversed(self._standing(user)):
+                if row.place(user) <= through:
+                    last.setdefault(row.peer(user), row)
+            rows = [row for row in last.values() if before is None or row.place(user) < before]
+            return _page(_entries(rows, user), limit, size)
+
+        return self._answer(read)
+
+    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
+        """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`."""
+        return self._answer(
+            lambda: min(limit, sum(after < row.to_place <= through for row in self._sent(peer, user))),
+        )
+
+    def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
+        """Find a message by its sender and its unique id."""
+
+        def read() -> LoggedMessage | None:
+            for row in self._standing(sender):
+                found = row.logged()
+                if (found.from_uid, found.unique_id) == (sender, unique_id) and found.received_at >= since:
+                    return found
+            return None
+
+        return self._answer(read)
+
+    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
+        """Return whether a message from `sender` to `recipient` stands."""
+        return self._answer(lambda: bool(self._sent(sender, recipient)))
+
+    def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
+        """Translate a place of the recipient's into one of the sender's."""
+        return self._answer(
+            lambda: max((row.from_place for row in self._sent(sender, recipient) if row.to_place <= through), default=0)
+        )
+
+    def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
+        """Read the marks of kind `MarkKind.READ` of a user, for some peers."""
+
+        def read() -> Mapping[str, int]:
+            marks = self._log.marks
+            return {peer: marks[user, MarkKind.READ, peer] for peer in peers if (user, MarkKind.READ, peer) in marks}
+
+        return self._answer(read)
+
+
+def _entries(rows: Iterable[MemoryRow], user: str) -> Iterable[InboxEntry]:
+    return (InboxEntry(row.place(user), row.logged()) for row in rows)
+
+
+def _page(entries: Iterable[InboxEntry], limit: int, size: int) -> Page:
+    """Return the first entries as a page.
+
+    :param limit: the most entries.
+    :param size: the most bytes of content; the first entry may have more.
+    """
+    page: list[InboxEntry] = []
+    total = 0
+    for entry in entries:
+        total += len(entry.message.content.encode()) if entry.message else 0
+        if len(page) == limit or (page and total > size):
+            return Page(page, more=True)
+        page.append(entry)
+    return Page(page, more=False)
 
 
 class NoMessageLog:

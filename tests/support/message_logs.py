@@ -12,10 +12,18 @@ from chatrelay.testing import HeldMessageLog
 
 
 def message(
-    content: str = "hej", from_uid: str | int = 1, to_uid: str | int = 2, time_stamp: str | int = "23"
+    content: str = "hej",
+    from_uid: str | int = 1,
+    to_uid: str | int = 2,
+    time_stamp: str | int = "23",
+    unique_id: str | None = None,
+    received_at: float = 1_700_000_000.123456,
 ) -> Message:
-    """Build a message that was received at a certain moment."""
-    return Message(from_uid, to_uid, "id", time_stamp, content, 1_700_000_000.123456)
+    """Build a message that was received at a certain moment.
+
+    :param unique_id: of a sender who speaks v2; None for one who speaks v1.
+    """
+    return Message(from_uid, to_uid, unique_id or "id", time_stamp, content, received_at, unique_id is not None)
 
 
 class SteppedMessageLog(HeldMessageLog):
@@ -34,17 +42,19 @@ class SteppedMessageLog(HeldMessageLog):
         """Keep a batch pending."""
         return fail(LogUnavailable("closed")) if self.is_closed else super().append(messages)
 
+    def commit(self) -> None:
+        """Commit the oldest batch. A log does that only after it has looked for the rows of a doubtful one."""
+        self._settle_all()
+        super().commit()
+
     def commit_and_forget(self) -> None:
         """Commit the oldest batch and report a failure: the rows are found later, and marked (the promise's C5)."""
-        messages, committed = self.batches.pop(0)
-        numbers: Sequence[int] = []
-        MemoryMessageLog.append(self, messages).addCallback(lambda found: numbers.extend(found))  # type: ignore[attr-defined]
-        self._to_mark.extend(numbers)
-        committed.errback(LogUnavailable("the disk failed at the sync"))
+        self.commit_unknown()
 
     def break_down(self) -> None:
         """Fail with an exception that a log must not raise."""
-        self.batches.pop(0)[1].errback(ZeroDivisionError("a defect of the log's"))
+        self._take_batch()[1].errback(ZeroDivisionError("a defect of the log's"))
+        self._batch_done()
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Keep marks pending."""
@@ -64,7 +74,8 @@ class SteppedMessageLog(HeldMessageLog):
         marked.errback(LogUnavailable("the disk is full"))
 
     def recover(self) -> None:
-        """Reopen, and write the marks that were left."""
+        """Reopen, find the rows of doubtful batches, and write the marks that were left."""
+        self._settle_all()
         MemoryMessageLog.mark_undelivered(self, self._to_mark)
         self._to_mark = []
 
@@ -77,3 +88,7 @@ class SteppedMessageLog(HeldMessageLog):
             self.mark()
         self.recover()
         return super().stop()
+
+    def _settle_all(self) -> None:
+        while self.doubtful:
+            self.settle(True)

@@ -35,7 +35,7 @@ PUBLIC = {
     "build",
 }
 
-STAND_INS = {"HeldAuthenticator", "HeldMessageLog", "KnownSessions", "RecordedConnection"}
+STAND_INS = {"HeldAuthenticator", "HeldInboxReader", "HeldMessageLog", "KnownSessions", "RecordedConnection"}
 """The names that `chatrelay.testing` has for the tests of embedding programs."""
 
 

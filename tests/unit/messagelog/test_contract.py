@@ -9,12 +9,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from chatrelay.interfaces import MessageLog, MessageReader
+from chatrelay.interfaces import CommitUnknown, InboxLog, MessageLog, MessageReader
 from chatrelay.messagelog import BadMessageLogURL, message_log, message_reader
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
 from chatrelay.messagelog.sqlite import SqliteMessageLog
-from chatrelay.model import LoggedMessage, LogUnavailable
+from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable
 from chatrelay.testing import HeldMessageLog
+from tests.support.inbox_log_contract import InboxLogContract
 from tests.support.message_logs import SteppedMessageLog, message
 
 
@@ -85,9 +86,9 @@ class MessageReaderContract(MessageLogContract):
         self.assertEqual(
             list(self.reader_of(log).messages()),
             [
-                LoggedMessage(1, "7", "x", 5, "a", 1_700_000_000_123_456, True),
-                LoggedMessage(2, "1", "2", "5", "b", 1_700_000_000_123_456, False),
-                LoggedMessage(3, "1", "2", "23", "c", 1_700_000_000_123_456, True),
+                LoggedMessage(1, "7", "x", 5, "a", 1_700_000_000_123_456, True, 1, 1),
+                LoggedMessage(2, "1", "2", "5", "b", 1_700_000_000_123_456, False, 1, 1),
+                LoggedMessage(3, "1", "2", "23", "c", 1_700_000_000_123_456, True, 2, 2),
             ],
         )
         await log.stop()
@@ -110,7 +111,7 @@ class MessageReaderContract(MessageLogContract):
         await log.stop()
 
 
-class MemoryLog(MessageReaderContract, TestCase):
+class MemoryLog(MessageReaderContract, InboxLogContract, TestCase):
     """``memory:``"""
 
     def make(self) -> MemoryMessageLog:
@@ -119,13 +120,6 @@ class MemoryLog(MessageReaderContract, TestCase):
     def reader_of(self, log: MemoryMessageLog) -> MessageReader:
         return log
 
-    async def test_places_in_an_inbox_have_no_gaps(self) -> None:
-        log = self.make()
-        await log.append([message(), message(from_uid="2", to_uid=1), message(to_uid=1), message(to_uid=3)])
-        self.assertEqual([(row.from_place, row.to_place) for row in log.rows], [(1, 1), (2, 2), (3, 3), (4, 1)])
-        await log.mark_undelivered([2])
-        self.assertEqual([row.delivered for row in log.rows], [True, False, True, True])
-
 
 class NoLog(MessageLogContract, TestCase):
     """``none``"""
@@ -133,8 +127,11 @@ class NoLog(MessageLogContract, TestCase):
     def make(self) -> NoMessageLog:
         return NoMessageLog()
 
+    def test_log_without_messages_is_not_an_inbox_log(self) -> None:
+        self.assertEqual(isinstance(self.make(), InboxLog), False)
 
-class HeldLog(MessageLogContract, TestCase):
+
+class HeldLog(MessageLogContract, InboxLogContract, TestCase):
     """The fake of `chatrelay.testing`, with its batches committed at once."""
 
     def make(self) -> HeldMessageLog:
@@ -148,6 +145,74 @@ class HeldLog(MessageLogContract, TestCase):
 
         log.append = append  # type: ignore[method-assign]
         return log
+
+
+class HeldSteps(SynchronousTestCase):
+    """The steps of the fake of `chatrelay.testing`."""
+
+    def setUp(self) -> None:
+        self.log = HeldMessageLog()
+
+    def test_inbox_waits_for_earlier_batches_only(self) -> None:
+        self.log.append([message()])
+        state = self.log.inbox("2")
+        self.log.append([message()])
+        self.assertNoResult(state)
+        self.log.commit()
+        self.assertEqual(self.successResultOf(state).last, 1)
+
+    def test_inbox_that_is_held_is_answered_before_a_later_batch(self) -> None:
+        self.log.holds_inboxes = True
+        states = [self.log.inbox("2"), self.log.inbox("2")]
+        self.log.append([message()])
+        self.assertRaises(AssertionError, self.log.commit)
+        self.log.answer_inbox()
+        self.log.fail_inbox()
+        self.assertEqual(self.successResultOf(states[0]).last, 0)
+        self.failureResultOf(states[1], LogUnavailable)
+        self.log.commit()
+
+    def test_doubtful_batch_keeps_the_log_from_committing_and_from_answering(self) -> None:
+        refused = self.log.append([message()])
+        self.log.commit_unknown()
+        outcome = self.failureResultOf(refused, CommitUnknown).value.outcome
+        self.failureResultOf(self.log.inbox("2"), LogUnavailable)
+        self.assertNoResult(outcome)
+        self.log.append([message("next")])
+        self.assertRaises(AssertionError, self.log.commit)
+
+    def test_settled_batch_stands_where_its_ids_are_unique_and_precedes_later_ones(self) -> None:
+        messages = [message("v1"), message("v2", unique_id="id-id-id-1")]
+        refused, later = self.log.append(messages), self.log.append([message("next")])
+        self.log.commit_unknown()
+        outcome = self.failureResultOf(refused, CommitUnknown).value.outcome
+        self.log.settle(True)
+        self.assertEqual(self.successResultOf(outcome), True)
+        self.assertEqual([(each.from_place, each.to_place) for each in messages], [(1, 1), (2, 2)])
+        self.assertEqual([row.delivered for row in self.log.rows], [False, True])
+        self.log.commit()
+        self.assertEqual(self.successResultOf(later), [3])
+
+    def test_settled_batch_that_is_not_in_the_log_leaves_no_places(self) -> None:
+        refused = self.log.append([message()])
+        self.log.commit_unknown()
+        outcome = self.failureResultOf(refused, CommitUnknown).value.outcome
+        self.log.settle(False)
+        self.assertEqual((self.successResultOf(outcome), self.log.rows), (False, []))
+
+    def test_read_that_is_held_is_answered_with_what_is_in_the_log_then(self) -> None:
+        reader = self.log.reader
+        reader.holds = True
+        reads = [reader.has_written("1", "2"), reader.has_written("1", "2"), reader.has_written("1", "2")]
+        self.log.append([message()])
+        self.log.commit()
+        self.assertNoResult(reads[0])
+        reader.answer()
+        reader.fail(LogBusy("full"))
+        reader.fail()
+        self.assertEqual(self.successResultOf(reads[0]), True)
+        self.failureResultOf(reads[1], LogBusy)
+        self.failureResultOf(reads[2], LogUnavailable)
 
 
 class SteppedLog(MessageLogContract, TestCase):
@@ -181,7 +246,7 @@ class SteppedLog(MessageLogContract, TestCase):
         unmarked = log.mark_undelivered([2])
         log.fail_to_mark()
         self.failureResultOf(unmarked, LogUnavailable)  # type: ignore[no-untyped-call]
-        self.assertEqual([row.delivered for row in log.rows], [True, True])
+        self.assertEqual([row.delivered for row in log.rows], [False, True])
         log.recover()
         self.assertEqual([row.delivered for row in log.rows], [False, False])
 

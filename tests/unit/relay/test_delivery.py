@@ -55,7 +55,7 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.contents(self.bo), ["hej"])
         self.assertEqual(self.outcomes(), [(1, True, None)])
         (row,) = self.log.rows
-        self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000.25))
+        self.assertEqual(row.message, Message(1, 2, 1, 9, "hej", 1_700_000_000.25, from_place=1, to_place=1))
 
     def test_log_that_raises_refuses_only_its_batch(self) -> None:
         whole, self.log.append = self.log.append, {}.__getitem__  # type: ignore[method-assign, assignment]
