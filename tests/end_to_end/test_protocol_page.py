@@ -29,7 +29,7 @@ from tests.support.programs import RelayProcess, Site
 PAGE = (ROOT / "docs" / "protocol.rst").read_text("utf-8")
 
 USERS: dict[str, str | int] = {"aoeuaoeu": "293482", "snthsnth": 234324}
-"""The sessions that the page says its webserver knows."""
+"""The sessions that the session page of the examples knows."""
 
 TOKEN = "ops-token-of-tests"
 
@@ -229,12 +229,12 @@ class Stage:
         self.client(name).close()
         self.actors[name].gone = True
 
-    @event(r"the webserver answers with status (\d+)")
-    def webserver_answers(self, status: str) -> None:
+    @event(r"the session page answers with status (\d+)")
+    def session_page_answers(self, status: str) -> None:
         self.site.answer = lambda request: request.reply(int(status), b"")
 
-    @event(r"the webserver takes (a second|two seconds)")
-    def webserver_is_slow(self, how_long: str) -> None:
+    @event(r"the session page takes (a second|two seconds)")
+    def session_page_is_slow(self, how_long: str) -> None:
         def answer(request: Any) -> None:
             uid = self.site.users[self.site.asked[-1]]
             time.sleep({"a second": 1, "two seconds": 2}[how_long])
@@ -242,8 +242,8 @@ class Stage:
 
         self.site.answer = answer
 
-    @event(r"the webserver works again")
-    def webserver_works(self) -> None:
+    @event(r"the session page works again")
+    def session_page_works(self) -> None:
         self.site.answer = None
 
     @event(r"the message log's file is taken away")
