@@ -211,7 +211,7 @@ class WebserverPage(SynchronousTestCase):
         for said in (
             f"within {config.webserver_timeout:g} seconds of the POST (``--webserver-timeout``)",
             f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
-            f"larger than {(config.webserver_answer_size + webserver.MAX_OVERHEAD_BYTES) // 1024} KiB as it is sent, headers and all",
+            f"larger than {(config.webserver_answer_size + webserver.MAX_OVERHEAD_BYTES) // 1024} KiB as sent, including headers",
             f"At most {config.webserver_checks} requests",
             f"in place of this ``SESSID``: 1 to {MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",
