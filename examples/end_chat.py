@@ -21,7 +21,7 @@ TOKEN_FILE = "/etc/chatrelay/ops-token"
 def end_chat(uid: str | int | UUID) -> None:
     """Close all connections of a user, in every browser.
 
-    If the relay cannot be reached, log the failure and let the logout go on.
+    If the relay cannot be reached, log the failure and let the logout continue.
     """
     connection = HTTPConnection(*OPS, timeout=2)
     try:
@@ -31,12 +31,12 @@ def end_chat(uid: str | int | UUID) -> None:
         answer = connection.getresponse()
         words = answer.read(500).decode("utf-8", "replace")  # why the relay refuses, if it does
     except (OSError, HTTPException) as error:
-        logging.getLogger(__name__).error("the chat of user %s goes on: %s", uid, error)
+        logging.getLogger(__name__).error("could not end the chat of user %s: %s", uid, error)
     except ValueError:  # not logged: its text may quote the token
-        logging.getLogger(__name__).error("the chat of user %s goes on: %s has no token of one line", uid, TOKEN_FILE)
+        logging.getLogger(__name__).error("could not end the chat of user %s: %s has no token of one line", uid, TOKEN_FILE)
     else:
         if answer.status != 200:
-            message = "the chat of user %s goes on: the relay answered %d: %s"
+            message = "could not end the chat of user %s: the relay answered %d: %s"
             logging.getLogger(__name__).error(message, uid, answer.status, words)
     finally:
         connection.close()

@@ -4,7 +4,7 @@
 # Guess:     A server that receives Close 4500 answers with 4500, as RFC 6455, section 5.5.1, calls typical.
 # Behaviour: Autobahn answers 1000 to any code, unless the option echoCloseCodeReason is set. The server's own onClose is
 #            told the right code.
-# Matters:   The client that closed reads the code it is answered with, so both ends log a different reason for one close.
+# Matters:   The client that closed reads the code of the answer, so the two ends log different reasons for one close.
 #            A client that sorts its own closes by code takes each of them for a normal one.
 # Seen:      Autobahn: server told 4500, client told 1000
 #            Autobahn with echoCloseCodeReason: server told 4500, client told 4500

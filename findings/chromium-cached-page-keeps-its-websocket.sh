@@ -2,7 +2,7 @@
 # Chromium: the WebSocket of a page that has been left stays open and answers pings
 #
 # Guess:     Following a link closes the page's WebSocket, or the open WebSocket keeps the page out of the back/forward cache.
-# Behaviour: The page is kept in the cache with its WebSocket. The browser goes on answering the server's pings, but no script of
+# Behaviour: The page is kept in the cache with its WebSocket. The browser keeps answering the server's pings, but no script of
 #            the page runs, so nobody handles what the server sends. When the user comes back, the page continues, and the
 #            WebSocket closes: the server sees 1001, the page 1006.
 # Matters:   The server believes that the user is there and reads. Messages that it reports as delivered are lost. Close the

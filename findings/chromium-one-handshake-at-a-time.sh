@@ -1,7 +1,7 @@
 #!/bin/bash
 # Chromium: a WebSocket handshake that waits holds back those of all other tabs
 #
-# Guess:     Each tab's WebSocket connects by itself. A server that is slow to answer one handshake delays that one.
+# Guess:     Each tab's WebSocket connects independently. A server that is slow to answer one handshake delays that one.
 # Behaviour: Chromium sends the handshake of a second WebSocket to the same address only when the first has been answered,
 #            also from another tab of the profile (RFC 6455, section 4.1, allows one connection in the CONNECTING state).
 #            fetch() to the same address goes out at once.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# import-linter: a module in a folder without __init__.py may import what it likes
+# import-linter: a module in a folder without __init__.py may import anything
 #
 # Guess:     A contract holds for every module that Python can import under the root package.
 # Behaviour: import-linter looks for modules only in folders that have an __init__.py. Python imports from a folder without one, too

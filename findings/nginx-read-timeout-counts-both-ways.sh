@@ -3,9 +3,9 @@
 #
 # Guess:     proxy_read_timeout, set between two successive reads from the proxied server, ends a WebSocket whose server is
 #            silent for that long.
-# Behaviour: Bytes of either side start the time-out again. A server that answers nothing is not noticed while its client
-#            goes on sending.
-# Matters:   The time-out is no check that the server behind the proxy still works. Client and server need pings of their
+# Behaviour: Bytes from either side restart the time-out. A server that answers nothing is not noticed while its client
+#            keeps sending.
+# Matters:   The time-out does not check that the server behind the proxy still works. Client and server need pings of their
 #            own, and a client must look for the answer.
 # Seen:      both silent: ended by nginx
 #            the client sends, the server is silent for 4 time-outs: open

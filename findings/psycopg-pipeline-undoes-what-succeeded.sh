@@ -1,9 +1,9 @@
 #!/bin/bash
 # psycopg: with autocommit, a failing statement in a pipeline undoes the ones before it
 #
-# Guess:     With autocommit=True each statement is committed by itself. A pipeline saves round trips and changes nothing else.
+# Guess:     With autocommit=True each statement is committed on its own. A pipeline saves round trips and changes nothing else.
 # Behaviour: PostgreSQL runs everything up to the next Sync as one transaction, and a pipeline sends a Sync at its end. If the
-#            third INSERT fails, the first two are undone, too. executemany() uses a pipeline, so the same holds for it.
+#            third INSERT fails, the first two are undone, too. executemany() uses a pipeline, so the same applies to it.
 # Matters:   A queue worker or an importer that counts on "what succeeded stays" loses rows that it believes to be there. Call
 #            pipeline.sync() after each statement that is to stay, or rely on all or nothing.
 # Seen:      execute(), three INSERTs, the third fails: UniqueViolation, rows 1 2

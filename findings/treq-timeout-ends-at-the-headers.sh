@@ -1,5 +1,5 @@
 #!/bin/bash
-# treq: timeout= ends when the headers have arrived, and the body may take for ever
+# treq: timeout= ends when the headers have arrived, and the body may take forever
 #
 # Guess:     treq.get(url, timeout=1) bounds the request, its body included, or at least each wait for more data.
 # Behaviour: The time-out ends with the response's headers. content(), text() and json() then wait without a limit for a server

@@ -48,7 +48,7 @@ function asCookie(req, res, next) {
   next();
 }
 
-/** End the chat of a user who has logged out, in every browser. If that fails, log it and let the logout go on. */
+/** End the chat of a user who has logged out, in every browser. If that fails, log it and let the logout continue. */
 export async function endChat(uID) {
   try {
     const answer = await fetch(`${OPS}/v1/revoke`, {
@@ -59,6 +59,6 @@ export async function endChat(uID) {
     });
     if (!answer.ok) throw new Error(`the relay answered ${answer.status}: ${await answer.text()}`);
   } catch (error) {
-    console.error(`the chat of user ${uID} goes on:`, error);
+    console.error(`could not end the chat of user ${uID}:`, error);
   }
 }

@@ -7,12 +7,12 @@
  */
 declare(strict_types=1);
 
-/** Close all connections of a user, in every browser. If that fails, log it to PHP's error log and let the logout go on. */
+/** Close all connections of a user, in every browser. If that fails, log it to PHP's error log and let the logout continue. */
 function end_chat(string|int $uID): void
 {
     $ops = (string) getenv('CHATRELAY_OPS');
     if ($ops === '') {
-        return; // the relay finds out when it asks again
+        return; // the relay finds out at the next re-check
     }
     $token = trim((string) @file_get_contents((string) getenv('CHATRELAY_OPS_TOKEN_FILE')));
     $answer = @file_get_contents("$ops/v1/revoke", false, stream_context_create(['http' => [
@@ -24,8 +24,8 @@ function end_chat(string|int $uID): void
         'ignore_errors' => true, // read the response of a relay that refuses, too: it says why
     ]]));
     if ($answer === false) {
-        error_log("the chat of user $uID goes on: " . (error_get_last()['message'] ?? 'no answer'));
+        error_log("could not end the chat of user $uID: " . (error_get_last()['message'] ?? 'no answer'));
     } elseif (!str_contains($http_response_header[0], ' 200 ')) {
-        error_log("the chat of user $uID goes on: $http_response_header[0]: $answer");
+        error_log("could not end the chat of user $uID: $http_response_header[0]: $answer");
     }
 }

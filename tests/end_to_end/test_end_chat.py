@@ -39,12 +39,12 @@ def test_refused_revocation_is_reported_with_its_reason(
     with caplog.at_level(logging.ERROR):
         end_chat.end_chat(1)
     (said,) = caplog.messages
-    assert "the chat of user 1 goes on: the relay answered 40" in said
+    assert "could not end the chat of user 1: the relay answered 40" in said
     assert words in said and "ops-token-file" in said
 
     if (php := shutil.which("php")) is None:
         pytest.skip("php is missing (on Debian: apt install php-cli)")
     environment = {"CHATRELAY_OPS": f"http://127.0.0.1:{port}", "CHATRELAY_OPS_TOKEN_FILE": str(tmp_path / "other")}
     done = subprocess.run([php, "-r", PHP], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert "the chat of user 1 goes on: HTTP/1.1 40" in done.stderr
+    assert "could not end the chat of user 1: HTTP/1.1 40" in done.stderr
     assert words in done.stderr and "ops-token-file" in done.stderr

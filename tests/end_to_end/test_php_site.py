@@ -264,7 +264,7 @@ def test_logout_succeeds_and_is_logged_where_the_chat_cannot_be_ended(
     browser.log_out()
     assert "<title>Log in</title>" in browser.get("index.php")
     until = time.monotonic() + PATIENCE
-    while not any("the chat of user 1 goes on" in line for line in php.output):
+    while not any("could not end the chat of user 1" in line for line in php.output):
         assert time.monotonic() < until
         time.sleep(0.01)
 

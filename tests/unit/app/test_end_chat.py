@@ -65,5 +65,5 @@ def test_token_that_cannot_be_sent_is_logged_and_raises_nothing(
         end_chat.end_chat(7)
     assert asked == []
     (line,) = caplog.messages
-    assert line.startswith("the chat of user 7 goes on")
+    assert line.startswith("could not end the chat of user 7")
     assert "xxxx" not in line
