@@ -33,7 +33,7 @@ def end_chat(uid: str | int | UUID) -> None:
     except (OSError, HTTPException) as error:
         logging.getLogger(__name__).error("could not end the chat of user %s: %s", uid, error)
     except ValueError:  # not logged: its text may quote the token
-        logging.getLogger(__name__).error("could not end the chat of user %s: %s has no token of one line", uid, TOKEN_FILE)
+        logging.getLogger(__name__).error("could not end the chat of user %s: no valid token in %s", uid, TOKEN_FILE)
     else:
         if answer.status != 200:
             message = "could not end the chat of user %s: the relay answered %d: %s"
