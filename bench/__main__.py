@@ -1,7 +1,7 @@
 """The command line of the benchmark: `python -m bench`, or `make bench` and `make bench-quick`.
 
-Progress goes to standard error, and the tables to standard output. On request the results also go to a JSON file and to
-a folder that the documentation includes.
+Progress goes to standard error, and the tables to standard output. With ``--json`` and ``--rst``, the results also go
+to a JSON file and to a folder that the documentation includes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def chosen(arguments: argparse.Namespace) -> list[Scenario]:
 
 
 def options() -> argparse.ArgumentParser:
-    """Parse the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Compare chatrelay with other servers.")
     parser.add_argument("--quick", action="store_true", help="two scenarios, few peers, two rounds")
     parser.add_argument(
@@ -65,7 +65,7 @@ def main(command_line: list[str]) -> int:
     command = shlex.join(["python", "-m", "bench", *command_line])
     scenarios = chosen(arguments)
     if not scenarios:
-        options().error("no scenario has these servers")
+        options().error("no chosen scenario has one of the chosen servers")
     rounds = arguments.rounds or (2 if arguments.quick else 5)
     began = time.monotonic()
 
@@ -81,7 +81,7 @@ def main(command_line: list[str]) -> int:
     descriptors = measure.allow_descriptors()
     with measure.bench() as bench:
         if bench.server_core == bench.load_core:
-            tell("only one core: server and load share it, and these figures compare with no others")
+            tell("only one core: server and load generator share it, so these figures can't be compared with others")
         machine["one fdatasync"] = proc.describe_sync(proc.sync_seconds(bench.folder))
         for line in machine.items():
             tell(": ".join(line))
@@ -91,7 +91,7 @@ def main(command_line: list[str]) -> int:
                 count for count in scenario.connections if count + measure.DESCRIPTORS_TO_SPARE <= descriptors
             )
             if possible != scenario.connections:
-                tell(f"SKIPPED: connections past {descriptors} open files: raise 'ulimit -n'")
+                tell(f"SKIPPED: more connections than {descriptors} open files allow: raise 'ulimit -n'")
             scenario = replace(scenario, connections=possible)
             servers = measure.ready(scenario.servers, tell, missing)
             found, failed = measure.rounds_of(bench, scenario, servers, rounds, tell)

@@ -25,7 +25,7 @@ These steps are counted, each in a relay that has done the same before:
   session page is asked by a real HTTP request, on a connection that is kept. With `KnownSessions` of chatrelay.testing
   in its place, the verdict comes at once.
 
-Calls just after the last byte count, too: a step is over when there was no call for `QUIET_SECONDS`. The relay's
+Calls immediately after the last byte count, too: a step ends when there was no call for `QUIET_SECONDS`. The relay's
 periodic work may fall into a step. So each step runs several times, and the most frequent numbers are printed.
 """
 
@@ -325,7 +325,7 @@ def main(command_line: list[str]) -> int:
     arguments = parser.parse_args(command_line)
     chosen = arguments.what or list(COUNTS)
     if not set(COUNTS) >= set(chosen):
-        parser.error("there are: " + ", ".join(COUNTS))
+        parser.error("choose from " + ", ".join(COUNTS))
     if arguments.lines:
         print(table_of_lines(lines_of(arguments.tree.resolve() / "chatrelay")))
         return 0

@@ -4,7 +4,7 @@
     python -m bench.instructions message     or login
     python -m bench.instructions --tree DIR  another checkout of chatrelay, with the load of this one
 
-The relay runs under Valgrind's callgrind with as few options as possible: message log off, rates that are not reached.
+The relay runs under Valgrind's callgrind with few options: the message log is off, and the rate limits are not reached.
 The clients are plain sockets in this process, and the site is a thread of it. Messages are sent in lockstep: each of 64
 connections sends eight to its partner, and the next eight after all answers and deliveries have arrived. The relay is
 stopped (SIGSTOP) while they send, so that it always finds all messages at once. Two runs that differ only in the number
@@ -62,9 +62,9 @@ def frame(value: object) -> bytes:
 
 
 def received(connection: socket.socket, size: int) -> bytes:
-    """Read so many bytes.
+    """Read exactly `size` bytes.
 
-    :raises ConnectionError: where the connection ends before.
+    :raises ConnectionError: if the connection ends earlier.
     """
     data = b""
     while len(data) < size:
@@ -131,7 +131,7 @@ def opened(port: int) -> socket.socket:
 def log_in(connection: socket.socket, uid: str) -> None:
     """Log in on an open connection.
 
-    :raises ConnectionError: where the relay refuses the login.
+    :raises ConnectionError: if the relay refuses the login.
     """
     connection.sendall(frame({"type": "auth-request", "SESSID": uid}))
     yes = b'{"type":"auth-response","response":true}'
@@ -149,7 +149,7 @@ def logged_in(port: int, uid: str) -> socket.socket:
 
 @contextmanager
 def stopped(relay: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Stop the relay while the block runs."""
+    """Suspend the relay during the block."""
     relay.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -234,7 +234,7 @@ def main(command_line: list[str]) -> int:
     per_round = CONNECTIONS * IN_FLIGHT
     chosen = arguments.what or ["message", "login"]
     if not {"message", "login"} >= set(chosen):
-        parser.error("there are: message, login")
+        parser.error("choose message, login or both")
     loads: dict[str, tuple[Load, tuple[int, int], int]] = {
         "message": (messages, ROUNDS, per_round),
         "login": (logins, LOGINS, 1),

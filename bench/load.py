@@ -34,7 +34,7 @@ PATIENCE = 15.0
 """The seconds after which a missing answer or delivery counts as lost."""
 
 QUANTILES = 1000
-"""The number of parts into which the reported latencies are cut."""
+"""The number of parts into which the reported latencies are divided."""
 
 MASK = b"\x37\xfa\x21\x3d"
 
@@ -44,8 +44,8 @@ class Plan:
     """The plan of the load generator.
 
     :ivar kind: ``closed`` keeps `in_flight` messages of every connection pending; ``open`` always sends `rate`
-        messages a second; ``idle`` only connects and logs in; ``login`` connects, logs in and disconnects again and
-        again, `in_flight` at once.
+        messages a second; ``idle`` only connects and logs in; ``login`` connects, logs in and disconnects
+        repeatedly, `in_flight` at once.
     :ivar pid: the server's process. Its descendants count, too.
     :ivar dialect: ``v1`` or ``mqtt``.
     :ivar warm_up: seconds of load before the measurement.
@@ -327,17 +327,17 @@ class Member(WSListener):
                 "message": {"timeStamp": str(number), "fromuID": self.to_uid, "touID": self.uid, "content": content},
             } if content == CONTENT:
                 return "delivery", number
-        raise Trouble("not what should have come")
+        raise Trouble("an unexpected frame")
 
     # One at a time ------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """picows: the handshake is complete."""
+        """Log in: the handshake is complete. picows calls this."""
         self.transport = transport
         self.log_in()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """picows: a frame was received."""
+        """Count a received frame. picows calls this."""
         payload = frame.get_payload_as_bytes()
         load = self.load
         try:
@@ -355,7 +355,7 @@ class Member(WSListener):
             load.fail(f"{self.uid} got {payload!r}: {error!r}")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """picows: the connection is closed."""
+        """Report a connection that the server closed. picows calls this."""
         if not self._leaving:
             self.load.fail(f"the server closed the connection of {self.uid}")
 
@@ -405,11 +405,11 @@ class Busy(asyncio.BufferedProtocol):
         self._write(b"".join(self._requests))
 
     def get_buffer(self, size_hint: int) -> memoryview:
-        """asyncio: return the buffer for the next read."""
+        """Return the buffer for the next read. asyncio calls this."""
         return READ_INTO
 
     def buffer_updated(self, size: int) -> None:
-        """asyncio: bytes were read."""
+        """Count the frames in the bytes that were read, and send again. asyncio calls this."""
         data = bytes(READ_INTO[:size])
         if self._rest:
             data = self._rest + data
@@ -424,7 +424,7 @@ class Busy(asyncio.BufferedProtocol):
                 self._write(again)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """asyncio: the connection is closed."""
+        """Report a connection that the server closed. asyncio calls this."""
         self._load.fail(f"the server closed the connection of {self._member.uid}")
 
     def _taken_apart(self, data: bytes) -> tuple[int, int, bytes]:
@@ -466,7 +466,7 @@ class Busy(asyncio.BufferedProtocol):
                 raise Trouble(f"a frame that begins with {head:#x}")
             what, number = self._member.meaning(payload)
             if what not in ("answer", "delivery"):
-                raise Trouble("not what should come now")
+                raise Trouble("a frame that is not expected now")
             return self.DELIVERY if what == "delivery" else int(number)
         except Exception as error:
             self._load.fail(f"{self._member.uid} got {payload!r}: {error!r}")

@@ -25,6 +25,7 @@ from bench.scenarios import Scenario
 from bench.servers import ROOT, SERVERS, Failed, Missing, Place, Server, process
 
 DESCRIPTORS_TO_SPARE = 500
+"""The file descriptors that are kept for everything but connections."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Bench:
     def run(self, server: Server, scenario: Scenario, connections: int) -> Figures:
         """Run one server under one load.
 
-        :raises Failed: where the server or the load generator failed.
+        :raises Failed: if the server or the load generator failed.
         """
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         place = Place(free_port(), folder, self.webserver, self.private_key, self.certificate)
@@ -151,7 +152,7 @@ class Bench:
 
 @contextmanager
 def bench() -> Iterator[Bench]:
-    """Make what all runs share, while the block runs."""
+    """Provide what all runs share, during the block."""
     allow_descriptors()
     with ExitStack() as stack:
         # Synced files are written here. TMPDIR chooses the disk.
@@ -169,7 +170,7 @@ def cores() -> tuple[int, int]:
 
 
 def allow_descriptors() -> int:
-    """Raise the limit of open files of this process and its children as far as allowed; return it."""
+    """Raise the limit of open files for this process and its children as far as is allowed; return the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -191,7 +192,7 @@ def _certificates(folder: Path) -> tuple[Path, Path, Path]:
 def rounds_of(
     bench: Bench, scenario: Scenario, servers: list[tuple[Server, str]], rounds: int, tell: Callable[[str], None]
 ) -> tuple[list[Result], list[str]]:
-    """Run a scenario. Its servers take turns, in so many rounds.
+    """Run a scenario. In each round, every server has one run.
 
     :param servers: each with its version.
     :param tell: called with a line about each run.

@@ -30,7 +30,7 @@ from bench import proc
 from bench.report import Table
 
 Row = tuple[int, str, int, str, int, str, int, str, int]
-"""number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at."""
+"""The values number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at."""
 
 Write = Callable[[sqlite3.Connection, Sequence[Row], dict[str, int]], object]
 """Writes rows, and the last places of their users, in a transaction."""
@@ -88,12 +88,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def row_by_row(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """Use executemany: one step of SQLite a row, and the GIL is released and taken for each."""
+    """Use executemany: one step of SQLite for each row, and the GIL is released and acquired for each."""
     connection.executemany(f"INSERT INTO message ({COLUMNS}) VALUES {ROW}", rows)
 
 
 def many_values(connection: sqlite3.Connection, rows: Sequence[Row], _: object = None) -> None:
-    """Use statements with many VALUES, in a few sizes that stay prepared."""
+    """Use statements with many VALUES, in a few sizes, so that SQLite keeps them prepared."""
     for part in powers_of_two(rows):
         values = ", ".join([ROW] * len(part))
         connection.execute(f"INSERT INTO message ({COLUMNS}) VALUES {values}", list(chain.from_iterable(part)))

@@ -34,11 +34,11 @@ def text(value: str) -> bytes:
 def body_of(whole: bytes) -> bytes:
     """Return the part of a packet after its length.
 
-    :raises Trouble: where there is not exactly one complete packet.
+    :raises Trouble: if there is not exactly one complete packet.
     """
     start, size = (2, whole[1]) if whole[1] < 128 else (3, whole[1] % 128 + 128 * whole[2])
     if len(whole) != start + size:
-        raise Trouble("not one packet in one frame")
+        raise Trouble("a frame that is not exactly one packet")
     return whole[start:]
 
 
@@ -76,4 +76,4 @@ class MqttMember(Member):
             number, _, content = body[len(topic) :].decode().partition(" ")
             if content == CONTENT:
                 return "delivery", number
-        raise Trouble("not what should have come")
+        raise Trouble("an unexpected frame")

@@ -1,6 +1,6 @@
 """Draw results as an SVG file for each scenario: bars for cost, lines for growth, curves for latencies.
 
-Nothing is measured or summed up here.
+This module measures nothing and calculates no figures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Ports for programs that have to be told one before they listen.
+"""Free ports for programs that must get a port number before they listen.
 
-A port that the kernel chooses is from the range of its outgoing connections. It may be taken again, by any of the
-clients, before the program listens. So ports are chosen below that range here. The tests use this, too.
+A port that the kernel chooses is from its range for outgoing connections. Before the program listens, any outgoing
+connection may take that port. So this module chooses ports below that range. The tests use it, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FIRST, COUNT = 10_000, 20_000
 """The ports to choose from. Linux takes those of outgoing connections from 32,768 on, unless it is set otherwise."""
 
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-# Each process begins at another place, and no port comes twice in one.
+# Each process begins at a different port, and returns no port twice.
 _PORTS = itertools.count(random.Random(f"{os.getpid()} {_WORKER}").randrange(COUNT))
 
 

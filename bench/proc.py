@@ -1,4 +1,4 @@
-"""Read data of Linux about processes and the machine: CPU time, memory, model, kernel, the time of a sync.
+"""Read from Linux what processes and the machine are doing: CPU time, memory, model, kernel, the time of a sync.
 
 The parsers take text and are pure. The rest reads /proc and writes to one disk.
 """
@@ -67,7 +67,7 @@ def resident_kib_of(pids: Iterable[int]) -> int:
 
 
 def sync_seconds(folder: Path, times: int = 100) -> list[float]:
-    """Measure fdatasync of new 4 KiB in a folder; return so many times, sorted."""
+    """Measure how long fdatasync takes after writing 4 KiB in a folder; return `times` measurements, sorted."""
     path = folder / "sync-trial"
     taken = []
     with path.open("wb", buffering=0) as file:
@@ -87,7 +87,7 @@ def describe_sync(taken: list[float]) -> str:
 
 
 def call_milliseconds(calls: int = 1_000_000, times: int = 5) -> float:
-    """Measure so many calls of an empty function in this Python; return the best of a few times.
+    """Measure `calls` calls of an empty function in this Python; return the shortest of `times` measurements.
 
     Builds of Python differ by up to a factor of two, and `sysconfig` does not always show why: Debian turns the
     optimizations on without mentioning them there.

@@ -1,6 +1,6 @@
 """Format results as tables, in plain text and in reStructuredText, and as JSON.
 
-Pure: values in, text out.
+Pure: it gets values, and returns text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SATURATED = 0.9
 """The share of its core below which a server was not kept busy."""
 
 
-DOES_NOT = "does not"
-"""The head of the column about what a server does not do."""
+REMARKS = "remarks"
+"""The head of the column about what a server does, or leaves out."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Table:
     def rst(self) -> str:
         """Return the table for the documentation, under its title as a heading."""
         lines = [".. list-table::", "   :header-rows: 1"]
-        if self.heads[-1] == DOES_NOT:
+        if self.heads[-1] == REMARKS:
             # One column has sentences, which would be too narrow in equal columns.
             lines.append(f"   :widths: 24{' 9' * (len(self.heads) - 3)} 31")
         lines.append("")
@@ -92,7 +92,7 @@ def _cost(scenario: Scenario, results: list[Result]) -> Table:
                 f"{figures.busy:.0%}",
                 f"{figures.per_second:,.0f}",
                 "" if ours is None else f"{figures.cost / ours:.2f}",
-                server.lacks,
+                server.remarks,
             )
         )
         if figures.busy < SATURATED:
@@ -105,7 +105,7 @@ def _cost(scenario: Scenario, results: list[Result]) -> Table:
                 f"{server.title} was not saturated: it used {figures.busy:.0%} of its core, "
                 f"the load generator {figures.load_busy:.0%} of its own, {limit}."
             )
-    heads = ("server", "version", f"µs CPU a {what}", "rounds", "busy", f"{what}s/s", "of chatrelay's", DOES_NOT)
+    heads = ("server", "version", f"µs CPU a {what}", "rounds", "busy", f"{what}s/s", "of chatrelay's", REMARKS)
     return Table(scenario.title, heads, tuple(rows), tuple(notes))
 
 
@@ -151,8 +151,8 @@ def _latency(scenario: Scenario, results: list[Result]) -> Table:
         latencies = result.figures.latencies
         shown = [_milliseconds(quantile(latencies, share)) for share in (0.5, 0.9, 0.99, 0.999, 1.0)]
         shown.append(_milliseconds(result.figures.late))
-        rows.append((SERVERS[result.server].title, result.version, *shown, SERVERS[result.server].lacks))
-    heads = ("server", "version", "median ms", "p90", "p99", "p99.9", "worst", "load p99 late", DOES_NOT)
+        rows.append((SERVERS[result.server].title, result.version, *shown, SERVERS[result.server].remarks))
+    heads = ("server", "version", "median ms", "p90", "p99", "p99.9", "worst", "load p99 late", REMARKS)
     return Table(scenario.title, heads, tuple(rows))
 
 

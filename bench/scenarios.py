@@ -1,6 +1,6 @@
 """The scenarios of the benchmark, as data.
 
-A scenario is a load and the servers that get it. docs/benchmarks.rst says which figures are expected.
+A scenario is a load, and the servers that are measured under it. docs/benchmarks.rst has the results.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scenario:
-    """A load, and the servers that get it.
+    """A load, and the servers that are measured under it.
 
     :ivar name: its name on the command line and in the JSON.
     :ivar title: its name in tables.
@@ -19,7 +19,7 @@ class Scenario:
     :ivar servers: names of `bench.servers`, in the order of the table.
     :ivar connections: the numbers of connections; only `growth` has several.
     :ivar in_flight: pending messages per connection, or pending logins.
-    :ivar rate: messages a second; 0 sends the next message when one is answered.
+    :ivar rate: messages a second; 0 sends the next message when the previous one is answered.
     :ivar warm_up: seconds of load before anything is measured.
     :ivar window: seconds that are measured.
     :ivar quick: whether ``make bench-quick`` runs it, with `quick_servers`.
@@ -44,7 +44,7 @@ RELAYS = ("autobahn", "websockets", "aiohttp", "node", "gorilla", "picows", "bun
 SCENARIOS = (
     Scenario(
         "64x8",
-        "64 connections, 8 messages under way on each, message log off",
+        "64 connections, 8 messages in flight on each, message log off",
         "cost",
         (*RELAYS, "chatrelay", "chatrelay-lean"),
         (64,),
@@ -54,14 +54,14 @@ SCENARIOS = (
     ),
     Scenario(
         "1000x1",
-        "1000 connections, 1 message under way on each, message log off",
+        "1000 connections, 1 message in flight on each, message log off",
         "cost",
         (*RELAYS, "chatrelay", "chatrelay-lean"),
         (1000,),
     ),
     Scenario(
         "64x8-log",
-        "64 connections, 8 messages under way on each, chatrelay with its SQLite message log (peers log nothing)",
+        "64 connections, 8 messages in flight on each, chatrelay with its SQLite message log (peers log nothing)",
         "cost",
         ("autobahn", "node", "gorilla", "bun", "chatrelay-log", "chatrelay-lean-log"),
         (64,),
@@ -71,14 +71,14 @@ SCENARIOS = (
     ),
     Scenario(
         "1000x1-log",
-        "1000 connections, 1 message under way on each, chatrelay with its SQLite message log (peers log nothing)",
+        "1000 connections, 1 message in flight on each, chatrelay with its SQLite message log (peers log nothing)",
         "cost",
         ("autobahn", "node", "gorilla", "bun", "chatrelay-log", "chatrelay-lean-log"),
         (1000,),
     ),
     Scenario(
         "64x8-tls",
-        "64 connections over TLS, 8 messages under way on each, message log off",
+        "64 connections over TLS, 8 messages in flight on each, message log off",
         "cost",
         ("chatrelay-tls",),
         (64,),
@@ -103,7 +103,7 @@ SCENARIOS = (
     ),
     Scenario(
         "login",
-        "logins, 32 under way: handshake, auth-request, the webserver asked, auth-response, close",
+        "logins, 32 in flight: handshake, auth-request, request to the session page, auth-response, close",
         "login",
         ("node-login", "chatrelay"),
         (0,),

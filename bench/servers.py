@@ -29,7 +29,7 @@ ROOT = BENCH.parent
 PATIENCE = 20.0
 """The seconds in which a server must start or stop."""
 
-RELAYS_ONLY = "only relays: asks no webserver, checks little, no limits, no log"
+RELAYS_ONLY = "only relays: asks no session page, checks little, no limits, no log"
 
 LEAN_REACTOR = "chatrelay-epoll"
 """The name of chatrelay's own reactor for ``twistd --reactor=``."""
@@ -63,7 +63,7 @@ class Failed(Exception):
 class Place:
     """The environment of a server.
 
-    :ivar folder: for its files; it is removed afterwards.
+    :ivar folder: the folder for its files, which is removed afterwards.
     :ivar webserver: the URL of the session page.
     :ivar private_key: a PEM file, for a server with TLS; likewise `certificate`.
     """
@@ -79,19 +79,19 @@ class Place:
 class Server:
     """One of the compared servers.
 
-    :ivar lacks: the parts of chatrelay's work that it does not do, or not here.
+    :ivar remarks: the parts of chatrelay's work that it does, or leaves out.
     :ivar version: returns its version and the version of its runtime.
     :ivar prepare: installs or builds it.
     :ivar command: returns the command that starts it.
     :ivar dialect: its protocol; see `bench.load.Plan`.
     :ivar tls: whether clients connect with TLS.
 
-    `version` and `prepare` raise `Missing` where it is not available.
+    `version` and `prepare` raise `Missing` if it is not available.
     """
 
     name: str
     title: str
-    lacks: str
+    remarks: str
     version: Callable[[], str]
     command: Callable[[Place], list[str]]
     prepare: Callable[[], None] = lambda: None
@@ -268,12 +268,12 @@ def _lean_reactor() -> None:
     from twisted.application.reactors import getReactorTypes
 
     if LEAN_REACTOR not in {kind.shortName for kind in getReactorTypes()}:
-        raise Missing(f"this chatrelay has no reactor of its own (twistd --reactor={LEAN_REACTOR})")
+        raise Missing(f"this chatrelay does not have its own reactor (twistd --reactor={LEAN_REACTOR})")
 
 
 _chatrelay_version = _python("chatrelay", "autobahn", "Twisted")
-_LOGS_NOTHING = "logs nothing here"
-_LOGS = "nothing: logs each message, synced, before it is delivered"
+_LOGS_NOTHING = "no message log here"
+_LOGS = "logs each message, synced, before it is delivered"
 
 SERVERS = {
     server.name: server
@@ -343,9 +343,9 @@ SERVERS = {
 
 @contextmanager
 def process(command: list[str], port: int, core: int, folder: Path, name: str) -> Iterator[int]:
-    """Run a server on one core while the block runs; yield its process id. It listens on `port` when the block begins.
+    """Run a server on one core during the block; yield its process id. When the block begins, it listens on `port`.
 
-    :raises Failed: where it does not start, or ends before the block.
+    :raises Failed: if it does not start, or ends before the block.
     """
     output = folder / f"{name}.output"
     # CHATRELAY_ variables from outside would change the relay.

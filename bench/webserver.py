@@ -1,7 +1,7 @@
 """A site whose session page accepts any SESSID, and answers with the SESSID as the uID.
 
-A minimal HTTP server in a separate process on the load generator's core, so that it uses little of that core. It knows
-HTTP/1.1 with kept connections and POSTs with a Content-Length, and nothing else.
+This is a minimal HTTP server in a separate process. It runs on the load generator's core, so it must use little CPU
+time. It supports only HTTP/1.1 with kept connections, and POST with a Content-Length.
 
     python -m bench.webserver PORT
 """
@@ -21,7 +21,7 @@ CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class Questions(asyncio.Protocol):
-    """A connection of the relay."""
+    """A connection on which a relay sends requests."""
 
     transport: asyncio.Transport
 

@@ -1,5 +1,5 @@
-"""The peers' programs: one small file each, doing the same job on the same wire, as its library's documentation would.
+"""The peers' programs: one small file each, with the same protocol, written as its library's documentation shows.
 
-A SESSID is believed (no webserver is asked: uID = SESSID), a message goes to every connection of touID, and its
-sender is answered. They log nothing, limit nothing, and check little; the tables say so beside their figures.
+They accept every SESSID as the uID, without a request to a session page. They send a message to every connection of
+touID, and answer the sender. They log nothing, limit nothing, and check little; the tables say so beside their figures.
 """

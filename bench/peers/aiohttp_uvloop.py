@@ -47,7 +47,7 @@ async def peer(http_request: web.Request) -> web.WebSocketResponse:
                 else:
                     answer["reason"] = "receiving-user-not-connected"
                 await connection.send_str(encode({"type": "send-request-response", "response": answer}))
-    except ConnectionError:  # the other end left while it was written to
+    except ConnectionError:  # the client disconnected while the server wrote to it
         pass
     finally:
         if uid is not None:

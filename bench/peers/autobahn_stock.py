@@ -1,6 +1,6 @@
 """Peer: Autobahn and Twisted as their documentation shows them, with Python's own json.
 
-What chatrelay is built on, with nothing done about its cost.
+chatrelay is built on both. Nothing is optimised here.
 
     python bench/peers/autobahn_stock.py PORT
 """

@@ -1,9 +1,9 @@
 // Peer: Node with the library ws, as its documentation shows it.
 //
-//     node bench/peers/node_ws.cjs PORT [URL of the webserver]
+//     node bench/peers/node_ws.cjs PORT [URL of the session page]
 //
-// With a URL it asks the webserver by undici, as chatrelay does by treq, whose session a SESSID is; without one, any
-// SESSID is the uID.
+// With a URL, it asks the session page whose session a SESSID is, with undici, as chatrelay does with treq. Without a
+// URL, any SESSID is the uID.
 'use strict';
 
 const { WebSocketServer } = require('ws');

@@ -1,6 +1,6 @@
-"""Peer: picows (WebSocket in Cython) on uvloop, with msgspec (JSON in C): about the least that Python can pay.
+"""Peer: picows (WebSocket in Cython) on uvloop, with msgspec (JSON in C): about the lowest cost in Python.
 
-Messages in fragments are not put together: nobody here sends any.
+Fragmented messages are not joined, because the load generator sends none.
 
     python bench/peers/picows_msgspec.py PORT
 """

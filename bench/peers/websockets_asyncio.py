@@ -1,6 +1,6 @@
 """Peer: the library websockets on asyncio, as its documentation shows it, with Python's own json.
 
-Compression is off, as nobody here offers it.
+Compression is off, because the load generator does not offer it.
 
     python bench/peers/websockets_asyncio.py PORT
 """

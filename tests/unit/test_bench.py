@@ -68,8 +68,8 @@ class Data(SynchronousTestCase):
         self.assertEqual(len({scenario.name for scenario in SCENARIOS}), len(SCENARIOS))
         self.assertEqual(len({server.title for server in SERVERS.values()}), len(SERVERS))
 
-    def test_each_server_has_a_list_of_what_it_lacks(self) -> None:
-        self.assertEqual([name for name, server in SERVERS.items() if not server.lacks], [])
+    def test_each_server_has_remarks(self) -> None:
+        self.assertEqual([name for name, server in SERVERS.items() if not server.remarks], [])
 
     def test_quick_run_has_two_scenarios(self) -> None:
         arguments = __main__.options().parse_args(["--quick"])
