@@ -1,4 +1,4 @@
-"""chatrelay inside a Twisted application that knows by itself who is logged in.
+"""chatrelay inside a Twisted application that itself knows who is logged in.
 
     python examples/embedded.py [port]
 

@@ -111,7 +111,7 @@ class LogIn(Resource):
         if name not in (b"alice", b"bo"):
             request.setResponseCode(403)
             return b"there are alice and bo"
-        # Pages that are open in this browser must not go on as the user who was logged in before.
+        # Pages that are open in this browser must not continue as the user who was logged in before.
         self._log_out.end(session_id(request))
         sessid = secrets.token_urlsafe()
         self._sessions[sessid] = name.decode()

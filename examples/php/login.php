@@ -18,7 +18,7 @@ if ($_SERVER['REQUEST_METHOD'] === 'POST') {
         $_SESSION = ['uID' => $user['uID'], 'name' => $name, 'token' => bin2hex(random_bytes(16))];
         session_write_close();
         if ($before !== null && $before !== $user['uID']) {
-            end_chat($before); // pages that are open in this browser must not go on as another user
+            end_chat($before); // pages that are open in this browser must not continue as another user
         }
         go_to('index.php');
     }
