@@ -68,5 +68,5 @@ FUZZED = Fuzzed(
     one,
     SEEDS,
     dictionary=('"type"', '"auth-request"', '"SESSID"', '"message"', '"id"', "\\u0000", "\\ud83d"),
-    planted=("chatrelay.wire.v1._holds_nul", lambda _: False),
+    planted=("chatrelay.wire.v1.holds_nul", lambda _: False),
 )
