@@ -24,6 +24,7 @@ class Reason(enum.StrEnum):
     INVALID_JSON = "invalid-json"
     UNKNOWN_TYPE = "unknown-type"
     INVALID_AUTH_REQUEST = "invalid-auth-request"
+    INVALID_REQUEST = "invalid-request"
 
 
 class CloseCode(enum.IntEnum):
@@ -37,12 +38,14 @@ class CloseCode(enum.IntEnum):
     LOGIN_TIMEOUT = 4001
     UNREAD = 4002
     NO_PONG = 4004
+    LOG_LOST = 4005
     LOGIN_REFUSED = 4500
     SESSION_ENDED = 4501
     UNUSABLE_FRAMES = 4502
     RATE_LIMIT = 4503
     TOO_MANY_CONNECTIONS = 4504
     ENDED = 4505
+    REPLACED = 4506
 
 
 class Close(NamedTuple):
@@ -64,6 +67,7 @@ STOPPING = Close(CloseCode.STOPPING, "the relay is stopping")
 LOGIN_TIMEOUT = Close(CloseCode.LOGIN_TIMEOUT, "not logged in in time")
 UNREAD = Close(CloseCode.UNREAD, "not reading fast enough")
 NO_PONG = Close(CloseCode.NO_PONG, "no answer to pings")
+LOG_LOST = Close(CloseCode.LOG_LOST, "the message log was lost or can't be read")
 LOGIN_REFUSED = Close(CloseCode.LOGIN_REFUSED, "login refused three times")
 SESSION_ENDED = Close(CloseCode.SESSION_ENDED, "the session at the site has ended")
 SESSION_UNCONFIRMED = Close(CloseCode.SESSION_ENDED, "the site could not be asked about the session for too long")
@@ -71,6 +75,7 @@ UNUSABLE_FRAMES = Close(CloseCode.UNUSABLE_FRAMES, "ten frames could not be used
 RATE_LIMIT = Close(CloseCode.RATE_LIMIT, "kept on past the rate limit")
 TOO_MANY_CONNECTIONS = Close(CloseCode.TOO_MANY_CONNECTIONS, "too many connections of this user: the oldest goes")
 ENDED = Close(CloseCode.ENDED, "ended by the operator or the site")
+REPLACED = Close(CloseCode.REPLACED, "replaced by a resumed connection")
 
 
 def too_many_frames(limit: int) -> Close:

@@ -91,7 +91,7 @@ class RawHeader(Struct, gc=False):
 
 
 class DisguisedHeader(Struct, gc=False):
-    """A `RawHeader` of a frame in disguise (`chatrelay.wire.decoding.DISGUISE`), whose key ``id`` may have become ``ic``."""
+    """A `RawHeader` of a frame in disguise, whose key ``id`` may have become ``ic``; see `chatrelay.wire.decoding`."""
 
     type: Raw | UnsetType = UNSET
     plain_id: Raw | UnsetType = field(name="ic", default=UNSET)
