@@ -17,7 +17,7 @@ if name == "cost":
 import atheris  # noqa: E402  # where it is needed
 
 # The fuzzed code must be imported here for the first time; otherwise its coverage is not recorded.
-with atheris.instrument_imports(include=[f"chatrelay.{name}"]):
+with atheris.instrument_imports(include=[f"chatrelay.{name.partition('_')[0]}"]):
     fuzzed = import_module(f"tests.fuzz.{name}").FUZZED
 if "--planted" in arguments:
     arguments.remove("--planted")
