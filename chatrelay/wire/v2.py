@@ -51,6 +51,9 @@ MAX_ANSWER = 256 * 1024
 AROUND_ENTRIES = 2048
 """Bytes that an answer may have besides its entries: an id of 64 escaped characters, for one, has 386."""
 
+MICROSECONDS = 1_000_000
+"""Microseconds in a second."""
+
 MILLISECONDS = 1000
 """Milliseconds in a second, and microseconds in a millisecond."""
 
@@ -207,8 +210,7 @@ _DECODERS: Mapping[Kind, Callable[[bytes], Request]] = {
 _encode = msgspec.json.Encoder().encode
 
 # Templates, because these are sent for every message. Structs take a third longer, or three times as long.
-_DELIVERY = b'{"type":"message","n":%d,%b}'
-_BODY = b'"at":%d,"id":%b,"message":{"timeStamp":%b,"fromuID":%b,"touID":%b,"content":%b}'
+_DELIVERY = b'{"type":"message","n":%d,"at":%d,"id":%b,"message":{"timeStamp":%b,"fromuID":%b,"touID":%b,"content":%b}}'
 _ACCEPTED = b'{"type":"send-request-response","response":{"id":%b,"value":true,"n":%d,"at":%d,"delivery":"%b"}}'
 _REFUSED: Mapping[Kind, Callable[[shapes.Refused], object]] = {
     Kind.SEND_REQUEST: shapes.SendRefused,
@@ -262,14 +264,14 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * MILLISECONDS)
 
 
-def accepted(message: Message, place: int, delivered: bool) -> bytes:
+def accepted(request_id: str | int, place: int, at: int, delivered: bool) -> bytes:
     """Encode the answer to the sender of a message that was accepted.
 
     :param place: its place in the sender's inbox.
+    :param at: when the relay received it, in microseconds since 1970 UTC.
     :param delivered: whether to say that it was delivered, or that it was stored.
     """
-    outcome = b"delivered" if delivered else b"stored"
-    return _ACCEPTED % (_encode(message.client_id), place, int(message.received_at * MILLISECONDS), outcome)
+    return _ACCEPTED % (_encode(request_id), place, at // MILLISECONDS, b"delivered" if delivered else b"stored")
 
 
 def refused(request_id: str | int, reason: Reason, kind: Kind = Kind.SEND_REQUEST) -> bytes:
@@ -306,46 +308,39 @@ def resume(resume: str) -> bytes:
 # Places ----------------------------------------------------------------------
 
 
-def body(message: Message) -> bytes:
-    """Encode what a message is at every place, for `delivery`. Nothing else that a client sent is passed on."""
-    at = int(message.received_at * MILLISECONDS)
-    from_uid, to_uid = message.from_uid, message.to_uid
-    if message.has_unique_id:
-        return _BODY % (
-            at,
-            _encode(message.client_id),
-            _encode(message.time_stamp),
-            _encode(from_uid if type(from_uid) is str else str(from_uid)),
-            _encode(to_uid if type(to_uid) is str else str(to_uid)),
-            _encode(message.content),
-        )
-    delivered = shapes.Delivered(message.time_stamp, user_key(from_uid), user_key(to_uid), message.content)
-    return b'"at":%d,"message":%b' % (at, _encode(delivered))
-
-
-def delivery(body: bytes, place: int) -> bytes:
-    """Encode a message at its place in the inbox of the user who gets it.
-
-    :param body: what `body` has returned for it.
-    """
-    return _DELIVERY % (place, body)
-
-
-def void(place: int, first: int | None = None) -> bytes:
-    """Encode that nothing is at this place, or at all places from `first` on to it."""
-    return _encode(shapes.Void(n=place, first=UNSET if first is None or first == place else first))
-
-
-def entry(entry: InboxEntry) -> bytes:
-    """Encode what is at one place of an inbox, as the message log has it."""
-    if entry.message is not None:
-        message = entry.message
-        return _encode(
-            shapes.Delivery(
-                n=entry.place, at=message.received_at // MILLISECONDS, id=_id_of(message), message=_delivered(message)
+def delivery(message: Message | LoggedMessage, place: int) -> bytes:
+    """Encode a message for a user who has it at `place`. Nothing else that a client sent is passed on."""
+    if type(message) is Message:
+        sender, recipient = message.from_uid, message.to_uid
+        at = int(message.received_at * MICROSECONDS) // MILLISECONDS  # exactly as the log has it
+        if message.has_unique_id:
+            return _DELIVERY % (
+                place,
+                at,
+                _encode(message.client_id),
+                _encode(message.time_stamp),
+                _encode(sender if type(sender) is str else str(sender)),
+                _encode(recipient if type(recipient) is str else str(recipient)),
+                _encode(message.content),
             )
-        )
-    return _encode(shapes.Erased(entry.place, list(entry.erased))) if entry.erased else void(entry.place)
+        delivered = shapes.Delivered(message.time_stamp, user_key(sender), user_key(recipient), message.content)
+        return _encode(shapes.Delivery(n=place, at=at, message=delivered))
+    assert isinstance(message, LoggedMessage)
+    at = message.received_at // MILLISECONDS
+    return _encode(shapes.Delivery(n=place, at=at, id=_id_of(message), message=_delivered(message)))
+
+
+def void(first: int, last: int) -> bytes:
+    """Encode that nothing is at the places from `first` to `last`, which may be the same."""
+    return _encode(shapes.Void(first=UNSET if first == last else first, n=last))
+
+
+def erased(place: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+    """Encode the entry at `place`: what was at these ranges of places was erased.
+
+    :param ranges: the first and the last place of each.
+    """
+    return _encode(shapes.Erased(place, list(ranges)))
 
 
 def _id_of(message: LoggedMessage) -> str | UnsetType:

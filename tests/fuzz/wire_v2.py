@@ -68,7 +68,7 @@ def check_message(request: SendRequest, as_python: dict[str, Any]) -> None:
     outgoing, inside = request.message, as_python["message"]
     assert request.comes_again is (as_python.get("again") is True)
     message = Message(7, outgoing.to_uid, request.id, outgoing.time_stamp, outgoing.content, 1.0, True)
-    delivered = json.loads(wire.delivery(wire.body(message), 5))
+    delivered = json.loads(wire.delivery(message, 5))
     stamp = inside["timeStamp"]
     assert type(delivered["message"]["timeStamp"]) is type(stamp)
     assert delivered == {
@@ -83,7 +83,7 @@ def check_message(request: SendRequest, as_python: dict[str, Any]) -> None:
             "content": inside["content"],
         },
     }
-    assert json.loads(wire.accepted(message, 5, True))["response"]["id"] == as_python["id"]
+    assert json.loads(wire.accepted(request.id, 5, 1, True))["response"]["id"] == as_python["id"]
 
 
 FUZZED = Fuzzed(

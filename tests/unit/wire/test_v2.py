@@ -346,19 +346,23 @@ class Properties(SynchronousTestCase):
         sent = Message(7, "8", id, stamp, content, 12.3456, True)  # type: ignore[arg-type]
         inside = structs_v2.Delivered(stamp, "7", "8", content)  # type: ignore[arg-type]
         encode = msgspec.json.encode
-        self.assertEqual(
-            v2.delivery(v2.body(sent), 5), encode(structs_v2.Delivery(n=5, at=12345, id=id, message=inside))
-        )
+        whole = structs_v2.Delivery(n=5, at=12345, id=id, message=inside)
+        self.assertEqual(v2.delivery(sent, 5), encode(whole))
         sent.has_unique_id = False
-        self.assertEqual(v2.delivery(v2.body(sent), 5), encode(structs_v2.Delivery(n=5, at=12345, message=inside)))
+        self.assertEqual(v2.delivery(sent, 5), encode(structs_v2.Delivery(n=5, at=12345, message=inside)))
         for delivered, word in ((True, "delivered"), (False, "stored")):
             outcome = structs_v2.Accepted(id, True, 5, 12345, word)  # type: ignore[arg-type]
-            self.assertEqual(v2.accepted(sent, 5, delivered), encode(structs_v2.AcceptedResponse(outcome)))
+            self.assertEqual(v2.accepted(id, 5, 12_345_678, delivered), encode(structs_v2.AcceptedResponse(outcome)))
+
+
+def logged_message(content: str = "Hej", unique_id: str | None = ID) -> LoggedMessage:
+    """Return a message from 7 to 8."""
+    return LoggedMessage(9, "7", "8", 23, content, 1764271000123456, True, 1, 2, unique_id)
 
 
 def logged(place: int, content: str = "Hej", unique_id: str | None = ID) -> InboxEntry:
     """Return an entry of an inbox with a message from 7 to 8."""
-    return InboxEntry(place, LoggedMessage(9, "7", "8", 23, content, 1764271000123456, True, 1, 2, unique_id))
+    return InboxEntry(place, logged_message(content, unique_id))
 
 
 INSIDE = b'"message":{"timeStamp":23,"fromuID":"7","touID":"8","content":"Hej"}'
@@ -389,18 +393,16 @@ class Answers(SynchronousTestCase):
 
     def test_places(self) -> None:
         kept = b'{"type":"message","n":3,"at":1764271000123,"id":"0b9d-4711",' + INSIDE + b"}"
-        self.assertEqual(v2.entry(logged(3)), kept)
-        self.assertEqual(v2.entry(logged(3, unique_id=None)), kept.replace(b'"id":"0b9d-4711",', b""))
-        self.assertEqual(v2.entry(InboxEntry(4)), b'{"type":"void","n":4}')
-        self.assertEqual(
-            v2.entry(InboxEntry(61, None, ((3, 17), (40, 40)))), b'{"type":"erased","n":61,"places":[[3,17],[40,40]]}'
-        )
-        self.assertEqual(v2.void(17, 3), b'{"type":"void","from":3,"n":17}')
-        self.assertEqual(v2.void(17, 17), b'{"type":"void","n":17}')
+        self.assertEqual(v2.delivery(logged_message(), 3), kept)
+        self.assertEqual(v2.delivery(logged_message(unique_id=None), 3), kept.replace(b'"id":"0b9d-4711",', b""))
+        self.assertEqual(v2.void(4, 4), b'{"type":"void","n":4}')
+        self.assertEqual(v2.void(3, 17), b'{"type":"void","from":3,"n":17}')
+        self.assertEqual(v2.erased(61, ((3, 17), (40, 40))), b'{"type":"erased","n":61,"places":[[3,17],[40,40]]}')
 
     def test_live_delivery_is_byte_for_byte_what_the_log_gives_later(self) -> None:
-        sent = Message(7, "8", ID, 23, "Hej", 1764271000.123456, True)
-        self.assertEqual(v2.delivery(v2.body(sent), 3), v2.entry(logged(3)))
+        for id in (ID, None):
+            sent = Message(7, "8", id or 5, 23, "Hej", 1764271000.123456, id is not None)
+            self.assertEqual(v2.delivery(sent, 3), v2.delivery(logged_message(unique_id=id), 3))
 
     def test_outcomes(self) -> None:
         for kind, name in (
