@@ -45,8 +45,11 @@ DOCS = ROOT / "docs"
 RESERVED_REASONS = {"delivery-unconfirmed"}
 RESERVED_CLOSE_CODES = {"4003"}
 
-WITHOUT_EXAMPLE = {"busy"}
-"""Can't be caused over the wire in reasonable time; tests/unit/relay/test_delivery.py tests it."""
+WITHOUT_EXAMPLE = {"busy", "invalid-request"}
+"""One can't be caused over the wire in reasonable time; tests/unit/relay/test_delivery.py tests it. The other is of v2."""
+
+CODES_WITHOUT_EXAMPLE = {"4005", "4506"}
+"""Close codes of v2."""
 
 
 def page(name: str) -> str:
@@ -147,7 +150,7 @@ class ProtocolPage(SynchronousTestCase):
         shown = set(re.findall(r'"reason":"([^"]+)"', self.text))
         self.assertEqual(shown, {reason.value for reason in Reason} - WITHOUT_EXAMPLE)
         closed = set(re.findall(r"^   \S+ ← closed (\d+)$", self.text, re.MULTILINE))
-        self.assertEqual(closed, {str(code.value) for code in CloseCode})
+        self.assertEqual(closed, {str(code.value) for code in CloseCode} - CODES_WITHOUT_EXAMPLE)
 
     def test_numbers_on_the_page_are_those_of_the_code(self) -> None:
         text = " ".join(self.text.split())
