@@ -205,9 +205,10 @@ class InboxLog(MessageLog, Protocol):
 
     @property
     def epoch(self) -> str:
-        """The name of the log's life: another one after a backup was restored, or the file was replaced.
+        """A name that changes when a backup is restored, or the file is replaced.
 
-        Places of another epoch mean nothing. The name is 1 to 64 printable ASCII characters; `start` reads it.
+        Places from before the change are not valid after it. The name is 1 to 64 printable ASCII characters; `start`
+        reads it.
         """
 
     @property
@@ -223,7 +224,7 @@ class InboxLog(MessageLog, Protocol):
         """
 
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
-        """Keep marks. A mark that is not greater than the one that is kept changes nothing. Any is greater than none.
+        """Keep marks. A mark replaces the kept one only if it is greater. Any mark replaces none.
 
         :returns: a Deferred that fires when they are committed, or fails with `LogUnavailable`; then they are not kept.
         """
@@ -233,8 +234,9 @@ class InboxReader(Protocol):
     """Reads an `InboxLog` by user, without blocking the reactor, and without keeping the log from writing.
 
     Each method returns a Deferred. It fails with `LogUnavailable` if the log can't be read, and with
-    `chatrelay.model.LogBusy` if too many reads wait. What was committed before the call is seen. Users are keys, as
-    `chatrelay.model.user_key` makes them; `user` and `peer` may be the same.
+    `chatrelay.model.LogBusy` if too many reads wait. Each read sees what was committed before it.
+    `chatrelay.model.InboxEntry` says when a message stands. Users are keys, as `chatrelay.model.user_key` makes them;
+    `user` and `peer` may be the same.
     """
 
     def entries(self, user: str, after: int, through: int, limit: int, size: int) -> Deferred[Page]:

@@ -138,9 +138,9 @@ class InboxState:
 
     :ivar first: the first place that is kept; `last` + 1 if none is.
     :ivar last: the last place; 0 if there is none.
-    :ivar received: the last place that a device of the user has said to have received; 0 if none has.
-    :ivar left_at: the last place when the user's last connection went; None if that is not known.
-    :ivar last_seen: when that was, in milliseconds since 1970 UTC; None if that is not known.
+    :ivar received: the last place that a device of the user has acknowledged; 0 if none has.
+    :ivar left_at: the last place at the moment when the user's last connection closed; None if that is not known.
+    :ivar last_seen: that moment, in milliseconds since 1970 UTC; None if that is not known.
     """
 
     first: int

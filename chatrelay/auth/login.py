@@ -39,7 +39,7 @@ class LoginSession(Protocol):
         """Whether the client is logged in."""
 
     def answered(self, verdict: Verdict) -> bool:
-        """Take the verdict, enter a user in the directory, and send the client the auth-response.
+        """Act on the verdict: add a user to the directory, and send the client the auth-response.
 
         :returns: whether the client is now logged in as the user of this verdict.
         """
@@ -75,7 +75,7 @@ class VerdictSource:
         )
 
     def ask(self, sessid: str, is_ticket: bool = False) -> Deferred[Verdict]:
-        """Ask whose session it is. Cancelling gives the request up; the Deferred then still fires with a verdict."""
+        """Ask whose session it is. Cancelling gives up the request, and the Deferred still fires with a verdict."""
         authenticate = self._authenticator.authenticate
         if is_ticket and self._tickets is not None:
             authenticate = self._tickets.authenticate_ticket

@@ -1,7 +1,7 @@
 """The message logs that end with the process: one keeps messages in memory, the other keeps nothing.
 
-`MemoryMessageLog` grows with every message, so it is for tests and trials. It is written to be read: other logs are
-compared with it. Neither opens a file.
+`MemoryMessageLog` grows with every message, so it is for tests and trials. It is as simple as possible, because
+tests compare other logs with it. Neither opens a file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MemoryRow:
 
 
 class MemoryMessageLog:
-    """Keeps messages in a list, and reads them: `chatrelay.interfaces.InboxLog` and `MessageReader`.
+    """The `chatrelay.interfaces.InboxLog` and `MessageReader` that keeps messages in a list.
 
     :ivar rows: the kept messages, oldest first.
     :ivar inboxes: by user, the messages that the user sent and received. The first one is at place 1.
@@ -146,7 +146,7 @@ class MemoryMessageLog:
 
 
 class MemoryInboxReader:
-    """Reads a `MemoryMessageLog` by user, and answers at once: `chatrelay.interfaces.InboxReader`.
+    """The `chatrelay.interfaces.InboxReader` of a `MemoryMessageLog`. It answers at once.
 
     Each method searches a whole inbox.
     """
