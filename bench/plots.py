@@ -81,7 +81,7 @@ def _lines(axes: Any, results: list[Result]) -> None:
 
 
 def _distribution(axes: Any, results: list[Result]) -> None:
-    """Draw the least latency of the slowest share of messages, with the tail spread out."""
+    """Draw, for each share of the slowest messages, their lowest latency. The axis spreads out the slowest ones."""
     for result in results:
         latencies = result.figures.latencies
         slower = [1 - place / len(latencies) for place in range(len(latencies))]

@@ -81,7 +81,7 @@ def sync_seconds(folder: Path, times: int = 100) -> list[float]:
 
 
 def describe_sync(taken: list[float]) -> str:
-    """Return sorted times of syncs in words."""
+    """Return a description of sorted times of syncs."""
     worst = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
     return f"median {statistics.median(taken) * 1000:.2f} ms, p99 {worst * 1000:.2f} ms"
 

@@ -103,7 +103,7 @@ def _cost(scenario: Scenario, results: list[Result]) -> Table:
             )
             notes.append(
                 f"{server.title} was not saturated: it used {figures.busy:.0%} of its core, "
-                f"the load generator {figures.load_busy:.0%} of its own, {limit}."
+                f"the load generator {figures.load_busy:.0%} of its core, {limit}."
             )
     heads = ("server", "version", f"µs CPU a {what}", "rounds", "busy", f"{what}s/s", "of chatrelay's", REMARKS)
     return Table(scenario.title, heads, tuple(rows), tuple(notes))

@@ -76,7 +76,7 @@ class RotatedFile(LogFile):
     """The log file that twistd's ``--logfile`` names, with its rotation at 1 MB.
 
     It fixes these faults of Twisted's own class: after a full disk it drops the rest of the line, and after a failed
-    rotation it stays closed. It goes on writing to a file that was moved away, and leaves a hole in a file that was
+    rotation it stays closed. It continues to write to a file that was moved away, and leaves a hole in a file that was
     emptied. It does not report that a rotation is not permitted, and it renames devices such as /dev/null.
     """
 

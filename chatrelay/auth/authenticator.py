@@ -145,7 +145,7 @@ class SessionPageAuthenticator:
 
         A site that works on a request usually does not stop when the request is cancelled. So a request that was sent
         stays pending until its response comes or its time is over, and then the verdict comes. Later logins by the same
-        session send a request of their own, because this verdict may be out of date by then. A request that waits for
+        session send another request, because this verdict may be out of date by then. A request that waits for
         its turn is given up at once. (Cancelling the verdict gives up either kind at once.)
 
         :param verdict: what `authenticate` or `authenticate_ticket` returned.

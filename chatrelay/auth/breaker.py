@@ -13,7 +13,7 @@ One request at a time is the probe. The wait doubles with each probe that fails,
 as a success: a denial is not a failure.
 
 A site may fail for one session id only, and the client chooses the session id. So an invalid response alone neither
-opens the breaker nor keeps it open. First the relay sends a request of its own about a session id that nobody has, and
+opens the breaker nor keeps it open. First the relay sends its own request about a session id that nobody has, and
 the result of that request counts.
 """
 

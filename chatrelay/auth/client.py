@@ -202,7 +202,7 @@ class SessionPage:
             raise
 
     async def _post(self, agent: SingleRequestAgent, sessid: str) -> Any:
-        """Post; retry once on a new connection if a kept one was lost before the first byte of the response.
+        """Post a SESSID; retry once on a new connection if a kept one was lost before the first byte of the response.
 
         A site may close a kept connection at any time, even while a request is on its way. A new connection is not lost
         for that reason, so its request is not repeated.

@@ -81,8 +81,8 @@ def gather(
     """Join the sources. The command line wins over the environment, and the environment over the file.
 
     :param command_line: the given attributes of `Config`, as text (tuples of text if repeatable).
-    :param environment: ``CHATRELAY_AUTH_URL`` and the like. Repeatable options are split at white space, headers at
-        line ends.
+    :param environment: variables such as ``CHATRELAY_AUTH_URL``. Repeatable options are split at white space, headers
+        at line ends.
     :param config_file: the path of a TOML file, or None.
     :raises ConfigError: for anything that can't be read. It names the option, the variable or the file.
     """

@@ -106,7 +106,7 @@ def _json(request: Request, answer: object) -> bytes:
 
 
 def _notice(request: Request, status: HTTPStatus, heading: str, text: str, address: str = "/") -> bytes:
-    """Answer a request that has no page of its own with a short text and a link."""
+    """Answer a request that has no page with a short text and a link."""
     request.setResponseCode(status, status.phrase.encode("ascii"))
     request.setHeader("Content-Type", "text/html; charset=utf-8")
     if request.method == b"HEAD":

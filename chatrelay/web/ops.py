@@ -1,6 +1,6 @@
 """The ops endpoint: HTTP for the operator and the site, to check the relay's health and to end sessions.
 
-It has a port of its own, for the machine itself or for the operator's own network. It sends JSON, writes no access log,
+It has a separate port, for the machine itself or for the operator's own network. It sends JSON, writes no access log,
 and never shows a SESSID. This module must not know how a session is ended.
 """
 

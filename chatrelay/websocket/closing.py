@@ -42,7 +42,7 @@ class CloseCause:
 
     :ivar by: which side closed it: ``relay``, ``client``, or ``network`` if the connection broke.
     :ivar code: the close code; `NO_CODE` or `NO_CLOSE_FRAME` if there is none; the HTTP status of a refused handshake.
-    :ivar reason: the reason, in words that no client chose.
+    :ivar reason: the reason, without any text from a client.
     """
 
     by: str
@@ -130,7 +130,7 @@ class LogLimiter:
     def allow(self, kind: str) -> bool:
         """Count one more log message, and return whether to log it.
 
-        :param kind: what it is about, in words for the operator: ``handshakes refused``.
+        :param kind: what it is about, for the operator, such as ``handshakes refused``.
         """
         self._counts[kind] += 1
         return self._counts[kind] <= MAX_LOGGED_PER_SWEEP

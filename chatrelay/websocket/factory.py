@@ -40,7 +40,7 @@ class ChatFactory(WebSocketServerFactory):
             failByDrop=False,  # or clients would see 1006 instead of a close code
             maxMessagePayloadSize=config.message_size,
             maxFramePayloadSize=config.message_size,
-            # The relay has time limits of its own, which its sweep checks.
+            # The relay has its own time limits, which its sweep checks.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             autoPingInterval=0,

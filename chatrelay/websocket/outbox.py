@@ -45,7 +45,7 @@ MAX_UNCOUNTED = 3 * 64 * 1024
 """The most bytes that may wait in the process uncounted: in a turn, in TLS, and until Twisted asks for a pause."""
 
 TIMEOUT_MARGIN = 0.9
-"""The share of the system's timeout after which it counts as passed, because the system has a clock of its own."""
+"""The share of the system's timeout after which it counts as passed, because the system has a different clock."""
 
 MIN_ATTEMPTS = 2
 """Unanswered attempts of the system after which the client counts as silent: the answer to one may be on its way."""

@@ -166,7 +166,7 @@ class ChatProtocol(BoundedProtocol):
         super().feed(data)
         cause = self.close_cause
         if cause is not before and closing.is_broken_stream(cause) and ends_by_going_away(data):
-            # Caddy sends a close frame of its own, even in the middle of a client's frame. Autobahn treats that, or the
+            # Caddy inserts its own close frame, even in the middle of a client's frame. Autobahn treats that, or the
             # client's answer after it, as a client's error.
             self.close_cause = closing.PROXY_CLOSED
 

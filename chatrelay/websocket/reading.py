@@ -205,7 +205,7 @@ class BoundedProtocol(AutobahnProtocol):
         if 0 < limit < reading.frames_of_message:
             self.fail(codes.too_many_frames(limit))
         if self.is_compressed:
-            # Compressed bytes have a limit of their own, because they may decompress to nothing: zlib keeps bytes after
+            # Compressed bytes have a separate limit, because they may decompress to nothing: zlib keeps bytes after
             # the end of its stream.
             reading.compressed_bytes += length
             self._bound_message(reading.compressed_bytes, self._message_size + MAX_ADDED)

@@ -1,7 +1,7 @@
 """The states of one connection, from when it is accepted until it is lost, and the events between them.
 
 Pure. This module must not know what is done in a state: `chatrelay.websocket.protocol` does that. Autobahn's protocol
-has a state of its own, which the right column of the first table names.
+has its own states, which are in the right column of the first table.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Actions = Iterable[Callable[[], object]]
 """The functions to call, one after the other, because a time limit has passed."""
 
 Check = Callable[[float], Actions | None]
-"""Called with the time. It acts by itself, or returns the actions that are due."""
+"""Called with the time. It does its work itself, or returns the actions that are due."""
 
 RECOVERY_SWEEPS = 240
 """Sweeps in a row without a failure after which a check counts as recovered: one minute."""
@@ -54,7 +54,7 @@ class Sweep:
     A defect is logged when it begins and when it is over. If every failure were logged, a lasting defect would fill the
     log with four tracebacks a second.
 
-    :param tasks: the name of each check, in words for the operator, and the check.
+    :param tasks: the name of each check, for log messages, and the check.
     :param active: the clock of all time limits.
     :param reactor: for the timer.
     """

@@ -1,7 +1,7 @@
-"""What is common to the decoders of all dialects: the defences against costly bytes, and the header of a refused frame.
+"""The common parts of all decoders: the defences against costly bytes, and the header of a refused frame.
 
 Pure. A dialect decodes a frame with msgspec. If msgspec refuses the frame, this module finds out what the frame was
-meant to be. It must not know the requests of any dialect, nor what follows when one is refused.
+meant to be. It must not know the requests of any dialect, nor what happens when one is refused.
 
 A client can send as many frames that can't be used as frames that can. So finding out what one was meant to be must not
 take longer than using one: msgspec alone reads it, once more, and keeps two values. For some bytes, Python's own
@@ -21,7 +21,7 @@ from chatrelay.wire.codes import Reason
 from chatrelay.wire.structs import DisguisedHeader, RawHeader, Token, UnusableFrame
 
 MAX_SURE_CHARACTERS = MAX_CONTENT // 4
-"""Characters of a content that is never too large: in UTF-8 each has 4 bytes at most (RFC 3629, section 3)."""
+"""Content of so many characters is never too large: in UTF-8, each has at most 4 bytes (RFC 3629, section 3)."""
 
 # msgspec decodes an escaped NUL. PostgreSQL would refuse the whole batch with it, and SQLite would store the text with
 # a wrong length. So it is refused. (A raw NUL is not JSON at all.)
@@ -31,19 +31,20 @@ _ESCAPED_BACKSLASH = rb"\\"
 BACKSLASH = ord("\\")
 
 JSON_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for some bytes."""
+"""The errors that msgspec raises for invalid bytes."""
 
 NUL_REFUSED = "a string holds U+0000, which is not accepted anywhere"
 """The detail of the refusal of a frame with an escaped NUL."""
 
 CONTENT_REFUSED = f"content is larger than {MAX_CONTENT} bytes of UTF-8"
-"""The detail of the refusal of a content that is too large."""
+"""The detail of the refusal of content that is too large."""
 
 
 def holds_nul(payload: bytes) -> bool:
     """Return whether a text message has an escaped NUL.
 
-    :param payload: a text message in which `ESCAPED_NUL` was found. It may be text, behind an escaped backslash.
+    :param payload: a text message in which `ESCAPED_NUL` was found. Behind an escaped backslash, these bytes are
+        ordinary text.
     """
     # Escapes are read from the left. So in a run of backslashes each pair is an escaped backslash, and only one without
     # a partner begins another escape. Each pair is replaced by two other characters, because removing it would join the
@@ -52,7 +53,7 @@ def holds_nul(payload: bytes) -> bool:
 
 
 def is_too_large(content: str) -> bool:
-    """Return whether a content has more than `MAX_CONTENT` bytes of UTF-8."""
+    """Return whether content has more than `MAX_CONTENT` bytes of UTF-8."""
     return len(content.encode("utf-8")) > MAX_CONTENT
 
 

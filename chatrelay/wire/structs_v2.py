@@ -20,7 +20,7 @@ MIN_UNIQUE_ID = 8
 """The fewest characters of the ``id`` of a message-send-request; `MAX_TOKEN` is the most."""
 
 MAX_RESUME = 8000
-"""Characters of a ``resume`` token."""
+"""The most characters of a ``resume`` token."""
 
 MAX_LIMIT, DEFAULT_LIMIT = 100, 50
 """The most entries of an answer to a history-request or conversations-request, and how many without a ``limit``."""
@@ -58,7 +58,7 @@ class Kind(enum.Enum):
 
 
 MARKS = frozenset((Kind.PRESENCE_REQUEST, Kind.RECEIVED, Kind.READ, Kind.TYPING, Kind.PING))
-"""The kinds of request that have a bucket of their own, and are not counted as messages."""
+"""The kinds of request that share a separate bucket, and are not counted as messages."""
 
 ANSWERED = frozenset((Kind.SEND_REQUEST, Kind.HISTORY_REQUEST, Kind.CONVERSATIONS_REQUEST, Kind.PRESENCE_REQUEST))
 """The kinds of request that are answered under their ids if they can't be used."""
@@ -162,7 +162,7 @@ class Typing(Struct, frozen=True, gc=False):
 
 
 class Ping(Struct, frozen=True, gc=False):
-    """A question whether the relay is there."""
+    """A request for a pong, which shows that the connection works."""
 
     id: Token
     type: Literal["ping"]
@@ -245,7 +245,7 @@ class Delivery(Struct, gc=False, kw_only=True, tag_field="type", tag="message"):
 
 
 class Void(Struct, gc=False, kw_only=True, tag_field="type", tag="void"):
-    """Nothing is, or is any more, at this place; with ``from``, at all places from that one on."""
+    """There is nothing at this place, or no longer; with ``from``, this is true of all places from that one on."""
 
     first: Place | UnsetType = field(name="from", default=UNSET)
     n: Place
@@ -307,10 +307,10 @@ class PresenceRefused(Struct, gc=False, tag_field="type", tag="presence-response
 
 
 class Marks(Struct, frozen=True, gc=False):
-    """The marks of a conversation that an answer tells, and how many messages are unread.
+    """The marks of a conversation in an answer, and how many messages are unread.
 
-    ``received`` and ``read`` say how far the other user has received and read one's own messages. Both are absent if
-    that user has never written. ``readByMe`` says how far one has read.
+    ``received`` and ``read`` say how far the other user has received and read this user's messages. Both are absent if
+    the other user has never written. ``readByMe`` says how far this user has read.
     """
 
     received: Place | UnsetType = UNSET
@@ -377,7 +377,7 @@ class ConversationsResponse(Struct, gc=False, tag_field="type", tag="conversatio
 
 
 class Presences(Struct, gc=False):
-    """Who is connected, and when the others were last. A user who is in neither list may or may not exist."""
+    """Who is connected, and when the others were last connected. A user who is in neither list may or may not exist."""
 
     id: str | int
     value: Literal[True]
@@ -395,7 +395,7 @@ class PresenceResponse(Struct, gc=False, tag_field="type", tag="presence-respons
 
 
 class Receipt(Struct, gc=False, tag_field="type", tag="receipt"):
-    """How far another user has received and read one's messages, in places of one's own inbox."""
+    """How far another user has received and read this user's messages, in places of this user's inbox."""
 
     peer: str = field(name="with")
     received: Place | UnsetType = UNSET
@@ -424,7 +424,7 @@ class IsTyping(Struct, gc=False, tag_field="type", tag="typing"):
 
 
 class Resume(Struct, gc=False, tag_field="type", tag="resume"):
-    """A new token to resume the session by."""
+    """A new token with which to resume the session."""
 
     resume: str
 

@@ -46,10 +46,10 @@ SUBPROTOCOL = "chatrelay.v2"
 """The WebSocket subprotocol of this dialect."""
 
 MAX_ANSWER = 256 * 1024
-"""Bytes of an answer with several messages; one that would be larger is cut shorter."""
+"""The most bytes of an answer with several messages; one that would be larger gets fewer messages."""
 
 AROUND_ENTRIES = 2048
-"""Bytes that an answer may have besides its entries: an id of 64 escaped characters, for one, has 386."""
+"""The most bytes of an answer besides its entries. For example, an id of 64 escaped characters has 386."""
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second."""
@@ -301,7 +301,7 @@ def closing(close: Close, retry_after: float, resume: str | None = None) -> byte
 
 
 def resume(resume: str) -> bytes:
-    """Encode a new token to resume the session by."""
+    """Encode a new token with which to resume the session."""
     return _encode(shapes.Resume(resume))
 
 
@@ -331,7 +331,7 @@ def delivery(message: Message | LoggedMessage, place: int) -> bytes:
 
 
 def void(first: int, last: int) -> bytes:
-    """Encode that nothing is at the places from `first` to `last`, which may be the same."""
+    """Encode that there is nothing at the places from `first` to `last`, which may be the same."""
     return _encode(shapes.Void(first=UNSET if first == last else first, n=last))
 
 
@@ -448,7 +448,7 @@ def presence(user: str, online: bool, last_seen: int | None = None) -> bytes:
 
 
 def receipt(peer: str, received: int | None, read: int | None) -> bytes:
-    """Encode how far another user has received and read one's messages, in places of one's own inbox."""
+    """Encode how far another user has received and read this user's messages, in places of this user's inbox."""
     return _encode(shapes.Receipt(peer, UNSET if received is None else received, UNSET if read is None else read))
 
 

@@ -1,4 +1,4 @@
-"""The parts that all commands about a message log share: its option, its summary in words, and the end of a command.
+"""The parts that all commands about a message log share: its option, its summary, and how a command ends.
 
 This module must not know any single command.
 """
@@ -87,7 +87,7 @@ def as_json(contents: Contents) -> dict[str, object]:
 
 
 def described(contents: Contents) -> str:
-    """Return the summary of a message log in words."""
+    """Return the summary of a message log for a person."""
     last = "" if contents.last_received_at is None else f", the last one at {rfc3339(contents.last_received_at)}"
     mib = contents.size / 1024**2
     size = f"{mib:,.1f} MiB" if mib >= 1 else f"{mib * 1024:,.0f} KiB"

@@ -228,7 +228,7 @@ class SqliteStore:
     def _ready(self) -> sqlite3.Connection:
         """Return the open connection, after a check that its files still have their names.
 
-        SQLite goes on writing to a file that was removed or replaced, and everything that it then commits is lost.
+        SQLite continues to write to a file that was removed or replaced, and everything that it then commits is lost.
         """
         connection = self._connection
         if connection is None:
