@@ -1,9 +1,9 @@
-"""What the relay must do, implemented a second time: the promise and the protocol page as a small state machine.
+"""A second implementation of what the relay must do: the promise and the protocol page as a small state machine.
 
 `Model` is notified of each event at the relay's seams, in order: a connection's bytes were read, the site's verdict
-came, a batch was committed. From these it computes each frame that each client must have been handed, in order, and
-each connection that must have been closed, with its code, and compares. It shares no code with the relay. It knows
-nothing of batches except that they consist of the accepted messages, in order.
+came, a batch was committed. From these it computes each frame that each client must have got, in order, and each
+connection that must have been closed, with its code, and compares. It shares no code with the relay. It knows nothing
+of batches except that they consist of the accepted messages, in order.
 
 One thing it can't compute: the moment at which a slow reader's budget is used up depends on how bytes lie in buffers.
 There it only checks whether the relay was allowed to close the connection.
@@ -21,8 +21,8 @@ from typing import Any
 from tests.fuzz.network import Stream, exactly
 from tests.support.promise import UID, Account, Request, Row, Trial
 
-# The limits that a scenario runs under. Small, so that a few dozen events reach them; all sums with them are exact in
-# binary, so that the model and the relay can't differ by a rounding.
+# The limits in a scenario. They are small, so that a few dozen events reach them, and all sums with them are exact in
+# binary, so that rounding can't make the model and the relay differ.
 MESSAGES_PER_SECOND = 2
 MESSAGE_BURST = 8
 USER_MESSAGES_PER_SECOND = 4
@@ -36,22 +36,22 @@ RECHECK_GRACE = 1800
 CONTROL_FRAMES_PER_SECOND = 10
 CONTROL_FRAME_BURST = 20
 CLOSING_TIMEOUT = 2
-LOOK = 0.25  # seconds from one look at the deadlines to the next
+SWEEP_SECONDS = 0.25  # from one check of the deadlines to the next
 MAX_WAITING = 12
-AT_ONCE = 8  # a quarter of webserver-checks
+MAX_RECHECKS_AT_ONCE = 8  # a quarter of webserver-checks
 DRAIN_TIME = 10
 TURNS_AT_ONCE = 2
-LEAST_TURNS = 0.5  # a second
+MIN_TURNS_PER_SECOND = 0.5
 CONNECTIONS_PER_USER = 3
 LOGINS_PER_MINUTE = 4
-QUESTIONS_PER_MINUTE = 2
-MINUTE = 16  # for denials and questions, or no scenario would meet their end
+REAUTHENTICATIONS_PER_MINUTE = 2
+MINUTE = 16  # seconds, for denials and auth-requests; with 60 no scenario would reach the end of it
 DENIAL_MEMORY = 5
 PING_INTERVAL = 20
 PING_TIMEOUT = 10
 UNREAD_TIME = 10
 
-DENIALS, UNUSABLE, REFUSALS, BACKED_OFF = 3, 10, 60, 0.5
+DENIALS, UNUSABLE, REFUSALS, BACK_OFF_SECONDS = 3, 10, 60, 0.5
 
 
 # Frames of clients ------------------------------------------------------------
@@ -73,7 +73,7 @@ class Send:
 
 @dataclass
 class Unusable:
-    """Text that is not a request; `id` and `send` are what it was meant to be."""
+    """Text that is not a request; `id` and `send` say what it was meant to be."""
 
     reason: str
     send: bool = False
@@ -101,7 +101,7 @@ class Close:
 
 @dataclass
 class Bad:
-    """A frame that RFC 6455 or the relay does not allow, and the code that closes the connection."""
+    """A frame that RFC 6455 or the relay does not allow, with the code that closes the connection."""
 
     code: int
 
@@ -114,7 +114,7 @@ Sent = Auth | Send | Unusable | Ping | Pong | Close | Bad
 
 @dataclass
 class Verdict:
-    """The site's verdict on a session: its user; None: nobody; `available` False: no verdict."""
+    """The site's verdict on a session: its user, or None for nobody. With `available` False there is no verdict."""
 
     uid: UID | None
     available: bool = True
@@ -122,14 +122,12 @@ class Verdict:
 
 
 @dataclass
-class Ask:
-    """A question to the site; `again` for a re-check, otherwise `by` is the connection that logs in, once it is
-    known.
-    """
+class SiteRequest:
+    """A request to the site: a re-check, or the login of `connection`, once that is known."""
 
     sessid: str
-    again: bool
-    by: Connection | None = None
+    is_recheck: bool
+    connection: Connection | None = None
     verdict: Verdict | None = None
 
 
@@ -138,40 +136,40 @@ class Ask:
 
 class State(enum.Enum):
     CONNECTING = enum.auto()
-    VISITOR = enum.auto()
-    ASKING = enum.auto()
-    MEMBER = enum.auto()
-    ASKING_AGAIN = enum.auto()
-    ENDED = enum.auto()
+    ANONYMOUS = enum.auto()
+    AUTHENTICATING = enum.auto()
+    AUTHENTICATED = enum.auto()
+    REAUTHENTICATING = enum.auto()
+    CLOSED = enum.auto()
 
 
 class Bucket:
-    """Tokens, counted one by one."""
+    """A token bucket that counts single tokens."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self.rate, self.burst, self.tokens, self.at = rate, burst, burst, 0.0
 
-    def look(self, now: float) -> float:
+    def level(self, now: float) -> float:
         """Return the number of tokens."""
         self.tokens = min(self.burst, self.tokens + self.rate * (now - self.at))
         self.at = now
         return self.tokens
 
     def take(self, now: float) -> bool:
-        if self.look(now) < 1:
+        if self.level(now) < 1:
             return False
         self.tokens -= 1
         return True
 
 
 class Address:
-    """How many logins from one address may still be asked about, and those that wait, in order."""
+    """How many logins from one address may still cause a request, and those that wait, in order."""
 
     def __init__(self) -> None:
         self.denials = Bucket(LOGINS_PER_MINUTE / MINUTE, LOGINS_PER_MINUTE)
-        self.out = 0
+        self.pending = 0
         self.waiting: list[Connection] = []
-        self.is_letting_in = False
+        self.is_sending_logins = False
 
 
 class User:
@@ -194,22 +192,22 @@ class User:
         return True
 
     def is_as_new(self, now: float) -> bool:
-        return self.messages.look(now) == MESSAGE_BURST and self.recipients.look(now) == NEW_RECIPIENTS_PER_MINUTE
+        return self.messages.level(now) == MESSAGE_BURST and self.recipients.level(now) == NEW_RECIPIENTS_PER_MINUTE
 
 
 @dataclass(eq=False)
 class Connection:
-    """What is known of one connection.
+    """The state of one connection.
 
     :ivar was_cut: set by the world: its client has ended the TCP connection.
     :ivar is_lost: set by the world: its transport is gone.
-    :ivar unread_since: set by the world: bytes handed over when its client had last read everything.
-    :ivar wants_in_by: the SESSID of the login under way; `is_asked_about` when the site has it.
-    :ivar turn_at: when it was pinged, or needed no ping; `ping_due`: when the time of an unanswered ping is over.
-    :ivar signs: its signs of life; `signs_then`: their number when it was pinged.
-    :ivar behind_since: when more waited for it than its transport likes, or None.
-    :ivar awaits_turn: whether the relay stops, and has not closed this one yet.
-    :ivar is_taken_from: whether its messages count, which ends when its turn comes.
+    :ivar unread_since: set by the world: bytes sent when its client had last read everything.
+    :ivar login_sessid: the SESSID of the pending login; `is_login_sent` when the site has it.
+    :ivar turn_at: when it was pinged, or needed no ping; `ping_due`: when an unanswered ping times out.
+    :ivar activity: the number of its frames; `activity_at_ping`: that number when it was pinged.
+    :ivar behind_since: since when more waits for it than the limit of its transport, or None.
+    :ivar awaits_turn: whether the relay stops and has not closed this connection yet.
+    :ivar accepts_messages: whether the relay accepts its messages: until its turn to be closed.
     """
 
     number: int
@@ -223,7 +221,9 @@ class Connection:
     cursor: int = 0
     bucket: Bucket = field(default_factory=lambda: Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST))
     pings: Bucket = field(default_factory=lambda: Bucket(CONTROL_FRAMES_PER_SECOND, CONTROL_FRAME_BURST))
-    questions: Bucket = field(default_factory=lambda: Bucket(QUESTIONS_PER_MINUTE / MINUTE, QUESTIONS_PER_MINUTE))
+    reauthentications: Bucket = field(
+        default_factory=lambda: Bucket(REAUTHENTICATIONS_PER_MINUTE / MINUTE, REAUTHENTICATIONS_PER_MINUTE)
+    )
     refusals: int = 0
     refused_at: float = 0.0
     denials: int = 0
@@ -232,28 +232,28 @@ class Connection:
     login_due: float = 0.0
     message_due: float | None = None
     message_begun: int = 0
-    wants_in_by: str | None = None
-    is_asked_about: bool = False
+    login_sessid: str | None = None
+    is_login_sent: bool = False
     requests: list[Request] = field(default_factory=list)
-    member_since: int | None = None
+    logged_in_since: int | None = None
     unread_since: int = 0
     ended_at: float = 0.0
     turn_at: float = 0.0
     ping_due: float | None = None
-    signs: int = 0
-    signs_then: int = 0
+    activity: int = 0
+    activity_at_ping: int = 0
     behind_since: float | None = None
     awaits_turn: bool = False
-    is_taken_from: bool = True
+    accepts_messages: bool = True
 
     def compare(self) -> None:
-        """Check that it was handed nothing else."""
+        """Check that it got no other frame."""
         extra = self.stream.frames[self.cursor :]
-        assert not extra, f"connection {self.number} ({self.state.name}, {self.code}) was handed {extra} besides"
+        assert not extra, f"connection {self.number} ({self.state.name}, {self.code}) also got {extra}"
 
     @property
-    def is_member(self) -> bool:
-        return self.state in (State.MEMBER, State.ASKING_AGAIN)
+    def is_logged_in(self) -> bool:
+        return self.state in (State.AUTHENTICATED, State.REAUTHENTICATING)
 
 
 class Model:
@@ -264,14 +264,16 @@ class Model:
         self.remembers = remembers  # denials
         self.denied_at: dict[str, float] = {}
         self.addresses: dict[str, Address] = {}
-        self.questions: list[Ask] = []  # that were put to the site, and not yet accounted for
+        self.site_requests: list[SiteRequest] = []  # sent, and not yet matched with a login
         self.stopping = False
-        self.stopped_at = self.looked_at = now
-        self.turns = 0  # connections that had to be closed, and of those the ones that were closed, or disconnected
-        self.turns_taken = 0
-        self.told: list[tuple[int, Connection]] = []  # connections to be closed once this many batches are answered
+        self.stopped_at = self.swept_at = now
+        self.turns = 0  # connections to be closed when the relay stops
+        self.turns_taken = 0  # those that were closed or disconnected
+        self.to_close: list[
+            tuple[int, Connection]
+        ] = []  # number of a batch, and a connection to close once it is answered
         self.connections: list[Connection] = []
-        self.here: dict[str, list[Connection]] = {}
+        self.directory: dict[str, list[Connection]] = {}
         self.users: dict[str, User] = {}
         self.waiting = 0
         self.forming: list[tuple[Connection, Request]] = []
@@ -280,13 +282,13 @@ class Model:
         self.unmarked: dict[tuple[int, ...], tuple[int, list[tuple[Connection, Request]]]] = {}
         self.pending: dict[
             str, tuple[dict[Connection, None], set[str]]
-        ] = {}  # sessid -> who waits, users ended meanwhile
-        self.sessions: dict[str, dict[Connection, None]] = {}  # sessid -> who is in by it
+        ] = {}  # sessid -> connections that wait, users whose sessions ended meanwhile
+        self.sessions: dict[str, dict[Connection, None]] = {}  # sessid -> connections that logged in with it
         self.unreachable: dict[str, float] = {}
-        self.asked_about: set[str] = set()  # sessids that are being asked about again
-        self.due: dict[str, float] = {}  # sessid -> when at the latest it is asked about again
-        self.first_look = math.inf
-        self.dead: list[Connection] = []  # connections whose time was over at this check
+        self.rechecks_pending: set[str] = set()  # sessids whose re-check is pending
+        self.due: dict[str, float] = {}  # sessid -> the latest time of its next re-check
+        self.first_sweep = math.inf
+        self.dead: list[Connection] = []  # connections whose ping timed out at this check
         self.accepted = 0
         self.opened_so_far: list[Connection] = []
         self.counts: dict[str, int] = {}
@@ -298,7 +300,7 @@ class Model:
 
     def opened(self, c: Connection) -> None:
         """Record that a handshake was completed."""
-        c.state = State.VISITOR
+        c.state = State.ANONYMOUS
         c.login_due = self.now + LOGIN_TIMEOUT
         c.turn_at = self.now
         self.opened_so_far.append(c)
@@ -307,7 +309,7 @@ class Model:
 
     def received(self, c: Connection, sent: Sent) -> None:
         """Record that the last byte of a frame was read."""
-        if c.state is State.ENDED:
+        if c.state is State.CLOSED:
             return
         if isinstance(sent, Close):
             self._close(c, sent.code)
@@ -317,115 +319,117 @@ class Model:
         elif isinstance(sent, Pong):
             self._control(c)
         elif isinstance(sent, Bad):
-            if c.is_taken_from or sent.code != 1003:  # messages are not looked at any more; frames are
+            if c.accepts_messages or sent.code != 1003:  # messages are ignored then, frames are not
                 self._close(c, sent.code)
-        elif c.is_taken_from:
+        elif c.accepts_messages:
             self._text(c, sent)
 
     def _control(self, c: Connection) -> bool:
         within = c.pings.take(self.now)
-        c.signs += within
+        c.activity += within
         if not within:
             self._close(c, 1002)
         return within
 
     def pinged(self, c: Connection, is_behind: bool) -> None:
-        """Record that a connection's turn to be pinged has come. One that is behind gets no ping, which would wait,
-        too.
-        """
+        """Record that a ping of a connection is due. One that is behind gets none, since the ping would wait, too."""
         c.turn_at = self.now
-        if c.state is State.ENDED or is_behind:
+        if c.state is State.CLOSED or is_behind:
             return
         if self._emit(c, (9, b"")):
             self.count("pings")
-            c.ping_due, c.signs_then = self.now + PING_TIMEOUT, c.signs
+            c.ping_due, c.activity_at_ping = self.now + PING_TIMEOUT, c.activity
 
-    def gave_no_sign(self, c: Connection, is_behind: bool) -> None:
-        """Record that the time to answer a ping is over."""
-        assert c.state is State.ENDED or c in self.dead, f"connection {c.number} was alive, or had its time yet"
+    def ping_timed_out(self, c: Connection, is_behind: bool) -> None:
+        """Record that a ping has timed out."""
+        assert c.state is State.CLOSED or c in self.dead, f"connection {c.number} answered its ping, or still had time"
         if c in self.dead:
             self.dead.remove(c)
         if not is_behind:
             self._close(c, 4004)
-        elif c.state is not State.ENDED:
-            c.ping_due, c.signs_then = self.now + PING_TIMEOUT, c.signs  # its ping is still out
+        elif c.state is not State.CLOSED:
+            c.ping_due, c.activity_at_ping = self.now + PING_TIMEOUT, c.activity  # its ping may still wait
 
     def fell_behind(self, c: Connection) -> None:
         """Record that more waits for a connection than its transport's limit."""
         c.behind_since = self.now
 
     def caught_up(self, c: Connection) -> None:
-        """Record that a connection has taken everything, or is gone."""
+        """Record that a connection has taken everything, or has ended."""
         c.behind_since = None
 
     def compare(self) -> None:
-        """Check that every connection that must have been notified was."""
-        late = [c for c in self.dead if c.state is not State.ENDED]
-        assert not late, f"nobody noticed that these do not answer: {late}"
+        """Check that the relay has noticed every connection whose ping timed out."""
+        late = [c for c in self.dead if c.state is not State.CLOSED]
+        assert not late, f"the relay did not notice that these do not answer: {late}"
 
-    def left(self, c: Connection) -> None:
+    def released(self, c: Connection) -> None:
         """Record that the relay has released a connection."""
-        assert c.state in (State.ENDED, State.CONNECTING) or c.was_cut, f"connection {c.number} was cut without a word"
+        assert c.state in (State.CLOSED, State.CONNECTING) or c.was_cut, (
+            f"connection {c.number} was cut without a close frame"
+        )
         self._end(c)
 
-    def _look_at_pings(self) -> None:
+    def _check_pings(self) -> None:
         now = self.now
-        self.first_look = min(self.first_look, now)
+        self.first_sweep = min(self.first_sweep, now)
         over = [c for c in self.connections if c.ping_due is not None and c.ping_due <= now]
         for c in self.connections:
-            if c.ping_due is not None and c.signs != c.signs_then:
+            if c.ping_due is not None and c.activity != c.activity_at_ping:
                 c.ping_due = None
             elif c.ping_due is not None:
                 c.turn_at = now
-            if c.state not in (State.CONNECTING, State.ENDED):
-                # Turns count from the first look at the deadlines on, which a relay has at once when it starts.
-                late = now - max(c.turn_at, self.first_look) > PING_INTERVAL + 2 * LOOK
+            if c.state not in (State.CONNECTING, State.CLOSED):
+                # Turns count from the first check of the deadlines, which comes as soon as the relay starts.
+                late = now - max(c.turn_at, self.first_sweep) > PING_INTERVAL + 2 * SWEEP_SECONDS
                 assert not late, f"connection {c.number} was not pinged since {c.turn_at}"
-        self.dead = [c for c in over if c.state is not State.ENDED and c.signs == c.signs_then]
+        self.dead = [c for c in over if c.state is not State.CLOSED and c.activity == c.activity_at_ping]
         for c in over:
             c.ping_due = None
 
-    def answered(self, ask: Ask, verdict: Verdict) -> None:
-        """Record that the site has answered."""
-        ask.verdict = verdict
-        if ask.again:
-            self._rechecked(ask.sessid, verdict)
+    def answered(self, site_request: SiteRequest, verdict: Verdict) -> None:
+        """Record that the site has responded."""
+        site_request.verdict = verdict
+        if site_request.is_recheck:
+            self._rechecked(site_request.sessid, verdict)
             return
-        c = ask.by
-        assert c is not None, f"an answer about {ask.sessid}, which was asked about for nobody"
+        c = site_request.connection
+        assert c is not None, f"a response about {site_request.sessid}, without a login"
         address = self.addresses[c.address]
-        address.out -= 1
+        address.pending -= 1
         is_denied = verdict.uid is None and verdict.available
-        if is_denied and not self._is_remembered(ask.sessid):
+        if is_denied and not self._is_remembered(site_request.sessid):
             address.denials.take(self.now)
-            self.denied_at[ask.sessid] = self.now
+            self.denied_at[site_request.sessid] = self.now
         self._login_answered(c, verdict)
-        self._let_in(address)
+        self._send_logins(address)
 
     def _login_answered(self, c: Connection, verdict: Verdict) -> None:
-        sessid, c.wants_in_by, c.is_asked_about = c.wants_in_by, None, False
-        assert sessid is not None, f"connection {c.number} was answered, and had left or not asked"
-        assert c.state in (State.ASKING, State.ASKING_AGAIN), f"connection {c.number} was told what it did not ask"
+        sessid, c.login_sessid, c.is_login_sent = c.login_sessid, None, False
+        assert sessid is not None, f"connection {c.number} was answered without a pending login"
+        assert c.state in (State.AUTHENTICATING, State.REAUTHENTICATING), (
+            f"connection {c.number} got an answer without an auth-request"
+        )
         waiting, ended = self.pending[sessid]
         waiting.pop(c, None)
         if not waiting:
             del self.pending[sessid]
         if verdict.uid is not None and str(verdict.uid) in ended:
-            self.count("logins that were revoked while the site was asked")
+            self.count("logins revoked while their request was pending")
             self._close(c, 4505)
             return
-        again = c.state is State.ASKING_AGAIN
-        c.state = State.MEMBER if again else State.VISITOR
+        again = c.state is State.REAUTHENTICATING
+        c.state = State.AUTHENTICATED if again else State.ANONYMOUS
         if verdict.uid is not None and not again:
             self.count("logins")
-            c.state, c.uid = State.MEMBER, verdict.uid
-            c.member_since = self.accepted
+            c.state, c.uid = State.AUTHENTICATED, verdict.uid
+            c.logged_in_since = self.accepted
             user = self.users.setdefault(str(c.uid), User())
             user.connections += 1
             user.forgotten_at = None
             c.bucket = Bucket(MESSAGES_PER_SECOND, MESSAGE_BURST)
-            c.signs += 1
-            self.here.setdefault(str(c.uid), []).append(c)
+            c.activity += 1
+            self.directory.setdefault(str(c.uid), []).append(c)
             self._auth(c, True)
         elif verdict.uid is not None:
             same = str(verdict.uid) == str(c.uid)
@@ -437,19 +441,19 @@ class Model:
             c.denials += 1
             if c.denials >= DENIALS:
                 self._close(c, 4500)
-        if c.is_member and verdict.uid is not None and str(verdict.uid) == str(c.uid):
+        if c.is_logged_in and verdict.uid is not None and str(verdict.uid) == str(c.uid):
             self._forget_session(c)
             self.sessions.setdefault(sessid, {})[c] = None
-            if sessid not in self.asked_about:
+            if sessid not in self.rechecks_pending:
                 self._confirmed(sessid, verdict)
-            for oldest in self.here[str(c.uid)][:-CONNECTIONS_PER_USER]:
+            for oldest in self.directory[str(c.uid)][:-CONNECTIONS_PER_USER]:
                 self._close(oldest, 4504)
 
     def _is_remembered(self, sessid: str) -> bool:
         return self.remembers and self.now - self.denied_at.get(sessid, -math.inf) < DENIAL_MEMORY
 
-    def _wants_in(self, c: Connection, sessid: str) -> None:
-        c.wants_in_by = sessid
+    def _log_in(self, c: Connection, sessid: str) -> None:
+        c.login_sessid = sessid
         self.pending.setdefault(sessid, ({}, set()))[0][c] = None
         address = self.addresses.setdefault(c.address, Address())
         address.waiting.append(c)
@@ -457,42 +461,42 @@ class Model:
             address.waiting.remove(c)
             self.count("logins denied from memory")
             self._login_answered(c, Verdict(None))
-        self._let_in(address)
+        self._send_logins(address)
 
-    def _let_in(self, address: Address) -> None:
-        """Let waiting logins be asked about, but no more at once than may be denied."""
-        if address.is_letting_in:
+    def _send_logins(self, address: Address) -> None:
+        """Send the requests of waiting logins, but no more at once than logins that may still be denied."""
+        if address.is_sending_logins:
             return
-        address.is_letting_in = True
+        address.is_sending_logins = True
         while address.waiting:
-            left = int(address.denials.look(self.now))
-            if address.out and address.out >= left:
+            left = int(address.denials.level(self.now))
+            if address.pending and address.pending >= left:
                 self.count("logins that waited for others of their address")
                 break
             c = address.waiting.pop(0)
-            assert c.wants_in_by is not None
-            if self._is_remembered(c.wants_in_by) or not left:
-                self.count("logins denied from memory" if left else "logins denied without asking")
+            assert c.login_sessid is not None
+            if self._is_remembered(c.login_sessid) or not left:
+                self.count("logins denied from memory" if left else "logins denied without a request")
                 self._login_answered(c, Verdict(None))
                 continue
-            assert self.questions, f"the site was not asked about {c.wants_in_by}"
-            ask = self.questions.pop(0)
-            assert ask.sessid == c.wants_in_by, f"asked about {ask.sessid} in place of {c.wants_in_by}"
-            address.out += 1
-            ask.by, c.is_asked_about = c, True
-            if ask.verdict is not None:
-                self.answered(ask, ask.verdict)
-        address.is_letting_in = False
+            assert self.site_requests, f"no request was sent about {c.login_sessid}"
+            site_request = self.site_requests.pop(0)
+            assert site_request.sessid == c.login_sessid, (
+                f"a request about {site_request.sessid} instead of {c.login_sessid}"
+            )
+            address.pending += 1
+            site_request.connection, c.is_login_sent = c, True
+            if site_request.verdict is not None:
+                self.answered(site_request, site_request.verdict)
+        address.is_sending_logins = False
 
-    def asked_again(self, sessid: str) -> None:
-        """Record that the relay has asked the site again."""
-        assert sessid in self.sessions and sessid not in self.asked_about, f"{sessid} was asked about without need"
-        self.asked_about.add(sessid)
+    def recheck_sent(self, sessid: str) -> None:
+        """Record that the relay has sent a re-check."""
+        assert sessid in self.sessions and sessid not in self.rechecks_pending, f"{sessid} was re-checked without need"
+        self.rechecks_pending.add(sessid)
 
     def appended(self, contents: Sequence[tuple[Any, ...]]) -> None:
-        """Record a batch that went to the log, and check that it is all that was accepted since the last one, in
-        order.
-        """
+        """Record a batch that went to the log, and check that it has all messages accepted since the last, in order."""
         assert not self.batch, "two batches at once"
         self.batch, self.forming = self.forming, []
         self.batches += 1
@@ -516,7 +520,7 @@ class Model:
                     "content": request.content,
                 },
             }
-            reached = [self._emit(c, delivery) for c in tuple(self.here.get(str(request.to), ()))]
+            reached = [self._emit(c, delivery) for c in tuple(self.directory.get(str(request.to), ()))]
             if any(reached):
                 self._outcome(sender, request)
             else:
@@ -524,48 +528,54 @@ class Model:
         if unreached:
             self.unmarked[tuple(unreached)] = self.batches, list(unreached.values())
         self.waiting -= len(batch)
-        self._close_told()
+        self._close_answered()
 
     def marked(self, numbers: Sequence[int]) -> None:
         """Record that the log has marked these undelivered, or will."""
         unreached = self.unmarked.pop(tuple(numbers), None)
-        assert unreached is not None, f"marked undelivered, and were not: {numbers}"
+        assert unreached is not None, f"marked as undelivered, but delivered: {numbers}"
         for sender, request in unreached[1]:
             self.count("messages whose recipient vanished")
             self._outcome(sender, request, "receiving-user-not-connected")
-        self._close_told()
+        self._close_answered()
 
     def swept(self) -> None:
         """Record that the relay has checked its deadlines."""
         now = self.now
-        late = min(self.turns, self._turns_by(self.looked_at)) - self.turns_taken
-        assert late <= 0 or not self.stopping, f"{late} connections were not told in their turns that the relay stops"
-        self.looked_at = now
+        late = min(self.turns, self._turns_by(self.swept_at)) - self.turns_taken
+        assert late <= 0 or not self.stopping, f"{late} connections were not closed in their turns"
+        self.swept_at = now
         for user, known in tuple(self.users.items()):
             if known.forgotten_at is not None and known.forgotten_at <= now:
                 del self.users[user]
         for sessid, due in self.due.items():
-            # A slot is a whole second, and a due session is asked about as soon as fewer than the limit are.
-            late = due + 1 + LOOK < now and sessid not in self.asked_about and len(self.asked_about) < AT_ONCE
-            assert not late, f"{sessid} was due at {due}, and was not asked about at {now}"
+            # Due times are whole seconds, and a due re-check is sent as soon as fewer than the limit are pending.
+            late = (
+                due + 1 + SWEEP_SECONDS < now
+                and sessid not in self.rechecks_pending
+                and len(self.rechecks_pending) < MAX_RECHECKS_AT_ONCE
+            )
+            assert not late, f"{sessid} was due at {due}, and was not re-checked at {now}"
         for c in self.connections:
-            if c.state is State.ENDED and not c.is_lost:
-                # If the client closes, too, after the relay has, its time begins again.
-                assert c.ended_at + 2 * CLOSING_TIMEOUT > now, f"connection {c.number} may take its time to leave"
+            if c.state is State.CLOSED and not c.is_lost:
+                # If the client closes as well, after the relay, its time begins again.
+                assert c.ended_at + 2 * CLOSING_TIMEOUT > now, (
+                    f"connection {c.number} was not cut after its time to leave"
+                )
             if c.state is State.CONNECTING:
-                assert c.handshake_due > now or c.is_lost, "a handshake may last"
-        # In the order in which they began: a login that waits for one that ends is asked about before that one ends.
+                assert c.handshake_due > now or c.is_lost, "a handshake was not cut after its time"
+        # In the order in which they opened: when a login ends, the request of one that waits for it is sent first.
         for c in self.opened_so_far:
-            if c.state in (State.VISITOR, State.ASKING) and c.login_due <= now:
-                if c.state is State.ASKING:
+            if c.state in (State.ANONYMOUS, State.AUTHENTICATING) and c.login_due <= now:
+                if c.state is State.AUTHENTICATING:
                     self._auth(c, False, "webserver-unavailable")
                 self._close(c, 4001)
         for c in sorted(self.connections, key=lambda c: c.message_begun):
-            if c.state not in (State.CONNECTING, State.ENDED) and c.message_due is not None and c.message_due <= now:
+            if c.state not in (State.CONNECTING, State.CLOSED) and c.message_due is not None and c.message_due <= now:
                 self._close(c, 1002)
-        self._look_at_pings()
+        self._check_pings()
         for c in self.connections:
-            if c.behind_since is not None and c.behind_since + UNREAD_TIME <= now and c.state is not State.ENDED:
+            if c.behind_since is not None and c.behind_since + UNREAD_TIME <= now and c.state is not State.CLOSED:
                 if not c.stream.unacknowledged:
                     self.count("clients behind that had taken all the kernel had")
                     c.behind_since = now
@@ -577,7 +587,7 @@ class Model:
         """Record that the site has ended all sessions of a user."""
         for _, ended in self.pending.values():
             ended.add(user)
-        for c in tuple(self.here.get(user, ())):
+        for c in tuple(self.directory.get(user, ())):
             self._close(c, 4505)
 
     def revoked_session(self, sessid: str) -> None:
@@ -587,30 +597,30 @@ class Model:
             self._close(c, 4505)
 
     def stopped(self, there: Sequence[Connection]) -> None:
-        """Record that the relay has begun to stop: each connection has a turn to be closed, and goes on until then."""
+        """Record that the relay has begun to stop: each connection has a turn to be closed, and works until then."""
         self.stopping = True
-        self.stopped_at = self.looked_at = self.now
+        self.stopped_at = self.swept_at = self.now
         self.turns = len(there)
         for c in there:
             c.awaits_turn = True
 
     def _turns_by(self, moment: float) -> int:
-        """Return how many turns have come by then."""
-        rate = max(LEAST_TURNS, (self.turns - TURNS_AT_ONCE) / (0.8 * DRAIN_TIME))
+        """Return how many turns have come by that moment."""
+        rate = max(MIN_TURNS_PER_SECOND, (self.turns - TURNS_AT_ONCE) / (0.8 * DRAIN_TIME))
         return TURNS_AT_ONCE + int(rate * (moment - self.stopped_at))
 
-    def taken_no_more(self, c: Connection) -> None:
+    def turn_came(self, c: Connection) -> None:
         """Record that a connection's turn has come: its messages are answered, then it is closed."""
         if c.awaits_turn:
             self._turn_taken(c)
-            assert self.turns_taken <= self._turns_by(self.now), f"connection {c.number} was told before its turn"
-            self.count("connections that were told by turns that the relay stops")
-        c.is_taken_from = False
-        self.told.append((self.batches + bool(self.forming), c))
-        self._close_told()
+            assert self.turns_taken <= self._turns_by(self.now), f"connection {c.number} was closed before its turn"
+            self.count("connections closed in their turn while the relay stops")
+        c.accepts_messages = False
+        self.to_close.append((self.batches + bool(self.forming), c))
+        self._close_answered()
 
     def lost(self, c: Connection) -> None:
-        """Record that a connection is gone, and so is its turn."""
+        """Record that a connection has ended. This uses up its turn."""
         if c.awaits_turn:
             self._turn_taken(c)
 
@@ -618,40 +628,42 @@ class Model:
         c.awaits_turn = False
         self.turns_taken += 1
 
-    def _close_told(self) -> None:
+    def _close_answered(self) -> None:
         unanswered = [number for number, _ in self.unmarked.values()] + [self.batches] * bool(self.batch)
-        for place in tuple(self.told):
+        for place in tuple(self.to_close):
             until, c = place
             if until <= self.batches and all(number > until for number in unanswered):
-                self.told.remove(place)
-                if c.state is not State.CONNECTING:  # else it is cut
+                self.to_close.remove(place)
+                if c.state is not State.CONNECTING:  # otherwise it is cut
                     self._close(c, 4000)
 
     def closed_all(self) -> None:
-        """Record that the relay closes all that is open: at the end, when all is answered or the time is over."""
+        """Record that the relay closes all open connections: when all is answered or the time to stop is over."""
         is_over = self.now - self.stopped_at >= 0.9 * DRAIN_TIME
-        assert is_over or not (self.told or any(c.awaits_turn for c in self.connections)), "the relay did not wait"
+        assert is_over or not (self.to_close or any(c.awaits_turn for c in self.connections)), "the relay did not wait"
         for c in self.connections:
-            c.awaits_turn = c.is_taken_from = False
-            if c.state not in (State.CONNECTING, State.ENDED):
+            c.awaits_turn = c.accepts_messages = False
+            if c.state not in (State.CONNECTING, State.CLOSED):
                 self.count("connections that were closed when the time to stop was over")
                 self._close(c, 4000)
 
-    # What comes of it ---------------------------------------------------------------
+    # What follows ---------------------------------------------------------------
 
     def _text(self, c: Connection, sent: Sent) -> None:
         within = c.bucket.take(self.now)
-        c.signs += within
+        c.activity += within
         if isinstance(sent, Unusable):
             if not within and sent.reason == "invalid-auth-request":
-                # Beyond the limit, only what the answer needs is read of a message.
+                # Beyond the limit, the relay reads only the values that the answer needs.
                 self._auth(
-                    c, False, "login-pending" if c.state in (State.ASKING, State.ASKING_AGAIN) else "rate-limited"
+                    c,
+                    False,
+                    "login-pending" if c.state in (State.AUTHENTICATING, State.REAUTHENTICATING) else "rate-limited",
                 )
             elif not within and sent.id is not None:
-                if c.is_member:
+                if c.is_logged_in:
                     self._emit(c, _outcome(sent.id, "rate-limited"))
-            elif not sent.send or c.is_member:
+            elif not sent.send or c.is_logged_in:
                 self.count("unusable frames")
                 if sent.id is None:
                     self._emit(c, {"type": "error", "reason": sent.reason, "detail": ...})
@@ -661,7 +673,7 @@ class Model:
                 if c.unusable >= UNUSABLE:
                     self._close(c, 4502)
         elif isinstance(sent, Send):
-            if c.is_member:
+            if c.is_logged_in:
                 c.requests.append(sent.request)
                 within = within and self.users[str(c.uid)].may_send(sent.request.to, self.now)
                 if within:
@@ -671,19 +683,19 @@ class Model:
             else:
                 self.count("messages of visitors")
         elif isinstance(sent, Auth):
-            if c.state in (State.ASKING, State.ASKING_AGAIN):
+            if c.state in (State.AUTHENTICATING, State.REAUTHENTICATING):
                 self._auth(c, False, "login-pending")
             elif not within:
                 self._auth(c, False, "rate-limited")
-            elif c.is_member and not c.questions.take(self.now):
-                self.count("members who asked too often")
+            elif c.is_logged_in and not c.reauthentications.take(self.now):
+                self.count("auth-requests of users beyond their limit")
                 self._auth(c, False, "rate-limited")
                 within = False
             else:
-                c.state = State.ASKING_AGAIN if c.is_member else State.ASKING
-                self._wants_in(c, sent.sessid)
+                c.state = State.REAUTHENTICATING if c.is_logged_in else State.AUTHENTICATING
+                self._log_in(c, sent.sessid)
         if not within:
-            if self.now - c.refused_at > BACKED_OFF:
+            if self.now - c.refused_at > BACK_OFF_SECONDS:
                 c.refusals = 0
             c.refused_at = self.now
             c.refusals += 1
@@ -691,7 +703,7 @@ class Model:
                 self._close(c, 4503)
 
     def _submitted(self, c: Connection, request: Request) -> None:
-        if not self.here.get(str(request.to)):
+        if not self.directory.get(str(request.to)):
             self._outcome(c, request, "receiving-user-not-connected")
         elif self.waiting >= MAX_WAITING:
             self._outcome(c, request, "busy")
@@ -701,10 +713,10 @@ class Model:
             self.forming.append((c, request))
 
     def _rechecked(self, sessid: str, verdict: Verdict) -> None:
-        self.asked_about.discard(sessid)
+        self.rechecks_pending.discard(sessid)
         connections = self.sessions.get(sessid)
-        assert connections, f"{sessid} was asked about again, and nobody is in by it"
-        self.count("sessions asked about again")
+        assert connections, f"{sessid} was re-checked, and no connection uses it"
+        self.count("sessions re-checked")
         user = next(iter(connections)).uid
         if verdict.uid is not None and str(verdict.uid) == str(user):
             self._confirmed(sessid, verdict)
@@ -729,19 +741,19 @@ class Model:
         self._emit(c, _outcome(request.id, reason))
 
     def _emit(self, c: Connection, expected: Any) -> bool:
-        """Check that a frame was handed to `c`, if it is open; return whether it is."""
-        if c.state is State.ENDED:
+        """Check that `c` got a frame, if it is open; return whether it is."""
+        if c.state is State.CLOSED:
             return False
         came = c.stream.frames[c.cursor] if c.cursor < len(c.stream.frames) else None
         if came is None:
-            # Frames in the buffer of a connection that broke in this very turn were handed over, but can't be seen.
-            assert c.is_lost, f"connection {c.number} was not handed {expected}"
+            # The connection broke in this turn. The frames in its buffer were sent, but can't be seen.
+            assert c.is_lost, f"connection {c.number} did not get {expected}"
             return True
         c.cursor += 1
         if came == (4002,) and expected != (4002,):
-            # The next one counts, too.
+            # The next frame counts, too.
             unread = c.stream.total - c.unread_since + len(json.dumps(expected, default=str, ensure_ascii=False))
-            # Give or take: each pong counts with the longest head that a frame may have, each message without one.
+            # Approximate: each pong counts with the longest header of a frame, each message without one.
             assert unread > 0.95 * UNREAD_SIZE, f"connection {c.number} was closed with 4002 at {unread} bytes unread"
             self.count("slow readers closed")
             c.code = 4002
@@ -749,11 +761,11 @@ class Model:
             return False
         if isinstance(came, dict) and came.get("type") == "error" and isinstance(came.get("detail"), str):
             came = {**came, "detail": ...}
-        assert exactly(came) == exactly(expected), f"connection {c.number} was handed {came}, not {expected}"
+        assert exactly(came) == exactly(expected), f"connection {c.number} got {came}, not {expected}"
         return True
 
     def _close(self, c: Connection, code: int) -> None:
-        if c.state is State.ENDED:
+        if c.state is State.CLOSED:
             return
         if self._emit(c, (code,)):
             self.count(f"closed with {code}")
@@ -761,11 +773,11 @@ class Model:
             self._end(c)
 
     def _end(self, c: Connection) -> None:
-        if c.is_member:
-            mine = self.here[str(c.uid)]
+        if c.is_logged_in:
+            mine = self.directory[str(c.uid)]
             mine.remove(c)
             if not mine:
-                del self.here[str(c.uid)]
+                del self.directory[str(c.uid)]
             user = self.users[str(c.uid)]
             user.connections -= 1
             if not user.connections:
@@ -778,16 +790,16 @@ class Model:
             waiting.pop(c, None)
             if not waiting:
                 del self.pending[sessid]
-        c.state = State.ENDED
+        c.state = State.CLOSED
         c.ended_at = self.now
-        if c.wants_in_by is not None:
+        if c.login_sessid is not None:
             address = self.addresses[c.address]
-            if c.is_asked_about:
-                address.out -= 1
+            if c.is_login_sent:
+                address.pending -= 1
             else:
                 address.waiting.remove(c)
-            c.wants_in_by, c.is_asked_about = None, False
-            self._let_in(address)
+            c.login_sessid, c.is_login_sent = None, False
+            self._send_logins(address)
 
     def _forget_session(self, c: Connection) -> None:
         for sessid, connections in tuple(self.sessions.items()):
@@ -796,12 +808,12 @@ class Model:
                 del self.sessions[sessid]
                 self.unreachable.pop(sessid, None)
                 self.due.pop(sessid, None)
-                self.asked_about.discard(sessid)
+                self.rechecks_pending.discard(sessid)
 
     # In the end ----------------------------------------------------------------------
 
     def check_promise(self, log: Sequence[Row]) -> None:
-        """Check every account and the log at the end, by the same check as real runs."""
+        """Check every account and the log at the end, as the checks of real runs do."""
         accounts = []
         for c in self.connections:
             if c.uid is None:
@@ -813,7 +825,7 @@ class Model:
                 if isinstance(f, dict)
                 and (f["type"] == "message" or (f["type"] == "send-request-response" and f["response"]["id"] in ids))
             ]
-            stayed = c.is_member and c.member_since == 0
+            stayed = c.is_logged_in and c.logged_in_since == 0
             accounts.append(Account(c.uid, c.requests, heard, c.code, stayed))
         trial = Trial()
         trial.add(accounts, settled=True)

@@ -127,7 +127,7 @@ class Scenario:
         self._world.answer(self._random.randrange(9), said)
 
     def site_is_down(self) -> None:
-        while self._world.site.out:
+        while self._world.site.pending:
             self._world.answer(0, "unavailable")
 
     def log_moves(self) -> None:
@@ -153,14 +153,14 @@ class Scenario:
         said = self._random.choice(("right", "right", "unavailable", "denied", "nothing"))
         for _ in range(self._random.randrange(4, 60)):
             self._world.advance(60.0)
-            while self._world.site.out and said != "nothing":
+            while self._world.site.pending and said != "nothing":
                 self._world.answer(0, said)
 
     def site_ends_sessions(self) -> None:
         """End every session that is asked about in these minutes."""
         for _ in range(7):
             self._world.advance(60.0)
-            while self._world.site.out:
+            while self._world.site.pending:
                 self._world.answer(0, "denied")
 
     def stop(self) -> None:
@@ -180,7 +180,7 @@ class Scenario:
 
     def more_is_written_than_the_log_takes(self) -> None:
         """Let the logged-in users write to each other as much as they may, while the log hangs."""
-        members = [client for client in self._world.clients if client.known.is_member]
+        members = [client for client in self._world.clients if client.known.is_logged_in]
         for client in members:
             for _ in range(7):
                 to = self._random.choice(members).known.uid
@@ -247,7 +247,7 @@ class Scenario:
 
     def falls_behind(self, client: Client) -> None:
         """Stop reading for a while: more waits than the transport's limit, but within the budget."""
-        members = [each for each in self._world.clients if each.known.is_member]
+        members = [each for each in self._world.clients if each.known.is_logged_in]
         client = client if client in members or not members else self._random.choice(members)
         self._world.stop_reading(client)
         others = [each for each in members if each is not client]
@@ -301,7 +301,7 @@ class Scenario:
             self._world.advance(self._random.choice((0.25, 1.0, 5.5)))
 
     def everybody_guesses(self, client: Client) -> None:
-        """Let all clients ask at once, by unknown sessions."""
+        """Let all clients log in at once, with unknown sessions."""
         for each in self._world.clients:
             self._world.log_in(each, self._world.session_of("nobody"))
         self._world.turn()
@@ -332,7 +332,7 @@ class Scenario:
         pending = self._world.model.pending
         named = [s for s, who in sessions.items() if client.known in who]
         named += [s for s, (who, _) in pending.items() if client.known in who]
-        if named and client.known.state is not State.ENDED:
+        if named and client.known.state is not State.CLOSED:
             self._world.revoke_session(named[0])
 
 

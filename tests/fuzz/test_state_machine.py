@@ -144,7 +144,7 @@ class Relaying(RuleBasedStateMachine):
     @invariant()
     def nobody_is_here_who_is_gone(self) -> None:
         for client in self.world.clients:
-            if client.known.state is State.ENDED:
+            if client.known.state is State.CLOSED:
                 assert client.protocol.session is None or not client.protocol.session.logged_in
 
     def teardown(self) -> None:

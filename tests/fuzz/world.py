@@ -40,7 +40,21 @@ from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import Outbox
 from chatrelay.websocket.protocol import ChatProtocol
 from tests.fuzz import model
-from tests.fuzz.model import Ask, Auth, Bad, Close, Connection, Model, Ping, Pong, Send, Sent, State, Unusable, Verdict
+from tests.fuzz.model import (
+    Auth,
+    Bad,
+    Close,
+    Connection,
+    Model,
+    Ping,
+    Pong,
+    Send,
+    Sent,
+    SiteRequest,
+    State,
+    Unusable,
+    Verdict,
+)
 from tests.fuzz.network import PAUSE_AT, Kernel, NotDirect, Reactor, Socket, Stream
 from tests.support.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, handshake
 from tests.support.message_logs import SteppedMessageLog
@@ -56,14 +70,14 @@ RECIPIENTS: tuple[UID, ...] = (1, "1", 2, "2", "cy", "nobody")
 
 
 class _ByHand:
-    """A `chatrelay.auth.client.SessionPage` whose answers the test gives."""
+    """A `chatrelay.auth.client.SessionPage` whose responses the test gives."""
 
-    def __init__(self, out: list[tuple[str, Deferred[SiteVerdict]]]) -> None:
-        self._out = out
+    def __init__(self, pending: list[tuple[str, Deferred[SiteVerdict]]]) -> None:
+        self._pending = pending
 
     def ask(self, sessid: str, is_ticket: bool) -> Deferred[SiteVerdict]:
-        """Put a question, which is pending from now on."""
-        return hold(self._out, sessid)
+        """Add a pending request."""
+        return hold(self._pending, sessid)
 
     def close(self) -> Deferred[None]:
         """Do nothing: there is nothing to close."""
@@ -71,9 +85,9 @@ class _ByHand:
 
 
 class Site(SessionPageAuthenticator):
-    """The real authenticator with its queue, breaker and deadlines, in front of a site whose answers the test gives.
+    """The real authenticator with its queue, breaker and deadlines, in front of a site whose responses the test gives.
 
-    :ivar out: the questions that have reached the site: the SESSID, and the Deferred for its verdict.
+    :ivar pending: the requests that have reached the site: the SESSID, and the Deferred for its verdict.
     """
 
     def __init__(self, reactor: Any, config: Config) -> None:
@@ -88,28 +102,28 @@ class Site(SessionPageAuthenticator):
             breaker_wait=config.breaker_wait,
             breaker_longest_wait=config.breaker_longest_wait,
         )
-        self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
-        self._page = _ByHand(self.out)  # type: ignore[assignment]
+        self.pending: list[tuple[str, Deferred[SiteVerdict]]] = []
+        self._page = _ByHand(self.pending)  # type: ignore[assignment]
 
     def startup_check(self) -> None:
         """Do nothing: the startup check only logs."""
 
 
 class BareSite:
-    """An authenticator without any protection: each question is pending until it is answered."""
+    """An authenticator without any protection: each request is pending until the test gives the response."""
 
     def __init__(self) -> None:
-        self.out: list[tuple[str, Deferred[SiteVerdict]]] = []
+        self.pending: list[tuple[str, Deferred[SiteVerdict]]] = []
 
     def authenticate(self, sessid: str) -> Deferred[SiteVerdict]:
-        return hold(self.out, sessid)
+        return hold(self.pending, sessid)
 
 
-def hold(out: list[Any], sessid: str) -> Deferred[SiteVerdict]:
-    """Add a pending question; cancelling it removes it."""
-    verdict: Deferred[SiteVerdict] = Deferred(lambda _: out.remove(question))
-    question = (sessid, verdict)
-    out.append(question)
+def hold(pending: list[Any], sessid: str) -> Deferred[SiteVerdict]:
+    """Add a pending request; cancelling it removes it."""
+    verdict: Deferred[SiteVerdict] = Deferred(lambda _: pending.remove(request))
+    request = (sessid, verdict)
+    pending.append(request)
     return verdict
 
 
@@ -141,7 +155,7 @@ class WatchedProtocol(ChatProtocol):
     factory: WatchedFactory
 
     def stop_taking(self) -> None:
-        self.factory.tell(self.factory.world.model.taken_no_more, self)
+        self.factory.tell(self.factory.world.model.turn_came, self)
         super().stop_taking()
 
     def ping(self) -> None:
@@ -149,7 +163,7 @@ class WatchedProtocol(ChatProtocol):
         super().ping()
 
     def ping_unanswered(self) -> None:
-        self.factory.tell(self.factory.world.model.gave_no_sign, self, bool(self.transport.producerPaused))
+        self.factory.tell(self.factory.world.model.ping_timed_out, self, bool(self.transport.producerPaused))
         super().ping_unanswered()
 
 
@@ -233,7 +247,7 @@ class World:
             recheck_grace=float(model.RECHECK_GRACE),
             control_frames_per_second=float(model.CONTROL_FRAMES_PER_SECOND),
             control_frame_burst=model.CONTROL_FRAME_BURST,
-            webserver_checks=4 * model.AT_ONCE,
+            webserver_checks=4 * model.MAX_RECHECKS_AT_ONCE,
             drain_time=float(model.DRAIN_TIME),
             connections_per_user=model.CONNECTIONS_PER_USER,
             logins_per_minute=model.LOGINS_PER_MINUTE,
@@ -255,7 +269,9 @@ class World:
         self._stack = ExitStack()
         self._stack.enter_context(patch.object(attempts, "MINUTE", float(model.MINUTE)))
         self._stack.enter_context(patch.object(session, "MINUTE", float(model.MINUTE)))
-        self._stack.enter_context(patch.object(session, "REAUTHENTICATIONS_PER_MINUTE", model.QUESTIONS_PER_MINUTE))
+        self._stack.enter_context(
+            patch.object(session, "REAUTHENTICATIONS_PER_MINUTE", model.REAUTHENTICATIONS_PER_MINUTE)
+        )
         self._stack.enter_context(patch.object(outgoing, "sendqueue", Kernel()))
         # The relay remembers only the denials of its own authenticator.
         parts = build_parts(
@@ -293,7 +309,7 @@ class World:
     def __enter__(self) -> World:
         self._stack.enter_context(patch.object(relay_module, "MAX_WAITING", model.MAX_WAITING))
         self._stack.enter_context(patch.object(stopping, "FIRST_TURNS", model.TURNS_AT_ONCE))
-        self._stack.enter_context(patch.object(stopping, "MIN_TURNS_PER_SECOND", model.LEAST_TURNS))
+        self._stack.enter_context(patch.object(stopping, "MIN_TURNS_PER_SECOND", model.MIN_TURNS_PER_SECOND))
         # Failures that are meant to happen are nobody else's business.
         for name, module in list(sys.modules.items()):
             if name.startswith("chatrelay.") and isinstance(getattr(module, "log", None), Logger):
@@ -501,12 +517,12 @@ class World:
     # Actions of the site ------------------------------------------------------------
 
     def authenticate(self, sessid: str) -> Deferred[SiteVerdict]:
-        """Pass the relay's question on, and record its outcome."""
-        ask = Ask(sessid, self._is_rechecking)
-        if ask.again:
-            self.note(self.model.asked_again, sessid)
+        """Pass on the relay's request, and record its outcome."""
+        site_request = SiteRequest(sessid, self._is_rechecking)
+        if site_request.is_recheck:
+            self.note(self.model.recheck_sent, sessid)
         else:
-            self.model.questions.append(ask)
+            self.model.site_requests.append(site_request)
 
         def answered(said: Any) -> Any:
             if isinstance(said, Failure) and said.check(CancelledError):
@@ -516,11 +532,11 @@ class World:
             else:
                 verdict = Verdict(None, available=isinstance(said, Denied))
             if returned:
-                self.note(self.model.answered, ask, verdict)
+                self.note(self.model.answered, site_request, verdict)
             else:
-                ask.verdict = verdict  # at once: the model meets it where it follows the question
-                if ask.again:
-                    self.note(self.model.answered, ask, verdict)
+                site_request.verdict = verdict  # at once: the model reads it when it matches the request with a login
+                if site_request.is_recheck:
+                    self.note(self.model.answered, site_request, verdict)
             return said
 
         returned = False
@@ -542,7 +558,7 @@ class World:
 
         registry, model = self.factory.registry, self.model
         watch(self.factory.parts.sweep, "check", lambda now: self.note(model.swept))
-        watch(registry, "closing", lambda connection: self.factory.tell(model.left, connection))
+        watch(registry, "closing", lambda connection: self.factory.tell(model.released, connection))
         watch(registry, "disconnected", lambda connection: self.factory.tell(model.lost, connection))
         watch(registry, "close_all", lambda: self.note(model.closed_all))
 
@@ -574,11 +590,11 @@ class World:
         self.factory.parts.logins.rechecks._start_due = watched  # type: ignore[method-assign]
 
     def answer(self, which: int, said: str = "right") -> None:
-        """Let the site answer one of the pending questions."""
-        if not self.site.out:
+        """Let the site answer one of the pending requests."""
+        if not self.site.pending:
             return
         self.events += 1
-        sessid, verdict = self.site.out.pop(which % len(self.site.out))
+        sessid, verdict = self.site.pending.pop(which % len(self.site.pending))
         uid = USERS.get(sessid.partition(".")[0])
         if said == "unavailable":
             verdict.callback(Unavailable("the site is down"))
@@ -689,13 +705,13 @@ class World:
                 busy = busy or bool(self.log.batches or self.log.marks)
                 self.move_log("commit")
                 self.move_log("mark")
-            if self.site.out:
+            if self.site.pending:
                 self.answer(0)
                 busy = True
             if not busy:
                 break
         else:
-            raise AssertionError("it does not come to an end")
+            raise AssertionError("the scenario does not end")
         assert not self.model.waiting and not self.model.unmarked, "messages were left without an outcome"
         if isinstance(self.log, SteppedMessageLog):
             self.log.recover()
@@ -707,7 +723,7 @@ class World:
         self.stop()
         # Nobody answers a close frame here.
         self.advance(model.DRAIN_TIME + 1)
-        assert self.has_stopped, "everybody is closed, and the relay waits on"
+        assert self.has_stopped, "all connections are closed, and the relay still waits"
         assert not self.reactor.readers and not self.reactor.writers, "a descriptor is left"
         assert not self.factory.registry.connections and not len(self.factory.directory), "a connection is remembered"
         assert not len(self.factory.parts.logins.index) and not len(self.factory.parts.logins.rechecks), (
@@ -718,7 +734,7 @@ class World:
         assert not len(self.factory.parts.send_limits), "a user is remembered"
         assert not len(self.factory.parts.logins.throttle), "an address is remembered"
         assert not len(self.factory.registry.pings) and not len(self.factory.registry.slow_readers), (
-            "somebody gone is waited for"
+            "a closed connection is still due"
         )
         deadlines = (
             self.factory.registry.login_deadlines,
@@ -752,8 +768,8 @@ class World:
         self._follow()
 
     def _follow(self) -> None:
-        looked_at = [client for client in self.clients if not client.is_over]
-        for client in looked_at:
+        open_clients = [client for client in self.clients if not client.is_over]
+        for client in open_clients:
             known = client.known
             known.is_lost = bool(client.transport.disconnected)
             if known.state is not State.CONNECTING:
@@ -763,24 +779,24 @@ class World:
             what(*arguments)
             if what.__name__ == "skip_handshake":
                 what.__self__.parse()  # type: ignore[attr-defined]
-        for client in looked_at:
+        for client in open_clients:
             client.known.compare()
             if client.known.is_lost:
-                client.is_over = client.known.state is State.ENDED
+                client.is_over = client.known.state is State.CLOSED
             else:
-                self._look_at_budget(client)
+                self._check_budget(client)
         self.model.compare()
-        assert not self.model.questions, f"the site was asked about {self.model.questions} without a reason"
+        assert not self.model.site_requests, f"requests without a reason: {self.model.site_requests}"
         assert len(self._failures) == self.failures_expected, f"logged as failures: {self._failures}"
 
-    def _look_at_budget(self, client: Client) -> None:
+    def _check_budget(self, client: Client) -> None:
         known = client.known
-        if known.state in (State.CONNECTING, State.ENDED):
+        if known.state in (State.CONNECTING, State.CLOSED):
             return
         if not known.stream.waiting and client.socket.reading:
             known.unread_since = known.stream.total
         if client.transport.producerPaused:
-            assert known.behind_since is not None, f"{client!r} is behind, and nobody has noticed"
+            assert known.behind_since is not None, f"{client!r} is behind, and the relay has not noticed"
         unread = known.stream.waiting + client.socket.unacknowledged
         assert unread <= model.UNREAD_SIZE + UNCOUNTED, f"{client!r} has {unread} bytes unread"
 
