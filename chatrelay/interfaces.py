@@ -7,7 +7,7 @@ module must not implement any of them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
@@ -120,6 +120,42 @@ class Connection(Protocol):
         """
 
 
+class V2Dialect(Protocol):
+    """Encodes what occupies places of an inbox; `chatrelay.wire.v2` is one. The rest of it is the session's."""
+
+    def delivery(self, message: Message | LoggedMessage, place: int, /) -> bytes:
+        """Encode a message for a user who has it at `place`."""
+
+    def void(self, first: int, last: int, /) -> bytes:
+        """Encode that nothing is at the places from `first` to `last`, which may be the same."""
+
+    def erased(self, place: int, ranges: Sequence[tuple[int, int]], /) -> bytes:
+        """Encode the entry at `place`: what was at these ranges of places was erased.
+
+        :param ranges: the first and the last place of each.
+        """
+
+
+class InboxConnection(Protocol):
+    """A client's open WebSocket, as the cursor of an inbox sees it."""
+
+    @property
+    def unsent(self) -> int:
+        """The bytes that wait in this process until the client has read what is before them."""
+
+    def send(self, payload: bytes) -> bool:
+        """Append one text message, as `Connection.send` does. Once the result is False, it is so for ever."""
+
+    def call_when_drained(self, call: Callable[[], None]) -> None:
+        """Call `call` once, in a later turn of the reactor, when less than 64 KiB are unsent.
+
+        There is never more than one call that waits. It need not come after the connection has closed.
+        """
+
+    def close(self, close: Close) -> None:
+        """Begin the closing handshake, as `Connection.close` does."""
+
+
 class MessageReader(Protocol):
     """Reads a message log, even while a relay writes to it."""
 
@@ -143,6 +179,36 @@ class Submitter(Protocol):
 
     def refused(self, message: Message, reason: Reason) -> None:
         """Act on a message that was not delivered."""
+
+
+class StoreSubmitter(Protocol):
+    """Submits messages with ``Relay.store(message, submitter, again, reject)``, and learns what became of each.
+
+    For each message, one of the three methods is called, once. None may raise.
+    """
+
+    @property
+    def connection(self) -> InboxConnection | None:
+        """The connection whose answer takes the message's place, if it has a cursor.
+
+        `stored` must then pass its answer to `chatrelay.relay.inbox.Cursor.answer`. The message itself goes to the
+        user's other cursors.
+        """
+
+    def stored(self, message: Message, place: int, at: int, delivered: bool) -> None:
+        """Act on a message that is logged and will never be refused.
+
+        :param message: the message that was submitted. If it was sent again, its own places are not set.
+        :param place: the message's place in the sender's inbox.
+        :param at: when the relay received it first: microseconds since 1970 UTC, as `LoggedMessage.received_at`.
+        :param delivered: whether it was handed over (the promise's C2), and the sender may know that.
+        """
+
+    def refused(self, message: Message, reason: Reason) -> None:
+        """Act on a message that is not logged."""
+
+    def unknown(self, message: Message) -> None:
+        """Close the connection with 4005: it is not known in time whether the message is logged."""
 
 
 class MessageLog(Protocol):
