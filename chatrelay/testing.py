@@ -95,8 +95,7 @@ class RecordedConnection:
 class HeldMessageLog(MemoryMessageLog):
     """A message log that commits a batch when the test calls `commit`.
 
-    It looks an inbox up when the earlier batches are done. It answers reads at once, unless `reader` is told to hold
-    them.
+    It looks up an inbox when the earlier batches are done. It answers reads at once, unless `reader.holds` is set.
 
     :ivar batches: the batches that wait: (messages, the Deferred that fires with their numbers).
     :ivar doubtful: the batches that `commit_unknown` refused and `settle` has not settled: (messages, the outcome).

@@ -18,7 +18,7 @@ RESERVED_DESCRIPTORS = 48
 ops endpoint, about 15 for Python, twistd, the reactor and its listening sockets, and the rest for name look-ups."""
 
 RESERVED_REQUESTS = 100
-"""Descriptors kept for requests to the session page if ``webserver-checks`` is 0, which means no limit."""
+"""The descriptors kept for requests to the session page if ``webserver-checks`` is 0, which means no limit."""
 
 
 def limit() -> int:

@@ -14,13 +14,13 @@ from urllib.parse import SplitResult, urlsplit
 from chatrelay.auth.session_index import digest
 
 FIRST_LOGINS = 3
-"""Failed logins after which a warning is logged, if nobody has logged in yet."""
+"""The number of failed logins after which a warning is logged, if nobody has logged in yet."""
 
 DENIED_SESSIONS = 10
-"""Denied sessions since the start after which the warning is logged again, if nobody has logged in yet."""
+"""The number of denied sessions after which the warning is logged again, if nobody has logged in yet."""
 
 LOGINS_WITHOUT_COOKIE = 10
-"""Logins in a row without the session cookie after which a warning is logged. The next one needs ten times as many."""
+"""The logins in a row without the session cookie that cause a warning. The next warning needs ten times as many."""
 
 MAX_COOKIES = 100
 """The most cookies of a handshake whose names are read."""
@@ -51,7 +51,7 @@ _HOST = re.compile(r"DisallowedHost|ALLOWED_HOSTS|blocked hosts?\b|invalid host 
 _SLASH = re.compile(r"APPEND_SLASH|doesn't end in a slash")
 _NO_SESSID = re.compile(r"\bSESSID\b")
 _BEGINNING_CHARACTERS = 300
-"""Characters of a response that are searched for a cause. After them, a debug page lists all settings of the site."""
+"""How many characters of a response are searched for a cause. After them, a debug page lists all settings."""
 
 _UNSEEN = re.compile(r"<(style|script|title)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)

@@ -18,7 +18,7 @@ MAX_CODINGS = 4
 _MAGIC = b"\x1f\x8b"
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
 SLICE_BYTES = 512
-"""Bytes that are decoded at once. They decode to at most about a thousand times as many bytes."""
+"""How many bytes are decoded at once. They become at most about a thousand times as many bytes."""
 
 
 def codings(headers: Iterable[bytes]) -> list[str]:

@@ -29,13 +29,13 @@ LATE_FRACTION = 0.2
 """The share of the interval after which a re-check counts as late."""
 
 MIN_LATE_SECONDS = 2.0
-"""Shorter delays never count as late: due times are whole seconds, and a sweep checks them four times a second."""
+"""A shorter delay never counts as late, because due times are whole seconds that a sweep checks four times a second."""
 
 MIN_ANSWER_SECONDS = 0.001
 """The shortest response time that the calculation of the capacity uses."""
 
 NEWEST_WEIGHT = 1 / 16
-"""Weight of the newest value in two averages: how long a response takes, and how long its verdict is valid."""
+"""The weight of the newest value in two averages: how long a response takes, and how long its verdict is valid."""
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ from chatrelay.auth.diagnosis import words_of
 from chatrelay.model import MAX_SESSID, MAX_TOKEN, Denied, LoggedIn, Verdict, is_expiry, is_sessid, is_uid
 
 DENIAL_STATUSES = (401, 403)
-"""Statuses that mean: nobody is logged in to this session."""
+"""The statuses that mean that nobody is logged in to this session."""
 
 NO_WORDS = "''"
 """The quotation of a body without words."""

@@ -29,7 +29,7 @@ MIN_OPS_TOKEN_CHARACTERS = 16
 """The fewest characters of the ops endpoint's token. Attempts are not limited, so it must be hard to guess."""
 
 LOG_LEVELS = ("debug", "info", "warn", "error")
-"""Levels of `twisted.logger.LogLevel`, lowest first. Not critical: that would hide why a relay can't start."""
+"""The levels of `twisted.logger.LogLevel`, lowest first, without critical, which would hide why a relay can't start."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -238,7 +238,7 @@ class Config:
         "The most connections from one address (IPv6: from one /64 network), logged in or not; more are refused with "
         "429.",
         unit="connections",
-        zero="no limit, as a whole office may be behind one address",
+        zero="no limit, because a whole office may be behind one address",
     )
     connections_per_user: int = option(
         10,

@@ -160,7 +160,8 @@ class AutobahnProtocol(WebSocketServerProtocol):
     connection_state: ConnectionState
     remote: Peer
 
-    # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
+    # These are slots, because they are looked up for every read of the socket, and Autobahn's protocol has many
+    # attributes.
     __slots__ = ("_fast_path", "_message_size", "connection_state", "remote")
 
     def connectionMade(self) -> None:

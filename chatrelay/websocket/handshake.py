@@ -52,7 +52,7 @@ NO_COOKIE_IS_READ = "SESSID is missing (this relay does not read it from a cooki
 NO_ORIGIN = "SESSID is missing (the session cookie is read only from handshakes that name their Origin)"
 REMEDIES = {
     NO_COOKIE_IS_READ: "name the site's session cookie with --session-cookie, or have the page send SESSID",
-    NO_ORIGIN: "the handshake named no Origin, as every browser does: have the proxy in front pass it on; a program "
+    NO_ORIGIN: "the handshake had no Origin, which every browser sends: have the proxy in front pass it on; a program "
     "must send SESSID",
 }
 """The reason, for the client, why a handshake's cookie is not used -> the remedy, for the operator."""

@@ -48,7 +48,7 @@ TIMEOUT_MARGIN = 0.9
 """The share of the system's timeout after which it counts as passed, because the system has a different clock."""
 
 MIN_ATTEMPTS = 2
-"""Unanswered attempts of the system after which the client counts as silent: the answer to one may be on its way."""
+"""The unanswered attempts of the system that make a client count as silent. The answer to one may be on its way."""
 
 
 def innermost_transport(transport: Any) -> Any:

@@ -43,7 +43,8 @@ class ChatProtocol(BoundedProtocol):
 
     close_cause: CloseCause | None = None
 
-    # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
+    # These are slots, because they are looked up for every read of the socket, and Autobahn's protocol has many
+    # attributes.
     __slots__ = ("_began", "_receive")
 
     # Opening ---------------------------------------------------------------

@@ -112,7 +112,8 @@ class BoundedProtocol(AutobahnProtocol):
 
     session: Session | None = None
 
-    # Slots, because these are looked up for every read of the socket, and Autobahn's protocol has many attributes.
+    # These are slots, because they are looked up for every read of the socket, and Autobahn's protocol has many
+    # attributes.
     __slots__ = ("_between_messages", "reading")
 
     def begin(self) -> None:

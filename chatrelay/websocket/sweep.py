@@ -20,7 +20,7 @@ from chatrelay.limits.active_time import TICK_SECONDS, ActiveTime
 log = Logger("chatrelay.websocket")
 
 SWEEP_SECONDS = TICK_SECONDS
-"""Seconds between two sweeps, and the least time that a client has to answer a close frame."""
+"""The seconds between two sweeps. A client has at least this time to answer a close frame."""
 
 Actions = Iterable[Callable[[], object]]
 """The functions to call, one after the other, because a time limit has passed."""
