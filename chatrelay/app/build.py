@@ -37,8 +37,8 @@ from chatrelay.relay.directory import Directory
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.factory import ChatFactory
+from chatrelay.websocket.flushes import FlushScheduler
 from chatrelay.websocket.handshake import Handshakes
-from chatrelay.websocket.outbox import FlushScheduler
 from chatrelay.websocket.parts import Parts
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.registry import Registry

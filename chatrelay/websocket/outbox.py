@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.tcp import Server
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -26,14 +25,16 @@ from zope.interface import implementer
 from chatrelay.interfaces import Dialect
 from chatrelay.limits.pace import MAX_DEBT, SlowReaders, ahead_after_unread_time, ahead_of_pace
 from chatrelay.websocket import sendqueue
+from chatrelay.websocket.flushes import FlushScheduler
 from chatrelay.wire import codes
 from chatrelay.wire.codes import Close
 from chatrelay.wire.frames import text_frame
 
-log = Logger("chatrelay.websocket")
-
 TCP_SERVER_NAMES = ("TLS", "connected", "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "socket")
 """The private names of Twisted's TCP transport that `Outbox` reads; a test looks them up."""
+
+MAX_UNSENT = 64 * 1024
+"""The most unsent bytes of a connection that counts as drained; see `Outbox.call_when_drained`."""
 
 MAX_COLLECTED = 64 * 1024
 """The most bytes that are collected for a connection. More are written within the same turn of the reactor."""
@@ -99,46 +100,6 @@ class _Disconnected:
 _DISCONNECTED = _Disconnected()
 
 
-class FlushScheduler:
-    """Flushes, at the end of a turn of the reactor, the outboxes with new messages.
-
-    :param call_soon: runs a callable in a later turn of the reactor.
-    """
-
-    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        self._later = call_soon
-        self._scheduled: list[Outbox] = []
-        self._flushes_itself = False
-
-    def schedule(self, outbox: Outbox) -> None:
-        """Flush an outbox at the end of this turn."""
-        if not self._scheduled and not self._flushes_itself:
-            self._later(self._flush)
-        self._scheduled.append(outbox)
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Run a callable in a later turn of the reactor, and flush what it has sent in that turn."""
-
-        def call_and_flush() -> None:
-            self._flushes_itself = True
-            try:
-                call()
-            finally:
-                self._flushes_itself = False
-                self._flush()
-
-        self._later(call_and_flush)
-
-    def _flush(self) -> None:
-        scheduled, self._scheduled = self._scheduled, []
-        for outbox in scheduled:
-            try:
-                outbox.flush()
-            # An error with one connection must not keep the others from being written to.
-            except Exception:
-                log.failure("writing to a connection failed; please report it")
-
-
 @implementer(IPushProducer)
 class Outbox:
     """The outgoing messages of one client, within its budget.
@@ -168,7 +129,9 @@ class Outbox:
         "_budget",
         "_descriptor",
         "_direct",
+        "_drained",
         "_fast",
+        "_flushes",
         "_frames",
         "_has_timeout",
         "_is_counted",
@@ -200,6 +163,7 @@ class Outbox:
     ) -> None:
         self._protocol = protocol
         self._transport = transport
+        self._flushes = flushes
         self._schedule = flushes.schedule
         self._slow_readers = slow_readers
         self._budget = budget
@@ -226,6 +190,7 @@ class Outbox:
         self._ping_time = 0.0  # until then, a client that keeps the minimum pace may not have read its ping
         self._frames: list[bytes] = []
         self._size = 0
+        self._drained: Callable[[], None] | None = None  # to be called when little is unsent
         self._timeout = 0.0  # seconds without an acknowledgement after which the system ends the connection
         self._has_timeout = True  # whether the system applies it now
         self.unacknowledged = 0.0
@@ -248,6 +213,7 @@ class Outbox:
     def closing(self) -> None:
         """Send no more messages: the connection is closing or gone."""
         self._is_open = False
+        self._drained = None
         self._slow_readers.caught_up(self)
 
     def disconnected(self) -> None:
@@ -285,6 +251,38 @@ class Outbox:
     def close(self, close: Close) -> None:
         """Begin the closing handshake; see `chatrelay.interfaces.Connection.close`."""
         self._protocol.close(close)
+
+    # `chatrelay.interfaces.InboxConnection` ----------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """The bytes that wait in this process; see `chatrelay.interfaces.InboxConnection.unsent`."""
+        if self._descriptor is not None:
+            return self._waiting()
+        return self._size + (self._sent if self._backed_up else 0)
+
+    def call_when_drained(self, call: Callable[[], None]) -> None:
+        """Call `call` once, in a later turn of the reactor, when no more than `MAX_UNSENT` bytes are unsent.
+
+        There is never more than one call that waits. It does not come after the connection has begun to close.
+        """
+        self._drained = call
+        self._flushes.call_soon(self._call_if_drained)
+
+    def _call_if_drained(self) -> None:
+        call = self._drained
+        if call is None:
+            return
+        if self.unsent <= MAX_UNSENT:
+            self._drained = None
+            call()
+        elif not self._backed_up:
+            # Twisted asks for a pause if more waits in one of its buffers. So this waits for TLS to fill the next one.
+            self._flushes.call_soon(self._call_if_drained)
+
+    def log_lost(self) -> None:
+        """Close the connection with 4005; see `chatrelay.interfaces.InboxConnection.log_lost`."""
+        self._protocol.close(codes.LOG_LOST)
 
     # Bytes -----------------------------------------------------------------
 
@@ -460,6 +458,8 @@ class Outbox:
         self._backed_up = False
         self._is_counted = self._is_small
         self._slow_readers.caught_up(self)
+        if self._drained is not None:
+            self._flushes.call_soon(self._call_if_drained)
 
     def stopProducing(self) -> None:
         """Note for how long nothing was acknowledged: the connection is lost. Twisted calls this.

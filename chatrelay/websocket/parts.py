@@ -18,8 +18,8 @@ from chatrelay.limits.sending import SendLimits
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
+from chatrelay.websocket.flushes import FlushScheduler
 from chatrelay.websocket.handshake import Handshakes
-from chatrelay.websocket.outbox import FlushScheduler
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.sweep import Sweep

@@ -19,8 +19,9 @@ from chatrelay.app.json_log import line_of
 from chatrelay.limits.pace import SlowReaders
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sendqueue
+from chatrelay.websocket.flushes import FlushScheduler
 from chatrelay.websocket.opening import MAX_REFUSED
-from chatrelay.websocket.outbox import FlushScheduler, Outbox, seconds_unacknowledged
+from chatrelay.websocket.outbox import Outbox, seconds_unacknowledged
 from chatrelay.wire import codes
 from tests.support.frames import BINARY, CLOSE, close_frame, frame
 from tests.support.memory import ProxiedClient

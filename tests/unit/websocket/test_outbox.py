@@ -22,7 +22,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from chatrelay.limits.pace import MAX_AHEAD, MIN_PROGRESS, SlowReaders, ahead_after_unread_time, ahead_of_pace
 from chatrelay.websocket import sendqueue
-from chatrelay.websocket.outbox import FlushScheduler, Outbox
+from chatrelay.websocket.flushes import FlushScheduler
+from chatrelay.websocket.outbox import MAX_UNSENT, Outbox
 from chatrelay.wire import v1
 from chatrelay.wire.codes import Close
 
@@ -477,3 +478,94 @@ class Patience(OutgoingTestCase):
 
     def test_unix_socket_has_no_timeout_and_raises_nothing(self) -> None:
         self.buffer.give_up_after(35)
+
+
+class Draining(OutgoingTestCase):
+    """The bytes that are unsent, and the call when there are few; see `chatrelay.interfaces.InboxConnection`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.calls: list[int] = []
+
+    def ask(self, buffer: Outbox) -> None:
+        """Have a call made when the buffer has drained, and note how much is unsent then."""
+        buffer.call_when_drained(lambda: self.calls.append(buffer.unsent))
+
+    def test_bytes_of_this_turn_and_those_that_the_kernel_does_not_take_are_unsent(self) -> None:
+        self.assertEqual(self.buffer.unsent, 0)
+        self.buffer.send(b"x" * 1000)
+        self.assertEqual(self.buffer.unsent, 1004)
+        self.end_turn()
+        self.assertEqual(self.buffer.unsent, 0)
+        self.send(self.buffer, 400_000)
+        self.assertGreater(self.buffer.unsent, 0)
+
+    def test_call_comes_in_a_later_turn_if_little_is_unsent(self) -> None:
+        self.ask(self.buffer)
+        self.assertEqual(self.calls, [])
+        self.end_turn()
+        self.assertEqual(self.calls, [0])
+        self.end_turn()
+        self.assertEqual(len(self.calls), 1)
+
+    def test_call_waits_until_the_client_has_read(self) -> None:
+        sent = self.send(self.buffer, 600_000)
+        self.assertGreater(self.buffer.unsent, MAX_UNSENT)
+        self.ask(self.buffer)
+        self.end_turn()
+        self.end_turn()
+        self.assertEqual((self.calls, self.soon), ([], []))
+        self.pull(self.client, sent)
+        self.end_turn()
+        self.assertEqual(self.calls, [0])
+
+    def test_call_comes_if_bytes_of_one_turn_are_written_after_it_was_asked_for(self) -> None:
+        _, _, _, buffer = self.connection(room=USUAL)
+        for _ in range(65):
+            buffer.send(b"x" * 1000)  # the last one is beyond what is collected
+        self.ask(buffer)
+        self.end_turn()
+        self.assertEqual(len(self.calls), 1)
+
+    def test_closing_connection_makes_no_call(self) -> None:
+        self.ask(self.buffer)
+        self.buffer.closing()
+        self.end_turn()
+        self.assertEqual(self.calls, [])
+
+    def test_lost_log_closes_with_4005(self) -> None:
+        self.buffer.log_lost()
+        self.assertEqual(self.protocol.code, 4005)
+
+    def test_call_over_tls_comes_when_what_tls_holds_is_written(self) -> None:
+        transport = HoldingTransport(self.reactor)
+        self.addCleanup(transport.socket.close)
+        buffer = Outbox(self.protocol, transport, self.flushes, self.slow_readers, MIB, fast=True)
+        buffer.open(v1)
+        transport.held = MAX_UNSENT + 1
+        self.ask(buffer)
+        for _ in range(3):
+            self.end_turn()
+        self.assertEqual(self.calls, [])
+        transport.held = MAX_UNSENT
+        self.end_turn()
+        self.assertEqual(len(self.calls), 1)
+
+
+class HoldingTransport(Server):
+    """A transport that holds bytes in a layer of its own, as TLS does, and asks for no pause."""
+
+    held = 0
+
+    def __init__(self, reactor: Any) -> None:
+        near, far = socket.socketpair()
+        far.close()
+        super().__init__(near, None, ("192.0.2.1", 4321), None, 0, reactor)  # type: ignore[arg-type]
+
+    @property
+    def _tempDataLen(self) -> int:
+        return self.held
+
+    @_tempDataLen.setter
+    def _tempDataLen(self, value: int) -> None:
+        """Keep the number that the test has set."""
