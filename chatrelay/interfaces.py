@@ -67,7 +67,20 @@ class Startable(Protocol):
         """Give up all requests and close all connections; the Deferred fires when that is done."""
 
 
-class Dialect(Protocol):
+class LoginDialect(Protocol):
+    """The part of every dialect that logins need."""
+
+    def auth_response(self, value: bool, reason: Reason | None = None, /) -> bytes:
+        """Encode the answer to an auth-request."""
+
+    def refused(self, request_id: str | int, reason: Reason, /) -> bytes:
+        """Encode the answer to the sender of a message that was refused."""
+
+    def error(self, reason: Reason, detail: str, /) -> bytes:
+        """Encode the answer to a frame that can't be used."""
+
+
+class Dialect(LoginDialect, Protocol):
     """One WebSocket subprotocol: decodes requests, and encodes answers and deliveries. `chatrelay.wire.v1` is one."""
 
     def decode(self, payload: bytes, /) -> AuthRequest | SendRequest:
@@ -87,15 +100,6 @@ class Dialect(Protocol):
 
     def accepted(self, message: Message, /) -> bytes:
         """Encode the answer to the sender of a message that was accepted."""
-
-    def refused(self, request_id: str | int, reason: Reason, /) -> bytes:
-        """Encode the answer to the sender of a message that was refused."""
-
-    def auth_response(self, value: bool, reason: Reason | None = None, /) -> bytes:
-        """Encode the answer to an auth-request."""
-
-    def error(self, reason: Reason, detail: str, /) -> bytes:
-        """Encode the answer to a frame that can't be used."""
 
 
 class Connection(Protocol):

@@ -32,8 +32,8 @@ from chatrelay.limits.active_time import TICK_SECONDS
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, Message, Unavailable
 from chatrelay.model import Verdict as SiteVerdict
+from chatrelay.relay import base_session as session
 from chatrelay.relay import delivery as relay_module
-from chatrelay.relay import session
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import shutdown as stopping
 from chatrelay.websocket.factory import ChatFactory

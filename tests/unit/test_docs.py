@@ -31,8 +31,8 @@ from chatrelay.limits import origins, pace
 from chatrelay.limits.admission import LimitReached
 from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS
 from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
+from chatrelay.relay import base_session as session
 from chatrelay.relay import delivery as relay
-from chatrelay.relay import session
 from chatrelay.web import ops as web
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import sweep

@@ -14,9 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.limits.sending import SendLimits
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import Denied, LoggedIn, Unavailable
+from chatrelay.relay.base_session import State
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
-from chatrelay.relay.session import Session, State
+from chatrelay.relay.session import Session
 from chatrelay.testing import RecordedConnection
 from chatrelay.wire import v1
 

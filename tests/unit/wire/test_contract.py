@@ -45,7 +45,7 @@ class DialectContract:
         raise NotImplementedError
 
     def test_each_method_has_the_parameters_of_the_interface(self) -> None:
-        names = [name for name, value in vars(Dialect).items() if inspect.isfunction(value) and name[0] != "_"]
+        names = [name for name, value in inspect.getmembers(Dialect, inspect.isfunction) if name[0] != "_"]
         self.assertEqual(len(names), 7)
         for name in names:
             _, *expected = inspect.signature(getattr(Dialect, name)).parameters.values()
