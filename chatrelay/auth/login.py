@@ -38,6 +38,12 @@ class LoginSession(Protocol):
     def logged_in(self) -> bool:
         """Whether the client is logged in."""
 
+    def prepare(self, verdict: Verdict) -> Deferred[None] | None:
+        """Begin what must be done before `answered` is called with this verdict.
+
+        :returns: a Deferred that fires when it is done, and never fails; None if there is nothing to do.
+        """
+
     def answered(self, verdict: Verdict) -> bool:
         """Act on the verdict: add a user to the directory, and send the client the auth-response.
 
@@ -139,7 +145,17 @@ class Logins:
         # The login uses up a ticket, so the ticket can neither be re-checked, nor name a session that is to be ended.
         lasting = None if is_ticket else sessid
         pending = self._pending[connection] = self.throttle.ask(address, sessid, is_ticket)
-        pending.addCallback(self._decided, client, lasting)
+        pending.addCallback(self._verdict_came, client, lasting)
+
+    def _verdict_came(self, verdict: Verdict, client: LoginClient, sessid: str | None) -> Deferred[None] | None:
+        """Decide about the login, at once or when the client's session is prepared for it."""
+        assert client.session is not None
+        preparing = client.session.prepare(verdict)
+        if preparing is None:
+            self._decided(verdict, client, sessid)
+            return None
+        # Until then the login is pending, so it can be cancelled, and its session can be ended.
+        return preparing.addCallback(lambda _: self._decided(verdict, client, sessid))
 
     def _decided(self, verdict: Verdict, client: LoginClient, sessid: str | None) -> None:
         """Log the client in if the verdict says so.

@@ -24,10 +24,12 @@ class RecordedSession:
     """The login state of a client.
 
     :ivar verdicts: those that it got.
+    :ivar preparing: what fires when it is prepared for a verdict; None if it needs no preparation.
     """
 
     def __init__(self, connection: RecordedConnection, directory: Directory) -> None:
         self.verdicts: list[Verdict] = []
+        self.preparing: Deferred[None] | None = None
         self._connection = connection
         self._directory = directory
         self._user: str | None = None
@@ -36,6 +38,10 @@ class RecordedSession:
     def logged_in(self) -> bool:
         """Whether somebody is logged in."""
         return self._user is not None
+
+    def prepare(self, verdict: Verdict) -> Deferred[None] | None:
+        """Return what the test has set, for a user who logs in."""
+        return self.preparing if isinstance(verdict, LoggedIn) else None
 
     def answered(self, verdict: Verdict) -> bool:
         """Take a verdict, as `Session.answered` does."""
@@ -167,6 +173,32 @@ class LoginsTests(SynchronousTestCase):
             clients.append(self.begin(f"session {number}"))
             self.site.answer(LoggedIn(1))
         self.assertEqual([client.outgoing.closed for client in clients], [TOO_MANY, None, None])
+
+    def test_session_gets_the_verdict_once_it_is_prepared(self) -> None:
+        client = self.begin()
+        client.session.preparing = Deferred()
+        self.site.answer(LoggedIn(7))
+        self.assertEqual((client.session.verdicts, len(self.logins)), ([], 1))
+        client.session.preparing.callback(None)
+        self.assertEqual((client.session.verdicts, len(self.logins)), ([LoggedIn(7)], 0))
+        self.assertEqual(client.first_logins, 1)
+
+    def test_session_that_ends_while_it_is_prepared_closes_with_4505(self) -> None:
+        client = self.begin()
+        client.session.preparing = Deferred()
+        self.site.answer(LoggedIn(7))
+        self.logins.index.end_user(7)
+        client.session.preparing.callback(None)
+        self.assertEqual((client.session.verdicts, client.outgoing.closed), ([], ENDED))
+
+    def test_disconnecting_cancels_the_preparation(self) -> None:
+        client = self.begin()
+        cancelled: list[object] = []
+        client.session.preparing = Deferred(cancelled.append)
+        client.session.preparing.addErrback(lambda _: None)
+        self.site.answer(LoggedIn(7))
+        self.logins.disconnected(client.outgoing)
+        self.assertEqual((len(cancelled), len(self.logins), client.outgoing.closed), (1, 0, None))
 
 
 class Sources(SynchronousTestCase):
