@@ -280,10 +280,6 @@ class Outbox:
             # Twisted asks for a pause if more waits in one of its buffers. So this waits for TLS to fill the next one.
             self._flushes.call_soon(self._call_if_drained)
 
-    def log_lost(self) -> None:
-        """Close the connection with 4005; see `chatrelay.interfaces.InboxConnection.log_lost`."""
-        self._protocol.close(codes.LOG_LOST)
-
     # Bytes -----------------------------------------------------------------
 
     def charge(self, size: int) -> bool:

@@ -533,10 +533,6 @@ class Draining(OutgoingTestCase):
         self.end_turn()
         self.assertEqual(self.calls, [])
 
-    def test_lost_log_closes_with_4005(self) -> None:
-        self.buffer.log_lost()
-        self.assertEqual(self.protocol.code, 4005)
-
     def test_call_over_tls_comes_when_what_tls_holds_is_written(self) -> None:
         transport = HoldingTransport(self.reactor)
         self.addCleanup(transport.socket.close)
