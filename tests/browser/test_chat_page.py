@@ -33,7 +33,7 @@ PHONE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_demo_in_order(demo: Demo, number: signal.Signals) -> None:
+def test_signal_stops_the_demo_cleanly(demo: Demo, number: signal.Signals) -> None:
     assert demo.stop(number) == (0, "")
 
 

@@ -113,7 +113,7 @@ def test_unreadable_login_is_tried_again_later(clients: Clients) -> None:
     assert len(anna.urls) == 1
 
 
-def test_site_that_admits_and_denies_in_turn_causes_no_loop(clients: Clients) -> None:
+def test_site_that_alternately_admits_and_denies_causes_no_loop(clients: Clients) -> None:
     anna = clients.open("Anna")
     connections = anna.meet(admit)
     anna.start(clients.relay, f"{{user: 1, whoami: '/whoami', {QUICK}}}")

@@ -11,7 +11,7 @@ from tests.support.programs import HIGH_RATES, RelayProcess
 REACTOR = "chatrelay-epoll"
 
 
-def test_lean_reactor_carries_messages_and_stops_in_order(start_relay: Callable[..., RelayProcess]) -> None:
+def test_lean_reactor_carries_messages_and_stops_cleanly(start_relay: Callable[..., RelayProcess]) -> None:
     relay = start_relay(*HIGH_RATES, reactor=REACTOR)
     with relay.client() as alice:
         assert alice.log_in("alice-session")["response"] is True

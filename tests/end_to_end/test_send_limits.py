@@ -40,7 +40,7 @@ def test_30th_message_passes_and_31st_is_refused(start_relay: StartRelay, fast_p
 
 
 @BOTH_WAYS
-def test_client_that_goes_on_above_the_limit_is_closed_and_others_are_not_delayed(
+def test_client_that_continues_above_the_limit_is_closed_and_others_are_not_delayed(
     start_relay: StartRelay, fast_path: str
 ) -> None:
     relay = start_relay(*SLOW, "--fast-path", fast_path)

@@ -295,7 +295,7 @@ def test_file_of_another_program_or_version_is_left_as_it_is(
     assert file.read_bytes() == before
 
 
-def test_second_relay_on_the_same_message_log_is_refused_and_the_first_goes_on(
+def test_second_relay_on_the_same_message_log_is_refused_and_the_first_continues(
     tmp_path: Path, site: Site, relay: RelayProcess
 ) -> None:
     second = RelayProcess(tmp_path, "--auth-url", site.url)

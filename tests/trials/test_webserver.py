@@ -200,7 +200,9 @@ LEAVERS = 1000
 
 
 @pytest.mark.parametrize("addresses", [1, 50])
-def test_clients_that_ask_and_leave_cost_few_requests(tmp_path: Path, evidence: Evidence, addresses: int) -> None:
+def test_clients_that_log_in_and_disconnect_cost_few_requests(
+    tmp_path: Path, evidence: Evidence, addresses: int
+) -> None:
     asyncio.run(leavers(tmp_path, evidence, addresses))
 
 

@@ -118,7 +118,7 @@ class Counting(SynchronousTestCase):
 class Figures(SynchronousTestCase):
     """The figures that are computed from the calls."""
 
-    def test_changes_of_module_are_counted_in_each_thread_by_itself(self) -> None:
+    def test_changes_of_module_are_counted_for_each_thread(self) -> None:
         self.assertEqual(made(("main", "a"), ("writer", "b"), ("main", "a"), ("writer", "b")).changes, 2)
         self.assertEqual(made(("main", "a"), ("main", "b"), ("main", "a")).changes, 3)
         self.assertEqual(made().figures, (0, 0, 0))

@@ -430,13 +430,13 @@ class Design(SynchronousTestCase):
 
     text = page("design.rst")
 
-    def test_each_room_has_its_row(self) -> None:
+    def test_each_package_has_its_row(self) -> None:
         listed = literals(self.text, "table-of-rooms")
         rooms = {path.name for path in (ROOT / "chatrelay").glob("*.py")} - {"__init__.py"}
         rooms |= {f"{path.parent.name}/" for path in (ROOT / "chatrelay").glob("*/__init__.py")}
         self.assertEqual(sorted(listed), sorted(rooms))
 
-    def test_each_module_is_named_in_the_row_of_its_room(self) -> None:
+    def test_each_module_is_named_in_the_row_of_its_package(self) -> None:
         for room, what in rows(self.text, "table-of-rooms"):
             folder = ROOT / "chatrelay" / room.strip("`")
             if room == "``demo/``" or not folder.is_dir():

@@ -52,10 +52,10 @@ def printed_by(code: str) -> str:
 class Purity(SynchronousTestCase):
     """Pure modules import no autobahn, no treq, no reactor."""
 
-    def test_pure_rooms_import_nothing_impure(self) -> None:
+    def test_pure_packages_import_nothing_impure(self) -> None:
         self.check_purity(name for room in PURE for name in modules_of(room))
 
-    def test_pure_parts_of_other_rooms_import_nothing_impure(self) -> None:
+    def test_pure_parts_of_other_packages_import_nothing_impure(self) -> None:
         self.check_purity(PURE_PARTS)
 
     def check_purity(self, names: Iterable[str]) -> None:

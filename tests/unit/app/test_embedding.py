@@ -130,7 +130,7 @@ STARTABLE = ("startup_check", "stop_startup_check", "close")
 
 @pytest.mark.parametrize("methods", [has for count in range(4) for has in combinations(STARTABLE, count)])
 @async_test
-async def test_methods_for_start_and_stop_are_called_only_if_all_three_are_there(methods: tuple[str, ...]) -> None:
+async def test_methods_for_start_and_stop_are_called_only_if_all_three_exist(methods: tuple[str, ...]) -> None:
     called: list[str] = []
 
     def method(name: str) -> Callable[[object], Deferred[None]]:

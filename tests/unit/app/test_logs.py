@@ -288,7 +288,7 @@ def test_full_file_is_rotated(file: RotatedFile, tmp_path: Path) -> None:
     file.close()
 
 
-def test_failed_rotation_is_logged_and_the_log_goes_on(
+def test_failed_rotation_is_logged_and_logging_continues(
     file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = LogQueue(text_of, file.write_some)
@@ -309,7 +309,7 @@ def test_failed_rotation_is_logged_and_the_log_goes_on(
     file.close()
 
 
-def test_forbidden_rotation_raises_and_the_file_goes_on(
+def test_forbidden_rotation_raises_and_the_file_is_kept(
     file: RotatedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Twisted checks the permission and returns silently. (The tests may run as root, who may write anywhere.)

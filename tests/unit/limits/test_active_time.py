@@ -126,7 +126,7 @@ class ActiveTimes(SynchronousTestCase):
         self.assertEqual(self.process.tick(6.0), before)
         self.assertEqual(self.process.active.now(), before)
 
-    def test_busy_relay_does_not_prolong_a_deadline_for_ever(self) -> None:
+    def test_busy_relay_does_not_extend_a_deadline_forever(self) -> None:
         for turn in (0.5, 1.0, 1.3, 2.0, 5.0):
             process = Process()
             while process.judged < DEADLINE:

@@ -164,7 +164,7 @@ class RelayTests(SynchronousTestCase):
             self.send(id=number)
         self.assertEqual(self.outcomes(), [(10_000, False, "busy")])
 
-    def test_drain_waits_for_messages_taken_before(self) -> None:
+    def test_drain_waits_for_messages_accepted_before(self) -> None:
         self.assertEqual(self.successResultOf(self.relay.drain()), None)
         self.send(id=1)
         self.send(id=2)
@@ -176,7 +176,7 @@ class RelayTests(SynchronousTestCase):
         self.successResultOf(drained)
         self.assertEqual(len(self.outcomes()), 2)
 
-    def test_drain_does_not_wait_for_messages_taken_later(self) -> None:
+    def test_drain_does_not_wait_for_messages_accepted_later(self) -> None:
         self.send(id=1)
         early = self.relay.drain()
         self.send(id=2)

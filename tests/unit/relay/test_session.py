@@ -199,7 +199,7 @@ class SessionTests(SessionTestCase):
         self.say(type="auth-request", SESSID="given")
         self.assertEqual(self.asked, ["from-cookie", "given"])
 
-    def test_client_without_the_cookie_is_denied_without_asking(self) -> None:
+    def test_client_without_the_cookie_is_denied_without_a_request(self) -> None:
         self.session = self.session_of(self.connection, cookie=None, because=None)
         self.assertEqual(self.say(type="auth-request"), [NO])
         self.assertEqual(self.asked, [])

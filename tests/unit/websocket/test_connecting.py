@@ -433,7 +433,7 @@ class BehindProxies(ConnectingTestCase):
                 ],
             )
 
-    def test_made_up_forwarded_address_is_not_counted(self) -> None:
+    def test_forged_forwarded_address_is_not_counted(self) -> None:
         self.limit(trusted_proxy=(PROXY,), unauthenticated_per_address=1)
         self.come(PROXY).open(f"X-Forwarded-For: {OFFICE}")
         for made_up in ("203.0.113.1", "unknown", PROXY, "", "127.0.0.1"):

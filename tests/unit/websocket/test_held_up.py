@@ -61,7 +61,7 @@ class Connections(WebSocketTestCase):
         self.assertEqual(in_time.hear(), [ADMITTED])
         self.assertEqual(silent.hear(), [(4001, "not logged in in time")])
 
-    def test_message_that_came_in_time_is_taken(self) -> None:
+    def test_message_that_came_in_time_is_accepted(self) -> None:
         def begin() -> MemoryClient:
             client = self.client().open().log_in()
             client.write(frame(b'{"type":', fin=False))
@@ -167,7 +167,7 @@ class Questions(SynchronousTestCase):
         self.assertEqual(self.successResultOf(verdicts[19]), Unavailable("no complete response within 5 s"))
         self.assertIs(authenticator._breaker.state, BreakerState.CLOSED)
 
-    def test_queued_login_that_gets_its_turn_in_time_is_asked_about(self) -> None:
+    def test_queued_login_that_gets_its_turn_in_time_is_sent(self) -> None:
         authenticator = self.authenticator(timeout=0, checks=1, queue_timeout=10.0)
         first, second = (authenticator.authenticate(str(number)) for number in range(2))
         self.clock.pump([0.25] * 39)

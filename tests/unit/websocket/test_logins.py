@@ -41,7 +41,7 @@ class Logins(WebSocketTestCase):
         self.pass_time(1)
         self.assertEqual(client.hear(), [(4001, "not logged in in time")])
 
-    def test_login_request_does_not_prolong_login_timeout(self) -> None:
+    def test_login_request_does_not_extend_login_timeout(self) -> None:
         client = self.client().open()
         self.pass_time(9.5)
         client.say_login("slow")

@@ -269,7 +269,7 @@ class Pauses(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_message_held_in_a_pause_is_not_taken_after_a_close(self) -> None:
+    def test_message_held_in_a_pause_is_not_accepted_after_a_close(self) -> None:
         client = self.client(frames_per_second=10).log_in()
         client.write(frame(b"p", PING) * 20 + fragments(request(1), 2))
         client.protocol.close(codes.ENDED)

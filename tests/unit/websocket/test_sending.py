@@ -41,7 +41,7 @@ class SendingTooFast(WebSocketTestCase):
         client.write(self.request() * 4)
         self.assertEqual(sorted(self.outcomes(client)), ["rate-limited"] + ["sent"] * 3)
 
-    def test_client_that_goes_on_above_the_limit_closes_with_4503(self) -> None:
+    def test_client_that_continues_above_the_limit_closes_with_4503(self) -> None:
         client = self.client().open().log_in()
         client.write(self.request() * 1000)
         told = self.outcomes(client)
@@ -57,7 +57,7 @@ class SendingTooFast(WebSocketTestCase):
         client.write(close_frame(4503))
         self.assertTrue(client.transport.aborted or client.transport.disconnecting)
 
-    def test_client_that_sends_on_after_a_close_is_aborted(self) -> None:
+    def test_client_that_keeps_sending_after_a_close_is_aborted(self) -> None:
         for piece in (self.request(), frame(b"p", PING), frame(b"", PONG), frame(b"")):
             client = self.client().open().log_in()
             client.write(frame(b"x", BINARY))

@@ -225,7 +225,7 @@ class AllParts(WebSocketTestCase):
             self.assertEqual(self.do_their_work(*set(PARTS) - kept), kept)
             self.flushLoggedErrors(ZeroDivisionError)
 
-    def test_another_timeout_does_not_prolong_the_closing_timeout(self) -> None:
+    def test_another_timeout_does_not_extend_the_closing_timeout(self) -> None:
         client = self.client().open().log_in()
         client.protocol.close(codes.ENDED)
         client.write(frame(b"not all", fin=False))  # goes on, and its message takes too long as well
