@@ -1,5 +1,5 @@
 """
-What every test run shares: the order of the kinds of test, and the word about what was skipped.
+What every test run shares: the order of the kinds of test, and the list of what was skipped.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End every connection, including new ones, until `mend`."""
+        """End every connection, including new ones, until `repair`."""
         self.up = False
         with self._lock:
             pairs, self._pairs = self._pairs, []
@@ -78,7 +78,7 @@ class Line:
         with self._lock:
             return len(self._pairs)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Let connections pass again."""
         self.up = True
 

@@ -328,7 +328,7 @@ def test_page_reconnects_and_sends_what_was_written_meanwhile(people: People, li
         anna.line(text, "waiting").get_by_text("Not sent yet").wait_for()
     anna.line("second", "waiting").get_by_role("button", name="Don’t send").click()
 
-    line.mend()
+    line.repair()
     bo.state("connected").wait_for()
     anna.state("connected").wait_for()
     assert anna.page.locator("#trouble").is_hidden()
@@ -451,7 +451,7 @@ def test_logout_asks_about_unsent_messages(people: People, line: Line) -> None:
     anna.line("not yet", "waiting").wait_for()
     anna.page.on("dialog", lambda dialog: dialog.accept())  # that the page is left
     anna.page.reload()
-    line.mend()
+    line.repair()
     anna.page.locator("#unsent").get_by_text("A message to Bo has not been sent yet.").wait_for()
     anna.line("not yet", "kept").wait_for()
     asked: list[str] = []

@@ -24,7 +24,7 @@ def test_page_does_not_reconnect_as_the_user_of_another_tab(
 
     log_in(anna.page.context, demo, "Bo")
     line.cut()
-    line.mend()
+    line.repair()
     state = anna.wait_for("logged-out")
     assert state["somebodyElse"] == 2
     assert anna.send(3, "by whom?") == {"result": "not-sent"}
@@ -51,7 +51,7 @@ def test_login_as_another_user_during_the_handshake_is_noticed_before_the_first_
 
     anna.page.route("**/whoami", answer_late)
     line.cut()
-    line.mend()
+    line.repair()
     assert anna.wait_for("logged-out")["somebodyElse"] == 2
     assert json.loads(asked[0])["uID"] == 1
     assert json.loads(asked[-1])["uID"] == 2

@@ -38,7 +38,7 @@ def recheck_interval() -> int:
 @pytest.fixture
 def other_relay(demo: Demo, line: Line, tmp_path: Path, recheck_interval: int) -> Iterator[RelayProcess]:
     """
-    Start a relay for the browsers. The demo's own is told of every logout, and does not find out by asking.
+    Start a relay for the browsers. The demo revokes the session at every logout, so its own relay needs no re-check.
     """
     with RelayProcess(
         tmp_path,
@@ -350,7 +350,7 @@ def test_returning_user_does_not_wait(clients: Clients, line: Line, event: str) 
     line.cut()
     state = anna.wait_for("waiting")
     assert 0 < state["retryAt"] - anna.page.evaluate("performance.now()") < HOUR
-    line.mend()
+    line.repair()
     target = "document" if event == "visibilitychange" else "window"
     anna.page.evaluate(f"{target}.dispatchEvent(new Event('{event}'))")
     anna.wait_for("connected")
@@ -373,7 +373,7 @@ def test_hidden_page_waits_longer_and_never_gives_up(clients: Clients, line: Lin
     hide(anna.page, False)
     anna.wait_until(lambda: len(anna.waits) > hidden)
     assert anna.waits[-1] <= 30_000
-    line.mend()
+    line.repair()
     anna.page.clock.run_for(30_000)
     anna.wait_for("connected")
 
@@ -384,7 +384,7 @@ def test_durations_do_not_depend_on_a_set_clock(clients: Clients, line: Line) ->
     line.cut()
     anna.wait_until(lambda: len(anna.waits) > 4)
     assert all(0 < wait <= 200 for wait in anna.waits)
-    line.mend()
+    line.repair()
     anna.wait_for("connected")
 
 

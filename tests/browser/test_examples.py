@@ -60,7 +60,7 @@ def test_page_of_the_php_example_stays_connected_as_its_user(browser: Browser, p
     line.cut()
     for page in (alice, bo):
         page.get_by_text("No connection.").wait_for()
-    line.mend()
+    line.repair()
     for page in (alice, bo):
         page.get_by_text("Connected.", exact=True).wait_for()
     write(bo, "alice", "Hej hej")
@@ -69,7 +69,7 @@ def test_page_of_the_php_example_stays_connected_as_its_user(browser: Browser, p
     # In another tab of alice's browser somebody else logs in.
     log_in(contexts[0].new_page(), php, "bo")
     line.cut()
-    line.mend()
+    line.repair()
     alice.get_by_text("You are no longer logged in here.").wait_for()
     for context in contexts:
         context.close()

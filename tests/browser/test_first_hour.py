@@ -1,5 +1,5 @@
 """
-What the console tells the developer of a wrongly set up site, and a site that deletes cookies it does not know.
+What the console tells the developer of a wrongly configured site, and a site that deletes cookies it does not know.
 """
 
 from __future__ import annotations

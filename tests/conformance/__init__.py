@@ -1,1 +1,1 @@
-"""Does the relay's WebSocket keep to RFC 6455? The cases of the Autobahn test suite, run by kosoku."""
+"""The cases of the Autobahn test suite, run by kosoku: whether the relay follows RFC 6455."""

@@ -323,7 +323,7 @@ def test_session_ids_appear_in_no_output(
     pending.close()
     canaries.overheard("output", "\n".join(relay.output))
     canaries.read(tmp_path)
-    canaries.overheard("questions", repr([list(headers.items()) for headers, _ in site.requests]))
+    canaries.overheard("requests to the site", repr([list(headers.items()) for headers, _ in site.requests]))
     # That there was something to search.
     output = "\n".join(relay.output)
     for said in ("no handshake from", "could not be asked", "refused with 403", "ended by the"):

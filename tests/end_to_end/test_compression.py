@@ -1,4 +1,4 @@
-"""Compressed messages through a real relay, with a client that compresses by itself."""
+"""Compressed messages through a real relay, with a client that compresses, too."""
 
 from __future__ import annotations
 

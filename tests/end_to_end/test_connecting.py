@@ -1,4 +1,4 @@
-"""Limits on connections to a real relay: in total, per address, per user. tests/unit tests each limit by itself."""
+"""Limits on connections to a real relay: in total, per address, per user. tests/unit tests each limit alone."""
 
 from __future__ import annotations
 

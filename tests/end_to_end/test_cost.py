@@ -1,6 +1,6 @@
 """A message costs much less than in stock Autobahn: the one figure of the benchmark that every test run checks.
 
-The figure is a ratio and not a time. Both servers are measured in turns on the same machine, so a slow or busy machine
+The figure is a ratio and not a time. Both servers are measured alternately on the same machine, so a slow or busy machine
 slows both down, and the margin is wide.
 """
 
@@ -32,4 +32,4 @@ def test_message_costs_much_less_than_in_stock_autobahn() -> None:
             for _ in range(ROUNDS)
         ]
     ours, stock = (min(costs) for costs in zip(*rounds, strict=True))
-    assert ours <= MOST * stock, f"{ours:.1f} µs a message; stock Autobahn {stock:.1f} µs (in turns: {rounds})"
+    assert ours <= MOST * stock, f"{ours:.1f} µs a message; stock Autobahn {stock:.1f} µs (alternating: {rounds})"

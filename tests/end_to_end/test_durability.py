@@ -68,7 +68,7 @@ def refused(client: Client, to: str | int, id: str) -> None:
 
 
 def accepted_within(seconds: float, client: Client, to: str | int, id: str) -> float:
-    """Send again and again until a message is accepted; return how long that took."""
+    """Send until a message is accepted; return how long that took."""
     began = time.monotonic()
     attempt = 0
     while time.monotonic() - began < seconds:

@@ -104,7 +104,7 @@ def test_burst_of_thousands_delays_no_other_user(start_relay: StartRelay, site: 
     waits = sorted(wait for talker in polite for wait in talker.waits)
     fewest = min(len(talker.waits) for talker in polite)
     print(f"{pressure}; {loud.sent} in bursts, {len(waits)} one at a time: {quantiles_of(waits)}")
-    # Everybody is answered again before twice as many of the burst are as were under way.
+    # All others are answered again before twice the pending number of the burst is answered.
     assert answered_meanwhile < 2 * BURST * fewest
     assert waits[-1] < LONGEST_WAIT
 

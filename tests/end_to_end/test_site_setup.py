@@ -1,4 +1,4 @@
-"""Sites of real frameworks that are set up so that nobody can log in, and what the relay logs about them.
+"""Sites of real frameworks that are configured so that nobody can log in, and what the relay logs about them.
 
 Django, Flask, PHP and nginx are the real ones. The tests check the line that a developer finds in the relay's log.
 """

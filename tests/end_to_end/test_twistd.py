@@ -64,7 +64,7 @@ def test_version_is_printed() -> None:
 
 @attrs.frozen
 class Refusal:
-    """A command line that can't work, and what the operator reads.
+    """An unusable command line, and the message that the operator reads.
 
     :ivar says: a pattern of the one sentence.
     :ivar options: the command line; ``--auth-url`` goes before it.

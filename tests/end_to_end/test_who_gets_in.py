@@ -260,7 +260,7 @@ def test_ticket_brought_twice_at_once_logs_in_once(site: Site, start_relay: Star
     with relay.client() as alice, relay.client() as thief:
         for client in (alice, thief):
             client.say_login("alice-session")
-        # Two questions of which neither is answered; or else one for both, and no other in all this time.
+        # Two requests without a response; or one for both, and no other in all this time.
         until = time.monotonic() + 1
         while len(site.asked) < 2 and time.monotonic() < until:
             time.sleep(0.01)

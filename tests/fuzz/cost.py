@@ -241,7 +241,7 @@ class Meter:
         return min(self.once(candidate) for _ in range(times))
 
     def ratio(self, candidate: Candidate, times: int = 5) -> float:
-        """Return how many times as expensive it is as a user's largest messages of harmless text, measured in turns."""
+        """Return how many times as expensive it is as a user's largest messages of harmless text, measured alternately."""
         pairs = [(self.once(candidate), self.once(HARMLESS)) for _ in range(times)]
         return min(cost for cost, _ in pairs) / min(cost for _, cost in pairs)
 

@@ -49,7 +49,7 @@ class Socket:
         self.broken = False
 
     def read_on(self) -> None:
-        """Let the client read what is there."""
+        """Let the client read what has arrived."""
         self.read_off = len(self.written)
 
     @property
@@ -170,7 +170,7 @@ class Reactor(Clock):
 
 
 class Stream:
-    """What the relay has handed to one transport, frame by frame, whether sent or waiting in it."""
+    """The frames that the relay has written to one transport, whether sent or waiting in it."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -191,7 +191,7 @@ class Stream:
 
     @property
     def total(self) -> int:
-        """Return the bytes handed over so far."""
+        """Return the number of bytes written so far."""
         return len(self._socket.written) + self.waiting
 
     def _held(self) -> bytes:

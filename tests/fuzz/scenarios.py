@@ -28,7 +28,7 @@ CLIENTS = 9
 
 
 class Broken(AssertionError):
-    """A scenario in which something was wrong; the text says how to repeat it."""
+    """A scenario that failed; the text says how to repeat it."""
 
     def __init__(self, seed: int, text: str) -> None:
         super().__init__(text)
@@ -112,7 +112,7 @@ class Scenario:
             self._world.connect(self._random.random() < 0.9)
 
     def arrive(self) -> None:
-        """Connect and log in, all in one go."""
+        """Connect and log in, in one write."""
         self.connect()
         client = self._world.clients[-1]
         self.log_in(client)
@@ -149,7 +149,7 @@ class Scenario:
         self._world.advance(self._random.choice((6.0, 12.0)))
 
     def pass_an_hour(self) -> None:
-        """Let minutes pass at once, now and then with answers of the site in between, mostly the same ones."""
+        """Let minutes pass, occasionally with responses of the site in between, usually the same ones."""
         said = self._random.choice(("right", "right", "unavailable", "denied", "nothing"))
         for _ in range(self._random.randrange(4, 60)):
             self._world.advance(60.0)
@@ -157,7 +157,7 @@ class Scenario:
                 self._world.answer(0, said)
 
     def site_ends_sessions(self) -> None:
-        """End every session that is asked about in these minutes."""
+        """End every session that is re-checked in these minutes."""
         for _ in range(7):
             self._world.advance(60.0)
             while self._world.site.pending:
@@ -179,7 +179,7 @@ class Scenario:
         self._world.turn()
 
     def more_is_written_than_the_log_takes(self) -> None:
-        """Let the logged-in users write to each other as much as they may, while the log hangs."""
+        """Let the logged-in users write to each other up to their limits, while the log hangs."""
         members = [client for client in self._world.clients if client.known.is_logged_in]
         for client in members:
             for _ in range(7):
@@ -281,7 +281,7 @@ class Scenario:
             self._world.advance(0.5)
 
     def comes_with_many_tabs(self, client: Client) -> None:
-        """Connect the user of this connection several times more."""
+        """Open several more connections of the user of this one."""
         for user in [name for name, uid in USERS.items() if uid == client.known.uid]:
             for _ in range(3):
                 self.connect()
@@ -290,7 +290,7 @@ class Scenario:
                 self._world.answer(-1)
 
     def is_denied_and_tries_again(self, client: Client) -> None:
-        """Log in by the same session again, from another connection and perhaps address, at once or some seconds
+        """Log in with the same session again, from another connection and perhaps address, at once or some seconds
         later.
         """
         sessid = self._world.session_of("nobody")

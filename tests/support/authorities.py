@@ -53,5 +53,5 @@ class Authorities:
 
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
-    """Authorities that whoever has the root's certificate trusts."""
+    """Authorities that every client with the root's certificate trusts."""
     return Authorities(tmp_path_factory.mktemp("tls") / "authorities")

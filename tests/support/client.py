@@ -360,7 +360,7 @@ class StreamClient(Speaker):
         self.say_compressed(v1.message(to, content, id))
 
     def close_half(self) -> None:
-        """Send no more, and read on. (In TLS that is no goodbye, but its end.)"""
+        """Stop sending, and keep reading. (TLS ends without a close_notify.)"""
         self.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:

@@ -116,7 +116,7 @@ class MemoryClient(Speaker):
         return self
 
     def lost(self, error: Exception | None = None) -> None:
-        """End the TCP connection: by a FIN from the client, unless told otherwise."""
+        """End the TCP connection, by default with a FIN from the client."""
         self.protocol.connectionLost(Failure(error or ConnectionDone()))
 
 

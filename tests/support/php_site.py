@@ -22,7 +22,7 @@ EXAMPLE = ROOT / "examples" / "php"
 
 
 class PhpSite:
-    """`php -S` with sessions in a folder of their own.
+    """`php -S` with sessions in a separate folder.
 
     :ivar sessions: the folder of the session files.
     :ivar port: where it listens.

@@ -117,7 +117,7 @@ class Site:
 
 
 class RelayProcess:
-    """`twistd -n chatrelay` with some options, from a folder of its own.
+    """`twistd -n chatrelay` with some options, in its own folder.
 
     :param under: a program that runs it, such as strace, and its options.
     :param twistd: options before ``chatrelay``.

@@ -19,7 +19,7 @@ UID = str | int
 
 
 class Request(NamedTuple):
-    """One message that a client asked the relay to send. Its content is like no other's."""
+    """One message that a client asked the relay to send. Its content is unique."""
 
     id: str | int
     time_stamp: str | int

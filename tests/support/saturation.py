@@ -47,8 +47,8 @@ DELIVERY = b'"message":{'
 """Texts that occur once in each answer, each negative answer and each delivery, and in no content."""
 
 NOT_READING = re.compile(rb"\x88.\x0f\xa2", re.DOTALL)
-"""A close frame with the code 4002. It is answered when it has come: the relay cuts off what is under way to whoever
-answers sooner."""
+"""A close frame with the code 4002. It is answered only when it has arrived: if a client answers sooner, the relay
+cuts off what it is still sending."""
 
 STOPPING = re.compile(rb"\x88.\x0f\xa0", re.DOTALL)
 """Likewise with 4000."""
@@ -82,10 +82,10 @@ class Heard:
 class Part:
     """What one talker does.
 
-    :ivar recipients: the users to whom it sends in turn.
-    :ivar window: how many of its requests are under way at once; 0 to send none.
+    :ivar recipients: the users to whom it sends, one after another.
+    :ivar window: how many of its requests are pending at once; 0 to send none.
     :ivar padding: characters that fill up each content.
-    :ivar leaves_after: about how many deliveries it takes before it leaves without a word; None to stay.
+    :ivar leaves_after: about how many deliveries it takes before it disconnects without a close frame; None to stay.
     :ivar reads: whether it reads on after the login.
     """
 
@@ -101,8 +101,8 @@ class Talker:
 
     Whenever half of its requests are answered, it sends as many new ones in one write.
 
-    :ivar refusals: about how many of the answers were no.
-    :ivar waits: seconds from sending to the answer, where one request is under way at a time.
+    :ivar refusals: about how many of the answers were refusals.
+    :ivar waits: seconds from sending to the answer, where one request is pending at a time.
     :ivar ended: whether the connection is gone.
     :ivar told_at: when it read that the relay stops, as `time.perf_counter`; None where it did not, or was not asked to.
     """
@@ -152,7 +152,7 @@ class Talker:
             self._read()
 
     def read_on(self) -> None:
-        """Read after all, even if this talker's part was not to read."""
+        """Start to read, even if this talker was not supposed to."""
         self._crowd.selector.register(self._socket, selectors.EVENT_READ, self)
 
     def leave(self) -> None:
@@ -302,7 +302,7 @@ class Crowd:
     :param name: what its talkers' names begin with.
     :param tls: a client's settings, where the relay listens with TLS.
     :ivar talkers: everyone who ever joined, including those who have gone.
-    :ivar stopping: whether everybody goes on until the relay closes with 4000.
+    :ivar stopping: whether all talkers continue until the relay closes with 4000.
     """
 
     def __init__(self, relay: RelayProcess, site: Site, name: str = "", tls: ssl.SSLContext | None = None) -> None:
@@ -363,7 +363,7 @@ class Crowd:
         raise AssertionError(f"not saturated in {ATTEMPTS} times {seconds:g} s: {pressure}")
 
     def settle(self) -> None:
-        """Send no more, wait for every answer, then close and read each connection to its end."""
+        """Stop sending, wait for every answer, then close and read each connection to its end."""
         for talker in self.talkers:
             talker.talking = False
         self.until(
@@ -376,7 +376,7 @@ class Crowd:
         self._until_all_have_ended()
 
     def talk_to_the_end(self, drain_time: float) -> None:
-        """Go on until the relay, which has been asked to stop and takes this many seconds, has closed all."""
+        """Continue until the stopping relay, which takes this many seconds, has closed all connections."""
         self.stopping = True
         self._until_all_have_ended(patience=drain_time + 2 * PATIENCE)
 
@@ -419,7 +419,7 @@ class Crowd:
                 talker.heed(events)
 
     def until(self, done: Callable[[], bool], what: str, patience: float | None = None) -> None:
-        """Let everybody go on until a condition holds, for at most this many seconds, or `PATIENCE`."""
+        """Let everybody continue until a condition holds, for at most this many seconds, or `PATIENCE`."""
         patience = PATIENCE if patience is None else patience
         until = time.perf_counter() + patience
         while not done():

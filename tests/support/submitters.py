@@ -1,4 +1,4 @@
-"""A submitter of messages that only keeps what it is told."""
+"""A submitter of messages that only records the outcomes."""
 
 from __future__ import annotations
 

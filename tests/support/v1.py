@@ -15,7 +15,7 @@ UNAVAILABLE = {"type": "auth-response", "response": False, "reason": "webserver-
 
 
 def login(sessid: Any = None) -> dict[str, Any]:
-    """Build an auth-request; None is one without a SESSID, for whoever comes with a cookie."""
+    """Build an auth-request; None is one without a SESSID, for a client with a cookie."""
     return {"type": "auth-request"} if sessid is None else {"type": "auth-request", "SESSID": sessid}
 
 

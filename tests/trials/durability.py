@@ -85,7 +85,7 @@ def met(told: Path) -> int:
 
 
 def killed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
-    """Kill an overloaded relay by SIGKILL, again and again on one message log."""
+    """Kill an overloaded relay with SIGKILL, repeatedly on one message log."""
     trial = Trial()
     pressures = []
     killed = 0
@@ -110,7 +110,7 @@ def killed_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
     evidence.count("messages acknowledged", trial.counts["acknowledged"], at_least=rounds * 50)
     evidence.count("refused", trial.counts["refused"], at_least=rounds * 10)
     # Fewer, and the relay was killed at its ease.
-    evidence.count("under way when it was killed", trial.counts["unanswered"], at_least=rounds * 10)
+    evidence.count("pending when it was killed", trial.counts["unanswered"], at_least=rounds * 10)
     evidence.figure(f"all kept; busy {busy:.0%} of the time")
 
 
@@ -175,7 +175,7 @@ def killed_under_load_behind_a_link(stage: Stage, evidence: Evidence, rounds: in
 
 
 def rotated_under_load(stage: Stage, evidence: Evidence, rounds: int) -> None:
-    """Move the log away without its write-ahead log, under load and after a SIGKILL, again and again.
+    """Move the log away without its write-ahead log, under load and after a SIGKILL, repeatedly.
 
     Each line that the relay prints about it ends with a command, which is executed unchanged. Then everything
     acknowledged is in one of the files.
@@ -291,7 +291,7 @@ def a_sync_precedes_every_answer(stage: Stage, evidence: Evidence, answers: int)
 
 
 def unsynced_writes_are_lost(stage: Stage, evidence: Evidence, cuts: int, recoveries: int, *inject: str) -> None:
-    """Cut the power, so that any part of the unsynced data is lost; let a relay go on with the rest.
+    """Cut the power, so that any part of the unsynced data is lost; let a relay continue with the rest.
 
     :param inject: faults that the disk had before; see `faults`. What was refused for one may then stand in the log: the
         power can fail before it is marked.
@@ -327,7 +327,7 @@ def unsynced_writes_are_lost(stage: Stage, evidence: Evidence, cuts: int, recove
 
 
 def goes_on(stage: Stage, trial: Trial) -> int:
-    """Let a relay open the log that is there and carry messages; return how many."""
+    """Let a relay open the existing log and carry messages; return how many."""
     with stage.relay() as relay, Crowd(relay, stage.site, "afterwards.") as crowd:
         crowd.join("again", Part(["again"], window=4))
         crowd.begin()
@@ -472,7 +472,7 @@ def fill(path: Path) -> None:
 
 
 def accepted_after(client: Client, to: str | int, content: str) -> float:
-    """Send again and again until a message is accepted; return how long that took, in seconds."""
+    """Send until a message is accepted; return how long that took, in seconds."""
     began = time.monotonic()
     attempt = 0
     while (seconds := time.monotonic() - began) < PATIENCE:
@@ -629,7 +629,7 @@ def a_slow_disk_at_saturation(stage: Stage, evidence: Evidence) -> None:
         while met(told) < 2:
             print(crowd.press(0.1))
             most = max(most, resident(relay.pid))
-        # All of them have more requests under way than may wait, and would be refused on a quick disk, too. Half have not.
+        # All of them have more requests pending than may wait, and would be refused on a quick disk, too. Half have not.
         for talker in crowd.talkers[::2]:
             talker.talking = False
         refused, accepted = 0, crowd.accepted

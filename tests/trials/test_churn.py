@@ -280,7 +280,7 @@ class Rest:
     :ivar connections: how many there have been.
     :ivar seconds: when.
     :ivar memory: bytes.
-    :ivar files: descriptors, without the connections to the webserver.
+    :ivar files: descriptors, without the connections to the session page.
     """
 
     connections: int

@@ -161,7 +161,7 @@ def one_turn(relay: RelayProcess, folder: Path, floods: Sequence[Flood], seconds
 
 
 def compare(relay: RelayProcess, folder: Path, evidence: Evidence, floods: Sequence[Flood], full: bool) -> None:
-    """Run both in turns, and again if expensive bytes seem to slow others down too much."""
+    """Run both alternately, and again if expensive bytes seem to slow others down too much."""
     expensive, harmless = Beside(), Beside()
     turns = FULL_TURNS if full else TURNS
     for turn in range(turns + MORE_TURNS):

@@ -82,7 +82,7 @@ def test_used_up_descriptors_leave_the_relay_working(
     authorities: Authorities,
     evidence: Evidence,
 ) -> None:
-    """Without a limit of connections all descriptors are used: connected users go on, new ones are refused."""
+    """Without a limit of connections all descriptors are used: connected users stay, new ones are refused."""
     listen = {
         "tcp": "tcp:0:interface=127.0.0.1",
         "tls": authorities.endpoint(authorities.issue("127.0.0.1")),
@@ -131,7 +131,7 @@ def test_connections_leave_descriptors_in_reserve(
         evidence.count("connects", len(crowd.sockets), CONNECTS)
         relay.said(r"refused: the relay is full \(connections \d+\)")
         assert chen.log_in("chen-session") == ADMITTED  # the webserver can be asked
-        # Those that are refused are closed in turns: on a busy machine some are still there.
+        # Refused connections are closed one after another: on a busy machine some are still open.
         until = time.monotonic() + PATIENCE
         while (taken := descriptors(pid)) >= DESCRIPTORS - SPARE and time.monotonic() < until:
             time.sleep(0.05)

@@ -69,7 +69,7 @@ def test_sync_precedes_every_answer_under_load(stage: Stage, evidence: Evidence,
 def test_power_cut_that_loses_unsynced_writes_loses_no_acknowledged_message(
     stage: Stage, evidence: Evidence, full: bool
 ) -> None:
-    """1,000 power cuts, after 20 of which a relay goes on; in the short form 60, and 2."""
+    """1,000 power cuts, after 20 of which a relay continues; in the short form 60, and 2."""
     cuts, recoveries = (1000, 20) if full else (60, 2)
     durability.unsynced_writes_are_lost(stage, evidence, cuts, recoveries)
 

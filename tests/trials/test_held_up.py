@@ -54,7 +54,7 @@ def stopped(relay: RelayProcess) -> Iterator[None]:
 
 
 class Held:
-    """A site that keeps its answers until it is told to send them."""
+    """A site that holds its responses until the test releases them."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

@@ -161,7 +161,7 @@ def deflated_zeros(mebibytes: int) -> bytes:
 
 
 def test_deflate_bombs_are_refused_and_logins_stay_fast(siege: Begin, evidence: Evidence) -> None:
-    """100 MiB of compressed zeros, in one frame as far as they fit and in 60, again and again, are closed with 1009."""
+    """100 MiB of compressed zeros, in one frame as far as they fit and in 60, repeatedly, are closed with 1009."""
     zeros = deflated_zeros(100)
     bombs = (
         frame(zeros[:LARGEST_FRAME], rsv=4),

@@ -38,7 +38,7 @@ def test_returning_clients_log_in_as_themselves(
     clients, webserver = storm(list(range(count)), *(patience if advised else ()))
     evidence.count("clients at once", len(clients.back_after), at_least=count)
     evidence.figure(f"all back after {max(clients.back_after):.1f} s")
-    evidence.figure(f"{webserver.most_at_once} questions at once, {webserver.asked.total():,} in all")
+    evidence.figure(f"{webserver.most_at_once} requests at once, {webserver.asked.total():,} in all")
     evidence.figure(f"setbacks: {dict(clients.setbacks) or 'none'}")
     evidence.figure(f"CPU: relay {clients.relay_seconds:.1f} s, clients {clients.own_seconds - began:.1f} s")
     assert clients.wrong == []

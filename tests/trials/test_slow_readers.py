@@ -25,7 +25,7 @@ P99 = 0.25
 """Seconds."""
 
 LEAST_SHARE = 64
-"""Answers of the writer, who has as many requests under way at once, for one of the others: of a share, not a time."""
+"""Answers of the writer, who has as many requests pending at once, for one of the others: of a share, not a time."""
 
 TOO_SLOW = re.compile(r"connection of deaf-\d+ from .* ended by the relay with 4002")
 MORE = re.compile(r"too many log messages at once: (\d+) more connections ended")

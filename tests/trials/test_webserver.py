@@ -182,7 +182,7 @@ async def everybody_writes(users: list[StreamClient]) -> int:
 
     async def hear(number: int, user: StreamClient) -> None:
         heard = [await user.hear(), await user.hear()]
-        assert all(isinstance(message, dict) for message in heard), f"user-{number} was put out: {heard}"
+        assert all(isinstance(message, dict) for message in heard), f"user-{number} was disconnected: {heard}"
         assert sorted(message["type"] for message in heard) == ["message", "send-request-response"], heard
         assert all(message.get("response", {}).get("value", True) for message in heard), heard
 
@@ -207,8 +207,8 @@ def test_clients_that_log_in_and_disconnect_cost_few_requests(
 
 
 async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
-    """Let many clients ask with unknown sessions and disconnect at once, while others log in; the site works in
-    vain.
+    """Let many clients log in with unknown sessions and disconnect at once, while others log in. The site answers requests
+    that nobody waits for.
     """
     site = Webserver(0.2)
     await site.listen()
@@ -242,7 +242,7 @@ async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
         seconds = time.monotonic() - began
     asked = sum(count for session, count in site.asked.items() if session.startswith("guess-"))
     evidence.count("clients that asked and left", len(left), at_least=LEAVERS)
-    evidence.count("questions that the site worked on", asked, at_least=20)
+    evidence.count("requests that the site worked on", asked, at_least=20)
     evidence.count("logins beside them", len(waits), at_least=3)
     evidence.figure(f"in {seconds:.1f} s, {site.most_at_once} at once; a login took {max(waits):.2f} s")
     assert site.most_at_once <= 32
@@ -258,7 +258,7 @@ Write = Callable[[bytes], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to answer.
+    """A way to respond.
 
     :ivar act: writes the answer; then the connection is closed, unless it stays.
     :ivar answer: the answer to the client.
@@ -284,7 +284,7 @@ def says(*parts: bytes, every: float = 0.0) -> Callable[[Write], Awaitable[None]
 
 
 def repeats(first: bytes, again: bytes) -> Callable[[Write], Awaitable[None]]:
-    """Return a fault that writes on and on, up to 100 MiB, as fast as it is read."""
+    """Return a fault that writes up to 100 MiB, as fast as it is read."""
 
     async def act(write: Write) -> None:
         await write(first)
@@ -391,8 +391,8 @@ def faults(elsewhere: str) -> dict[str, Fault]:
 class FaultySite:
     """Answers each request as its session says.
 
-    :ivar url: what to ask it by.
-    :ivar requests: how many questions came.
+    :ivar url: the URL of its session page.
+    :ivar requests: how many requests came.
     :ivar cookies: cookies that came with them.
     :ivar sent: bytes that were written, by fault.
     """
@@ -496,7 +496,7 @@ async def wrong_answers(folder: Path, evidence: Evidence, rounds: int) -> None:
                 wrong |= await ask(relay, site, names[start : start + 32])
         growth = peak(pid) - before
     told = [line.partition(COULD_NOT)[2] for line in relay.output[said:] if COULD_NOT in line]
-    evidence.count("questions that got a wrong answer", site.requests - asked, at_least=rounds * EACH * 40)
+    evidence.count("requests that got an invalid response", site.requests - asked, at_least=rounds * EACH * 40)
     evidence.figure(f"{len(site.faults)} kinds, {sum(site.sent.values()) / MEBIBYTE:.0f} MiB sent")
     evidence.figure(f"peak of the relay's memory {growth / MEBIBYTE:+.1f} MiB")
 
@@ -540,7 +540,7 @@ def test_site_with_a_wrong_certificate_receives_no_session_id(tmp_path: Path, ev
 
 
 async def wrong_certificates(folder: Path, evidence: Evidence) -> None:
-    """Let logins be asked about at sites that can't prove who they are, several at once."""
+    """Log in at sites that can't prove who they are, several at once."""
     OURS.cert_pem.write_to_path(folder / "ours.pem")
     each = 8
     heard: list[bytes] = []

@@ -23,9 +23,9 @@ class Webserver:
     """The site.
 
     :param seconds: how long it takes for an answer.
-    :ivar url: what to ask it by.
+    :ivar url: the URL of its session page.
     :ivar answering: whether it answers; otherwise it accepts requests and sends nothing.
-    :ivar most_at_once: the most questions that were waiting for their answer at one time.
+    :ivar most_at_once: the highest number of requests that were pending at one time.
     :ivar asked: how often each session was asked about.
     :ivar twice_at_once: sessions that were asked about while they were being asked about.
     :ivar connections: those of the relay's that are open.
@@ -148,7 +148,7 @@ class Questions(asyncio.Protocol):
 class WebserverApart:
     """A `Webserver` in a separate process, which only the relay can delay.
 
-    :ivar url: what to ask it by.
+    :ivar url: the URL of its session page.
     :ivar most_at_once: as the webserver's, once it has ended; so are `asked` and `twice_at_once`.
     """
 

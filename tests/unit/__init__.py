@@ -1,4 +1,4 @@
-"""Unit tests: no network but loopback, no process but their own, and a clock that is handed in."""
+"""Unit tests: no network but loopback, no process but their own, and a clock that is passed in."""
 
 from hypothesis import HealthCheck, settings
 

@@ -165,6 +165,6 @@ class SessionPage(SessionPageTestCase):
         for name in ("SessionPageAuthenticator", "_Request", "Breaker", "DeadlineTimer", "Deadlines", "Deferred"):
             self.assertIn(name, printed)
         self.assertEqual([name for name, text in printed.items() if CANARY in text], [])
-        for question in asking:
-            question.addErrback(lambda _: None)
-            question.cancel()
+        for verdict in asking:
+            verdict.addErrback(lambda _: None)
+            verdict.cancel()

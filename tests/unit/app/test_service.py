@@ -52,7 +52,7 @@ class Made(SynchronousTestCase):
         client.log_in("alice")
 
     def test_denial_by_the_session_page_is_remembered_for_denial_memory(self) -> None:
-        for seconds, waits, questions in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
+        for seconds, waits, requests in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
             reactor = MemoryReactorClock()
             config = Config(message_log="memory:", auth_url="http://x/", denial_memory=seconds)
             attempts = build(config, reactor).factory.parts.logins.throttle
@@ -66,7 +66,7 @@ class Made(SynchronousTestCase):
             for wait in waits:
                 reactor.advance(wait)
                 attempts.ask(None, "guess", False)
-            self.assertEqual(len(asked), questions)
+            self.assertEqual(len(asked), requests)
 
     def test_response_limit_is_webserver_answer_size(self) -> None:
         config = Config(auth_url="http://x/", webserver_answer_size=77)
@@ -77,10 +77,10 @@ class Made(SynchronousTestCase):
         authenticator = session_page_authenticator(config, MemoryReactorClock())
         breaker, now = authenticator._breaker, 0.0
         for wait in (3, 5, 5):
-            breaker.failed("question", now)  # type: ignore[arg-type]
-            self.assertFalse(breaker.admit("question", now + wait - 0.1))  # type: ignore[arg-type]
+            breaker.failed("request", now)  # type: ignore[arg-type]
+            self.assertFalse(breaker.admit("request", now + wait - 0.1))  # type: ignore[arg-type]
             now += wait
-            self.assertTrue(breaker.admit("question", now))  # type: ignore[arg-type]
+            self.assertTrue(breaker.admit("request", now))  # type: ignore[arg-type]
 
     def test_bad_endpoint_is_refused_with_its_option(self) -> None:
         for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):

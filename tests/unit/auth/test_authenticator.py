@@ -99,9 +99,9 @@ class Turns(SessionPageTestCase):
         asking = [authenticator.authenticate(str(number)) for number in range(4)]
         self.assertIsInstance(self.successResultOf(authenticator.authenticate("4")), Unavailable)
         self.assertEqual(len(told), 2)
-        for question in asking:
-            question.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            question.cancel()
+        for verdict in asking:
+            verdict.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            verdict.cancel()
 
     async def test_only_requests_that_waited_too_long_leave_the_queue(self) -> None:
         # Each response takes 0.1 s: two requests get their turn within 0.25 s, and the others time out.
@@ -357,10 +357,10 @@ class SingleFlight(SessionPageTestCase):
         (out, waiting) = authenticator._shared.values()
         for thing in (authenticator, out, waiting, authenticator._queue, authenticator._pending, out.asking, *asking):
             self.assertNotIn("CANARY", repr(thing))
-        for question in asking:
-            question.cancel()
+        for verdict in asking:
+            verdict.cancel()
             with self.assertRaises(CancelledError) as caught:
-                await question
+                await verdict
             self.assertNotIn("CANARY", Failure(caught.exception).getTraceback())
 
 
@@ -408,7 +408,7 @@ class Tickets(SessionPageTestCase):
         asking = [authenticator.authenticate_ticket("CANARY") for _ in range(2)]
         self.assertEqual(authenticator._shared, {})
         self.assertNotIn("CANARY", repr(vars(authenticator)))
-        for question in asking:
-            question.cancel()
+        for verdict in asking:
+            verdict.cancel()
             with self.assertRaises(CancelledError):
-                await question
+                await verdict

@@ -169,18 +169,18 @@ class BreakerTests(SynchronousTestCase):
                     out.add(serial)
                     self.assertTrue(was_closed or breaker.state is BreakerState.PROBING)
             elif out:
-                question = sorted(out)[number % len(out)]
-                out.remove(question)
+                request = sorted(out)[number % len(out)]
+                out.remove(request)
                 if what == "answered":
                     breaker.answered()
                 elif what == "failed":
-                    breaker.failed(question, now)
+                    breaker.failed(request, now)
                 elif what == "doubted":
                     serial += 1
-                    if breaker.suspect(question, serial):
+                    if breaker.suspect(request, serial):
                         out.add(serial)
                 else:
-                    breaker.given_up(question)
-        for question in out:
-            breaker.given_up(question)
+                    breaker.given_up(request)
+        for request in out:
+            breaker.given_up(request)
         self.assertTrue(breaker.admit(-1, now + LONGEST_WAIT))

@@ -255,12 +255,12 @@ class FuzzedSite(ReleasedByHand, TestCase):
         return self.site
 
     async def gave_up(self) -> None:
-        self.assertEqual(self.site.out, [])
+        self.assertEqual(self.site.pending, [])
 
     def release(self) -> None:
         self.is_holding = False
-        while self.site.out:
-            sessid, asking = self.site.out.pop(0)
+        while self.site.pending:
+            sessid, asking = self.site.pending.pop(0)
             asking.callback(LoggedIn(USERS[sessid]) if sessid in USERS else Denied())
 
 

@@ -222,13 +222,13 @@ class RechecksTests(SynchronousTestCase):
 
     def test_unavailable_site_closes_connections_after_the_grace(self) -> None:
         member = self.member()
-        questions = 0
+        requests = 0
         for _ in range(300 * 4, (300 + 1800) * 4):
             if self.asked(0.25):
-                questions += 1
+                requests += 1
                 self.webserver.answer(Unavailable("down"))
         self.assertIsNone(member.closed)
-        self.assertEqual(questions, 6)
+        self.assertEqual(requests, 6)
         self.assertEqual(self.asked(300), ["sid"])
         self.webserver.answer(Unavailable("down"))
         self.assertEqual(member.closed, TOO_LONG)

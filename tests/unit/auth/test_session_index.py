@@ -136,8 +136,8 @@ class SessionIndexTests(SynchronousTestCase):
         self.member("CANARY")
         self.pending("CANARY")
         self.index.end_session("CANARY")
-        questions = [(question.digest, question.ends_before) for question in self.index._pending.values()]
-        self.assertNotIn("CANARY", repr((vars(self.index), questions)))
+        requests = [(request.digest, request.ends_before) for request in self.index._pending.values()]
+        self.assertNotIn("CANARY", repr((vars(self.index), requests)))
 
     def test_hash_of_a_session_differs_between_processes(self) -> None:
         digests = {SessionIndex(self.directory, key)._digest("a") for key in (b"one", b"two")}

@@ -35,7 +35,7 @@ class RelayTests(SynchronousTestCase):
         self.directory.add("2", self.bo)
 
     def send(self, content: str = "hej", to: str | int = 2, id: str | int = 1, turn: bool = True) -> None:
-        """Send a message from Alice, and end the reactor's turn unless told otherwise."""
+        """Send a message from Alice, and by default end the reactor's turn."""
         self.relay.submit(Message(1, to, id, 9, content, self.relay.now()), self.answers)
         if turn:
             self.clock.advance(0)

@@ -48,7 +48,7 @@ class SessionTestCase(SynchronousTestCase):
     def session_of(
         self, connection: RecordedConnection, cookie: str | None = None, because: str | None = "no cookie"
     ) -> Session:
-        """Return a session whose questions to the session page are kept in `asked`."""
+        """Return a session whose requests to the session page are kept in `asked`."""
         return Session(
             connection,
             v1,

@@ -171,7 +171,7 @@ class Refusals(ConnectingTestCase):
         self.limit(connections=1)
         self.come()
         refused = self.come()
-        self.assertEqual(refused.transport.value(), b"")  # an answer before the question would confuse many
+        self.assertEqual(refused.transport.value(), b"")  # many clients cannot handle an answer before their request
         for _ in range(2):
             refused.write(b"G")
             self.assertEqual(refused.transport.value(), FULL_ANSWER)

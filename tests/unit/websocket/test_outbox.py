@@ -429,7 +429,7 @@ class Pace(OutgoingTestCase):
 
 
 class Rule(SynchronousTestCase):
-    """The rule by itself, with readers that acknowledge in jumps."""
+    """The rule alone, with readers that acknowledge in jumps."""
 
     def survives(self, pace: float, jump: int, ahead: float, seconds: int = 1000) -> bool:
         """Whether a client stays that reads all the time and acknowledges after each `jump` bytes."""

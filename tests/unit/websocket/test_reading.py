@@ -40,7 +40,7 @@ def request(id: int, content: str = "hej") -> bytes:
 
 
 class Pauses(SynchronousTestCase):
-    """A client that sends too much is not read for a while. Everything that it sent is answered all the same."""
+    """A client that sends too much is not read for a while. Everything that it sent is still answered."""
 
     def setUp(self) -> None:
         self.clock = Clock()

@@ -11,7 +11,7 @@ from tests.support.relay_case import WebSocketTestCase
 
 
 class SendingTooFast(WebSocketTestCase):
-    """Limits on messages and control frames, and the close of clients that go on."""
+    """Limits on messages and control frames, and the close of clients that continue."""
 
     def outcomes(self, client: MemoryClient) -> list[Any]:
         """Return the outcomes: "sent", the reason of a refusal, or the close code."""
