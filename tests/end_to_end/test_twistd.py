@@ -33,21 +33,16 @@ StartRelay = Callable[..., RelayProcess]
 # Help --------------------------------------------------------------------------
 
 
-def test_help_lists_every_option() -> None:
-    relay = RelayProcess(Path("/"), "--help", listen=None)
+def test_help_lists_every_option_in_80_columns() -> None:
+    relay = RelayProcess(Path("/"), "--help", listen=None, COLUMNS="80")
     assert relay.wait() == 0
+    assert max(len(line) for line in relay.output) <= 80
     listed = [found[1] for line in relay.output if (found := re.match(r"  --([a-z-]+)", line))]
     options = [field.name.replace("_", "-") for field in attrs.fields(Config)]
     assert sorted(listed) == sorted([*options, "config", "help", "version"])
     text = " ".join(" ".join(relay.output).split())
     for field in attrs.fields(Config):
         assert " ".join(field.metadata["help"].split()) in text
-
-
-def test_help_is_readable_in_a_terminal_of_80_columns() -> None:
-    relay = RelayProcess(Path("/"), "--help", listen=None, COLUMNS="80")
-    assert relay.wait() == 0
-    assert max(len(line) for line in relay.output) <= 80
     headings = [line for line in relay.output if re.fullmatch(r"[A-Z][^.]*:", line)]
     assert headings == [f"{heading}:" for heading, _ in HEADINGS] + ["This program:"]
     assert "documentation" in " ".join(relay.output[-4:])
@@ -62,134 +57,31 @@ def test_version_is_printed() -> None:
 # Refused starts --------------------------------------------------------------------
 
 
-@attrs.frozen
-class Refusal:
-    """An unusable command line, and the message that the operator reads.
-
-    :ivar says: a pattern of the one sentence.
-    :ivar options: the command line; ``--auth-url`` goes before it.
-    :ivar files: what lies in the folder.
-    :ivar environment: what is set in the environment.
-    """
-
-    says: str
-    options: tuple[str, ...] = ()
-    files: dict[str, str] = attrs.Factory(dict)
-    environment: dict[str, str] = attrs.Factory(dict)
-    auth_url: str | None = URL
-
-
 REFUSALS = {
-    "no auth-url": Refusal(r"auth-url: is missing: .* --auth-url http://", auth_url=None),
-    "another scheme": Refusal(r"auth-url: 'ftp://x' is not an http or https URL", auth_url="ftp://x"),
-    "half an address": Refusal(r"auth-url: 'http://\[::1' is not an http or https URL", auth_url="http://[::1"),
-    "no such port": Refusal(r"auth-url: 'http://x:99999' is not an http or https URL", auth_url="http://x:99999"),
-    "an origin with a path": Refusal(
-        r"origin: 'https://a.example/' is not an origin", ("--origin", "https://a.example/")
-    ),
-    "an origin with a wildcard": Refusal(r"origin: .* without wildcards", ("--origin", "https://*.example.com")),
-    "a cookie without an origin": Refusal(
-        r"session-cookie: needs origin: .* --origin https://", ("--session-cookie", "PHPSESSID")
-    ),
-    "no number": Refusal(r"login-timeout: 'soon' must be a number of seconds", ("--login-timeout", "soon")),
-    "no whole number": Refusal(r"webserver-checks: '1.5' must be a whole number", ("--webserver-checks", "1.5")),
-    "less than nothing": Refusal(
-        r"--message-size: -1 is less than 0: give a number from 0 \(which means no limit\)", ("--message-size", "-1")
-    ),
-    "no number in the environment": Refusal(
-        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' must be a number of seconds",
-        environment={"CHATRELAY_LOGIN_TIMEOUT": "soon"},
-    ),
-    "an unknown key": Refusal(
+    "no auth-url": (r"auth-url: is missing: .* --auth-url http://", ()),
+    "an unknown option": (r"chatrelay: --nonsense is not an option \(all options: ", ("--auth-url", URL, "--nonsense")),
+    "an unknown key in a file": (
         r"chatrelay: c.toml: auth-url: is not an option; did you mean auth_url\? \(all options: [^,]*\)$",
         ("--config", "c.toml"),
-        {"c.toml": "auth-url = 'x'"},
     ),
-    "no TOML": Refusal(
-        r"chatrelay: c.toml, line 1: this is not valid TOML \(.*\): auth_url has no value",
-        ("--config", "c.toml"),
-        {"c.toml": "auth_url ="},
+    "no number in the environment": (
+        r"chatrelay: CHATRELAY_LOGIN_TIMEOUT: 'soon' must be a number of seconds",
+        ("--auth-url", URL),
     ),
-    "no file of options": Refusal(r"config: c.toml cannot be read: No such file", ("--config", "c.toml")),
-    "a number for a name": Refusal(
-        r"chatrelay: c.toml: auth_secret_file: 5 must be a string",
-        ("--config", "c.toml"),
-        {"c.toml": "auth_secret_file = 5"},
+    "no secret": (
+        r"auth-secret-file: s cannot be read: No such file",
+        ("--auth-url", URL, "--auth-secret-file", "s"),
     ),
-    "an unknown option": Refusal(r"chatrelay: --nonsense is not an option \(all options: ", ("--nonsense",)),
-    "a slip": Refusal(r"chatrelay: --orgin is not an option; did you mean --origin\? \(", ("--orgin", "https://x")),
-    "no value": Refusal(r"chatrelay: --origin needs a value: --origin ORIGIN", ("--origin",)),
-    "a word too many": Refusal(r"chatrelay: 'nonsense' is not an option: options begin with --", ("nonsense",)),
-    "a breaker that would wait for less and less": Refusal(
-        r"--breaker-wait: 20 s is more than the 10 s of breaker-longest-wait", ("--breaker-wait", "20")
-    ),
-    "re-checks at any time": Refusal(
-        r"recheck-spread: 91 per cent is more than 90, .*: give 90 or less", ("--recheck-spread", "91")
-    ),
-    "an empty secret": Refusal(r"auth-secret-file: s is empty", ("--auth-secret-file", "s"), {"s": "\n"}),
-    "no secret": Refusal(r"auth-secret-file: s cannot be read: No such file", ("--auth-secret-file", "s")),
-    "two secrets": Refusal(r"auth-secret-file: s must hold one line", ("--auth-secret-file", "s"), {"s": "a\nb\n"}),
-    "an empty token": Refusal(
-        r"ops-token-file: t is empty", ("--ops-listen", "tcp:0", "--ops-token-file", "t"), {"t": "\n"}
-    ),
-    "a token that can be guessed": Refusal(
-        r"ops-token-file: the token in t is shorter than 16 characters, .* openssl rand -hex 32",
-        ("--ops-listen", "tcp:0", "--ops-token-file", "t"),
-        {"t": "hunter2\n"},
-    ),
-    "a token for nothing": Refusal(
-        r"ops-token-file: needs ops-listen: .* --ops-listen tcp:8081", ("--ops-token-file", "t"), {"t": "x"}
-    ),
-    "no ops endpoint": Refusal(
-        r"ops-listen: 'nonsense' cannot be used: 'nonsense' is not a kind", ("--ops-listen", "nonsense")
-    ),
-    "no authorities": Refusal(
-        r"auth-ca-file: ca.pem holds no certificates", ("--auth-ca-file", "ca.pem"), {"ca.pem": "garbage"}
-    ),
-    "broken authorities": Refusal(
-        r"auth-ca-file: ca.pem holds no certificates",
-        ("--auth-ca-file", "ca.pem"),
-        {"ca.pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
-    ),
-    "no file of authorities": Refusal(r"auth-ca-file: ca.pem cannot be read", ("--auth-ca-file", "ca.pem")),
-    "another database": Refusal(
-        r"message-log: 'mysql:x' is not a message log: use sqlite:", ("--message-log", "mysql:x")
-    ),
-    "no folder": Refusal(
+    "no folder for the message log": (
         r"the message log \S+/nowhere/x cannot be written: .*make it, or name another file with --message-log",
-        ("--message-log", "sqlite:nowhere/x"),
+        ("--auth-url", URL, "--message-log", "sqlite:nowhere/x"),
     ),
-    "a folder for a file": Refusal(
-        r"the message log \S+/folder is not a file", ("--message-log", "sqlite:folder"), {"folder/x": ""}
-    ),
-    "no database": Refusal(
-        r"chatrelay: --message-log: \S+/x is not a message log, but a file of another kind: name another file",
-        ("--message-log", "sqlite:x"),
-        {"x": "Dear diary, " * 100},
-    ),
-    "no endpoint": Refusal(
-        r"listen: 'nonsense' cannot be used: 'nonsense' is not a kind of endpoint: use one of tcp",
-        ("--listen", "nonsense"),
-    ),
-    "no port of that number": Refusal(
-        r"--listen: 'tcp:99999' cannot be used: 99999 is not a port", ("--listen", "tcp:99999")
-    ),
-    "no folder for a socket": Refusal(
+    "no folder for a socket": (
         r"--listen: 'unix:nowhere/socket' cannot be opened: there is no folder \S+/nowhere: make it",
-        ("--listen", "unix:nowhere/socket"),
+        ("--auth-url", URL, "--listen", "unix:nowhere/socket"),
     ),
-    "no key": Refusal(
-        r"--listen: 'ssl:0:privateKey=k' cannot be used: privateKey=k holds no private key in PEM form",
-        ("--listen", "ssl:0:privateKey=k"),
-        {"k": "x"},
-    ),
-    "another format of the log": Refusal(r"log-format: 'xml' must be text or json", ("--log-format", "xml")),
-    "another level of the log": Refusal(
-        r"log-level: 'critical' must be one of debug, info, warn, error", ("--log-level", "critical")
-    ),
-    "nowhere to listen": Refusal(r"listen: is empty: give", ("--config", "c.toml"), {"c.toml": "listen = []"}),
 }
-"""The last --listen of a case is added to one that works."""
+"""One refusal of each step of a start; tests/unit/app/test_mistakes.py has the others."""
 
 
 def refusal_of(relay: RelayProcess) -> str:
@@ -203,15 +95,10 @@ def refusal_of(relay: RelayProcess) -> str:
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_unusable_options_are_reported_in_one_sentence(tmp_path: Path, name: str) -> None:
-    case = REFUSALS[name]
-    for file, text in case.files.items():
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(text)
-    options = (*(() if case.auth_url is None else ("--auth-url", case.auth_url)), *case.options)
-    # Of listen, the file's list counts only where the command line has none.
-    listen = None if name == "nowhere to listen" else "tcp:0:interface=127.0.0.1"
-    relay = RelayProcess(tmp_path, *options, listen=listen, **case.environment)
-    assert re.search(case.says, refusal_of(relay))
+    says, options = REFUSALS[name]
+    (tmp_path / "c.toml").write_text("auth-url = 'x'")
+    environment = {"CHATRELAY_LOGIN_TIMEOUT": "soon"} if "environment" in name else {}
+    assert re.search(says, refusal_of(RelayProcess(tmp_path, *options, **environment)))
 
 
 def test_unwritable_message_log_is_reported(tmp_path: Path) -> None:
@@ -274,23 +161,14 @@ def test_failed_start_in_the_background_ends_and_is_reported(tmp_path: Path) -> 
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    ("statements", "says"),
-    [
-        ("CREATE TABLE recipe (name TEXT)", "belongs to another program: name another file with --message-log"),
-        ("PRAGMA user_version = 99", r"made by a newer chatrelay \(schema 99, .*: upgrade chatrelay, or name another"),
-    ],
-)
-def test_file_of_another_program_or_version_is_left_as_it_is(
-    tmp_path: Path, site: Site, start_relay: StartRelay, statements: str, says: str
-) -> None:
+def test_log_of_a_newer_version_is_left_as_it_is(tmp_path: Path, site: Site, start_relay: StartRelay) -> None:
     file = tmp_path / "chatrelay.sqlite3"
-    if "PRAGMA" in statements:
-        start_relay().stop()
+    start_relay().stop()
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute(statements)
+        connection.execute("PRAGMA user_version = 99")
         connection.commit()
     before = file.read_bytes()
+    says = r"made by a newer chatrelay \(schema 99, .*: upgrade chatrelay, or name another"
     assert re.search(says, refusal_of(RelayProcess(tmp_path, "--auth-url", site.url)))
     assert file.read_bytes() == before
 

@@ -39,17 +39,7 @@ def refused(*options: str) -> str:
 COMMAND_LINES = {
     "-n": "-n is an option of twistd: give it before chatrelay, as in twistd -n chatrelay",
     "-no": "-n is an option of twistd: give it before chatrelay, as in twistd -n chatrelay",
-    "--nodaemon": "--nodaemon is an option of twistd: give it before chatrelay, as in twistd --nodaemon chatrelay",
-    "--pidfile=": "--pidfile is an option of twistd: give it before chatrelay, as in twistd --pidfile chatrelay",
     "--pidfile x": "--pidfile is an option of twistd: give it before chatrelay, as in twistd --pidfile chatrelay",
-    "--logfile=-": "--logfile is an option of twistd: give it before chatrelay, as in twistd --logfile chatrelay",
-    "-l x": "-l is an option of twistd: give it before chatrelay, as in twistd -l chatrelay",
-    "--reactor=epoll": "--reactor is an option of twistd: give it before chatrelay, as in twistd --reactor chatrelay",
-    "-r epoll": "-r is an option of twistd: give it before chatrelay, as in twistd -r chatrelay",
-    "--uid www": "--uid is an option of twistd: give it before chatrelay, as in twistd --uid chatrelay",
-    "--umask 077": "--umask is an option of twistd: give it before chatrelay, as in twistd --umask chatrelay",
-    "--help-reactors": "--help-reactors is an option of twistd: give it before chatrelay, "
-    "as in twistd --help-reactors chatrelay",
     "--nodaemn": "--nodaemn is not an option; did you mean twistd's --nodaemon? Give it before chatrelay",
     "--pid-file=x": "--pid-file is not an option; did you mean twistd's --pidfile? Give it before chatrelay",
     "--log-file=x": "--log-file is not an option; did you mean twistd's --logfile? Give it before chatrelay",
@@ -78,6 +68,17 @@ COMMAND_LINES = {
     "--message-size -1": "--message-size: -1 is less than 0: give a number from 0 (which means no limit) to 2147483647",
     "--ping-interval -1": "--ping-interval: -1.0 is less than 0: give a number from 0 (which means never) to 2147483647",
     "--compression maybe": "--compression: 'maybe' must be yes or no",
+    "--log-format xml": "--log-format: 'xml' must be text or json",
+    "--recheck-spread 91": "--recheck-spread: 91 per cent is more than 90, and some re-checks would follow at once: give "
+    "90 or less. For more frequent re-checks give a shorter recheck-interval",
+    "--origin https://a.example/": "--origin: 'https://a.example/' is not an origin: give scheme, host and at most a "
+    "port, without a path or a '/' at the end, such as https://example.com",
+    "--origin https://*.example.com": "--origin: 'https://*.example.com' is not an origin: origins are exact, without "
+    "wildcards, spaces or a path (not even '/')",
+    "--auth-url ftp://x": "--auth-url: 'ftp://x' is not an http or https URL such as http://127.0.0.1/session.php",
+    "--ops-token-file t": "--ops-token-file: needs ops-listen: the token is for the ops endpoint, so give its address, "
+    "for instance --ops-listen tcp:8081",
+    "nonsense": "'nonsense' is not an option: options begin with --",
     "--log-level warning": "--log-level: 'warning' must be one of debug, info, warn, error; did you mean warn?",
     "--config=": "--config: is empty: give the path of a TOML file",
     "--config nowhere/x": "--config: nowhere/x cannot be read: No such file or directory",

@@ -136,10 +136,10 @@ class Made(SynchronousTestCase):
 
     def test_file_without_certificates_is_refused(self) -> None:
         for text in ("", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"):
-            path = self.mktemp()
-            with open(path, "w") as file:
-                file.write(text)
-            self.assertIn("no certificates", self.refused(auth_url="https://x/", auth_ca_file=path))
+            path = Path(self.mktemp())
+            path.write_text(text)
+            self.assertIn("no certificates", self.refused(auth_url="https://x/", auth_ca_file=str(path)))
+        self.assertIn("cannot be read", self.refused(auth_url="https://x/", auth_ca_file="/nowhere"))
 
 
 class Running(SynchronousTestCase):
