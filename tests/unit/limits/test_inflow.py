@@ -105,6 +105,17 @@ class Rates(SynchronousTestCase):
         self.assertLess(config.messages_per_second * each, 1024 * 1024)
 
 
+class Held(SynchronousTestCase):
+    """Bytes that come during a pause."""
+
+    def test_held_bytes_are_released_once_and_in_order(self) -> None:
+        inflow = Inflow(InflowRates(1, 1), 0)
+        self.assertEqual(inflow.release(), b"")
+        inflow.hold(b"one ")
+        inflow.hold(b"two")
+        self.assertEqual([inflow.release(), inflow.release()], [b"one two", b""])
+
+
 class Weights(SynchronousTestCase):
     """Arrays and objects count more than text."""
 

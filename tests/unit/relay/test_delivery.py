@@ -137,15 +137,15 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), [("b", True, None)])
 
     def test_failed_mark_does_not_delay_the_answer(self) -> None:
-        def refuse(numbers: Sequence[int]) -> Deferred[None]:
-            return fail(LogUnavailable("gone"))
-
-        self.patch(self.log, "mark_undelivered", refuse)
-        self.send()
-        self.directory.remove("2", self.bo)
-        self.log.commit()
-        self.assertEqual(self.outcomes(), [(1, False, "receiving-user-not-connected")])
-        self.assertEqual(self.successResultOf(self.relay.drain()), None)
+        for number, error in enumerate((LogUnavailable("gone"), ZeroDivisionError())):
+            self.patch(self.log, "mark_undelivered", lambda numbers, error=error: fail(error))
+            self.directory.add("3", self.bo)
+            self.send(to=3, id=number)
+            self.directory.remove("3", self.bo)
+            self.log.commit()
+            self.assertEqual(self.outcomes(), [(number, False, "receiving-user-not-connected")])
+            self.assertEqual(self.successResultOf(self.relay.drain()), None)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_message_beyond_max_waiting_is_busy(self) -> None:
         self.patch(relay_module, "MAX_WAITING", 5)

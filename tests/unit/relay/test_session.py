@@ -324,6 +324,28 @@ class Limited(SessionTestCase):
         self.assertGreater(told.count("rate-limited"), 60)
         self.assertIsNone(self.connection.closed)
 
+    def test_refusals_half_a_second_apart_are_in_a_row_and_those_further_apart_are_not(self) -> None:
+        for seconds, closed in ((0.5, (4503, "kept on past the rate limit")), (0.625, None)):
+            self.limits = SendLimits(0.001, 1, 0, 0)
+            self.session, self.connection = self.session_of(connection := RecordedConnection()), connection
+            self.log_in()
+            self.outcomes(1)
+            for _ in range(61):
+                self.clock.advance(seconds)
+                self.assertEqual(self.outcomes(1), ["rate-limited"])
+            self.assertEqual(self.connection.closed, closed)
+
+    def test_clock_set_back_gives_no_message_and_takes_none(self) -> None:
+        self.limits = SendLimits(10, 30, 0, 0)
+        self.clock.advance(5000)
+        self.session = self.session_of(self.connection)
+        self.log_in()
+        self.outcomes(30)
+        self.clock.rightNow -= 3600
+        self.assertEqual(self.outcomes(1), ["rate-limited"])
+        self.clock.advance(1)
+        self.assertEqual(self.outcomes(11), ["sent"] * 10 + ["rate-limited"])
+
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 40), st.booleans()), max_size=40))
     def test_client_that_backs_off_for_a_second_is_never_closed(self, rounds: list[tuple[int, int, bool]]) -> None:

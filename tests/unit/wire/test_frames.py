@@ -15,7 +15,7 @@ from chatrelay.config.options import Config
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.testing import KnownSessions
 from chatrelay.websocket.factory import ChatFactory
-from chatrelay.wire.frames import TextValidator, take_messages, text_frame
+from chatrelay.wire.frames import TextValidator, ends_by_going_away, take_messages, text_frame
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import chat_factory
@@ -205,3 +205,16 @@ class NobodyCanTell(SynchronousTestCase):
                 continue
             fast, slow = both.write(stream[start:end])
             self.assertEqual(fast, slow)
+
+
+class GoingAway(SynchronousTestCase):
+    """The close frame with 1001 at the end of some bytes."""
+
+    def test_close_frame_with_1001_is_found_at_the_end_masked_or_not(self) -> None:
+        masked = frame(b"\x03\xe9", CLOSE)
+        for data, found in (
+            *((b"\x88\x02\x03\xe9", True), (b"more\x88\x02\x03\xe9", True), (masked, True), (b"more" + masked, True)),
+            *((b"", False), (b"\x88\x82", False), (masked[:-1], False), (b"x" * 8, False)),
+            *((frame(b"\x03\xe8", CLOSE), False), (masked + b"x", False), (frame(b"\x03\xe9", BINARY), False)),
+        ):
+            self.assertEqual(ends_by_going_away(data), found, data)

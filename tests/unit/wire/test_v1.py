@@ -99,6 +99,7 @@ class UnusableFrames(SynchronousTestCase):
     def test_refused_sessid_is_not_in_the_detail(self) -> None:
         refusal = self.refused(json.dumps({"type": "auth-request", "SESSID": "secret" * 1000}).encode())
         self.assertNotIn("secret", refusal.detail)
+        self.assertEqual(str(refusal), refusal.detail)
 
     def test_message_out_of_bounds_is_refused_under_its_id(self) -> None:
         bad: dict[str, tuple[object, ...]] = {
