@@ -14,14 +14,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -287,7 +286,6 @@ class People:
         """Close a person's page, and wait until the relay has noticed."""
         before = self._line.connections
         person.page.close()
-        deadline = time.monotonic() + 15
-        while self._line.connections >= before:
-            assert time.monotonic() < deadline, "the browser keeps the connection of a closed page"
-            time.sleep(0.02)
+        eventually(
+            lambda: self._line.connections < before, "the browser keeps the connection of a closed page", seconds=15
+        )

@@ -7,8 +7,7 @@ It does not use Playwright, which makes every page believe that it is visible. A
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ from typing import Any, Self
 import pytest
 
 from tests.browser.people import CHROMIUM_FLAGS, chromium
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, Site
 
@@ -51,7 +50,7 @@ class Chromium:
             stack.callback(process.wait, PATIENCE)
             stack.callback(process.terminate)
             address = self._profile / "DevToolsActivePort"
-            until(lambda: address.exists() and len(address.read_text().split()) == 2)
+            eventually(lambda: address.exists() and len(address.read_text().split()) == 2)
             port, path = address.read_text().split()
             self._connection = stack.enter_context(Client(f"ws://127.0.0.1:{port}{path}"))
             self._open = stack.pop_all()
@@ -80,14 +79,6 @@ class Chromium:
         return self.call("Runtime.evaluate", session, **parameters)["result"].get("value")
 
 
-def until(condition: Callable[[], object], pause: float = 0.02) -> None:
-    """Wait until an expression is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to be"
-        time.sleep(pause)
-
-
 @pytest.fixture
 def relay(tmp_path: Path) -> Iterator[RelayProcess]:
     """Start a relay and a site where Anna is 1 and Bo is 2."""
@@ -110,21 +101,23 @@ def test_page_frozen_by_the_browser_is_not_connected(relay: RelayProcess, cachea
             return response
 
         anna = browser.open(cacheable_page)[1]
-        until(lambda: browser.evaluate(anna, "location.href") == cacheable_page)
-        until(lambda: browser.evaluate(anna, "document.readyState") == "complete")
+        eventually(lambda: browser.evaluate(anna, "location.href") == cacheable_page)
+        eventually(lambda: browser.evaluate(anna, "document.readyState") == "complete")
         browser.evaluate(anna, START % relay.url)
-        until(lambda: browser.evaluate(anna, "client.state.name") == "connected")
+        eventually(lambda: browser.evaluate(anna, "client.state.name") == "connected")
         assert answer("seen")["value"]
 
         browser.call("Target.activateTarget", targetId=browser.open("about:blank")[0])
-        until(lambda: browser.evaluate(anna, "document.hidden"))
+        eventually(lambda: browser.evaluate(anna, "document.hidden"))
         browser.call("Page.setWebLifecycleState", anna, state="frozen")
-        until(lambda: answer("while it is on its way out").get("reason") == "receiving-user-not-connected", 0.15)
+        eventually(
+            lambda: answer("while it is on its way out").get("reason") == "receiving-user-not-connected", pause=0.15
+        )
         assert not answer("unseen")["value"]
 
         browser.call("Page.setWebLifecycleState", anna, state="active")
-        until(lambda: browser.evaluate(anna, "client.state.name") == "connected")
+        eventually(lambda: browser.evaluate(anna, "client.state.name") == "connected")
         assert browser.evaluate(anna, "states") == ["connecting", "connected", "idle", "connecting", "connected"]
         assert answer("seen again")["value"]
-        until(lambda: browser.evaluate(anna, "contents.at(-1)") == "seen again")
+        eventually(lambda: browser.evaluate(anna, "contents.at(-1)") == "seen again")
         assert "unseen" not in browser.evaluate(anna, "contents")

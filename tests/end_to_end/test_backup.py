@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +18,11 @@ from typing import Any
 import pytest
 
 from tests.support import PATIENCE, ROOT
-from tests.support.programs import HIGH_RATES, RelayProcess
+from tests.support.programs import HIGH_RATES, StartRelay
 from tests.support.promise import read_log
 from tests.support.saturation import USERS, Crowd, Part, by_turns
 from tests.support.sqlite_logs import contents as contents_of
-from tests.support.sqlite_logs import expected, fill
+from tests.support.sqlite_logs import expected, fill, killed
 
 SIDES = ("-wal", "-shm", "-journal")
 
@@ -73,7 +72,7 @@ def acknowledged(crowd: Crowd) -> set[str]:
 
 
 def test_backup_of_a_relay_under_load_is_whole_and_refuses_no_message(
-    start_relay: Callable[..., RelayProcess], site: Any, tmp_path: Path
+    start_relay: StartRelay, site: Any, tmp_path: Path
 ) -> None:
     log, destination = tmp_path / "chatrelay.sqlite3", tmp_path / "copy"
     relay = start_relay(*HIGH_RATES, measured=False)
@@ -119,9 +118,7 @@ def test_backup_of_a_relay_under_load_is_whole_and_refuses_no_message(
     assert contents(log) == [*copied, "afterwards"]
 
 
-def test_restore_over_the_log_of_a_running_relay_is_refused(
-    start_relay: Callable[..., RelayProcess], tmp_path: Path
-) -> None:
+def test_restore_over_the_log_of_a_running_relay_is_refused(start_relay: StartRelay, tmp_path: Path) -> None:
     fill(tmp_path / "source", 40).close()
     assert command("backup", tmp_path / "source", tmp_path / "backup").returncode == 0
     log = tmp_path / "chatrelay.sqlite3"
@@ -160,18 +157,6 @@ for name in {CALLS!r}:
 backup.PAGES_PER_STEP, backup.BYTES_PER_SYNC = 5, 4096
 """
 """Kills the process before or after the ``AT``-th system call that changes something."""
-
-
-def killed(path: Path, *counts: int) -> None:
-    """Return a message log as a killed relay leaves it: the last commits are in the ``-wal``."""
-    original = path.with_name("original")
-    store = fill(original, *counts)
-    for suffix in ("", "-wal", "-shm"):
-        shutil.copy(f"{original}{suffix}", f"{path}{suffix}")
-    store.close()
-    for suffix in ("", ".lock"):
-        os.unlink(f"{original}{suffix}")
-    assert os.path.getsize(f"{path}-wal") > 4096
 
 
 def killed_everywhere(words: Callable[[], tuple[object, ...]]) -> Iterator[bool]:

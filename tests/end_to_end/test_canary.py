@@ -24,12 +24,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 from tests.support.client import Client
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
-
-StartRelay = Callable[..., RelayProcess]
 
 ORIGIN = "https://example.com"
 TOKEN = "ops-token-of-tests"
@@ -282,11 +280,8 @@ def test_session_ids_appear_in_no_output(
                 for fault in FAULTS:
                     post(site, fault)
                     assert visitor.log_in(canaries.make()) == UNAVAILABLE
-                until = time.monotonic() + PATIENCE  # the re-checks are answered so, too
                 asked = len(site.asked)
-                while len(site.asked) < asked + 2:
-                    assert time.monotonic() < until
-                    time.sleep(0.05)
+                eventually(lambda: len(site.asked) >= asked + 2)  # the re-checks are answered so, too
             site.answer = None
             # Frames that can't be used.
             for number, frame in enumerate(bad_frames(canaries.make())):
@@ -312,10 +307,7 @@ def test_session_ids_appear_in_no_output(
     gone.say_login(canaries.make())
     pending = client()
     pending.say_login(canaries.make())
-    until = time.monotonic() + PATIENCE
-    while len(site.requests) < 2 or site.asked[-1] in site.users:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    eventually(lambda: len(site.requests) >= 2 and site.asked[-1] not in site.users)
     gone.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     gone.socket.socket.close()
     time.sleep(0.2)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,12 +14,12 @@ import trustme
 from websockets.exceptions import InvalidStatus
 
 from chatrelay.app.descriptors import MAX_DESCRIPTORS
-from tests.support import PATIENCE
+from tests.support import eventually
 from tests.support.client import Client
-from tests.support.programs import RelayProcess, connected
+from tests.support.processes import descriptors
+from tests.support.programs import RelayProcess, StartRelay, connected
 from tests.support.v1 import ADMITTED
 
-StartRelay = Callable[..., RelayProcess]
 UNHURRIED = ("--handshake-timeout", "0", "--login-timeout", "0")
 """Options for a relay that is patient with silent clients, so that they stay on a slow machine, too."""
 
@@ -40,21 +39,6 @@ def answer(relay: RelayProcess, address: str = "127.0.0.1") -> bytes:
         while data := stranger.recv(4096):
             heard += data
         return heard
-
-
-def descriptors(relay: RelayProcess) -> int:
-    """Return how many file descriptors the relay has open."""
-    return len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
-
-
-def within_patience(so: Callable[[], bool]) -> bool:
-    """Whether a condition becomes true in time."""
-    until = time.monotonic() + PATIENCE
-    while not so():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_descriptor_limit_is_raised_and_logged(start_relay: StartRelay) -> None:
@@ -81,11 +65,11 @@ def test_full_relay_refuses_connections_until_a_client_disconnects(start_relay: 
     heard = answer(relay)
     assert heard.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 10\r\n" in heard
-    before = descriptors(relay)
+    before = descriptors(relay.process.pid)
     # A refused connection is not kept for long, though its client stays and says nothing.
     for _ in range(20):
         held.enter_context(connected(relay.port))
-    assert within_patience(lambda: descriptors(relay) <= before)
+    eventually(lambda: descriptors(relay.process.pid) <= before)
     with pytest.raises(InvalidStatus) as refusal:
         relay.client()
     assert refusal.value.response.status_code == 503
@@ -101,7 +85,7 @@ def test_full_relay_refuses_connections_until_a_client_disconnects(start_relay: 
             return False
         return held.enter_context(chen).log_in("chen-session") == ADMITTED
 
-    assert within_patience(lets_in)
+    eventually(lets_in)
 
 
 def test_full_relay_aborts_connections_over_tls(start_relay: StartRelay, tmp_path: Path) -> None:
@@ -150,7 +134,7 @@ def test_visitors_of_one_address_do_not_keep_others_out(start_relay: StartRelay,
             return False
         return held.enter_context(bo).log_in("bo-session") == ADMITTED
 
-    assert within_patience(lets_in)
+    eventually(lets_in)
 
 
 def test_11th_connection_of_a_user_ends_the_oldest(start_relay: StartRelay, held: ExitStack) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from tests.support.programs import RelayProcess, Site
+from tests.support import eventually
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED, DENIED
-
-StartRelay = Callable[..., RelayProcess]
 
 
 def guess(relay: RelayProcess, count: int) -> None:
@@ -33,10 +31,7 @@ def test_login_from_an_address_with_20_denials_is_denied_without_a_request(site:
         answer = alice.log_in("alice-session")
         # Another denial may have come back to the address meanwhile: then the site was asked.
         assert (answer == ADMITTED) is (len(site.asked) > before)
-        until = time.monotonic() + 10
-        while alice.log_in("alice-session") != ADMITTED:
-            assert time.monotonic() < until
-            time.sleep(3.2)
+        eventually(lambda: alice.log_in("alice-session") == ADMITTED, seconds=10, pause=3.2)
     relay.said("too many logins from 127.0.0.1 were denied")
     relay.stop()
     output = "\n".join(relay.output)

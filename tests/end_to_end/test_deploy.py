@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -20,7 +20,7 @@ from bench.ports import free_port
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.deploy import DEPLOY, NGINX, ORIGIN, PATH, needs_nginx
-from tests.support.programs import RelayProcess, Site, connected
+from tests.support.programs import RelayProcess, Site, StartRelay, connected
 from tests.support.v1 import ADMITTED
 
 TOKEN = "0123456789abcdef" * 4
@@ -30,8 +30,6 @@ SYSTEMD_ANALYZE = shutil.which("systemd-analyze", path=PATH)
 needs_systemd = pytest.mark.skipif(
     SYSTEMD_ANALYZE is None, reason="systemd-analyze is missing (on Debian: apt install systemd)"
 )
-
-StartRelay = Callable[..., RelayProcess]
 
 
 @attrs.frozen

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from examples import end_chat
 from tests.support import ROOT
-from tests.support.programs import RelayProcess
+from tests.support.programs import StartRelay
 
 PHP = "require 'examples/php/end_chat.php'; end_chat(1);"
 
@@ -21,7 +20,7 @@ PHP = "require 'examples/php/end_chat.php'; end_chat(1);"
     ("options", "words"), [((), "started without a token"), (("--ops-token-file", "token"), "Authorization: Bearer")]
 )
 def test_refused_revocation_is_reported_with_its_reason(
-    start_relay: Callable[..., RelayProcess],
+    start_relay: StartRelay,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from tests.support.processes import resident
-from tests.support.programs import HIGH_RATES, RelayProcess
+from tests.support.programs import HIGH_RATES, StartRelay
 
-StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 
 

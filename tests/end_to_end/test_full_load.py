@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,12 @@ import pytest
 from tests.support.authorities import Authorities
 from tests.support.evidence import Evidence
 from tests.support.processes import resident
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, Site, StartRelay
 from tests.support.promise import Trial, read_log
 from tests.support.saturation import NOBODY, USERS, Crowd, Part, by_turns
 
 pytestmark = pytest.mark.alone
 
-StartRelay = Callable[..., RelayProcess]
 FAST_PATHS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 WAYS = pytest.mark.parametrize(
     ("tls", "message_log"),

@@ -17,7 +17,7 @@ from tests.support import PATIENCE, v1
 from tests.support.authorities import Authorities
 from tests.support.client import SocketClient
 from tests.support.frames import close_frame, fragments, frame
-from tests.support.programs import RelayProcess
+from tests.support.programs import StartRelay
 from tests.support.v1 import ADMITTED
 
 FRAMES_PER_SECOND = 100
@@ -50,9 +50,7 @@ class Alice(SocketClient):
 
 
 @pytest.fixture(params=["TCP", "TLS", "PROXY"])
-def connect(
-    request: pytest.FixtureRequest, start_relay: Callable[..., RelayProcess], tmp_path: Path
-) -> Iterator[Callable[[], Alice]]:
+def connect(request: pytest.FixtureRequest, start_relay: StartRelay, tmp_path: Path) -> Iterator[Callable[[], Alice]]:
     """Connect to a relay that reads frames slowly."""
     authorities = Authorities(tmp_path / "authorities")
     endpoint = {

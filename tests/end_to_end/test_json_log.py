@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,14 +17,12 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 from tests.support.authorities import Authorities
 from tests.support.client import SocketClient
 from tests.support.frames import BINARY, HANDSHAKE, close_frame, frame, handshake
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED
-
-StartRelay = Callable[..., RelayProcess]
 
 HOSTILE = 'https://x"}\n{"level":"critical","text":"forged"}\x1b[2J\x85\u2028\\'
 """An origin such as no browser sends."""
@@ -89,10 +86,8 @@ def test_json_log_goes_to_the_logfile_of_twistd(tmp_path: Path, site: Site) -> N
     relay = RelayProcess(
         tmp_path, "--auth-url", site.url, "--log-format", "json", twistd=("--logfile", "relay.log"), measured=False
     )
-    until = time.monotonic() + PATIENCE
-    while "listens on" not in ((tmp_path / "relay.log").read_text() if (tmp_path / "relay.log").exists() else ""):
-        assert time.monotonic() < until, relay.output
-        time.sleep(0.02)
+    log = tmp_path / "relay.log"
+    eventually(lambda: log.exists() and "listens on" in log.read_text())
     relay.stop()
     events = events_of((tmp_path / "relay.log").read_text("ascii").splitlines())
     assert the_event(events, "starting up")
@@ -290,18 +285,3 @@ def test_end_of_each_connection_is_one_event(start_relay: StartRelay, tmp_path: 
     assert {event["level"] for event in events} == {"info"}
     assert "too many log messages" not in "".join(relay.output)
     assert "chen-session" not in "".join(relay.output)
-
-
-def test_end_without_a_login_is_logged_as_text_at_debug(start_relay: StartRelay) -> None:
-    relay = start_relay("--log-level", "debug")
-    for doing, level, line in (
-        (Stranger.close, "debug", "connection from {} ended by the client in its handshake, after .*: closed without"),
-        (lambda one: one.open().close(), "debug", "connection of a visitor from {} ended by the client with 1006 .*"),
-        (lambda one: one.member().close(), "info", "connection of chen from {} ended by the client with 1006 .*"),
-    ):
-        stranger = Stranger(relay.port, "127.0.0.1", ssl.create_default_context())
-        peer = "{}:{}".format(*stranger.socket.getsockname())
-        doing(stranger)
-        relay.said(rf"\[chatrelay.websocket#{level}\] " + line.format(peer))
-    relay.stop()
-    assert sum("ended by the" in line for line in relay.output) == 3

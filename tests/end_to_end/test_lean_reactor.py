@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
-from tests.support.programs import HIGH_RATES, RelayProcess
+from tests.support.programs import HIGH_RATES, StartRelay
 
 REACTOR = "chatrelay-epoll"
 
 
-def test_lean_reactor_carries_messages_and_stops_cleanly(start_relay: Callable[..., RelayProcess]) -> None:
+def test_lean_reactor_carries_messages_and_stops_cleanly(start_relay: StartRelay) -> None:
     relay = start_relay(*HIGH_RATES, reactor=REACTOR)
     with relay.client() as alice:
         assert alice.log_in("alice-session")["response"] is True

@@ -20,7 +20,7 @@ import pytest
 from tests.support.authorities import Authorities
 from tests.support.client import Client, SocketClient
 from tests.support.frames import BINARY, CLOSE, frame
-from tests.support.programs import HIGH_RATES, RelayProcess
+from tests.support.programs import HIGH_RATES, StartRelay
 from tests.support.readers import connection
 from tests.support.v1 import ADMITTED
 
@@ -165,7 +165,7 @@ def peers() -> Iterator[Callable[..., Peer]]:
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
 def test_closed_client_may_stay_for_closing_timeout(
-    start_relay: Callable[..., RelayProcess], peers: Callable[..., Peer], seconds: float
+    start_relay: StartRelay, peers: Callable[..., Peer], seconds: float
 ) -> None:
     relay = start_relay("--message-log", "none", "--closing-timeout", f"{seconds:g}")
     peer = peers(relay.port, None).websocket()
@@ -177,7 +177,7 @@ def test_closed_client_may_stay_for_closing_timeout(
 
 
 def test_client_that_stays_holds_no_descriptor_longer_than_5_s(
-    start_relay: Callable[..., RelayProcess], authorities: Authorities, peers: Callable[..., Peer]
+    start_relay: StartRelay, authorities: Authorities, peers: Callable[..., Peer]
 ) -> None:
     # The limit of unread bytes is so high that it closes nobody.
     relay = start_relay(

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 from tests.support.client import Client
 from tests.support.php_site import EXAMPLE, PHP, PhpSite
-from tests.support.programs import RelayProcess
+from tests.support.programs import RelayProcess, StartRelay
 from tests.support.v1 import ADMITTED, DENIED
 
 OPS_TOKEN = "0123456789abcdef0123456789abcdef"
@@ -85,7 +85,6 @@ class Browser:
 
 
 StartSite = Callable[..., PhpSite]
-StartRelay = Callable[..., RelayProcess]
 
 
 @pytest.fixture
@@ -263,10 +262,7 @@ def test_logout_succeeds_and_is_logged_where_the_chat_cannot_be_ended(
     browser.log_in("alice")
     browser.log_out()
     assert "<title>Log in</title>" in browser.get("index.php")
-    until = time.monotonic() + PATIENCE
-    while not any("could not end the chat of user 1" in line for line in php.output):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    eventually(lambda: any("could not end the chat of user 1" in line for line in php.output))
 
 
 def test_logins_in_a_row_succeed_although_php_closes_each_connection(php: PhpSite, start: StartRelay) -> None:
@@ -390,10 +386,7 @@ def test_page_delays_the_login_only_while_it_has_the_session_open(
     page = threading.Thread(target=browser.get, args=["slow.php"])
     page.start()
     try:
-        until = time.monotonic() + PATIENCE
-        while not (pages / "begun").exists():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        eventually(lambda: (pages / "begun").exists())
         with start(php, "--webserver-timeout", "0").client() as client:
             client.say_login(sessid)
             if not closes_early:

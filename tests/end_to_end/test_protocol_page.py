@@ -24,7 +24,7 @@ from websockets.frames import Opcode
 
 from tests.support import ROOT
 from tests.support.client import Client
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 
 PAGE = (ROOT / "docs" / "protocol.rst").read_text("utf-8")
 
@@ -85,7 +85,7 @@ def event(pattern: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 class Stage:
     """The place where a transcript is played: a site, a relay, and the clients that connect."""
 
-    def __init__(self, site: Site, start_relay: Callable[..., RelayProcess], folder: Path) -> None:
+    def __init__(self, site: Site, start_relay: StartRelay, folder: Path) -> None:
         self.site = site
         self.folder = folder
         self.start_relay = start_relay
@@ -301,7 +301,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(site: Site, start_relay: Callable[..., RelayProcess], tmp_path: Path) -> Iterator[Stage]:
+def stage(site: Site, start_relay: StartRelay, tmp_path: Path) -> Iterator[Stage]:
     """Make an empty stage; the site knows the page's two sessions."""
     site.users.update(USERS)
     stage = Stage(site, start_relay, tmp_path)

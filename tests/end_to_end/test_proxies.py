@@ -24,7 +24,7 @@ from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.deploy import PATH
 from tests.support.frames import frame
-from tests.support.programs import RelayProcess, Site, connected
+from tests.support.programs import RelayProcess, Site, StartRelay, connected
 from tests.support.v1 import ADMITTED
 
 PROGRAMS = {name: shutil.which(name, path=PATH) for name in ("nginx", "apache2", "caddy", "haproxy")}
@@ -145,7 +145,6 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
         yield start
 
 
-StartRelay = Callable[..., RelayProcess]
 StartProxy = Callable[..., Proxy]
 
 each_that_names = pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in NAMING])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.support.client import Client
-from tests.support.programs import RelayProcess
+from tests.support.programs import StartRelay
 
-StartRelay = Callable[..., RelayProcess]
 BOTH_WAYS = pytest.mark.parametrize("fast_path", ["yes", "no"])
 
 SLOW = ("--messages-per-second", "0.01", "--user-messages-per-second", "0.01")

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,8 @@ from tests.support import PATIENCE
 from tests.support.authorities import Authorities
 from tests.support.client import Client
 from tests.support.frames import HANDSHAKE
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED
-
-StartRelay = Callable[..., RelayProcess]
 
 
 @pytest.fixture

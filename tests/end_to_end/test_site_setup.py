@@ -24,7 +24,7 @@ from tests.support.client import Client
 from tests.support.deploy import NGINX, needs_nginx
 from tests.support.framework_sites import SERVED
 from tests.support.php_site import PHP, PhpSite
-from tests.support.programs import RelayProcess, Site, connected
+from tests.support.programs import RelayProcess, Site, StartRelay, connected
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 NAME = "www.example.com"
@@ -68,7 +68,6 @@ COMMON = "django.middleware.common.CommonMiddleware"
 SECURITY = "django.middleware.security.SecurityMiddleware"
 
 StartSite = Callable[..., int]
-StartRelay = Callable[..., RelayProcess]
 
 
 @pytest.fixture

@@ -6,16 +6,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 from tests.support.frames import HANDSHAKE
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, RelayProcess, Site, StartRelay
 from tests.support.promise import deliveries
 
 
-def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: Callable[..., RelayProcess]) -> None:
+def test_sigterm_under_load_acknowledges_nothing_it_did_not_log(start_relay: StartRelay) -> None:
     relay = start_relay(*HIGH_RATES, "--unread-size", "0")  # however slowly this machine reads
     alice, bo = relay.client(), relay.client()
     alice.log_in("alice-session")
@@ -92,9 +91,7 @@ def test_client_that_does_not_answer_the_close_is_aborted(relay: RelayProcess) -
         assert time.monotonic() - began < 5
 
 
-def test_site_that_stops_with_the_relay_is_not_logged_as_failing(
-    start_relay: Callable[..., RelayProcess], site: Site
-) -> None:
+def test_site_that_stops_with_the_relay_is_not_logged_as_failing(start_relay: StartRelay, site: Site) -> None:
     stopped = threading.Event()
 
     def end(request: Any) -> None:
@@ -107,10 +104,7 @@ def test_site_that_stops_with_the_relay_is_not_logged_as_failing(
     with socket.create_connection(("127.0.0.1", relay.port)) as deaf:
         deaf.sendall(HANDSHAKE)
         assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
-        until = time.monotonic() + PATIENCE
-        while not site.asked:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        eventually(lambda: site.asked)
         relay.process.terminate()
         relay.said("Port .* Closed")
         stopped.set()

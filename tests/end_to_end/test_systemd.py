@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,8 @@ import pytest
 
 from tests.support import PATIENCE
 from tests.support.authorities import Authorities
-from tests.support.programs import RelayProcess
+from tests.support.programs import RelayProcess, StartRelay
 
-StartRelay = Callable[..., RelayProcess]
 READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 
 

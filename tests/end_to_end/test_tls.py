@@ -22,10 +22,8 @@ from websockets.exceptions import InvalidMessage, InvalidStatus
 from tests.support import PATIENCE
 from tests.support.authorities import Authorities
 from tests.support.client import Client
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED, UNAVAILABLE
-
-StartRelay = Callable[..., RelayProcess]
 
 
 class TLSSite(Site):

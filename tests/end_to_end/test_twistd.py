@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -22,12 +21,10 @@ from websockets.sync.client import unix_connect
 from chatrelay.config.options import HEADINGS, Config
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
-from tests.support.programs import TWISTD, RelayProcess, Site
+from tests.support.programs import TWISTD, RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED
 
 URL = "http://127.0.0.1:1/session"
-
-StartRelay = Callable[..., RelayProcess]
 
 
 # Help --------------------------------------------------------------------------

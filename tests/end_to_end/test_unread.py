@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from tests.support import PATIENCE
 from tests.support.authorities import Authorities
 from tests.support.client import Client
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, Site, StartRelay
 from tests.support.readers import Reader, Sender, connection
 
 SMALL = 4096
@@ -30,7 +29,7 @@ ONE = 14_000
 @pytest.mark.parametrize("unread_size", [1024 * 1024, 128 * 1024, 65536])
 @pytest.mark.parametrize("at_once", [1, 50])
 def test_acknowledged_unread_bytes_stay_within_unread_size_plus_the_client_kernel(
-    start_relay: Callable[..., RelayProcess], tmp_path: Path, site: Site, over_tls: bool, unread_size: int, at_once: int
+    start_relay: StartRelay, tmp_path: Path, site: Site, over_tls: bool, unread_size: int, at_once: int
 ) -> None:
     authorities = Authorities(tmp_path / "authorities") if over_tls else None
     endpoint = "tcp:0:interface=127.0.0.1"
@@ -56,7 +55,7 @@ def test_acknowledged_unread_bytes_stay_within_unread_size_plus_the_client_kerne
     assert unacknowledged >= unread_size // 2, "the client was closed long before its budget was spent"
 
 
-def test_slow_reader_has_time_to_reach_its_ping(start_relay: Callable[..., RelayProcess]) -> None:
+def test_slow_reader_has_time_to_reach_its_ping(start_relay: StartRelay) -> None:
     relay = start_relay(
         *("--message-log", "memory:", "--ping-interval", "1", "--ping-timeout", "1", *HIGH_RATES),
     )

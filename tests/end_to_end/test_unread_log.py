@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import unix_connect
 
-from tests.support import PATIENCE, ROOT
+from tests.support import PATIENCE, ROOT, eventually
 from tests.support.client import Client
 from tests.support.programs import TWISTD, Site
 from tests.support.v1 import ADMITTED
@@ -189,10 +189,7 @@ def test_unwritable_output_delays_nothing(start: Callable[..., UnreadRelay], tmp
         return ours, os.open(output, os.O_WRONLY)
 
     relay = start(broken, "--listen", "unix:socket")
-    until = time.monotonic() + PATIENCE
-    while not (tmp_path / "socket").exists():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    eventually(lambda: (tmp_path / "socket").exists())
     with unix_connect(str(tmp_path / "socket"), open_timeout=PATIENCE) as visitor:
         visitor.send('{"type":"auth-request","SESSID":"alice-session"}')
         assert json.loads(visitor.recv(PATIENCE)) == ADMITTED
@@ -228,10 +225,7 @@ def test_log_file_in_the_background_is_rotated_by_a_signal(tmp_path: Path, site:
         refuse(int(found[1]), 1)
         said("handshake")
         os.kill(pid, signal.SIGUSR1)
-        until = time.monotonic() + PATIENCE
-        while not (tmp_path / "relay.log.1").exists():
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        eventually(lambda: (tmp_path / "relay.log.1").exists())
         refuse(int(found[1]), 1)
         said("handshake")
     finally:
@@ -242,10 +236,7 @@ def test_log_file_in_the_background_is_rotated_by_a_signal(tmp_path: Path, site:
     assert sum("no handshake from" in text for text in texts) == 2
     assert "Server Shut Down" in texts[-1]
     assert len(texts) == len(set(lines.splitlines()))  # lines that were logged before the fork appear once
-    until = time.monotonic() + PATIENCE
-    while (tmp_path / "twistd.pid").exists():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    eventually(lambda: not (tmp_path / "twistd.pid").exists())
 
 
 def test_terminal_with_tostop_does_not_stop_a_relay_in_the_background(tmp_path: Path, site: Site) -> None:

@@ -7,19 +7,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 from tests.support.client import Client
 from tests.support.frames import HANDSHAKE
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
-
-StartRelay = Callable[..., RelayProcess]
 
 TOKEN = "ops-token-of-tests"
 
@@ -54,10 +51,7 @@ def test_failing_site_is_not_asked_until_it_recovers(site: Site, start_relay: St
         assert alice.hear()["message"]["content"] == "note to self"
         assert alice.hear()["response"]["value"] is True
         site.answer = None
-        until = time.monotonic() + 12
-        while bo.log_in("bo-session") != ADMITTED:
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        eventually(lambda: bo.log_in("bo-session") == ADMITTED, seconds=12, pause=0.1)
         assert len(site.asked) == asked + 1
     relay.stop()
     lines = [line for line in relay.output if "has failed 10 times" in line or "answers again" in line]

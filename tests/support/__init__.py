@@ -6,6 +6,8 @@ must not repeat a mistake of the relay.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -13,3 +15,17 @@ ROOT = Path(__file__).parents[2]
 
 PATIENCE = 30.0
 """Seconds after which something that should have happened counts as not happening."""
+
+
+def eventually(condition: Callable[[], object], what: str = "", seconds: float = PATIENCE, pause: float = 0.02) -> None:
+    """Wait until a condition holds.
+
+    :param what: the message if it does not.
+    :param seconds: how long to wait.
+    :param pause: seconds between two looks.
+    :raises AssertionError: where it does not hold in time.
+    """
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, what or f"not within {seconds:g} s"
+        time.sleep(pause)

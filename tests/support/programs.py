@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -271,3 +272,7 @@ def follow(command: str) -> str:
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert ran.returncode == 0, f"{command}: {ran.stderr}"
     return ran.stdout
+
+
+StartRelay = Callable[..., RelayProcess]
+"""What starts a relay with further options: see `tests.support.relay_fixtures.start_relay`."""

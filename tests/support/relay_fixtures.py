@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED
 
 ALICE = {"sessid": "alice-session", "uid": 1}
@@ -29,7 +29,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def start_relay(site: Site, tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
+def start_relay(site: Site, tmp_path: Path) -> Iterator[StartRelay]:
     """Return a function that starts relays that ask the site; stop them at the end."""
     with ExitStack() as running:
 
@@ -40,7 +40,7 @@ def start_relay(site: Site, tmp_path: Path) -> Iterator[Callable[..., RelayProce
 
 
 @pytest.fixture
-def relay(start_relay: Callable[..., RelayProcess]) -> RelayProcess:
+def relay(start_relay: StartRelay) -> RelayProcess:
     """Start a relay with its defaults."""
     return start_relay()
 

@@ -24,7 +24,7 @@ from chatrelay.model import Message
 from tests.support import PATIENCE
 from tests.support.client import Client
 from tests.support.evidence import Evidence
-from tests.support.processes import resident
+from tests.support.processes import peak, resident
 from tests.support.programs import HIGH_RATES, RelayProcess, Site, follow, orphans
 from tests.support.promise import Trial, read_log
 from tests.support.saturation import SATURATED, USERS, Crowd, Part, Talker, by_turns
@@ -148,10 +148,7 @@ def a_start_with_a_long_write_ahead_log(stage: Stage, evidence: Evidence, size: 
 def most_memory(stage: Stage, *options: str) -> int:
     """Return the most memory, in bytes, that a relay has used once it listens and is idle."""
     with stage.relay(*options) as relay:
-        for line in Path(f"/proc/{relay.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    raise AssertionError("the kernel does not tell VmHWM")
+        return peak(relay.pid)
 
 
 # Files that are moved ---------------------------------------------------------------------

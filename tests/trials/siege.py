@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import processes
 from tests.support.evidence import Evidence
-from tests.support.programs import RelayProcess
+from tests.support.programs import RelayProcess, StartRelay
 from tests.support.v1 import ADMITTED
 from tests.trials.crowd import Crowd, still_open
 
@@ -108,7 +108,7 @@ class Begin(Protocol):
 
 
 @pytest.fixture
-def siege(start_relay: Callable[..., RelayProcess], evidence: Evidence) -> Iterator[Begin]:
+def siege(start_relay: StartRelay, evidence: Evidence) -> Iterator[Begin]:
     """Attack a relay, while a member logs in."""
 
     @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -16,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.support.client import Client
 from tests.support.evidence import Evidence
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import Site, StartRelay
 
 USERS = 50
 HOUR = 3600
@@ -40,7 +39,7 @@ def answered(client: Client, user: str = "sender") -> bool:
 
 
 def test_set_clock_changes_no_deadline(
-    start_relay: Callable[..., RelayProcess], site: Site, full: bool, tmp_path: Path, evidence: Evidence
+    start_relay: StartRelay, site: Site, full: bool, tmp_path: Path, evidence: Evidence
 ) -> None:
     """Set the clock by an hour three times (in full, six): no client is closed, and every limit stays the same."""
     if shutil.which("faketime") is None:

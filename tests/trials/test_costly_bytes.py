@@ -20,7 +20,7 @@ from bench.proc import cpu_seconds_of
 from tests.fuzz.cost import REQUEST, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate
 from tests.support import ROOT
 from tests.support.evidence import Evidence
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.trials.crowd import address
 from tests.trials.siege import Member
 
@@ -186,7 +186,7 @@ def takes_no_more(expensive: Beside, harmless: Beside) -> bool:
 
 
 @pytest.fixture
-def flooded(start_relay: Callable[..., RelayProcess]) -> RelayProcess:
+def flooded(start_relay: StartRelay) -> RelayProcess:
     """Start a relay with its defaults."""
     return start_relay()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.support.client import Client
 from tests.support.evidence import Evidence
 from tests.support.frames import HANDSHAKE, frame
 from tests.support.processes import descriptors
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED
 from tests.trials.crowd import Crowd, address
 
@@ -76,7 +75,7 @@ def members(site: Site) -> None:
 @pytest.mark.parametrize("endpoint", ["tcp", "tls", "unix"])
 def test_used_up_descriptors_leave_the_relay_working(
     endpoint: str,
-    start_relay: Callable[..., RelayProcess],
+    start_relay: StartRelay,
     members: None,
     tmp_path: Path,
     authorities: Authorities,
@@ -119,9 +118,7 @@ def test_used_up_descriptors_leave_the_relay_working(
     assert "Traceback" not in "\n".join(relay.output)
 
 
-def test_connections_leave_descriptors_in_reserve(
-    start_relay: Callable[..., RelayProcess], members: None, evidence: Evidence
-) -> None:
+def test_connections_leave_descriptors_in_reserve(start_relay: StartRelay, members: None, evidence: Evidence) -> None:
     """With the default limit of connections, descriptors remain for the log and the session page."""
     relay = start_relay("--handshake-timeout", "60", *HIGH_RATES, under=FEW_DESCRIPTORS)
     pid = relay.process.pid

@@ -18,7 +18,7 @@ import pytest
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.evidence import Evidence
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.trials.networks import ip
 
 USERS = 20
@@ -116,7 +116,7 @@ class Half:
 
 
 @pytest.fixture
-def half(start_relay: Callable[..., RelayProcess], site: Site, full: bool) -> Half:
+def half(start_relay: StartRelay, site: Site, full: bool) -> Half:
     """Start the relay: in full with the defaults, which find all within 40 s; in the short form it pings every
     second.
     """

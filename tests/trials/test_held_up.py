@@ -7,18 +7,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE, v1
+from tests.support import PATIENCE, eventually, v1
 from tests.support.client import SocketClient
 from tests.support.evidence import Evidence
 from tests.support.frames import CONTINUATION, HANDSHAKE, frame
-from tests.support.programs import RelayProcess, Site
+from tests.support.programs import RelayProcess, Site, StartRelay
 from tests.support.v1 import ADMITTED
 from tests.trials.crowd import Crowd, opened, to_the_end
 
@@ -44,10 +44,7 @@ def stopped(relay: RelayProcess) -> Iterator[None]:
     os.kill(relay.pid, signal.SIGSTOP)
     try:
         status = Path(f"/proc/{relay.pid}/stat")
-        until = time.monotonic() + PATIENCE
-        while status.read_text("ascii").rpartition(")")[2].split()[0] != "T":
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        eventually(lambda: status.read_text("ascii").rpartition(")")[2].split()[0] == "T")
         yield
     finally:
         os.kill(relay.pid, signal.SIGCONT)
@@ -68,7 +65,7 @@ class Held:
 
 @pytest.mark.parametrize("reactor", [None, "chatrelay-epoll"])
 def test_input_that_came_while_the_relay_was_held_up_is_in_time(
-    start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence, reactor: str | None
+    start_relay: StartRelay, site: Site, full: bool, evidence: Evidence, reactor: str | None
 ) -> None:
     """Hold it up for 6 s with shorter time limits; in full for 25 s with the defaults."""
     seconds, times = (LONG, ()) if full else (HELD_UP, TIMES)
@@ -93,10 +90,7 @@ def test_input_that_came_while_the_relay_was_held_up_is_in_time(
         asked = len(site.asked)
         for number, visitor in enumerate(visitors):
             visitor.say_login(f"visitor-{number}")
-        until = time.monotonic() + PATIENCE
-        while len(site.asked) < asked + LOGINS:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        eventually(lambda: len(site.asked) >= asked + LOGINS)
 
         begun = time.monotonic()
         with stopped(relay):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import resource
 import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.support import PATIENCE
 from tests.support.evidence import Evidence
 from tests.support.processes import resident
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, RelayProcess, Site, StartRelay
 from tests.support.saturation import Crowd, Part
 
 pytestmark = pytest.mark.alone
@@ -42,7 +41,7 @@ def closed(relay: RelayProcess) -> int:
 
 
 def test_slow_readers_are_closed_and_memory_is_bounded(
-    start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence
+    start_relay: StartRelay, site: Site, full: bool, evidence: Evidence
 ) -> None:
     """1,000 clients (100 in the short form) are sent messages until each is closed; two others get their answers
     meanwhile.

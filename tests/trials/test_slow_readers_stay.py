@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,7 +19,7 @@ import pytest
 from tests.support.authorities import Authorities
 from tests.support.client import Client
 from tests.support.evidence import Evidence
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, Site, StartRelay
 from tests.support.readers import Reader, Sender, connection
 from tests.trials.networks import ip
 
@@ -55,7 +55,7 @@ def keep_behind(pairs: dict[str, tuple[Reader, Sender]], seconds: float) -> None
 
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
 def test_slow_readers_that_keep_their_pace_stay(
-    start_relay: Callable[..., RelayProcess], site: Site, tmp_path: Path, full: bool, evidence: Evidence, over_tls: bool
+    start_relay: StartRelay, site: Site, tmp_path: Path, full: bool, evidence: Evidence, over_tls: bool
 ) -> None:
     """Readers of 7, 40 and 100 KiB/s with receive buffers of three sizes are kept behind for 180 s, 30 in the short form."""
     seconds = 180 if full else 30
@@ -135,7 +135,7 @@ def connection_from(name: str, port: int, host: str) -> socket.socket:
 
 
 def test_slow_links_that_keep_their_pace_stay(
-    start_relay: Callable[..., RelayProcess], site: Site, full: bool, evidence: Evidence
+    start_relay: StartRelay, site: Site, full: bool, evidence: Evidence
 ) -> None:
     """Clients behind links of 7, 40 and 100 KiB/s that read what comes are kept behind for 180 s, 30 in the short form."""
     seconds = 180 if full else 30

@@ -8,12 +8,11 @@ import threading
 import time
 import urllib.error
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
 from tests.support.evidence import Evidence
-from tests.support.programs import HIGH_RATES, RelayProcess, Site
+from tests.support.programs import HIGH_RATES, RelayProcess, Site, StartRelay
 from tests.support.promise import Account, Trial, read_log
 from tests.support.saturation import Crowd, Part
 
@@ -59,7 +58,7 @@ def unanswered(account: Account) -> list[str]:
 
 @pytest.mark.parametrize("fast_path", ["yes", "no"])
 def test_sigterm_under_load_closes_all_with_4000_and_keeps_what_it_acknowledged(
-    start_relay: Callable[..., RelayProcess], site: Site, evidence: Evidence, full: bool, fast_path: str
+    start_relay: StartRelay, site: Site, evidence: Evidence, full: bool, fast_path: str
 ) -> None:
     """Every client is closed with 4000, each at another time, and everything acknowledged is in the log.
 
