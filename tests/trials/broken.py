@@ -436,7 +436,7 @@ def _() -> None:
     replace(Registry, "disconnected", make)
 
 
-# The webserver ------------------------------------------------------------------------------
+# The session page ------------------------------------------------------------------------
 
 
 @named("forgets breaker-failures")

@@ -22,7 +22,7 @@ from tests.support import v1
 from tests.support.processes import cpu_seconds
 from tests.support.programs import RelayProcess
 from tests.support.v1 import ADMITTED, UNAVAILABLE
-from tests.trials.webserver import WebserverApart
+from tests.trials.webserver import SeparateSite
 
 ANSWER_SECONDS = 0.05
 """The seconds that the site takes for an answer."""
@@ -155,7 +155,7 @@ class Storm:
                 connection.transport.disconnect(graceful=False)
 
 
-StartStorm = Callable[..., tuple[Storm, WebserverApart]]
+StartStorm = Callable[..., tuple[Storm, SeparateSite]]
 
 
 @pytest.fixture
@@ -166,12 +166,12 @@ def storm(tmp_path: Path) -> StartStorm:
 
     async def run(
         sessions: list[int], *options: str, office: int = OFFICE, answer_seconds: float = ANSWER_SECONDS
-    ) -> tuple[Storm, WebserverApart]:
+    ) -> tuple[Storm, SeparateSite]:
         with (
-            WebserverApart(answer_seconds) as webserver,
+            SeparateSite(answer_seconds) as site,
             RelayProcess(
                 tmp_path,
-                *("--auth-url", webserver.url, *options),
+                *("--auth-url", site.url, *options),
                 listen="tcp:0:interface=127.0.0.1:backlog=4096",
                 measured=False,
             ) as relay,
@@ -181,6 +181,6 @@ def storm(tmp_path: Path) -> StartStorm:
             storm.relay_seconds, storm.own_seconds = cpu_seconds(relay.process.pid), time.process_time()
             storm.leave()
         assert not [line for line in relay.output if "session-" in line or "Traceback" in line]
-        return storm, webserver
+        return storm, site
 
     return lambda sessions, *options, **others: asyncio.run(run(sessions, *options, **others))

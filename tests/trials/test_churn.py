@@ -28,7 +28,7 @@ from tests.support.frames import BINARY, HANDSHAKE, PING, frame
 from tests.support.processes import descriptors, resident
 from tests.support.programs import RelayProcess
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
-from tests.trials.webserver import Webserver
+from tests.trials.webserver import CountingSite
 
 """The first bytes of two kinds of frame."""
 
@@ -309,21 +309,21 @@ async def a_round(town: Town) -> None:
             everybody.create_task(come(kind))
 
 
-async def churn(relay: RelayProcess, webserver: Webserver, town: Town, seconds: float) -> list[Rest]:
+async def churn(relay: RelayProcess, site: CountingSite, town: Town, seconds: float) -> list[Rest]:
     """Run rounds for this many seconds; return the state of the relay after each."""
     pid = relay.process.pid
     async with town.caller() as first:  # everything that a relay opens at its start is open once it has served a client
         await a_close(first, town.user())
         await first.cut()
     await asyncio.sleep(1)  # its descriptor is closed a turn or two after the connection
-    alone = descriptors(pid) - len(webserver.connections)
+    alone = descriptors(pid) - len(site.connections)
     rests: list[Rest] = []
     began = time.monotonic()
     while time.monotonic() < began + seconds or len(rests) < AT_LEAST_RESTS:
         pace = asyncio.create_task(asyncio.sleep(ROUND_SECONDS))
         await a_round(town)
         until = time.monotonic() + PATIENCE
-        while (files := descriptors(pid) - len(webserver.connections)) > alone and time.monotonic() < until:
+        while (files := descriptors(pid) - len(site.connections)) > alone and time.monotonic() < until:
             await asyncio.sleep(0.02)
         assert files <= alone, f"{files - alone} descriptors are left {PATIENCE:g} s after everybody has gone"
         rests.append(Rest(town.ended.total(), time.monotonic() - began, resident(pid), files))
@@ -390,8 +390,8 @@ def test_hour_of_churn_leaves_no_memory_and_no_descriptors(tmp_path: Path, evide
 
 async def trial(folder: Path, addresses: int, seconds: float, *options: str) -> tuple[list[Rest], Town]:
     """Start a relay and run rounds of clients; return the state of the relay after each round."""
-    webserver = Webserver(0.01)
-    await webserver.listen()
+    site = CountingSite(0.01)
+    await site.listen()
     authority = trustme.CA()
     leaf = authority.issue_cert("127.0.0.1")
     leaf.private_key_and_cert_chain_pem.write_to_path(folder / "relay.pem")
@@ -399,12 +399,12 @@ async def trial(folder: Path, addresses: int, seconds: float, *options: str) -> 
     authority.configure_trust(trusting)
     with RelayProcess(
         folder,
-        *("--auth-url", webserver.url, "--login-timeout", "3", "--recheck-interval", "2", "--compression=yes"),
+        *("--auth-url", site.url, "--login-timeout", "3", "--recheck-interval", "2", "--compression=yes"),
         *("--listen", "ssl:0:privateKey=relay.pem:interface=127.0.0.1", *options),
         measured=False,
     ) as relay:
         tls_port = int(relay.said(r"ChatFactory \(TLS\) starting on \d+").rpartition(" ")[2])
         town = Town(relay.port, tls_port, trusting, addresses)
-        rests = await churn(relay, webserver, town, seconds)
+        rests = await churn(relay, site, town, seconds)
     assert "Traceback" not in "\n".join(relay.output)
     return rests, town

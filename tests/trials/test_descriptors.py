@@ -22,7 +22,7 @@ from tests.trials.crowd import Crowd, address
 DESCRIPTORS = 256
 CONNECTS = 400
 SPARE = 20
-"""Descriptors that must be left for the message log and the webserver."""
+"""Descriptors that must be left for the message log and the session page."""
 
 MEMBERS = 40
 """The number of connecting clients that are users and log in."""
@@ -127,7 +127,7 @@ def test_connections_leave_descriptors_in_reserve(start_relay: StartRelay, membe
         crowd_in(crowd)
         evidence.count("connects", len(crowd.sockets), CONNECTS)
         relay.said(r"refused: the relay is full \(connections \d+\)")
-        assert chen.log_in("chen-session") == ADMITTED  # the webserver can be asked
+        assert chen.log_in("chen-session") == ADMITTED  # the session page can be asked
         # Refused connections are closed one after another: on a busy machine some are still open.
         until = time.monotonic() + PATIENCE
         while (taken := descriptors(pid)) >= DESCRIPTORS - SPARE and time.monotonic() < until:

@@ -35,17 +35,17 @@ def test_returning_clients_log_in_as_themselves(
     count = 10_000 if full else 1000
     began = time.process_time()
     patience = ("--login-timeout", "60", "--handshake-timeout", "60", "--unauthenticated", "10000")
-    clients, webserver = storm(list(range(count)), *(patience if advised else ()))
+    clients, site = storm(list(range(count)), *(patience if advised else ()))
     evidence.count("clients at once", len(clients.back_after), at_least=count)
     evidence.figure(f"all back after {max(clients.back_after):.1f} s")
-    evidence.figure(f"{webserver.most_at_once} requests at once, {webserver.asked.total():,} in all")
+    evidence.figure(f"{site.most_at_once} requests at once, {site.asked.total():,} in all")
     evidence.figure(f"setbacks: {dict(clients.setbacks) or 'none'}")
     evidence.figure(f"CPU: relay {clients.relay_seconds:.1f} s, clients {clients.own_seconds - began:.1f} s")
     assert clients.wrong == []
-    assert webserver.most_at_once == 32
+    assert site.most_at_once == 32
     # A client that had no setback was asked about once.
-    assert webserver.asked.total() <= count + clients.setbacks.total()
-    assert webserver.twice_at_once == set()
+    assert site.asked.total() <= count + clients.setbacks.total()
+    assert site.twice_at_once == set()
     assert max(clients.back_after) < WITHIN
 
 
@@ -64,12 +64,12 @@ def test_tabs_of_a_user_are_one_request(storm: StartStorm) -> None:
     # logins-per-minute, for which those of one address would wait for each other.
     tabs = [number % 20 for number in range(200)]
     unlimited = ("--webserver-checks", "5", "--logins-per-minute", "0")
-    clients, webserver = storm(tabs, *unlimited, answer_seconds=0.5)
+    clients, site = storm(tabs, *unlimited, answer_seconds=0.5)
     assert clients.wrong == []
     assert len(clients.back_after) == 200
-    assert webserver.most_at_once <= 5
-    assert webserver.twice_at_once == set()
-    assert webserver.asked.total() < 100
+    assert site.most_at_once <= 5
+    assert site.twice_at_once == set()
+    assert site.asked.total() < 100
 
 
 def test_hundred_users_of_one_address_log_in_at_once_with_the_defaults(storm: StartStorm) -> None:

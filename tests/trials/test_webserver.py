@@ -25,7 +25,7 @@ from tests.support.evidence import Evidence
 from tests.support.processes import forget_peak, peak, resident
 from tests.support.programs import RelayProcess
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
-from tests.trials.webserver import AT_START, Webserver
+from tests.trials.webserver import AT_START, CountingSite
 
 MEBIBYTE = 1024 * 1024
 
@@ -86,7 +86,7 @@ def test_unreachable_site_closes_no_connection(tmp_path: Path, evidence: Evidenc
 
 async def outages(folder: Path, evidence: Evidence, outage: Outage) -> None:
     """Log everybody in; then let the site refuse connections, and then accept them without answering."""
-    site = Webserver()
+    site = CountingSite()
     await site.listen()
     async with AsyncExitStack() as leaving:
         relay = leaving.enter_context(RelayProcess(folder, "--auth-url", site.url, *outage.options, measured=False))
@@ -210,7 +210,7 @@ async def leavers(folder: Path, evidence: Evidence, addresses: int) -> None:
     """Let many clients log in with unknown sessions and disconnect at once, while others log in. The site answers requests
     that nobody waits for.
     """
-    site = Webserver(0.2)
+    site = CountingSite(0.2)
     await site.listen()
     waits: list[float] = []
     left: list[int] = []

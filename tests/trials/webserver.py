@@ -19,7 +19,7 @@ AT_START = "chatrelay-at-start-"
 """The beginning of the SESSID that each relay asks about at its start. It is not counted."""
 
 
-class Webserver:
+class CountingSite:
     """The site.
 
     :param seconds: how long it takes for an answer.
@@ -38,16 +38,16 @@ class Webserver:
         self.most_at_once = 0
         self.asked: Counter[str] = Counter()
         self.twice_at_once: set[str] = set()
-        self.connections: set[Questions] = set()
+        self.connections: set[SiteConnection] = set()
         self.back_since: float | None = None
         self._to_cut = 0
-        self._under_way: list[str] = []
+        self._pending: list[str] = []
         self._port = 0
 
     async def listen(self) -> None:
         """Begin to listen, or listen again on the same port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Questions(self), "127.0.0.1", self._port)
+        self._server = await loop.create_server(lambda: SiteConnection(self), "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}/session"
 
@@ -85,29 +85,29 @@ class Webserver:
         if sessid.startswith(AT_START):
             return
         self.asked[sessid] += 1
-        if sessid in self._under_way:
+        if sessid in self._pending:
             self.twice_at_once.add(sessid)
-        self._under_way.append(sessid)
-        self.most_at_once = max(self.most_at_once, len(self._under_way))
+        self._pending.append(sessid)
+        self.most_at_once = max(self.most_at_once, len(self._pending))
 
     def end(self, sessid: str) -> None:
         """Note that a request was answered, or that a request that is never answered was given up."""
         if not sessid.startswith(AT_START):
-            self._under_way.remove(sessid)
+            self._pending.remove(sessid)
 
 
-class Questions(asyncio.Protocol):
+class SiteConnection(asyncio.Protocol):
     """One connection from the relay to the site: POSTs of a form, one after the other."""
 
-    def __init__(self, webserver: Webserver) -> None:
-        self._webserver = webserver
+    def __init__(self, site: CountingSite) -> None:
+        self._site = site
         self._received = b""
         self._sessid: str | None = None
         self._answering: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._webserver.connections.add(self)
+        self._site.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -116,11 +116,11 @@ class Questions(asyncio.Protocol):
         if len(body) == length:
             self._received = b""
             self._sessid = parse_qs(body.decode())["SESSID"][0]
-            self._webserver.begin(self._sessid)
-            if self._webserver.cuts():
+            self._site.begin(self._sessid)
+            if self._site.cuts():
                 self.cut()
-            elif self._webserver.answering:
-                seconds = self._webserver.seconds
+            elif self._site.answering:
+                seconds = self._site.seconds
                 self._answering = asyncio.get_running_loop().call_later(seconds, self._answer, self._sessid)
 
     def cut(self) -> None:
@@ -129,7 +129,7 @@ class Questions(asyncio.Protocol):
 
     def _answer(self, sessid: str) -> None:
         self._sessid = self._answering = None
-        self._webserver.end(sessid)
+        self._site.end(sessid)
         if sessid.startswith("session-"):
             verdict: dict[str, object] = {"loggedin": True, "uID": sessid.replace("session", "user")}
         else:
@@ -140,16 +140,16 @@ class Questions(asyncio.Protocol):
         self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._webserver.connections.discard(self)
+        self._site.connections.discard(self)
         if self._sessid is not None and self._answering is None:
-            self._webserver.end(self._sessid)
+            self._site.end(self._sessid)
 
 
-class WebserverApart:
-    """A `Webserver` in a separate process, which only the relay can delay.
+class SeparateSite:
+    """A `CountingSite` in a separate process, which only the relay can delay.
 
     :ivar url: the URL of its session page.
-    :ivar most_at_once: as the webserver's, once it has ended; so are `asked` and `twice_at_once`.
+    :ivar most_at_once: as the site's, once it has ended; so are `asked` and `twice_at_once`.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -175,10 +175,10 @@ class WebserverApart:
 
 def _serve(seconds: float, pipe: Connection) -> None:
     async def serve() -> None:
-        webserver = Webserver(seconds)
-        await webserver.listen()
-        pipe.send(webserver.url)
+        site = CountingSite(seconds)
+        await site.listen()
+        pipe.send(site.url)
         await asyncio.to_thread(pipe.recv)
-        pipe.send((webserver.most_at_once, webserver.asked, webserver.twice_at_once))
+        pipe.send((site.most_at_once, site.asked, site.twice_at_once))
 
     asyncio.run(serve())

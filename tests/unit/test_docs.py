@@ -21,7 +21,7 @@ from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.auth import authenticator as auth
-from chatrelay.auth import client as webserver
+from chatrelay.auth import client as session_page
 from chatrelay.auth import throttle as attempts
 from chatrelay.auth import verdicts
 from chatrelay.config.checks import MIN_OPS_TOKEN_CHARACTERS, option_name
@@ -214,7 +214,7 @@ class WebserverPage(SynchronousTestCase):
         for said in (
             f"within {config.webserver_timeout:g} seconds of the POST (``--webserver-timeout``)",
             f"larger than {config.webserver_answer_size // 1024} KiB after decompression (``--webserver-answer-size``)",
-            f"larger than {(config.webserver_answer_size + webserver.MAX_OVERHEAD_BYTES) // 1024} KiB as sent, including headers",
+            f"larger than {(config.webserver_answer_size + session_page.MAX_OVERHEAD_BYTES) // 1024} KiB as sent, including headers",
             f"At most {config.webserver_checks} requests",
             f"in place of this ``SESSID``: 1 to {MAX_SESSID} characters",
             f"every {config.recheck_interval:g} seconds",

@@ -37,7 +37,7 @@ class RechecksTests(SynchronousTestCase):
         self.clock = Clock()
         self.held_up = 0.0
         self.chance = 0.5
-        self.webserver = HeldAuthenticator()
+        self.site = HeldAuthenticator()
         self.rechecks = self.make()
 
     def make(
@@ -46,7 +46,7 @@ class RechecksTests(SynchronousTestCase):
         """Return re-checks that ask the held authenticator."""
 
         def ask(sessid: str) -> Deferred[Verdict]:
-            return self.webserver.authenticate(sessid).addErrback(lambda _: Unavailable("given up"))
+            return self.site.authenticate(sessid).addErrback(lambda _: Unavailable("given up"))
 
         return Rechecks(
             interval, spread, grace, at_once, ask, self.clock.seconds, lambda: self.chance, self.active_seconds
@@ -68,13 +68,13 @@ class RechecksTests(SynchronousTestCase):
             self.clock.advance(0.25)
             self.rechecks.sweep()
         self.rechecks.sweep()
-        return [sessid for sessid, _ in self.webserver.asked]
+        return [sessid for sessid, _ in self.site.asked]
 
     def test_recheck_is_sent_at_the_interval(self) -> None:
         member = self.member()
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
-        self.webserver.answer(LoggedIn(1))
+        self.site.answer(LoggedIn(1))
         self.assertIsNone(member.closed)
         self.assertEqual(self.asked(299.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
@@ -89,7 +89,7 @@ class RechecksTests(SynchronousTestCase):
             member = self.member()
             self.assertEqual(self.asked(due - 0.25), [])
             self.assertEqual(self.asked(0.25), ["sid"])
-            self.webserver.answer(LoggedIn(1))
+            self.site.answer(LoggedIn(1))
             self.rechecks.disconnected(member)
 
     def test_rechecks_of_simultaneous_logins_are_spread(self) -> None:
@@ -101,7 +101,7 @@ class RechecksTests(SynchronousTestCase):
             out = self.asked(1)
             most = max(most, len(out))
             for sessid in out:
-                self.webserver.answer(LoggedIn(int(sessid)))
+                self.site.answer(LoggedIn(int(sessid)))
         self.assertLessEqual(most, 2)
 
     def test_interval_zero_sends_no_rechecks(self) -> None:
@@ -115,10 +115,10 @@ class RechecksTests(SynchronousTestCase):
         self.member("long", 2, expires_in=1000)
         self.assertEqual(self.asked(9.75), [])
         self.assertEqual(self.asked(0.25), ["short"])
-        self.webserver.answer(LoggedIn(1, 20))
+        self.site.answer(LoggedIn(1, 20))
         self.assertEqual(self.asked(19.75), [])
         self.assertEqual(self.asked(0.25), ["short"])
-        self.webserver.answer(LoggedIn(1, 10_000))
+        self.site.answer(LoggedIn(1, 10_000))
         self.assertEqual(self.asked(969.75), [])
         self.assertEqual(self.asked(0.25), ["long"])
 
@@ -126,7 +126,7 @@ class RechecksTests(SynchronousTestCase):
         self.member(expires_in=0.001)
         self.assertEqual(self.asked(0.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
-        self.webserver.answer(LoggedIn(1, 0.001))
+        self.site.answer(LoggedIn(1, 0.001))
         self.assertEqual(self.asked(0.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
 
@@ -134,16 +134,16 @@ class RechecksTests(SynchronousTestCase):
         for verdict in (Denied(), LoggedIn(2)):
             first, second, other = self.member(), self.member(), self.member("other", 3)
             self.assertEqual(self.asked(300), ["sid", "other"])
-            self.webserver.answer(verdict)
+            self.site.answer(verdict)
             self.assertEqual([member.closed for member in (first, second, other)], [GONE, GONE, None])
-            self.webserver.answer(LoggedIn(3))
+            self.site.answer(LoggedIn(3))
             self.rechecks.disconnected(other)
             self.assertEqual(len(self.rechecks), 0)
 
     def test_recheck_accepts_either_form_of_a_uid(self) -> None:
         member = self.member(uid=7)
         self.asked(300)
-        self.webserver.answer(LoggedIn("7"))
+        self.site.answer(LoggedIn("7"))
         self.assertIsNone(member.closed)
 
     def test_new_login_postpones_the_recheck(self) -> None:
@@ -169,8 +169,8 @@ class RechecksTests(SynchronousTestCase):
     def test_session_of_two_users_is_rechecked_for_each(self) -> None:
         first, second = self.member("sid", 1), self.member("sid", 2)
         self.assertEqual(self.asked(300), ["sid", "sid"])
-        self.webserver.answer(LoggedIn(2))
-        self.webserver.answer(LoggedIn(2))
+        self.site.answer(LoggedIn(2))
+        self.site.answer(LoggedIn(2))
         self.assertEqual([first.closed, second.closed], [GONE, None])
 
     def test_session_without_connections_is_not_rechecked(self) -> None:
@@ -186,16 +186,16 @@ class RechecksTests(SynchronousTestCase):
         first, second = self.member(), self.member()
         self.asked(300)
         self.rechecks.disconnected(first)
-        self.assertEqual(self.webserver.cancelled, [])
+        self.assertEqual(self.site.cancelled, [])
         self.rechecks.disconnected(second)
-        self.assertEqual(self.webserver.cancelled, ["sid"])
+        self.assertEqual(self.site.cancelled, ["sid"])
         # Another re-check has its turn now.
         self.rechecks = self.make(at_once=1)
         leaving, staying = self.member("a", 1), self.member("b", 2)
         self.assertEqual(self.asked(300), ["a"])
         self.rechecks.disconnected(leaving)
         self.assertEqual(self.asked(), ["b"])
-        self.webserver.answer(LoggedIn(2))
+        self.site.answer(LoggedIn(2))
         self.assertIsNone(staying.closed)
 
     def test_pending_rechecks_stay_within_their_limit(self) -> None:
@@ -207,7 +207,7 @@ class RechecksTests(SynchronousTestCase):
             out = self.asked()
             self.assertLessEqual(len(out), 3)
             asked.append(out[0])
-            self.webserver.answer(LoggedIn(int(out[0])))
+            self.site.answer(LoggedIn(int(out[0])))
         self.assertEqual(asked, [str(number) for number in range(10)])
         self.assertEqual({member.closed for member in members}, {None})
 
@@ -217,7 +217,7 @@ class RechecksTests(SynchronousTestCase):
         self.member("b", 2)
         self.assertEqual(self.asked(300), ["a"])
         self.member("b", 2)
-        self.webserver.answer(LoggedIn(1))
+        self.site.answer(LoggedIn(1))
         self.assertEqual(self.asked(), [])
 
     def test_unavailable_site_closes_connections_after_the_grace(self) -> None:
@@ -226,36 +226,36 @@ class RechecksTests(SynchronousTestCase):
         for _ in range(300 * 4, (300 + 1800) * 4):
             if self.asked(0.25):
                 requests += 1
-                self.webserver.answer(Unavailable("down"))
+                self.site.answer(Unavailable("down"))
         self.assertIsNone(member.closed)
         self.assertEqual(requests, 6)
         self.assertEqual(self.asked(300), ["sid"])
-        self.webserver.answer(Unavailable("down"))
+        self.site.answer(Unavailable("down"))
         self.assertEqual(member.closed, TOO_LONG)
         self.assertEqual(len(self.rechecks), 0)
 
     def test_grace_stands_still_while_the_process_is_held_up(self) -> None:
         member = self.member()
         self.asked(300)
-        self.webserver.answer(Unavailable("down"))
+        self.site.answer(Unavailable("down"))
         self.clock.advance(5000)
         self.held_up += 5000
         self.assertEqual(self.asked(0.25), ["sid"])
-        self.webserver.answer(Unavailable("the network is not there yet"))
+        self.site.answer(Unavailable("the network is not there yet"))
         self.assertIsNone(member.closed)
         self.assertEqual(self.asked(299.5), [])
         self.assertEqual(self.asked(1.5), ["sid"])
-        self.webserver.answer(LoggedIn(1))
+        self.site.answer(LoggedIn(1))
         self.assertIsNone(member.closed)
 
     def test_grace_ends_on_time(self) -> None:
         self.rechecks = self.make(grace=100)
         member = self.member()
         self.asked(300)
-        self.webserver.answer(Unavailable("down"))
+        self.site.answer(Unavailable("down"))
         self.assertEqual(self.asked(99.75), [])
         self.assertEqual(self.asked(0.25), ["sid"])
-        self.webserver.answer(Unavailable("down"))
+        self.site.answer(Unavailable("down"))
         self.assertEqual(member.closed, TOO_LONG)
 
     def test_answer_restarts_the_grace(self) -> None:
@@ -263,9 +263,9 @@ class RechecksTests(SynchronousTestCase):
         member = self.member()
         for _ in range(3):
             self.asked(300)
-            self.webserver.answer(Unavailable("down"))
+            self.site.answer(Unavailable("down"))
             self.asked(100)
-            self.webserver.answer(LoggedIn(1))
+            self.site.answer(LoggedIn(1))
         self.assertIsNone(member.closed)
 
     def test_grace_zero_is_no_limit(self) -> None:
@@ -273,7 +273,7 @@ class RechecksTests(SynchronousTestCase):
         member = self.member()
         for _ in range(50):
             self.assertEqual(self.asked(300), ["sid"])
-            self.webserver.answer(Unavailable("down"))
+            self.site.answer(Unavailable("down"))
         self.assertIsNone(member.closed)
 
     def test_every_session_is_forgotten_when_all_have_disconnected(self) -> None:
@@ -309,5 +309,5 @@ class RechecksTests(SynchronousTestCase):
         self.member("CANARY")
         self.assertNotIn("CANARY", repr(vars(self.rechecks)))
         self.asked(300)
-        self.webserver.asked.clear()
+        self.site.asked.clear()
         self.assertNotIn("CANARY", repr(vars(self.rechecks)))

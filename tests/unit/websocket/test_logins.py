@@ -23,14 +23,14 @@ class Logins(WebSocketTestCase):
         self.events: list[Any] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
-        self.webserver = HeldAuthenticator()
-        self.factory = self.make_factory(self.webserver)
+        self.site = HeldAuthenticator()
+        self.factory = self.make_factory(self.site)
 
     def test_client_that_leaves_cancels_its_login(self) -> None:
         client = self.client().open()
         client.say_login("alice")
         client.lost()
-        self.assertEqual(self.webserver.cancelled, ["alice"])
+        self.assertEqual(self.site.cancelled, ["alice"])
         self.assertEqual(len(self.directory), 0)
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -49,26 +49,26 @@ class Logins(WebSocketTestCase):
         answer, close = client.hear()
         self.assertEqual(answer["reason"], "webserver-unavailable")
         self.assertEqual(close[0], 4001)
-        self.assertEqual(self.webserver.cancelled, ["slow"])
+        self.assertEqual(self.site.cancelled, ["slow"])
 
     def test_logged_in_client_outlives_login_timeout(self) -> None:
         client = self.client().open()
         client.say_login("alice")
-        self.webserver.answer(LoggedIn(1))
+        self.site.answer(LoggedIn(1))
         self.pass_time(60)
         self.assertEqual(client.hear(), [ADMITTED])
 
     def test_failing_authenticator_is_logged_and_login_is_unavailable(self) -> None:
         client = self.client().open()
         client.say_login("alice")
-        self.webserver.asked.pop()[1].errback(KeyError("CANARY"))
+        self.site.asked.pop()[1].errback(KeyError("CANARY"))
         self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")
         (event,) = [event for event in self.events if event.get("log_level") is LogLevel.critical]
         self.assertIn("KeyError", formatEvent(event))
         self.assertNotIn("CANARY", str(event))
 
     def test_raising_authenticator_is_logged_and_login_is_unavailable(self) -> None:
-        self.patch(self.webserver, "authenticate", {}.__getitem__)
+        self.patch(self.site, "authenticate", {}.__getitem__)
         client = self.client().open()
         client.say_login("CANARY")
         self.assertEqual(client.hear()[0]["reason"], "webserver-unavailable")

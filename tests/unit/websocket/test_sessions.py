@@ -38,18 +38,18 @@ class EndedFromOutside(WebSocketTestCase):
         self.assertEqual(self.log.rows, [])
 
     def test_login_in_progress_closes_with_4505_when_its_session_ends(self) -> None:
-        webserver = HeldAuthenticator()
-        self.factory = self.make_factory(webserver)
+        site = HeldAuthenticator()
+        self.factory = self.make_factory(site)
         by_sessid, by_user, other = (self.client().open() for _ in range(3))
         by_sessid.say_login("a")
         by_user.say_login("b")
         other.say_login("c")
         self.assertEqual(self.factory.parts.logins.index.end_session("a"), 1)
-        self.assertEqual(webserver.cancelled, ["a"])
+        self.assertEqual(site.cancelled, ["a"])
         self.assertEqual(by_sessid.hear(), [self.CLOSED])
         self.assertEqual(self.factory.parts.logins.index.end_user(7), 0)
-        webserver.answer(LoggedIn(7))  # as the site saw it before
-        webserver.answer(LoggedIn(8))
+        site.answer(LoggedIn(7))  # as the site saw it before
+        site.answer(LoggedIn(8))
         self.assertEqual([by_user.hear(), other.hear()], [[self.CLOSED], [ADMITTED]])
         self.assertEqual((len(self.directory), len(self.factory.parts.logins.index)), (1, 1))
 
@@ -113,13 +113,13 @@ class RecheckedSessions(WebSocketTestCase):
 
     def test_rechecks_leave_some_requests_to_logins(self) -> None:
         for checks, most in ((32, 8), (4, 1), (1, 1), (0, 8)):
-            webserver = HeldAuthenticator()
-            self.factory = self.make_factory(webserver, webserver_checks=checks)
+            site = HeldAuthenticator()
+            self.factory = self.make_factory(site, webserver_checks=checks)
             for number in range(20):
                 self.client().open().say_login(str(number))
-                webserver.answer(LoggedIn(number))
+                site.answer(LoggedIn(number))
             self.pass_time(361)
-            self.assertEqual(len(webserver.asked), most)
+            self.assertEqual(len(site.asked), most)
 
 
 class Handles(WebSocketTestCase):
@@ -127,25 +127,25 @@ class Handles(WebSocketTestCase):
 
     def log_in(self, verdict: LoggedIn, *headers: str, **options: Any) -> MemoryClient:
         """Return a client that logged in by "sid" and whose re-check is due."""
-        self.webserver = HeldAuthenticator()
-        self.factory = self.make_factory(self.webserver, **options)
+        self.site = HeldAuthenticator()
+        self.factory = self.make_factory(self.site, **options)
         client = self.client().open(*headers)
         client.say_login(None if headers else "sid")
-        self.webserver.answer(verdict)
+        self.site.answer(verdict)
         self.assertEqual(client.hear(), [ADMITTED])
         self.pass_time(361)
         return client
 
     def asked(self) -> list[str]:
         """Return what the site is asked about."""
-        return [sessid for sessid, _ in self.webserver.asked]
+        return [sessid for sessid, _ in self.site.asked]
 
     def test_recheck_asks_about_the_sessid_or_the_handle_of_the_site(self) -> None:
         self.log_in(LoggedIn(1))
         self.assertEqual(self.asked(), ["sid"])
         client = self.log_in(LoggedIn(1, session="handle"))
         self.assertEqual(self.asked(), ["handle"])
-        self.webserver.answer(Denied())
+        self.site.answer(Denied())
         self.assertEqual(client.hear()[0][0], 4501)
 
     def test_ticket_is_not_rechecked(self) -> None:
@@ -173,14 +173,14 @@ class Handles(WebSocketTestCase):
                 tickets.append(sessid)
                 return self.authenticate(sessid)
 
-        self.webserver = Both()
+        self.site = Both()
         self.factory = self.make_factory(
-            self.webserver, auth_tickets=True, session_cookie="c", origin=("https://example.com",)
+            self.site, auth_tickets=True, session_cookie="c", origin=("https://example.com",)
         )
         self.client().open("Origin: https://example.com", "Cookie: c=cookie").say_login()
         self.client().open("Origin: https://example.com").say_login("ticket")
-        self.webserver.answer(LoggedIn(1))
-        self.webserver.answer(LoggedIn(2, session="handle"))
+        self.site.answer(LoggedIn(1))
+        self.site.answer(LoggedIn(2, session="handle"))
         self.pass_time(361)
         self.assertEqual(sorted(self.asked()), ["cookie", "handle"])
         self.assertEqual(tickets, ["ticket"])
@@ -199,30 +199,30 @@ class Handles(WebSocketTestCase):
             self.assertEqual(len(self.factory.parts.logins.index), 0)
 
     def test_ticket_whose_session_ends_during_its_login_closes_with_4505(self) -> None:
-        self.webserver = HeldAuthenticator()
-        self.factory = self.make_factory(self.webserver, auth_tickets=True)
+        self.site = HeldAuthenticator()
+        self.factory = self.make_factory(self.site, auth_tickets=True)
         client = self.client().open()
         client.say_login("ticket")
         self.assertEqual(self.factory.parts.logins.index.end_session("handle"), 0)
-        self.webserver.answer(LoggedIn(1, session="handle"))
+        self.site.answer(LoggedIn(1, session="handle"))
         self.assertEqual([code for code, _ in client.hear()], [4505])
         self.assertEqual(len(self.directory), 0)
 
     def test_login_whose_session_ends_by_its_handle_meanwhile_closes_with_4505(self) -> None:
         origin = "https://example.com"
         for by_cookie in (False, True):
-            self.webserver = HeldAuthenticator()
-            self.factory = self.make_factory(self.webserver, session_cookie="c", origin=(origin,))
+            self.site = HeldAuthenticator()
+            self.factory = self.make_factory(self.site, session_cookie="c", origin=(origin,))
             tabs = [self.client().open(f"Origin: {origin}", "Cookie: c=sid") for _ in range(2)]
             for tab in tabs:
                 tab.say_login(None if by_cookie else "other")
             self.assertEqual(self.factory.parts.logins.index.end_session("handle"), 0)
             for _ in tabs:
-                self.webserver.answer(LoggedIn(1, session="handle"))
+                self.site.answer(LoggedIn(1, session="handle"))
             self.assertEqual([[code for code, _ in tab.hear()] for tab in tabs], [[4505], [4505]])
             self.assertEqual((len(self.directory), len(self.factory.parts.logins.index)), (0, 0))
             again = self.client().open()
             again.say_login("other")
-            self.webserver.answer(LoggedIn(1, session="handle"))
+            self.site.answer(LoggedIn(1, session="handle"))
             self.assertEqual(again.hear(), [ADMITTED])  # later verdicts of the site count
             again.lost()

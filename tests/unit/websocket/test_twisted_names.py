@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import HTTPConnectionPool
 
-from chatrelay.auth import client as webserver
+from chatrelay.auth import client as session_page
 from chatrelay.websocket import outbox as outgoing
 from chatrelay.websocket import peer
 
@@ -60,7 +60,7 @@ class TwistedNames(SynchronousTestCase):
     def test_http_client_has_each_name(self) -> None:
         pool = HTTPConnectionPool(None)
         known = {"HTTPConnectionPool": pool, "HTTP11ClientProtocol": HTTP11ClientProtocol}
-        for name in webserver.TWISTED_NAMES:
+        for name in session_page.TWISTED_NAMES:
             owner, _, attribute = name.partition(".")
             attrgetter(attribute)(known[owner])
         self.assertIs(pool._factory(len, "")._quiescentCallback, len)
