@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
-from chatrelay.model import InboxState, LoggedMessage, Mark, Page, Verdict
+from chatrelay.model import InboxState, LoggedMessage, Mark, MarkKey, Page, Verdict
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs import both from here
 from chatrelay.model import Message as Message
 from chatrelay.wire.codes import Close, Reason
@@ -362,3 +362,9 @@ class InboxReader(Protocol):
 
     def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
         """Read the marks of kind `MarkKind.READ` of a user, for some peers. A peer without a mark is left out."""
+
+    def marks(self, keys: Sequence[MarkKey]) -> Deferred[Mapping[MarkKey, int]]:
+        """Read the values of marks of any users and kinds at once. A mark that is not kept is left out.
+
+        A mark that is still being saved may be left out, too.
+        """

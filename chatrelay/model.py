@@ -159,6 +159,10 @@ class MarkKind(enum.Enum):
     LAST_SEEN = 4
 
 
+MarkKey = tuple[str, MarkKind, str]
+"""What names a mark: the first three fields of `Mark`."""
+
+
 class Mark(NamedTuple):
     """A number that only grows, and is kept in the message log's store.
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKind, Message, Page, user_key
+from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKey, MarkKind, Message, Page, user_key
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. Times are read as integers, which are exact."""
@@ -80,7 +80,7 @@ class MemoryMessageLog:
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []
         self.inboxes: dict[str, list[MemoryRow]] = {}
-        self.marks: dict[tuple[str, MarkKind, str], int] = {}
+        self.marks: dict[MarkKey, int] = {}
         self.epoch = secrets.token_urlsafe(9)
         self.reader = MemoryInboxReader(self)
 
@@ -241,6 +241,10 @@ class MemoryInboxReader:
             return {peer: marks[user, MarkKind.READ, peer] for peer in peers if (user, MarkKind.READ, peer) in marks}
 
         return self._answer(read)
+
+    def marks(self, keys: Sequence[MarkKey]) -> Deferred[Mapping[MarkKey, int]]:
+        """Read the values of marks of any users and kinds at once."""
+        return self._answer(lambda: {key: self._log.marks[key] for key in keys if key in self._log.marks})
 
 
 def _entries(rows: Iterable[MemoryRow], user: str) -> Iterable[InboxEntry]:

@@ -217,6 +217,32 @@ class InboxLogContract:
         self.assertEqual(await log.reader.read_marks("1", []), {})
         self.assertEqual(await log.reader.read_marks("unknown", ["2"]), {})
 
+    async def test_marks_of_several_users_and_kinds_are_read_at_once(self) -> None:
+        log = self.started()
+        kept = [
+            Mark("1", MarkKind.READ, "2", 3),
+            Mark("2", MarkKind.READ, "1", 4),
+            Mark("2", MarkKind.RECEIVED, "", 5),
+            Mark("3", MarkKind.LAST_SEEN, "", 1_764_271_000_123),
+            Mark("3", MarkKind.LEFT_AT, "", 0),
+        ]
+        await log.save_marks(kept)
+        keys = [(mark.user, mark.kind, mark.peer) for mark in kept]
+        unknown = [
+            ("1", MarkKind.RECEIVED, ""),
+            ("1", MarkKind.READ, "3"),
+            ("2", MarkKind.READ, ""),
+            ("4", MarkKind.READ, "2"),
+        ]
+        self.assertEqual(
+            await log.reader.marks([*keys, *unknown, keys[0]]),
+            {key: mark.value for key, mark in zip(keys, kept, strict=True)},
+        )
+        self.assertEqual(await log.reader.marks([]), {})
+        many = [Mark(str(user), MarkKind.READ, str(peer), user + peer) for user in range(30) for peer in range(10)]
+        await log.save_marks(many)
+        self.assertEqual(len(await log.reader.marks([(mark.user, mark.kind, mark.peer) for mark in many])), 300)
+
     async def test_marks_that_wait_at_a_stop_are_kept(self) -> None:
         log = self.make()
         log.start()
