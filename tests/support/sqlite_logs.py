@@ -93,3 +93,36 @@ def spoil(path: Path, statement: str, *parameters: object) -> None:
     """Execute a statement on a log without its store."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(statement, parameters)
+
+
+class _FailingCommit:
+    """A connection whose commits fail."""
+
+    def __init__(self, connection: sqlite3.Connection, commits: bool) -> None:
+        self._connection = connection
+        self._commits = commits
+
+    def execute(self, statement: str, *parameters: Any) -> Any:
+        """Execute a statement; raise an error for a commit."""
+        if statement != "COMMIT":
+            return self._connection.execute(statement, *parameters)
+        if self._commits:
+            self._connection.execute(statement)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def executemany(self, *arguments: Any) -> Any:
+        """Execute a statement several times."""
+        return self._connection.executemany(*arguments)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def fail_commits(store: SqliteStore, *, commits: bool) -> None:
+    """Let the commits of an open store fail until it is reopened.
+
+    :param commits: whether they are made nevertheless.
+    """
+    assert store._connection is not None
+    store._connection = _FailingCommit(store._connection, commits)  # type: ignore[assignment]

@@ -6,7 +6,7 @@ errors of `files` and `opening`. Everything else is for this package only.
 
 from chatrelay.messagelog.sqlite.reader import SqliteMessageReader as SqliteMessageReader
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID as APPLICATION_ID
+from chatrelay.messagelog.sqlite.schema import MAX_BLOCK_MESSAGES as MAX_BLOCK_MESSAGES
 from chatrelay.messagelog.sqlite.schema import MIGRATIONS as MIGRATIONS
-from chatrelay.messagelog.sqlite.store import MAX_BLOCK_MESSAGES as MAX_BLOCK_MESSAGES
 from chatrelay.messagelog.sqlite.store import SqliteStore as SqliteStore
 from chatrelay.messagelog.sqlite.writer import SqliteMessageLog as SqliteMessageLog

@@ -25,6 +25,9 @@ readers out.
 HEADER_SIZE = 100
 """The bytes of the header of a database."""
 
+NOTE_SIZE = 256
+"""The bytes of ``PATH.lock``. A disk writes them whole or not at all."""
+
 _locked_here: set[str] = set()
 """The databases that this process has locked. It is global because the locks belong to the process."""
 
@@ -138,8 +141,10 @@ class LogFiles:
         except LogUnavailable:
             # Another relay has it until it finds the database locked. The next check finds the file free.
             return False
+        note = self.read_note()
         os.close(self._lock)
         self._lock = lock
+        self.write_note(note)
         self.keep_lock_file()
         return True
 
@@ -193,6 +198,24 @@ class LogFiles:
         except OSError as error:
             raise OSError(error.errno, error.strerror, path) from error
 
+    def read_note(self) -> bytes:
+        """Return what is written in ``PATH.lock``; empty if nothing is. Call it while the lock is taken."""
+        assert self._lock is not None
+        return os.pread(self._lock, NOTE_SIZE, 0)
+
+    def write_note(self, note: bytes, *, sync: bool = False) -> None:
+        """Write into ``PATH.lock``. Call it while the lock is taken.
+
+        :param note: at most `NOTE_SIZE` bytes of JSON.
+        :param sync: whether the note, and the name of the file, survive a power cut when this returns.
+        :raises OSError: if it can't be written.
+        """
+        assert self._lock is not None
+        os.pwrite(self._lock, note.ljust(NOTE_SIZE), 0)
+        if sync:
+            os.fsync(self._lock)
+            self._sync_folder()
+
     @property
     def is_locked_here(self) -> bool:
         """Whether this process has the lock. Then SQLite has locks in this process, too, which must not be dropped."""
@@ -208,6 +231,13 @@ class LogFiles:
         if self._database_lock is not None:
             return os.pread(self._database_lock, HEADER_SIZE, 0)
         return read_header(self.path)
+
+    def inode(self) -> int:
+        """Return the inode of the database.
+
+        :raises OSError: if there is no database.
+        """
+        return os.stat(self.path).st_ino
 
     def make_database(self) -> None:
         """Make an empty database if there is none. Only this user may read it.
@@ -242,12 +272,15 @@ class LogFiles:
         """
         aside = self.aside_name(now)
         os.rename(self.wal, aside)
+        self._sync_folder()
+        return aside
+
+    def _sync_folder(self) -> None:
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-        return aside
 
     def aside_name(self, now: float) -> str:
         """Return a free name for the write-ahead log that contains the time."""

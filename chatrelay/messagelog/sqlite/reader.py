@@ -21,15 +21,16 @@ write-ahead log.
 """
 
 _PAGE = """
-SELECT number, from_uid, to_uid, time_stamp, content, received_at, delivered, from_place, to_place, block FROM message
+SELECT number, from_uid, to_uid, time_stamp, content, received_at, delivered, from_place, to_place, unique_id, block
+FROM message
 WHERE block IN (SELECT first_number FROM block WHERE first_number > ? ORDER BY first_number LIMIT ?)
 ORDER BY number
 """
 
 
 def _logged_message(row: tuple[Any, ...]) -> LoggedMessage:
-    *fields, delivered, from_place, to_place, _block = row
-    return LoggedMessage(*fields, bool(delivered), from_place, to_place)  # type: ignore[call-arg]  # the order of _PAGE
+    *fields, delivered, from_place, to_place, unique_id, _block = row
+    return LoggedMessage(*fields, bool(delivered), from_place, to_place, unique_id)  # type: ignore[call-arg]  # as in _PAGE
 
 
 class SqliteMessageReader:

@@ -92,6 +92,7 @@ def restore(
             is_whole = mixed is None and _checkpoint(log)
             commit()
             with write_errors(log):
+                files.write_note(b"", sync=True)  # the restored log gets a new epoch, whatever it has
                 kept = _replace(log, unfinished.path, f"{log}{REPLACED_INFIX}{_stamp(now)}", is_whole)
     return Restored(contents, kept)
 

@@ -6,6 +6,10 @@ It works on a connection that is passed in. This module must not know files or t
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
 
 from chatrelay.model import LogUnavailable
 
@@ -14,6 +18,19 @@ APPLICATION_ID = 0x43524C59
 
 LOCK_WAIT_SECONDS = 2.0
 """How long SQLite waits for another program that holds the file locked."""
+
+MAX_BLOCK_MESSAGES = 100
+"""The most messages in a block. Larger blocks save no measurable time, and a read always takes a whole block."""
+
+MESSAGES_PER_REPORT = 10_000
+"""The messages between two reports of a migration."""
+
+INSERT_BLOCK = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
+
+Progress = Callable[[str, int, int], object]
+"""Called with the name of the step, how much of it is done, and how much there is to do."""
+
+_encoder = msgspec.json.Encoder()
 
 _V1 = """
 CREATE TABLE message (
@@ -33,15 +50,16 @@ CREATE TABLE inbox (uid TEXT PRIMARY KEY, last_place INTEGER NOT NULL) WITHOUT R
 
 # A message in a block is an array of eight values, in the order of the view's columns. JSON keeps text and
 # integers apart.
-_V2 = """
+_TO_V2 = """
+ALTER TABLE message RENAME TO old_message;
 CREATE TABLE block (first_number INTEGER PRIMARY KEY, messages TEXT NOT NULL);
 CREATE TABLE undelivered (number INTEGER PRIMARY KEY);
-INSERT INTO block SELECT
-    number,
-    json_array(json_array(from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at))
-FROM message ORDER BY number;
-INSERT INTO undelivered SELECT number FROM message WHERE NOT delivered;
-DROP TABLE message;
+"""
+_V2 = """
+INSERT INTO undelivered SELECT number FROM old_message WHERE NOT delivered;
+CREATE TABLE saved_through (number INTEGER NOT NULL);
+INSERT INTO saved_through SELECT coalesce(max(number), 0) FROM old_message;
+DROP TABLE old_message;
 CREATE VIEW message AS SELECT
     first_number + key AS number,
     json_extract(value, '$[0]') AS from_uid,
@@ -57,8 +75,6 @@ CREATE VIEW message AS SELECT
 FROM block, json_each(messages);
 
 ALTER TABLE inbox RENAME TO saved_inbox;
-CREATE TABLE saved_through (number INTEGER NOT NULL);
-INSERT INTO saved_through SELECT coalesce(max(first_number), 0) FROM block;
 CREATE VIEW unsaved_inbox AS SELECT uid, max(place) AS last_place FROM (
     SELECT from_uid AS uid, from_place AS place FROM message WHERE block > (SELECT number FROM saved_through)
     UNION ALL SELECT to_uid, to_place FROM message WHERE block > (SELECT number FROM saved_through)
@@ -66,9 +82,66 @@ CREATE VIEW unsaved_inbox AS SELECT uid, max(place) AS last_place FROM (
 CREATE VIEW inbox AS SELECT uid, max(last_place) AS last_place
 FROM (SELECT uid, last_place FROM saved_inbox UNION ALL SELECT uid, last_place FROM unsaved_inbox) GROUP BY uid;
 """
+_OLD_MESSAGES = """
+SELECT number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at FROM old_message
+ORDER BY number
+"""
 
-MIGRATIONS: tuple[str, ...] = (_V1, _V2)
+# A message whose client id is unique among its sender's messages has a ninth value, 1. So a message of a v1 sender
+# takes no byte more.
+_V3 = """
+DROP VIEW message;
+CREATE VIEW message AS SELECT
+    first_number + key AS number,
+    json_extract(value, '$[0]') AS from_uid,
+    json_extract(value, '$[1]') AS from_place,
+    json_extract(value, '$[2]') AS to_uid,
+    json_extract(value, '$[3]') AS to_place,
+    json_extract(value, '$[4]') AS client_id,
+    json_extract(value, '$[5]') AS time_stamp,
+    json_extract(value, '$[6]') AS content,
+    json_extract(value, '$[7]') AS received_at,
+    CASE json_extract(value, '$[8]') WHEN 1 THEN json_extract(value, '$[4]') END AS unique_id,
+    first_number + key NOT IN (SELECT number FROM undelivered) AS delivered,
+    first_number AS block  -- for WHERE clauses: it is the key
+FROM block, json_each(messages);
+CREATE TABLE mark (  -- kind: a chatrelay.model.MarkKind
+    user TEXT NOT NULL, kind INTEGER NOT NULL, peer TEXT NOT NULL, value INTEGER NOT NULL,
+    PRIMARY KEY (user, kind, peer)
+) WITHOUT ROWID;
+CREATE TABLE life (epoch TEXT NOT NULL, opening TEXT NOT NULL);
+"""
+
+
+def _pack_messages(connection: sqlite3.Connection, report: Progress) -> None:
+    """Move the messages from one row each into blocks."""
+    for statement in _statements(_TO_V2):
+        connection.execute(statement)
+    (total,) = connection.execute("SELECT coalesce(max(number), 0) FROM old_message").fetchone()
+    first, block, done = 0, list[Any](), 0
+    for number, *row in connection.execute(_OLD_MESSAGES):
+        if len(block) == MAX_BLOCK_MESSAGES or number != first + len(block):
+            if block:
+                connection.execute(INSERT_BLOCK, (first, json_text(block)))
+            first, block = number, []
+            if number - done >= MESSAGES_PER_REPORT:
+                done = number
+                report("packing the messages", done, total)
+        block.append(row)
+    if block:
+        connection.execute(INSERT_BLOCK, (first, json_text(block)))
+    for statement in _statements(_V2):
+        connection.execute(statement)
+
+
+Step = str | Callable[[sqlite3.Connection, Progress], None]
+"""What brings a schema to the next one, in a transaction: SQL, or a function."""
+
+MIGRATIONS: tuple[Step, ...] = (_V1, _pack_messages, _V3)
 """The steps from an empty file to the present schema. The version of a schema is the number of steps taken."""
+
+FIRST_WITH_BLOCKS = 2
+"""The first version whose messages are in blocks."""
 
 
 def other_program_text(path: str) -> str:
@@ -81,7 +154,7 @@ def not_a_database_text(path: str) -> str:
     return f"{path} is not a message log, but a file of another kind: name another file with --message-log"
 
 
-def check(connection: sqlite3.Connection, migrations: tuple[str, ...], path: str) -> int:
+def check(connection: sqlite3.Connection, migrations: tuple[Step, ...], path: str) -> int:
     """Check that a file is a message log that this version can write; return the version of its schema.
 
     :param path: the path of the file, for error messages.
@@ -101,12 +174,36 @@ def check(connection: sqlite3.Connection, migrations: tuple[str, ...], path: str
     return int(version)
 
 
-def migrate(connection: sqlite3.Connection, version: int, migrations: tuple[str, ...]) -> None:
+def migrate(
+    connection: sqlite3.Connection, version: int, migrations: tuple[Step, ...], report: Progress = lambda *_: None
+) -> None:
     """Bring a file to the present schema, with one transaction for each step.
 
     :param version: the version of the schema that the file has.
+    :param report: called now and then during a step that takes long.
     """
     for done, step in enumerate(migrations[version:], version + 1):
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {step}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {done}; COMMIT;"
-        )
+        connection.execute("BEGIN IMMEDIATE")
+        if isinstance(step, str):
+            for statement in _statements(step):
+                connection.execute(statement)
+        else:
+            step(connection, report)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {done}")
+        connection.execute("COMMIT")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script. `sqlite3.Connection.executescript` would commit the transaction first."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def json_text(value: object) -> str:
+    """Return a value as the text of JSON, as it is in a block."""
+    return _encoder.encode(value).decode()

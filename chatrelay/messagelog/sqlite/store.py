@@ -7,7 +7,8 @@ few rows, and the GIL is not released and acquired for every message. ``docs/ben
 alternatives. The view ``message`` shows the blocks as one row for each message.
 
 A store whose commit failed does not know whether the batch is on the disk, so it never tries that commit again. The
-senders are refused, the file is reopened, and refused messages that are found in it are marked undelivered.
+file is reopened. If the batch is found in it, its messages with a unique id stand, and the others are marked
+undelivered, because their senders were refused.
 """
 
 from __future__ import annotations
@@ -18,22 +19,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import msgspec
+import attrs
 from twisted.logger import Logger
 
 from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
-from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS, MIGRATIONS
-from chatrelay.model import LogUnavailable, Message, user_key
+from chatrelay.messagelog.sqlite.life import Life
+from chatrelay.messagelog.sqlite.schema import (
+    INSERT_BLOCK,
+    LOCK_WAIT_SECONDS,
+    MAX_BLOCK_MESSAGES,
+    MIGRATIONS,
+    json_text,
+)
+from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message, user_key
 from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
 log = Logger("chatrelay.messagelog")
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. The file keeps times as integers, which are exact."""
-
-MAX_BLOCK_MESSAGES = 100
-"""The most messages in a block. Larger blocks save no measurable time, and a read always takes a whole block."""
 
 MESSAGES_PER_SAVE = 10_000
 """The number of messages after which the last places of their users are saved.
@@ -42,7 +47,6 @@ Saving the places of many users with every batch would take longer than saving t
 the unsaved places in the messages.
 """
 
-_INSERT = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
 _LAST_NUMBER = "SELECT max(number) FROM message WHERE block = (SELECT max(first_number) FROM block)"
 _LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
 # Without "WHERE true", SQLite would read the ON after it as part of a join.
@@ -53,16 +57,19 @@ ON CONFLICT (uid) DO UPDATE SET last_place = excluded.last_place
 _SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
 _SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
 _SAVED_THROUGH = "UPDATE saved_through SET number = ?"
-_MARK = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
-# A commit with an unknown outcome was the commit of a whole batch. A batch begins a new block, so whole blocks are
-# marked.
-_MARK_FROM = "INSERT OR IGNORE INTO undelivered (number) SELECT number FROM message WHERE block >= ?"
-
-_encoder = msgspec.json.Encoder()
-
-
-def _json(value: object) -> str:
-    return _encoder.encode(value).decode()
+_UNDELIVERED = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
+_FIND_BLOCK = "SELECT messages FROM block WHERE first_number = ?"
+_SAVE_MARKS = """
+INSERT INTO mark (user, kind, peer, value)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+    json_extract(value, '$[3]')
+FROM json_each(?) WHERE true
+ON CONFLICT (user, kind, peer) DO UPDATE SET value = max(mark.value, excluded.value)
+"""
+_INBOX_KINDS = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
+_INBOX_MARKS = "SELECT kind, value FROM mark WHERE user = ? AND kind IN (?, ?, ?) AND peer = ''"
+_UNIQUE = 1
+"""The ninth value of a message whose client id is unique."""
 
 
 class SqliteStore:
@@ -77,7 +84,7 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: str, migrations: tuple[str, ...] = MIGRATIONS, now: Callable[[], float] = time.time
+        self, path: str, migrations: tuple[schema.Step, ...] = MIGRATIONS, now: Callable[[], float] = time.time
     ) -> None:
         self._files = LogFiles(path)
         self._migrations = migrations
@@ -91,8 +98,10 @@ class SqliteStore:
         self._last_number = 0
         self._saved_through = 0  # the last message whose places are in saved_inbox
         self._places: dict[str, int] = {}  # the last places of the users of later messages
-        self._doubtful_from: int | None = None  # messages from this number on, if in the file, were refused
-        self._undelivered: list[int] = []  # marks that are not in the file yet
+        self._doubt: _Doubt | None = None  # the batch of a commit that failed
+        self._undelivered: list[int] = []  # undelivered messages that are not marked in the file yet
+        self._marks: dict[tuple[str, int, str], int] = {}  # marks that are not in the file yet
+        self._life = Life(self._files)
 
     @property
     def path(self) -> str:
@@ -104,9 +113,29 @@ class SqliteStore:
         """Whether the file is open."""
         return self._connection is not None
 
-    def open(self) -> None:
-        """Open the file, migrate its schema, write the pending marks, and test that the disk accepts writes."""
+    @property
+    def epoch(self) -> str:
+        """The name of the log's life: `chatrelay.messagelog.sqlite.life`. It is empty before the first `open`."""
+        return self._life.epoch
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it is not known if the last batch was committed. The next `open` finds out."""
+        return self._doubt is not None
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether marks wait to be written."""
+        return bool(self._marks)
+
+    def open(self) -> bool | None:
+        """Open the file, migrate its schema, mark what is undelivered, and test that the disk accepts writes.
+
+        :returns: whether the last batch is in the file, if that was not known; else None. If it is, its messages have
+            their places.
+        """
         with self._close_on_error():
+            self._life.end(self._last_number)
             self._files.take_lock()
             self._set_orphan_aside()
             self._files.make_database()
@@ -133,44 +162,59 @@ class SqliteStore:
                 self._checkpoints.empty(connection)
             schema.migrate(connection, version, self._migrations)
             if self._identity[0] not in (None, database):
-                # This is another file than the one that failed, so it has none of the doubtful messages.
-                self._doubtful_from = None
+                # This is another file than the one that failed, so these numbers mean other messages in it.
                 self._undelivered = []
             connection.execute("BEGIN IMMEDIATE")
             self._last_number = connection.execute(_LAST_NUMBER).fetchone()[0] or 0
-            if self._doubtful_from is not None:
-                connection.execute(_MARK_FROM, (self._doubtful_from,))
-            self._write_marks(connection)
+            doubt = self._doubt
+            is_found = doubt is not None and doubt.is_in(connection)
+            if doubt is not None and is_found:
+                connection.executemany(_UNDELIVERED, [(number,) for number in doubt.refused()])
+            self._write_undelivered(connection)
+            self._life.begin(connection, self._last_number)
             # This write changes nothing. It proves that the disk accepts writes.
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
             connection.execute(_SAVE_UNSAVED)
             connection.execute(_SAVED_THROUGH, (self._last_number,))
             connection.execute("COMMIT")
             self._saved_through = self._last_number
-            self._doubtful_from = None
+            self._doubt = None
             self._undelivered = []
+            if doubt is not None and is_found:
+                doubt.set_places()
+            self._life.begun(self._last_number)
             if not is_again:
                 self._checkpoints.make_distinct(connection)
             self._has_failed = False
             self._identity, self._size, self._wal_size = self._files.identity()
+            return is_found if doubt is not None else None
 
     def append(self, messages: Sequence[Message]) -> list[int]:
-        """Commit and sync a batch; return the numbers of its messages."""
+        """Commit and sync a batch, with the marks that wait; set the places of its messages, and return their numbers.
+
+        If it fails, `is_in_doubt` says whether the batch may be committed nevertheless.
+        """
         connection = self._ready()
         first = self._last_number + 1
-        with self._close_on_error(doubtful_from=first):
+        with self._close_on_error():
             rows, places = self._placed(connection, messages)
             size = MAX_BLOCK_MESSAGES
-            blocks = [(first + start, _json(rows[start : start + size])) for start in range(0, len(rows), size)]
+            blocks = [(first + start, json_text(rows[start : start + size])) for start in range(0, len(rows), size)]
             last = self._last_number + len(rows)
             save = last - self._saved_through >= MESSAGES_PER_SAVE
             connection.execute("BEGIN IMMEDIATE")
             self._checkpoints.before_commit(connection, sum(len(text) for _, text in blocks))
-            connection.executemany(_INSERT, blocks)
+            connection.executemany(INSERT_BLOCK, blocks)
             if save:
-                connection.execute(_SAVE_PLACES, (_json(self._places | places),))
+                connection.execute(_SAVE_PLACES, (json_text(self._places | places),))
                 connection.execute(_SAVED_THROUGH, (last,))
+            if self._marks:
+                self._write_marks(connection)
+            self._doubt = doubt = _Doubt(first, blocks[0][1] if blocks else "[]", messages, rows)
             connection.execute("COMMIT")
+            self._doubt = None
+        doubt.set_places()
+        self._marks.clear()
         self._checkpoints.after_commit(connection, self._wal_size)
         self._last_number = last
         if save:
@@ -186,9 +230,45 @@ class SqliteStore:
         connection = self._ready()
         with self._close_on_error():
             connection.execute("BEGIN IMMEDIATE")
-            self._write_marks(connection)
+            self._write_undelivered(connection)
             connection.execute("COMMIT")
         self._undelivered = []
+
+    def inbox(self, user: str) -> InboxState:
+        """Look up a user's inbox, with the marks that wait."""
+        connection = self._ready()
+        with self._close_on_error():
+            last = _Places(self._places, connection)[user]
+            marks = dict(connection.execute(_INBOX_MARKS, (user, *_INBOX_KINDS)).fetchall())
+        for kind in _INBOX_KINDS:
+            waiting = self._marks.get((user, kind, ""))
+            if waiting is not None:
+                marks[kind] = max(waiting, marks.get(kind, waiting))
+        return InboxState(
+            first=1,
+            last=last,
+            received=marks.get(MarkKind.RECEIVED.value, 0),
+            left_at=marks.get(MarkKind.LEFT_AT.value),
+            last_seen=marks.get(MarkKind.LAST_SEEN.value),
+        )
+
+    def add_marks(self, marks: Sequence[Mark]) -> None:
+        """Keep marks in memory until the next batch is written, or `write_marks` is called. A failure drops them."""
+        self._ready()
+        waiting = self._marks
+        for user, kind, peer, value in marks:
+            key = (user, kind.value, peer)
+            if value >= waiting.get(key, value):
+                waiting[key] = value
+
+    def write_marks(self) -> None:
+        """Commit the marks that wait."""
+        connection = self._ready()
+        with self._close_on_error():
+            connection.execute("BEGIN IMMEDIATE")
+            self._write_marks(connection)
+            connection.execute("COMMIT")
+        self._marks.clear()
 
     def check(self) -> None:
         """Check that the files are still there, and shorten a long write-ahead log. Call it from time to time."""
@@ -201,11 +281,14 @@ class SqliteStore:
                 )
             if self._checkpoints.check(connection, self._wal_size):
                 _, _, self._wal_size = self._files.identity()
+        with suppress(OSError):  # it is tried again the next time
+            self._life.note(self._last_number)
 
     def close(self) -> None:
         """Close the file and release its lock. This never fails."""
         self._places.clear()  # `open` reads them again, because another process may write to the file from now on
         self._checkpoints.end()
+        self._life.end(self._last_number)
         connection, self._connection = self._connection, None
         if connection is not None:
             # The error that made the store close was already reported.
@@ -264,6 +347,7 @@ class SqliteStore:
         """Close the store; return the error to raise."""
         self.close()
         self._has_failed = True
+        self._marks.clear()
         return LogUnavailable(
             f"the message log {self.path} (or its -wal) was removed, replaced or cut while the relay ran"
         )
@@ -288,41 +372,39 @@ class SqliteStore:
             from_place = to_place = places[to_user] = places[to_user] + 1
             if from_user != to_user:
                 from_place = places[from_user] = places[from_user] + 1
-            rows.append(
-                (
-                    from_user,
-                    from_place,
-                    to_user,
-                    to_place,
-                    message.client_id,
-                    message.time_stamp,
-                    message.content,
-                    int(message.received_at * MICROSECONDS),
-                )
+            row = (
+                from_user,
+                from_place,
+                to_user,
+                to_place,
+                message.client_id,
+                message.time_stamp,
+                message.content,
+                int(message.received_at * MICROSECONDS),
             )
+            rows.append((*row, _UNIQUE) if message.has_unique_id else row)
         return rows, places
 
     def _write_marks(self, connection: sqlite3.Connection) -> None:
-        # A mark beyond the last number would apply to a message that comes later.
-        connection.executemany(_MARK, [(number,) for number in self._undelivered if number <= self._last_number])
+        connection.execute(_SAVE_MARKS, (json_text([(*key, value) for key, value in self._marks.items()]),))
+
+    def _write_undelivered(self, connection: sqlite3.Connection) -> None:
+        # A number beyond the last one would mean a message that comes later.
+        connection.executemany(_UNDELIVERED, [(number,) for number in self._undelivered if number <= self._last_number])
 
     @contextmanager
-    def _close_on_error(self, doubtful_from: int | None = None) -> Iterator[None]:
-        """Close the store if the block fails, and raise `LogUnavailable` with the reason.
-
-        :param doubtful_from: the first number of the batch, whose outcome is then unknown.
-        """
+    def _close_on_error(self) -> Iterator[None]:
+        """Close the store if the block fails, and raise `LogUnavailable` with the reason."""
         try:
             yield
         except (sqlite3.Error, sqlite3.Warning, OSError, LogUnavailable) as error:
-            if doubtful_from is not None and (self._doubtful_from is None or doubtful_from < self._doubtful_from):
-                self._doubtful_from = doubtful_from
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> LogUnavailable:
         """Close the store; return the error to raise."""
         self.close()
         self._has_failed = True
+        self._marks.clear()
         if isinstance(error, LogUnavailable):
             return error
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
@@ -369,5 +451,37 @@ class _Places(dict[str, int]):
         return last
 
 
-_Row = tuple[str, int, str, int, str | int, str | int, str, int]
-"""A message in a block: the columns of the view ``message`` from ``from_uid`` to ``received_at``."""
+_Row = tuple[str, int, str, int, str | int, str | int, str, int, *tuple[int, ...]]
+"""A message in a block: the columns of the view ``message`` from ``from_uid`` to ``received_at``; then, for a message
+with a unique id, `_UNIQUE`."""
+
+
+@attrs.frozen
+class _Doubt:
+    """A batch that is being committed.
+
+    :ivar first: the number of its first message.
+    :ivar block: its first block.
+    """
+
+    first: int
+    block: str
+    messages: Sequence[Message]
+    rows: Sequence[_Row]
+
+    def is_in(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the batch is in a file. Its first block shows it, because a batch is one transaction."""
+        found = connection.execute(_FIND_BLOCK, (self.first,)).fetchone()
+        return found is not None and bool(found[0] == self.block)
+
+    def refused(self) -> Iterator[int]:
+        """Yield the numbers of the messages whose senders were refused: those without a unique id."""
+        for number, message in enumerate(self.messages, self.first):
+            if not message.has_unique_id:
+                yield number
+
+    def set_places(self) -> None:
+        """Tell the messages their places."""
+        for message, row in zip(self.messages, self.rows, strict=True):
+            message.from_place = row[1]
+            message.to_place = row[3]

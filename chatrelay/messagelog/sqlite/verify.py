@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from typing import Literal
 
 import attrs
 import msgspec
 
 from chatrelay.messagelog.sqlite.opening import DamagedLog, reading, schema_of
-from chatrelay.messagelog.sqlite.schema import MIGRATIONS
+from chatrelay.messagelog.sqlite.schema import FIRST_WITH_BLOCKS
 
 Report = Callable[[str, int, int], None]
 """Called with the name of the step, how much of it is done, and how much there is to do."""
@@ -21,9 +22,23 @@ Report = Callable[[str, int, int], None]
 BLOCKS_PER_REPORT = 256
 """The blocks between two reports."""
 
-_DECODER = msgspec.json.Decoder(list[tuple[str, int, str, int, str | int, str | int, str, int]])
-_BLOCKS = "SELECT first_number, messages FROM block ORDER BY first_number"
-# Every schema has a table or a view "message". In the present schema, the last block makes the last message quick to
+
+class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    from_uid: str
+    from_place: int
+    to_uid: str
+    to_place: int
+    client_id: str | int
+    time_stamp: str | int
+    content: str
+    received_at: int
+    is_unique: Literal[1] | None = None
+
+
+_DECODER = msgspec.json.Decoder(list[_Row])
+# As bytes, because SQLite would raise an error for text that is not UTF-8.
+_BLOCKS = "SELECT first_number, CAST(messages AS BLOB) FROM block ORDER BY first_number"
+# Every schema has a table or a view "message". Since the second one, the last block makes the last message quick to
 # find.
 _LAST = "SELECT number, received_at FROM message ORDER BY number DESC LIMIT 1"
 _LAST_IN_BLOCKS = _LAST.replace("ORDER", "WHERE block = (SELECT max(first_number) FROM block) ORDER")
@@ -54,7 +69,7 @@ def summary(path: str) -> Contents:
     """
     with reading(path) as connection:
         schema = schema_of(connection, path)
-        statement = _LAST_IN_BLOCKS if schema == len(MIGRATIONS) else _LAST
+        statement = _LAST_IN_BLOCKS if schema >= FIRST_WITH_BLOCKS else _LAST
         messages, received_at = connection.execute(statement).fetchone() or (0, None)
         return Contents(messages, received_at, schema, os.stat(path).st_size)
 
@@ -62,7 +77,7 @@ def summary(path: str) -> Contents:
 def verify(path: str, report: Report, name: str | None = None) -> Contents:
     """Check all of a message log that no other process has open; return its summary.
 
-    Every message is decoded, the numbers must have no gaps, and the places must match the inboxes. In an older schema,
+    Every message is decoded, the numbers must have no gaps, and the places must match the inboxes. In the first schema,
     only SQLite's own check is made, and the messages are counted.
 
     :param name: its name in error messages, if not its path.
@@ -71,7 +86,7 @@ def verify(path: str, report: Report, name: str | None = None) -> Contents:
     name = name or path
     with reading(path, name, private=True) as connection:
         schema = schema_of(connection, name)
-        if schema == len(MIGRATIONS):
+        if schema >= FIRST_WITH_BLOCKS:
             messages, received_at = _read_blocks(connection, name, report)
         else:
             (messages,) = connection.execute("SELECT count(*) FROM message").fetchone()
@@ -97,14 +112,14 @@ def _read_blocks(connection: sqlite3.Connection, name: str, report: Report) -> t
         except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
             raise DamagedLog(f"{name} is damaged: the messages from {first} on cannot be decoded: {error}") from error
         messages += len(rows)
-        for from_uid, from_place, to_uid, to_place, *_ in rows:
+        for row in rows:
             places += 1
-            sum_of_places += from_place
-            if to_uid != from_uid:
+            sum_of_places += row.from_place
+            if row.to_uid != row.from_uid:
                 places += 1
-                sum_of_places += to_place
+                sum_of_places += row.to_place
         if rows:
-            received_at = rows[-1][-1]
+            received_at = rows[-1].received_at
         if count % BLOCKS_PER_REPORT == 0:
             report("checking", first, last)
     if (places, sum_of_places) != connection.execute(_PLACES).fetchone():

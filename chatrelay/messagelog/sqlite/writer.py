@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.sqlite.store import SqliteStore
-from chatrelay.model import LogUnavailable, Message
+from chatrelay.model import InboxState, LogUnavailable, Mark, Message
 
 log = Logger("chatrelay.messagelog")
 
@@ -30,11 +31,14 @@ CHECK_SECONDS = 1.0
 MAX_REASONS = 10
 """The most reasons that are logged for one outage of the log."""
 
+MARKS_SECONDS = 1.0
+"""How long marks wait for a batch with which they are written."""
+
 _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
 
 
 class SqliteMessageLog:
-    """The `chatrelay.interfaces.MessageLog` that writes to an `SqliteStore` in a separate thread.
+    """The `chatrelay.interfaces.InboxLog` that writes to an `SqliteStore` in a separate thread.
 
     :param path: the file.
     :param reactor: gets the results, with one call for each batch.
@@ -53,6 +57,11 @@ class SqliteMessageLog:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
         self._thread: threading.Thread | None = None
+        self._epoch = ""
+        # In the thread:
+        self._marks_at: float | None = None  # when marks are written that no batch has taken along
+        self._saved: list[Deferred[None]] = []  # fire when the marks are written
+        self._outcome: Deferred[bool] | None = None  # of the commit that is in doubt
 
     @property
     def is_open(self) -> bool:
@@ -64,9 +73,18 @@ class SqliteMessageLog:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def epoch(self) -> str:
+        """The name of the log's life. It changes before the Deferreds of the first batch of another life fire."""
+        return self._epoch
+
     def start(self) -> None:
         """Open the file and start the thread."""
-        self._store.open()
+        is_in_log = self._store.open()
+        self._epoch = self._store.epoch
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:  # of the last batch before the log was stopped
+            outcome.callback(bool(is_in_log))
         self._check_at = self._monotonic() + CHECK_SECONDS
         self._stopped = Deferred()
         self._thread = threading.Thread(target=self._write, name="message-log", daemon=True)
@@ -79,6 +97,14 @@ class SqliteMessageLog:
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Mark messages as delivered to nobody, in the thread."""
         return self._run(self._store.mark_undelivered, numbers)
+
+    def inbox(self, user: str) -> Deferred[InboxState]:
+        """Look up a user's inbox in the thread."""
+        return self._run(self._store.inbox, user)
+
+    def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
+        """Write marks with the next batch, or alone after `MARKS_SECONDS`."""
+        return self._run(self._add_marks, marks)
 
     def stop(self) -> Deferred[None]:
         """Close the file after all earlier jobs, and end the thread."""
@@ -99,36 +125,94 @@ class SqliteMessageLog:
         while True:
             # A closed log is reopened, and an open one is checked, even if there is no job.
             is_open = self._store.is_open
-            wait = max(0.0, (self._check_at if is_open else self._retry_at) - self._monotonic())
+            now = self._monotonic()
+            if self._marks_at is not None and not self._store.has_marks:
+                # A batch took them along, or a failure dropped them.
+                self._marks_written(None if is_open else LogUnavailable("the message log failed before it kept marks"))
+            if self._marks_at is not None and now >= self._marks_at:
+                self._write_marks()
+                continue
+            wait = max(0.0, (self._check_at if is_open else self._retry_at) - now)
             if wait == 0.0:
                 if is_open:
                     self._check()
                 else:
                     self._reopen()
                 continue
+            if self._marks_at is not None:
+                wait = min(wait, self._marks_at - now)
             try:
                 job = self._jobs.get(timeout=wait)
             except queue.Empty:
                 continue
             if job is None:
                 break
-            work, argument, done = job
-            was_open = self._store.is_open
-            try:
-                result = work(argument)
-            except LogUnavailable as error:
-                if was_open:
-                    self._failed(error)
-                self._reactor.callFromThread(done.errback, error)
-            # Any error must reach the caller. Otherwise the senders would wait for ever.
-            except Exception:
-                self._reactor.callFromThread(done.errback, Failure())
-            else:
-                self._reactor.callFromThread(done.callback, result)
+            self._do(job)
+        if self._marks_at is not None:
+            self._write_marks()  # which fails if the log is closed
         if not self._store.is_open:
-            self._reopen()  # the last chance to write the pending marks
+            self._reopen()  # the last chance to mark what is undelivered
         self._store.close()
         self._reactor.callFromThread(self._stopped.callback, None)
+
+    def _do(self, job: _Job) -> None:
+        """Do a job, and pass its result to the reactor."""
+        work, argument, done = job
+        store = self._store
+        was_open = store.is_open
+        try:
+            result = work(argument)
+        except LogUnavailable as error:
+            if was_open:
+                self._failed(error)
+                if store.is_in_doubt and self._outcome is None:
+                    self._outcome = Deferred()
+                    error = CommitUnknown(str(error), self._outcome)
+            self._reactor.callFromThread(done.errback, error)
+        # Any error must reach the caller. Otherwise the senders would wait for ever.
+        except Exception:
+            self._reactor.callFromThread(done.errback, Failure())
+        else:
+            if store.epoch != self._epoch:
+                self._announce_epoch()
+            if result is _LATER:
+                self._saved.append(done)
+            else:
+                self._reactor.callFromThread(done.callback, result)
+
+    def _add_marks(self, marks: Sequence[Mark]) -> object:
+        self._store.add_marks(marks)
+        if not self._store.has_marks:
+            return None
+        if self._marks_at is None:
+            self._marks_at = self._monotonic() + MARKS_SECONDS
+        return _LATER
+
+    def _write_marks(self) -> None:
+        try:
+            self._store.write_marks()
+        except LogUnavailable as error:
+            self._failed(error)
+            self._marks_written(error)
+        # The thread must survive any error. Otherwise all senders would wait for ever.
+        except Exception:
+            log.failure("writing marks failed because of a defect in chatrelay; please report it")
+            self._marks_written(LogUnavailable("the marks could not be written"))
+        else:
+            self._marks_written(None)
+
+    def _marks_written(self, error: LogUnavailable | None) -> None:
+        """Fire the Deferreds of all marks that waited.
+
+        :param error: why they were not written; None if they were.
+        """
+        self._marks_at = None
+        saved, self._saved = self._saved, []
+        self._reactor.callFromThread(_fire_all, saved, error)
+
+    def _announce_epoch(self) -> None:
+        """Change `epoch` in the reactor, after the results of the earlier life and before those of this one."""
+        self._reactor.callFromThread(setattr, self, "_epoch", self._store.epoch)
 
     def _failed(self, error: LogUnavailable) -> None:
         self._retry_at = self._monotonic() + RETRY_SECONDS
@@ -155,16 +239,32 @@ class SqliteMessageLog:
 
     def _reopen(self) -> None:
         try:
-            self._store.open()
+            is_in_log = self._store.open()
         except LogUnavailable as error:
             self._failed(error)
         # The thread must survive any error. Otherwise all senders would wait for ever.
         except Exception:
             log.failure("opening the message log failed because of a defect in chatrelay; please report it")
         else:
+            self._announce_epoch()
+            outcome, self._outcome = self._outcome, None
+            if outcome is not None:
+                self._reactor.callFromThread(outcome.callback, bool(is_in_log))
             self._reasons.clear()
             self._check_at = self._monotonic() + CHECK_SECONDS
             log.warn("the message log {path} can be written again", path=self._store.path)
         finally:
             # Count from now, because opening may take long, and jobs must be done between two attempts.
             self._retry_at = self._monotonic() + RETRY_SECONDS
+
+
+_LATER = object()
+"""The result of a job whose Deferred fires later."""
+
+
+def _fire_all(waiting: Sequence[Deferred[None]], error: LogUnavailable | None) -> None:
+    for done in waiting:
+        if error is None:
+            done.callback(None)
+        else:
+            done.errback(error)

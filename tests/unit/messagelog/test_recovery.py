@@ -17,8 +17,7 @@ from unittest.mock import patch
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, checkpoints, files, wal
-from chatrelay.messagelog.sqlite.schema import APPLICATION_ID
+from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, checkpoints, files, schema, wal
 from chatrelay.model import LogUnavailable
 from tests.support import ROOT
 from tests.support.message_logs import message
@@ -320,10 +319,7 @@ class Recovery(SynchronousTestCase):
         source = self.running / "old"
         with closing(sqlite3.connect(source, isolation_level=None)) as old:
             old.execute("PRAGMA journal_mode = WAL")
-            for done, step in enumerate(MIGRATIONS, 1):
-                old.executescript(
-                    f"BEGIN; {step}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {done}; COMMIT"
-                )
+            schema.migrate(old, 0, MIGRATIONS)
             for number in range(1, 1600):
                 row = ["a", number, "b", number, 1, 1, "x" * 1000, 0]
                 old.execute("INSERT INTO block VALUES (?, ?)", (number, f"[{row!r}]".replace("'", '"')))

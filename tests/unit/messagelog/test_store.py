@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.messagelog.sqlite import APPLICATION_ID, MAX_BLOCK_MESSAGES, MIGRATIONS, SqliteMessageReader, SqliteStore
 from chatrelay.model import LogUnavailable, Message
 from tests.support.message_logs import message
+from tests.support.sqlite_logs import fail_commits
 
 
 class Store(SynchronousTestCase):
@@ -44,6 +45,20 @@ class Store(SynchronousTestCase):
             ),
             [(1, "7", 1, "chen", 1, 21, "0012", "hej", 1_700_000_000_123_456, 1)],
         )
+
+    def test_message_of_a_v1_sender_takes_no_byte_more_than_its_eight_values(self) -> None:
+        self.store.append([message("a"), message("b", unique_id="id-id-id-1")])
+        self.assertEqual(
+            self.rows("SELECT messages FROM block"),
+            [
+                (
+                    '[["1",1,"2",1,"id","23","a",1700000000123456],'
+                    '["1",2,"2",2,"id-id-id-1","23","b",1700000000123456,1]]',
+                )
+            ],
+        )
+        self.assertEqual(self.rows("SELECT content, unique_id FROM message"), [("a", None), ("b", "id-id-id-1")])
+        self.assertEqual([row.unique_id for row in SqliteMessageReader(self.path).messages()], [None, "id-id-id-1"])
 
     def test_files_are_readable_by_their_owner_only(self) -> None:
         self.store.append([message()])
@@ -167,16 +182,44 @@ class Store(SynchronousTestCase):
         self.store.append([message("b")])
         self.assertEqual([row.delivered for row in SqliteMessageReader(self.path).messages()], [False, True])
 
-    def test_batch_with_an_unknown_commit_is_marked_undelivered(self) -> None:
+    def test_batch_of_an_unknown_commit_that_is_found_stands_where_its_ids_are_unique(self) -> None:
         self.store.append([message("kept")])
-        self.store.append([message(str(number)) for number in range(MAX_BLOCK_MESSAGES + 1)])
-        self.store._doubtful_from = 2
-        self.store.close()
-        self.store.open()
+        batch = [message(str(number)) for number in range(MAX_BLOCK_MESSAGES)] + [message("v2", unique_id="id-id-id")]
+        fail_commits(self.store, commits=True)
+        self.assertRaises(LogUnavailable, self.store.append, batch)
+        self.assertEqual((self.store.is_in_doubt, batch[-1].from_place), (True, 0))
+        self.assertEqual(self.store.open(), True)
+        self.assertEqual((self.store.is_in_doubt, batch[-1].from_place), (False, MAX_BLOCK_MESSAGES + 2))
         self.assertEqual(
             [row.delivered for row in SqliteMessageReader(self.path).messages()],
-            [True, *[False] * (MAX_BLOCK_MESSAGES + 1)],
+            [True, *[False] * MAX_BLOCK_MESSAGES, True],
         )
+        self.assertEqual(self.store.append([message()]), [MAX_BLOCK_MESSAGES + 3])
+
+    def test_batch_of_an_unknown_commit_that_is_not_found_has_no_places(self) -> None:
+        batch = [message("v1"), message("v2", unique_id="id-id-id")]
+        fail_commits(self.store, commits=False)
+        self.assertRaises(LogUnavailable, self.store.append, batch)
+        self.assertEqual((self.store.is_in_doubt, self.store.open()), (True, False))
+        self.assertEqual([(each.from_place, each.to_place) for each in batch], [(0, 0), (0, 0)])
+        self.assertEqual(self.store.append([message()]), [1])
+
+    def test_batch_of_another_relay_is_not_taken_for_the_one_in_doubt(self) -> None:
+        fail_commits(self.store, commits=False)
+        self.assertRaises(LogUnavailable, self.store.append, [message("lost")])
+        other = self.opened(self.path)
+        other.append([message("of another relay")])
+        other.close()
+        self.assertEqual(self.store.open(), False)
+        (row,) = SqliteMessageReader(self.path).messages()
+        self.assertEqual((row.content, row.delivered), ("of another relay", True))
+
+    def test_batch_that_fails_before_its_commit_is_not_in_doubt(self) -> None:
+        self.refuse_writing("block")
+        self.assertRaises(LogUnavailable, self.store.append, [message()])
+        self.assertEqual(self.store.is_in_doubt, False)
+        self.allow_writing()
+        self.assertEqual(self.store.open(), None)
 
     def test_log_of_the_first_schema_is_migrated(self) -> None:
         path = self.mktemp()
@@ -229,7 +272,7 @@ class Store(SynchronousTestCase):
         ):
             copy.open()
         copy.close()
-        self.assertTrue(calls == [(before, 0), "synced"])  # not assertEqual, which would print them
+        self.assertTrue(calls[:2] == [(before, 0), "synced"])  # not assertEqual, which would print them
 
     def test_write_ahead_log_that_cannot_be_synced_is_not_appended_to(self) -> None:
         self.store.append([message("acknowledged")])
@@ -269,10 +312,9 @@ class Store(SynchronousTestCase):
         os.truncate(self.path, 0)
         self.assertRaises(LogUnavailable, self.store.append, [message("lost?")])
 
-    def test_doubtful_numbers_do_not_apply_to_another_file(self) -> None:
-        self.store.append([message("a")])
-        self.store._doubtful_from = 1
-        self.store.close()
+    def test_batch_in_doubt_is_not_found_in_another_file(self) -> None:
+        fail_commits(self.store, commits=True)
+        self.assertRaises(LogUnavailable, self.store.append, [message("a")])
         other = self.opened(self.mktemp())
         other.append([message("innocent")])
         other.close()
@@ -280,7 +322,7 @@ class Store(SynchronousTestCase):
             if os.path.exists(self.path + suffix):
                 os.remove(self.path + suffix)
         os.replace(other.path, self.path)
-        self.store.open()
+        self.assertEqual(self.store.open(), False)
         self.assertEqual(
             [(row.content, row.delivered) for row in SqliteMessageReader(self.path).messages()], [("innocent", True)]
         )
@@ -327,9 +369,9 @@ class Store(SynchronousTestCase):
         self.assertEqual(self.rows("PRAGMA user_version"), [(len(newer),)])
         store.close()
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
-        self.assertIn("made by a newer chatrelay (schema 3, this one knows 2)", str(error))
+        self.assertIn("made by a newer chatrelay (schema 4, this one knows 3)", str(error))
         error = self.assertRaises(LogUnavailable, list, SqliteMessageReader(self.path).messages())
-        self.assertIn("made by a newer chatrelay (schema 3, this one knows 2): use that version", str(error))
+        self.assertIn("made by a newer chatrelay (schema 4, this one knows 3): use that version", str(error))
 
     def test_failed_migration_changes_nothing(self) -> None:
         self.store.append([message("old")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from typing import Any
 from unittest.mock import patch
 
@@ -12,9 +13,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.sqlite import MAX_BLOCK_MESSAGES, SqliteMessageLog, SqliteMessageReader
-from chatrelay.model import LogUnavailable
+from chatrelay.messagelog.sqlite.writer import MARKS_SECONDS
+from chatrelay.model import LogUnavailable, Mark, MarkKind
 from tests.support.message_logs import message
+from tests.support.sqlite_logs import fail_commits
 
 
 def sleep(seconds: float) -> Deferred[None]:
@@ -111,25 +115,7 @@ class Writer(TestCase):
         log.start()
         await log.append([message("kept")])
         store = log._store
-        connection = store._connection
-        assert connection is not None
-
-        class FailingCommit:
-            """Commits, and then reports a failure: a commit whose outcome is unknown."""
-
-            def execute(self, statement: str, *parameters: Any) -> Any:
-                result = connection.execute(statement, *parameters)
-                if statement == "COMMIT":
-                    raise sqlite3.OperationalError("disk I/O error")
-                return result
-
-            def executemany(self, *arguments: Any) -> Any:
-                return connection.executemany(*arguments)
-
-            def close(self) -> None:
-                connection.close()
-
-        store._connection = FailingCommit()  # type: ignore[assignment]
+        fail_commits(store, commits=True)
         with self.assertRaises(LogUnavailable):
             await log.append([message("refused")])
         with self.assertRaises(LogUnavailable):
@@ -146,3 +132,132 @@ class Writer(TestCase):
             [(row.content, row.delivered) for row in SqliteMessageReader(self.path).messages()],
             [("kept", True), ("refused", False), ("after", True)],
         )
+
+    async def opened_again(self, log: SqliteMessageLog) -> None:
+        """Wait until a failed log is open."""
+        for _ in range(200):
+            if log._store.is_open:
+                return
+            await sleep(0.02)
+        raise AssertionError("the log was not reopened")
+
+    async def check_outcome(self, *, commits: bool) -> None:
+        """Check what follows a commit that failed, whether or not it was made."""
+        log = self.make()
+        log.start()
+        epoch = log.epoch
+        fail_commits(log._store, commits=commits)
+        batch = [message("v1"), message("v2", unique_id="id-id-id-1")]
+        events: list[object] = []
+        with self.assertRaises(CommitUnknown) as caught:
+            await log.append(batch)
+        caught.exception.outcome.addCallback(events.append)
+        with self.assertRaises(LogUnavailable) as later:
+            await log.append([message("too early")])
+        self.assertNotIsInstance(later.exception, CommitUnknown)
+        self.assertEqual((events, batch[1].from_place), ([], 0))
+        await self.opened_again(log)
+        await log.append([message("after")]).addCallback(lambda _: events.append("after"))
+        self.assertEqual((events, log.epoch), ([commits, "after"], epoch))
+        self.assertEqual(batch[1].from_place, 2 if commits else 0)
+        await log.stop()
+        found = [("v1", False), ("v2", True)] if commits else []
+        self.assertEqual(
+            [(row.content, row.delivered) for row in SqliteMessageReader(self.path).messages()],
+            [*found, ("after", True)],
+        )
+
+    async def test_commit_that_failed_and_was_made_has_the_outcome_true(self) -> None:
+        await self.check_outcome(commits=True)
+
+    async def test_commit_that_failed_and_was_not_made_has_the_outcome_false(self) -> None:
+        await self.check_outcome(commits=False)
+
+    async def test_marks_are_written_with_the_next_batch(self) -> None:
+        log = self.make()
+        log.start()
+        saved = log.save_marks([Mark("2", MarkKind.READ, "1", 3)])
+        self.assertEqual((await log.inbox("2")).last, 0)
+        self.assertEqual(self.kept_marks(), [])
+        with patch.object(log._store, "write_marks") as write_marks:
+            await log.append([message()])
+            self.assertEqual(self.kept_marks(), [("2", 2, "1", 3)])
+            await saved
+        self.assertEqual(write_marks.call_count, 0)
+        await log.stop()
+
+    async def test_marks_are_written_after_a_second_without_a_batch(self) -> None:
+        now = [0.0]
+        log = SqliteMessageLog(self.path, reactor, lambda: now[0])  # type: ignore[arg-type]
+        log.start()
+        saved = log.save_marks([Mark("2", MarkKind.RECEIVED, "", 3)])
+        await log.inbox("2")  # then the marks wait
+        now[0] = MARKS_SECONDS - 0.01
+        self.assertEqual((await log.inbox("2")).received, 3)
+        self.assertEqual(self.kept_marks(), [])
+        now[0] = MARKS_SECONDS
+        await log.inbox("2")
+        await saved
+        self.assertEqual(self.kept_marks(), [("2", 1, "", 3)])
+        await log.stop()
+
+    async def test_marks_that_wait_are_written_at_the_stop(self) -> None:
+        log = self.make()
+        log.start()
+        saved = log.save_marks([Mark("2", MarkKind.RECEIVED, "", 3)])
+        await log.stop()
+        await saved
+        self.assertEqual(self.kept_marks(), [("2", 1, "", 3)])
+
+    async def test_marks_fail_with_the_log(self) -> None:
+        log = self.make()
+        log.start()
+        saved = [log.save_marks([Mark("2", MarkKind.RECEIVED, "", value)]) for value in (3, 4)]
+        fail_commits(log._store, commits=False)
+        with self.assertRaises(LogUnavailable):
+            await log.append([message()])
+        saved.append(log.save_marks([Mark("2", MarkKind.RECEIVED, "", 5)]))
+        for each in saved:
+            with self.assertRaises(LogUnavailable):
+                await each
+        await self.opened_again(log)
+        self.assertEqual((await log.inbox("2")).received, 0)
+        await log.stop()
+        self.assertEqual(self.kept_marks(), [])
+
+    async def test_marks_whose_own_transaction_fails_are_not_kept(self) -> None:
+        now = [0.0]
+        log = SqliteMessageLog(self.path, reactor, lambda: now[0])  # type: ignore[arg-type]
+        log.start()
+        saved = log.save_marks([Mark("2", MarkKind.RECEIVED, "", 3)])
+        await log.inbox("2")
+        fail_commits(log._store, commits=False)
+        now[0] = MARKS_SECONDS
+        with self.assertRaises(LogUnavailable):
+            await log.inbox("2")  # which wakes the thread
+        with self.assertRaises(LogUnavailable):
+            await saved
+        await log.stop()
+
+    async def test_epoch_changes_before_the_first_batch_of_another_file(self) -> None:
+        log = self.make()
+        log.start()
+        first = log.epoch
+        await log.append([message("a"), message("b")])
+        os.rename(self.path, f"{self.path}.1")
+        with self.assertRaises(LogUnavailable):
+            await log.append([message("c")])
+        self.assertEqual(log.epoch, first)
+        await self.opened_again(log)
+        epochs: list[str] = []
+        self.assertEqual(await log.append([message("d")]).addCallback(lambda n: epochs.append(log.epoch) or n), [1])
+        self.assertNotIn(first, epochs)
+        await log.stop()
+
+    async def test_epoch_of_a_log_that_was_not_started_is_empty(self) -> None:
+        self.assertEqual(self.make().epoch, "")
+
+    def kept_marks(self) -> list[tuple[Any, ...]]:
+        """Return the marks in the file."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute("SELECT user, kind, peer, value FROM mark").fetchall()
