@@ -163,23 +163,8 @@ def test_cookie_encoded_by_php_logs_in(start_php: StartSite, start: StartRelay) 
 
 
 UNUSABLE = [
-    UNKNOWN,
-    "x",
-    "../../../../etc/passwd",
-    "..",
-    ".",
-    "a/b",
-    "a b",
-    "a\r\nb",
-    UNKNOWN + "\n",
-    UNKNOWN + "%00",
-    "%2e%2e%2fpasswd",
-    "<script>",
-    "ÅÄÖ",
-    "å&SESSID[]=x",
-    "a" * 256,
-    "a" * 257,
-    "a" * 4096,
+    *(UNKNOWN, "x", "../../../../etc/passwd", "..", ".", "a/b", "a b", "a\r\nb", UNKNOWN + "\n", UNKNOWN + "%00"),
+    *("%2e%2e%2fpasswd", "<script>", "ÅÄÖ", "å&SESSID[]=x", "a" * 256, "a" * 257, "a" * 4096),
 ]
 
 

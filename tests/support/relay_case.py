@@ -21,6 +21,14 @@ from tests.support.memory import OFFICE, MemoryClient, Transport, address
 FAST_PATH = os.environ.get("CHATRELAY_FAST_PATH", "yes") == "yes"
 
 
+def logged_events(test: SynchronousTestCase) -> list[Any]:
+    """Collect the events that are logged from now on."""
+    events: list[Any] = []
+    globalLogPublisher.addObserver(events.append)
+    test.addCleanup(globalLogPublisher.removeObserver, events.append)
+    return events
+
+
 def logged_lines(test: SynchronousTestCase) -> list[str]:
     """Collect the lines that are logged from now on."""
     lines: list[str] = []
@@ -84,9 +92,7 @@ class ConnectingTestCase(WebSocketTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.events: list[Any] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.events = logged_events(self)
 
     def limit(self, authenticator: Any = None, **options: Any) -> None:
         """Start again with these options, and the defaults."""

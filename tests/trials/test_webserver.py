@@ -57,14 +57,8 @@ class Outage:
 
 
 HASTY = (
-    "--breaker-wait",
-    "0.1",
-    "--breaker-longest-wait",
-    "0.5",
-    "--webserver-timeout",
-    "1",
-    "--recheck-interval",
-    "1",
+    *("--breaker-wait", "0.1", "--breaker-longest-wait", "0.5"),
+    *("--webserver-timeout", "1", "--recheck-interval", "1"),
 )
 SHORT = Outage(200, 5, HASTY, 0.5, 2)
 FULL = Outage(1000, 60, ("--recheck-interval", "10"))

@@ -78,15 +78,8 @@ class Printed(WebSocketTestCase):
         self.assertTrue(held.asked)
         printed = what_is_printed_of(self.factory)
         for name in (
-            "ChatFactory",
-            "ChatProtocol",
-            "Session",
-            "Logins",
-            "SessionIndex",
-            "Rechecks",
-            "_Recheck",
-            "_SiteSession",
-            "LoginThrottle",
+            *("ChatFactory", "ChatProtocol", "Session", "Logins", "SessionIndex", "Rechecks", "_Recheck"),
+            *("_SiteSession", "LoginThrottle"),
         ):
             self.assertIn(name, printed)
         for name in ("_Attempt", "_Address", "DenialCache", "Outbox", "Deferred", "_PendingLogin"):

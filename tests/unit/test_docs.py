@@ -334,16 +334,7 @@ class Options(SynchronousTestCase):
     OF_OTHER_PROGRAMS = frozenset(
         {"config", "data-urlencode", "deploy-hook", "gid", "header", "help", "init", "json", "logfile", "logger"}
         | {
-            "peer",
-            "pidfile",
-            "reactor",
-            "rounds",
-            "scenario",
-            "stop-timeout",
-            "syslog",
-            "uid",
-            "ulimit",
-            "umask",
+            *("peer", "pidfile", "reactor", "rounds", "scenario", "stop-timeout", "syslog", "uid", "ulimit", "umask"),
             "user",
         }
         | {"lines", "trace", "volume", "window", "yes"}

@@ -21,18 +21,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "embedding.rst").read_text("utf-8")
 
 PUBLIC = {
-    "Authenticator",
-    "ChatRelayService",
-    "Config",
-    "ConfigError",
-    "Denied",
-    "LogUnavailable",
-    "LoggedIn",
-    "Message",
-    "MessageLog",
-    "Unavailable",
-    "__version__",
-    "build",
+    *("Authenticator", "ChatRelayService", "Config", "ConfigError", "Denied", "LogUnavailable", "LoggedIn"),
+    *("Message", "MessageLog", "Unavailable", "__version__", "build"),
 }
 
 STAND_INS = {"HeldAuthenticator", "HeldInboxReader", "HeldMessageLog", "KnownSessions", "RecordedConnection"}

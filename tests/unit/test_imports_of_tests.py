@@ -10,15 +10,7 @@ TESTS = Path(__file__).parents[1]
 FILES = [path for path in TESTS.rglob("*.py") if "node_modules" not in path.parts]
 
 CLIENTS_SIDE = {
-    "twisted_client",
-    "frames",
-    "v1",
-    "client",
-    "tls_tunnel",
-    "readers",
-    "promise",
-    "saturation",
-    "programs",
+    *("twisted_client", "frames", "v1", "client", "tls_tunnel", "readers", "promise", "saturation", "programs"),
     "memory",
 }
 """The modules of tests/support that stand for a client, or check what it saw."""

@@ -15,19 +15,9 @@ PURE = ("wire", "limits", "relay", "model", "interfaces")
 """Packages that are pure as a whole, and modules."""
 
 PURE_PARTS = (
-    "auth.breaker",
-    "auth.diagnosis",
-    "auth.gunzip",
-    "auth.headers",
-    "auth.rechecks",
-    "auth.session_index",
-    "auth.throttle",
-    "auth.verdicts",
-    "config.options",
-    "websocket.closing",
-    "websocket.keepalive",
-    "websocket.shutdown",
-    "websocket.sweep",
+    *("auth.breaker", "auth.diagnosis", "auth.gunzip", "auth.headers", "auth.rechecks", "auth.session_index"),
+    *("auth.throttle", "auth.verdicts", "config.options", "websocket.closing", "websocket.keepalive"),
+    *("websocket.shutdown", "websocket.sweep"),
 )
 """Modules that are pure in packages that are not."""
 
@@ -71,14 +61,8 @@ class Purity(SynchronousTestCase):
 
     def test_modules_around_the_protocol_do_not_import_it(self) -> None:
         ours = (
-            "websocket.factory",
-            "websocket.protocol",
-            "websocket.registry",
-            "websocket.handshake",
-            "websocket.compression",
-            "relay.session",
-            "auth.authenticator",
-            "app.service",
+            *("websocket.factory", "websocket.protocol", "websocket.registry", "websocket.handshake"),
+            *("websocket.compression", "relay.session", "auth.authenticator", "app.service"),
         )
         for name, unknown in (
             ("websocket.registry", ("autobahn", "treq")),

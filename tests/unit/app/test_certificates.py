@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
 
 import trustme
 from OpenSSL.SSL import Context
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
 from chatrelay.app.certificates import UNUSABLE, EndpointCertificate, has_certificate
 from chatrelay.testing import KnownSessions
+from tests.support.relay_case import logged_events
 
 UNTIL = datetime.datetime(2031, 2, 3, 4, 5, 6)  # noqa: DTZ001 -- as trustme takes it
 
@@ -29,9 +29,7 @@ class CertificateTests(SynchronousTestCase):
         self.folder.mkdir()
         self.write("one.example")
         self.description = f"ssl:8443:privateKey={self.folder}/key.pem:certKey={self.folder}/cert.pem"
-        self.events: list[Any] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.events = logged_events(self)
 
     def write(self, *names: str, key: bool = True) -> None:
         """Write a new certificate, with or without its key."""

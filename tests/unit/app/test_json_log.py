@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.application.service import Application
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
 from twisted.scripts.twistd import ServerOptions
@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.app import twistd as tap
 from chatrelay.app.json_log import line_of
+from tests.support.relay_case import logged_events
 
 HOSTILE = 'x"}\r\n{"level": "critical", "text": "forged"}\x1b[2J\x00\x85\u2028\u2029\ud800é'
 
@@ -124,9 +125,7 @@ class Lines(SynchronousTestCase):
         self.assertIn("NoRepr", record["traceback"])
 
     def test_legacy_event_has_its_text_and_only_its_own_fields(self) -> None:
-        events: list[LogEvent] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        events = logged_events(self)
         legacy_log.msg("Starting", "up", own=HOSTILE)
         record = self.read(events[-1])
         self.assertEqual((record["level"], record["text"]), ("info", "Starting up"))

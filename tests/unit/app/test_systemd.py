@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
@@ -15,6 +14,7 @@ from chatrelay.app.process import RelayProcess
 from chatrelay.app.systemd import ALIVE, READY, STOPPING, Supervisor, supervisor
 from chatrelay.app.twistd_log import TwistdLog
 from chatrelay.testing import HeldMessageLog, KnownSessions
+from tests.support.relay_case import logged_events
 
 
 class EnvironmentTests(SynchronousTestCase):
@@ -131,9 +131,7 @@ class SupervisedTests(SynchronousTestCase):
         self.successResultOf(service.stopService())
 
     def test_missing_socket_is_logged_as_a_warning(self) -> None:
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        events = logged_events(self)
         Supervisor("/nowhere/notify", 0).notify(READY)
         (event,) = events
         self.assertIs(event["log_level"], LogLevel.warn)

@@ -79,13 +79,7 @@ class Options(SynchronousTestCase):
 
     def test_header_that_the_relay_sets_is_refused_with_a_remedy(self) -> None:
         left_out = [
-            "Content-Length",
-            "Transfer-Encoding",
-            "Accept",
-            "Accept-Encoding",
-            "Connection",
-            "Expect",
-            "Upgrade",
+            *("Content-Length", "Transfer-Encoding", "Accept", "Accept-Encoding", "Connection", "Expect", "Upgrade"),
         ]
         for name, remedy in (
             *(("Host", "auth-host"), ("CONTENT-TYPE", "auth-format"), ("Authorization", "auth-secret-file")),

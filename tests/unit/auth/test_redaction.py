@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 from twisted.internet import reactor as untyped_reactor
-from twisted.logger import globalLogPublisher
 
 from chatrelay.auth.redaction import MAX_SEARCHED_BYTES, NOT_SHOWN, redacted, without
 from chatrelay.auth.verdicts import InvalidAnswer
 from chatrelay.model import Unavailable
+from tests.support.relay_case import logged_events
 from tests.support.session_page_case import SessionPageTestCase, response
 
 reactor: Any = untyped_reactor
@@ -23,9 +23,7 @@ class Redaction(SessionPageTestCase):
     """What the operator may read of a response."""
 
     async def test_invalid_response_logs_one_message(self) -> None:
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        events = logged_events(self)
         self.respond_with(response(b"<html>"))
         await self.failure()
         ours = [event for event in events if event.get("log_namespace", "").startswith("chatrelay")]
@@ -35,9 +33,7 @@ class Redaction(SessionPageTestCase):
         self.assertNotIn("sid", str(ours[0]).replace("inside", ""))
 
     async def test_session_id_in_a_response_is_not_logged(self) -> None:
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        events = logged_events(self)
         sessid = "CANARY/å +"
         back = [sessid.encode(), b"CANARY%2F%C3%A5%20%2B", b"CANARY%2F%C3%A5+%2B", b"CANARY/%C3%A5%20%2B"]
         for form in back:

@@ -12,12 +12,12 @@ import time
 from contextlib import closing
 from typing import Any
 
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore, checkpoints
 from tests.support import ROOT
 from tests.support.message_logs import message
+from tests.support.relay_case import logged_lines
 
 KIB = 1024
 
@@ -33,13 +33,8 @@ class Length(SynchronousTestCase):
         self.store = SqliteStore(self.path)
         self.store.open()
         self.addCleanup(self.store.close)
-        self.lines: list[str] = []
-        globalLogPublisher.addObserver(self.observe)
-        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.lines = logged_lines(self)
         self.sent = 0
-
-    def observe(self, event: LogEvent) -> None:
-        self.lines.append(formatEvent(event))
 
     @property
     def size(self) -> int:

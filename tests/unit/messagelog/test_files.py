@@ -210,17 +210,7 @@ class Faults(SynchronousTestCase):
     """Errors of the file system raise `LogUnavailable`, and the store recovers."""
 
     CALLS = (
-        "stat",
-        "open",
-        "fstat",
-        "lstat",
-        "pread",
-        "pwrite",
-        "fdatasync",
-        "rename",
-        "fsync",
-        "scandir",
-        "access",
+        *("stat", "open", "fstat", "lstat", "pread", "pwrite", "fdatasync", "rename", "fsync", "scandir", "access"),
     )
     ERRORS = (
         *(errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG),

@@ -14,13 +14,13 @@ from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, checkpoints, files, schema, wal
 from chatrelay.model import LogUnavailable
 from tests.support import ROOT
 from tests.support.message_logs import message
+from tests.support.relay_case import logged_lines
 
 SEEDS = 6
 """The random histories of a log that are tried."""
@@ -53,12 +53,7 @@ class Recovery(SynchronousTestCase):
         self.wal = self.folder / "log.sqlite3-wal"
         self.running = self.folder / "running"
         self.running.mkdir()
-        self.lines: list[str] = []
-        globalLogPublisher.addObserver(self.observe)
-        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
-
-    def observe(self, event: LogEvent) -> None:
-        self.lines.append(formatEvent(event))
+        self.lines = logged_lines(self)
 
     def opened(self, path: Path) -> SqliteStore:
         """Return an open store, which is closed at the end of the test."""

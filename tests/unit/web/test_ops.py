@@ -14,7 +14,6 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
-from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
@@ -32,6 +31,7 @@ from chatrelay.web.ops import (
     Revocation,
     on_loopback,
 )
+from tests.support.relay_case import logged_events
 
 reactor: Any = untyped_reactor
 
@@ -58,9 +58,7 @@ class OpsTestCase(TestCase):
     token: str | None = "s3cret"
 
     def setUp(self) -> None:
-        self.events: list[Any] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.events = logged_events(self)
         self.why: str | None = None
         self.directory = Directory()
         self.logins = SessionIndex(self.directory, b"key")

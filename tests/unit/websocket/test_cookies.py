@@ -109,13 +109,7 @@ class Cookies(WebSocketTestCase):
             Noting({}), session_cookie="sid", origin=("https://example.com",), auth_url="http://site.example/session"
         )
         values = [
-            b"\xe5",
-            b"a\xc3\x85b",
-            b"\xc3\xa0",
-            b"\xa0\xe2\x80\x83",
-            b'"quoted"',
-            b"a=b==",
-            b"%C3%85",
+            *(b"\xe5", b"a\xc3\x85b", b"\xc3\xa0", b"\xa0\xe2\x80\x83", b'"quoted"', b"a=b==", b"%C3%85"),
             b"\x85\x1c\x0b",
         ]
         for value in values:

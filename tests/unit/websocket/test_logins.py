@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent
 
 from chatrelay.auth.throttle import DenialCache
 from chatrelay.model import Denied, LoggedIn
 from chatrelay.testing import HeldAuthenticator
 from chatrelay.websocket.factory import ChatFactory
 from tests.support.memory import MemoryClient
-from tests.support.relay_case import WebSocketTestCase, logged_lines
+from tests.support.relay_case import WebSocketTestCase, logged_events, logged_lines
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 
@@ -20,9 +20,7 @@ class Logins(WebSocketTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.events: list[Any] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.events = logged_events(self)
         self.site = HeldAuthenticator()
         self.factory = self.make_factory(self.site)
 

@@ -38,15 +38,7 @@ from tests.support.memory import OFFICE, MemoryClient, ProxiedClient, Transport,
 from tests.support.relay_case import chat_factory
 
 COUNTED = (
-    Deadlines,
-    Directory,
-    Logins,
-    SessionIndex,
-    Rechecks,
-    Pings,
-    SlowReaders,
-    LoginThrottle,
-    SendLimits,
+    *(Deadlines, Directory, Logins, SessionIndex, Rechecks, Pings, SlowReaders, LoginThrottle, SendLimits),
     DenialCache,
 )
 """Our objects that remember connections, or their outcomes."""

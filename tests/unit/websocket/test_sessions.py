@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent
 
 from chatrelay.model import Denied, LoggedIn, Verdict
 from chatrelay.testing import HeldAuthenticator, KnownSessions
 from tests.support.memory import MemoryClient
-from tests.support.relay_case import WebSocketTestCase
+from tests.support.relay_case import WebSocketTestCase, logged_events
 from tests.support.v1 import ADMITTED
 
 
@@ -97,9 +97,7 @@ class RecheckedSessions(WebSocketTestCase):
             self.assertEqual(alice.hear(), [self.GONE])
 
     def test_failing_authenticator_is_logged_and_users_stay(self) -> None:
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        events = logged_events(self)
         known = KnownSessions({"alice": 1})
         self.factory = self.make_factory(known, recheck_interval=300)
         alice = self.client().open().log_in("alice")

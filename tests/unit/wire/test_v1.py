@@ -339,12 +339,7 @@ class Diagnosis(SynchronousTestCase):
     def test_id_beside_a_lone_surrogate_is_what_was_sent(self) -> None:
         for id in (
             *(
-                b'"\\ud83d\\ude00"',
-                b'"\\\\ud83d"',
-                b'"\\\\uD83D"',
-                b'"\\ucafe\\uCAFE"',
-                b'"\\uD55C"',
-                b"-5",
+                *(b'"\\ud83d\\ude00"', b'"\\\\ud83d"', b'"\\\\uD83D"', b'"\\ucafe\\uCAFE"', b'"\\uD55C"', b"-5"),
                 b'"ud83d"',
             ),
         ):
