@@ -8,10 +8,12 @@ from unittest.mock import patch
 
 import attrs
 import pytest
+from msgspec import Raw
 
 from chatrelay.wire import v1 as wire
 from chatrelay.wire.codes import Reason
-from chatrelay.wire.structs import Header, Kind, UnusableFrame
+from chatrelay.wire.decoding import TypeAndID
+from chatrelay.wire.structs import UnusableFrame
 from tests.fuzz.cost import KNOWN, PIECES, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate, Meter, is_text, search
 
 MOST = 4.0
@@ -58,18 +60,18 @@ def decoding(meter: Meter, candidate: Candidate, valid: Candidate, times: int = 
     return meter.taking(candidate, times) / dearest
 
 
-def by_python(payload: bytes, error: Exception) -> Header:
+def by_python(payload: bytes, error: Exception) -> TypeAndID:
     """Decode with Python's own decoder, with a call for each integer, as it used to be."""
     try:
         value = json.loads(payload, parse_int=lambda digits: int(digits) if len(digits) < 20 else 2**60)
     except ValueError:
         raise UnusableFrame(Reason.INVALID_JSON, "not JSON") from None
-    return Header(Kind(value["type"]), value["id"])
+    return TypeAndID(*(Raw(json.dumps(value[name]).encode()) for name in ("type", "id")))
 
 
 def test_expensive_diagnosis_is_found(meter: Meter) -> None:
     numbers = Candidate(VISITOR, TEMPLATES[7], WRAPPERS[2], b"1")
-    with patch.object(wire, "_header_despite", by_python):
+    with patch.object(wire, "type_and_id_despite", by_python):
         assert decoding(meter, numbers, attrs.evolve(numbers, template=TEMPLATES[0])) > 2 * UNUSABLE
     assert decoding(meter, numbers, attrs.evolve(numbers, template=TEMPLATES[0])) < UNUSABLE
 
