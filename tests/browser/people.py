@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,3 +291,12 @@ class People:
         eventually(
             lambda: self._line.connections < before, "the browser keeps the connection of a closed page", seconds=15
         )
+
+
+def ask(url: str, **request: Any) -> tuple[int, dict[str, str], str]:
+    """Return the status, headers and text of an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, **request), timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read().decode()

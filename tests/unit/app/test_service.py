@@ -1,145 +1,22 @@
-"""The relay as a service: building, starting, draining and stopping it."""
+"""The relay as a service: starting, draining and stopping it."""
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import CannotListenError, ConnectionLost
-from twisted.internet.selectreactor import SelectReactor
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay import Config, ConfigError, LoggedIn, build
+from chatrelay import Config, LoggedIn, build
 from chatrelay.app import descriptors
-from chatrelay.app.build import session_page_authenticator
-from chatrelay.app.endpoints import NamedEndpoint
-from chatrelay.app.listeners import BACKLOG, with_backlog
 from chatrelay.app.service import ChatRelayService
-from chatrelay.app.twistd import Options, keep_steady_time, makeService
 from chatrelay.messagelog.memory import MemoryMessageLog
-from chatrelay.model import Denied, LogUnavailable, Verdict
+from chatrelay.model import LogUnavailable
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import shutdown as stopping
 from tests.support.memory import MemoryClient
-
-
-class Made(SynchronousTestCase):
-    """Building a relay from options, and the errors of bad options."""
-
-    def refused(self, **options: Any) -> str:
-        """Return the text of the refusal."""
-        return str(self.assertRaises(ConfigError, build, Config(**options), MemoryReactorClock()))
-
-    def test_auth_url_is_required_without_an_authenticator(self) -> None:
-        self.assertIn("auth-url: is missing", self.refused())
-        build(Config(), MemoryReactorClock(), authenticator=KnownSessions({}))
-
-    def test_denial_by_an_embedders_authenticator_is_not_remembered(self) -> None:
-        sessions: dict[str, str | int] = {}
-        relay = build(Config(message_log="memory:"), MemoryReactorClock(), KnownSessions(sessions))
-        client = MemoryClient(relay.factory).open()
-        client.say_login("alice")
-        self.assertEqual(client.hear(), [{"type": "auth-response", "response": False}])
-        sessions["alice"] = 1
-        client.log_in("alice")
-
-    def test_denial_by_the_session_page_is_remembered_for_denial_memory(self) -> None:
-        for seconds, waits, requests in ((3.0, (0.0, 2.75, 0.25), 2), (0.0, (0.0, 0.0, 0.0), 3)):
-            reactor = MemoryReactorClock()
-            config = Config(message_log="memory:", auth_url="http://x/", denial_memory=seconds)
-            attempts = build(config, reactor).factory.parts.logins.throttle
-            asked: list[str] = []
-
-            def deny(sessid: str, is_ticket: bool, asked: list[str] = asked) -> Deferred[Verdict]:
-                asked.append(sessid)
-                return succeed(Denied())
-
-            self.patch(attempts, "_ask", deny)
-            for wait in waits:
-                reactor.advance(wait)
-                attempts.ask(None, "guess", False)
-            self.assertEqual(len(asked), requests)
-
-    def test_response_limit_is_webserver_answer_size(self) -> None:
-        config = Config(auth_url="http://x/", webserver_answer_size=77)
-        self.assertEqual(session_page_authenticator(config, MemoryReactorClock())._page.body_limit, 77)
-
-    def test_breaker_waits_up_to_breaker_longest_wait(self) -> None:
-        config = Config(auth_url="http://x/", breaker_failures=1, breaker_wait=3, breaker_longest_wait=5)
-        authenticator = session_page_authenticator(config, MemoryReactorClock())
-        breaker, now = authenticator._breaker, 0.0
-        for wait in (3, 5, 5):
-            breaker.failed("request", now)  # type: ignore[arg-type]
-            self.assertFalse(breaker.admit("request", now + wait - 0.1))  # type: ignore[arg-type]
-            now += wait
-            self.assertTrue(breaker.admit("request", now))  # type: ignore[arg-type]
-
-    def test_bad_endpoint_is_refused_with_its_option(self) -> None:
-        for endpoint in ("nonsense:1", "tcp:", "tcp:eighty", "ssl:443:privateKey=/nowhere.pem", ""):
-            self.assertIn("listen:", self.refused(auth_url="http://x/", listen=(endpoint,)))
-            self.assertIn("ops-listen:", self.refused(auth_url="http://x/", ops_listen=endpoint))
-
-    def test_backlog_is_long_unless_the_endpoint_sets_it(self) -> None:
-        given = f":backlog={BACKLOG}"
-        for endpoint in (
-            "tcp:80",
-            "tcp:80:10.0.0.5",
-            r"tcp6:80:interface=\:\:1",
-            "unix:a.socket:660",
-            "haproxy:tcp:80",
-        ):
-            self.assertEqual(with_backlog(endpoint), endpoint + given)
-        for endpoint in ("tcp:80:backlog=7", "tcp:80:10.0.0.5:7", "systemd:domain=INET:index=0", "nonsense:1"):
-            self.assertEqual(with_backlog(endpoint), endpoint)
-        reactor = MemoryReactorClock()
-        relay = build(Config(listen=("tcp:80", "unix:a.socket:660")), reactor, KnownSessions({}), MemoryMessageLog())
-        relay.privilegedStartService()
-        self.assertEqual([reactor.tcpServers[0][2], reactor.unixServers[0][2]], [BACKLOG, BACKLOG])
-
-    def test_bad_secret_file_is_refused(self) -> None:
-        for text, said in (
-            (b"", "is empty"),
-            (b" \n", "is empty"),
-            (b"a b", "one line"),
-            (b"a\nb", "one line"),
-            (b"\xff", "not ASCII"),
-        ):
-            path = self.mktemp()
-            with open(path, "wb") as file:
-                file.write(text)
-            self.assertIn(said, self.refused(auth_url="http://x/", auth_secret_file=path))
-            with_ops = self.refused(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path)
-            self.assertIn("ops-token-file: ", with_ops)
-            self.assertIn(said, with_ops)
-        self.assertIn("cannot be read", self.refused(auth_url="http://x/", auth_secret_file="/nowhere"))
-
-    def test_short_ops_token_is_refused(self) -> None:
-        path = self.mktemp()
-        for text in ("hunter2", "x" * 15, f"  {'x' * 15}\n\n"):
-            Path(path).write_text(text)
-            refusal = self.refused(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path)
-            self.assertIn(f"ops-token-file: the token in {path} is shorter than 16 characters", refusal)
-            self.assertIn("openssl rand -hex 32", refusal)
-            self.assertNotIn(text.strip(), refusal)
-            # The length of the secret that is sent to the site is not checked.
-            build(Config(auth_url="http://x/", auth_secret_file=path), MemoryReactorClock())
-        Path(path).write_text(f"{'x' * 16}\n")
-        build(Config(auth_url="http://x/", ops_listen="tcp:8081", ops_token_file=path), MemoryReactorClock())
-
-    def test_file_without_certificates_is_refused(self) -> None:
-        for text in ("", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"):
-            path = Path(self.mktemp())
-            path.write_text(text)
-            self.assertIn("no certificates", self.refused(auth_url="https://x/", auth_ca_file=str(path)))
-        self.assertIn("cannot be read", self.refused(auth_url="https://x/", auth_ca_file="/nowhere"))
 
 
 class Running(SynchronousTestCase):
@@ -462,86 +339,3 @@ class Running(SynchronousTestCase):
         self.client("me").send("me", "note")
         self.reactor.advance(0)
         self.assertEqual([row.message.content for row in log.rows], ["note"])
-
-
-class UnderTwistd(SynchronousTestCase):
-    """Errors under twistd: one sentence without a traceback."""
-
-    def options(self, *arguments: str) -> Options:
-        """Return parsed options."""
-        options = Options()
-        options.parseOptions(["--auth-url", "http://127.0.0.1/", *arguments])
-        return options
-
-    def test_bad_endpoint_is_one_sentence(self) -> None:
-        error = self.assertRaises(SystemExit, makeService, self.options("--listen", "nonsense:1"))
-        self.assertTrue(
-            str(error).startswith(
-                "chatrelay: --listen: 'nonsense:1' cannot be used: did you mean tcp:1:interface=nonsense?"
-            )
-        )
-
-    def test_message_log_that_cannot_be_opened_is_one_sentence(self) -> None:
-        folder = os.path.join(os.path.abspath(self.mktemp()), "missing")
-        service: Any = makeService(
-            self.options("--listen", "unix:" + self.mktemp(), "--message-log", f"sqlite:{folder}/x")
-        )
-        self.patch(sys, "stderr", None)
-        for part in service.services[0].services:
-            self.patch(part, "privilegedStartService", lambda: None)
-            self.patch(part, "startService", lambda: None)
-        error = self.assertRaises(SystemExit, service.startService)
-        self.assertIn("there is no folder", str(error))
-
-    def test_port_in_use_is_one_sentence(self) -> None:
-        service: Any = makeService(self.options("--message-log", "none"))
-
-        class Refuses:
-            def listen(self, factory: object) -> Deferred[Any]:
-                return fail(CannotListenError("127.0.0.1", 8080, OSError(98, "Address already in use")))
-
-        (port,) = service.services[0].services
-        port.endpoint = NamedEndpoint(Refuses(), "listen", "tcp:8080")
-        error = self.assertRaises(SystemExit, service.privilegedStartService)
-        self.assertIn("8080", str(error))
-        self.assertIn("Address already in use", str(error))
-
-
-class SteadyTime(SynchronousTestCase):
-    """The clock by which a reactor schedules."""
-
-    def reactor(self) -> SelectReactor:
-        """Return a reactor beside the one of the tests."""
-        reactor = SelectReactor()
-
-        def close() -> None:
-            waker = reactor.waker
-            reactor.removeAll()
-            waker.connectionLost(Failure(ConnectionLost()))
-
-        self.addCleanup(close)
-        return reactor
-
-    def test_reactor_schedules_by_the_monotonic_clock(self) -> None:
-        reactor = self.reactor()
-        came: list[str] = []
-        keep_steady_time(reactor)
-        self.assertIs(reactor.seconds, time.monotonic)
-        scheduled = reactor.callLater(100, came.append, "came")
-        self.assertTrue(0 < scheduled.getTime() - time.monotonic() <= 100)
-        self.assertTrue(0 < (reactor.timeout() or 0) <= 100)
-        vars(reactor)["seconds"] = lambda: time.monotonic() + 101
-        reactor.runUntilCurrent()
-        self.assertEqual(came, ["came"])
-
-    def test_reactor_with_scheduled_calls_keeps_its_clock(self) -> None:
-        reactor = self.reactor()
-        scheduled = reactor.callLater(100, self.fail)
-        keep_steady_time(reactor)
-        self.assertNotIn("seconds", vars(reactor))
-        scheduled.cancel()
-
-    def test_other_reactor_keeps_its_clock(self) -> None:
-        clock = Clock()
-        keep_steady_time(clock)
-        self.assertEqual(clock.seconds(), 0)
