@@ -81,11 +81,21 @@ class SqliteStore:
     :param path: the file, which is made if it does not exist.
     :param migrations: the steps from an empty file to the present schema.
     :param now: the wall clock, in seconds since 1970 UTC.
+    :param opened: called with the path, without symbolic links, and the epoch when the file was opened.
+    :param closing: called before the file is closed. It must close all other connections of this process to the file,
+        because SQLite removes the write-ahead log with the last one.
     """
 
     def __init__(
-        self, path: str, migrations: tuple[schema.Step, ...] = MIGRATIONS, now: Callable[[], float] = time.time
+        self,
+        path: str,
+        migrations: tuple[schema.Step, ...] = MIGRATIONS,
+        now: Callable[[], float] = time.time,
+        opened: Callable[[str, str], object] = lambda path, epoch: None,
+        closing: Callable[[], object] = lambda: None,
     ) -> None:
+        self._opened = opened
+        self._closing = closing
         self._files = LogFiles(path)
         self._migrations = migrations
         self._now = now
@@ -187,6 +197,7 @@ class SqliteStore:
                 self._checkpoints.make_distinct(connection)
             self._has_failed = False
             self._identity, self._size, self._wal_size = self._files.identity()
+            self._opened(self.path, self.epoch)
             return is_found if doubt is not None else None
 
     def append(self, messages: Sequence[Message]) -> list[int]:
@@ -286,6 +297,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close the file and release its lock. This never fails."""
+        self._closing()
         self._places.clear()  # `open` reads them again, because another process may write to the file from now on
         self._checkpoints.end()
         self._life.end(self._last_number)

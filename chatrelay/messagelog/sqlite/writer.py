@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.interfaces import CommitUnknown
+from chatrelay.messagelog.sqlite.inbox_reader import SqliteInboxReader
 from chatrelay.messagelog.sqlite.store import SqliteStore
 from chatrelay.model import InboxState, LogUnavailable, Mark, Message
 
@@ -48,7 +49,8 @@ class SqliteMessageLog:
     def __init__(
         self, path: str, reactor: IReactorFromThreads, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._store = SqliteStore(path)
+        self._reader = SqliteInboxReader(reactor)
+        self._store = SqliteStore(path, opened=self._reader.opened, closing=self._reader.closing)
         self._reactor = reactor
         self._monotonic = monotonic
         self._retry_at = 0.0
@@ -77,6 +79,11 @@ class SqliteMessageLog:
     def epoch(self) -> str:
         """The name of the log's life. It changes before the Deferreds of the first batch of another life fire."""
         return self._epoch
+
+    @property
+    def reader(self) -> SqliteInboxReader:
+        """Reads this log by user."""
+        return self._reader
 
     def start(self) -> None:
         """Open the file and start the thread."""
@@ -153,6 +160,7 @@ class SqliteMessageLog:
         if not self._store.is_open:
             self._reopen()  # the last chance to mark what is undelivered
         self._store.close()
+        self._reader.stop()
         self._reactor.callFromThread(self._stopped.callback, None)
 
     def _do(self, job: _Job) -> None:

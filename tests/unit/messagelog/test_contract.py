@@ -251,13 +251,11 @@ class SteppedLog(MessageLogContract, TestCase):
         self.assertEqual([row.delivered for row in log.rows], [False, False])
 
 
-class SqliteLog(MessageReaderContract, TestCase):
+class SqliteLog(InboxLogContract, MessageReaderContract, TestCase):
     """``sqlite:``"""
 
-    def setUp(self) -> None:
-        self.path = os.path.abspath(self.mktemp())
-
     def make(self) -> SqliteMessageLog:
+        self.path = os.path.abspath(self.mktemp())
         return SqliteMessageLog(self.path, reactor)  # type: ignore[arg-type]
 
     def reader_of(self, log: SqliteMessageLog) -> MessageReader:

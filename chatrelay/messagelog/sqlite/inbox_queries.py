@@ -1,0 +1,220 @@
+"""The reads of a message log in SQLite by user, on one connection and the index.
+
+A read is a few short transactions, so it never keeps the write-ahead log from being shortened. What the index finds is
+compared with the messages themselves. This module must not know threads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import msgspec
+
+from chatrelay.messagelog.sqlite.blocks import Blocks, StoredMessage
+from chatrelay.messagelog.sqlite.index import Index, View
+from chatrelay.messagelog.sqlite.index_run import DamagedRun
+from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
+from chatrelay.model import InboxEntry, LoggedMessage, LogUnavailable, MarkKey, MarkKind, Page
+
+MAX_BEHIND = 50_000
+"""The most messages that a read indexes before it is answered. If there are more, it fails, and the index is built by
+the thread that writes it."""
+
+MAX_NUMBERS = 256
+"""The most numbers of messages that are compared with the undelivered ones at once."""
+
+_READ_MARKS = """
+SELECT peer, value FROM mark WHERE user = ? AND kind = ? AND peer IN (SELECT value FROM json_each(?))
+"""
+_MARKS = """
+SELECT user, kind, peer, mark.value FROM json_each(?) AS key CROSS JOIN mark
+ON user = key.value ->> 0 AND kind = key.value ->> 1 AND peer = key.value ->> 2
+"""
+
+
+class InboxQueries:
+    """Answers the reads of `chatrelay.interfaces.InboxReader`, which describes them.
+
+    Every method raises `sqlite3.Error` where the log can't be read, `OSError` or `DamagedRun` where the index can't be
+    read or is damaged, and `LogUnavailable` while a long index is built.
+
+    :param connection: may only read.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, index: Index) -> None:
+        self._connection = connection
+        self._index = index
+        self._blocks = Blocks(connection)
+
+    def entries(self, user: str, after: int, through: int, limit: int, size: int) -> Page:
+        """Read the entries of consecutive places, oldest first, void ones included."""
+        runs, hashes = self._catch_up()
+        numbers = numbers_at(runs, hashes.user(user), after + 1, min(through, after + limit + 1))
+        undelivered = self._blocks.undelivered(numbers)
+
+        def found() -> Iterator[InboxEntry]:
+            for place, number in enumerate(numbers, after + 1):
+                message = self._blocks.message(number)
+                if message is not None and _place(message, user) != place:
+                    raise DamagedRun("the index of the message log is damaged")
+                stands = message is not None and number not in undelivered
+                yield InboxEntry(place, message.logged(number) if message is not None and stands else None)
+
+        return _page(found(), limit, size)
+
+    def history(
+        self, user: str, peer: str, *, before: int | None, after: int | None, through: int, limit: int, size: int
+    ) -> Page:
+        """Read the messages that stand between two users, as `user` sees them."""
+        runs, hashes = self._catch_up()
+        reader, other = hashes.user(user), hashes.user(peer)
+        last = through if before is None else min(through, before - 1)
+        numbers = between(
+            runs,
+            reader,
+            other,
+            number_through(runs, reader, after or 0),
+            number_through(runs, reader, last),
+            newest_first=after is None,
+        )
+        return _page(self._entries(user, self._standing(numbers, limit + 1)), limit, size)
+
+    def conversations(self, user: str, *, before: int | None, through: int, limit: int, size: int) -> Page:
+        """Read the last message that stands of each conversation of a user, newest first."""
+        runs, hashes = self._catch_up()
+        reader = hashes.user(user)
+        first_wanted = through if before is None else min(through, before - 1)
+        wanted = number_through(runs, reader, first_wanted)
+        done: set[int] = set()
+
+        def found() -> Iterator[int]:
+            for number, peer in peers_newest_first(
+                runs, reader, number_through(runs, reader, through), done.__contains__
+            ):
+                if not self._blocks.is_undelivered(number) and self._blocks.message(number) is not None:
+                    done.add(peer)
+                    if number <= wanted:
+                        yield number
+
+        return _page(self._entries(user, found()), limit, size)
+
+    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> int:
+        """Count the messages that stand from `peer` to `user`."""
+        runs, hashes = self._catch_up()
+        reader, other = hashes.user(user), hashes.user(peer)
+        above, last = number_through(runs, reader, after), number_through(runs, reader, through)
+        numbers = between(runs, reader, other, above, last, sent=False)
+        return sum(1 for _ in islice(self._standing(numbers, limit), limit))
+
+    def find(self, sender: str, unique_id: str, since: int) -> LoggedMessage | None:
+        """Find a message by its sender and its unique id."""
+        runs, hashes = self._catch_up()
+        user = hashes.user(sender)
+        id_hash = hashes.unique_id(unique_id)
+        for run in reversed(runs):
+            part = run.part(user) if run.latest >= since else None
+            for code in sorted(part.codes_of_id(id_hash)) if part is not None else ():
+                number = run.base + code
+                message = self._blocks.message(number)
+                if (
+                    message is not None
+                    and (message.from_uid, message.unique_id) == (sender, unique_id)
+                    and message.received_at >= since
+                    and not self._blocks.is_undelivered(number)
+                ):
+                    return message.logged(number)
+        return None
+
+    def has_written(self, sender: str, recipient: str) -> bool:
+        """Return whether a message from `sender` to `recipient` stands."""
+        return self._last_sent(sender, recipient, None) is not None
+
+    def place_of_sender(self, sender: str, recipient: str, through: int) -> int:
+        """Translate a place of the recipient's into one of the sender's."""
+        number = self._last_sent(sender, recipient, through)
+        message = None if number is None else self._blocks.message(number)
+        return message.from_place if message is not None else 0
+
+    def read_marks(self, user: str, peers: Sequence[str]) -> Mapping[str, int]:
+        """Read the marks of kind `MarkKind.READ` of a user, for some peers."""
+        text = msgspec.json.encode(peers).decode()
+        return dict(self._connection.execute(_READ_MARKS, (user, MarkKind.READ.value, text)))
+
+    def marks(self, keys: Sequence[MarkKey]) -> Mapping[MarkKey, int]:
+        """Read the values of marks of any users and kinds at once."""
+        text = msgspec.json.encode(keys).decode()  # a kind by its value
+        found = self._connection.execute(_MARKS, (text,))
+        return {(user, MarkKind(kind), peer): value for user, kind, peer, value in found}
+
+    def _last_sent(self, sender: str, recipient: str, through: int | None) -> int | None:
+        """Return the number of the last message that stands from one user to another.
+
+        :param through: the last place of the recipient's that counts; None for all.
+        """
+        runs, hashes = self._catch_up()
+        user, peer = hashes.user(sender), hashes.user(recipient)
+        newest = runs[0].last if runs else 0
+        last = newest if through is None else number_through(runs, peer, through)
+        return next(self._standing(between(runs, user, peer, 0, last, received=False), 1), None)
+
+    def _catch_up(self) -> View:
+        """Index what was committed before; return what to read."""
+        index = self._index
+        if not index.catch_up(self._connection):
+            if (behind := index.behind(self._connection)) > MAX_BEHIND:
+                raise LogUnavailable(
+                    f"the message log is being indexed, {behind:,} messages are to do: try again later"
+                )
+            while not index.catch_up(self._connection):
+                if index.is_full:
+                    raise LogUnavailable("the message log can't be indexed as fast as it grows: try again later")
+        return index.view
+
+    def _standing(self, numbers: Iterator[int], expected: int) -> Iterator[int]:
+        """Yield the numbers of the messages that stand.
+
+        :param expected: how many are probably wanted.
+        """
+        count = min(expected, MAX_NUMBERS)
+        while chosen := list(islice(numbers, count)):
+            undelivered = self._blocks.undelivered(chosen)
+            yield from (number for number in chosen if number not in undelivered)
+            count = min(count * 4, MAX_NUMBERS)
+
+    def _entries(self, user: str, numbers: Iterable[int]) -> Iterator[InboxEntry]:
+        for number in numbers:
+            message = self._blocks.message(number)
+            if message is not None:
+                yield InboxEntry(_place(message, user), message.logged(number))
+
+
+def _place(message: StoredMessage, user: str) -> int:
+    """Return the place of a message in the inbox of its sender or recipient.
+
+    :raises DamagedRun: where the user is neither.
+    """
+    if message.from_uid == user:
+        return message.from_place
+    if message.to_uid == user:
+        return message.to_place
+    raise DamagedRun("the index of the message log is damaged: it names a message of other users")
+
+
+def _page(entries: Iterable[InboxEntry], limit: int, size: int) -> Page:
+    """Return the first entries as a page.
+
+    :param limit: the most entries.
+    :param size: the most bytes of content; the first entry may have more.
+    """
+    page: list[InboxEntry] = []
+    total = 0
+    for entry in entries:
+        if entry.message is not None:
+            content = entry.message.content
+            total += len(content) if content.isascii() else len(content.encode())
+        if len(page) == limit or (page and total > size):
+            return Page(page, more=True)
+        page.append(entry)
+    return Page(page, more=False)

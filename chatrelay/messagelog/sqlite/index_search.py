@@ -1,0 +1,158 @@
+"""Find the numbers of messages in the runs of an index, by user, place and peer.
+
+Runs are given from the newest to the oldest. This module must not know messages: whether one stands is for the caller.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+
+from chatrelay.messagelog.sqlite.index_run import Part, Run, User, positions
+
+FIRST_WINDOW = 64
+"""The entries that are searched first. The next windows are larger."""
+
+MAX_WINDOW = 16_384
+"""The most entries that are searched at once: 128 KiB."""
+
+
+def numbers_at(runs: Sequence[Run], user: User, first: int, last: int) -> list[int]:
+    """Return the numbers of the messages at some places of a user's inbox, oldest first.
+
+    :param first: the first place.
+    :param last: the last place. Places that the inbox does not have are left out.
+    """
+    found: list[list[int]] = []
+    for run in runs:
+        part = run.part(user)
+        if part is None:
+            continue
+        start = max(first - part.first_place, 0)
+        stop = min(last - part.first_place + 1, part.count)
+        if start < stop:
+            found.append([run.base + code for code in part.codes(start, stop)])
+        if part.first_place <= first:
+            break
+    return [number for numbers in reversed(found) for number in numbers]
+
+
+def number_through(runs: Sequence[Run], user: User, place: int) -> int:
+    """Return the number of the last message at or before a place of a user's inbox; 0 if there is none."""
+    if place > 0:
+        for run in runs:
+            part = run.part(user)
+            if part is not None and part.first_place <= place and part.count:
+                index = min(place - part.first_place, part.count - 1)
+                return run.base + part.codes(index, index + 1)[0]
+    return 0
+
+
+def between(
+    runs: Sequence[Run],
+    user: User,
+    peer: User,
+    above: int,
+    through: int,
+    *,
+    newest_first: bool = True,
+    sent: bool = True,
+    received: bool = True,
+) -> Iterator[int]:
+    """Yield the numbers of the messages between two users.
+
+    Each run is searched in the inbox of the user who has fewer entries there.
+
+    :param above: only numbers above this one.
+    :param through: only numbers up to this one.
+    :param sent: whether those that `user` sent to `peer` are wanted.
+    :param received: whether those that `peer` sent to `user` are wanted. A message to oneself is both.
+    """
+    for run in runs if newest_first else reversed(runs):
+        if run.last <= above or run.first > through:
+            continue
+        part = run.part(user)
+        other = run.part(peer)
+        if part is None or other is None:
+            continue
+        is_smaller = part.count <= other.count
+        if part.position == other.position:
+            sides = [part.position * 2 + 1]
+        elif is_smaller:
+            sides = [other.position * 2 + 1] * sent + [other.position * 2] * received
+        else:
+            sides = [part.position * 2] * sent + [part.position * 2 + 1] * received
+        for start, codes, data in _windows(run, part if is_smaller else other, above, through, newest_first):
+            found: list[int] = []
+            for side in sides:
+                found += positions(data, side)
+            if found:
+                found.sort(reverse=newest_first)
+                low, high = min(found), max(found) + 1
+                read = codes(start + low, start + high)
+                yield from [run.base + read[index - low] for index in found]
+
+
+def peers_newest_first(
+    runs: Sequence[Run], user: User, through: int, is_done: Callable[[int], bool]
+) -> Iterator[tuple[int, int]]:
+    """Yield the number and the hash of the peer of each message of a user, newest first, until the peer is done.
+
+    :param through: only numbers up to this one.
+    :param is_done: whether the peer with a hash is done.
+    """
+    for run in runs:
+        part = run.part(user) if run.first <= through else None
+        if part is None:
+            continue
+        done: set[int] = set()  # sides of this run
+        hashes: dict[int, int] = {}  # of positions of this run
+        for start, codes, data in _windows(run, part, 0, through, newest_first=True):
+            found = []
+            for side in set(memoryview(data).cast("I")) - done:
+                if side // 2 not in hashes:
+                    hashes[side // 2] = run.hash_at(side // 2)
+                if is_done(hashes[side // 2]):
+                    done.add(side)
+                else:
+                    found += [(index, side // 2) for index in positions(data, side)]
+            if found:
+                found.sort(reverse=True)
+                read = codes(start, start + len(data) // 4)
+                for index, position in found:
+                    if not is_done(hashes[position]):
+                        yield run.base + read[index], hashes[position]
+
+
+def _windows(
+    run: Run, part: Part, above: int, through: int, newest_first: bool
+) -> Iterator[tuple[int, Callable[[int, int], Sequence[int]], bytes]]:
+    """Yield ranges of entries: the first index, what reads codes, and the sides."""
+    codes = _Codes(part)
+    stop = part.count  # before `run.last` is read: entries that are added meanwhile have later numbers
+    if through < run.last:
+        stop = bisect_right(codes, through - run.base)
+    start = 0 if above < run.first else bisect_right(codes, above - run.base)
+    size = FIRST_WINDOW
+    while start < stop:
+        if newest_first:
+            begin, end = max(stop - size, start), stop
+            stop = begin
+        else:
+            begin, end = start, min(start + size, stop)
+            start = end
+        yield begin, part.codes, part.sides(begin, end)
+        size = min(size * 4, MAX_WINDOW)
+
+
+class _Codes(Sequence[int]):
+    """The codes of a part, read one by one."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def __len__(self) -> int:
+        return self._part.count
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
+        return self._part.codes(index, index + 1)[0]

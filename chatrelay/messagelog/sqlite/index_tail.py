@@ -1,0 +1,240 @@
+"""A run of the index in memory: the newest messages, which no file has yet, and how they are written as a file.
+
+One thread at a time adds messages; the others may read meanwhile. This module must not know where messages are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import accumulate
+
+import msgspec
+from msgspec import Raw, Struct
+
+from chatrelay.messagelog.sqlite.index_run import BASE_STEP, Header, LastMessage, RunWriter, User, positions
+
+USERS_PER_SLICE = 500
+"""The users that are hashed at once, so that no other thread waits long for the GIL."""
+
+ENTRIES_PER_SLICE = 2_500
+"""The entries that are sorted at once."""
+
+
+class Row(Struct, array_like=True, gc=False):
+    """What the index needs of a message in a block. The other values are skipped."""
+
+    from_uid: str
+    from_place: int
+    to_uid: str
+    to_place: int
+    client_id: Raw
+    time_stamp: Raw
+    content: Raw
+    received_at: int
+    is_unique: int = 0
+
+
+class Hashes:
+    """The hashes of an index. They have a key, so that no user can find names or ids that collide.
+
+    :param key: 16 random bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self._user = hashlib.blake2b(key=key, digest_size=8, person=b"user")
+        self._id = hashlib.blake2b(key=key, digest_size=4, person=b"id")
+
+    def user(self, key: str) -> User:
+        """Return a user, by key."""
+        hashed = self._user.copy()
+        hashed.update(key.encode())
+        return User(key, int.from_bytes(hashed.digest(), "little"))
+
+    def unique_id(self, unique_id: str) -> int:
+        """Return the hash of a unique id."""
+        hashed = self._id.copy()
+        hashed.update(unique_id.encode())
+        return int.from_bytes(hashed.digest(), "little")
+
+
+class MemoryPart:
+    """What the newest messages have of one user: `chatrelay.messagelog.sqlite.index_run.Part`."""
+
+    __slots__ = ("_codes", "_ids", "_sides", "count", "first_place", "position")
+
+    def __init__(
+        self,
+        position: int,
+        first_place: int,
+        codes: Sequence[int],
+        sides: array[int],
+        ids: Sequence[tuple[int, int]],
+    ) -> None:
+        self.position = position
+        self.first_place = first_place
+        self.count = len(codes)
+        self._codes = codes
+        self._sides = sides
+        self._ids = ids
+
+    def codes(self, start: int, stop: int) -> Sequence[int]:
+        """Return the codes of some entries."""
+        return self._codes[start:stop]
+
+    def sides(self, start: int, stop: int) -> bytes:
+        """Return the sides of some entries, each in four bytes."""
+        return self._sides[start:stop].tobytes()
+
+    def codes_of_id(self, id_hash: int) -> Sequence[int]:
+        """Return the codes of the messages that the user sent with a unique id that has this hash."""
+        return [code for found, code in self._ids if found == id_hash]
+
+
+class MemoryRun:
+    """The newest messages, by user: `chatrelay.messagelog.sqlite.index_run.Run`.
+
+    Adding a message must cost little, so a user's part is searched for when somebody reads.
+
+    :param first: the number of the first message.
+    :ivar last: the number of the last message; `first` - 1 if there is none yet.
+    """
+
+    def __init__(self, first: int, hashes: Hashes) -> None:
+        self.base = first // BASE_STEP * BASE_STEP
+        self.first = first
+        self.last = first - 1
+        self.latest = 0
+        self._hashes = hashes
+        self._positions: dict[str, int] = {}
+        self._users: list[str] = []
+        self._first_places = array("I")
+        self._senders = array("I")  # of each message, by position
+        self._recipients = array("I")
+        self._ids: dict[int, list[tuple[int, int]]] = {}  # by position of the sender: the hash and the code
+        self._last_message = LastMessage()
+
+    @property
+    def count(self) -> int:
+        """The number of messages."""
+        return self.last - self.first + 1
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add the messages that follow."""
+        if not rows:
+            return
+        code = self.last + 1 - self.base
+        self.last += len(rows)  # first: a reader relies on it that no entry has a later number
+        position_of = self._positions.get
+        for row in rows:
+            sender = position_of(row.from_uid)
+            if sender is None:
+                sender = self._add_user(row.from_uid, row.from_place)
+            recipient = position_of(row.to_uid)
+            if recipient is None:
+                recipient = self._add_user(row.to_uid, row.to_place)
+            if row.is_unique:
+                unique_id = msgspec.json.decode(row.client_id, type=str)
+                self._ids.setdefault(sender, []).append((self._hashes.unique_id(unique_id), code))
+            self._recipients.append(recipient)
+            self._senders.append(sender)
+            code += 1
+        self.latest = max(self.latest, *[row.received_at for row in rows])
+        self._last_message = LastMessage(row.received_at, row.from_place, row.to_place)
+
+    def _add_user(self, key: str, first_place: int) -> int:
+        position = len(self._users)
+        self._users.append(key)
+        self._first_places.append(first_place)
+        self._positions[key] = position
+        return position
+
+    def part(self, user: User) -> MemoryPart | None:
+        """Return the part of a user."""
+        position = self._positions.get(user.key)
+        if position is None:
+            return None
+        senders = self._senders.tobytes()
+        recipients = self._recipients[: len(senders) // 4].tobytes()
+        sent = positions(senders, position)
+        found = sorted({*sent, *positions(recipients, position)})
+        if not found:  # the user's first message is just being added
+            return None
+        sides = array("I", [0]) * len(found)
+        for number, index in enumerate(found):
+            is_sent = self._senders[index] == position
+            peer = self._recipients[index] if is_sent else self._senders[index]
+            sides[number] = peer * 2 + is_sent
+        offset = self.first - self.base
+        codes = [offset + index for index in found]
+        return MemoryPart(position, self._first_places[position], codes, sides, self._ids.get(position, ()))
+
+    def hash_at(self, position: int) -> int:
+        """Return the hash of the user at a position."""
+        return self._hashes.user(self._users[position]).hash
+
+    def write(self, path: str, epoch: str) -> Iterator[None]:
+        """Write the messages to a file, with pauses where other threads may work. No more may be added.
+
+        :raises OSError: where the file can't be written.
+        """
+        hashes: list[int] = []
+        for start in range(0, len(self._users), USERS_PER_SLICE):
+            hashes += [self._hashes.user(key).hash for key in self._users[start : start + USERS_PER_SLICE]]
+            yield
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)  # the users of the file
+        new_position = array("I", [0]) * len(order)
+        for position, old in enumerate(order):
+            new_position[old] = position
+        yield
+        senders = array("I", map(new_position.__getitem__, self._senders))
+        recipients = array("I", map(new_position.__getitem__, self._recipients))
+        # The entries of each message: that of the sender, then that of the recipient.
+        owners = array("I", [0]) * (2 * len(senders))
+        owners[::2], owners[1::2] = senders, recipients
+        sides = array("I", [0]) * len(owners)
+        sides[::2] = array("I", [position * 2 + 1 for position in recipients])
+        sides[1::2] = array("I", [position * 2 for position in senders])
+        yield
+        entries: list[int] = []
+        for start in range(0, len(owners), ENTRIES_PER_SLICE):
+            chosen = range(start, min(start + ENTRIES_PER_SLICE, len(owners)))
+            entries += sorted(chosen, key=owners.__getitem__)
+            yield
+        entries.sort(key=owners.__getitem__)  # it merges what is sorted
+        entries = [each for each in entries if not each & 1 or owners[each] != owners[each - 1]]  # one for oneself
+        yield
+        offset = self.first - self.base
+        counts = Counter(map(owners.__getitem__, entries))
+        ids = [self._ids.get(old, ()) for old in order]
+        header = Header(
+            self._hashes.key,
+            epoch,
+            self.first,
+            self.last,
+            users=len(order),
+            entries=len(entries),
+            ids=sum(map(len, ids)),
+            latest=self.latest,
+            last_message=self._last_message,
+        )
+        rows = array("I", [0]) * (3 * len(order))
+        rows[::3] = array("I", map(self._first_places.__getitem__, order))
+        rows[1::3] = array("I", accumulate(map(counts.__getitem__, range(len(order)))))
+        rows[2::3] = array("I", accumulate(map(len, ids)))
+        yield
+        with closing(RunWriter(path, header)) as writer:
+            writer.write("hashes", array("Q", map(hashes.__getitem__, order)).tobytes())
+            writer.write("rows", rows.tobytes())
+            yield
+            writer.write("codes", array("I", [offset + each // 2 for each in entries]).tobytes())
+            yield
+            writer.write("sides", array("I", map(sides.__getitem__, entries)).tobytes())
+            writer.write("id_hashes", array("I", [each for found in ids for each, _ in found]).tobytes())
+            writer.write("id_codes", array("I", [code for found in ids for _, code in found]).tobytes())
+            yield
+            writer.finish()
