@@ -35,7 +35,8 @@ def lines(text: str) -> list[str]:
 def main(installed: bool) -> int:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    stated = dict(bound(line, ">=") for line in lines(setup["options"]["install_requires"]))
+    required = lines(setup["options"]["install_requires"]) + lines(setup["options.extras_require"]["postgres"])
+    stated = dict(bound(line, ">=") for line in required)
     floors = dict(bound(line, "==") for line in lines((ROOT / "tests" / "floors.txt").read_text()))
     faults = [
         f"{name}: setup.cfg says {stated.get(name)}, tests/floors.txt says {floors.get(name)}"

@@ -32,6 +32,7 @@ from chatrelay.limits.admission import Admission
 from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.messagelog import message_log as message_log_of
+from chatrelay.messagelog import without_password
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
@@ -72,7 +73,7 @@ def build(
         authenticator = session_page_authenticator(config, reactor)
     else:
         config = attrs.evolve(config, auth_url=None)  # the session page is not asked
-    log_name = config.message_log if message_log is None else "the application's own"
+    log_name = without_password(config.message_log) if message_log is None else "the application's own"
     if message_log is None:
         message_log = message_log_of(config.message_log, reactor)
     if connections is None:

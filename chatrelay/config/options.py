@@ -124,8 +124,9 @@ class Config:
 
     message_log: str = option(
         "sqlite:chatrelay.sqlite3",
-        "Where messages are logged before they are delivered: sqlite:PATH, memory: (gone when the relay stops) "
-        "or none (a message that was acknowledged may be lost).",
+        "Where messages are logged before they are delivered: sqlite:PATH, "
+        "postgresql://USER@HOST/DATABASE, memory: (gone when the relay stops) or none (a message that was "
+        "acknowledged may be lost).",
         metavar="URL",
         check=checks.message_log,
     )

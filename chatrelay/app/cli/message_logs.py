@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from chatrelay.app.cli.terminal import Interrupted, Progress, Refused, complain, rfc3339
-from chatrelay.messagelog import SQLITE, BadMessageLogURL, check_url, sqlite_path
+from chatrelay.messagelog import POSTGRES, SQLITE, BadMessageLogURL, check_url, sqlite_path
 from chatrelay.messagelog.sqlite.backup import CopyFailed
 from chatrelay.messagelog.sqlite.opening import DamagedLog, UnusableLog
 from chatrelay.messagelog.sqlite.verify import Contents
@@ -29,31 +29,47 @@ def add_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--message-log",
         metavar="URL",
-        help=f"the relay's message log, sqlite:PATH [default: ${VARIABLE}, else {DEFAULT}]",
+        help=f"the relay's message log, such as sqlite:PATH [default: ${VARIABLE}, else {DEFAULT}]",
     )
 
 
 def url_of(url: str | None, verb: str) -> str:
-    """Return the URL of a message log that is in a file.
+    """Return the URL of a message log that another process than the relay can read.
 
     :param url: from the command line; None for the one in the environment, or else the default.
     :param verb: the participle of what the command does with it, such as "read".
-    :raises BadMessageLogURL: if it is not in a file. The text names the place where it was set.
+    :raises BadMessageLogURL: if there is none. The text names the place where it was set.
     """
-    place = VARIABLE if url is None else "--message-log"
-    chosen = os.environ.get(VARIABLE, DEFAULT) if url is None else url
-    try:
-        check_url(chosen)
-        if not chosen.startswith(SQLITE):
-            raise BadMessageLogURL(f"a {chosen.rstrip(':')} message log can't be {verb} from outside the relay")
-    except BadMessageLogURL as error:
-        raise BadMessageLogURL(f"{place}: {error}") from None
-    return chosen
+    return _checked(url, lambda chosen: _why_not(chosen, verb))
 
 
 def path_of(url: str | None, verb: str) -> str:
     """Return the path of a message log's file; see `url_of`."""
-    return sqlite_path(url_of(url, verb))
+
+    def why_not(chosen: str) -> str | None:
+        if chosen.startswith(POSTGRES):
+            return f"a message log in PostgreSQL can't be {verb} by this command: use pg_dump and pg_restore"
+        return _why_not(chosen, verb)
+
+    return sqlite_path(_checked(url, why_not))
+
+
+def _why_not(url: str, verb: str) -> str | None:
+    if url.startswith((SQLITE, *POSTGRES)):
+        return None
+    return f"a {url.rstrip(':')} message log can't be {verb} from outside the relay"
+
+
+def _checked(url: str | None, why_not: Callable[[str], str | None]) -> str:
+    place = VARIABLE if url is None else "--message-log"
+    chosen = os.environ.get(VARIABLE, DEFAULT) if url is None else url
+    try:
+        check_url(chosen)
+        if why := why_not(chosen):
+            raise BadMessageLogURL(why)
+    except BadMessageLogURL as error:
+        raise BadMessageLogURL(f"{place}: {error}") from None
+    return chosen
 
 
 def run(work: Callable[[Progress], None], outcome: str) -> int:

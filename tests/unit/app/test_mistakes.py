@@ -151,8 +151,8 @@ FILES = {
     "remove one of them",
     "log_level = 'verbose'": "c.toml: log_level: 'verbose' must be one of debug, info, warn, error",
     "auth_format = '\"form\"'": "c.toml: auth_format: '\"form\"' must be form or json; remove the quotes around it",
-    "message_log = 'x.db'": "c.toml: message_log: 'x.db' is not a message log: use sqlite:PATH, memory: or none (did "
-    "you mean sqlite:x.db?)",
+    "message_log = 'x.db'": "c.toml: message_log: 'x.db' is not a message log: use sqlite:PATH, "
+    "postgresql://USER@HOST/DATABASE, memory: or none (did you mean sqlite:x.db?)",
     "session_cookie = 'sid'": "c.toml: session_cookie: needs origin: browsers send the cookie from every page, so name "
     "the origins whose pages may log visitors in, for instance --origin https://example.com",
     "listen = []": "c.toml: listen: is empty: give at least one endpoint, for instance --listen tcp:8080",
@@ -195,8 +195,8 @@ VARIABLES = {
     'CHATRELAY_AUTH_FORMAT="json"': "CHATRELAY_AUTH_FORMAT: '\"json\"' must be form or json; remove the quotes "
     "around it",
     "CHATRELAY_LOG_LEVEL=INFO": "CHATRELAY_LOG_LEVEL: 'INFO' must be one of debug, info, warn, error; did you mean info?",
-    "CHATRELAY_MESSAGE_LOG=mysql:x": "CHATRELAY_MESSAGE_LOG: 'mysql:x' is not a message log: use sqlite:PATH, memory: "
-    "or none",
+    "CHATRELAY_MESSAGE_LOG=mysql:x": "CHATRELAY_MESSAGE_LOG: 'mysql:x' is not a message log: use sqlite:PATH, "
+    "postgresql://USER@HOST/DATABASE, memory: or none",
     "CHATRELAY_ORIGINS=https://a": "CHATRELAY_ORIGINS: is not an option; did you mean CHATRELAY_ORIGIN?",
     "CHATRELAY_LOGIN_TIMOUT=1": "CHATRELAY_LOGIN_TIMOUT: is not an option; did you mean CHATRELAY_LOGIN_TIMEOUT?",
     "CHATRELAY_CONFIG=nowhere/x": "CHATRELAY_CONFIG: nowhere/x cannot be read: No such file or directory",
@@ -456,11 +456,14 @@ def test_socket_of_another_user_is_reported_with_its_owner(tmp_path: Path, monke
         (":memory:", None),
         ("None", "none"),
         ("none:", "none"),
-        ("postgresql://x", None),
+        ("mysql://x", None),
+        ("postgresql:x", "postgresql://USER@HOST/DATABASE"),
+        ("postgre://x", "postgresql://USER@HOST/DATABASE"),
         ("sqlite:", None),
     ],
 )
 def test_bad_message_log_url_gets_a_suggestion(url: str, meant: str | None) -> None:
     hint = "" if meant is None else f" (did you mean {meant}?)"
-    says = f"--message-log: {url!r} is not a message log: use sqlite:PATH, memory: or none{hint}"
+    kinds = "sqlite:PATH, postgresql://USER@HOST/DATABASE, memory: or none"
+    says = f"--message-log: {url!r} is not a message log: use {kinds}{hint}"
     assert refused("--message-log", url) == says

@@ -12,11 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from chatrelay.interfaces import CommitUnknown, InboxLog, MessageLog, MessageReader
 from chatrelay.messagelog import BadMessageLogURL, message_log, message_reader
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
+from chatrelay.messagelog.postgres import PostgresMessageLog
 from chatrelay.messagelog.sqlite import SqliteMessageLog
 from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable
 from chatrelay.testing import HeldMessageLog
 from tests.support.inbox_log_contract import InboxLogContract
 from tests.support.message_logs import SteppedMessageLog, message
+from tests.support.postgres_server import shared_server
 
 
 class MessageLogContract:
@@ -262,18 +264,40 @@ class SqliteLog(InboxLogContract, MessageReaderContract, TestCase):
         return message_reader(f"sqlite:{self.path}")
 
 
+class PostgresLog(MessageReaderContract, InboxLogContract, TestCase):
+    """``postgresql:``"""
+
+    def setUp(self) -> None:
+        self.server = shared_server()
+        self.url = ""
+
+    def make(self) -> PostgresMessageLog:
+        self.url = self.server.url(self.server.database(self))
+        # The contract uses an id again after 100 s.
+        return PostgresMessageLog(self.url, reactor, again_seconds=50)  # type: ignore[arg-type]
+
+    def reader_of(self, log: PostgresMessageLog) -> MessageReader:
+        return message_reader(self.url)
+
+
 class URLs(SynchronousTestCase):
     """The URLs of message logs."""
 
     def test_url_chooses_the_implementation(self) -> None:
-        kinds = {"memory:": MemoryMessageLog, "none": NoMessageLog, "sqlite:x.sqlite3": SqliteMessageLog}
+        kinds = {
+            "memory:": MemoryMessageLog,
+            "none": NoMessageLog,
+            "sqlite:x.sqlite3": SqliteMessageLog,
+            "postgresql://user@host/database": PostgresMessageLog,
+            "postgres:///database?host=/run/postgresql": PostgresMessageLog,
+        }
         for url, kind in kinds.items():
             self.assertIsInstance(message_log(url, reactor), kind)  # type: ignore[arg-type]
 
     def test_unknown_url_is_refused_with_the_remedy(self) -> None:
         for url in ("", "sqlite:", "x.sqlite3", "mysql://x", "None", "memory"):
             error = self.assertRaises(BadMessageLogURL, message_log, url, reactor)
-            self.assertIn("use sqlite:PATH, memory: or none", str(error))
+            self.assertIn("use sqlite:PATH, postgresql://USER@HOST/DATABASE, memory: or none", str(error))
 
     def test_reader_of_a_log_without_a_file_is_refused(self) -> None:
         for url in ("memory:", "none"):

@@ -1,0 +1,243 @@
+"""The reads of a message log in PostgreSQL by user: one statement each, and rows made into values.
+
+Each finds its rows by an index, so its cost does not grow with the log. This module must not know threads, or what to
+do about a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from chatrelay.messagelog.postgres.arrays import small_integers, texts
+from chatrelay.messagelog.postgres.connection import Connection, Row
+from chatrelay.model import InboxEntry, LoggedMessage, MarkKey, MarkKind, Page
+
+END = 2**63 - 1
+"""A place beyond every inbox."""
+
+_VALUES = (
+    "m.number, m.from_uid, m.to_uid, m.time_stamp, m.time_stamp_is_integer, m.content, m.received_at, m.delivered, "
+    "m.from_place, m.to_place, CASE WHEN m.has_unique_id THEN m.client_id END AS unique_id"
+)
+"""The columns of `_logged`."""
+
+
+# This reads one row more than a page takes, and no bytes beyond that row.
+_PAGED = """
+SELECT p.* FROM (
+    SELECT r.*, row_number() OVER in_order AS row,
+        sum(CASE WHEN r.delivered THEN octet_length(r.content) ELSE 0 END) OVER in_order AS total
+    FROM ({rows} ORDER BY place {order} LIMIT {limit}::bigint + 1) AS r
+    WINDOW in_order AS (ORDER BY r.place {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS p WHERE p.row <= 2 OR p.total <= {size}::bigint ORDER BY p.place {order}
+"""
+
+
+def _paged(rows: str, order: str, limit: str, size: str) -> str:
+    """Return the statement that reads a page.
+
+    :param rows: a query with the column ``place``, and those of ``_VALUES``.
+    """
+    return _PAGED.format(
+        rows=rows.format(values=_VALUES, order=order, peers=_PEERS), order=order, limit=limit, size=size
+    )
+
+
+_INBOX = """
+(SELECT m.from_place AS place, {values} FROM chatrelay.message AS m
+WHERE m.from_uid = $1 AND m.from_place > $2 AND m.from_place <= $3 ORDER BY m.from_place {order} LIMIT $4::bigint + 1)
+UNION ALL
+(SELECT m.to_place AS place, {values} FROM chatrelay.message AS m
+WHERE m.to_uid = $1 AND m.from_uid <> m.to_uid AND m.to_place > $2 AND m.to_place <= $3
+ORDER BY m.to_place {order} LIMIT $4::bigint + 1)
+"""
+_CONVERSATION = """
+(SELECT m.from_place AS place, {values} FROM chatrelay.message AS m
+WHERE m.from_uid = $1 AND m.to_uid = $2 AND m.from_place > $3 AND m.from_place < $4 AND m.delivered
+ORDER BY m.from_place {order} LIMIT $5::bigint + 1)
+UNION ALL
+(SELECT m.to_place AS place, {values} FROM chatrelay.message AS m
+WHERE m.to_uid = $1 AND m.from_uid = $2 AND $1::text <> $2::text
+AND m.to_place > $3 AND m.to_place < $4 AND m.delivered
+ORDER BY m.to_place {order} LIMIT $5::bigint + 1)
+"""
+# The peers are found by jumping from one to the next in the index of conversations. So the cost grows with the user's
+# peers, and not with the messages.
+_PEERS_OF_ONE_KIND = """
+{name} (peer) AS (
+    (SELECT m.{peer} FROM chatrelay.message AS m WHERE m.{user} = $1 ORDER BY m.{peer} LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT m.{peer} FROM chatrelay.message AS m WHERE m.{user} = $1 AND m.{peer} > {name}.peer
+        ORDER BY m.{peer} LIMIT 1
+    ) FROM {name} WHERE {name}.peer IS NOT NULL
+)
+"""
+_PEERS = ",".join(
+    _PEERS_OF_ONE_KIND.format(name=name, user=user, peer=peer)
+    for name, user, peer in (("sent", "from_uid", "to_uid"), ("received", "to_uid", "from_uid"))
+)
+_LAST_OF_CONVERSATIONS = """
+SELECT last.place, {values} FROM (
+    WITH RECURSIVE {peers}
+    SELECT found.place, found.number
+    FROM (
+        SELECT peer FROM sent WHERE peer IS NOT NULL UNION SELECT peer FROM received WHERE peer IS NOT NULL
+    ) AS peers CROSS JOIN LATERAL (
+        (SELECT m.from_place AS place, m.number FROM chatrelay.message AS m
+        WHERE m.from_uid = $1 AND m.to_uid = peers.peer AND m.from_place <= $2 AND m.delivered
+        ORDER BY m.from_place DESC LIMIT 1)
+        UNION ALL
+        (SELECT m.to_place AS place, m.number FROM chatrelay.message AS m
+        WHERE m.to_uid = $1 AND m.from_uid = peers.peer AND m.to_place <= $2 AND m.delivered
+        ORDER BY m.to_place DESC LIMIT 1)
+        ORDER BY place DESC LIMIT 1
+    ) AS found
+    WHERE found.place < $3
+    ORDER BY found.place {order} LIMIT $4::bigint + 1
+) AS last JOIN chatrelay.message AS m ON m.number = last.number
+"""
+_ENTRIES = _paged(_INBOX, "ASC", "$4", "$5")
+_HISTORY_BEFORE = _paged(_CONVERSATION, "DESC", "$5", "$6")
+_HISTORY_AFTER = _paged(_CONVERSATION, "ASC", "$5", "$6")
+_CONVERSATIONS = _paged(_LAST_OF_CONVERSATIONS, "DESC", "$4", "$5")
+_UNREAD = """
+SELECT count(*) FROM (
+    SELECT 1 FROM chatrelay.message AS m
+    WHERE m.to_uid = $1 AND m.from_uid = $2 AND m.to_place > $3 AND m.to_place <= $4 AND m.delivered LIMIT $5
+) AS found
+"""
+_FIND = """
+SELECT {values} FROM chatrelay.sent_id AS s JOIN chatrelay.message AS m ON m.number = s.number
+WHERE s.uid = $1 AND s.client_id = $2 AND m.received_at >= $3 AND m.delivered
+"""
+_HAS_WRITTEN = """
+SELECT EXISTS (SELECT 1 FROM chatrelay.message AS m WHERE m.from_uid = $1 AND m.to_uid = $2 AND m.delivered)
+"""
+_PLACE_OF_SENDER = """
+SELECT m.from_place FROM chatrelay.message AS m
+WHERE m.to_uid = $2 AND m.from_uid = $1 AND m.to_place <= $3 AND m.delivered ORDER BY m.to_place DESC LIMIT 1
+"""
+_READ_MARKS = """
+SELECT m.peer, m.value FROM chatrelay.mark AS m WHERE m.uid = $1 AND m.kind = $2 AND m.peer = ANY($3::text[])
+"""
+_MARKS = """
+SELECT m.uid, m.kind, m.peer, m.value FROM unnest($1::text[], $2::smallint[], $3::text[]) AS k (uid, kind, peer)
+JOIN chatrelay.mark AS m ON m.uid = k.uid AND m.kind = k.kind AND m.peer = k.peer
+"""
+_MESSAGES = """
+SELECT {values} FROM chatrelay.message AS m WHERE m.number > $1 ORDER BY m.number LIMIT $2
+"""
+
+
+def entries(connection: Connection, user: str, after: int, through: int, limit: int, size: int) -> Page:
+    """Read `chatrelay.interfaces.InboxReader.entries`."""
+    return _page(connection.query(_ENTRIES, [user, after, through, limit, size]), limit, size)
+
+
+def history(
+    connection: Connection,
+    user: str,
+    peer: str,
+    before: int | None,
+    after: int | None,
+    through: int,
+    limit: int,
+    size: int,
+) -> Page:
+    """Read `chatrelay.interfaces.InboxReader.history`."""
+    end = min(END, through + 1)
+    if after is not None:
+        rows = connection.query(_HISTORY_AFTER, [user, peer, after, end, limit, size])
+    else:
+        end = end if before is None else min(before, end)
+        rows = connection.query(_HISTORY_BEFORE, [user, peer, 0, end, limit, size])
+    return _page(rows, limit, size)
+
+
+def conversations(connection: Connection, user: str, before: int | None, through: int, limit: int, size: int) -> Page:
+    """Read `chatrelay.interfaces.InboxReader.conversations`."""
+    end = END if before is None else before
+    return _page(connection.query(_CONVERSATIONS, [user, through, end, limit, size]), limit, size)
+
+
+def unread(connection: Connection, user: str, peer: str, after: int, through: int, limit: int) -> int:
+    """Read `chatrelay.interfaces.InboxReader.unread`."""
+    return _integer(connection.query(_UNREAD, [user, peer, after, through, limit])[0][0])
+
+
+def find(connection: Connection, sender: str, unique_id: str, since: int) -> LoggedMessage | None:
+    """Read `chatrelay.interfaces.InboxReader.find`."""
+    rows = connection.query(_FIND.format(values=_VALUES), [sender, unique_id, since])
+    return _logged(rows[0]) if rows else None
+
+
+def has_written(connection: Connection, sender: str, recipient: str) -> bool:
+    """Read `chatrelay.interfaces.InboxReader.has_written`."""
+    return connection.query(_HAS_WRITTEN, [sender, recipient])[0][0] == b"t"
+
+
+def place_of_sender(connection: Connection, sender: str, recipient: str, through: int) -> int:
+    """Read `chatrelay.interfaces.InboxReader.place_of_sender`."""
+    rows = connection.query(_PLACE_OF_SENDER, [sender, recipient, through])
+    return _integer(rows[0][0]) if rows else 0
+
+
+def read_marks(connection: Connection, user: str, peers: Sequence[str]) -> Mapping[str, int]:
+    """Read `chatrelay.interfaces.InboxReader.read_marks`."""
+    rows = connection.query(_READ_MARKS, [user, MarkKind.READ.value, texts(peers)])
+    return {_text(peer): _integer(value) for peer, value in rows}
+
+
+def marks(connection: Connection, keys: Sequence[MarkKey]) -> Mapping[MarkKey, int]:
+    """Read `chatrelay.interfaces.InboxReader.marks`."""
+    columns = [
+        texts([user for user, _, _ in keys]),
+        small_integers([kind.value for _, kind, _ in keys]),
+        texts([peer for _, _, peer in keys]),
+    ]
+    rows = connection.query(_MARKS, columns)
+    return {(_text(user), MarkKind(_integer(kind)), _text(peer)): _integer(value) for user, kind, peer, value in rows}
+
+
+def messages(connection: Connection, after: int, limit: int) -> list[LoggedMessage]:
+    """Read messages with numbers beyond `after`, oldest first."""
+    return [_logged(row) for row in connection.query(_MESSAGES.format(values=_VALUES), [after, limit])]
+
+
+def _page(rows: Sequence[Row], limit: int, size: int) -> Page:
+    """Return the first rows as a page. There is one more row if there are further entries."""
+    page: list[InboxEntry] = []
+    total = 0
+    for place, *values, _, _ in rows:
+        logged = _logged(values)
+        message = logged if logged.delivered else None
+        total += len(message.content.encode()) if message else 0
+        if len(page) == limit or (page and total > size):
+            return Page(page, more=True)
+        page.append(InboxEntry(_integer(place), message))
+    return Page(page, more=False)
+
+
+def _logged(row: Iterable[bytes | None]) -> LoggedMessage:
+    number, from_uid, to_uid, stamp, is_integer, content, received, delivered, from_place, to_place, unique_id = row
+    return LoggedMessage(
+        _integer(number),
+        _text(from_uid),
+        _text(to_uid),
+        _integer(stamp) if is_integer == b"t" else _text(stamp),
+        _text(content),
+        _integer(received),
+        delivered == b"t",
+        _integer(from_place),
+        _integer(to_place),
+        None if unique_id is None else _text(unique_id),
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
+
+
+def _integer(value: bytes | None) -> int:
+    return int(value or 0)
