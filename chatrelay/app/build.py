@@ -26,7 +26,7 @@ from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator, MessageLog, Startable
+from chatrelay.interfaces import Authenticator, InboxLog, MessageLog, Startable
 from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.inflow import InflowRates
@@ -35,6 +35,8 @@ from chatrelay.messagelog import message_log as message_log_of
 from chatrelay.messagelog import without_password
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
+from chatrelay.relay.inbox import Inboxes
+from chatrelay.relay.storing import StorePolicy, Storing
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.factory import ChatFactory
@@ -44,6 +46,7 @@ from chatrelay.websocket.parts import Parts
 from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.sweep import Sweep
+from chatrelay.wire import v2
 
 RECHECKS_AT_ONCE = 8
 """The most sessions that are re-checked at once if webserver-checks has no limit."""
@@ -114,7 +117,13 @@ def build_parts(
     active = ActiveTime(seconds)
     directory = Directory()
     flushes = FlushScheduler(partial(reactor.callLater, 0))
-    relay = Relay(directory, message_log, now, flushes.call_soon)
+    storing = None
+    if isinstance(message_log, InboxLog):
+        policy = StorePolicy(
+            config.offline == "reject", config.offline_messages, config.stranger_messages, config.again_time
+        )
+        storing = Storing(directory, message_log, Inboxes(v2, message_log, reactor), policy, now, reactor)
+    relay = Relay(directory, message_log, now, flushes.call_soon, storing, reactor)
     registry = Registry(config, relay.drain, active, reactor, chance)
     log_limiter = LogLimiter()
     handshakes = Handshakes(config, seconds)

@@ -377,6 +377,40 @@ class Config:
         zero="no limit: a client that sends single bytes can keep the relay from serving others",
         kind=int,
     )
+    # Messages that are stored: chatrelay.v2
+
+    offline: str = option(
+        "store",
+        "What becomes of a message of a client that speaks v2 if its recipient is not connected: 'store' keeps it "
+        "until the recipient logs in with a client that speaks v2; 'reject' answers receiving-user-not-connected if "
+        "the recipient has written to the sender before. A client may ask for either. Messages of clients that speak "
+        "v1 are always rejected.",
+        metavar="store|reject",
+        check=checks.one_of("store", "reject"),
+    )
+    offline_messages: int = option(
+        10_000,
+        "How many messages may be stored for a user who is not connected, counted since their last connection went; "
+        "a tenth of them from one sender. Further ones are answered with receiving-user-full. Messages to people who "
+        "have never written back are limited by stranger-messages instead.",
+        unit="messages",
+        zero="no limit: a user's friends can fill the message log",
+    )
+    stranger_messages: int = option(
+        20,
+        "How many messages a user may send in 24 hours to somebody who has never written back, with a client that "
+        "speaks v2. Further ones are answered with receiving-user-full. The count begins again when the relay "
+        "restarts.",
+        unit="messages",
+        zero="no limit except those on sending: anybody can fill anybody's inbox",
+    )
+    again_time: float = option(
+        86_400.0,
+        "How long a message that a client sends again is recognized, so that it is logged and delivered once. Clients "
+        "are told this time when they log in.",
+        unit="seconds",
+        zero="no limit: a search may go through the whole message log",
+    )
     # Slow and disconnected clients
 
     unread_size: int = option(
@@ -448,6 +482,7 @@ _FIRST_OF_GROUP = {
     "webserver_timeout": "Requests to your site",
     "connections": "Limits on connections and logins",
     "message_size": "Limits on sending",
+    "offline": "Stored messages",
     "unread_size": "Slow and disconnected clients",
     "compression": "Performance and shutdown",
 }

@@ -26,19 +26,33 @@ class Directory:
 
     def __init__(self) -> None:
         self._connections = _Connections()
+        self._watchers: tuple[tuple[Callable[[str], object], Callable[[str], object]], ...] = ()
         self.connections_of: Callable[[str], tuple[Connection, ...]] = self._connections.__getitem__
+
+    def watch(self, arrived: Callable[[str], object], left: Callable[[str], object]) -> None:
+        """Be told who arrives and leaves.
+
+        :param arrived: called with the key of a user whose first connection was added.
+        :param left: called with the key of a user whose last connection was removed.
+        """
+        self._watchers = (*self._watchers, (arrived, left))
 
     def add(self, user: str, connection: Connection) -> None:
         """Add a connection of `user`."""
-        self._connections[user] = (*self._connections.get(user, ()), connection)
+        others = self._connections.get(user, ())
+        self._connections[user] = (*others, connection)
+        if not others:
+            for arrived, _ in self._watchers:
+                arrived(user)
 
     def remove(self, user: str, connection: Connection) -> None:
         """Remove a connection of `user`. An unknown connection is ignored."""
         rest = tuple(other for other in self._connections.get(user, ()) if other is not connection)
         if rest:
             self._connections[user] = rest
-        else:
-            self._connections.pop(user, None)
+        elif self._connections.pop(user, ()):
+            for _, left in self._watchers:
+                left(user)
 
     def oldest_beyond(self, user: str, limit: int) -> tuple[Connection, ...]:
         """Return the oldest connections of a user, as many as exceed `limit`; 0 means no limit."""

@@ -40,13 +40,14 @@ A cursor in any state but CLOSED counts as one that took what was offered: the l
 from __future__ import annotations
 
 import enum
+from collections.abc import Set
 from typing import Any, Final
 
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatrelay.interfaces import InboxConnection, InboxReader, V2Dialect
+from chatrelay.interfaces import InboxConnection, InboxLog, V2Dialect
 from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import LogBusy, LogUnavailable, Message, Page
 from chatrelay.wire import codes
@@ -208,7 +209,7 @@ class Cursor:
             self._step()
 
     def _page_read(self, page: Page, after: int) -> None:
-        if self.state is State.READING:
+        if self.state is State.READING and self._inboxes.check_epoch():
             self._send_page(page)
             if self.state is State.READING:
                 if self.place == after:  # an answer may have taken all that was read, but something must have moved
@@ -272,15 +273,22 @@ class Inbox:
     :ivar user: the key of the user.
     :ivar last: the last place that is known to be committed.
     :ivar cursors: the cursors, oldest first. The tuple is replaced, never changed.
+    :ivar connections: their connections.
     """
 
-    __slots__ = ("_inboxes", "cursors", "last", "user")
+    __slots__ = ("_inboxes", "connections", "cursors", "last", "user")
 
     def __init__(self, inboxes: Inboxes, user: str, last: int) -> None:
         self._inboxes = inboxes
         self.user = user
         self.last = last
         self.cursors: tuple[Cursor, ...] = ()
+        self.connections: Set[object] = frozenset()
+
+    def set_cursors(self, cursors: tuple[Cursor, ...]) -> None:
+        """Replace the cursors."""
+        self.cursors = cursors
+        self.connections = frozenset(cursor.connection for cursor in cursors)
 
     @property
     def settled(self) -> int:
@@ -311,24 +319,22 @@ class Inbox:
         for cursor in self.cursors:
             cursor.offer(place, payload)
 
-    def has(self, connection: object) -> bool:
-        """Return whether a connection has a cursor here."""
-        return any(cursor.connection is connection for cursor in self.cursors)
-
 
 class Inboxes:
     """The inboxes of the users who have a cursor on this node, and the places that are not settled yet.
 
     :param dialect: encodes what is sent.
-    :param reader: reads what a connection has missed.
+    :param message_log: where what a connection has missed is read.
     :param clock: for time and timers.
     :ivar read_deadlines: when reads take too long. For cursors only.
     :ivar retries: when reads that have failed are repeated. For cursors only.
     """
 
-    def __init__(self, dialect: V2Dialect, reader: InboxReader, clock: Any) -> None:
+    def __init__(self, dialect: V2Dialect, message_log: InboxLog, clock: Any) -> None:
         self.dialect = dialect
-        self.reader = reader
+        self.reader = message_log.reader
+        self._log = message_log
+        self._epoch: str | None = None  # that of the places of all cursors; None if there is no cursor
         self.read_deadlines: DeadlineTimer[Cursor] = DeadlineTimer(clock, READ_SECONDS, Cursor.give_up)
         self.retries: DeadlineTimer[Cursor] = DeadlineTimer(clock, RETRY_SECONDS, Cursor.retry)
         self._inboxes: dict[str, Inbox] = {}
@@ -348,16 +354,19 @@ class Inboxes:
         This must be called in the callback of `chatrelay.interfaces.InboxLog.inbox`, so that no place is committed in
         between.
 
+        :param connection: the connection, as it is in the directory.
         :param last: the last place of the user's inbox.
         :param after: the last place that the client has, if what follows it is to be replayed; see `can_replay`. None
             to begin after the last settled place.
         """
+        self.check_epoch()
+        self._epoch = self._log.epoch
         inbox = self._inboxes.get(user)
         if inbox is None:
             inbox = self._inboxes[user] = Inbox(self, user, last)
         inbox.last = max(inbox.last, last)
         cursor = Cursor(self, inbox, connection, inbox.settled if after is None else after)
-        inbox.cursors = (*inbox.cursors, cursor)
+        inbox.set_cursors((*inbox.cursors, cursor))
         return cursor
 
     def leave(self, user: str, cursor: Cursor) -> None:
@@ -365,9 +374,11 @@ class Inboxes:
         cursor.close()
         inbox = self._inboxes.get(user)
         if inbox is not None:
-            inbox.cursors = tuple(other for other in inbox.cursors if other is not cursor)
+            inbox.set_cursors(tuple(other for other in inbox.cursors if other is not cursor))
             if not inbox.cursors:
                 del self._inboxes[user]
+                if not self._inboxes:
+                    self._epoch = None
 
     def settled(self, user: str, last: int) -> int:
         """Return the last settled place of a user whose last place is `last`."""
@@ -399,8 +410,16 @@ class Inboxes:
             for cursor in inbox.cursors:
                 cursor.settled()
 
-    def give_up(self) -> None:
-        """Close all connections that have a cursor, with 4005: the log has another epoch."""
+    def check_epoch(self) -> bool:
+        """If the log has another epoch, close all connections that have a cursor, with 4005; return whether it has not.
+
+        Places of another epoch mean nothing.
+        """
+        if self._epoch is None or self._epoch == self._log.epoch:
+            return True
         for inbox in tuple(self._inboxes.values()):
             for cursor in inbox.cursors:
                 cursor.give_up()
+        self._inboxes.clear()
+        self._epoch = None
+        return False

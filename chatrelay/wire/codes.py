@@ -14,6 +14,8 @@ class Reason(enum.StrEnum):
     """The reasons for refusing a request. docs/protocol.rst says what a client should do about each."""
 
     RECEIVING_USER_NOT_CONNECTED = "receiving-user-not-connected"
+    RECEIVING_USER_FULL = "receiving-user-full"
+    ID_REUSED = "id-reused"
     INVALID_MESSAGE = "invalid-message"
     LOG_UNAVAILABLE = "log-unavailable"
     BUSY = "busy"

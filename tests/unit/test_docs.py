@@ -45,7 +45,7 @@ DOCS = ROOT / "docs"
 RESERVED_REASONS = {"delivery-unconfirmed"}
 RESERVED_CLOSE_CODES = {"4003"}
 
-WITHOUT_EXAMPLE = {"busy", "invalid-request"}
+WITHOUT_EXAMPLE = {"busy", "invalid-request", "receiving-user-full", "id-reused"}
 """One can't be caused over the wire in reasonable time; tests/unit/relay/test_delivery.py tests it. The other is of v2."""
 
 CODES_WITHOUT_EXAMPLE = {"4005", "4506"}

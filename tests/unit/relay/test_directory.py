@@ -32,3 +32,26 @@ class DirectoryTests(SynchronousTestCase):
         self.assertEqual(directory.oldest_beyond("1", 2), (first,))
         self.assertEqual(directory.oldest_beyond("1", 3), ())
         self.assertEqual(directory.oldest_beyond("1", 0), ())
+
+
+class Watching(SynchronousTestCase):
+    """Who is told of people who arrive and leave."""
+
+    def test_first_and_last_connection_are_told(self) -> None:
+        directory = Directory()
+        told: list[str] = []
+        for name in ("one", "other"):
+            directory.watch(
+                lambda user, name=name: told.append(f"{name}: {user} arrived"),
+                lambda user, name=name: told.append(f"{name}: {user} left"),
+            )
+        first, second = RecordedConnection(), RecordedConnection()
+        directory.add("bo", first)
+        self.assertEqual(told, ["one: bo arrived", "other: bo arrived"])
+        told.clear()
+        directory.add("bo", second)
+        directory.remove("bo", first)
+        self.assertEqual(told, [])
+        directory.remove("bo", second)
+        directory.remove("bo", second)
+        self.assertEqual(told, ["one: bo left", "other: bo left"])

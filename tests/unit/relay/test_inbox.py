@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,7 +84,8 @@ class CursorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.reader = Reader()
-        self.inboxes = Inboxes(PlainDialect(), self.reader, self.clock)  # type: ignore[arg-type]
+        self.log = SimpleNamespace(reader=self.reader, epoch="first")
+        self.inboxes = Inboxes(PlainDialect(), self.log, self.clock)  # type: ignore[arg-type]
 
     def enter(self, after: int | None = None, is_slow: bool = False) -> tuple[InboxClient, Cursor]:
         """Log in."""
@@ -511,16 +513,43 @@ class CursorTests(SynchronousTestCase):
 
     def test_another_epoch_closes_all_connections(self) -> None:
         clients = [self.enter()[0] for _ in range(2)]
-        self.inboxes.give_up()
-        self.inboxes.give_up()
+        self.assertTrue(self.inboxes.check_epoch())
+        self.log.epoch = "second"
+        self.assertFalse(self.inboxes.check_epoch())
+        self.assertTrue(self.inboxes.check_epoch())
         self.assertEqual([client.closed for client in clients], [codes.LOG_LOST] * 2)
         self.assertFalse(self.deliver("a"))
+
+    def test_login_in_another_epoch_closes_the_connections_of_the_one_before(self) -> None:
+        old, cursor = self.enter()
+        self.log.epoch = "second"
+        new, _ = self.enter()
+        self.inboxes.leave("bo", cursor)
+        self.deliver("a")
+        self.assertEqual((old.closed, new.closed), (codes.LOG_LOST, None))
+        self.assertEqual((old.take(), new.take()), ([], ["1 message a"]))
+
+    def test_page_of_another_epoch_is_not_sent(self) -> None:
+        self.add("a")
+        self.reader.holds = True
+        client, _ = self.enter(after=0)
+        self.log.epoch = "second"
+        self.reader.answer()
+        self.assertEqual((client.take(), client.closed), ([], codes.LOG_LOST))
+
+    def test_epoch_may_change_while_nobody_is_here(self) -> None:
+        _, cursor = self.enter()
+        self.inboxes.leave("bo", cursor)
+        self.log.epoch = "second"
+        client, _ = self.enter()
+        self.deliver("a")
+        self.assertEqual((client.take(), client.closed), (["1 message a"], None))
 
     def test_inbox_knows_its_connections(self) -> None:
         client, _ = self.enter()
         inbox = self.inboxes.get("bo")
         assert inbox is not None
-        self.assertEqual((inbox.has(client), inbox.has(InboxClient())), (True, False))
+        self.assertEqual(inbox.connections, {client})
         self.assertEqual((len(self.inboxes), self.inboxes.get("alice")), (1, None))
 
 

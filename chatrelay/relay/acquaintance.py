@@ -1,0 +1,110 @@
+"""Who is known to whom: B is known to A if B has written to A by a message that stands.
+
+On v2 connections, nothing is told of people who are unknown. Pure: the reader of the message log is passed in. This
+module must not know what is told of people who are known.
+
+What is found is kept in a bounded cache, in two parts. That somebody is known stays true. That somebody is unknown is
+true only as long as `wrote` is called for every message that is committed.
+"""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from chatrelay.interfaces import InboxReader
+
+MAX_PAIRS = 50_000
+"""Pairs that are kept of each kind. One more displaces the one that has been kept for longest."""
+
+Pair = tuple[str, str]
+"""Two users: whether the second one is known to the first one."""
+
+
+@attrs.define(eq=False)
+class _Question:
+    """A read that is under way.
+
+    :ivar waiting: called with the result: a bool, or a failure.
+    :ivar is_known: whether the other user has written meanwhile.
+    :ivar is_doubtful: whether messages were committed meanwhile that nobody told of.
+    """
+
+    waiting: list[Deferred[bool]] = attrs.field(factory=list)
+    is_known: bool = False
+    is_doubtful: bool = False
+
+
+class Acquaintances:
+    """Who is known to whom, as far as it has been found out.
+
+    :param reader: reads the message log.
+    """
+
+    def __init__(self, reader: InboxReader) -> None:
+        self._reader = reader
+        self._known: dict[Pair, None] = {}
+        self._unknown: dict[Pair, None] = {}
+        self._questions: dict[Pair, _Question] = {}
+
+    def known(self, pair: Pair) -> bool | None:
+        """Return whether the second user is known to the first one; None if `look_up` must find out."""
+        if pair in self._known:
+            return True
+        return False if pair in self._unknown else None
+
+    def look_up(self, pair: Pair) -> Deferred[bool]:
+        """Find out whether the second user is known to the first one.
+
+        Lookups of the same pair share one read.
+
+        :returns: a Deferred that fails as those of `chatrelay.interfaces.InboxReader` do.
+        """
+        answer: Deferred[bool] = Deferred()
+        question = self._questions.get(pair)
+        if question is None:
+            question = self._questions[pair] = _Question()
+            question.waiting.append(answer)
+            read = maybeDeferred(self._reader.has_written, pair[1], pair[0])
+            read.addCallbacks(self._found, self._failed, callbackArgs=(pair,), errbackArgs=(pair,))
+        else:
+            question.waiting.append(answer)
+        return answer
+
+    def wrote(self, sender: str, recipient: str) -> None:
+        """Note a message that stands: its sender is known to its recipient from now on."""
+        pair = (recipient, sender)
+        if pair not in self._known:
+            _keep(self._known, pair)
+            self._unknown.pop(pair, None)
+            question = self._questions.get(pair)
+            if question is not None:
+                question.is_known = True
+
+    def forget_unknown(self) -> None:
+        """Forget who is unknown, because messages are committed for which `wrote` is not called."""
+        self._unknown.clear()
+        for question in self._questions.values():
+            question.is_doubtful = True
+
+    def _found(self, has_written: bool, pair: Pair) -> None:
+        question = self._questions.pop(pair)
+        is_known = has_written or question.is_known
+        if is_known:
+            if pair not in self._known:
+                _keep(self._known, pair)
+        elif not question.is_doubtful:
+            _keep(self._unknown, pair)
+        for answer in question.waiting:
+            answer.callback(is_known)
+
+    def _failed(self, failure: Failure, pair: Pair) -> None:
+        for answer in self._questions.pop(pair).waiting:
+            answer.errback(failure)
+
+
+def _keep(kept: dict[Pair, None], pair: Pair) -> None:
+    if len(kept) >= MAX_PAIRS:
+        del kept[next(iter(kept))]
+    kept[pair] = None

@@ -1,0 +1,418 @@
+"""Whether a message of v2 is taken, and what follows from it besides its delivery.
+
+Pure: clocks, the directory and the message log are passed in. This module must not know how batches are committed, nor
+how a message is handed over: `chatrelay.relay.delivery.Relay` does both, and calls this module before and after.
+
+A message is taken at once if the sender knows the recipient, and the recipient is here. Any other message may need a
+read before: one that comes again is searched for in the log, and bounds and ``offline`` depend on who is known to whom.
+Messages from one user to another wait in one queue, so that they are taken in the order in which they were sent (the
+promise's C7).
+
+Whatever is read for people who are unknown to the sender, and whatever is done about them, does not depend on whether
+they are here or exist.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatrelay.interfaces import InboxLog, StoreSubmitter
+from chatrelay.limits.timers import DeadlineTimer
+from chatrelay.model import InboxState, LogBusy, LoggedMessage, LogUnavailable, Message, user_key
+from chatrelay.relay.acquaintance import Acquaintances, Pair
+from chatrelay.relay.answers import Answers, microseconds
+from chatrelay.relay.directory import Directory
+from chatrelay.relay.inbox import Inboxes
+from chatrelay.relay.offline import Away, Strangers
+from chatrelay.relay.resending import ID, Copy, Resending, Resendings
+from chatrelay.wire.codes import Reason
+
+log = Logger("chatrelay.relay")
+
+ANSWER_SECONDS = 10.0
+"""Seconds after which the sender is told that it is not known whether a message is in the log."""
+
+SEARCH_SECONDS = 1.0
+"""Seconds after which a search for a message that came again is repeated, if it has failed."""
+
+
+@attrs.frozen
+class StorePolicy:
+    """What the operator allows; see the options of the same names.
+
+    :ivar reject: whether messages to people who are not here are refused, unless the client says otherwise.
+    :ivar offline_messages: places that may be stored for somebody who is not here; 0 for no limit.
+    :ivar stranger_messages: messages in 24 hours to somebody who has never written back; 0 for no limit.
+    :ivar again_time: seconds in which a message that is sent again is found; 0 for no limit.
+    """
+
+    reject: bool = False
+    offline_messages: int = 10_000
+    stranger_messages: int = 20
+    again_time: float = 86_400.0
+
+
+@attrs.define(eq=False)
+class _Held:
+    """A message that is not taken yet.
+
+    :ivar rejects: whether it is refused if the sender knows the recipient, and the recipient is not here.
+    :ivar id: its id, if it was sent again.
+    :ivar is_known: whether the sender knows the recipient, if that was read for this message.
+    :ivar is_asking: whether a read for this message is under way.
+    :ivar is_done: whether it was taken, answered or refused.
+    :ivar failure: why a read has failed.
+    :ivar searched_since: when the search for a message that came again began.
+    """
+
+    message: Message
+    submitter: StoreSubmitter
+    pair: Pair
+    rejects: bool
+    id: ID | None
+    ticket: int
+    is_known: bool | None = None
+    is_asking: bool = False
+    is_done: bool = False
+    failure: Reason | None = None
+    searched_since: float = 0.0
+
+
+class Tickets:
+    """What is not finished yet, so that stopping can wait for it."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._open: dict[int, None] = {}  # the oldest first
+        self._waiting: list[tuple[int, Deferred[None]]] = []
+
+    def open(self) -> int:
+        """Begin something, and return its number."""
+        self._last += 1
+        self._open[self._last] = None
+        return self._last
+
+    def close(self, number: int) -> None:
+        """Finish something."""
+        del self._open[number]
+        waiting, self._waiting = self._waiting, []
+        for last, all_closed in waiting:
+            if next(iter(self._open), last + 1) > last:
+                all_closed.callback(None)
+            else:
+                self._waiting.append((last, all_closed))
+
+    def all_closed(self) -> Deferred[None]:
+        """Wait until everything that has begun is finished. Do not wait for what begins later."""
+        if not self._open:
+            return succeed(None)
+        self._waiting.append((self._last, Deferred()))
+        return self._waiting[-1][1]
+
+    def __len__(self) -> int:
+        """Return how much is not finished."""
+        return len(self._open)
+
+
+class Storing:
+    """Decides about the messages of v2.
+
+    :param directory: the connections by user.
+    :param message_log: where messages are searched for.
+    :param inboxes: the inboxes with a cursor.
+    :param policy: what the operator allows.
+    :param now: the wall clock, in seconds since 1970 UTC.
+    :param clock: for time and timers.
+    :ivar acquaintances: who is known to whom.
+    :ivar inboxes: the same inboxes.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        message_log: InboxLog,
+        inboxes: Inboxes,
+        policy: StorePolicy,
+        now: Callable[[], float],
+        clock: Any,
+    ) -> None:
+        self._connections_of = directory.connections_of
+        self._log = message_log
+        self._policy = policy
+        self._now = now
+        self.inboxes = inboxes
+        self.acquaintances = Acquaintances(message_log.reader)
+        self.answers = Answers(self.acquaintances)
+        self.tickets = Tickets()
+        self._strangers = Strangers(policy.stranger_messages, clock.seconds)
+        self._away = Away(policy.offline_messages)
+        directory.watch(self._away.returned, lambda _: None)
+        self._resendings = Resendings(clock.seconds)
+        self._deadlines: DeadlineTimer[Copy] = DeadlineTimer(clock, ANSWER_SECONDS, self._time_passed)
+        self._searches: DeadlineTimer[_Held] = DeadlineTimer(clock, SEARCH_SECONDS, self._search)
+        self._seconds = clock.seconds
+        self._held: dict[Pair, deque[_Held]] = {}
+        # Messages that are counted by `_strangers` (True) or `_away` (False), while they wait for the log.
+        self._counted: dict[int, bool] = {}
+        self._take: Callable[[Message, StoreSubmitter], None]
+        self._find_waiting: Callable[[ID], Message | None]
+
+    def attach(
+        self, take: Callable[[Message, StoreSubmitter], None], find_waiting: Callable[[ID], Message | None]
+    ) -> None:
+        """Connect this with the relay.
+
+        :param take: puts a message into the batch that is forming.
+        :param find_waiting: finds a message of v2 that waits for the log.
+        """
+        self._take = take
+        self._find_waiting = find_waiting
+
+    # Before the commit -----------------------------------------------------
+
+    def submit(self, message: Message, submitter: StoreSubmitter, again: bool, reject: bool | None) -> None:
+        """Take a message, answer it or refuse it, now or later.
+
+        :param again: whether the client has sent it before, and does not know what became of it.
+        :param reject: whether the message is refused if the recipient is not here; None for the operator's default.
+        """
+        pair = (user_key(message.from_uid), user_key(message.to_uid))
+        is_simple = not again and not self._held and not self._resendings
+        if is_simple and self.acquaintances.known(pair) and self._connections_of(pair[1]):
+            self._take(message, submitter)
+            return
+        id = (pair[0], message.client_id)
+        resending = self._resendings.get(id)
+        if resending is None and again:
+            first = self._find_waiting(id)
+            resending = self._resendings.begin(id, first or message)
+            if first is None:
+                self._hold(_Held(message, submitter, pair, self._rejects(reject), id, self.tickets.open()))
+                return
+        if resending is None:
+            self._hold(_Held(message, submitter, pair, self._rejects(reject), None, self.tickets.open()))
+        elif not resending.is_same(message):
+            submitter.refused(message, Reason.ID_REUSED)
+        else:
+            copy = Copy(message, submitter, self.tickets.open())
+            if resending.copies is None:
+                self._answer_copy(copy, resending)
+            else:
+                resending.copies.append(copy)
+                self._deadlines.start(copy)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are not taken, answered or refused yet."""
+        return len(self.tickets)
+
+    def _rejects(self, reject: bool | None) -> bool:
+        return self._policy.reject if reject is None else reject
+
+    def _hold(self, held: _Held) -> None:
+        self._held.setdefault(held.pair, deque()).append(held)
+        if held.id is not None:
+            held.is_asking = True
+            held.searched_since = self._seconds()
+            self._search(held)
+        self._advance(held.pair)
+
+    def _advance(self, pair: Pair) -> None:
+        """Decide about the messages of a queue, until one has to wait for a read."""
+        held = self._held.get(pair)
+        while held and not held[0].is_asking and self._decide(held[0]):
+            self.tickets.close(held.popleft().ticket)
+            if not held:
+                del self._held[pair]
+
+    def _decide(self, held: _Held) -> bool:
+        """Decide about the first message of a queue; return False if a read must come first."""
+        message, pair = held.message, held.pair
+        if held.is_done:
+            return True
+        if held.failure is not None:
+            self._refuse(held, held.failure)
+            return True
+        is_known = self.acquaintances.known(pair) if held.is_known is None else held.is_known
+        is_full = self._strangers.is_full(pair)
+        if is_known is None and (held.rejects or is_full):
+            self._ask(held, self.acquaintances.look_up(pair), self._looked_up)
+            return False
+        if not is_known:
+            if is_full:
+                self._refuse(held, Reason.RECEIVING_USER_FULL)
+                return True
+            self._strangers.take(pair)
+            self._counted[id(message)] = True
+        elif not self._connections_of(pair[1]):
+            if held.rejects:
+                self._refuse(held, Reason.RECEIVING_USER_NOT_CONNECTED)
+                return True
+            if not self._away.is_known(pair[1]):
+                self._ask(held, maybeDeferred(self._log.inbox, pair[1]), self._inbox_read)
+                return False
+            if self._away.is_full(*pair):
+                self._refuse(held, Reason.RECEIVING_USER_FULL)
+                return True
+            self._away.take(*pair)
+            self._counted[id(message)] = False
+        self._take(message, held.submitter)
+        if is_known is None:
+            self.answers.find_out(pair)  # so that it is known when the message is committed
+        return True
+
+    def _refuse(self, held: _Held, reason: Reason) -> None:
+        held.submitter.refused(held.message, reason)
+        if held.id is not None:
+            self._refuse_copies(held.id, reason)
+
+    def _ask(self, held: _Held, read: Deferred[Any], then: Callable[[Any, _Held], None]) -> None:
+        held.is_asking = True
+        self._then(read, held, then)
+
+    def _then(self, read: Deferred[Any], held: _Held, then: Callable[[Any, _Held], None]) -> None:
+        """Have a read change what is known for a message, and go on with its queue."""
+        read.addCallback(then, held)
+        read.addErrback(self._read_failed, held)
+        read.addErrback(self._report)
+        read.addCallback(lambda _: self._asked(held))
+        read.addErrback(self._report)
+
+    def _asked(self, held: _Held) -> None:
+        held.is_asking = False
+        self._advance(held.pair)
+
+    def _looked_up(self, is_known: bool, held: _Held) -> None:
+        held.is_known = is_known
+
+    def _inbox_read(self, state: InboxState, held: _Held) -> None:
+        self._away.note(held.pair[1], state.left_at, state.last)
+
+    def _search(self, held: _Held) -> None:
+        """Look in the log for a message that came again."""
+        assert held.id is not None
+        again_time = self._policy.again_time
+        since = microseconds(self._now() - again_time) if again_time else 0
+        found = maybeDeferred(self._log.reader.find, held.id[0], str(held.id[1]), since)
+        found.addCallbacks(self._found, self._search_failed, callbackArgs=(held,), errbackArgs=(held,))
+        found.addErrback(self._report)
+
+    def _search_failed(self, failure: Failure, held: _Held) -> None:
+        # A refusal would say that nobody sees the message, and the first one may have been delivered.
+        assert held.id is not None
+        if self._seconds() - held.searched_since < ANSWER_SECONDS:
+            self._searches.start(held)
+        else:
+            held.is_done = True
+            held.submitter.unknown(held.message)
+            for copy in self._resendings.drop(held.id):
+                self._deadlines.stop(copy)
+                if copy.ticket is not None:
+                    self._time_passed(copy)
+            self._asked(held)
+        failure.trap(LogUnavailable, LogBusy)
+
+    def _found(self, found: LoggedMessage | None, held: _Held) -> None:
+        """Answer a message that was sent again, if the log has it."""
+        assert held.id is not None
+        if found is not None:
+            held.is_done = True
+            resending = self._resendings.get(held.id) or self._resendings.begin(held.id, found)
+            if resending.is_same(found):
+                copies = resending.settle(found.from_place, found.to_place, found.received_at)
+                for copy in (Copy(held.message, held.submitter, self.tickets.open()), *copies):
+                    self._answer_copy(copy, resending)
+            else:
+                self._refuse(held, Reason.ID_REUSED)
+        self._asked(held)
+
+    def _read_failed(self, failure: Failure, held: _Held) -> None:
+        held.failure = Reason.BUSY if failure.check(LogBusy) else Reason.LOG_UNAVAILABLE
+        failure.trap(LogUnavailable, LogBusy)
+
+    def _report(self, failure: Failure) -> None:
+        log.failure("delivering a batch of messages failed; please report it", failure=failure)
+
+    # After the commit ------------------------------------------------------
+
+    def committed(self, message: Message, pair: Pair) -> None:
+        """Note a message that stands, of v1 or v2."""
+        self.acquaintances.wrote(*pair)
+        self._strangers.forget((pair[1], pair[0]))
+        if self._counted or self._away:
+            was_stranger = self._counted.pop(id(message), None)
+            self._away.committed(pair[1], message.to_place, was_stranger is False)
+
+    def answer_copies(self, message: Message) -> None:
+        """Answer those who have sent a message again that is now committed and handed over."""
+        if self._resendings:
+            resending = self._resendings.get((user_key(message.from_uid), message.client_id))
+            for copy in self._resendings.committed(message):
+                assert resending is not None
+                self._answer_copy(copy, resending)
+
+    def failed(self, message: Message) -> None:
+        """Note a message that was taken, and is not in the log."""
+        pair = (user_key(message.from_uid), user_key(message.to_uid))
+        was_stranger = self._counted.pop(id(message), None)
+        if was_stranger:
+            self._strangers.give_back(pair)
+        elif was_stranger is False:
+            self._away.give_back(*pair)
+        if self._resendings:
+            self._refuse_copies((pair[0], message.client_id), Reason.LOG_UNAVAILABLE)
+
+    # Copies ----------------------------------------------------------------
+
+    def _answer_copy(self, copy: Copy, resending: Resending) -> None:
+        """Answer a message that was sent again as if the first one had just been answered."""
+        self._deadlines.stop(copy)
+        if copy.ticket is None:
+            return
+        pair = (user_key(copy.message.from_uid), user_key(copy.message.to_uid))
+        is_known = self.acquaintances.known(pair)
+        found = self.answers.find_out(pair) if is_known is None else succeed(is_known)
+        found.addCallback(lambda known: known and self._has_received(pair[1], resending.to_place))
+        found.addCallback(lambda delivered: self._copy_answered(copy, resending, delivered))
+        found.addErrback(self._report)
+
+    def _has_received(self, user: str, place: int) -> bool | Deferred[bool]:
+        """Return whether a user is here, or has said to have received a place."""
+        if self._connections_of(user):
+            return True
+        received: Deferred[Any] = maybeDeferred(self._log.inbox, user)
+        received.addCallback(lambda state: state.received >= place)
+        received.addErrback(_as_not_received)
+        return received
+
+    def _copy_answered(self, copy: Copy, resending: Resending, is_delivered: bool) -> None:
+        copy.submitter.stored(copy.message, resending.place, resending.at, is_delivered)
+        self._close(copy)
+
+    def _refuse_copies(self, id: ID, reason: Reason) -> None:
+        for copy in self._resendings.drop(id):
+            if copy.ticket is not None:
+                self._deadlines.stop(copy)
+                copy.submitter.refused(copy.message, reason)
+                self._close(copy)
+
+    def _time_passed(self, copy: Copy) -> None:
+        copy.submitter.unknown(copy.message)
+        self._close(copy)
+
+    def _close(self, copy: Copy) -> None:
+        assert copy.ticket is not None
+        self.tickets.close(copy.ticket)
+        copy.ticket = None
+
+
+def _as_not_received(failure: Failure) -> bool:
+    failure.trap(LogUnavailable)
+    return False
