@@ -1,0 +1,106 @@
+"""Relays that break a rule of v2, each in one way. `tests.fuzz.test_inboxes` must find each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from twisted.internet.defer import succeed
+
+from chatrelay.messagelog.memory import MemoryInboxReader, MemoryMessageLog, MemoryRow
+from chatrelay.model import Message, Page
+from chatrelay.relay.acquaintance import Acquaintances
+from chatrelay.relay.delivery import Relay
+from chatrelay.relay.inbox import Cursor, Inbox, Inboxes, State
+from chatrelay.relay.resending import Resendings, Waiting
+from chatrelay.relay.storing import Storing
+
+_enter, _answer, _offer, _page_read = Inboxes.enter, Cursor.answer, Cursor.offer, Cursor._page_read
+_keep, _submit, _hand_over = MemoryMessageLog._keep, Storing.submit, Relay._hand_over
+
+
+def _answers_only_beyond_the_cursor(self: Cursor, place: int, payload: bytes) -> bool:
+    return place > self.place and _answer(self, place, payload)
+
+
+def _begins_one_too_far(self: Inboxes, user: str, connection: Any, last: int, after: int | None = None) -> Cursor:
+    return _enter(self, user, connection, last, after if after is None or after >= last else after + 1)
+
+
+def _begins_one_too_early(self: Inboxes, user: str, connection: Any, last: int, after: int | None = None) -> Cursor:
+    return _enter(self, user, connection, last, after and after - 1)
+
+
+def _sends_a_place_at_the_cursor_again(self: Cursor, page: Page) -> None:
+    for entry in page.entries:
+        if entry.place <= self.place and entry.message is not None:
+            self.connection.send(self._inboxes.dialect.delivery(entry.message, entry.place))
+    _send_page(self, page)
+
+
+_send_page = Cursor._send_page
+
+
+def _gives_a_place_twice(self: MemoryMessageLog, message: Message) -> int:
+    number = _keep(self, message)
+    inbox = self.inboxes[str(message.to_uid)]
+    if len(inbox) % 7 == 0:
+        row: MemoryRow = self.rows[-1]
+        message.to_place = row.to_place = row.to_place - 1
+    return number
+
+
+def _forgets_own_devices(self: Relay, message: Message, pair: Any, answered: Any, storing: Storing) -> bool:
+    with patch.object(Inbox, "deliver", _delivers_to_recipients_only(message, pair)):
+        return _hand_over(self, message, pair, answered, storing)
+
+
+def _delivers_to_recipients_only(message: Message, pair: Any) -> Any:
+    def deliver(self: Inbox, message: Message, place: int, besides: Any = None) -> bool:
+        return (pair[0] != pair[1] and self.user == pair[0]) or _deliver(self, message, place, besides)
+
+    return deliver
+
+
+_deliver = Inbox.deliver
+
+
+def _is_live_after_a_page(self: Cursor, page: Page, after: int) -> None:
+    if self.state is State.READING:
+        self._send_page(page)
+        self._stop_time()
+        self.place = self._inbox.last
+        self.state = State.LIVE
+
+
+def _ignores_again(self: Storing, message: Message, submitter: Any, again: bool, reject: bool | None) -> None:
+    _submit(self, message, submitter, False, reject)
+
+
+def _nothing(*_: Any) -> None:
+    """Find nothing."""
+
+
+def _finds_nothing(*_: Any) -> Any:
+    return succeed(None)
+
+
+BROKEN_INBOXES: dict[str, Callable[[], Any]] = {
+    "sends past an unsettled place": lambda: patch.object(Inboxes, "settled", lambda self, user, last: last),
+    "drops an answer at or below the cursor": lambda: patch.object(Cursor, "answer", _answers_only_beyond_the_cursor),
+    "replays from a place too far": lambda: patch.object(Inboxes, "enter", _begins_one_too_far),
+    "replays from a place too early": lambda: patch.object(Inboxes, "enter", _begins_one_too_early),
+    "sends a place twice": lambda: patch.object(Cursor, "_send_page", _sends_a_place_at_the_cursor_again),
+    "gives a place twice": lambda: patch.object(MemoryMessageLog, "_keep", _gives_a_place_twice),
+    "forgets own devices": lambda: patch.object(Relay, "_hand_over", _forgets_own_devices),
+    "answers a message that came again by a second row": lambda: patch.object(
+        MemoryInboxReader, "find", _finds_nothing
+    ),
+    "looks not through what waits for the log": lambda: patch.object(Waiting, "find", _nothing),
+    "forgets the ids that came again": lambda: patch.object(Resendings, "get", _nothing),
+    "treats what comes again as a first": lambda: patch.object(Storing, "submit", _ignores_again),
+    "loses the race of replay and live": lambda: patch.object(Cursor, "_page_read", _is_live_after_a_page),
+    "tells of people who are unknown": lambda: patch.object(Acquaintances, "known", lambda *_: True),
+}
+"""Name of the defect -> context manager that causes it."""
