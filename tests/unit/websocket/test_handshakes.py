@@ -137,6 +137,16 @@ class Handshakes(ConnectingTestCase):
         self.assertEqual(len(told), 6)
         self.assertIn("handshake from 192.0.2.1:4321 refused with 403", told[0])
 
+    def test_refused_origin_under_another_name_of_the_machine_is_logged_with_both_remedies(self) -> None:
+        for options, is_told in ({"session_cookie": "sid"}, True), ({}, False):
+            self.events.clear()
+            self.factory = self.make_factory(origin=("https://example.com",), **options)
+            request = handshake("Origin: http://127.0.0.1:3000").replace(b"relay.example", b"localhost:8080")
+            self.client().write(request)
+            (warning,) = self.said(LogLevel.warn)
+            self.assertIn("allow it with --origin http://127.0.0.1:3000", warning)
+            self.assertEqual("open the page at http://localhost:3000, or connect to" in warning, is_told)
+
     def test_many_refused_origins_do_not_hide_a_new_one_from_the_log(self) -> None:
         self.factory = self.make_factory(origin=("https://example.com",))
         for number in range(1000):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chatrelay.websocket.protocol import ChatProtocol
 from tests.support.frames import BINARY, CONTINUATION, PING, PONG, frame
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase
@@ -117,3 +118,18 @@ class Messages(WebSocketTestCase):
         client.send(2)
         self.clock.advance(0)
         self.assertEqual((client.hear(), bo.hear(), self.log.rows), ([], [], []))
+
+    def test_subclass_with_its_own_on_message_gets_every_message(self) -> None:
+        taken: list[bytes] = []
+
+        class Own(ChatProtocol):
+            def onMessage(self, payload: bytes, isBinary: bool) -> None:
+                taken.append(payload)
+                super().onMessage(payload, isBinary)
+
+        self.factory.protocol = Own
+        client = self.client().open()
+        client.write(frame(b'{"type":"auth-request","SESSID":"alice"}'))
+        client.write(frame(b"{", fin=False) + frame(b"}", CONTINUATION))
+        self.assertEqual(taken, [b'{"type":"auth-request","SESSID":"alice"}', b"{}"])
+        self.assertEqual(client.hear()[0], ADMITTED)
