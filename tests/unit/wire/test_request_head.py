@@ -40,3 +40,7 @@ class Lookups(SynchronousTestCase):
         found = [line.partition(": ")[::2] for line in lines[1:-1]]
         told = [(name.decode(), value.decode("latin-1").replace("\x85", "?")) for name, value in head.fields]
         self.assertEqual(found, told)
+
+    def test_unprintable_target_is_encoded_for_autobahn(self) -> None:
+        head = RequestHead.of("GET /\u00e5\x0b?x=y HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        self.assertEqual(head.for_autobahn(None).split(b"\r\n")[0], b"GET /%C3%A5%0B?x=y HTTP/1.1")
