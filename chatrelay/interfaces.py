@@ -147,6 +147,10 @@ class InboxConnection(Protocol):
     def unsent(self) -> int:
         """The bytes that wait in this process until the client has read what is before them."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes from an earlier turn of the reactor wait in this process."""
+
     def send(self, payload: bytes) -> bool:
         """Append one text message, as `Connection.send` does. Once the result is False, it is so for ever."""
 

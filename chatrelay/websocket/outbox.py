@@ -261,6 +261,11 @@ class Outbox:
             return self._waiting()
         return self._size + (self._sent if self._backed_up else 0)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes from an earlier turn wait; without the fast path, those of this turn count, too."""
+        return self.unsent > self._size
+
     def call_when_drained(self, call: Callable[[], None]) -> None:
         """Call `call` once, in a later turn of the reactor, when no more than `MAX_UNSENT` bytes are unsent.
 

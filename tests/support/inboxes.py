@@ -42,6 +42,11 @@ class InboxClient:
         self.closed: Close | None = None
         self._calls: list[Callable[[], None]] = []
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes wait."""
+        return self.unsent > 0
+
     def send(self, payload: bytes) -> bool:
         """Record a frame, if the connection is open."""
         if self.is_open:

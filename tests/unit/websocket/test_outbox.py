@@ -500,6 +500,12 @@ class Draining(OutgoingTestCase):
         self.send(self.buffer, 400_000)
         self.assertGreater(self.buffer.unsent, 0)
 
+    def test_connection_is_behind_if_bytes_of_an_earlier_turn_wait(self) -> None:
+        self.buffer.send(b"x" * 1000)
+        self.assertFalse(self.buffer.is_behind)
+        self.send(self.buffer, 400_000)
+        self.assertTrue(self.buffer.is_behind)
+
     def test_call_comes_in_a_later_turn_if_little_is_unsent(self) -> None:
         self.ask(self.buffer)
         self.assertEqual(self.calls, [])
