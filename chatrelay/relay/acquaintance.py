@@ -9,6 +9,8 @@ true only as long as `wrote` is called for every message that is committed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
@@ -40,10 +42,12 @@ class Acquaintances:
     """Who is known to whom, as far as it has been found out.
 
     :param reader: reads the message log.
+    :ivar observer: called by `wrote` with a pair that was not kept as known, and whether it was kept as unknown.
     """
 
     def __init__(self, reader: InboxReader) -> None:
         self._reader = reader
+        self.observer: Callable[[Pair, bool], None] | None = None
         self._known: dict[Pair, None] = {}
         self._unknown: dict[Pair, None] = {}
         self._questions: dict[Pair, _Question] = {}
@@ -77,10 +81,12 @@ class Acquaintances:
         pair = (recipient, sender)
         if pair not in self._known:
             _keep(self._known, pair)
-            self._unknown.pop(pair, None)
+            was_unknown = self._unknown.pop(pair, 0) is None
             question = self._questions.get(pair)
             if question is not None:
                 question.is_known = True
+            if self.observer is not None:
+                self.observer(pair, was_unknown)
 
     def forget_unknown(self) -> None:
         """Forget who is unknown, because messages are committed for which `wrote` is not called."""

@@ -203,7 +203,7 @@ class Relay:
             if self._commits_stored or storing.inboxes:
                 self._deliver_places(numbers, batch, number, storing)
                 return
-            storing.acquaintances.forget_unknown()
+            storing.forget_unknown()
         connections_of = self._directory.connections_of
         unreached: list[tuple[int, _Submission]] = []
         for place, (submitter, message) in enumerate(batch):

@@ -28,6 +28,7 @@ from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import InboxState, LogBusy, LoggedMessage, LogUnavailable, Message, user_key
 from chatrelay.relay.acquaintance import Acquaintances, Pair
 from chatrelay.relay.answers import Answers, microseconds
+from chatrelay.relay.awareness import Awareness
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.offline import Away, Strangers
@@ -132,6 +133,7 @@ class Storing:
     :param clock: for time and timers.
     :ivar acquaintances: who is known to whom.
     :ivar inboxes: the same inboxes.
+    :ivar awareness: is told of every message that stands, if it is set.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Storing:
         self.acquaintances = Acquaintances(message_log.reader)
         self.answers = Answers(self.acquaintances)
         self.tickets = Tickets()
+        self.awareness: Awareness | None = None
         self._strangers = Strangers(policy.stranger_messages, clock.seconds)
         self._away = Away(policy.offline_messages)
         directory.watch(self._away.returned, lambda _: None)
@@ -345,10 +348,18 @@ class Storing:
     def committed(self, message: Message, pair: Pair) -> None:
         """Note a message that stands, of v1 or v2."""
         self.acquaintances.wrote(*pair)
+        if self.awareness is not None:
+            self.awareness.committed(message, pair)
         self._strangers.forget((pair[1], pair[0]))
         if self._counted or self._away:
             was_stranger = self._counted.pop(id(message), None)
             self._away.committed(pair[1], message.to_place, was_stranger is False)
+
+    def forget_unknown(self) -> None:
+        """Note that messages are committed for which `committed` is not called."""
+        self.acquaintances.forget_unknown()
+        if self.awareness is not None:
+            self.awareness.forget_unknown()
 
     def answer_copies(self, message: Message) -> None:
         """Answer those who have sent a message again that is now committed and handed over."""

@@ -1,0 +1,181 @@
+"""What people are told of each other besides messages: receipts, presence and typing; and the marks that are kept.
+
+Pure: the directory, the inboxes, the message log and the clocks are passed in. This module must not know how anything
+is encoded. It connects the parts: each event of the relay goes to those that it concerns.
+
+Everything here is about people who speak v2, except that users of v1 are online, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatrelay.interfaces import InboxLog
+from chatrelay.model import InboxState, LogUnavailable, MarkKind, Message
+from chatrelay.relay.acquaintance import Acquaintances, Pair
+from chatrelay.relay.directory import Directory
+from chatrelay.relay.inbox import Inboxes
+from chatrelay.relay.marks import Marks
+from chatrelay.relay.presence import Presence, PresenceDialect, Watcher
+from chatrelay.relay.receipts import ReceiptDialect, Receipts
+from chatrelay.relay.typing import Typing, TypingDialect
+
+log = Logger("chatrelay.relay")
+
+
+class AwarenessDialect(ReceiptDialect, PresenceDialect, TypingDialect, Protocol):
+    """Encodes all that is told; `chatrelay.wire.v2` is one."""
+
+
+class Awareness:
+    """The parts that tell people of each other.
+
+    :param dialect: encodes what is told.
+    :param message_log: where marks are kept.
+    :param directory: the connections by user.
+    :param inboxes: the cursors of all connections.
+    :param asking: who is known to a user, for questions that this user causes.
+    :param now: the wall clock, in seconds since 1970 UTC.
+    :param clock: for timers.
+    :param call_soon: runs a callable in a later turn of the reactor.
+    :param sends_receipts: whether receipts are sent.
+    :param presence: ``known``, ``everybody`` or ``off``: of whom people are told that they are online.
+    :ivar presence: None if nobody is told.
+    """
+
+    def __init__(
+        self,
+        dialect: AwarenessDialect,
+        message_log: InboxLog,
+        directory: Directory,
+        inboxes: Inboxes,
+        asking: Acquaintances,
+        now: Callable[[], float],
+        clock: Any,
+        call_soon: Callable[[Callable[[], None]], object],
+        sends_receipts: bool = True,
+        presence: str = "known",
+    ) -> None:
+        self._log = message_log
+        self._connections_of = directory.connections_of
+        self._inboxes = inboxes
+        self._asking = asking
+        self._told = Acquaintances(message_log.reader)
+        self.marks = Marks(message_log, call_soon, clock)
+        self.receipts = Receipts(
+            dialect, message_log.reader, inboxes, asking, self._told, self.marks, clock, sends_receipts
+        )
+        self.typing = Typing(dialect, inboxes, self._told, clock)
+        self.presence: Presence | None = None
+        if presence != "off":
+            self.presence = Presence(dialect, self._connections_of, now, clock, call_soon, presence == "everybody")
+        self._departures = 0  # users who have left, and whose last place is not known yet
+        self._waiting: list[Deferred[None]] = []
+        directory.watch(self.connected, self.disconnected)
+        asking.observer = self.became_known
+
+    # Called by the relay --------------------------------------------------------
+
+    def committed(self, message: Message, pair: Pair) -> None:
+        """Note a message that stands.
+
+        :param pair: the sender and the recipient.
+        """
+        self._told.wrote(*pair)
+        self.receipts.committed(message, pair)
+
+    def forget_unknown(self) -> None:
+        """Note that messages are committed for which `committed` is not called."""
+        self._told.forget_unknown()
+
+    def became_known(self, pair: Pair, was_unknown: bool) -> None:
+        """Note that the second user is known to the first one.
+
+        :param was_unknown: whether it is certain that this is new.
+        """
+        if self.presence is not None:
+            self.presence.became_known(*pair)
+        if was_unknown:
+            self.receipts.became_known(pair)
+
+    # Called by the directory, for all dialects ------------------------------------
+
+    def connected(self, user: str) -> None:
+        """Note that a user who had no connection has one."""
+        if self.presence is not None:
+            self.presence.connected(user)
+
+    def disconnected(self, user: str) -> None:
+        """Note that the last connection of a user has gone."""
+        if self.presence is not None:
+            self.marks.set(user, MarkKind.LAST_SEEN, "", self.presence.disconnected(user))
+        self._departures += 1
+        departed = maybeDeferred(self._log.inbox, user).addCallback(self._departed, user)
+        departed.addErrback(_not_kept)
+        departed.addErrback(self._report)
+        departed.addCallback(self._departure_over)
+
+    def _departed(self, state: InboxState, user: str) -> None:
+        # Somebody who has come back meanwhile has missed nothing, and leaves at a later place.
+        self.marks.set(user, MarkKind.LEFT_AT, "", state.last)
+
+    def _departure_over(self, _: None) -> None:
+        self._departures -= 1
+        if not self._departures:
+            self.marks.save()
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each.callback(None)
+
+    def _report(self, failure: Failure) -> None:
+        log.failure("noting that a user has left failed; please report it", failure=failure)
+
+    # Called by sessions -----------------------------------------------------------
+
+    async def watch(self, watcher: Watcher, users: Sequence[str]) -> tuple[Sequence[str], dict[str, int | None]]:
+        """Replace whom a connection watches, and return who is online and who is not, as `Presence.watch` does.
+
+        :raises LogUnavailable: if the log can't be read.
+        :raises LogBusy: if too many reads wait.
+        """
+        presence = self.presence
+        assert presence is not None
+        found: set[str] = set()
+        for user in users:
+            known: bool | None = presence.is_for_everybody or self._asking.known((watcher.user, user))
+            if known is None:
+                known = await self._asking.look_up((watcher.user, user))
+            if known:
+                found.add(user)
+        keys = [(user, MarkKind.LAST_SEEN, "") for user in users if user in found and not presence.is_online(user)]
+        marks = await self.marks.read(keys)
+        last_seen = {user: value for (user, _, _), value in marks.items()}
+        # Somebody may have written meanwhile.
+        found.update(user for user in users if self._asking.known((watcher.user, user)))
+        if watcher.is_closed:
+            return (), {}
+        online, offline = presence.watch(watcher, users, found, last_seen)
+        return online, dict(offline)
+
+    def closed(self, watcher: Watcher) -> None:
+        """End the watches of a connection that is closing or gone."""
+        watcher.is_closed = True
+        if self.presence is not None:
+            self.presence.end(watcher)
+
+    def stop(self) -> Deferred[None]:
+        """Pass all marks to the log; the Deferred fires when that is done, and the log may be stopped."""
+        self.marks.save()
+        if not self._departures:
+            return succeed(None)
+        self._waiting.append(Deferred())
+        return self._waiting[-1]
+
+
+def _not_kept(failure: Failure) -> None:
+    failure.trap(LogUnavailable)

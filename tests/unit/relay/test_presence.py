@@ -1,0 +1,248 @@
+"""Presence: who is told that somebody is online, and when they were last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from chatrelay.model import LogBusy, MarkKind
+from chatrelay.relay import presence as presence_module
+from tests.support.people import Device, People
+
+
+class PresenceCase(SynchronousTestCase):
+    """Alice, to whom Bo is known."""
+
+    presence = "known"
+
+    def setUp(self) -> None:
+        self.people = People(presence=self.presence)
+        self.people.pass_time(1000)
+        self.people.send("bo", "alice")
+        self.alice = self.people.log_in("alice")
+
+    def watch(self, device: Device, *users: str) -> Any:
+        """Watch users; return who is online, and who is offline."""
+        return self.successResultOf(self.begin(device, *users))
+
+    def begin(self, device: Device, *users: str) -> Deferred[Any]:
+        """Begin to watch users."""
+        return Deferred.fromCoroutine(self.people.awareness.watch(device.watcher, users))
+
+
+class PresenceTests(PresenceCase):
+    """By acquaintance."""
+
+    def test_answer_has_who_is_online_and_when_the_others_were(self) -> None:
+        self.people.send("cy", "alice")
+        self.people.send("dee", "alice")
+        self.people.log_in("bo")
+        self.people.log_out(self.people.log_in("cy"))
+        self.people.pass_time(6)
+        self.assertEqual(self.watch(self.alice, "bo", "cy", "dee"), (["bo"], {"cy": 1_000_000, "dee": None}))
+
+    def test_unknown_people_are_in_neither_list_whether_they_are_here_or_not(self) -> None:
+        self.people.log_in("cy")
+        self.people.send("alice", "cy")
+        self.assertEqual(self.watch(self.alice, "cy", "nobody"), ([], {}))
+
+    def test_change_is_told_once_to_each_watching_connection(self) -> None:
+        phone = self.people.log_in("alice")
+        other = self.people.log_in("alice")
+        for device in (self.alice, phone):
+            self.watch(device, "bo")
+        self.people.log_in("bo")
+        self.people.log_in("bo")
+        self.people.turn()
+        self.assertEqual(
+            [device.told() for device in (self.alice, phone, other)], [["presence bo on"], ["presence bo on"], []]
+        )
+
+    def test_offline_is_told_five_seconds_after_the_last_connection_with_its_time(self) -> None:
+        phone, bo = self.people.log_in("bo"), self.people.log_in("bo")
+        self.watch(self.alice, "bo")
+        self.people.log_out(bo)
+        self.people.pass_time(7)
+        self.assertEqual(self.alice.told(), [])
+        self.people.log_out(phone)
+        self.people.pass_time(4.9)
+        self.assertEqual(self.alice.told(), [])
+        self.people.pass_time(0.2)
+        self.assertEqual(self.alice.told(), ["presence bo off 1007000"])
+
+    def test_who_comes_back_within_five_seconds_was_online_all_the_time(self) -> None:
+        bo = self.people.log_in("bo")
+        self.watch(self.alice, "bo")
+        self.people.log_out(bo)
+        self.people.pass_time(4)
+        self.assertEqual(self.watch(self.people.log_in("alice"), "bo"), (["bo"], {}))
+        self.people.log_in("bo")
+        self.people.pass_time(10)
+        self.assertEqual(self.alice.told(), [])
+
+    def test_one_frame_in_five_seconds_with_the_latest_state(self) -> None:
+        self.watch(self.alice, "bo")
+        bo = self.people.log_in("bo")
+        self.people.log_out(bo)
+        self.people.pass_time(5.5)
+        self.assertEqual(self.alice.told(), ["presence bo on", "presence bo off 1000000"])
+        bo = self.people.log_in("bo")
+        self.people.pass_time(4)
+        self.assertEqual(self.alice.told(), [])
+        self.people.pass_time(1)
+        self.assertEqual(self.alice.told(), ["presence bo on"])
+
+    def test_new_request_does_not_shorten_the_five_seconds(self) -> None:
+        bo = self.people.log_in("bo")
+        self.watch(self.alice, "bo")
+        self.people.log_out(bo)
+        self.people.pass_time(5)
+        self.assertEqual(self.alice.told(), ["presence bo off 1000000"])
+        self.watch(self.alice)
+        self.watch(self.alice, "bo")
+        self.people.log_in("bo")
+        self.people.pass_time(4.5)
+        self.assertEqual(self.alice.told(), [])
+        self.people.pass_time(0.75)
+        self.assertEqual(self.alice.told(), ["presence bo on"])
+
+    def test_new_request_replaces_the_watches_and_an_empty_one_ends_them(self) -> None:
+        self.people.send("cy", "alice")
+        self.watch(self.alice, "bo")
+        self.watch(self.alice, "cy")
+        self.people.log_in("bo")
+        self.people.log_in("cy")
+        self.people.turn()
+        self.assertEqual(self.alice.told(), ["presence cy on"])
+        self.assertEqual(self.watch(self.alice), ([], {}))
+        self.people.pass_time(6)
+        self.assertEqual(len(self.people.awareness.presence or ()), 0)
+
+    def test_watch_of_an_unknown_user_follows_acquaintance(self) -> None:
+        self.watch(self.alice, "cy")
+        cy = self.people.log_in("cy")
+        self.people.pass_time(6)
+        self.assertEqual(self.alice.told(), [])
+        self.people.send("cy", "alice")
+        self.assertEqual(self.alice.told(), ["presence cy on"])
+        self.people.send("cy", "alice")
+        self.people.log_out(cy)
+        self.people.pass_time(6)
+        self.assertEqual(self.alice.told(), ["presence cy off 1006000"])
+
+    def test_user_who_becomes_known_while_the_request_is_answered_is_in_the_answer(self) -> None:
+        self.people.log_in("cy")
+        reader = self.people.log.reader
+        reader.holds = True
+        watching = self.begin(self.alice, "cy", "dee")
+        reader.answer()
+        self.people.send("cy", "alice")
+        reader.answer()
+        self.assertEqual(self.successResultOf(watching), (["cy"], {}))
+
+    def test_request_fails_if_the_log_can_not_be_read_and_the_watches_stay(self) -> None:
+        self.watch(self.alice, "bo")
+        self.people.log.reader.holds = True
+        watching = self.begin(self.alice, "dee")
+        self.people.log.reader.fail(LogBusy("busy"))
+        self.failureResultOf(watching, LogBusy)
+        self.people.log_in("bo")
+        self.people.turn()
+        self.assertEqual(self.alice.told(), ["presence bo on"])
+
+    def test_connection_that_closes_while_its_request_is_answered_watches_nobody(self) -> None:
+        self.people.log.reader.holds = True
+        watching = self.begin(self.alice, "dee", "bo")
+        self.people.log_out(self.alice)
+        self.people.log.reader.holds = False
+        while self.people.log.reader.waiting:
+            self.people.log.reader.answer()
+        self.successResultOf(watching)
+        presence = self.people.awareness.presence
+        assert presence is not None
+        self.assertEqual((len(presence), presence._watchers), (0, {}))
+
+    def test_user_with_many_watchers_is_told_of_in_slices_with_the_state_of_then(self) -> None:
+        self.patch(presence_module, "SLICE", 2)
+        devices = [self.people.log_in("alice") for _ in range(5)]
+        for device in devices:
+            self.watch(device, "bo")
+        bo = self.people.log_in("bo")
+        self.people._turns.pop(0)()
+        self.assertEqual([device.told() for device in devices].count(["presence bo on"]), 2)
+        self.people.log_out(bo)
+        self.people.pass_time(6)
+        self.assertEqual([len(device.told()) for device in devices].count(1), 2)
+        self.assertEqual([device.watcher.told["bo"] for device in devices], [False] * 5)
+
+    def test_nothing_is_kept_of_connections_and_users_who_have_gone(self) -> None:
+        self.people.send("cy", "alice")
+        bo = self.people.log_in("bo")
+        self.watch(self.alice, "bo", "cy", "dee")
+        for device in (bo, self.alice):
+            self.people.log_out(device)
+        self.people.pass_time(11)
+        presence = self.people.awareness.presence
+        assert presence is not None
+        kept = (presence._watchers, presence._watched, presence._last_seen, presence._leaving, presence._recent)
+        self.assertEqual(kept, ({}, {}, {}, set(), set()))
+        self.assertEqual(self.people.clock.getDelayedCalls(), [])
+
+    def test_last_seen_and_the_last_place_are_kept_when_the_last_connection_goes(self) -> None:
+        phone, bo = self.people.log_in("bo"), self.people.log_in("bo")
+        self.people.log_out(bo)
+        self.people.pass_time(2)
+        self.assertEqual(self.people.log.marks, {})
+        self.people.log_out(phone)
+        self.people.pass_time(1)
+        self.assertEqual(
+            self.people.log.marks,
+            {("bo", MarkKind.LAST_SEEN, ""): 1_002_000, ("bo", MarkKind.LEFT_AT, ""): 1},
+        )
+
+    def test_stop_waits_for_the_last_places_of_those_who_leave(self) -> None:
+        self.successResultOf(self.people.awareness.stop())
+        bo = self.people.log_in("bo")
+        self.people.log.holds_inboxes = True
+        self.people.log_out(bo)
+        stopped = self.people.awareness.stop()
+        self.assertNoResult(stopped)
+        self.people.log.answer_inbox()
+        self.successResultOf(stopped)
+        self.assertEqual(self.people.log.marks["bo", MarkKind.LEFT_AT, ""], 1)
+
+    def test_departure_while_the_log_can_not_be_read_is_forgotten(self) -> None:
+        bo = self.people.log_in("bo")
+        self.people.log.holds_inboxes = True
+        self.people.log_out(bo)
+        self.people.log.fail_inbox()
+        self.people.pass_time(1)
+        self.assertEqual(list(self.people.log.marks), [("bo", MarkKind.LAST_SEEN, "")])
+
+
+class PresenceForEverybodyTests(PresenceCase):
+    """``--presence everybody``."""
+
+    presence = "everybody"
+
+    def test_everybody_is_told_of_everybody(self) -> None:
+        cy = self.people.log_in("cy")
+        self.assertEqual(self.watch(self.alice, "cy", "nobody"), (["cy"], {"nobody": None}))
+        self.people.log_out(cy)
+        self.people.pass_time(6)
+        self.assertEqual(self.alice.told(), ["presence cy off 1000000"])
+        self.assertEqual(self.people.log.reader.waiting, [])
+
+
+class PresenceOffTests(PresenceCase):
+    """``--presence off``."""
+
+    presence = "off"
+
+    def test_nobody_is_told_and_no_time_is_kept(self) -> None:
+        self.assertIsNone(self.people.awareness.presence)
+        self.people.log_out(self.people.log_in("bo"))
+        self.people.pass_time(1)
+        self.assertEqual(self.people.log.marks, {("bo", MarkKind.LEFT_AT, ""): 1})
