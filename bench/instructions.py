@@ -2,6 +2,7 @@
 
     python -m bench.instructions             both
     python -m bench.instructions message     or login
+    python -m bench.instructions --log       with the message log in SQLite on
     python -m bench.instructions --tree DIR  another checkout of chatrelay, with the load of this one
 
 The relay runs under Valgrind's callgrind with few options: the message log is off, and the rate limits are not reached.
@@ -188,13 +189,16 @@ def logins(relay: subprocess.Popen[bytes], port: int, count: int) -> None:
         logged_in(port, f"user-{number:03}").close()
 
 
-def instructions(tree: Path, load: Load, count: int) -> int:
-    """Return all instructions of a relay from its start to its end, with a load in between."""
+def instructions(tree: Path, server: str, load: Load, count: int) -> int:
+    """Return all instructions of a relay from its start to its end, with a load in between.
+
+    :param server: its name in `SERVERS`.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as name, site() as url:
         folder = Path(name)
         nothing = folder / "none"
-        command = SERVERS["chatrelay"].command(Place(port, folder, url, nothing, nothing))
+        command = SERVERS[server].command(Place(port, folder, url, nothing, nothing))
         counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0", "HOME": name}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"  # otherwise the first run would compile new modules
@@ -227,6 +231,7 @@ def main(command_line: list[str]) -> int:
     """Count, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("what", nargs="*", metavar="message|login")
+    parser.add_argument("--log", action="store_true", help="with the message log in SQLite on")
     parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout of chatrelay")
     arguments = parser.parse_args(command_line)
     if shutil.which("valgrind") is None:
@@ -241,7 +246,8 @@ def main(command_line: list[str]) -> int:
     }
     for what in dict.fromkeys(chosen):
         load, (few, many), units = loads[what]
-        counts = [instructions(arguments.tree.resolve(), load, count) for count in (few, many)]
+        server = "chatrelay-log" if arguments.log else "chatrelay"
+        counts = [instructions(arguments.tree.resolve(), server, load, count) for count in (few, many)]
         each = (counts[1] - counts[0]) / ((many - few) * units)
         print(f"{each:,.0f} instructions per {what}", flush=True)
     return 0

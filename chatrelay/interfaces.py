@@ -256,6 +256,14 @@ class MessageLog(Protocol):
         """Close the log when all earlier calls are done; the Deferred fires when it is closed."""
 
 
+@runtime_checkable
+class SlowStart(Protocol):
+    """A `MessageLog` whose `start` may take long, because it changes what an older version has written."""
+
+    on_progress: Callable[[], object]
+    """Called about once a second while `start` goes on. The process sets it, so that systemd goes on waiting."""
+
+
 class CommitUnknown(LogUnavailable):
     """A commit failed, and it is not known whether the batch is in the log.
 

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -24,6 +25,7 @@ from chatrelay.app.signals import at_start, let_end, on_terminal
 from chatrelay.app.twistd_log import TwistdLog
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.sources import Given
+from chatrelay.interfaces import SlowStart
 from chatrelay.model import LogUnavailable
 
 log = Logger("chatrelay.app")
@@ -96,9 +98,12 @@ class RelayProcess(MultiService):
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload_or_stop))
         if at_start.has_begun and signal.getsignal(signal.SIGUSR1) == at_start.keep:
             signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._rotate))
+        self._supervisor = systemd.supervisor(os.environ, os.getpid())
+        message_log = self._relay.message_log
+        if self._supervisor is not None and isinstance(message_log, SlowStart):
+            message_log.on_progress = partial(self._supervisor.notify, systemd.MORE_TIME)
         with self._in_one_sentence():
             super().startService()
-        self._supervisor = systemd.supervisor(os.environ, os.getpid())
         self._reactor.callWhenRunning(self._notify_ready)
         if self._twistd_log.queue is not None:
             self._reactor.addSystemEventTrigger("after", "shutdown", self._twistd_log.queue.finish)

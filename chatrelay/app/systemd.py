@@ -16,6 +16,8 @@ log = Logger("chatrelay.app")
 READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
+MORE_TIME = "EXTEND_TIMEOUT_USEC=600000000"
+"""For a start that takes long: systemd waits 10 minutes more, from when it gets this."""
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. systemd gives times in microseconds."""
@@ -35,7 +37,7 @@ class Supervisor:
     def notify(self, state: str) -> None:
         """Send a state without waiting. A failure is logged, and the notification is lost.
 
-        :param state: `READY`, `ALIVE` or `STOPPING`.
+        :param state: `READY`, `ALIVE`, `STOPPING` or `MORE_TIME`.
         """
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_systemd:

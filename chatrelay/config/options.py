@@ -130,6 +130,7 @@ class Config:
         metavar="URL",
         check=checks.message_log,
     )
+    no_copy: bool = option(False, "Whether a message log is upgraded to a new schema without a copy.", metavar="yes|no")
     log_format: str = option(
         "text",
         "The format of the log of twistd chatrelay: 'text', or 'json' with one object a line, in which all text from "

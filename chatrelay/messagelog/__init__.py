@@ -89,9 +89,10 @@ def sqlite_path(url: str) -> str:
     return url.removeprefix(SQLITE)
 
 
-def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
+def message_log(url: str, reactor: IReactorFromThreads, makes_copy: bool = True) -> MessageLog:
     """Return the message log that `url` names. It is not open yet.
 
+    :param makes_copy: whether a file of an older chatrelay is copied before it is migrated.
     :raises BadMessageLogURL: if the URL does not name a message log.
     """
     check_url(url)
@@ -109,7 +110,7 @@ def message_log(url: str, reactor: IReactorFromThreads) -> MessageLog:
         return PostgresMessageLog(url, reactor)
     from chatrelay.messagelog.sqlite import SqliteMessageLog
 
-    return SqliteMessageLog(sqlite_path(url), reactor)
+    return SqliteMessageLog(sqlite_path(url), reactor, makes_copy=makes_copy)
 
 
 def message_reader(url: str) -> MessageReader:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore
+from chatrelay.messagelog.sqlite import MIGRATIONS, SqliteMessageReader, SqliteStore, schema
 from chatrelay.messagelog.sqlite.backup import back_up
 from chatrelay.messagelog.sqlite.restore import Restored, restore
 from chatrelay.messagelog.sqlite.verify import Contents
@@ -53,6 +56,44 @@ def fill(path: Path, *counts: int) -> SqliteStore:
         store.append(messages(first, count))
         first += count
     return store
+
+
+def make_older(path: Path, version: int, count: int) -> None:
+    """Make a message log as an older chatrelay left it, with `messages`. Every seventh of them is undelivered.
+
+    :param version: of its schema: 1 or 2.
+    """
+    places: Counter[str] = Counter()
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for number, each in enumerate(messages(1, count), 1):
+            sender, recipient = str(each.from_uid), str(each.to_uid)
+            for user in {sender, recipient}:
+                places[user] += 1
+            received_at = int(each.received_at * 1_000_000)
+            fields = (sender, places[sender], recipient, places[recipient], each.client_id, each.time_stamp)
+            yield number, *fields, each.content, received_at
+
+    def blocks() -> Iterator[tuple[int, str]]:
+        numbered = rows()
+        while block := list(islice(numbered, 100)):
+            yield block[0][0], schema.json_text([row[1:] for row in block])
+
+    undelivered = [(number,) for number in range(7, count + 1, 7)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.execute("PRAGMA journal_mode = WAL")
+        schema.migrate(old, 0, MIGRATIONS[:version])
+        old.execute("BEGIN")
+        if version == 1:
+            old.executemany(f"INSERT INTO message VALUES ({'?, ' * 9}1)", rows())
+            old.executemany("UPDATE message SET delivered = 0 WHERE number = ?", undelivered)
+            old.executemany("INSERT INTO inbox VALUES (?, ?)", places.items())
+        else:
+            old.executemany(schema.INSERT_BLOCK, blocks())
+            old.executemany("INSERT INTO undelivered VALUES (?)", undelivered)
+            old.executemany("INSERT INTO saved_inbox VALUES (?, ?)", places.items())
+            old.execute("UPDATE saved_through SET number = ?", (count,))
+        old.execute("COMMIT")
 
 
 def killed(path: Path, *counts: int) -> Path:

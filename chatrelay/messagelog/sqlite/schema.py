@@ -27,7 +27,7 @@ MESSAGES_PER_REPORT = 10_000
 
 INSERT_BLOCK = "INSERT INTO block (first_number, messages) VALUES (?, ?)"
 
-Progress = Callable[[str, int, int], object]
+Progress = Callable[[str, int, int], None]
 """Called with the name of the step, how much of it is done, and how much there is to do."""
 
 _encoder = msgspec.json.Encoder()

@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import attrs
 from twisted.logger import Logger
 
-from chatrelay.messagelog.sqlite import checkpoints, recovery, schema, wal
+from chatrelay.messagelog.sqlite import checkpoints, migration, recovery, schema, wal
+from chatrelay.messagelog.sqlite.batch import UNIQUE, Batch, Row, forget_places
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.life import Life
 from chatrelay.messagelog.sqlite.schema import (
@@ -32,7 +32,7 @@ from chatrelay.messagelog.sqlite.schema import (
     MIGRATIONS,
     json_text,
 )
-from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message, user_key
+from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
 from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
 log = Logger("chatrelay.messagelog")
@@ -58,7 +58,6 @@ _SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
 _SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
 _SAVED_THROUGH = "UPDATE saved_through SET number = ?"
 _UNDELIVERED = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
-_FIND_BLOCK = "SELECT messages FROM block WHERE first_number = ?"
 _SAVE_MARKS = """
 INSERT INTO mark (user, kind, peer, value)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
@@ -68,8 +67,6 @@ ON CONFLICT (user, kind, peer) DO UPDATE SET value = max(mark.value, excluded.va
 """
 _INBOX_KINDS = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
 _INBOX_MARKS = "SELECT kind, value FROM mark WHERE user = ? AND kind IN (?, ?, ?) AND peer = ''"
-_UNIQUE = 1
-"""The ninth value of a message whose client id is unique."""
 
 
 class SqliteStore:
@@ -84,6 +81,7 @@ class SqliteStore:
     :param opened: called with the path, without symbolic links, and the epoch when the file was opened.
     :param closing: called before the file is closed. It must close all other connections of this process to the file,
         because SQLite removes the write-ahead log with the last one.
+    :param migrating: how an older file is migrated.
     """
 
     def __init__(
@@ -93,11 +91,13 @@ class SqliteStore:
         now: Callable[[], float] = time.time,
         opened: Callable[[str, str], object] = lambda path, epoch: None,
         closing: Callable[[], object] = lambda: None,
+        migrating: migration.Migrating | None = None,
     ) -> None:
         self._opened = opened
         self._closing = closing
         self._files = LogFiles(path)
         self._migrations = migrations
+        self._migrating = migrating or migration.Migrating()
         self._now = now
         self._checkpoints = checkpoints.Checkpoints(len(migrations))
         self._connection: sqlite3.Connection | None = None
@@ -108,7 +108,7 @@ class SqliteStore:
         self._last_number = 0
         self._saved_through = 0  # the last message whose places are in saved_inbox
         self._places: dict[str, int] = {}  # the last places of the users of later messages
-        self._doubt: _Doubt | None = None  # the batch of a commit that failed
+        self._doubt: Batch | None = None  # the batch of a commit that failed
         self._undelivered: list[int] = []  # undelivered messages that are not marked in the file yet
         self._marks: dict[tuple[str, int, str], int] = {}  # marks that are not in the file yet
         self._life = Life(self._files)
@@ -170,7 +170,7 @@ class SqliteStore:
             is_again = self._has_failed and self._identity[0] == database
             if not is_again:
                 self._checkpoints.empty(connection)
-            schema.migrate(connection, version, self._migrations)
+            migration.migrate(connection, self.path, version, self._migrations, self._migrating)
             if self._identity[0] not in (None, database):
                 # This is another file than the one that failed, so these numbers mean other messages in it.
                 self._undelivered = []
@@ -207,24 +207,27 @@ class SqliteStore:
         """
         connection = self._ready()
         first = self._last_number + 1
-        with self._close_on_error():
-            rows, places = self._placed(connection, messages)
-            size = MAX_BLOCK_MESSAGES
-            blocks = [(first + start, json_text(rows[start : start + size])) for start in range(0, len(rows), size)]
-            last = self._last_number + len(rows)
-            save = last - self._saved_through >= MESSAGES_PER_SAVE
-            connection.execute("BEGIN IMMEDIATE")
-            self._checkpoints.before_commit(connection, sum(len(text) for _, text in blocks))
-            connection.executemany(INSERT_BLOCK, blocks)
-            if save:
-                connection.execute(_SAVE_PLACES, (json_text(self._places | places),))
-                connection.execute(_SAVED_THROUGH, (last,))
-            if self._marks:
-                self._write_marks(connection)
-            self._doubt = doubt = _Doubt(first, blocks[0][1] if blocks else "[]", messages, rows)
-            connection.execute("COMMIT")
-            self._doubt = None
-        doubt.set_places()
+        try:
+            with self._close_on_error():
+                rows, places = self._placed(connection, messages)
+                size = MAX_BLOCK_MESSAGES
+                blocks = [(first + start, json_text(rows[start : start + size])) for start in range(0, len(rows), size)]
+                last = self._last_number + len(rows)
+                save = last - self._saved_through >= MESSAGES_PER_SAVE
+                connection.execute("BEGIN IMMEDIATE")
+                self._checkpoints.before_commit(connection, sum(len(text) for _, text in blocks))
+                connection.executemany(INSERT_BLOCK, blocks)
+                if save:
+                    connection.execute(_SAVE_PLACES, (json_text(self._places | places),))
+                    connection.execute(_SAVED_THROUGH, (last,))
+                if self._marks:
+                    self._write_marks(connection)
+                self._doubt = Batch(first, blocks[0][1] if blocks else "[]", messages, rows)
+                connection.execute("COMMIT")
+                self._doubt = None
+        except BaseException:  # whatever the cause, the messages have no places yet
+            forget_places(messages)
+            raise
         self._marks.clear()
         self._checkpoints.after_commit(connection, self._wal_size)
         self._last_number = last
@@ -374,16 +377,19 @@ class SqliteStore:
                 self._files.set_wal_aside(self._now())  # closing the connection deletes the file of that name
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[_Row], dict[str, int]]:
-        """Return the messages as rows of a block, and the last place of each of their users after them."""
-        rows: list[_Row] = []
+    def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[Row], dict[str, int]]:
+        """Set the places of messages; return them as rows of a block, and the last place of each of their users."""
+        rows: list[Row] = []
         places = _Places(self._places, connection)
         for message in messages:
-            from_user = user_key(message.from_uid)
-            to_user = user_key(message.to_uid)
+            # `user_key`, without two calls for each message.
+            from_user = uid if type(uid := message.from_uid) is str else str(uid)
+            to_user = uid if type(uid := message.to_uid) is str else str(uid)
             from_place = to_place = places[to_user] = places[to_user] + 1
             if from_user != to_user:
                 from_place = places[from_user] = places[from_user] + 1
+            message.from_place = from_place
+            message.to_place = to_place
             row = (
                 from_user,
                 from_place,
@@ -394,7 +400,7 @@ class SqliteStore:
                 message.content,
                 int(message.received_at * MICROSECONDS),
             )
-            rows.append((*row, _UNIQUE) if message.has_unique_id else row)
+            rows.append((*row, UNIQUE) if message.has_unique_id else row)
         return rows, places
 
     def _write_marks(self, connection: sqlite3.Connection) -> None:
@@ -461,39 +467,3 @@ class _Places(dict[str, int]):
             found = self._connection.execute(_LAST_PLACE, (user,)).fetchone()
             last = found[0] if found else 0
         return last
-
-
-_Row = tuple[str, int, str, int, str | int, str | int, str, int, *tuple[int, ...]]
-"""A message in a block: the columns of the view ``message`` from ``from_uid`` to ``received_at``; then, for a message
-with a unique id, `_UNIQUE`."""
-
-
-@attrs.frozen
-class _Doubt:
-    """A batch that is being committed.
-
-    :ivar first: the number of its first message.
-    :ivar block: its first block.
-    """
-
-    first: int
-    block: str
-    messages: Sequence[Message]
-    rows: Sequence[_Row]
-
-    def is_in(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the batch is in a file. Its first block shows it, because a batch is one transaction."""
-        found = connection.execute(_FIND_BLOCK, (self.first,)).fetchone()
-        return found is not None and bool(found[0] == self.block)
-
-    def refused(self) -> Iterator[int]:
-        """Yield the numbers of the messages whose senders were refused: those without a unique id."""
-        for number, message in enumerate(self.messages, self.first):
-            if not message.has_unique_id:
-                yield number
-
-    def set_places(self) -> None:
-        """Tell the messages their places."""
-        for message, row in zip(self.messages, self.rows, strict=True):
-            message.from_place = row[1]
-            message.to_place = row[3]

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.sqlite.inbox_reader import SqliteInboxReader
+from chatrelay.messagelog.sqlite.migration import Migrating
 from chatrelay.messagelog.sqlite.store import SqliteStore
 from chatrelay.model import InboxState, LogUnavailable, Mark, Message
 
@@ -44,13 +45,21 @@ class SqliteMessageLog:
     :param path: the file.
     :param reactor: gets the results, with one call for each batch.
     :param monotonic: a monotonic clock, in seconds; called in the thread.
+    :param makes_copy: whether a file of an older chatrelay is copied before it is migrated.
     """
 
     def __init__(
-        self, path: str, reactor: IReactorFromThreads, monotonic: Callable[[], float] = time.monotonic
+        self,
+        path: str,
+        reactor: IReactorFromThreads,
+        monotonic: Callable[[], float] = time.monotonic,
+        makes_copy: bool = True,
     ) -> None:
         self._reader = SqliteInboxReader(reactor)
-        self._store = SqliteStore(path, opened=self._reader.opened, closing=self._reader.closing)
+        self._migrating = Migrating(makes_copy=makes_copy, monotonic=monotonic)
+        self._store = SqliteStore(
+            path, migrating=self._migrating, opened=self._reader.opened, closing=self._reader.closing
+        )
         self._reactor = reactor
         self._monotonic = monotonic
         self._retry_at = 0.0
@@ -74,6 +83,15 @@ class SqliteMessageLog:
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def on_progress(self) -> Callable[[], object]:
+        """What is called about once a second while an older file is migrated, in `start` or in the thread."""
+        return self._migrating.on_progress
+
+    @on_progress.setter
+    def on_progress(self, call: Callable[[], object]) -> None:
+        self._migrating.on_progress = call
 
     @property
     def epoch(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent
@@ -11,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay import Config, build
 from chatrelay.app.process import RelayProcess
-from chatrelay.app.systemd import ALIVE, READY, STOPPING, Supervisor, supervisor
+from chatrelay.app.systemd import ALIVE, MORE_TIME, READY, STOPPING, Supervisor, supervisor
 from chatrelay.app.twistd_log import TwistdLog
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from tests.support.relay_case import logged_events
@@ -40,6 +41,17 @@ class EnvironmentTests(SynchronousTestCase):
             self.assertEqual(found.watchdog, seconds, more)
 
 
+class UpgradedMessageLog(HeldMessageLog):
+    """A message log whose start takes long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_progress: Callable[[], object] = lambda: None
+
+    def start(self) -> None:
+        self.on_progress()
+
+
 class SupervisedTests(SynchronousTestCase):
     """A relay under twistd with a fake clock, and a socket in the place of systemd's."""
 
@@ -52,7 +64,7 @@ class SupervisedTests(SynchronousTestCase):
         for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
             os.environ.pop(name, None)
             self.addCleanup(os.environ.pop, name, None)
-        self.log = HeldMessageLog()
+        self.log: HeldMessageLog = HeldMessageLog()
 
     def received(self) -> list[str]:
         """Return the notifications since the last call."""
@@ -92,6 +104,15 @@ class SupervisedTests(SynchronousTestCase):
         self.assertRaises(TypeError, service.startService)
         self.run_reactor()
         self.assertEqual(self.received(), [])
+
+    def test_message_log_that_is_upgraded_at_the_start_extends_the_time_for_it(self) -> None:
+        self.log = UpgradedMessageLog()
+        service = self.service()
+        service.startService()
+        self.assertEqual(self.received(), [MORE_TIME])
+        self.run_reactor()
+        self.assertEqual(self.received(), [READY])
+        self.successResultOf(service.stopService())
 
     def test_running_reactor_sends_alive_at_half_the_watchdog_time(self) -> None:
         service = self.service(WATCHDOG_USEC="2000000")
