@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest import SkipTest, TestCase
 
 import psycopg
+import trustme
 
 from bench.ports import free_port
 
@@ -37,6 +38,12 @@ SETTINGS = {
     "dynamic_shared_memory_type": "mmap",  # in the folder, which is removed even if the server was killed
     "max_wal_size": "256MB",
 }
+
+_ACCESS = """
+host all with_password 127.0.0.1/32 scram-sha-256
+host all rejected 127.0.0.1/32 reject
+"""
+"""The users who can't log in without more. The others may, without a password."""
 
 _KEEPER = """
 exec 3<&0
@@ -81,9 +88,33 @@ class PostgresServer:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         atexit.register(self._remove)
+        self._make_certificate()
         self._run("initdb", "--pgdata", self.data, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8",
                   "--no-locale", "--no-sync", "--no-instructions")  # fmt: skip
+        access = Path(self.data, "pg_hba.conf")
+        access.write_text(_ACCESS + access.read_text("utf-8"), "utf-8")
         self.start()
+
+    def _make_certificate(self) -> None:
+        """Make the server's certificate for localhost, and write the authority's beside it."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        authority.cert_pem.write_to_path(self.authority)
+        certificate.cert_chain_pems[0].write_to_path(str(self.folder / "server.pem"))
+        certificate.private_key_pem.write_to_path(str(self.folder / "server.key"))
+        os.chmod(self.folder / "server.key", 0o600)
+        if self._user is not None:
+            shutil.chown(self.folder / "server.key", self._user)
+        self._settings |= {
+            "ssl": "on",
+            "ssl_cert_file": str(self.folder / "server.pem"),
+            "ssl_key_file": str(self.folder / "server.key"),
+        }
+
+    @property
+    def authority(self) -> str:
+        """The certificate of the authority that signed the server's, which is for localhost."""
+        return str(self.folder / "authority.pem")
 
     @property
     def data(self) -> str:
@@ -124,9 +155,9 @@ class PostgresServer:
         done = subprocess.run([self._programs / program, *arguments], capture_output=True, text=True, **self._as_user())
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self) -> None:
+    def start(self, **settings: str) -> None:
         """Start the server, and wait until it accepts connections."""
-        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        options = [word for name, value in (self._settings | settings).items() for word in ("-c", f"{name}={value}")]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 ["sh", "-c", _KEEPER, "sh", self._programs / "postgres", "-D", self.data, "-p", str(self.port),
@@ -176,6 +207,15 @@ class PostgresServer:
                 os.kill(pid, signal.SIGCONT)
             except ProcessLookupError:
                 continue
+
+    def begin_timeline(self) -> None:
+        """Stop the server, and start it on another timeline, as a standby that takes over does."""
+        self.stop()
+        signal_file = Path(self.data, "recovery.signal")
+        signal_file.touch()
+        if self._user is not None:
+            shutil.chown(signal_file, self._user)
+        self.start(restore_command="false")
 
     def stop(self) -> None:
         """Stop the server."""

@@ -104,12 +104,7 @@ class Connection:
         """
         deadline = time.monotonic() + seconds
         with _Closing(self):
-            name = self._names.get(statement)
-            if name is None:
-                name = f"chatrelay_{len(self._names)}".encode()
-                self._libpq.send_prepare(name, statement.encode())
-                self._result(deadline)
-                self._names[statement] = name
+            name = self._prepared(statement, deadline)
             values: list[bytes | None] = []
             for value in parameters:
                 if value is None or isinstance(value, bytes):
@@ -122,6 +117,25 @@ class Connection:
             result = self._result(deadline)
             columns = range(result.nfields)
             return [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+
+    def prepare(self, statement: str) -> None:
+        """Prepare a statement before its first use.
+
+        :raises ServerError: if the server refused it.
+        :raises ConnectionLost: if the connection ended. It is closed then.
+        """
+        with _Closing(self):
+            self._prepared(statement, time.monotonic() + ANSWER_SECONDS)
+
+    def _prepared(self, statement: str, deadline: float) -> bytes:
+        """Return the name of a prepared statement."""
+        name = self._names.get(statement)
+        if name is None:
+            name = f"chatrelay_{len(self._names)}".encode()
+            self._libpq.send_prepare(name, statement.encode())
+            self._result(deadline)
+            self._names[statement] = name
+        return name
 
     def run(self, script: str, seconds: float = ANSWER_SECONDS) -> None:
         """Run statements that have no parameters, in one transaction unless they begin their own.

@@ -62,6 +62,7 @@ _BY_TEXT = (
     ("remaining connection slots", "raise max_connections of the server; a relay takes three connections"),
     ("certificate", "check sslmode and sslrootcert in the URL, and the name in the server's certificate"),
     ("does not support SSL", "set up TLS in the server (ssl = on), or change sslmode in the URL"),
+    ("resolve host", "check the host in the URL"),
     ("translate host name", "check the host in the URL"),
     ("starting up", "wait"),
     ("shutting down", "wait"),

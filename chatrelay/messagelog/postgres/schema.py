@@ -215,12 +215,12 @@ def version_of(connection: Connection) -> int:
     return version
 
 
-def migrate(connection: Connection, migrations: tuple[str, ...] = MIGRATIONS) -> None:
+def migrate(connection: Connection) -> None:
     """Bring the tables to the present version, or make them. One process at a time does that.
 
     :raises LogUnavailable: if a newer chatrelay made them.
     """
-    if version_of(connection) == len(migrations):
+    if version_of(connection) == len(MIGRATIONS):
         return
     connection.run("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
     try:
@@ -228,9 +228,9 @@ def migrate(connection: Connection, migrations: tuple[str, ...] = MIGRATIONS) ->
         if connection.query("SELECT 1 FROM pg_namespace WHERE nspname = 'chatrelay'") == []:
             connection.run("CREATE SCHEMA chatrelay")
         connection.run(_VERSION_TABLE)
-        for migration in migrations[version_of(connection) :]:
+        for migration in MIGRATIONS[version_of(connection) :]:
             connection.run(migration, seconds=MIGRATION_SECONDS)
-        connection.query("UPDATE chatrelay.schema_version SET version = $1", [len(migrations)])
+        connection.query("UPDATE chatrelay.schema_version SET version = $1", [len(MIGRATIONS)])
         connection.run("COMMIT")
     finally:
         connection.roll_back()

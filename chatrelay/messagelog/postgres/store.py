@@ -147,6 +147,7 @@ class PostgresStore:
                 connection.run(SESSION)
                 schema.check_server(connection)
                 schema.migrate(connection)
+                connection.prepare(_APPEND)
                 self._begin_writer(connection)
         except LogUnavailable:
             self.close()
