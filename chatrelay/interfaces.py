@@ -308,6 +308,9 @@ class InboxLog(MessageLog, Protocol):
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
         """Keep marks. A mark replaces the kept one only if it is greater. Any mark replaces none.
 
+        Most marks may wait up to a second for a batch, but those of kind `MarkKind.REVOKED` are committed at once. The
+        log may drop the latter when the time that is their value has passed.
+
         :returns: a Deferred that fires when they are committed, or fails with `LogUnavailable`; then they are not kept.
         """
 

@@ -157,6 +157,7 @@ class MarkKind(enum.Enum):
     READ = 2
     LEFT_AT = 3
     LAST_SEEN = 4
+    REVOKED = 5
 
 
 MarkKey = tuple[str, MarkKind, str]
@@ -166,10 +167,12 @@ MarkKey = tuple[str, MarkKind, str]
 class Mark(NamedTuple):
     """A number that only grows, and is kept in the message log's store.
 
-    :ivar user: the key of the user whose mark it is.
+    :ivar user: the key of the user whose mark it is; empty for `MarkKind.REVOKED`.
     :ivar kind: what the number means.
-    :ivar peer: for `MarkKind.READ`: the key of the other user of the conversation; else empty.
-    :ivar value: a place in the user's inbox; for `MarkKind.LAST_SEEN`, milliseconds since 1970 UTC.
+    :ivar peer: for `MarkKind.READ`: the key of the other user of the conversation; for `MarkKind.REVOKED`, the digest
+        of what was revoked; else empty.
+    :ivar value: a place in the user's inbox; for `MarkKind.LAST_SEEN`, milliseconds since 1970 UTC; for
+        `MarkKind.REVOKED`, the second since 1970 UTC from which a log may drop the mark.
     """
 
     user: str

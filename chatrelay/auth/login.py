@@ -3,7 +3,7 @@
 `Logins.begin` notes that the login is pending, and has the throttle ask for a verdict. When the verdict comes,
 `Logins._decided` checks that the session was not ended meanwhile. Then it gives the verdict to the client's
 `LoginSession`, which answers the client. If that logs the client in, the session is indexed and re-checked from then
-on.
+on. `Logins.resume` begins a login by a resume token instead: the token takes the place of the verdict.
 
 This module must not know WebSocket, frames, or how a verdict is made: a client is a `LoginClient`, and an
 `Authenticator` gives verdicts.
@@ -15,12 +15,15 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.auth.diagnosis import MissingCookie
 from chatrelay.auth.rechecks import Rechecks
+from chatrelay.auth.resume import Grant
+from chatrelay.auth.resumption import Resumption
 from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import LoginThrottle
 from chatrelay.interfaces import Abandons, Authenticator, Connection, TicketAuthenticator
@@ -37,6 +40,16 @@ class LoginSession(Protocol):
     @property
     def logged_in(self) -> bool:
         """Whether the client is logged in."""
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether the client's dialect has resume tokens."""
+
+    def send_token(self, token: str) -> None:
+        """Send the client a new resume token, which replaces the one it has."""
+
+    def resume_failed(self) -> None:
+        """Act on a resume token that can't be used: log in by the rest of the auth-request, or refuse it."""
 
     def prepare(self, verdict: Verdict) -> Deferred[None] | None:
         """Begin what must be done before `answered` is called with this verdict.
@@ -99,6 +112,21 @@ def _failed(failure: Failure) -> Verdict:
     return Unavailable("the authenticator failed")
 
 
+@attrs.frozen(eq=False)
+class _Login:
+    """A pending login.
+
+    :ivar sessid: the SESSID that names the session from now on; None if only the verdict can name it.
+    :ivar cookie: the SESSID of the session cookie, if the login is by cookie; else None.
+    :ivar grant: what the resume token says, if the login is by one; else None.
+    """
+
+    client: LoginClient
+    sessid: str | None = attrs.field(repr=False)
+    cookie: str | None = attrs.field(repr=False)
+    grant: Grant | None = None
+
+
 class Logins:
     """Logs clients in.
 
@@ -109,6 +137,7 @@ class Logins:
     :param missing_cookie: counts logins without a session cookie, to diagnose a wrong setup; None if none is used.
     :param auth_tickets: whether a SESSID that is not from the cookie is a ticket, valid for one request only.
     :param connections_per_user: how many connections a user may have; 0 for no limit.
+    :param resumption: gives resume tokens, and opens them; None if there are none.
     """
 
     def __init__(
@@ -120,6 +149,7 @@ class Logins:
         missing_cookie: MissingCookie | None,
         auth_tickets: bool,
         connections_per_user: int,
+        resumption: Resumption | None = None,
     ) -> None:
         self.index = index
         self.throttle = throttle
@@ -128,7 +158,8 @@ class Logins:
         self._missing_cookie = missing_cookie
         self._auth_tickets = auth_tickets
         self._connections_per_user = connections_per_user
-        self._pending: dict[Connection, Deferred[Verdict]] = {}
+        self._resumption = resumption
+        self._pending: dict[Connection, Deferred[Any]] = {}
 
     def begin(self, client: LoginClient, address: str | None, sessid: str, is_cookie: bool) -> None:
         """Begin a login; `_decided` finishes it when the verdict comes.
@@ -143,46 +174,128 @@ class Logins:
             self._missing_cookie.login_with_cookie()
         is_ticket = self._auth_tickets and not is_cookie
         # The login uses up a ticket, so the ticket can neither be re-checked, nor name a session that is to be ended.
-        lasting = None if is_ticket else sessid
+        login = _Login(client, None if is_ticket else sessid, sessid if is_cookie else None)
         pending = self._pending[connection] = self.throttle.ask(address, sessid, is_ticket)
-        pending.addCallback(self._verdict_came, client, lasting)
+        pending.addCallback(self._verdict_came, login)
 
-    def _verdict_came(self, verdict: Verdict, client: LoginClient, sessid: str | None) -> Deferred[None] | None:
+    def resume(self, client: LoginClient, token: str, cookie: str | None) -> None:
+        """Begin a login by a resume token. If it can't be used, for whatever reason, the client's session is told so.
+
+        The limits of logins do not count it: nobody can guess a token, and the site is not asked.
+
+        :param token: what the client has sent as its token.
+        :param cookie: the SESSID of the session cookie in the client's handshake; None if there is none.
+        """
+        resumption, connection = self._resumption, client.outgoing
+        grant = None
+        if resumption is not None:
+            grant = resumption.open(token, None if cookie is None else self.index.digest(cookie))
+        if resumption is None or grant is None:
+            assert client.session is not None
+            client.session.resume_failed()
+            return
+        # A session without a name, such as that of a ticket, gets one that nothing else has.
+        self.index.resuming(connection, grant.names[0] if grant.names else grant.connection)
+        looking = self._pending[connection] = resumption.find_revoked(grant)
+        looking.addCallback(self._looked, _Login(client, None, None, grant), resumption)
+
+    def _looked(self, is_revoked: bool, login: _Login, resumption: Resumption) -> Deferred[None] | None:
+        """Log a client in by a resume token, unless it is revoked."""
+        connection, session, grant = login.client.outgoing, login.client.session, login.grant
+        assert session is not None
+        assert grant is not None
+        if connection not in self._pending:
+            return None  # it is closing, so the look was given up
+        if is_revoked or not resumption.is_usable(grant):
+            del self._pending[connection]
+            self.index.answered(connection, None)
+            session.resume_failed()
+            return None
+        return self._verdict_came(LoggedIn(grant.uid, session=grant.handle), login)
+
+    def _verdict_came(self, verdict: Verdict, login: _Login) -> Deferred[None] | None:
         """Decide about the login, at once or when the client's session is prepared for it."""
-        assert client.session is not None
-        preparing = client.session.prepare(verdict)
+        assert login.client.session is not None
+        preparing = login.client.session.prepare(verdict)
         if preparing is None:
-            self._decided(verdict, client, sessid)
+            self._decided(verdict, login)
             return None
         # Until then the login is pending, so it can be cancelled, and its session can be ended.
-        return preparing.addCallback(lambda _: self._decided(verdict, client, sessid))
+        return preparing.addCallback(lambda _: self._decided(verdict, login))
 
-    def _decided(self, verdict: Verdict, client: LoginClient, sessid: str | None) -> None:
-        """Log the client in if the verdict says so.
-
-        :param sessid: the SESSID that names the session from now on; None if only the verdict can name it.
-        """
+    def _decided(self, verdict: Verdict, login: _Login) -> None:
+        """Log the client in if the verdict says so."""
+        client, grant = login.client, login.grant
         connection, session = client.outgoing, client.session
         assert session is not None
         self._pending.pop(connection, None)
-        user, handle = (verdict.user, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
-        if not self.index.answered(connection, user, handle):
+        user, named = (verdict.user, verdict.session) if isinstance(verdict, LoggedIn) else (None, None)
+        if not self.index.answered(connection, user, named):
             # This session, or all sessions of the user, were ended meanwhile, so the verdict may be out of date.
             connection.close(codes.ENDED)
             return
         was_logged_in = session.logged_in
+        handle = login.sessid if named is None else named
+        resumption = self._resumption if session.takes_tokens else None
+        wait: float | None = None
+        if resumption is not None and isinstance(verdict, LoggedIn) and not was_logged_in:
+            # Before the answer, which contains the token.
+            wait = self._hold(resumption, session, verdict, login, handle)
         if not session.answered(verdict) or not isinstance(verdict, LoggedIn):
+            if resumption is not None and not was_logged_in:
+                resumption.disconnected(connection)
             return
         if not was_logged_in:
             client.apply_user_limits()
             if self._missing_cookie is not None:
                 self._missing_cookie.logged_in()
-        self.index.entered(connection, {name for name in (sessid, handle) if name is not None})
-        self.rechecks.entered(connection, sessid if handle is None else handle, verdict)
+        elif resumption is not None:
+            wait = self._hold(resumption, session, verdict, login, handle)
+        if grant is None:
+            self.index.entered(connection, {name for name in (login.sessid, named) if name is not None})
+            self.rechecks.entered(connection, handle, verdict, wait)
+        else:
+            self._replace(connection, grant, wait)
         limit = self._connections_per_user
         if limit and len(self._directory.connections_of(verdict.user)) > limit:
             for oldest in self._directory.oldest_beyond(verdict.user, limit):
                 oldest.close(codes.TOO_MANY_CONNECTIONS)
+        if resumption is not None and was_logged_in:
+            resumption.renew(connection)
+
+    def _hold(
+        self, resumption: Resumption, session: LoginSession, verdict: LoggedIn, login: _Login, handle: str | None
+    ) -> float | None:
+        """Give the client's connection tokens from now on.
+
+        :param handle: the SESSID about which re-checks ask; None if there is none.
+        :returns: the seconds until the next re-check; None if there is none.
+        """
+        connection, grant = login.client.outgoing, login.grant
+        if grant is not None:
+            is_rechecked = grant.handle is not None and self.rechecks.are_on
+            wait = resumption.wait(grant) if is_rechecked else None
+            resumption.resumed(connection, session, grant, wait)
+            return wait
+        wait = self.rechecks.wait_after(handle, verdict)
+        sessids = dict.fromkeys(name for name in (login.sessid, verdict.session) if name is not None)
+        names = [self.index.digest(sessid) for sessid in sessids]
+        cookie = None if login.cookie is None else self.index.digest(login.cookie)
+        resumption.logged_in(connection, session, verdict.uid, handle, names, cookie, wait)
+        return wait
+
+    def _replace(self, connection: Connection, grant: Grant, wait: float | None) -> None:
+        """Put a connection that has logged in by a token in the place of the one that got the token.
+
+        :param wait: the seconds until the next re-check; None if there is none.
+        """
+        assert self._resumption is not None
+        self.index.resumed(connection, grant.names)
+        if wait is not None and grant.handle is not None:
+            self.rechecks.resumed(connection, grant.handle, grant.user, wait)
+        replaced = self._resumption.holder(grant)
+        if replaced is not None:
+            replaced.close(codes.REPLACED)
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing, and give up its pending login. Unknown connections are ignored."""
@@ -191,6 +304,8 @@ class Logins:
             pending.cancel()
         self.index.disconnected(connection)
         self.rechecks.disconnected(connection)
+        if self._resumption is not None:
+            self._resumption.disconnected(connection)
 
     def __len__(self) -> int:
         """Return how many logins are pending."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -94,7 +94,7 @@ def log_on_time() -> None:
     log.warn("re-checks are on time again")
 
 
-def _ignore(_: object = None) -> None:
+def _ignore(*_: object) -> None:
     """Do nothing."""
 
 
@@ -138,6 +138,9 @@ class Rechecks:
         pending until the verdict comes.
     :param fell_behind: called when re-checks become late, once until `caught_up` is called.
     :param caught_up: called when re-checks have not been late for an interval.
+    :param confirmed: called after a re-check that confirmed a session, with its connections and the seconds until the
+        next re-check. Also called with the others after a login by the same session, which puts their re-check off.
+    :param denied: called with the SESSID of a session that the site has denied, before its connections are closed.
     """
 
     def __init__(
@@ -153,6 +156,8 @@ class Rechecks:
         give_up: Callable[[Deferred[Verdict]], None] = Deferred.cancel,
         fell_behind: Callable[[RecheckBacklog], None] = _ignore,
         caught_up: Callable[[], None] = _ignore,
+        confirmed: Callable[[Sequence[Connection], float], None] = _ignore,
+        denied: Callable[[str], None] = _ignore,
     ) -> None:
         self._interval = interval
         self._shortest = interval * (1 - spread / 100)
@@ -166,6 +171,8 @@ class Rechecks:
         self._give_up = give_up
         self._fell_behind = fell_behind
         self._caught_up = caught_up
+        self._notify_confirmed = confirmed
+        self._notify_denied = denied
         self._late_at: float | None = None  # active seconds, when re-checks were last late; None while they are on time
         self._answer_seconds: float | None = None
         self._wait = interval  # average seconds for which a verdict is valid
@@ -178,23 +185,53 @@ class Rechecks:
         self._due: dict[_Recheck, None] = {}
         self._pending = 0
 
-    def entered(self, connection: Connection, sessid: str | None, verdict: LoggedIn) -> None:
+    @property
+    def are_on(self) -> bool:
+        """Whether sessions are re-checked at all."""
+        return self._longest > 0
+
+    def wait_after(self, sessid: str | None, verdict: LoggedIn) -> float | None:
+        """Return the seconds from a verdict to the next re-check, chosen at random; None if there is none.
+
+        :param sessid: the SESSID to ask about; None if there is none.
+        """
+        return self._wait_after(verdict) if sessid is not None and self.are_on else None
+
+    def entered(self, connection: Connection, sessid: str | None, verdict: LoggedIn, wait: float | None = None) -> None:
         """Re-check the session by which `connection` has just logged in; it replaces the session of an earlier login.
 
         :param sessid: the SESSID to ask about; None if there is none, and so no re-check.
+        :param wait: what `wait_after` has returned for this verdict, if it was called.
         """
         if connection in self._recheck_of:
             self.disconnected(connection)
-        if sessid is None or not self._longest:
+        if sessid is None or not self.are_on:
             return
-        session = _SiteSession(sessid, verdict.user)
+        recheck = self._add(connection, _SiteSession(sessid, verdict.user))
+        if recheck.asking is None:
+            wait = self._confirmed(recheck, verdict, wait)
+            others = [other for other in recheck.connections if other is not connection]
+            if others:
+                self._notify_confirmed(others, wait)
+
+    def resumed(self, connection: Connection, sessid: str, user: str, wait: float) -> None:
+        """Re-check the session that `connection` has resumed without a verdict. Call it only if re-checks `are_on`.
+
+        :param sessid: the SESSID to ask about.
+        :param wait: seconds until the session is due, unless it is re-checked here already.
+        """
+        recheck = self._add(connection, _SiteSession(sessid, user))
+        if len(recheck.connections) == 1:
+            self._schedule(recheck, self._seconds() + wait)
+
+    def _add(self, connection: Connection, session: _SiteSession) -> _Recheck:
+        """Add a connection to the re-checks of its session."""
         recheck = self._rechecks.get(session)
         if recheck is None:
             recheck = self._rechecks[session] = _Recheck(session)
         recheck.connections[connection] = None
         self._recheck_of[connection] = recheck
-        if recheck.asking is None:
-            self._confirmed(recheck, verdict)
+        return recheck
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing. Unknown connections are ignored."""
@@ -270,18 +307,26 @@ class Rechecks:
 
     def _decide(self, recheck: _Recheck, verdict: Verdict) -> None:
         if isinstance(verdict, LoggedIn) and verdict.user == recheck.session.user:
-            self._confirmed(recheck, verdict)
+            wait = self._confirmed(recheck, verdict)
+            self._notify_confirmed(tuple(recheck.connections), wait)
         elif isinstance(verdict, Unavailable):
             self._unreachable(recheck)
         else:
+            self._notify_denied(recheck.session.sessid)
             _close_all(recheck, codes.SESSION_ENDED)
 
-    def _confirmed(self, recheck: _Recheck, verdict: LoggedIn) -> None:
+    def _confirmed(self, recheck: _Recheck, verdict: LoggedIn, wait: float | None = None) -> float:
+        """Schedule the next re-check of a session that the site has confirmed; return the seconds until then.
+
+        :param wait: the seconds, if they are chosen already.
+        """
         recheck.unreachable_since = None
         expires_in = verdict.expires_in
         self._wait += ((self._interval if expires_in is None else expires_in) - self._wait) * NEWEST_WEIGHT
-        wait = self._random_interval() if expires_in is None else expires_in
+        if wait is None:
+            wait = self._wait_after(verdict)
         self._schedule(recheck, self._seconds() + wait)
+        return wait
 
     def _unreachable(self, recheck: _Recheck) -> None:
         active = self._active()
@@ -292,6 +337,9 @@ class Rechecks:
             self._schedule(recheck, self._seconds() + min(self._random_interval(), remaining))
         else:
             _close_all(recheck, codes.SESSION_UNCONFIRMED)
+
+    def _wait_after(self, verdict: LoggedIn) -> float:
+        return self._random_interval() if verdict.expires_in is None else verdict.expires_in
 
     def _random_interval(self) -> float:
         """Return the interval, made longer or shorter at random."""

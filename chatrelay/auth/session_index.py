@@ -7,7 +7,7 @@ the connections of a session when the site names the session again. A stolen has
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chatrelay.interfaces import Connection
 from chatrelay.model import user_key
@@ -17,6 +17,8 @@ from chatrelay.wire import codes
 DIGEST_BYTES = 16
 """Bytes of a SESSID's hash."""
 
+_USER = b"chatrelay.user"
+
 
 def digest(sessid: str, key: bytes) -> bytes:
     """Return the keyed hash of a SESSID.
@@ -24,6 +26,15 @@ def digest(sessid: str, key: bytes) -> bytes:
     :param key: at most 64 random bytes.
     """
     return hashlib.blake2b(sessid.encode("utf-8", "surrogateescape"), key=key, digest_size=DIGEST_BYTES).digest()
+
+
+def user_digest(user: str, key: bytes) -> bytes:
+    """Return the keyed hash of a user's key. It is never that of a SESSID."""
+    return hashlib.blake2b(user.encode("utf-8"), key=key, digest_size=DIGEST_BYTES, person=_USER).digest()
+
+
+def _ignore(digest: bytes) -> None:
+    """Do nothing about a session that was ended."""
 
 
 class _PendingLogin:
@@ -48,11 +59,13 @@ class SessionIndex:
 
     :param directory: the connections by user.
     :param key: the key of the hashes, at most 64 random bytes.
+    :param ended: called with the digest of each session, and of each user, that is ended.
     """
 
-    def __init__(self, directory: Directory, key: bytes) -> None:
+    def __init__(self, directory: Directory, key: bytes, ended: Callable[[bytes], None] = _ignore) -> None:
         self._directory = directory
         self._key = key
+        self._notify_ended = ended
         self._pending: dict[bytes, _PendingLogin] = {}
         self._pending_of: dict[Connection, _PendingLogin] = {}
         self._connections: dict[bytes, dict[Connection, None]] = {}
@@ -64,7 +77,13 @@ class SessionIndex:
 
     def asked(self, connection: Connection, sessid: str) -> None:
         """Note that a login by `sessid` has begun on this connection."""
-        digest = self._digest(sessid)
+        self.resuming(connection, self.digest(sessid))
+
+    def resuming(self, connection: Connection, digest: bytes) -> None:
+        """Note that a login has begun on this connection, by a session of which only the digest is known.
+
+        :param digest: names the session, or nothing else if the session has no name.
+        """
         # Logins by the same SESSID may share one verdict. So an end after the first of them began makes it out of date
         # for all.
         pending = self._pending.get(digest)
@@ -89,7 +108,7 @@ class SessionIndex:
             or not (
                 self._has_ended(pending, user)
                 or self._has_ended(pending, pending.digest)
-                or (session is not None and self._has_ended(pending, self._digest(session)))
+                or (session is not None and self._has_ended(pending, self.digest(session)))
             )
         )
         del pending.connections[connection]
@@ -104,8 +123,15 @@ class SessionIndex:
 
         :param names: the SESSIDs by which the session can be named.
         """
+        self.resumed(connection, map(self.digest, names))
+
+    def resumed(self, connection: Connection, names: Iterable[bytes]) -> None:
+        """Note that a connection is logged in by a session, as `entered` does.
+
+        :param names: the digests of the SESSIDs by which the session can be named.
+        """
         self._forget(connection)
-        digests = self._digests[connection] = frozenset(map(self._digest, names))
+        digests = self._digests[connection] = frozenset(names)
         for digest in digests:
             self._connections.setdefault(digest, {})[connection] = None
 
@@ -123,6 +149,7 @@ class SessionIndex:
         """
         user = user_key(uid)
         self._note_end(user)
+        self._notify_ended(user_digest(user, self._key))
         return _close(self._directory.connections_of(user))
 
     def end_session(self, sessid: str) -> int:
@@ -132,8 +159,9 @@ class SessionIndex:
 
         :returns: how many connections were closed.
         """
-        digest = self._digest(sessid)
+        digest = self.digest(sessid)
         self._note_end(digest)
+        self._notify_ended(digest)
         pending = self._pending.get(digest)
         about_to_be = () if pending is None else pending.connections
         # A connection that logs in again by the same SESSID is among both.
@@ -168,8 +196,13 @@ class SessionIndex:
             if not others:
                 del self._connections[digest]
 
-    def _digest(self, sessid: str) -> bytes:
+    def digest(self, sessid: str) -> bytes:
+        """Return the keyed hash of a SESSID, by which the index knows it."""
         return digest(sessid, self._key)
+
+    def user_digest(self, user: str) -> bytes:
+        """Return the keyed hash of a user's key."""
+        return user_digest(user, self._key)
 
 
 def _close(connections: Iterable[Connection]) -> int:

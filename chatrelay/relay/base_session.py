@@ -164,6 +164,17 @@ class BaseSession(Generic[DialectT, ConnectionT]):
         return self.state is _AUTHENTICATED or self.state is _REAUTHENTICATING
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether the dialect has resume tokens."""
+        return False
+
+    def send_token(self, token: str) -> None:
+        """Send the client a new resume token, if its dialect has them."""
+
+    def resume_failed(self) -> None:
+        """Log in without the resume token of the pending auth-request, if the dialect has them."""
+
+    @property
     def _cookie_text(self) -> str | None:
         return self._cookie.decode("utf-8", "surrogateescape") if isinstance(self._cookie, bytes) else self._cookie
 

@@ -243,6 +243,13 @@ class InboxLogContract:
         await log.save_marks(many)
         self.assertEqual(len(await log.reader.marks([(mark.user, mark.kind, mark.peer) for mark in many])), 300)
 
+    async def test_revocations_are_kept_and_read(self) -> None:
+        log = self.started()
+        until = 4_000_000_000
+        await log.save_marks([Mark("", MarkKind.REVOKED, f"{number:032x}", until) for number in range(3)])
+        keys = [("", MarkKind.REVOKED, f"{number:032x}") for number in range(2, 5)]
+        self.assertEqual(await log.reader.marks(keys), {keys[0]: until})
+
     async def test_marks_that_wait_at_a_stop_are_kept(self) -> None:
         log = self.make()
         log.start()

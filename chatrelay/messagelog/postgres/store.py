@@ -63,6 +63,7 @@ ON CONFLICT (node) DO UPDATE SET fence = excluded.fence RETURNING w.batch, w.num
 """
 _END_WRITER = "DELETE FROM chatrelay.writer WHERE node = $1 AND fence = $2"
 _DROP_WRITERS = "DELETE FROM chatrelay.writer WHERE written_at < now() - interval '30 days' AND node <> $1"
+_DROP_REVOCATIONS = "DELETE FROM chatrelay.mark WHERE uid = '' AND kind = $1 AND value < $2"
 _PLACES = "SELECT number, from_place, to_place FROM chatrelay.message WHERE number = ANY($1::bigint[])"
 _MARK_UNDELIVERED = "UPDATE chatrelay.message SET delivered = false WHERE number = ANY($1::bigint[]) AND delivered"
 _SAVE_MARKS = """
@@ -253,6 +254,7 @@ class PostgresStore:
         else:
             self._write_undelivered(connection)
         connection.query(_DROP_WRITERS, [self._node])
+        connection.query(_DROP_REVOCATIONS, [MarkKind.REVOKED.value, int(self._now())])
 
     def _write_undelivered(self, connection: Connection) -> None:
         if self._undelivered:

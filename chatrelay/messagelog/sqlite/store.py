@@ -65,6 +65,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
 FROM json_each(?) WHERE true
 ON CONFLICT (user, kind, peer) DO UPDATE SET value = max(mark.value, excluded.value)
 """
+_DROP_REVOCATIONS = "DELETE FROM mark WHERE user = '' AND kind = ? AND value < ?"
 _INBOX_KINDS = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
 _INBOX_MARKS = "SELECT kind, value FROM mark WHERE user = ? AND kind IN (?, ?, ?) AND peer = ''"
 
@@ -141,8 +142,7 @@ class SqliteStore:
     def open(self) -> bool | None:
         """Open the file, migrate its schema, mark what is undelivered, and test that the disk accepts writes.
 
-        :returns: whether the last batch is in the file, if that was not known; else None. If it is, its messages have
-            their places.
+        :returns: whether the last batch, if in doubt, is in the file, so that its messages have their places; else None
         """
         with self._close_on_error():
             self._life.end(self._last_number)
@@ -186,6 +186,7 @@ class SqliteStore:
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
             connection.execute(_SAVE_UNSAVED)
             connection.execute(_SAVED_THROUGH, (self._last_number,))
+            connection.execute(_DROP_REVOCATIONS, (MarkKind.REVOKED.value, int(self._now())))
             connection.execute("COMMIT")
             self._saved_through = self._last_number
             self._doubt = None

@@ -20,7 +20,7 @@ from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.sqlite.inbox_reader import SqliteInboxReader
 from chatrelay.messagelog.sqlite.migration import Migrating
 from chatrelay.messagelog.sqlite.store import SqliteStore
-from chatrelay.model import InboxState, LogUnavailable, Mark, Message
+from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
 
 log = Logger("chatrelay.messagelog")
 
@@ -128,7 +128,7 @@ class SqliteMessageLog:
         return self._run(self._store.inbox, user)
 
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
-        """Write marks with the next batch, or alone after `MARKS_SECONDS`."""
+        """Write marks with the next batch, or alone after `MARKS_SECONDS`; revocations at once."""
         return self._run(self._add_marks, marks)
 
     def stop(self) -> Deferred[None]:
@@ -210,8 +210,11 @@ class SqliteMessageLog:
         self._store.add_marks(marks)
         if not self._store.has_marks:
             return None
-        if self._marks_at is None:
-            self._marks_at = self._monotonic() + MARKS_SECONDS
+        now = self._monotonic()
+        if any(mark.kind is MarkKind.REVOKED for mark in marks):
+            self._marks_at = now  # a crash may lose what somebody has read, but not that a session was ended
+        elif self._marks_at is None:
+            self._marks_at = now + MARKS_SECONDS
         return _LATER
 
     def _write_marks(self) -> None:

@@ -13,61 +13,12 @@ from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import LoginThrottle
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
 from chatrelay.relay.directory import Directory
-from chatrelay.testing import HeldAuthenticator, RecordedConnection
+from chatrelay.testing import HeldAuthenticator
+from tests.support.logins import RecordedClient
 
 ENDED = (4505, "ended by the operator or the site")
 TOO_MANY = (4504, "too many connections of this user: the oldest goes")
 ADDRESS = "192.0.2.1"
-
-
-class RecordedSession:
-    """The login state of a client.
-
-    :ivar verdicts: those that it got.
-    :ivar preparing: what fires when it is prepared for a verdict; None if it needs no preparation.
-    """
-
-    def __init__(self, connection: RecordedConnection, directory: Directory) -> None:
-        self.verdicts: list[Verdict] = []
-        self.preparing: Deferred[None] | None = None
-        self._connection = connection
-        self._directory = directory
-        self._user: str | None = None
-
-    @property
-    def logged_in(self) -> bool:
-        """Whether somebody is logged in."""
-        return self._user is not None
-
-    def prepare(self, verdict: Verdict) -> Deferred[None] | None:
-        """Return what the test has set, for a user who logs in."""
-        return self.preparing if isinstance(verdict, LoggedIn) else None
-
-    def answered(self, verdict: Verdict) -> bool:
-        """Take a verdict, as `Session.answered` does."""
-        self.verdicts.append(verdict)
-        if not isinstance(verdict, LoggedIn):
-            return False
-        if self._user is None:
-            self._user = verdict.user
-            self._directory.add(verdict.user, self._connection)
-        return self._user == verdict.user
-
-
-class RecordedClient:
-    """A client that logs in.
-
-    :ivar first_logins: how often it had to apply the limits of a user.
-    """
-
-    def __init__(self, directory: Directory) -> None:
-        self.outgoing = RecordedConnection()
-        self.session = RecordedSession(self.outgoing, directory)
-        self.first_logins = 0
-
-    def apply_user_limits(self) -> None:
-        """Count a first login."""
-        self.first_logins += 1
 
 
 class LoginsTests(SynchronousTestCase):

@@ -140,5 +140,5 @@ class SessionIndexTests(SynchronousTestCase):
         self.assertNotIn("CANARY", repr((vars(self.index), requests)))
 
     def test_hash_of_a_session_differs_between_processes(self) -> None:
-        digests = {SessionIndex(self.directory, key)._digest("a") for key in (b"one", b"two")}
+        digests = {SessionIndex(self.directory, key).digest("a") for key in (b"one", b"two")}
         self.assertEqual(len(digests), 2)

@@ -14,7 +14,7 @@ from chatrelay.messagelog import BadMessageLogURL, message_log, message_reader
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
 from chatrelay.messagelog.postgres import PostgresMessageLog
 from chatrelay.messagelog.sqlite import SqliteMessageLog
-from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable
+from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, Mark, MarkKind
 from chatrelay.testing import HeldMessageLog
 from tests.support.inbox_log_contract import InboxLogContract
 from tests.support.message_logs import SteppedMessageLog, message
@@ -278,6 +278,17 @@ class PostgresLog(MessageReaderContract, InboxLogContract, TestCase):
 
     def reader_of(self, log: PostgresMessageLog) -> MessageReader:
         return message_reader(self.url)
+
+    async def test_start_drops_revocations_that_are_over(self) -> None:
+        log = self.make()
+        log.start()
+        await log.save_marks([Mark("", MarkKind.REVOKED, name, value) for name, value in (("a", 1), ("b", 4 * 10**9))])
+        await log.stop()
+        log = PostgresMessageLog(self.url, reactor)  # type: ignore[arg-type]
+        log.start()
+        self.addCleanup(log.stop)
+        keys = [("", MarkKind.REVOKED, name) for name in ("a", "b")]
+        self.assertEqual(await log.reader.marks(keys), {keys[1]: 4 * 10**9})
 
 
 class URLs(SynchronousTestCase):

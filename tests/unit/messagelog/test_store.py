@@ -13,7 +13,7 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.sqlite import APPLICATION_ID, MAX_BLOCK_MESSAGES, MIGRATIONS, SqliteMessageReader, SqliteStore
-from chatrelay.model import LogUnavailable, Message
+from chatrelay.model import LogUnavailable, Mark, MarkKind, Message
 from tests.support.message_logs import message
 from tests.support.sqlite_logs import fail_commits
 
@@ -256,6 +256,17 @@ class Store(SynchronousTestCase):
                 self.assertIn("locked", str(self.assertRaises(LogUnavailable, self.store.open)))
         self.store.open()
         self.assertEqual([row.delivered for row in SqliteMessageReader(self.path).messages()], [True, False])
+
+    def test_open_forgets_revocations_that_are_over_and_nothing_else(self) -> None:
+        marks = [Mark("", MarkKind.REVOKED, name, value) for name, value in (("aa", 999), ("bb", 1000), ("cc", 2000))]
+        others = [Mark("1", MarkKind.READ, "2", 5), Mark("", MarkKind.READ, "2", 5)]
+        self.store.add_marks([*marks, *others])
+        self.store.write_marks()
+        self.store.close()
+        store = self.opened(self.path, MIGRATIONS, lambda: 1000.5)
+        store.close()
+        kept = self.rows("SELECT user, kind, peer, value FROM mark")
+        self.assertEqual(kept, [("", 2, "2", 5), ("", 5, "bb", 1000), ("", 5, "cc", 2000), ("1", 2, "2", 5)])
 
     def test_open_rewrites_and_syncs_the_write_ahead_log(self) -> None:
         # Some of it may be what a failed sync was to write, and be on no disk.

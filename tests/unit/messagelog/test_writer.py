@@ -202,6 +202,15 @@ class Writer(TestCase):
         self.assertEqual(self.kept_marks(), [("2", 1, "", 3)])
         await log.stop()
 
+    async def test_revocation_is_written_at_once_with_the_marks_that_wait(self) -> None:
+        log = SqliteMessageLog(self.path, reactor, lambda: 0.0)  # type: ignore[arg-type]
+        log.start()
+        saved = log.save_marks([Mark("2", MarkKind.RECEIVED, "", 3)])
+        await log.save_marks([Mark("", MarkKind.REVOKED, "00ff", 2_000_000_000)])
+        await saved
+        self.assertEqual(self.kept_marks(), [("", 5, "00ff", 2_000_000_000), ("2", 1, "", 3)])
+        await log.stop()
+
     async def test_marks_that_wait_are_written_at_the_stop(self) -> None:
         log = self.make()
         log.start()

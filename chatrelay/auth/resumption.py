@@ -1,0 +1,208 @@
+"""Resumption: give each connection its resume tokens, and find what a token stands for.
+
+A token lasts as long as the relay would have trusted the session without asking the site. So a connection gets a new
+one after each re-check that the site confirms. A session without re-checks gets one each half of ``resume-time``.
+
+This module must not know how tokens are sealed (`chatrelay.auth.resume`), how a login is decided
+(`chatrelay.auth.login`), or frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from chatrelay.auth.resume import ID_BYTES, MAX_LIFE_SECONDS, Grant, Sealer
+from chatrelay.auth.revocations import Revocations
+from chatrelay.auth.session_index import user_digest
+from chatrelay.interfaces import Connection
+from chatrelay.limits.deadlines import Deadlines
+
+MAX_RENEWALS = 500
+"""The most tokens that one sweep renews, so that it does not hold up the relay. Sweeps come four times a second."""
+
+
+class TokenTaker(Protocol):
+    """A client that can be sent a token at any time; `chatrelay.relay.session_v2.SessionV2` is one."""
+
+    def send_token(self, token: str) -> None:
+        """Send the client a new token, which replaces the one it has."""
+
+
+class _Holder:
+    """A connection that is logged in and gets tokens.
+
+    :ivar client: sends it tokens.
+    :ivar grant: what its next token says.
+    """
+
+    __slots__ = ("client", "grant")
+
+    def __init__(self, client: TokenTaker, grant: Grant) -> None:
+        self.client = client
+        self.grant = grant
+
+
+class Resumption:
+    """The connections that get tokens, and the tokens.
+
+    :param sealer: seals and opens tokens.
+    :param revocations: the sessions whose tokens can't be used.
+    :param resume_time: how long a token of a session without re-checks lasts, in seconds; more than 0.
+    :param now: the wall clock, in seconds since 1970 UTC.
+    :param seconds: the reactor's time.
+    :param random_bytes: returns as many random bytes as it is asked for.
+    """
+
+    def __init__(
+        self,
+        sealer: Sealer,
+        revocations: Revocations,
+        resume_time: float,
+        now: Callable[[], float],
+        seconds: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._sealer = sealer
+        self._key = sealer.digest_key
+        self._revocations = revocations
+        self._resume_time = resume_time
+        self._now = now
+        self._seconds = seconds
+        self._random_bytes = random_bytes
+        self._holders: dict[Connection, _Holder] = {}
+        self._connections: dict[bytes, Connection] = {}  # the holders, by id
+        self._renewals: Deadlines[Any] = Deadlines(resume_time / 2)
+
+    # Giving tokens -----------------------------------------------------------
+
+    def logged_in(
+        self,
+        connection: Connection,
+        client: TokenTaker,
+        uid: str | int,
+        handle: str | None,
+        names: Sequence[bytes],
+        cookie: bytes | None,
+        wait: float | None,
+    ) -> None:
+        """Note that the site has just confirmed the session by which a connection logs in.
+
+        :param handle: the SESSID about which re-checks ask; None if there are none.
+        :param names: the digests of the SESSIDs by which the session can be ended.
+        :param cookie: the digest of the session cookie, if the login was by cookie; else None.
+        :param wait: seconds until the next re-check; None if there is none.
+        """
+        before = self._holders.get(connection)
+        identity = self._random_bytes(ID_BYTES) if before is None else before.grant.connection
+        expires, due = self._ends(wait)
+        self._hold(connection, client, Grant(uid, handle, tuple(names), cookie, expires, due, identity))
+
+    def resumed(self, connection: Connection, client: TokenTaker, grant: Grant, wait: float | None) -> None:
+        """Note that a connection logs in by a token. Its own tokens end when that one does.
+
+        :param grant: what the token says.
+        :param wait: seconds until the next re-check; None if there is none.
+        """
+        due = None if wait is None else self._now() + wait
+        self._hold(connection, client, attrs.evolve(grant, due=due, connection=self._random_bytes(ID_BYTES)))
+
+    def _hold(self, connection: Connection, client: TokenTaker, grant: Grant) -> None:
+        self._holders[connection] = _Holder(client, grant)
+        self._connections[grant.connection] = connection
+        if grant.due is None:
+            self._renewals.start(connection, self._seconds())
+        else:
+            self._renewals.stop(connection)
+
+    def token(self, connection: Connection) -> str | None:
+        """Return a token for a connection; None if it gets none, or the site must be asked first."""
+        holder = self._holders.get(connection)
+        if holder is None or self._now() >= holder.grant.expires:
+            return None
+        return self._sealer.seal(holder.grant)
+
+    def confirmed(self, connections: Sequence[Connection], wait: float) -> None:
+        """Send these connections new tokens: the site has just confirmed their session.
+
+        :param wait: seconds until the next re-check.
+        """
+        for connection in connections:
+            self._renew(connection, wait)
+
+    def renew(self, connection: Connection) -> None:
+        """Send a connection the token of the session by which it has just logged in again."""
+        holder = self._holders.get(connection)
+        token = self.token(connection)
+        if holder is not None and token is not None:
+            holder.client.send_token(token)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection that is closing. Unknown connections are ignored."""
+        holder = self._holders.pop(connection, None)
+        if holder is not None:
+            del self._connections[holder.grant.connection]
+            self._renewals.stop(connection)
+
+    def sweep(self) -> None:
+        """Send new tokens to connections whose sessions are not re-checked, each half of ``resume-time``."""
+        now = self._seconds()
+        for _ in range(MAX_RENEWALS):
+            if not self._renewals or self._renewals.earliest() > now:
+                break
+            connection = self._renewals.first()
+            self._renewals.start(connection, now)
+            self._renew(connection, None)
+        self._revocations.sweep()
+
+    def _renew(self, connection: Connection, wait: float | None) -> None:
+        holder = self._holders.get(connection)
+        if holder is not None:
+            expires, due = self._ends(wait)
+            holder.grant = attrs.evolve(holder.grant, expires=expires, due=due)
+            self.renew(connection)
+
+    def _ends(self, wait: float | None) -> tuple[float, float | None]:
+        """Return when a token ends that is given now, and when the re-check is due."""
+        now = self._now()
+        if wait is None:
+            return now + self._resume_time, None
+        return now + min(wait, MAX_LIFE_SECONDS), now + wait
+
+    # Using tokens ------------------------------------------------------------
+
+    def open(self, token: str, cookie: bytes | None) -> Grant | None:
+        """Return what a token says; None if it can't be used.
+
+        :param cookie: the digest of the session cookie in the client's handshake; None if there is none.
+        """
+        grant = self._sealer.open(token, self._now())
+        if grant is None or (grant.cookie is not None and grant.cookie != cookie):
+            return None
+        return grant
+
+    def find_revoked(self, grant: Grant) -> Deferred[bool]:
+        """Look whether the session or the user of a grant was revoked; the Deferred never fails."""
+        return self._revocations.find(self._revocable(grant))
+
+    def is_usable(self, grant: Grant) -> bool:
+        """Return whether a grant that was not revoked a moment ago can be used now."""
+        return self._now() < grant.expires and not self._revocations.has(self._revocable(grant))
+
+    def holder(self, grant: Grant) -> Connection | None:
+        """Return the connection that got a token with this grant, if it is still logged in here."""
+        return self._connections.get(grant.connection)
+
+    def wait(self, grant: Grant) -> float:
+        """Return the seconds until the re-check that is due; until the end of the token if none was."""
+        return max(0.0, (grant.expires if grant.due is None else grant.due) - self._now())
+
+    def __len__(self) -> int:
+        """Return how many connections get tokens."""
+        return len(self._holders)
+
+    def _revocable(self, grant: Grant) -> tuple[bytes, ...]:
+        return (user_digest(grant.user, self._key), *grant.names)
