@@ -13,6 +13,7 @@ from chatrelay import Config, ConfigError, build
 from chatrelay.app.build import session_page_authenticator
 from chatrelay.app.listeners import BACKLOG, with_backlog
 from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.messagelog.sqlite import SqliteMessageLog
 from chatrelay.model import Denied, Verdict
 from chatrelay.testing import KnownSessions
 from tests.support.memory import MemoryClient
@@ -54,6 +55,13 @@ class Made(SynchronousTestCase):
                 reactor.advance(wait)
                 attempts.ask(None, "guess", False)
             self.assertEqual(len(asked), requests)
+
+    def test_no_copy_upgrades_a_message_log_without_a_copy(self) -> None:
+        for no_copy in (False, True):
+            config = Config(listen=(), message_log="sqlite:log", no_copy=no_copy)
+            log = build(config, MemoryReactorClock(), KnownSessions({})).message_log
+            assert isinstance(log, SqliteMessageLog)
+            self.assertEqual(log._migrating.makes_copy, not no_copy)
 
     def test_response_limit_is_webserver_answer_size(self) -> None:
         config = Config(auth_url="http://x/", webserver_answer_size=77)
