@@ -27,6 +27,11 @@ class Reason(enum.StrEnum):
     UNKNOWN_TYPE = "unknown-type"
     INVALID_AUTH_REQUEST = "invalid-auth-request"
     INVALID_REQUEST = "invalid-request"
+    RESUME_EXPIRED = "resume-expired"
+
+
+OF_V2 = frozenset((Reason.INVALID_REQUEST, Reason.RESUME_EXPIRED, Reason.ID_REUSED, Reason.RECEIVING_USER_FULL))
+"""The reasons that only clients of v2 are told."""
 
 
 class CloseCode(enum.IntEnum):

@@ -130,11 +130,24 @@ class Delivery(Struct, gc=False, tag_field="type", tag="message"):
     message: Delivered
 
 
+class Accepted(Struct, gc=False):
+    """The outcome of an accepted request to send a message."""
+
+    id: Token
+    value: Literal[True]
+
+
+class AcceptedResponse(Struct, gc=False, tag_field="type", tag="send-request-response"):
+    """The answer to a message-send-request that was accepted."""
+
+    response: Accepted
+
+
 class Outcome(Struct, gc=False):
     """The outcome of a refused request to send a message."""
 
     id: str | int
-    value: bool
+    value: Literal[False]
     reason: Reason
 
 
