@@ -14,6 +14,9 @@ from chatrelay.model import MAX_TOKEN, user_key
 MAX_KNOWN_RECIPIENTS = 256
 """The most recipients that are remembered for a user. One more displaces the one that was remembered first."""
 
+READS_PER_SECOND = 5
+"""The most requests of a user that are answered from the message log, at once and per second."""
+
 
 @attrs.define(eq=False, weakref_slot=False)
 class UserQuota:
@@ -31,6 +34,7 @@ class UserQuota:
     _new_recipients: TokenBucket
     connections: int = attrs.field(default=0, init=False)
     _known: dict[str, None] = attrs.field(factory=dict, init=False)
+    _reads: TokenBucket | None = attrs.field(default=None, init=False)  # made when needed, because v1 has no reads
 
     def take(self, recipient: str | int, now: float) -> bool:
         """Count a message, and return whether it may be sent."""
@@ -45,9 +49,18 @@ class UserQuota:
         user.full_at = full_at + 1.0
         return recipient in self._known or self._take_recipient(recipient, now)
 
+    def take_read(self, now: float) -> bool:
+        """Count a request that is answered from the message log, and return whether it is within the limit."""
+        if self._reads is None:
+            self._reads = _reads_bucket()
+        return self._reads.take(now)
+
     def is_as_new(self, now: float) -> bool:
         """Return whether a new quota would allow no more, apart from the recipients that are remembered."""
-        return self._messages.is_full(now) and self._new_recipients.is_full(now)
+        reads = self._reads
+        return (
+            self._messages.is_full(now) and self._new_recipients.is_full(now) and (reads is None or reads.is_full(now))
+        )
 
     def _take_recipient(self, recipient: str | int, now: float) -> bool:
         known = self._known
@@ -90,7 +103,8 @@ class SendLimits:
         self._new_recipients_burst = new_recipients_per_minute
         self._quotas: dict[str, UserQuota] = {}
         messages, new_recipients = self._user_buckets()
-        self._gone: Deadlines[str] = Deadlines(max(messages.seconds_to_fill, new_recipients.seconds_to_fill))
+        buckets = messages, new_recipients, _reads_bucket()
+        self._gone: Deadlines[str] = Deadlines(max(bucket.seconds_to_fill for bucket in buckets))
 
     def messages(self) -> TokenBucket:
         """Return a bucket for the messages of a new connection."""
@@ -131,3 +145,8 @@ class SendLimits:
             TokenBucket(self._user_messages_per_second, self._user_burst),
             TokenBucket(self._new_recipients_per_second, self._new_recipients_burst),
         )
+
+
+def _reads_bucket() -> TokenBucket:
+    """Make a bucket for the requests of a user that are answered from the message log."""
+    return TokenBucket(READS_PER_SECOND, READS_PER_SECOND)

@@ -216,6 +216,19 @@ class Remembering(SynchronousTestCase):
         limits.disconnected("a", 101)
         self.assertEqual(len(limits), 0)
 
+    def test_reads_of_a_user_are_limited_over_all_connections_and_logins(self) -> None:
+        limits = SendLimits(0, 0, 0, 0)
+        quotas = [limits.connected("a") for _ in range(2)]
+        self.assertEqual([quotas[number % 2].take_read(100) for number in range(7)], [True] * 5 + [False] * 2)
+        self.assertEqual([limits.connected("b").take_read(100), quotas[0].take_read(100.2)], [True, True])
+        for _ in range(2):
+            limits.disconnected("a", 100.2)
+        self.assertFalse(limits.connected("a").take_read(100.2))
+        limits.disconnected("a", 100.2)
+        limits.disconnected("b", 100.2)
+        limits.forget(102)
+        self.assertEqual(len(limits), 0)
+
     def test_without_limits_no_user_is_remembered(self) -> None:
         limits = SendLimits(0, 0, 0, 0)
         limits.connected("a").take("b", 0)
