@@ -23,7 +23,8 @@ from chatrelay.app.output import print_and_exit
 from chatrelay.app.twistd_options import check_places, remove_own_pid_file
 from chatrelay.config.checks import ConfigError, option_name
 from chatrelay.config.fields import value_of
-from chatrelay.config.options import HEADINGS, Config
+from chatrelay.config.headings import HEADINGS
+from chatrelay.config.options import Config
 from chatrelay.config.sources import Given, gather
 
 # Twisted's documentation does not promise `twisted.scripts._twistd_unix`.

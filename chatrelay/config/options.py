@@ -6,8 +6,6 @@ are made from it. This module must not know where a value was set: `chatrelay.co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import attrs
 
 from chatrelay.config import checks
@@ -405,6 +403,13 @@ class Config:
         unit="messages",
         zero="no limit except those on sending: anybody can fill anybody's inbox",
     )
+    replay_messages: int = option(
+        10_000,
+        "How many missed messages a client that speaks v2 is sent when it comes back. One that has missed more is told "
+        "to ask for history instead.",
+        unit="messages",
+        zero="no limit: a client that was away for a year is sent all of it",
+    )
     again_time: float = option(
         86_400.0,
         "How long a message that a client sends again is recognized, so that it is logged and delivered once. Clients "
@@ -474,27 +479,3 @@ class Config:
         unit="seconds",
         zero="no limit; 200 connections are closed a second",
     )
-
-
-_FIRST_OF_GROUP = {
-    "auth_url": "Authentication",
-    "listen": "Listening",
-    "message_log": "Message log and log messages",
-    "webserver_timeout": "Requests to your site",
-    "connections": "Limits on connections and logins",
-    "message_size": "Limits on sending",
-    "offline": "Stored messages",
-    "unread_size": "Slow and disconnected clients",
-    "compression": "Performance and shutdown",
-}
-
-
-def _groups() -> Iterator[tuple[str, tuple[str, ...]]]:
-    names = [field.name for field in attrs.fields(Config)]
-    starts = [names.index(first) for first in _FIRST_OF_GROUP]
-    for heading, start, end in zip(_FIRST_OF_GROUP.values(), starts, [*starts[1:], len(names)], strict=True):
-        yield heading, tuple(names[start:end])
-
-
-HEADINGS = tuple(_groups())
-"""How ``--help`` and the page of options group the options: (heading, attributes of `Config`)."""

@@ -18,7 +18,8 @@ from sphinx.util.nodes import nested_parse_with_titles
 from chatrelay.config import options
 from chatrelay.config.checks import option_name
 from chatrelay.config.fields import value_of
-from chatrelay.config.options import HEADINGS, Config
+from chatrelay.config.headings import HEADINGS
+from chatrelay.config.options import Config
 from chatrelay.config.sources import ENVIRONMENT_PREFIX
 
 SPECIAL = "\\*`|_[]<>:"

@@ -18,7 +18,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
-from chatrelay.config.options import HEADINGS, Config
+from chatrelay.config.headings import HEADINGS
+from chatrelay.config.options import Config
 from tests.support import PATIENCE, ROOT
 from tests.support.client import Client
 from tests.support.programs import TWISTD, RelayProcess, Site, StartRelay

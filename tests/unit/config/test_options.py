@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.app.twistd import Options
 from chatrelay.config.checks import ConfigError, normal_origin, option_name
 from chatrelay.config.fields import value_of
-from chatrelay.config.options import HEADINGS, Config
+from chatrelay.config.headings import HEADINGS
+from chatrelay.config.options import Config
 from chatrelay.config.sources import read
 
 
