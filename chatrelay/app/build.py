@@ -33,10 +33,12 @@ from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.messagelog import message_log as message_log_of
 from chatrelay.messagelog import without_password
+from chatrelay.model import MAX_CONTENT
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.storing import StorePolicy, Storing
+from chatrelay.relay.v2_parts import V2Parts
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.factory import ChatFactory
@@ -47,6 +49,7 @@ from chatrelay.websocket.peer import Peers
 from chatrelay.websocket.registry import Registry
 from chatrelay.websocket.sweep import Sweep
 from chatrelay.wire import v2
+from chatrelay.wire.structs_v2 import Limits
 
 RECHECKS_AT_ONCE = 8
 """The most sessions that are re-checked at once if webserver-checks has no limit."""
@@ -117,12 +120,14 @@ def build_parts(
     active = ActiveTime(seconds)
     directory = Directory()
     flushes = FlushScheduler(partial(reactor.callLater, 0))
-    storing = None
+    storing = shared_by_v2 = None
     if isinstance(message_log, InboxLog):
         policy = StorePolicy(
             config.offline == "reject", config.offline_messages, config.stranger_messages, config.again_time
         )
-        storing = Storing(directory, message_log, Inboxes(v2, message_log, reactor), policy, now, reactor)
+        inboxes = Inboxes(v2, message_log, reactor)
+        storing = Storing(directory, message_log, inboxes, policy, now, reactor)
+        shared_by_v2 = V2Parts(message_log, inboxes, limits_of(config), ("store",), config.replay_messages)
     relay = Relay(directory, message_log, now, flushes.call_soon, storing, reactor)
     registry = Registry(config, relay.drain, active, reactor, chance)
     log_limiter = LogLimiter()
@@ -208,7 +213,19 @@ def build_parts(
         connection_log=ConnectionLog(config.log_format == "json", log_limiter.allow),
         log_limiter=log_limiter,
         sweep=sweep,
+        v2=shared_by_v2,
     )
+
+
+def limits_of(config: Config) -> Limits:
+    """Return the limits that clients of v2 are told."""
+    burst = config.message_burst if config.messages_per_second else 0  # without a rate there is no limit on a burst
+    return Limits(MAX_CONTENT, burst, _whole(config.messages_per_second), _whole(config.again_time))
+
+
+def _whole(number: float) -> int | float:
+    """Return a number as an integer if it is one, for it is shorter in JSON."""
+    return int(number) if number == int(number) else number
 
 
 def session_page_authenticator(config: Config, reactor: Any) -> SessionPageAuthenticator:

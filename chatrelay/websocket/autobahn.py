@@ -55,6 +55,7 @@ ATTRIBUTES = (
     "send_queue",
     "state",
     "utf8validator",
+    "websocket_protocol_in_use",
 )
 """Attributes of Autobahn's open protocol that chatrelay reads, sets or replaces."""
 
@@ -217,6 +218,12 @@ class AutobahnProtocol(WebSocketServerProtocol):
     def is_compressed(self) -> bool:
         """Whether messages may be compressed on this connection."""
         return self._perMessageCompress is not None
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the handshake has agreed on; None if it has none."""
+        agreed: str | None = self.websocket_protocol_in_use
+        return agreed
 
     def rest_of_frame(self) -> int:
         """Return how many bytes of payload of the current frame are still to come."""

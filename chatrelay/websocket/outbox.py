@@ -195,12 +195,13 @@ class Outbox:
         self._has_timeout = True  # whether the system applies it now
         self.unacknowledged = 0.0
 
-    def open(self, dialect: Dialect) -> None:
+    def open(self, dialect: Dialect | None) -> None:
         """Send messages from now on: the opening handshake is complete.
 
-        :param dialect: the dialect that the handshake has chosen.
+        :param dialect: the dialect in which the relay delivers messages; None if a cursor does that.
         """
-        self.dialect = dialect
+        if dialect is not None:
+            self.dialect = dialect
         self._is_open = True
         # In a site of twisted.web, its HTTP protocol is still registered as the producer.
         self._transport.unregisterProducer()

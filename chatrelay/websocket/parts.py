@@ -17,6 +17,7 @@ from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
+from chatrelay.relay.v2_parts import V2Parts
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.flushes import FlushScheduler
 from chatrelay.websocket.handshake import Handshakes
@@ -48,6 +49,7 @@ class Parts:
     :ivar connection_log: logs the end of each connection.
     :ivar log_limiter: limits log messages that anybody can cause.
     :ivar sweep: checks time limits.
+    :ivar v2: what connections that speak v2 share; None if v2 is not offered.
     """
 
     config: Config
@@ -68,3 +70,4 @@ class Parts:
     connection_log: ConnectionLog
     log_limiter: LogLimiter
     sweep: Sweep
+    v2: V2Parts | None = None

@@ -19,13 +19,15 @@ from twisted.python.failure import Failure
 
 from chatrelay.limits.inflow import MIN_READ
 from chatrelay.relay.session import Session
+from chatrelay.relay.session_v2 import SessionV2
 from chatrelay.websocket import closing, handshake, opening, timeouts
 from chatrelay.websocket.closing import CloseCause, printable
 from chatrelay.websocket.handshake import http_error
 from chatrelay.websocket.peer import Peer
 from chatrelay.websocket.reading import BoundedProtocol
 from chatrelay.websocket.states import ConnectionState, Event
-from chatrelay.wire import codes, v1
+from chatrelay.wire import codes, v1, v2
+from chatrelay.wire.codes import Close
 from chatrelay.wire.frames import ends_by_going_away, take_messages
 from chatrelay.wire.request_head import header_values
 
@@ -78,6 +80,8 @@ class ChatProtocol(BoundedProtocol):
         parts.handshakes.check_origin(self.http_request_data)
         if not any(request.protocols):
             return None
+        if parts.v2 is not None and v2.SUBPROTOCOL in request.protocols:
+            return v2.SUBPROTOCOL
         if v1.SUBPROTOCOL in request.protocols:
             return v1.SUBPROTOCOL
         raise ConnectionDeny(
@@ -103,9 +107,11 @@ class ChatProtocol(BoundedProtocol):
         cookie, because = parts.handshakes.session_cookie_of(self.http_request_data)
         if cookie is None and because is None:
             parts.handshakes.opened_without_cookie(self.http_request_data)
-        self.session = Session(
+        speaks_v2 = self.subprotocol == v2.SUBPROTOCOL
+        new_session = Session if parts.v2 is None or not speaks_v2 else partial(SessionV2, parts.v2)
+        self.session = new_session(
             self.outgoing,
-            v1,
+            v2 if speaks_v2 else v1,
             parts.relay,
             parts.directory,
             parts.send_limits,
@@ -122,7 +128,7 @@ class ChatProtocol(BoundedProtocol):
         # A subclass that overrides onMessage gets what the fast path takes, too.
         as_usual = type(self).onMessage is ChatProtocol.onMessage
         self._receive = self.session.received if as_usual else self._message_taken
-        self.outgoing.open(v1)
+        self.outgoing.open(None if speaks_v2 else v1)
         parts.registry.opened(self)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
@@ -186,6 +192,14 @@ class ChatProtocol(BoundedProtocol):
             self.session.received(payload)
 
     # Closing ---------------------------------------------------------------
+
+    def announce_close(self, close: Close, retry_after: float) -> None:
+        """Tell the client that it is about to be disconnected, if its dialect has words for that.
+
+        :param retry_after: after how many seconds the client should reconnect.
+        """
+        if self.session is not None and self.connection_state.is_open:
+            self.session.announce_close(close, retry_after)
 
     def stop_taking(self) -> None:
         """Accept no more messages: the relay is stopping, and this connection is about to be closed."""

@@ -12,6 +12,7 @@ from chatrelay.config.options import Config
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import MIN_READ, Inflow, InflowRates
 from chatrelay.relay.session import Session
+from chatrelay.relay.session_v2 import SessionV2
 from chatrelay.websocket.autobahn import AutobahnProtocol
 from chatrelay.websocket.compression import MAX_ADDED
 from chatrelay.websocket.opening import answer_refused, take_handshake
@@ -110,7 +111,7 @@ class BoundedProtocol(AutobahnProtocol):
     :ivar session: the client's login and its messages; None until the handshake is complete.
     """
 
-    session: Session | None = None
+    session: Session | SessionV2 | None = None
 
     # These are slots, because they are looked up for every read of the socket, and Autobahn's protocol has many
     # attributes.

@@ -32,6 +32,9 @@ log = Logger("chatrelay.websocket")
 SHUTDOWN_TICK_SECONDS = 0.05
 """Seconds between two steps of closing connections while the relay stops."""
 
+MIN_RETRY_SECONDS = 1.0
+"""The shortest time after which a client should reconnect to a relay that stops. Up to twice that, at random."""
+
 SWEEPS_PER_TLS_CHECK = 4
 """In every fourth sweep, once a second, the transports beneath TLS are checked."""
 
@@ -51,6 +54,12 @@ class ManagedConnection(Receiver, Protocol):
 
     def close(self, close: Close) -> None:
         """Begin the closing handshake."""
+
+    def announce_close(self, close: Close, retry_after: float) -> None:
+        """Tell the client that it is about to be disconnected, if its dialect has words for that.
+
+        :param retry_after: after how many seconds the client should reconnect.
+        """
 
     def abort(self, cause: CloseCause = ...) -> None:
         """End the TCP connection without waiting for the client.
@@ -123,6 +132,7 @@ class Registry:
         self._shutdown: ShutdownPacer[ManagedConnection] | None = None
         self._closing_next = LoopingCall(self._close_next)
         self._closing_next.clock = reactor
+        self._closing_time = 0.0  # seconds in which the turns of all connections come
         self._empty: Deferred[None] | None = None
 
     # Events of a connection, from its protocol -------------------------------
@@ -222,6 +232,7 @@ class Registry:
         """
         self.stopping = True
         self._shutdown = ShutdownPacer(self.connections, self._drain_time, self.active.now(), self._chance)
+        self._closing_time = self._shutdown.duration
         try:
             await self._closing_next.start(SHUTDOWN_TICK_SECONDS)
             await self._drain()
@@ -243,7 +254,16 @@ class Registry:
         if connection.connection_state is ConnectionState.HANDSHAKE:
             connection.abort(STOPPING)
         else:
+            connection.announce_close(codes.STOPPING, self._retry_seconds())
             connection.close(codes.STOPPING)
+
+    def _retry_seconds(self) -> float:
+        """Return after how many seconds a client that is disconnected now should reconnect.
+
+        It is the time in which all connections are closed, and one second more. So each client comes back when the
+        relay may have started again, and clients come back at the pace at which they were closed.
+        """
+        return self._closing_time + MIN_RETRY_SECONDS * (1 + self._chance())
 
     def close_all(self) -> Deferred[None]:
         """Close all remaining connections with 4000, at once; wait until all are gone."""

@@ -41,6 +41,11 @@ class ShutdownPacer(Generic[Key]):
         in_time = (self._count - FIRST_TURNS) / max(limit * TURNS_SHARE, 0.001) if limit else 0.0
         self._rate = max(MIN_TURNS_PER_SECOND, in_time)
 
+    @property
+    def duration(self) -> float:
+        """Seconds from the first turn to the last one."""
+        return max(0, self._count - FIRST_TURNS) / self._rate
+
     def due(self, now: float) -> list[Key]:
         """Remove and return the connections whose turn has come.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from chatrelay.relay.session import Session
+from chatrelay.relay.session_v2 import SessionV2
 from chatrelay.websocket.autobahn import ConnectionFactory
 from chatrelay.websocket.closing import status_when_full
 from chatrelay.websocket.outbox import Outbox
@@ -28,7 +29,7 @@ class TimedConnection(ManagedConnection, Protocol):
     remote: Peer
     outgoing: Outbox
     reading: Reading
-    session: Session | None
+    session: Session | SessionV2 | None
 
     def failHandshake(self, reason: str, code: int) -> None:
         """Refuse the handshake."""

@@ -25,6 +25,7 @@ from websockets.frames import Opcode
 from tests.support import ROOT
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, Site, StartRelay
+from tests.support.schema import V1, V2, check_sent, is_valid_request
 
 PAGE = (ROOT / "docs" / "protocol.rst").read_text("utf-8")
 
@@ -42,14 +43,24 @@ def transcripts() -> dict[str, list[str]]:
     return {block["name"]: [line.strip() for line in block["body"].splitlines()] for block in BLOCK.finditer(PAGE)}
 
 
+ANY_INTEGER = "an integer"
+"""Stands in what is expected for any integer, which the page writes as … outside of a string."""
+
+INTEGER = re.compile("(?<=:)…(?=[,}])")
+
+
 def matches(heard: Any, expected: Any) -> bool:
     """Whether a frame is what the page says: same keys, JSON types and values; "…" stands for any text."""
     if expected == "…":
         return isinstance(heard, str) and heard != ""
+    if expected == ANY_INTEGER:
+        return type(heard) is int
     if type(heard) is not type(expected):
         return False
     if isinstance(expected, dict):
         return heard.keys() == expected.keys() and all(matches(heard[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(heard) == len(expected) and all(map(matches, heard, expected))
     return bool(heard == expected)
 
 
@@ -91,6 +102,7 @@ class Stage:
         self.start_relay = start_relay
         self.actors: dict[str, Actor] = {}
         self.exchange: list[re.Match[str]] = []
+        self.epoch = ""
         self._relay: RelayProcess | None = None
 
     def play(self, lines: list[str]) -> None:
@@ -140,7 +152,7 @@ class Stage:
     def say_or_hear(self, line: re.Match[str]) -> None:
         name, what = line["name"], line["what"]
         if line["arrow"] == "→":
-            self.client(name).say(what)
+            self.client(name).say(what.replace('"epoch":"…"', f'"epoch":"{self.epoch}"'))
             return
         actor = self.actors[name]
         if what == "nothing":
@@ -156,7 +168,10 @@ class Stage:
             assert (self.client(name).socket.subprotocol or "none") == found[1]
         else:
             heard = actor.ahead.pop(0) if actor.ahead else self.client(name).hear()
-            assert matches(heard, json.loads(what)), f"{name} heard {heard!r}, the page has {what}"
+            expected = json.loads(INTEGER.sub(f'"{ANY_INTEGER}"', what))
+            assert matches(heard, expected), f"{name} heard {heard!r}, the page has {what}"
+            self.epoch = heard.get("epoch", self.epoch)
+            check_sent(heard, self.client(name).socket.subprotocol or V1)
 
     def connect(self, name: str, **options: Any) -> Actor:
         assert name not in self.actors, f"{name} is connected already"
@@ -194,7 +209,7 @@ class Stage:
 
     @event(r"(\S+) connects, offering (\S+)")
     def connects_offering(self, name: str, subprotocol: str) -> None:
-        self.connect(name, **({} if subprotocol == "nothing" else {"subprotocols": [subprotocol]}))
+        self.connect(name, **({} if subprotocol == "nothing" else {"subprotocols": subprotocol.split(",")}))
 
     @event(r"(\S+) connects, from a page of (\S+?)(?: with the cookie (\S+))?")
     def connects_from_page(self, name: str, origin: str, cookie: str | None) -> None:
@@ -334,3 +349,31 @@ def test_frame_that_differs_from_the_page_is_noticed() -> None:
     ):
         assert not matches(heard, expected)
     assert matches({"a": {"b": "any"}}, {"a": {"b": "…"}})
+
+
+def said(lines: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield what the clients of a transcript say: (dialect, request, what this client receives next)."""
+    dialects: dict[str, str] = {}
+    for number, line in enumerate(lines):
+        parts = LINE.fullmatch(line)
+        assert parts is not None
+        if offer := re.fullmatch(r"(\S+) connects, offering (\S+)", parts["event"] or ""):
+            dialects[offer[1]] = V2 if V2 in offer[2] else V1
+        if parts["arrow"] == "→":
+            answers = (
+                after["what"]
+                for after in map(LINE.fullmatch, lines[number + 1 :])
+                if after and after["arrow"] == "←" and after["name"] == parts["name"]
+            )
+            yield dialects.get(parts["name"], V1), parts["what"], next(answers, "")
+
+
+@pytest.mark.parametrize("name", transcripts())
+def test_request_of_the_page_that_is_not_valid_by_the_schema_is_refused_for_its_form(name: str) -> None:
+    for dialect, request, answer in said(transcripts()[name]):
+        try:
+            is_valid = is_valid_request(json.loads(request), dialect)
+        except ValueError:
+            is_valid = False
+        refusals = ("invalid-json", "invalid-message", "invalid-request", "invalid-auth-request", "unknown-type")
+        assert is_valid or answer in ("", "nothing") or any(f'"{reason}"' in answer for reason in refusals), request

@@ -32,7 +32,7 @@ from chatrelay.websocket.keepalive import Pings
 from chatrelay.websocket.opening import MAX_REFUSED
 from chatrelay.websocket.protocol import ChatProtocol
 from chatrelay.wire import codes
-from tests.support import v1
+from tests.support import v1, v2
 from tests.support.frames import BINARY, HANDSHAKE, PING, close_frame, frame
 from tests.support.memory import OFFICE, MemoryClient, ProxiedClient, Transport, proxy_header_1
 from tests.support.relay_case import chat_factory
@@ -130,6 +130,8 @@ class Place:
         parts.update({name: getattr(registry, name) for name in ("connections", "refused", "_beneath_tls")})
         counts = {name: len(part) for name, part in parts.items()}
         counts["admission"] = factory.parts.admission.connections + factory.parts.admission.addresses()
+        assert factory.parts.v2 is not None
+        counts["inboxes"] = len(factory.parts.v2.inboxes)
         counts["unauthenticated"] = factory.parts.admission.unauthenticated
         return {name: count for name, count in counts.items() if count}
 
@@ -219,6 +221,37 @@ def pinged(place: Place) -> MemoryClient:
     return client
 
 
+def speaking_v2(place: Place) -> MemoryClient:
+    client = place.come().open(v2.OFFER)
+    say(client, **v2.login("alice"))
+    (answer,) = client.hear()
+    assert answer["response"] is True
+    return client
+
+
+def sending_in_v2(place: Place) -> MemoryClient:
+    client = speaking_v2(place)
+    for to in (1, "nobody"):
+        say(client, **v2.message(to))
+    say(client, **v2.history(1))
+    return client
+
+
+def behind_its_inbox(place: Place) -> MemoryClient:
+    first = speaking_v2(place)
+    for _ in range(12):
+        say(first, **v2.message(1, "x" * 16_000))
+        place.clock.advance(0)
+    place.lose(first)
+    client = place.come().open(v2.OFFER)
+    client.protocol.outgoing.pauseProducing()
+    assert place.factory.parts.v2 is not None
+    say(client, **v2.login("alice", {"epoch": place.factory.parts.v2.log.epoch, "n": 0}))
+    place.clock.advance(0)
+    assert client.protocol.outgoing._drained is not None
+    return client
+
+
 STATES = {
     visitor: 4001,
     denied: 4001,
@@ -231,6 +264,9 @@ STATES = {
     in_a_frame: 1002,
     behind: 4002,
     pinged: 4004,
+    speaking_v2: 4004,
+    sending_in_v2: 4004,
+    behind_its_inbox: 4002,
 }
 """The close code for each that is silent from then on."""
 

@@ -57,6 +57,15 @@ class ShutdownPacerTests(SynchronousTestCase):
         self.assertNotEqual(first, sorted(first))
         self.assertEqual(sorted(first), list(range(1000)))
 
+    def test_duration_is_the_time_from_the_first_turn_to_the_last(self) -> None:
+        for count, limit in ((0, 10.0), (20, 10.0), (21, 10.0), (420, 10.0), (10_000, 10.0), (10_000, 0.0)):
+            pacer = ShutdownPacer(range(count), limit, BEGUN, random.random)
+            duration = pacer.duration
+            pacer.due(BEGUN + max(0.0, duration - STEP))
+            self.assertEqual(bool(pacer), count > FIRST_TURNS)
+            pacer.due(BEGUN + duration + 0.001)
+            self.assertEqual(len(pacer), 0)
+
     def test_disconnected_connections_use_up_turns(self) -> None:
         pacer = ShutdownPacer(range(10_000), 10.0, BEGUN, random.Random(1).random)
         self.assertEqual(len(pacer.due(BEGUN)), FIRST_TURNS)
