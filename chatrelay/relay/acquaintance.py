@@ -88,6 +88,11 @@ class Acquaintances:
             if self.observer is not None:
                 self.observer(pair, was_unknown)
 
+    def forget(self) -> None:
+        """Forget everybody, because the message log has another epoch."""
+        self._known.clear()
+        self.forget_unknown()
+
     def forget_unknown(self) -> None:
         """Forget who is unknown, because messages are committed for which `wrote` is not called."""
         self._unknown.clear()

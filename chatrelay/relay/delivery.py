@@ -60,9 +60,13 @@ class _Doubtful:
 
 @attrs.define(eq=False)
 class _Unmarked:
-    """Messages that reached nobody, with their numbers, whose mark is not committed yet."""
+    """Messages that reached nobody, with their numbers, whose mark is not committed yet.
+
+    :ivar epoch: that of the log in which they have these numbers.
+    """
 
     unreached: list[tuple[int, _Submission]]
+    epoch: str
 
 
 class Relay:
@@ -107,9 +111,7 @@ class Relay:
         if storing is not None:
             storing.attach(self._take, self._find_waiting)
             self._outcome_deadlines: DeadlineTimer[_Doubtful] = DeadlineTimer(clock, ANSWER_SECONDS, self._time_passed)
-            self._mark_retries: DeadlineTimer[_Unmarked] = DeadlineTimer(
-                clock, MARK_SECONDS, lambda unmarked: self._commit_mark(unmarked.unreached)
-            )
+            self._mark_retries: DeadlineTimer[_Unmarked] = DeadlineTimer(clock, MARK_SECONDS, self._mark_again)
 
     def submit(self, message: Message, submitter: Submitter) -> None:
         """Take one message, and call `submitter.accepted` or `submitter.refused` once, now or later."""
@@ -224,7 +226,7 @@ class Relay:
 
     def _deliver_places(self, numbers: Sequence[int], batch: list[_Submission], number: int, storing: Storing) -> None:
         """Deliver a batch in which a message of v2 is, or while somebody who speaks v2 is here."""
-        storing.inboxes.check_epoch()
+        storing.check_epoch()
         unreached: list[tuple[int, _Submission]] = []
         for index, (submitter, message) in enumerate(batch):
             pair = (user_key(message.from_uid), user_key(message.to_uid))
@@ -317,8 +319,13 @@ class Relay:
     def _mark_failed(self, failure: Failure, unreached: list[tuple[int, _Submission]]) -> None:
         # The log marks the messages when it recovers. Until then their places are not settled, so this is tried again.
         if self._storing is not None:
-            self._mark_retries.start(_Unmarked(unreached))
+            self._mark_retries.start(_Unmarked(unreached, self._storing.epoch))
         failure.trap(LogUnavailable)
+
+    def _mark_again(self, unmarked: _Unmarked) -> None:
+        assert self._storing is not None
+        if self._storing.epoch == unmarked.epoch:  # in another one, other messages have these numbers
+            self._commit_mark(unmarked.unreached)
 
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
         is_doubtful = self._storing is not None and isinstance(failure.value, CommitUnknown)
@@ -354,7 +361,7 @@ class Relay:
         self._waiting -= len(doubtful.batch)
         self._indexes.pop(id(doubtful.batch), None)
         if is_in_log:
-            storing.inboxes.check_epoch()
+            storing.check_epoch()
         for submitter, message in doubtful.batch:
             waiting = None if doubtful.is_over else submitter
             if message.has_unique_id:

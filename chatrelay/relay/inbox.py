@@ -334,7 +334,7 @@ class Inboxes:
         self.dialect = dialect
         self.reader = message_log.reader
         self._log = message_log
-        self._epoch: str | None = None  # that of the places of all cursors; None if there is no cursor
+        self._epoch: str | None = None  # that of all places that are known here; None before there is one
         self.read_deadlines: DeadlineTimer[Cursor] = DeadlineTimer(clock, READ_SECONDS, Cursor.give_up)
         self.retries: DeadlineTimer[Cursor] = DeadlineTimer(clock, RETRY_SECONDS, Cursor.retry)
         self._inboxes: dict[str, Inbox] = {}
@@ -360,7 +360,6 @@ class Inboxes:
             to begin after the last settled place.
         """
         self.check_epoch()
-        self._epoch = self._log.epoch
         inbox = self._inboxes.get(user)
         if inbox is None:
             inbox = self._inboxes[user] = Inbox(self, user, last)
@@ -377,8 +376,6 @@ class Inboxes:
             inbox.set_cursors(tuple(other for other in inbox.cursors if other is not cursor))
             if not inbox.cursors:
                 del self._inboxes[user]
-                if not self._inboxes:
-                    self._epoch = None
 
     def settled(self, user: str, last: int) -> int:
         """Return the last settled place of a user whose last place is `last`."""
@@ -387,6 +384,7 @@ class Inboxes:
 
     def hold(self, user: str, place: int) -> None:
         """Note that a place that was committed is not settled yet: neither it nor a later one may be sent."""
+        self.check_epoch()
         self._unsettled.setdefault(user, set()).add(place)
         inbox = self._inboxes.get(user)
         if inbox is not None:
@@ -411,15 +409,19 @@ class Inboxes:
                 cursor.settled()
 
     def check_epoch(self) -> bool:
-        """If the log has another epoch, close all connections that have a cursor, with 4005; return whether it has not.
+        """If the log has another epoch, forget all places, and close all connections that have a cursor, with 4005.
 
         Places of another epoch mean nothing.
+
+        :returns: whether the epoch is the same as before.
         """
-        if self._epoch is None or self._epoch == self._log.epoch:
+        epoch = self._log.epoch
+        if self._epoch is None or self._epoch == epoch:
+            self._epoch = epoch
             return True
-        for inbox in tuple(self._inboxes.values()):
+        self._epoch = epoch
+        inboxes, self._inboxes, self._unsettled = self._inboxes, {}, {}
+        for inbox in inboxes.values():
             for cursor in inbox.cursors:
                 cursor.give_up()
-        self._inboxes.clear()
-        self._epoch = None
         return False

@@ -159,6 +159,10 @@ class Away:
             away.waiting -= 1
             away.senders[sender] -= 1
 
+    def forget(self) -> None:
+        """Forget all recipients, because the message log has another epoch."""
+        self._recipients.clear()
+
     def returned(self, recipient: str) -> None:
         """Forget a recipient, who has a connection again."""
         self._recipients.pop(recipient, None)

@@ -102,6 +102,10 @@ class Resendings:
         self._remembered[id] = resending
         return resending
 
+    def forget(self) -> None:
+        """Forget the messages that are in the log, because it has another epoch. Copies wait for the others."""
+        self._remembered = {id: known for id, known in self._remembered.items() if known.copies is not None}
+
     def drop(self, id: ID) -> Sequence[Copy]:
         """Forget an id, because its message is not in the log; return the copies that waited."""
         resending = self._remembered.pop(id, None)

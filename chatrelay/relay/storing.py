@@ -65,7 +65,8 @@ class _Held:
     """A message that is not taken yet.
 
     :ivar rejects: whether it is refused if the sender knows the recipient, and the recipient is not here.
-    :ivar id: its id, if it was sent again.
+    :ivar id: its sender and id.
+    :ivar is_again: whether it is searched for in the log first.
     :ivar is_known: whether the sender knows the recipient, if that was read for this message.
     :ivar is_asking: whether a read for this message is under way.
     :ivar is_done: whether it was taken, answered or refused.
@@ -77,7 +78,8 @@ class _Held:
     submitter: StoreSubmitter
     pair: Pair
     rejects: bool
-    id: ID | None
+    id: ID
+    is_again: bool
     ticket: int
     is_known: bool | None = None
     is_asking: bool = False
@@ -149,6 +151,7 @@ class Storing:
         self._log = message_log
         self._policy = policy
         self._now = now
+        self._epoch: str | None = None  # of what is known of the log; None before anything is
         self.inboxes = inboxes
         self.acquaintances = Acquaintances(message_log.reader)
         self.answers = Answers(self.acquaintances)
@@ -162,6 +165,8 @@ class Storing:
         self._searches: DeadlineTimer[_Held] = DeadlineTimer(clock, SEARCH_SECONDS, self._search)
         self._seconds = clock.seconds
         self._held: dict[Pair, deque[_Held]] = {}
+        self._held_ids: dict[ID, Message] = {}
+        self._advancing: set[Pair] = set()
         # Messages that are counted by `_strangers` (True) or `_away` (False), while they wait for the log.
         self._counted: dict[int, bool] = {}
         self._take: Callable[[Message, StoreSubmitter], None]
@@ -178,6 +183,21 @@ class Storing:
         self._take = take
         self._find_waiting = find_waiting
 
+    @property
+    def epoch(self) -> str:
+        """The epoch of the message log."""
+        return self._log.epoch
+
+    def check_epoch(self) -> None:
+        """Forget what is known of the message log if it has another epoch."""
+        self.inboxes.check_epoch()
+        if self._epoch != self._log.epoch:
+            if self._epoch is not None:
+                self.acquaintances.forget()
+                self._away.forget()
+                self._resendings.forget()
+            self._epoch = self._log.epoch
+
     # Before the commit -----------------------------------------------------
 
     def submit(self, message: Message, submitter: StoreSubmitter, again: bool, reject: bool | None) -> None:
@@ -186,6 +206,8 @@ class Storing:
         :param again: whether the client has sent it before, and does not know what became of it.
         :param reject: whether the message is refused if the recipient is not here; None for the operator's default.
         """
+        if self._epoch != self._log.epoch:
+            self.check_epoch()
         pair = (user_key(message.from_uid), user_key(message.to_uid))
         is_simple = not again and not self._held and not self._resendings
         if is_simple and self.acquaintances.known(pair) and self._connections_of(pair[1]):
@@ -194,13 +216,13 @@ class Storing:
         id = (pair[0], message.client_id)
         resending = self._resendings.get(id)
         if resending is None and again:
-            first = self._find_waiting(id)
+            first = self._held_ids.get(id) or self._find_waiting(id)
             resending = self._resendings.begin(id, first or message)
             if first is None:
-                self._hold(_Held(message, submitter, pair, self._rejects(reject), id, self.tickets.open()))
+                self._hold(_Held(message, submitter, pair, self._rejects(reject), id, True, self.tickets.open()))
                 return
         if resending is None:
-            self._hold(_Held(message, submitter, pair, self._rejects(reject), None, self.tickets.open()))
+            self._hold(_Held(message, submitter, pair, self._rejects(reject), id, False, self.tickets.open()))
         elif not resending.is_same(message):
             submitter.refused(message, Reason.ID_REUSED)
         else:
@@ -221,7 +243,8 @@ class Storing:
 
     def _hold(self, held: _Held) -> None:
         self._held.setdefault(held.pair, deque()).append(held)
-        if held.id is not None:
+        self._held_ids[held.id] = held.message
+        if held.is_again:
             held.is_asking = True
             held.searched_since = self._seconds()
             self._search(held)
@@ -229,11 +252,21 @@ class Storing:
 
     def _advance(self, pair: Pair) -> None:
         """Decide about the messages of a queue, until one has to wait for a read."""
-        held = self._held.get(pair)
-        while held and not held[0].is_asking and self._decide(held[0]):
-            self.tickets.close(held.popleft().ticket)
-            if not held:
-                del self._held[pair]
+        if pair in self._advancing:
+            return  # a read was answered at once: the loop below goes on
+        self._advancing.add(pair)
+        try:
+            queue = self._held.get(pair)
+            while queue and not queue[0].is_asking:
+                held = queue[0]
+                if self._decide(held):
+                    queue.popleft()
+                    self._held_ids.pop(held.id, None)
+                    self.tickets.close(held.ticket)
+            if not queue:
+                self._held.pop(pair, None)
+        finally:
+            self._advancing.remove(pair)
 
     def _decide(self, held: _Held) -> bool:
         """Decide about the first message of a queue; return False if a read must come first."""
@@ -273,7 +306,7 @@ class Storing:
 
     def _refuse(self, held: _Held, reason: Reason) -> None:
         held.submitter.refused(held.message, reason)
-        if held.id is not None:
+        if self._resendings:
             self._refuse_copies(held.id, reason)
 
     def _ask(self, held: _Held, read: Deferred[Any], then: Callable[[Any, _Held], None]) -> None:
@@ -300,7 +333,6 @@ class Storing:
 
     def _search(self, held: _Held) -> None:
         """Look in the log for a message that came again."""
-        assert held.id is not None
         again_time = self._policy.again_time
         since = microseconds(self._now() - again_time) if again_time else 0
         found = maybeDeferred(self._log.reader.find, held.id[0], str(held.id[1]), since)
@@ -309,7 +341,6 @@ class Storing:
 
     def _search_failed(self, failure: Failure, held: _Held) -> None:
         # A refusal would say that nobody sees the message, and the first one may have been delivered.
-        assert held.id is not None
         if self._seconds() - held.searched_since < ANSWER_SECONDS:
             self._searches.start(held)
         else:
@@ -324,7 +355,6 @@ class Storing:
 
     def _found(self, found: LoggedMessage | None, held: _Held) -> None:
         """Answer a message that was sent again, if the log has it."""
-        assert held.id is not None
         if found is not None:
             held.is_done = True
             resending = self._resendings.get(held.id) or self._resendings.begin(held.id, found)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay.model import LogBusy, LogUnavailable, Mark, MarkKind
 from chatrelay.relay import delivery as relay_module
 from chatrelay.relay.storing import StorePolicy
-from chatrelay.testing import RecordedConnection
+from chatrelay.testing import HeldMessageLog, RecordedConnection
 from chatrelay.wire import codes
 from tests.support.store_case import Device, World
 
@@ -220,6 +220,44 @@ class Storing(StoreCase):
         self.world.log.epoch = "another"
         self.world.commit()
         self.assertEqual((alice.take(), alice.closed), ([], codes.LOG_LOST))
+
+    def test_another_epoch_makes_all_forgotten_that_is_known_of_the_log(self) -> None:
+        self.know("alice", "bo")
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        self.world.store(alice, "bo", "m1", again=True)
+        self.world.commit()
+        self.assertEqual(alice.take(), ["3 answer m1 delivered"])
+        self.world.log = replaced = HeldMessageLog()
+        for name in ("rows", "inboxes", "epoch"):  # as when another file was put in its place
+            setattr(self.world.storing._log, name, getattr(replaced, name))
+        self.world.log = self.world.storing._log  # type: ignore[assignment]
+        late = Device(self.world, "alice")
+        self.world.store(late, "bo", "m1", again=True)
+        self.assertEqual((alice.closed, bo.closed), (codes.LOG_LOST, codes.LOG_LOST))
+        bo = self.world.device("bo")
+        alice = self.world.device("alice")
+        self.world.commit()
+        self.world.store(alice, "bo", "m2")
+        self.world.commit()
+        self.assertEqual((self.rows(), bo.take()), (["m1", "m2"], ["1 message m1", "2 message m2"]))
+        self.assertEqual(alice.take(), ["1 message m1", "2 answer m2 stored"])
+
+    def test_mark_of_another_epoch_is_not_repeated(self) -> None:
+        marked: list[object] = []
+
+        def refuse(numbers: object) -> Deferred[None]:
+            marked.append(numbers)
+            return fail(LogUnavailable("gone"))
+
+        self.patch(self.world.log, "mark_undelivered", refuse)
+        old = self.world.old_client("bo")
+        self.world.submit("alice", "bo", "m1")
+        self.world.turn()
+        self.world.directory.remove("bo", old)
+        self.world.log.commit()
+        self.world.log.epoch = "another"
+        self.world.pass_seconds(5)
+        self.assertEqual((len(marked), self.world.clock.getDelayedCalls()), (1, []))
 
 
 class BesideV1(StoreCase):
@@ -475,6 +513,23 @@ class SentAgain(StoreCase):
             self.assertEqual(alice.take(), ["1 answer m1 stored"])
             self.assertEqual(other.take(), ["1 message m1", "1 answer m1 stored"])
             self.assertEqual(len(world.log.rows), 1)
+
+    def test_message_that_waits_for_a_look_up_is_answered_with_the_first_one(self) -> None:
+        for is_refused in (False, True):
+            world = World()
+            if is_refused:
+                world.relay.store(world.message("bo", "alice", "known"), Quiet())
+                world.commit()
+                world.storing.acquaintances.forget()
+            world.log.reader.holds = True
+            alice = world.device("alice")
+            world.store(alice, "bo", "m1", reject=True)
+            world.store(alice, "bo", "m1", again=True)
+            self.assertEqual(len(world.log.reader.waiting), 1)  # it is not searched for in the log
+            world.log.reader.answer()
+            world.commit()
+            answer = "refused m1 receiving-user-not-connected" if is_refused else "1 answer m1 stored"
+            self.assertEqual(alice.take(), [answer] * 2)
 
     def test_waiting_message_that_fails_refuses_both(self) -> None:
         alice, other = self.world.device("alice"), self.world.device("alice")
