@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from tests.support import v2
-from tests.support.programs import RelayProcess, StartRelay
+from tests.support.authorities import Authorities
+from tests.support.programs import HIGH_RATES, RelayProcess, StartRelay
 from tests.support.v2_client import Device
 
 LOGS = ("memory:", "sqlite:chatrelay.sqlite3")
@@ -137,3 +140,38 @@ def test_client_is_told_when_to_come_back(device: MakeDevice, relay: RelayProces
     assert 1000 <= notice["retryAfter"] <= 2000
     assert alice.client is not None
     assert alice.client.closed() == (4000, [])
+
+
+@pytest.mark.parametrize("fast_path", ["yes", "no"])
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+def test_long_replay_reaches_a_client_that_reads_little_while_more_comes(
+    start_relay: StartRelay, tmp_path: Path, over_tls: bool, fast_path: str
+) -> None:
+    authorities = Authorities(tmp_path / "authorities") if over_tls else None
+    endpoint = "tcp:0:interface=127.0.0.1"
+    if authorities is not None:
+        endpoint = authorities.endpoint(authorities.issue("127.0.0.1"))
+    relay = start_relay("--stranger-messages", "0", *HIGH_RATES, listen=endpoint, CHATRELAY_FAST_PATH=fast_path)
+    options = {} if authorities is None else {"ssl": authorities.trusting()}
+    url = f"{'ws' if authorities is None else 'wss'}://127.0.0.1:{relay.port}/"
+    with ExitStack() as devices:
+        alice, bo, other = (Device(url, f"{name}-session", **options) for name in ("alice", "bo", "bo"))
+        for device in (alice, bo, other):
+            devices.callback(device.disconnect)
+        bo.connect()
+        bo.disconnect()
+        alice.connect()
+        for number in range(200):
+            alice.send(2, f"{number} " + "x" * 14_000)  # 2.8 MB, more than twice the budget of a client
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        narrow.connect(("127.0.0.1", relay.port))
+        bo.options = {**options, "sock": narrow, "max_queue": 1}
+        assert bo.connect()["recovered"] is True
+        other.connect()
+        for number in range(200, 300):
+            alice.send(2, f"{number} " + "x" * 14_000)
+        bo.catch_up(300)
+        other.catch_up(300)
+        assert [kept["message"]["content"].split()[0] for kept in bo.inbox.values()] == [str(n) for n in range(300)]
+        assert list(other.inbox.values()) == list(bo.inbox.values())[200:]

@@ -18,6 +18,7 @@ class Device:
 
     :param url: the relay's.
     :param sessid: the SESSID that it logs in by.
+    :ivar options: for `Client`.
     :ivar epoch: the epoch of what it has; None before its first login.
     :ivar place: the last place that it was sent.
     :ivar inbox: what it has at each place: the message, with its ``at`` and ``id``; None for a void place.
@@ -28,7 +29,7 @@ class Device:
     def __init__(self, url: str, sessid: str, **options: Any) -> None:
         self._url = url
         self._sessid = sessid
-        self._options = options
+        self.options = options
         self._sent: dict[str, dict[str, Any]] = {}
         self.epoch: str | None = None
         self.place = 0
@@ -38,7 +39,7 @@ class Device:
 
     def connect(self) -> dict[str, Any]:
         """Connect, and log in with what it has; return the answer."""
-        self.client = Client(self._url, subprotocols=[V2], **self._options)
+        self.client = Client(self._url, subprotocols=[V2], **self.options)
         assert self.client.socket.subprotocol == V2
         after = None if self.epoch is None else {"epoch": self.epoch, "n": self.place}
         self.say(v2.login(self._sessid, after))
