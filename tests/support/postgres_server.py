@@ -15,10 +15,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from unittest import SkipTest, TestCase
+from unittest import SkipTest
 
 import psycopg
 import trustme
@@ -236,14 +237,17 @@ class PostgresServer:
             found = connection.execute(statement.encode())
             return found.fetchall() if found.description else []
 
-    def database(self, test: TestCase) -> str:
-        """Return the name of an empty database, which is emptied again after the test."""
+    def database(self, add_cleanup: Callable[[Callable[[], None]], object]) -> str:
+        """Return the name of an empty database.
+
+        :param add_cleanup: gets a function that empties the database again, to call after the test.
+        """
         if not self._empty:
             name = f"test{next(_names)}"
             self.execute(f"CREATE DATABASE {name} TEMPLATE template0")
             self._empty.append(name)
         name = self._empty.pop()
-        test.addCleanup(self._clear, name)
+        add_cleanup(lambda: self._clear(name))
         return name
 
     def _clear(self, name: str) -> None:

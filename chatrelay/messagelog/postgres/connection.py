@@ -246,4 +246,5 @@ class _Closing:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return a text of libpq's without its line breaks, and without its hints, which are indented."""
+    return " ".join(line.strip() for line in text.splitlines() if not line.startswith("\t"))

@@ -96,6 +96,17 @@ def test_help_of_a_command_has_an_example(command: str, capsys: pytest.CaptureFi
     assert f"example: chatrelay {command} --message-log sqlite:/" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("command", "done"), [("backup", "backed up"), ("restore", "restored")])
+def test_files_are_not_for_a_message_log_in_postgresql(
+    command: str, done: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--message-log", "postgresql://user:s3cret@host/database", "file"]) == 1
+    assert (
+        capsys.readouterr().err == f"chatrelay: --message-log: a message log in PostgreSQL can't be {done} by this "
+        "command: use pg_dump and pg_restore\n"
+    )
+
+
 @pytest.mark.parametrize(("command", "done"), [("messages", "read"), ("backup", "backed up"), ("restore", "restored")])
 @pytest.mark.parametrize("url", ["memory:", "none"])
 def test_message_log_without_a_file_is_refused(

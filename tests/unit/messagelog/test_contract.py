@@ -272,7 +272,7 @@ class PostgresLog(MessageReaderContract, InboxLogContract, TestCase):
         self.url = ""
 
     def make(self) -> PostgresMessageLog:
-        self.url = self.server.url(self.server.database(self))
+        self.url = self.server.url(self.server.database(self.addCleanup))
         # The contract uses an id again after 100 s.
         return PostgresMessageLog(self.url, reactor, again_seconds=50)  # type: ignore[arg-type]
 

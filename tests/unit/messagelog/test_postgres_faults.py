@@ -37,7 +37,7 @@ class LogCase(TestCase):
 
     def setUp(self) -> None:
         self.server = shared_server()
-        self.database = self.server.database(self)  # type: ignore[arg-type]
+        self.database = self.server.database(self.addCleanup)
         self.url = self.server.url(self.database)
         self.events: list[LogEvent] = []
         self.patch(writer, "log", Logger("chatrelay.messagelog", observer=self.events.append))

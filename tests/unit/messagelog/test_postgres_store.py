@@ -79,7 +79,7 @@ class PostgresCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.server = shared_server()
-        self.database = self.server.database(self)  # type: ignore[arg-type]
+        self.database = self.server.database(self.addCleanup)
         self.url = self.server.url(self.database)
         self.patch(store, "SESSION", SESSION)
 
