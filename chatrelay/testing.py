@@ -61,9 +61,10 @@ class HeldAuthenticator:
 
 
 class RecordedConnection:
-    """A `Connection` that records the messages sent to it.
+    """A `Connection` and `InboxConnection` that records the messages sent to it.
 
     :ivar dialect: the dialect in which messages are delivered to it.
+    :ivar unsent: the bytes that wait; the test sets them.
     :ivar sent: the messages sent to it, as JSON values.
     :ivar closed: the close code and the reason, once it is closed; None before.
     """
@@ -73,6 +74,24 @@ class RecordedConnection:
     def __init__(self) -> None:
         self.sent: list[Any] = []
         self.closed: Close | None = None
+        self.unsent = 0
+        self._drained: Callable[[], None] | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes wait."""
+        return self.unsent > 0
+
+    def call_when_drained(self, call: Callable[[], None]) -> None:
+        """Keep the call until the test calls `drain`."""
+        self._drained = call
+
+    def drain(self) -> None:
+        """Have no bytes wait, and make the call that `call_when_drained` was given, if there is one."""
+        self.unsent = 0
+        call, self._drained = self._drained, None
+        if call is not None and self.closed is None:
+            call()
 
     def send(self, payload: bytes) -> bool:
         """Record a message, unless the connection is closed."""

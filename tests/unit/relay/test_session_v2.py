@@ -55,16 +55,6 @@ class RecordedRelay:
         self.stored.append((message, submitter, again, reject))
 
 
-class InboxConnection(RecordedConnection):
-    """A connection that is never behind."""
-
-    unsent = 0
-
-    def call_when_drained(self, call: Callable[[], None]) -> None:
-        """Fail: nothing waits."""
-        raise AssertionError
-
-
 class SessionV2TestCase(SynchronousTestCase):
     """One session, its neighbours, and methods for what its client does."""
 
@@ -79,7 +69,7 @@ class SessionV2TestCase(SynchronousTestCase):
         self.asked: list[str] = []
         self.charged: list[int] = []
         self.shared = V2Parts(self.log, self.inboxes, LIMITS, ("store",), 5)
-        self.connection = InboxConnection()
+        self.connection = RecordedConnection()
         self.session = self.session_of(self.connection)
 
     def for_inboxes(self) -> tuple[Any]:
@@ -87,7 +77,7 @@ class SessionV2TestCase(SynchronousTestCase):
         return (self.log,)
 
     def session_of(
-        self, connection: InboxConnection, cookie: str | None = None, because: str | None = "no cookie"
+        self, connection: RecordedConnection, cookie: str | None = None, because: str | None = "no cookie"
     ) -> SessionV2:
         """Return a session whose questions to the session page are kept in `asked`."""
         return SessionV2(
@@ -248,7 +238,7 @@ class Recovery(SessionV2TestCase):
 
     def recover(self, n: Any, epoch: Any = None) -> tuple[Any, list[int]]:
         """Log in with ``after``; return ``recovered``, and the places that follow."""
-        connection = self.connection = InboxConnection()
+        connection = self.connection = RecordedConnection()
         session = self.session_of(connection)
         self.say(login("good", {"epoch": self.log.epoch if epoch is None else epoch, "n": n}), session)
         self.decide(LoggedIn(7), session)
@@ -519,7 +509,7 @@ class Reading(SessionV2TestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_sixth_request_of_a_user_within_a_second_is_rate_limited(self) -> None:
-        other = InboxConnection()
+        other = RecordedConnection()
         session = self.session_of(other)
         self.say(login("good"), session)
         self.decide(LoggedIn("7"), session)

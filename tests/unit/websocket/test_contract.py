@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.interfaces import Connection
+from chatrelay.interfaces import Connection, InboxConnection
 from chatrelay.model import Message
 from chatrelay.testing import RecordedConnection
 from chatrelay.wire import codes, v1
@@ -14,6 +14,7 @@ from chatrelay.wire.codes import Close
 from tests.support.memory import MemoryClient
 from tests.support.relay_case import WebSocketTestCase
 from tests.support.v1 import encoded
+from tests.support.v2 import OFFER
 
 CLOSES = [close for close in vars(codes).values() if isinstance(close, Close)]
 
@@ -71,8 +72,65 @@ class ConnectionContract:
             self.assertEqual(self.closes(), [close])
 
 
-class Recorded(ConnectionContract, SynchronousTestCase):
+class InboxConnectionContract:
+    """The contract of every connection that a cursor sends on."""
+
+    assertEqual: Any
+    assertIs: Any
+
+    def make_inbox_connection(self) -> InboxConnection:
+        """Return the connection of one client, which is open."""
+        raise NotImplementedError
+
+    def end_turn(self) -> None:
+        """End the turn of the reactor; the client reads everything."""
+        raise NotImplementedError
+
+    def test_nothing_is_unsent_when_a_turn_has_ended(self) -> None:
+        connection = self.make_inbox_connection()
+        self.assertIs(connection.send(encoded("x")), True)
+        self.end_turn()
+        self.assertEqual((connection.unsent, connection.is_behind), (0, False))
+
+    def test_call_comes_once_and_in_a_later_turn(self) -> None:
+        connection = self.make_inbox_connection()
+        calls: list[int] = []
+        connection.call_when_drained(lambda: calls.append(1))
+        self.assertEqual(calls, [])
+        for _ in range(3):
+            self.end_turn()
+        self.assertEqual(calls, [1])
+
+    def test_call_may_ask_for_another_one(self) -> None:
+        connection = self.make_inbox_connection()
+        calls: list[int] = []
+
+        def ask_again() -> None:
+            calls.append(1)
+            if len(calls) < 3:
+                connection.call_when_drained(ask_again)
+
+        connection.call_when_drained(ask_again)
+        for _ in range(4):
+            self.end_turn()
+        self.assertEqual(calls, [1, 1, 1])
+
+    def test_closed_connection_sends_nothing_for_ever(self) -> None:
+        connection = self.make_inbox_connection()
+        connection.close(codes.LOG_LOST)
+        for _ in range(3):
+            self.assertIs(connection.send(encoded("x")), False)
+            self.end_turn()
+
+
+class Recorded(ConnectionContract, InboxConnectionContract, SynchronousTestCase):
     """The stand-in of `chatrelay.testing`."""
+
+    def make_inbox_connection(self) -> InboxConnection:
+        return self.make()
+
+    def end_turn(self) -> None:
+        self.connection.drain()
 
     def make(self) -> RecordedConnection:
         self.connection = RecordedConnection()
@@ -85,10 +143,19 @@ class Recorded(ConnectionContract, SynchronousTestCase):
         return [] if self.connection.closed is None else [self.connection.closed]
 
 
-class OutboxWithTheFastPath(ConnectionContract, WebSocketTestCase):
+class OutboxWithTheFastPath(ConnectionContract, InboxConnectionContract, WebSocketTestCase):
     """The outbox of a client of the relay, which makes the frames itself."""
 
     fast_path = True
+
+    def make_inbox_connection(self) -> InboxConnection:
+        self.client_side = MemoryClient(self.make_factory(fast_path=self.fast_path)).open(OFFER)
+        outbox: InboxConnection = self.client_side.protocol.outgoing
+        return outbox
+
+    def end_turn(self) -> None:
+        self.clock.advance(0)
+        self.client_side.read()
 
     def make(self) -> Connection:
         self.client_side = MemoryClient(self.make_factory(fast_path=self.fast_path)).open()
