@@ -63,7 +63,6 @@ def digest(log: Path) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
 def test_sigkill_in_a_migration_loses_and_doubles_nothing(
     version: int, tmp_path: Path, evidence: Evidence, full: bool
