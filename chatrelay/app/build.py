@@ -81,7 +81,7 @@ def build(
         config = attrs.evolve(config, auth_url=None)  # the session page is not asked
     log_name = without_password(config.message_log) if message_log is None else "the application's own"
     if message_log is None:
-        message_log = message_log_of(config.message_log, reactor, not config.no_copy)
+        message_log = message_log_of(config.message_log, reactor, not config.no_copy, config.again_time)
     if connections is None:
         connections = descriptors.max_connections(descriptors.limit(), config.webserver_checks)
     parts = build_parts(config, reactor, authenticator, message_log, connections, remembers_denials)

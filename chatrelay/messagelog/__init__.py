@@ -89,10 +89,14 @@ def sqlite_path(url: str) -> str:
     return url.removeprefix(SQLITE)
 
 
-def message_log(url: str, reactor: IReactorFromThreads, makes_copy: bool = True) -> MessageLog:
+def message_log(
+    url: str, reactor: IReactorFromThreads, makes_copy: bool = True, again_seconds: float = 86_400.0
+) -> MessageLog:
     """Return the message log that `url` names. It is not open yet.
 
     :param makes_copy: whether a file of an older chatrelay is copied before it is migrated.
+    :param again_seconds: for how long a message that is sent again is recognized; 0 for no limit. A log that several
+        relays write to keeps the unique ids for that time.
     :raises BadMessageLogURL: if the URL does not name a message log.
     """
     check_url(url)
@@ -107,7 +111,7 @@ def message_log(url: str, reactor: IReactorFromThreads, makes_copy: bool = True)
     if url.startswith(POSTGRES):
         from chatrelay.messagelog.postgres import PostgresMessageLog
 
-        return PostgresMessageLog(url, reactor)
+        return PostgresMessageLog(url, reactor, again_seconds)
     from chatrelay.messagelog.sqlite import SqliteMessageLog
 
     return SqliteMessageLog(sqlite_path(url), reactor, makes_copy=makes_copy)

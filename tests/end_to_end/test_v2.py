@@ -12,11 +12,12 @@ import pytest
 
 from tests.support import v2
 from tests.support.authorities import Authorities
+from tests.support.postgres_server import shared_server
 from tests.support.programs import HIGH_RATES, RelayProcess, StartRelay
 from tests.support.v2_client import Device
 
-LOGS = ("memory:", "sqlite:chatrelay.sqlite3")
-"""The message logs that number inboxes, as ``--message-log`` names them."""
+LOGS = ("memory:", "sqlite:chatrelay.sqlite3", "postgresql:")
+"""The message logs that number inboxes, as ``--message-log`` names them; for the last, with an empty database."""
 
 
 class MakeDevice(Protocol):
@@ -28,7 +29,11 @@ class MakeDevice(Protocol):
 @pytest.fixture(params=LOGS)
 def relay(request: pytest.FixtureRequest, start_relay: StartRelay) -> RelayProcess:
     """Start a relay with a message log that numbers inboxes."""
-    return start_relay("--message-log", request.param)
+    url = request.param
+    if url == "postgresql:":
+        server = shared_server()
+        url = server.url(server.database(request.addfinalizer))
+    return start_relay("--message-log", url)
 
 
 @pytest.fixture

@@ -33,6 +33,9 @@ MICROSECONDS = 1_000_000
 AGAIN_SECONDS = 24 * 3600.0
 """The default of the time for which the unique ids are kept, and unique."""
 
+FOREVER = 2**62
+"""Microseconds that are more than any time since 1970."""
+
 MAX_TRIES = 5
 """How often a batch is tried that the server rolled back because of another transaction."""
 
@@ -109,7 +112,7 @@ class PostgresStore:
     again.
 
     :param address: where the database is.
-    :param again_seconds: the time for which unique ids are kept, and unique.
+    :param again_seconds: the time for which unique ids are kept, and unique; 0 for no limit.
     :param now: the wall clock, in seconds since 1970 UTC.
     :ivar epoch: the name of the log's life; empty before it was first opened.
     """
@@ -118,7 +121,7 @@ class PostgresStore:
         self, address: Address, again_seconds: float = AGAIN_SECONDS, now: Callable[[], float] = time.time
     ) -> None:
         self._address = address
-        self._again_seconds = again_seconds
+        self._again_time = int(again_seconds * MICROSECONDS)
         self._now = now
         self._connection: Connection | None = None
         self._node = secrets.token_urlsafe(12)
@@ -167,7 +170,7 @@ class PostgresStore:
 
         :raises CommitUnknown: if the batch may be in the log.
         """
-        batch = Batch(messages, int(self._again_seconds * MICROSECONDS))
+        batch = Batch(messages, self._again_time or FOREVER)
         tries = 0
         while batch.is_pending:
             connection = self._ready()
@@ -219,7 +222,9 @@ class PostgresStore:
 
     def drop_ids(self) -> bool:
         """Delete some ids that are older than they are kept; return whether there may be more."""
-        before = int((self._now() - self._again_seconds) * MICROSECONDS)
+        if not self._again_time:
+            return False
+        before = int(self._now() * MICROSECONDS) - self._again_time
         return len(self._query(_DROP_IDS, [before, MAX_DROPPED_IDS])) == MAX_DROPPED_IDS
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class PostgresMessageLog:
 
     :param url: ``postgresql://…``, as in PostgreSQL's documentation, 34.1.1.2.
     :param reactor: gets the results, with one call for each batch.
-    :param again_seconds: the time for which the unique ids are kept, and unique.
+    :param again_seconds: the time for which the unique ids are kept, and unique; 0 for no limit.
     :param monotonic: a monotonic clock, in seconds; called in the thread.
     :raises chatrelay.messagelog.postgres.address.BadAddress: if the URL can't be used.
     """

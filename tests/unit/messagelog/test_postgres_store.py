@@ -192,6 +192,13 @@ class TwoWriters(PostgresCase):
             each = message("a", unique_id="id-id-id-1", received_at=at)
             self.assertEqual((opened.append([each])[0] > 1, each.to_place), (number > 1, number))
 
+    def test_id_is_unique_for_ever_without_a_limit(self) -> None:
+        opened = self.opened(again_seconds=0)
+        for at in (100.0, 2e9):
+            each = message("a", unique_id="id-id-id-1", received_at=at)
+            self.assertEqual((opened.append([each]), each.to_place), ([1], 1))
+        self.assertEqual((opened.drop_ids(), len(self.execute("SELECT * FROM chatrelay.sent_id"))), (False, 1))
+
     def test_old_ids_are_deleted_and_newer_ones_kept(self) -> None:
         now = 1_700_000_100.0
         opened = self.opened(again_seconds=50, now=lambda: now)
