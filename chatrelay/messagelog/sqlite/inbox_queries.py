@@ -16,6 +16,7 @@ from chatrelay.messagelog.sqlite.blocks import Blocks, StoredMessage
 from chatrelay.messagelog.sqlite.index import Index, View
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
+from chatrelay.messagelog.sqlite.index_tail import id_hash
 from chatrelay.model import InboxEntry, LoggedMessage, LogUnavailable, MarkKey, MarkKind, Page
 
 MAX_BEHIND = 50_000
@@ -24,6 +25,9 @@ the thread that writes it."""
 
 MAX_NUMBERS = 256
 """The most numbers of messages that are compared with the undelivered ones at once."""
+
+MAX_CANDIDATES = 64
+"""The most messages that `find` compares. A user who chose ids whose hashes collide may have more, and nobody else."""
 
 _READ_MARKS = """
 SELECT peer, value FROM mark WHERE user = ? AND kind = ? AND peer IN (SELECT value FROM json_each(?))
@@ -112,19 +116,23 @@ class InboxQueries:
         """Find a message by its sender and its unique id."""
         runs, hashes = self._catch_up()
         user = hashes.user(sender)
-        id_hash = hashes.unique_id(unique_id)
-        for run in reversed(runs):
-            part = run.part(user) if run.latest >= since else None
-            for code in sorted(part.codes_of_id(id_hash)) if part is not None else ():
-                number = run.base + code
-                message = self._blocks.message(number)
-                if (
-                    message is not None
-                    and (message.from_uid, message.unique_id) == (sender, unique_id)
-                    and message.received_at >= since
-                    and not self._blocks.is_undelivered(number)
-                ):
-                    return message.logged(number)
+        wanted = id_hash(unique_id)
+
+        def candidates() -> Iterator[int]:
+            for run in reversed(runs):
+                part = run.part(user) if run.latest >= since else None
+                if part is not None:
+                    yield from [run.base + code for code in sorted(part.codes_of_id(wanted))]
+
+        for number in islice(candidates(), MAX_CANDIDATES):
+            message = self._blocks.message(number)
+            if (
+                message is not None
+                and (message.from_uid, message.unique_id) == (sender, unique_id)
+                and message.received_at >= since
+                and not self._blocks.is_undelivered(number)
+            ):
+                return message.logged(number)
         return None
 
     def has_written(self, sender: str, recipient: str) -> bool:

@@ -47,6 +47,9 @@ MAX_MEMORY_RUNS = 20
 MESSAGES_PER_REPORT = 1_000_000
 """The messages between two log messages while a long index is built."""
 
+JUST_WRITTEN = ("hashes",)
+"""The part of a run that is read again when it was just written. The rest is checked when the index is opened."""
+
 _BLOCKS_PER_READ = 20
 _NEXT_BLOCKS = """
 SELECT first_number, CAST(messages AS BLOB) FROM block WHERE first_number > ? ORDER BY first_number LIMIT ?
@@ -249,7 +252,7 @@ class Index:
         path = self._path(run.first, run.last)
         yield from run.write(path, self._epoch)
         written = FileRun(path)
-        written.check()
+        written.check(JUST_WRITTEN)
         with self._lock:
             if run not in self._memory:  # `open` or `discard` was called meanwhile
                 _unlink(path)
@@ -264,7 +267,7 @@ class Index:
         path = self._path(runs[0].first, runs[-1].last)
         yield from merge(runs, path)
         merged = FileRun(path)
-        merged.check()
+        merged.check(JUST_WRITTEN)
         with self._lock:
             if not set(runs) <= set(self._files):  # `open` or `discard` was called meanwhile
                 _unlink(path)

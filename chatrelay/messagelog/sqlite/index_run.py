@@ -254,15 +254,16 @@ class FileRun:
         """The number of messages."""
         return self.last - self.first + 1
 
-    def check(self) -> None:
-        """Compare all of the file with its checksums. It can be used from now on.
+    def check(self, sections: Sequence[str] = _SECTIONS) -> None:
+        """Compare the file with its checksums. It can be used from now on.
 
+        :param sections: those that are compared. The first one is needed in any case.
         :raises DamagedRun: where they differ.
         """
         fences: array[int] = array("Q")
-        ends = [*self._offsets.values()][1:]
-        for section, end in zip(_SECTIONS, ends, strict=True):
-            checksum = 0
+        ends = dict(zip(_SECTIONS, [*self._offsets.values()][1:], strict=True))
+        for section in sections:
+            checksum, end = 0, ends[section]
             for offset in range(self._offsets[section], end, READ_BYTES):
                 data = os.pread(self._descriptor, min(READ_BYTES, end - offset), offset)
                 checksum = zlib.crc32(data, checksum)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate
+from zlib import crc32
 
 import msgspec
 from msgspec import Raw, Struct
@@ -39,33 +40,34 @@ class Row(Struct, array_like=True, gc=False):
 
 
 class Hashes:
-    """The hashes of an index. They have a key, so that no user can find names or ids that collide.
+    """The hashes of the users in an index. They depend on a key, so that nobody can find names that collide.
 
     :param key: 16 random bytes.
     """
 
     def __init__(self, key: bytes) -> None:
         self.key = key
-        self._user = hashlib.blake2b(key=key, digest_size=8, person=b"user")
-        self._id = hashlib.blake2b(key=key, digest_size=4, person=b"id")
+        self._empty = hashlib.blake2b(salt=key, digest_size=8)
 
     def user(self, key: str) -> User:
         """Return a user, by key."""
-        hashed = self._user.copy()
+        hashed = self._empty.copy()
         hashed.update(key.encode())
         return User(key, int.from_bytes(hashed.digest(), "little"))
 
-    def unique_id(self, unique_id: str) -> int:
-        """Return the hash of a unique id."""
-        hashed = self._id.copy()
-        hashed.update(unique_id.encode())
-        return int.from_bytes(hashed.digest(), "little")
+
+def id_hash(unique_id: str) -> int:
+    """Return the hash of a unique id.
+
+    It is cheap, and ids that collide are easy to find. They would only disturb the user who has chosen them.
+    """
+    return crc32(msgspec.json.encode(unique_id))
 
 
 class MemoryPart:
     """What the newest messages have of one user: `chatrelay.messagelog.sqlite.index_run.Part`."""
 
-    __slots__ = ("_codes", "_ids", "_sides", "count", "first_place", "position")
+    __slots__ = ("_codes", "_run", "_sides", "count", "first_place", "position")
 
     def __init__(
         self,
@@ -73,14 +75,14 @@ class MemoryPart:
         first_place: int,
         codes: Sequence[int],
         sides: array[int],
-        ids: Sequence[tuple[int, int]],
+        run: MemoryRun,
     ) -> None:
         self.position = position
         self.first_place = first_place
         self.count = len(codes)
         self._codes = codes
         self._sides = sides
-        self._ids = ids
+        self._run = run
 
     def codes(self, start: int, stop: int) -> Sequence[int]:
         """Return the codes of some entries."""
@@ -92,7 +94,7 @@ class MemoryPart:
 
     def codes_of_id(self, id_hash: int) -> Sequence[int]:
         """Return the codes of the messages that the user sent with a unique id that has this hash."""
-        return [code for found, code in self._ids if found == id_hash]
+        return self._run.codes_of_id(self.position, id_hash)
 
 
 class MemoryRun:
@@ -115,7 +117,8 @@ class MemoryRun:
         self._first_places = array("I")
         self._senders = array("I")  # of each message, by position
         self._recipients = array("I")
-        self._ids: dict[int, list[tuple[int, int]]] = {}  # by position of the sender: the hash and the code
+        self._id_hashes = array("I")  # of each message with a unique id
+        self._id_codes = array("I")
         self._last_message = LastMessage()
 
     @property
@@ -138,8 +141,8 @@ class MemoryRun:
             if recipient is None:
                 recipient = self._add_user(row.to_uid, row.to_place)
             if row.is_unique:
-                unique_id = msgspec.json.decode(row.client_id, type=str)
-                self._ids.setdefault(sender, []).append((self._hashes.unique_id(unique_id), code))
+                self._id_codes.append(code)
+                self._id_hashes.append(crc32(row.client_id))
             self._recipients.append(recipient)
             self._senders.append(sender)
             code += 1
@@ -171,7 +174,13 @@ class MemoryRun:
             sides[number] = peer * 2 + is_sent
         offset = self.first - self.base
         codes = [offset + index for index in found]
-        return MemoryPart(position, self._first_places[position], codes, sides, self._ids.get(position, ()))
+        return MemoryPart(position, self._first_places[position], codes, sides, self)
+
+    def codes_of_id(self, position: int, id_hash: int) -> list[int]:
+        """Return the codes of the messages that a user sent with a unique id that has this hash."""
+        offset = self.first - self.base
+        codes = [self._id_codes[index] for index in positions(self._id_hashes.tobytes(), id_hash)]
+        return [code for code in codes if self._senders[code - offset : code - offset + 1] == array("I", [position])]
 
     def hash_at(self, position: int) -> int:
         """Return the hash of the user at a position."""
@@ -210,7 +219,9 @@ class MemoryRun:
         yield
         offset = self.first - self.base
         counts = Counter(map(owners.__getitem__, entries))
-        ids = [self._ids.get(old, ()) for old in order]
+        id_owners = array("I", [senders[code - offset] for code in self._id_codes])
+        id_order = sorted(range(len(id_owners)), key=id_owners.__getitem__)
+        id_counts = Counter(id_owners)
         header = Header(
             self._hashes.key,
             epoch,
@@ -218,14 +229,14 @@ class MemoryRun:
             self.last,
             users=len(order),
             entries=len(entries),
-            ids=sum(map(len, ids)),
+            ids=len(id_order),
             latest=self.latest,
             last_message=self._last_message,
         )
         rows = array("I", [0]) * (3 * len(order))
         rows[::3] = array("I", map(self._first_places.__getitem__, order))
         rows[1::3] = array("I", accumulate(map(counts.__getitem__, range(len(order)))))
-        rows[2::3] = array("I", accumulate(map(len, ids)))
+        rows[2::3] = array("I", accumulate(map(id_counts.__getitem__, range(len(order)))))
         yield
         with closing(RunWriter(path, header)) as writer:
             writer.write("hashes", array("Q", map(hashes.__getitem__, order)).tobytes())
@@ -234,7 +245,7 @@ class MemoryRun:
             writer.write("codes", array("I", [offset + each // 2 for each in entries]).tobytes())
             yield
             writer.write("sides", array("I", map(sides.__getitem__, entries)).tobytes())
-            writer.write("id_hashes", array("I", [each for found in ids for each, _ in found]).tobytes())
-            writer.write("id_codes", array("I", [code for found in ids for _, code in found]).tobytes())
+            writer.write("id_hashes", array("I", map(self._id_hashes.__getitem__, id_order)).tobytes())
+            writer.write("id_codes", array("I", map(self._id_codes.__getitem__, id_order)).tobytes())
             yield
             writer.finish()

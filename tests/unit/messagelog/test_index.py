@@ -330,4 +330,18 @@ def test_removed_index_leaves_no_folder(log: IndexedLog) -> None:
 def test_hash_of_a_user_depends_on_the_key_of_the_index(tmp_path: Path) -> None:
     hashes = [Index(str(tmp_path / name)).view.hashes for name in "ab"]
     assert hashes[0].user("1").hash != hashes[1].user("1").hash
-    assert hashes[0].unique_id("12345678") != hashes[1].unique_id("12345678")
+
+
+def test_ids_whose_hashes_collide_are_told_apart_up_to_a_limit(tmp_path: Path) -> None:
+    with (
+        closing(IndexedLog(tmp_path / "log", messages_per_run=10)) as log,
+        patch(f"{PACKAGE}.inbox_queries.id_hash", lambda unique_id: 7),
+        patch(f"{PACKAGE}.index_tail.crc32", lambda data: 7),
+        patch(f"{PACKAGE}.inbox_queries.MAX_CANDIDATES", 24),
+    ):
+        log.append([Message("1", "2", f"unique-{number:02}", 1, "c", number, True) for number in range(1, 13)])
+        log.index_all()
+        log.append([Message("1", "2", f"unique-{number:02}", 1, "c", number, True) for number in range(13, 26)])
+        for number in range(1, 25):
+            assert log.answers("find", "1", f"unique-{number:02}", 0)[0].number == number
+        assert log.queries.find("1", "unique-25", 0) is None
