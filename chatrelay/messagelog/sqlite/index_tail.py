@@ -195,7 +195,11 @@ class MemoryRun:
         for start in range(0, len(self._users), USERS_PER_SLICE):
             hashes += [self._hashes.user(key).hash for key in self._users[start : start + USERS_PER_SLICE]]
             yield
-        order = sorted(range(len(hashes)), key=hashes.__getitem__)  # the users of the file
+        order: list[int] = []  # the users of the file
+        for start in range(0, len(hashes), ENTRIES_PER_SLICE):
+            order += sorted(range(start, min(start + ENTRIES_PER_SLICE, len(hashes))), key=hashes.__getitem__)
+            yield
+        order.sort(key=hashes.__getitem__)  # it merges what is sorted
         new_position = array("I", [0]) * len(order)
         for position, old in enumerate(order):
             new_position[old] = position
