@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from chatrelay.interfaces import InboxReader
+from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteMessageReader, inbox_reader
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.inbox_reader import SqliteInboxReader
 from chatrelay.messagelog.sqlite.index import Index
@@ -23,6 +24,7 @@ from chatrelay.messagelog.sqlite.index_run import FileRun
 from chatrelay.model import LogBusy, LogUnavailable, MarkKind, Message
 from tests.support.indexed_logs import EVERYTHING, IndexedLog
 from tests.support.relay_case import logged_events
+from tests.support.sqlite_logs import fill, put_back
 
 MODULE = "chatrelay.messagelog.sqlite.inbox_reader"
 
@@ -275,3 +277,56 @@ class Reader(TestCase):
         with patch.object(InboxQueries, "has_written", lambda *_: 1 / 0):
             await self.assertFailure(self.reader.has_written("1", "2"), ZeroDivisionError)  # type: ignore[no-untyped-call]
         self.assertEqual(await self.count(), 9)
+
+
+class WrittenLog(TestCase):
+    """A reader of a log that is written by its own thread."""
+
+    def setUp(self) -> None:
+        self.patch(inbox_reader, "INDEX_SECONDS", 0.02)
+        self.path = Path(os.path.abspath(self.mktemp()))
+        self.log = SqliteMessageLog(str(self.path), reactor)  # type: ignore[arg-type]
+
+    async def indexed(self) -> list[Path]:
+        """Write 10,000 messages, and return the files of the index."""
+        self.log.start()
+        await self.log.append([Message("1", "2", "id", "t", "c", 1.0)] * 10_000)
+        await self.log.reader.has_written("1", "2")
+        folder = Path(f"{self.path}-index")
+        await until(lambda: folder.is_dir() and [file.suffix for file in folder.iterdir()] == [".run"])
+        return list(folder.iterdir())
+
+    async def test_stopped_log_leaves_no_files_of_sqlite_and_no_thread(self) -> None:
+        await self.indexed()
+        await self.log.stop()
+        self.assertEqual([suffix for suffix in ("-wal", "-shm") if os.path.exists(f"{self.path}{suffix}")], [])
+        self.assertEqual(threads(), set())
+
+    async def test_index_of_a_log_that_was_replaced_by_a_backup_is_deleted(self) -> None:
+        (file,) = await self.indexed()
+        await self.log.stop()
+        fill(self.path.with_name("backup"), 40).close()
+        put_back(self.path, self.path.with_name("backup"))
+        self.log.start()
+        self.addCleanup(self.log.stop)
+        await until(lambda: not file.exists())
+        self.assertEqual(await self.log.reader.has_written("1", "2"), await self.has_written_in_messages("1", "2"))
+        page = await self.log.reader.entries("2", 0, EVERYTHING, 100, EVERYTHING)
+        self.assertEqual(len(page.entries), (await self.log.inbox("2")).last)
+
+    async def has_written_in_messages(self, sender: str, recipient: str) -> bool:
+        """Read the messages one by one."""
+        found = SqliteMessageReader(str(self.path)).messages()
+        return any((each.from_uid, each.to_uid) == (sender, recipient) for each in found)
+
+    async def test_reads_continue_after_the_log_failed_and_was_reopened(self) -> None:
+        await self.indexed()
+        self.addCleanup(self.log.stop)
+        os.rename(self.path, f"{self.path}.moved")
+        await self.assertFailure(self.log.append([Message("1", "2", "id", "t", "c", 1.0)]), LogUnavailable)  # type: ignore[no-untyped-call]
+        await until(lambda: self.log.is_open)
+        await self.log.inbox("2")  # it is answered once opening is done
+        self.assertEqual(await self.log.reader.has_written("1", "2"), False)
+        await self.log.append([Message("3", "2", "id", "t", "new", 1.0)])
+        page = await self.log.reader.entries("2", 0, EVERYTHING, 100, EVERYTHING)
+        self.assertEqual([entry.message.content for entry in page.entries if entry.message], ["new"])

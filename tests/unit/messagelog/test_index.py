@@ -203,6 +203,20 @@ def test_merged_run_replaces_its_parts_after_a_crash_before_they_were_deleted(lo
         check(log, random.Random(2))
 
 
+def test_run_with_any_damaged_byte_is_built_again(log: IndexedLog) -> None:
+    log.index_all()
+    file = log.files[2]
+    data = file.read_bytes()
+    for at in range(0, len(data), 5):
+        file.unlink()
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        log.reopen()
+        assert names(log) == ["1-14", "15-28"], at
+        log.index_all()
+        assert file in log.files
+    check(log, random.Random(2))
+
+
 def test_unfinished_file_is_deleted(log: IndexedLog) -> None:
     log.index_all()
     unfinished = Path(log.index.folder) / f"000000000099-000000000109.run{UNFINISHED}"
