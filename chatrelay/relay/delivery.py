@@ -191,6 +191,8 @@ class Relay:
     def _find_waiting(self, message_id: ID) -> Message | None:
         """Find a message of v2 that waits for the log."""
         for batch in (self._forming, self._in_commit, *(doubtful.batch for doubtful in self._doubtful)):
+            if not batch:
+                continue  # it is replaced, and its index would stay
             index = self._indexes.get(id(batch))
             if index is None:
                 index = self._indexes[id(batch)] = Waiting(batch)

@@ -531,6 +531,26 @@ class SentAgain(StoreCase):
             answer = "refused m1 receiving-user-not-connected" if is_refused else "1 answer m1 stored"
             self.assertEqual(alice.take(), [answer] * 2)
 
+    def test_nothing_stays_of_a_search_through_waiting_messages(self) -> None:
+        alice = self.world.device("alice")
+        for number in range(6):
+            self.world.store(alice, "bo", f"m{number}", again=True)
+            self.world.store(alice, "cy", f"n{number}")
+            self.world.store(alice, "cy", f"n{number}", again=True)
+            self.world.turn()
+            self.world.store(alice, "bo", f"o{number}", again=True)
+            if number % 3 == 0:
+                self.world.log.fail()
+            elif number % 3 == 1:
+                self.world.log.commit_unknown()
+                self.world.store(alice, "bo", f"m{number}", again=True)
+                self.world.log.settle(number == 4)
+            self.world.commit()
+        relay, storing = self.world.relay, self.world.storing
+        self.assertEqual((relay._indexes, relay._doubtful, relay._waiting, relay._unanswered), ({}, [], 0, {}))
+        self.assertEqual((storing._held, storing._held_ids, storing._counted, storing._advancing), ({}, {}, {}, set()))
+        self.assertEqual((storing.waiting, storing.answers._waiting, self.world.clock.getDelayedCalls()), (0, {}, []))
+
     def test_waiting_message_that_fails_refuses_both(self) -> None:
         alice, other = self.world.device("alice"), self.world.device("alice")
         self.world.store(alice, "bo", "m1")
