@@ -48,13 +48,13 @@ class Acquaintances:
     def __init__(self, reader: InboxReader) -> None:
         self._reader = reader
         self.observer: Callable[[Pair, bool], None] | None = None
-        self._known: dict[Pair, None] = {}
+        self.known_pairs: dict[Pair, None] = {}
         self._unknown: dict[Pair, None] = {}
         self._questions: dict[Pair, _Question] = {}
 
     def known(self, pair: Pair) -> bool | None:
         """Return whether the second user is known to the first one; None if `look_up` must find out."""
-        if pair in self._known:
+        if pair in self.known_pairs:
             return True
         return False if pair in self._unknown else None
 
@@ -79,8 +79,8 @@ class Acquaintances:
     def wrote(self, sender: str, recipient: str) -> None:
         """Note a message that stands: its sender is known to its recipient from now on."""
         pair = (recipient, sender)
-        if pair not in self._known:
-            _keep(self._known, pair)
+        if pair not in self.known_pairs:
+            _keep(self.known_pairs, pair)
             was_unknown = self._unknown.pop(pair, 0) is None
             question = self._questions.get(pair)
             if question is not None:
@@ -90,7 +90,7 @@ class Acquaintances:
 
     def forget(self) -> None:
         """Forget everybody, because the message log has another epoch."""
-        self._known.clear()
+        self.known_pairs.clear()
         self.forget_unknown()
 
     def forget_unknown(self) -> None:
@@ -103,8 +103,8 @@ class Acquaintances:
         question = self._questions.pop(pair)
         is_known = has_written or question.is_known
         if is_known:
-            if pair not in self._known:
-                _keep(self._known, pair)
+            if pair not in self.known_pairs:
+                _keep(self.known_pairs, pair)
         elif not question.is_doubtful:
             _keep(self._unknown, pair)
         for answer in question.waiting:

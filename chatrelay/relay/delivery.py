@@ -30,7 +30,7 @@ from chatrelay.model import LogUnavailable, Message, user_key
 from chatrelay.relay.acquaintance import Pair
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.resending import ID, Waiting
-from chatrelay.relay.storing import ANSWER_SECONDS, Storing
+from chatrelay.relay.storing import ANSWER_SECONDS, Storing, pair_of
 from chatrelay.wire.codes import Reason
 
 log = Logger("chatrelay.relay")
@@ -231,7 +231,7 @@ class Relay:
         storing.check_epoch()
         unreached: list[tuple[int, _Submission]] = []
         for index, (submitter, message) in enumerate(batch):
-            pair = (user_key(message.from_uid), user_key(message.to_uid))
+            pair = pair_of(message)
             if message.has_unique_id:
                 self._deliver_stored(message, submitter, pair, number, storing)
             elif self._hand_over(message, pair, None, storing):
@@ -256,7 +256,8 @@ class Relay:
         if submitter is not None and not storing.answers.give(submitter, message, pair, is_reached):
             self._unanswered[number] += 1
             storing.answers.keep(submitter, message, pair, is_reached, partial(self._answered, number))
-        storing.answer_copies(message)
+        if storing.resendings.remembered:
+            storing.answer_copies(message)
 
     def _hand_over(self, message: Message, pair: Pair, answered: InboxConnection | None, storing: Storing) -> bool:
         """Hand a message over to the recipient, then to the sender's other connections of v2.
@@ -272,7 +273,10 @@ class Relay:
             is_own = sender == recipient
             is_reached = inbox.deliver(message, message.to_place, answered if is_own else None)
             is_reached = is_reached or (is_own and answered in inbox.connections)
-            connections = tuple(each for each in connections if each not in inbox.connections)
+            if len(connections) == 1:
+                connections = () if connections[0] in inbox.connections else connections
+            else:
+                connections = tuple(each for each in connections if each not in inbox.connections)
         if connections:
             is_reached = hand_over(message, connections) or is_reached
         if sender != recipient and (is_reached or message.has_unique_id):
@@ -368,7 +372,7 @@ class Relay:
             waiting = None if doubtful.is_over else submitter
             if message.has_unique_id:
                 if is_in_log:
-                    pair = (user_key(message.from_uid), user_key(message.to_uid))
+                    pair = pair_of(message)
                     self._deliver_stored(message, waiting, pair, doubtful.number, storing)
                 else:
                     self._refuse_stored(message, waiting)

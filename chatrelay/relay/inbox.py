@@ -40,7 +40,7 @@ A cursor in any state but CLOSED counts as one that took what was offered: the l
 from __future__ import annotations
 
 import enum
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any, Final
 
 from twisted.internet.defer import maybeDeferred
@@ -303,9 +303,15 @@ class Inbox:
         """
         if place > self.last:
             self.last = place
+        cursors = self.cursors
+        if len(cursors) == 1:  # as mostly: then the loop below would take as long as the rest
+            cursor = cursors[0]
+            if cursor.connection is besides:
+                return False
+            return cursor.offer(place, self._inboxes.dialect.delivery(message, place))
         payload = b""
         is_taken = False
-        for cursor in self.cursors:
+        for cursor in cursors:
             if cursor.connection is not besides:
                 payload = payload or self._inboxes.dialect.delivery(message, place)
                 is_taken = cursor.offer(place, payload) or is_taken
@@ -326,6 +332,7 @@ class Inboxes:
     :param dialect: encodes what is sent.
     :param message_log: where what a connection has missed is read.
     :param clock: for time and timers.
+    :ivar get: called with the key of a user; returns the inbox of the user, or None if the user has no cursor here.
     :ivar read_deadlines: when reads take too long. For cursors only.
     :ivar retries: when reads that have failed are repeated. For cursors only.
     """
@@ -338,15 +345,12 @@ class Inboxes:
         self.read_deadlines: DeadlineTimer[Cursor] = DeadlineTimer(clock, READ_SECONDS, Cursor.give_up)
         self.retries: DeadlineTimer[Cursor] = DeadlineTimer(clock, RETRY_SECONDS, Cursor.retry)
         self._inboxes: dict[str, Inbox] = {}
+        self.get: Callable[[str], Inbox | None] = self._inboxes.get
         self._unsettled: dict[str, set[int]] = {}  # by user; almost always empty
 
     def __len__(self) -> int:
         """Return how many users have a cursor."""
         return len(self._inboxes)
-
-    def get(self, user: str) -> Inbox | None:
-        """Return the inbox of a user; None if the user has no cursor here."""
-        return self._inboxes.get(user)
 
     def enter(self, user: str, connection: InboxConnection, last: int, after: int | None = None) -> Cursor:
         """Add a connection that logs in. Call `Cursor.start` when the login has been answered.
@@ -420,8 +424,10 @@ class Inboxes:
             self._epoch = epoch
             return True
         self._epoch = epoch
-        inboxes, self._inboxes, self._unsettled = self._inboxes, {}, {}
-        for inbox in inboxes.values():
+        inboxes = tuple(self._inboxes.values())
+        self._inboxes.clear()
+        self._unsettled.clear()
+        for inbox in inboxes:
             for cursor in inbox.cursors:
                 cursor.give_up()
         return False

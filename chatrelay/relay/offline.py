@@ -105,16 +105,17 @@ class Away:
 
     :param limit: places of a recipient beyond the last one when their last connection went; 0 for no limit. One sender
         may fill a tenth of them, but at least one.
+    :ivar recipients: those that are counted.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._share = max(1, limit // SENDERS_SHARE)
-        self._recipients: dict[str, _Away] = {}
+        self.recipients: dict[str, _Away] = {}
 
     def is_known(self, recipient: str) -> bool:
         """Return whether `is_full` can tell; otherwise `note` must be called first."""
-        return not self._limit or recipient in self._recipients
+        return not self._limit or recipient in self.recipients
 
     def note(self, recipient: str, left_at: int | None, last: int) -> None:
         """Note the state of an inbox.
@@ -122,21 +123,21 @@ class Away:
         :param left_at: the last place when the last connection went; None if that is not known.
         :param last: the last place now.
         """
-        if recipient not in self._recipients:
-            if len(self._recipients) >= MAX_AWAY:
-                del self._recipients[next(iter(self._recipients))]
-            self._recipients[recipient] = _Away(last if left_at is None else left_at, last)
+        if recipient not in self.recipients:
+            if len(self.recipients) >= MAX_AWAY:
+                del self.recipients[next(iter(self.recipients))]
+            self.recipients[recipient] = _Away(last if left_at is None else left_at, last)
 
     def is_full(self, sender: str, recipient: str) -> bool:
         """Return whether a sender may store no further message for a recipient now."""
-        away = self._recipients.get(recipient)
+        away = self.recipients.get(recipient)
         if away is None:
             return False
         return away.last + away.waiting - away.base >= self._limit or away.senders[sender] >= self._share
 
     def take(self, sender: str, recipient: str) -> None:
         """Count a message that will be stored."""
-        away = self._recipients.get(recipient)
+        away = self.recipients.get(recipient)
         if away is not None:
             away.waiting += 1
             away.senders[sender] += 1
@@ -146,7 +147,7 @@ class Away:
 
         :param was_taken: whether `take` was called for it.
         """
-        away = self._recipients.get(recipient)
+        away = self.recipients.get(recipient)
         if away is not None:
             away.last = max(away.last, place)
             if was_taken and away.waiting:
@@ -154,19 +155,19 @@ class Away:
 
     def give_back(self, sender: str, recipient: str) -> None:
         """Count a message no more: it was refused after all."""
-        away = self._recipients.get(recipient)
+        away = self.recipients.get(recipient)
         if away is not None and away.waiting:
             away.waiting -= 1
             away.senders[sender] -= 1
 
     def forget(self) -> None:
         """Forget all recipients, because the message log has another epoch."""
-        self._recipients.clear()
+        self.recipients.clear()
 
     def returned(self, recipient: str) -> None:
         """Forget a recipient, who has a connection again."""
-        self._recipients.pop(recipient, None)
+        self.recipients.pop(recipient, None)
 
     def __len__(self) -> int:
         """Return how many recipients are counted."""
-        return len(self._recipients)
+        return len(self.recipients)

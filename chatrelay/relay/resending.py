@@ -72,23 +72,24 @@ class Resendings:
     """The ids that came with ``again``.
 
     :param seconds: any clock that runs forward.
+    :ivar remembered: what is known of each.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._remembered: dict[ID, Resending] = {}  # the oldest first
+        self.remembered: dict[ID, Resending] = {}  # the oldest first
 
     def __len__(self) -> int:
         """Return how many ids are remembered."""
-        return len(self._remembered)
+        return len(self.remembered)
 
     def get(self, id: ID) -> Resending | None:
         """Return what is known of an id; None if it is not remembered."""
-        resending = self._remembered.get(id)
+        resending = self.remembered.get(id)
         if resending is not None and resending._remembered_at <= self._seconds() - REMEMBERED_SECONDS:
             if resending.copies is not None:
                 return resending  # copies wait for it
-            del self._remembered[id]
+            del self.remembered[id]
             return None
         return resending
 
@@ -99,28 +100,28 @@ class Resendings:
         """
         self._forget()
         resending = Resending(user_key(first.to_uid), hash(first.content), self._seconds())
-        self._remembered[id] = resending
+        self.remembered[id] = resending
         return resending
 
     def forget(self) -> None:
         """Forget the messages that are in the log, because it has another epoch. Copies wait for the others."""
-        self._remembered = {id: known for id, known in self._remembered.items() if known.copies is not None}
+        self.remembered = {id: known for id, known in self.remembered.items() if known.copies is not None}
 
     def drop(self, id: ID) -> Sequence[Copy]:
         """Forget an id, because its message is not in the log; return the copies that waited."""
-        resending = self._remembered.pop(id, None)
+        resending = self.remembered.pop(id, None)
         return () if resending is None else resending.copies or ()
 
     def committed(self, message: Message) -> Sequence[Copy]:
         """Note that a message is in the log; return the copies that waited for that."""
-        resending = self._remembered.get((user_key(message.from_uid), message.client_id))
+        resending = self.remembered.get((user_key(message.from_uid), message.client_id))
         if resending is None or resending.copies is None:
             return ()
         return resending.settle(message.from_place, message.to_place, microseconds(message.received_at))
 
     def _forget(self) -> None:
         """Forget the ids whose time has passed, and the oldest one if there are too many."""
-        remembered, since = self._remembered, self._seconds() - REMEMBERED_SECONDS
+        remembered, since = self.remembered, self._seconds() - REMEMBERED_SECONDS
         while remembered:
             id, oldest = next(iter(remembered.items()))
             is_over = oldest._remembered_at <= since or len(remembered) >= MAX_REMEMBERED

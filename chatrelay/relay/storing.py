@@ -89,39 +89,38 @@ class _Held:
 
 
 class Tickets:
-    """What is not finished yet, so that stopping can wait for it."""
+    """What is not finished yet, so that stopping can wait for it.
+
+    :ivar pending: the numbers of what is not finished, the oldest first.
+    """
 
     def __init__(self) -> None:
         self._last = 0
-        self._open: dict[int, None] = {}  # the oldest first
+        self.pending: dict[int, None] = {}
         self._waiting: list[tuple[int, Deferred[None]]] = []
 
     def open(self) -> int:
         """Begin something, and return its number."""
         self._last += 1
-        self._open[self._last] = None
+        self.pending[self._last] = None
         return self._last
 
     def close(self, number: int) -> None:
         """Finish something."""
-        del self._open[number]
+        del self.pending[number]
         waiting, self._waiting = self._waiting, []
         for last, all_closed in waiting:
-            if next(iter(self._open), last + 1) > last:
+            if next(iter(self.pending), last + 1) > last:
                 all_closed.callback(None)
             else:
                 self._waiting.append((last, all_closed))
 
     def all_closed(self) -> Deferred[None]:
         """Wait until everything that has begun is finished. Do not wait for what begins later."""
-        if not self._open:
+        if not self.pending:
             return succeed(None)
         self._waiting.append((self._last, Deferred()))
         return self._waiting[-1][1]
-
-    def __len__(self) -> int:
-        """Return how much is not finished."""
-        return len(self._open)
 
 
 class Storing:
@@ -135,6 +134,7 @@ class Storing:
     :param clock: for time and timers.
     :ivar acquaintances: who is known to whom.
     :ivar inboxes: the same inboxes.
+    :ivar resendings: the ids that came with ``again``.
     :ivar awareness: is told of every message that stands, if it is set.
     """
 
@@ -160,7 +160,7 @@ class Storing:
         self._strangers = Strangers(policy.stranger_messages, clock.seconds)
         self._away = Away(policy.offline_messages)
         directory.watch(self._away.returned, lambda _: None)
-        self._resendings = Resendings(clock.seconds)
+        self.resendings = Resendings(clock.seconds)
         self._deadlines: DeadlineTimer[Copy] = DeadlineTimer(clock, ANSWER_SECONDS, self._time_passed)
         self._searches: DeadlineTimer[_Held] = DeadlineTimer(clock, SEARCH_SECONDS, self._search)
         self._seconds = clock.seconds
@@ -195,7 +195,7 @@ class Storing:
             if self._epoch is not None:
                 self.acquaintances.forget()
                 self._away.forget()
-                self._resendings.forget()
+                self.resendings.forget()
             self._epoch = self._log.epoch
 
     # Before the commit -----------------------------------------------------
@@ -208,16 +208,16 @@ class Storing:
         """
         if self._epoch != self._log.epoch:
             self.check_epoch()
-        pair = (user_key(message.from_uid), user_key(message.to_uid))
-        is_simple = not again and not self._held and not self._resendings
+        pair = pair_of(message)
+        is_simple = not again and not self._held and not self.resendings.remembered
         if is_simple and self.acquaintances.known(pair) and self._connections_of(pair[1]):
             self._take(message, submitter)
             return
         id = (pair[0], message.client_id)
-        resending = self._resendings.get(id)
+        resending = self.resendings.get(id)
         if resending is None and again:
             first = self._held_ids.get(id) or self._find_waiting(id)
-            resending = self._resendings.begin(id, first or message)
+            resending = self.resendings.begin(id, first or message)
             if first is None:
                 self._hold(_Held(message, submitter, pair, self._rejects(reject), id, True, self.tickets.open()))
                 return
@@ -236,7 +236,7 @@ class Storing:
     @property
     def waiting(self) -> int:
         """How many messages are not taken, answered or refused yet."""
-        return len(self.tickets)
+        return len(self.tickets.pending)
 
     def _rejects(self, reject: bool | None) -> bool:
         return self._policy.reject if reject is None else reject
@@ -306,7 +306,7 @@ class Storing:
 
     def _refuse(self, held: _Held, reason: Reason) -> None:
         held.submitter.refused(held.message, reason)
-        if self._resendings:
+        if self.resendings:
             self._refuse_copies(held.id, reason)
 
     def _ask(self, held: _Held, read: Deferred[Any], then: Callable[[Any, _Held], None]) -> None:
@@ -346,7 +346,7 @@ class Storing:
         else:
             held.is_done = True
             held.submitter.unknown(held.message)
-            for copy in self._resendings.drop(held.id):
+            for copy in self.resendings.drop(held.id):
                 self._deadlines.stop(copy)
                 if copy.ticket is not None:
                     self._time_passed(copy)
@@ -357,7 +357,7 @@ class Storing:
         """Answer a message that was sent again, if the log has it."""
         if found is not None:
             held.is_done = True
-            resending = self._resendings.get(held.id) or self._resendings.begin(held.id, found)
+            resending = self.resendings.get(held.id) or self.resendings.begin(held.id, found)
             if resending.is_same(found):
                 copies = resending.settle(found.from_place, found.to_place, found.received_at)
                 for copy in (Copy(held.message, held.submitter, self.tickets.open()), *copies):
@@ -377,11 +377,13 @@ class Storing:
 
     def committed(self, message: Message, pair: Pair) -> None:
         """Note a message that stands, of v1 or v2."""
-        self.acquaintances.wrote(*pair)
+        other = (pair[1], pair[0])
+        if other not in self.acquaintances.known_pairs:
+            self.acquaintances.wrote(*pair)
+            self._strangers.forget(other)
         if self.awareness is not None:
             self.awareness.committed(message, pair)
-        self._strangers.forget((pair[1], pair[0]))
-        if self._counted or self._away:
+        if self._counted or self._away.recipients:
             was_stranger = self._counted.pop(id(message), None)
             self._away.committed(pair[1], message.to_place, was_stranger is False)
 
@@ -393,21 +395,20 @@ class Storing:
 
     def answer_copies(self, message: Message) -> None:
         """Answer those who have sent a message again that is now committed and handed over."""
-        if self._resendings:
-            resending = self._resendings.get((user_key(message.from_uid), message.client_id))
-            for copy in self._resendings.committed(message):
-                assert resending is not None
-                self._answer_copy(copy, resending)
+        resending = self.resendings.get((user_key(message.from_uid), message.client_id))
+        for copy in self.resendings.committed(message):
+            assert resending is not None
+            self._answer_copy(copy, resending)
 
     def failed(self, message: Message) -> None:
         """Note a message that was taken, and is not in the log."""
-        pair = (user_key(message.from_uid), user_key(message.to_uid))
+        pair = pair_of(message)
         was_stranger = self._counted.pop(id(message), None)
         if was_stranger:
             self._strangers.give_back(pair)
         elif was_stranger is False:
             self._away.give_back(*pair)
-        if self._resendings:
+        if self.resendings:
             self._refuse_copies((pair[0], message.client_id), Reason.LOG_UNAVAILABLE)
 
     # Copies ----------------------------------------------------------------
@@ -417,7 +418,7 @@ class Storing:
         self._deadlines.stop(copy)
         if copy.ticket is None:
             return
-        pair = (user_key(copy.message.from_uid), user_key(copy.message.to_uid))
+        pair = pair_of(copy.message)
         is_known = self.acquaintances.known(pair)
         found = self.answers.find_out(pair) if is_known is None else succeed(is_known)
         found.addCallback(lambda known: known and self._has_received(pair[1], resending.to_place))
@@ -438,7 +439,7 @@ class Storing:
         self._close(copy)
 
     def _refuse_copies(self, id: ID, reason: Reason) -> None:
-        for copy in self._resendings.drop(id):
+        for copy in self.resendings.drop(id):
             if copy.ticket is not None:
                 self._deadlines.stop(copy)
                 copy.submitter.refused(copy.message, reason)
@@ -457,3 +458,13 @@ class Storing:
 def _as_not_received(failure: Failure) -> bool:
     failure.trap(LogUnavailable)
     return False
+
+
+def pair_of(message: Message) -> Pair:
+    """Return the keys of the sender and the recipient."""
+    # This is `user_key`, inlined: the calls would take longer than the rest.
+    sender, recipient = message.from_uid, message.to_uid
+    return (
+        sender if type(sender) is str else str(sender),
+        recipient if type(recipient) is str else str(recipient),
+    )

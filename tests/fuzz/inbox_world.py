@@ -332,7 +332,7 @@ class InboxWorld:
 
     @property
     def _came_again(self) -> set[str]:
-        remembered = self.world.storing._resendings._remembered
+        remembered = self.world.storing.resendings.remembered
         return {str(id) for _, id in remembered}
 
     def connect_old(self, who: int) -> None:

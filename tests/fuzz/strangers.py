@@ -149,8 +149,7 @@ class Seen:
     def _forget(self) -> None:
         """Have the relay forget who is known to whom, as it does if many others write meanwhile."""
         for acquaintances in (self.world.storing.acquaintances, self.awareness._told):
-            acquaintances._known.clear()
-            acquaintances._unknown.clear()
+            acquaintances.forget()
 
     def _device(self, user: str) -> Device:
         if not self._devices[user]:
