@@ -309,17 +309,3 @@ class Index:
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def remove(path: str) -> None:
-    """Delete the index of a message log, if there is one.
-
-    :param path: of the message log, which no relay has open.
-    :raises OSError: where a file can't be deleted.
-    """
-    folder = path + SUFFIX
-    with suppress(FileNotFoundError):
-        for name in os.listdir(folder):
-            if name.endswith(UNFINISHED) or _NAME.fullmatch(name):
-                os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)

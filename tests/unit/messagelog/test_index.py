@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatrelay.messagelog.sqlite import index as index_module
-from chatrelay.messagelog.sqlite.index import Index, remove
+from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_run import UNFINISHED
 from chatrelay.model import LogUnavailable, Message
 from tests.support.indexed_logs import EVERYTHING, IndexedLog
@@ -332,13 +332,6 @@ def test_memory_is_bounded_when_no_file_can_be_written(log: IndexedLog) -> None:
         assert len(log.index.view.runs) == 3
     log.index_all()
     assert log.queries.has_written("1", "2")
-
-
-def test_removed_index_leaves_no_folder(log: IndexedLog) -> None:
-    remove(str(log.path))  # there is none
-    log.index_all()
-    remove(str(log.path))
-    assert not log.index.has_files
 
 
 def test_hash_of_a_user_depends_on_the_key_of_the_index(tmp_path: Path) -> None:
