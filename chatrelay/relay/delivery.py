@@ -134,7 +134,8 @@ class Relay:
         The relay must have been made with `storing`. A message to a recipient who is not here is stored.
 
         :param message: one with a unique id.
-        :param again: whether the client has sent it before, and does not know what became of it.
+        :param again: whether the client has sent it before, and does not know what became of it. Then a refusal as busy
+            says nothing of the first one.
         :param reject: whether it is refused if its sender knows the recipient, and the recipient is not here; None for
             the operator's default.
         """
