@@ -35,6 +35,7 @@ class Proxy:
         self.fault = Fault.NONE
         self.happened = threading.Event()
         self._held: list[tuple[bytes, socket.socket]] = []
+        self._late: set[socket.socket] = set()  # servers that got a request late: no fault happens to their answers
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -77,12 +78,13 @@ class Proxy:
     def _carry(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                fault = self._take(from_client)
+                fault = Fault.NONE if source in self._late else self._take(from_client)
                 if fault is Fault.NONE:
                     target.sendall(data)
                     continue
                 if fault is Fault.HOLD_REQUEST:
                     self._held.append((data, target))
+                    self._late.add(target)
                     _close(source)
                     self.happened.set()
                     return
@@ -93,6 +95,8 @@ class Proxy:
         # What the server has not got yet must not end its connection.
         if not any(server is target for _, server in self._held):
             _close(target)
+        if not from_client:
+            _close(source)
 
     def _take(self, from_client: bool) -> Fault:
         with self._lock:
