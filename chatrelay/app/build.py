@@ -17,11 +17,14 @@ import attrs
 
 from chatrelay.app import descriptors
 from chatrelay.app.listeners import Listeners
-from chatrelay.app.option_files import read_authorities, read_secret, read_token
+from chatrelay.app.option_files import read_authorities, read_resume_key, read_secret, read_token
 from chatrelay.app.service import ChatRelayService
 from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.login import Logins, VerdictSource
 from chatrelay.auth.rechecks import Rechecks, log_behind, log_on_time
+from chatrelay.auth.resume import KEY_BYTES, MAX_LIFE_SECONDS, Sealer
+from chatrelay.auth.resumption import Resumption
+from chatrelay.auth.revocations import Revocations
 from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
 from chatrelay.config.checks import ConfigError
@@ -38,7 +41,7 @@ from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.storing import StorePolicy, Storing
-from chatrelay.relay.v2_parts import V2Parts
+from chatrelay.relay.v2_parts import V2Parts, no_token
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.factory import ChatFactory
@@ -120,14 +123,22 @@ def build_parts(
     active = ActiveTime(seconds)
     directory = Directory()
     flushes = FlushScheduler(partial(reactor.callLater, 0))
-    storing = shared_by_v2 = None
+    storing = shared_by_v2 = resumption = None
     if isinstance(message_log, InboxLog):
+        resumption = resumption_of(config, message_log, reactor, now)
         policy = StorePolicy(
             config.offline == "reject", config.offline_messages, config.stranger_messages, config.again_time
         )
         inboxes = Inboxes(v2, message_log, reactor)
         storing = Storing(directory, message_log, inboxes, policy, now, reactor)
-        shared_by_v2 = V2Parts(message_log, inboxes, limits_of(config), ("store",), config.replay_messages)
+        shared_by_v2 = V2Parts(
+            message_log,
+            inboxes,
+            limits_of(config),
+            ("store",),
+            config.replay_messages,
+            no_token if resumption is None else resumption.token,
+        )
     relay = Relay(directory, message_log, now, flushes.call_soon, storing, reactor)
     registry = Registry(config, relay.drain, active, reactor, chance)
     log_limiter = LogLimiter()
@@ -158,6 +169,7 @@ def build_parts(
         verdicts.give_up,
         log_behind,
         log_on_time,
+        *(() if resumption is None else (resumption.confirmed, resumption.put_off, resumption.revoke_session)),
     )
     throttle = LoginThrottle(
         config.logins_per_minute,
@@ -167,14 +179,20 @@ def build_parts(
         partial(log_too_many_denials, log_limiter.allow),
         verdicts.give_up,
     )
+    index = (
+        SessionIndex(directory, secrets.token_bytes())
+        if resumption is None
+        else SessionIndex(directory, resumption.digest_key, resumption.revoke)
+    )
     logins = Logins(
         directory,
-        SessionIndex(directory, secrets.token_bytes()),
+        index,
         throttle,
         rechecks,
         handshakes.missing_cookie if config.session_cookie else None,
         config.auth_tickets,
         config.connections_per_user,
+        resumption,
     )
     sweep = Sweep(
         {
@@ -184,6 +202,7 @@ def build_parts(
             "log messages that were left out": lambda now: log_limiter.report(),
             **registry.sweep_tasks(),
             "recheck-interval": lambda now: rechecks.sweep(),
+            **({} if resumption is None else {"resume-time": lambda now: resumption.sweep()}),
         },
         active,
         reactor,
@@ -215,6 +234,21 @@ def build_parts(
         sweep=sweep,
         v2=shared_by_v2,
     )
+
+
+def resumption_of(config: Config, message_log: InboxLog, reactor: Any, now: Callable[[], float]) -> Resumption | None:
+    """Make what gives and opens resume tokens; None if there are none.
+
+    :raises ConfigError: if the file of the key can't be used.
+    """
+    if not config.resume_time:
+        return None
+    key_file = config.resume_key_file
+    key = secrets.token_bytes(KEY_BYTES) if key_file is None else read_resume_key(key_file)
+    # Without a file, no token outlives this process, so revocations need not either.
+    revocations = Revocations(MAX_LIFE_SECONDS, now, reactor, None if key_file is None else message_log)
+    sealer = Sealer(key, secrets.token_bytes)
+    return Resumption(sealer, revocations, config.resume_time, now, reactor.seconds, secrets.token_bytes)
 
 
 def limits_of(config: Config) -> Limits:

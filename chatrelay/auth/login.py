@@ -158,7 +158,7 @@ class Logins:
         self._missing_cookie = missing_cookie
         self._auth_tickets = auth_tickets
         self._connections_per_user = connections_per_user
-        self._resumption = resumption
+        self.resumption = resumption
         self._pending: dict[Connection, Deferred[Any]] = {}
 
     def begin(self, client: LoginClient, address: str | None, sessid: str, is_cookie: bool) -> None:
@@ -186,7 +186,7 @@ class Logins:
         :param token: what the client has sent as its token.
         :param cookie: the SESSID of the session cookie in the client's handshake; None if there is none.
         """
-        resumption, connection = self._resumption, client.outgoing
+        resumption, connection = self.resumption, client.outgoing
         grant = None
         if resumption is not None:
             grant = resumption.open(token, None if cookie is None else self.index.digest(cookie))
@@ -199,8 +199,11 @@ class Logins:
         looking = self._pending[connection] = resumption.find_revoked(grant)
         looking.addCallback(self._looked, _Login(client, None, None, grant), resumption)
 
-    def _looked(self, is_revoked: bool, login: _Login, resumption: Resumption) -> Deferred[None] | None:
-        """Log a client in by a resume token, unless it is revoked."""
+    def _looked(self, is_revoked: bool | None, login: _Login, resumption: Resumption) -> Deferred[None] | None:
+        """Log a client in by a resume token, unless its session is revoked.
+
+        :param is_revoked: None if that can't be found out now.
+        """
         connection, session, grant = login.client.outgoing, login.client.session, login.grant
         assert session is not None
         assert grant is not None
@@ -211,6 +214,9 @@ class Logins:
             self.index.answered(connection, None)
             session.resume_failed()
             return None
+        if is_revoked is None:
+            # The token may be usable, so the client must not drop it.
+            return self._verdict_came(Unavailable("the message log can't be read"), login)
         return self._verdict_came(LoggedIn(grant.uid, session=grant.handle), login)
 
     def _verdict_came(self, verdict: Verdict, login: _Login) -> Deferred[None] | None:
@@ -236,7 +242,7 @@ class Logins:
             return
         was_logged_in = session.logged_in
         handle = login.sessid if named is None else named
-        resumption = self._resumption if session.takes_tokens else None
+        resumption = self.resumption if session.takes_tokens else None
         wait: float | None = None
         if resumption is not None and isinstance(verdict, LoggedIn) and not was_logged_in:
             # Before the answer, which contains the token.
@@ -260,8 +266,6 @@ class Logins:
         if limit and len(self._directory.connections_of(verdict.user)) > limit:
             for oldest in self._directory.oldest_beyond(verdict.user, limit):
                 oldest.close(codes.TOO_MANY_CONNECTIONS)
-        if resumption is not None and was_logged_in:
-            resumption.renew(connection)
 
     def _hold(
         self, resumption: Resumption, session: LoginSession, verdict: LoggedIn, login: _Login, handle: str | None
@@ -289,11 +293,11 @@ class Logins:
 
         :param wait: the seconds until the next re-check; None if there is none.
         """
-        assert self._resumption is not None
+        assert self.resumption is not None
         self.index.resumed(connection, grant.names)
         if wait is not None and grant.handle is not None:
             self.rechecks.resumed(connection, grant.handle, grant.user, wait)
-        replaced = self._resumption.holder(grant)
+        replaced = self.resumption.holder(grant)
         if replaced is not None:
             replaced.close(codes.REPLACED)
 
@@ -304,8 +308,8 @@ class Logins:
             pending.cancel()
         self.index.disconnected(connection)
         self.rechecks.disconnected(connection)
-        if self._resumption is not None:
-            self._resumption.disconnected(connection)
+        if self.resumption is not None:
+            self.resumption.disconnected(connection)
 
     def __len__(self) -> int:
         """Return how many logins are pending."""

@@ -139,7 +139,8 @@ class Rechecks:
     :param fell_behind: called when re-checks become late, once until `caught_up` is called.
     :param caught_up: called when re-checks have not been late for an interval.
     :param confirmed: called after a re-check that confirmed a session, with its connections and the seconds until the
-        next re-check. Also called with the others after a login by the same session, which puts their re-check off.
+        next re-check.
+    :param put_off: called like that after a login by a session, with its other connections: their re-check is put off.
     :param denied: called with the SESSID of a session that the site has denied, before its connections are closed.
     """
 
@@ -157,6 +158,7 @@ class Rechecks:
         fell_behind: Callable[[RecheckBacklog], None] = _ignore,
         caught_up: Callable[[], None] = _ignore,
         confirmed: Callable[[Sequence[Connection], float], None] = _ignore,
+        put_off: Callable[[Sequence[Connection], float], None] = _ignore,
         denied: Callable[[str], None] = _ignore,
     ) -> None:
         self._interval = interval
@@ -172,6 +174,7 @@ class Rechecks:
         self._fell_behind = fell_behind
         self._caught_up = caught_up
         self._notify_confirmed = confirmed
+        self._notify_put_off = put_off
         self._notify_denied = denied
         self._late_at: float | None = None  # active seconds, when re-checks were last late; None while they are on time
         self._answer_seconds: float | None = None
@@ -212,7 +215,7 @@ class Rechecks:
             wait = self._confirmed(recheck, verdict, wait)
             others = [other for other in recheck.connections if other is not connection]
             if others:
-                self._notify_confirmed(others, wait)
+                self._notify_put_off(others, wait)
 
     def resumed(self, connection: Connection, sessid: str, user: str, wait: float) -> None:
         """Re-check the session that `connection` has resumed without a verdict. Call it only if re-checks `are_on`.

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 
 from chatrelay.auth.resume import ID_BYTES, MAX_LIFE_SECONDS, Grant, Sealer
 from chatrelay.auth.revocations import Revocations
-from chatrelay.auth.session_index import user_digest
+from chatrelay.auth.session_index import digest, user_digest
 from chatrelay.interfaces import Connection
 from chatrelay.limits.deadlines import Deadlines
 
@@ -55,6 +55,7 @@ class Resumption:
     :param now: the wall clock, in seconds since 1970 UTC.
     :param seconds: the reactor's time.
     :param random_bytes: returns as many random bytes as it is asked for.
+    :ivar digest_key: the key for digests of sessions and users.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Resumption:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._sealer = sealer
-        self._key = sealer.digest_key
+        self.digest_key = sealer.digest_key
         self._revocations = revocations
         self._resume_time = resume_time
         self._now = now
@@ -133,12 +134,13 @@ class Resumption:
         for connection in connections:
             self._renew(connection, wait)
 
-    def renew(self, connection: Connection) -> None:
-        """Send a connection the token of the session by which it has just logged in again."""
-        holder = self._holders.get(connection)
-        token = self.token(connection)
-        if holder is not None and token is not None:
-            holder.client.send_token(token)
+    def put_off(self, connections: Sequence[Connection], wait: float) -> None:
+        """Note that the site has just confirmed the session of these connections at another's login.
+
+        They get no new token now, but the one at their end lasts until the next re-check.
+        """
+        for connection in connections:
+            self._extend(connection, wait)
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing. Unknown connections are ignored."""
@@ -159,11 +161,18 @@ class Resumption:
         self._revocations.sweep()
 
     def _renew(self, connection: Connection, wait: float | None) -> None:
+        holder = self._extend(connection, wait)
+        token = self.token(connection)
+        if holder is not None and token is not None:
+            holder.client.send_token(token)
+
+    def _extend(self, connection: Connection, wait: float | None) -> _Holder | None:
+        """Let the next token of a connection last until the next re-check."""
         holder = self._holders.get(connection)
         if holder is not None:
             expires, due = self._ends(wait)
             holder.grant = attrs.evolve(holder.grant, expires=expires, due=due)
-            self.renew(connection)
+        return holder
 
     def _ends(self, wait: float | None) -> tuple[float, float | None]:
         """Return when a token ends that is given now, and when the re-check is due."""
@@ -171,6 +180,16 @@ class Resumption:
         if wait is None:
             return now + self._resume_time, None
         return now + min(wait, MAX_LIFE_SECONDS), now + wait
+
+    # Revoking ----------------------------------------------------------------
+
+    def revoke(self, digest: bytes) -> None:
+        """Let no token of a session or a user be used any more, given its digest."""
+        self._revocations.add(digest)
+
+    def revoke_session(self, sessid: str) -> None:
+        """Let no token of a session be used any more."""
+        self._revocations.add(digest(sessid, self.digest_key))
 
     # Using tokens ------------------------------------------------------------
 
@@ -184,8 +203,8 @@ class Resumption:
             return None
         return grant
 
-    def find_revoked(self, grant: Grant) -> Deferred[bool]:
-        """Look whether the session or the user of a grant was revoked; the Deferred never fails."""
+    def find_revoked(self, grant: Grant) -> Deferred[bool | None]:
+        """Look whether the session or the user of a grant was revoked, as `Revocations.find` does."""
         return self._revocations.find(self._revocable(grant))
 
     def is_usable(self, grant: Grant) -> bool:
@@ -205,4 +224,4 @@ class Resumption:
         return len(self._holders)
 
     def _revocable(self, grant: Grant) -> tuple[bytes, ...]:
-        return (user_digest(grant.user, self._key), *grant.names)
+        return (user_digest(grant.user, self.digest_key), *grant.names)

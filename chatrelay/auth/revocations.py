@@ -58,16 +58,16 @@ class Revocations:
         revoked = self._until
         return bool(revoked) and any(digest in revoked for digest in digests)
 
-    def find(self, digests: Sequence[bytes]) -> Deferred[bool]:
+    def find(self, digests: Sequence[bytes]) -> Deferred[bool | None]:
         """Look whether one of these was revoked, by any process that shares the message log.
 
-        :returns: a Deferred that never fails. While the message log can't be read, everything counts as revoked.
+        :returns: a Deferred that never fails. It fires with None if the message log can't be read.
         """
         if self._log is None or self.has(digests):
             return succeed(self.has(digests))
         return Deferred.fromCoroutine(self._find(self._log, [_key(digest) for digest in digests])).addErrback(_failed)
 
-    async def _find(self, message_log: InboxLog, keys: Sequence[MarkKey]) -> bool:
+    async def _find(self, message_log: InboxLog, keys: Sequence[MarkKey]) -> bool | None:
         while True:
             try:
                 kept: Mapping[MarkKey, int] = await message_log.reader.marks(keys)
@@ -118,7 +118,6 @@ def _key(digest: bytes) -> MarkKey:
     return "", MarkKind.REVOKED, digest.hex()
 
 
-def _failed(failure: Failure) -> bool:
+def _failed(failure: Failure) -> None:
     if not failure.check(LogUnavailable, CancelledError):
         log.failure("looking for revocations in the message log failed; please report it", failure=failure)
-    return True

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from chatrelay.auth.headers import HOST_NAME, read_headers, read_host
+from chatrelay.auth.resume import MAX_LIFE_SECONDS
 from chatrelay.limits.addresses import TrustedProxies
 from chatrelay.messagelog import BadMessageLogURL, check_url
 from chatrelay.wire.request_head import TOKEN
@@ -203,6 +204,28 @@ def ops_token_file(config: Any, field: Field, path: object) -> None:
             "ops-token-file",
             "needs ops-listen: the token is for the ops endpoint, so give its address, for instance "
             "--ops-listen tcp:8081",
+        )
+
+
+def resume_time(_: object, field: Field, seconds: float) -> None:
+    """Check that revocations are kept for longer than a token lasts."""
+    if seconds > MAX_LIFE_SECONDS:
+        raise ConfigError(
+            "resume-time",
+            f"{seconds:g} s is more than a day: give {MAX_LIFE_SECONDS:g} or less, because no token lasts longer",
+        )
+
+
+def resume_key_file(config: Any, field: Field, path: object) -> None:
+    """Check a path, and that revocations outlast the process as tokens do."""
+    if path is None:
+        return
+    _text("resume-key-file", path)
+    if config.message_log in ("memory:", "none"):
+        raise ConfigError(
+            "resume-key-file",
+            f"needs a message log that outlasts the relay, not {config.message_log}: which sessions were ended is kept "
+            "there. Without the option, tokens end with the relay, too",
         )
 
 

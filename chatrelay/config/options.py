@@ -87,6 +87,21 @@ class Config:
         repeatable=True,
         check=checks.origin,
     )
+    resume_time: float = option(
+        300.0,
+        "How long a resume token lasts if its session is not re-checked; others last until the next re-check. With a "
+        "token, a client that speaks v2 returns without a request to the session page.",
+        unit="seconds",
+        zero="no tokens are given or accepted: the session page is asked at each return",
+        check=checks.resume_time,
+    )
+    resume_key_file: str | None = option(
+        None,
+        "A file with the key of resume tokens, 32 random bytes; it is made if there is none. Without it, the key is "
+        "made at each start, so clients log in anew after a restart. Relays with the same key accept each other's.",
+        metavar="FILE",
+        check=checks.resume_key_file,
+    )
     # Listening
 
     listen: tuple[str, ...] = option(

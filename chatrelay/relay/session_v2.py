@@ -80,17 +80,27 @@ _KINDS: Mapping[type[Any], Kind] = {
 _CLOSED: Final = State.CLOSED
 
 
+def _resume_nothing(token: str, cookie: str | None) -> None:
+    """Do nothing: the connection is closed, so its login does not matter any more."""
+
+
 class SessionV2(BaseSession[SessionDialect, V2Connection]):
     """A connection that speaks v2. It is a `chatrelay.interfaces.StoreSubmitter`.
 
+    :param shared: what it shares with others.
+    :param resume: called to log in by a resume token, with the token and the SESSID of the handshake's session cookie,
+        or None. Then `answered` or `resume_failed` must be called.
+    :param arguments: those of `BaseSession`.
     :ivar cursor: the last place that the client was sent; None before the login.
     """
 
-    __slots__ = ("_after", "_is_loading", "_loaded", "_marks", "_reads", "_shared", "cursor")
+    __slots__ = ("_after", "_is_loading", "_loaded", "_marks", "_reads", "_request", "_resume", "_shared", "cursor")
 
-    def __init__(self, shared: V2Parts, *arguments: Any) -> None:
+    def __init__(self, shared: V2Parts, resume: Callable[[str, str | None], None], *arguments: Any) -> None:
         super().__init__(*arguments)
         self._shared = shared
+        self._resume = resume
+        self._request: LoginRequest | None = None  # the pending auth-request, if it has a resume token
         self._marks = self._limits.messages()
         self._reads: Reads | None = None  # made when needed
         self._after: After | None = None  # the place that the client has, as its pending auth-request says
@@ -201,11 +211,34 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
     def _login_requested(self, request: LoginRequest, now: float) -> None:
         if self.state is State.ANONYMOUS:
             self._after = None if isinstance(request.after, UnsetType) else request.after
-            has_only_resume = isinstance(request.sessid, UnsetType) and not isinstance(request.resume, UnsetType)
-            if has_only_resume and self._cookie_text is None:
-                self._connection.send(self._dialect.auth_response(False, Reason.RESUME_EXPIRED))
+            if not isinstance(request.resume, UnsetType):
+                self.state = State.AUTHENTICATING
+                self._request = request
+                self._is_loading = True  # revocations may be in the message log
+                self._resume(request.resume, self._cookie_text)
                 return
         self._auth_requested(request, now)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether the dialect has resume tokens."""
+        return True
+
+    def send_token(self, token: str) -> None:
+        """Send the client a new resume token, which replaces the one it has."""
+        self._connection.send(self._dialect.resume(token))
+
+    def resume_failed(self) -> None:
+        """Log in by the SESSID or the cookie of the pending auth-request, whose resume token can't be used."""
+        request, self._request = self._request, None
+        if request is None or self.state is not State.AUTHENTICATING:
+            return
+        self.state = State.ANONYMOUS
+        self._is_loading = False
+        if isinstance(request.sessid, UnsetType) and self._cookie_text is None:
+            self._connection.send(self._dialect.auth_response(False, Reason.RESUME_EXPIRED))
+        else:
+            self._auth_requested(request, self._seconds())
 
     def prepare(self, verdict: Verdict) -> Deferred[None] | None:
         """Load the inbox of a user who logs in; see `BaseSession.prepare`.
@@ -232,6 +265,7 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
 
         :returns: whether the connection is now logged in as the user of this verdict.
         """
+        self._request = None
         is_loading, self._is_loading = self._is_loading, False
         if is_loading and self._loaded is None and self.state is State.AUTHENTICATING:
             self.state = State.ANONYMOUS
@@ -260,6 +294,7 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
             self._relay.now(),
             shared.features,
             shared.limits,
+            shared.token(self._connection),
         )
         # If the answer exceeds the client's budget, the connection closes, and `closed` removes it again.
         self._connection.send(answer)
@@ -279,11 +314,14 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         if self._reads is not None:
             self._reads.clear()
         super().closed()
+        self._request = None
+        self._resume = _resume_nothing  # it refers to the connection, as `ask` does
 
     def announce_close(self, close: Close, retry_after: float) -> None:
         """Tell the client that its connection is about to be closed, and when to come back."""
         if self.state is not _CLOSED:
-            self._connection.send(self._dialect.closing(close, retry_after))
+            token = self._shared.token(self._connection) if self.logged_in else None
+            self._connection.send(self._dialect.closing(close, retry_after, token))
 
     # Sending a message -------------------------------------------------------
 

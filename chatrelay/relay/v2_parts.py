@@ -5,7 +5,7 @@ Pure: Protocols and one value. This module must not know what a request does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -57,12 +57,19 @@ class SessionDialect(LoginDialect, Protocol):
     def pong(self, request_id: str | int, last: int | None, /) -> bytes:
         """Encode the answer to a ping."""
 
-    def closing(self, close: Close, retry_after: float, /) -> bytes:
+    def closing(self, close: Close, retry_after: float, resume: str | None = None, /) -> bytes:
         """Encode the notice that the connection is about to be closed."""
+
+    def resume(self, resume: str, /) -> bytes:
+        """Encode a new token with which to resume the session."""
 
 
 class V2Connection(Connection, InboxConnection, Protocol):
     """One client's open WebSocket, as the session and the cursor see it."""
+
+
+def no_token(connection: Connection) -> None:
+    """Return no resume token."""
 
 
 @attrs.frozen(eq=False)
@@ -74,6 +81,7 @@ class V2Parts:
     :ivar limits: the limits that clients are told.
     :ivar features: the features that are on.
     :ivar replay_messages: the most places that are replayed at a login; 0 for no limit.
+    :ivar token: returns a resume token for a connection that is logged in; None if it gets none.
     """
 
     log: InboxLog
@@ -81,3 +89,4 @@ class V2Parts:
     limits: Limits
     features: Sequence[str] = ()
     replay_messages: int = 0
+    token: Callable[[Connection], str | None] = no_token

@@ -108,7 +108,11 @@ class ChatProtocol(BoundedProtocol):
         if cookie is None and because is None:
             parts.handshakes.opened_without_cookie(self.http_request_data)
         speaks_v2 = self.subprotocol == v2.SUBPROTOCOL
-        new_session = Session if parts.v2 is None or not speaks_v2 else partial(SessionV2, parts.v2)
+        new_session = (
+            Session
+            if parts.v2 is None or not speaks_v2
+            else partial(SessionV2, parts.v2, partial(parts.logins.resume, self))
+        )
         self.session = new_session(
             self.outgoing,
             v2 if speaks_v2 else v1,

@@ -225,6 +225,9 @@ class LoginResponse(Struct, gc=False, kw_only=True, tag_field="type", tag="auth-
     features: list[str]
     limits: Limits
 
+    def __repr__(self) -> str:  # a resume token is never logged, anywhere
+        return f"LoginResponse(uid={self.uid!r}, n={self.n}, resume=<hidden>)"
+
 
 class Delivered(Struct, gc=False):
     """A message, as it is delivered and kept."""
@@ -438,6 +441,9 @@ class Closing(Struct, gc=False, tag_field="type", tag="closing"):
     code: int
     retry_after: Milliseconds = field(name="retryAfter")
     resume: str | UnsetType = UNSET
+
+    def __repr__(self) -> str:  # a resume token is never logged, anywhere
+        return f"Closing(code={self.code}, retry_after={self.retry_after}, resume=<hidden>)"
 
 
 class Pong(Struct, gc=False, tag_field="type", tag="pong"):

@@ -103,6 +103,7 @@ class Stage:
         self.actors: dict[str, Actor] = {}
         self.exchange: list[re.Match[str]] = []
         self.epoch = ""
+        self.token = ""
         self._relay: RelayProcess | None = None
 
     def play(self, lines: list[str]) -> None:
@@ -152,7 +153,8 @@ class Stage:
     def say_or_hear(self, line: re.Match[str]) -> None:
         name, what = line["name"], line["what"]
         if line["arrow"] == "→":
-            self.client(name).say(what.replace('"epoch":"…"', f'"epoch":"{self.epoch}"'))
+            what = what.replace('"epoch":"…"', f'"epoch":"{self.epoch}"')
+            self.client(name).say(what.replace('"resume":"…"', f'"resume":"{self.token}"'))
             return
         actor = self.actors[name]
         if what == "nothing":
@@ -171,6 +173,7 @@ class Stage:
             expected = json.loads(INTEGER.sub(f'"{ANY_INTEGER}"', what))
             assert matches(heard, expected), f"{name} heard {heard!r}, the page has {what}"
             self.epoch = heard.get("epoch", self.epoch)
+            self.token = heard.get("resume", self.token)
             check_sent(heard, self.client(name).socket.subprotocol or V1)
 
     def connect(self, name: str, **options: Any) -> Actor:

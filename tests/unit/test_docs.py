@@ -50,8 +50,8 @@ RESERVED_CLOSE_CODES = {"4003"}
 WITHOUT_EXAMPLE = {"busy"}
 """Can't be caused over the wire in reasonable time; tests/unit/relay/test_delivery.py tests it."""
 
-CODES_WITHOUT_EXAMPLE = {"4005", "4506"}
-"""Close codes of v2: one takes a message log that fails while it is read, and the other is not sent by this version."""
+CODES_WITHOUT_EXAMPLE = {"4005"}
+"""The close code of v2 that takes a message log that fails while it is read."""
 
 
 def page(name: str) -> str:

@@ -67,6 +67,7 @@ class SessionV2TestCase(SynchronousTestCase):
         self.inboxes = Inboxes(v2, *self.for_inboxes(), self.clock)
         self.limits = SendLimits(10, 30, 20, 30)
         self.asked: list[str] = []
+        self.resumed: list[tuple[str, str | None]] = []
         self.charged: list[int] = []
         self.shared = V2Parts(self.log, self.inboxes, LIMITS, ("store",), 5)
         self.connection = RecordedConnection()
@@ -82,6 +83,7 @@ class SessionV2TestCase(SynchronousTestCase):
         """Return a session whose questions to the session page are kept in `asked`."""
         return SessionV2(
             self.shared,
+            lambda token, cookie: self.resumed.append((token, cookie)),
             connection,
             v2,
             self.relay,
@@ -206,15 +208,76 @@ class Logins(SessionV2TestCase):
         self.assertEqual(self.connection.sent, [{**NO, "reason": "log-unavailable"}])
         self.assertEqual(self.connection.closed, (4001, "not logged in in time"))
 
-    def test_resume_token_alone_has_expired(self) -> None:
-        for resume in ("unknown", 5):
-            for because in ("no cookie", None):
-                session = self.session_of(self.connection, None, because)
-                self.assertEqual(self.say(login(None, resume=resume), session), [{**NO, "reason": "resume-expired"}])
-        self.assertEqual(self.asked, [])
+    def test_unusable_resume_token_alone_has_expired_and_is_no_denial(self) -> None:
+        for because in ("no cookie", None):
+            session = self.session_of(self.connection, None, because)
+            for resume in ("unknown", 5, "", "r" * 8001, "unknown"):
+                self.assertEqual(self.say(login(None, resume=resume), session), [])
+                session.resume_failed()
+                self.assertEqual(self.connection.take(), [{**NO, "reason": "resume-expired"}])
+        self.assertEqual((self.asked, self.connection.closed), ([], None))
+        self.assertEqual(self.resumed[:3], [("unknown", None), ("", None), ("", None)])
+
+    def test_unusable_resume_token_leaves_the_rest_of_the_request(self) -> None:
         self.say(login("good", resume="unknown"))
-        self.say(login(None, resume="unknown"), self.session_of(self.connection, "the cookie"))
+        self.session.resume_failed()
+        by_cookie = self.session_of(self.connection, "the cookie")
+        self.say(login(None, resume="unknown"), by_cookie)
+        by_cookie.resume_failed()
         self.assertEqual(self.asked, ["good", "the cookie"])
+        self.assertEqual(self.resumed, [("unknown", None), ("unknown", "the cookie")])
+        self.assertEqual(self.connection.take(), [])
+        self.decide(Denied())
+        self.assertEqual(self.connection.take(), [NO])
+
+    def test_resume_token_logs_in_where_the_client_was(self) -> None:
+        self.keep("8", 7, 3)
+        self.say(login(None, {"epoch": self.log.epoch, "n": 2}, resume="usable"))
+        self.assertEqual((self.connection.take(), self.asked), ([], []))
+        self.assertTrue(self.decide(LoggedIn(7)))
+        answer, *replayed = self.connection.take()
+        self.assertEqual((answer["response"], answer["uID"], answer["recovered"]), (True, "7", True))
+        self.assertEqual([frame["n"] for frame in replayed], [3])
+        self.session.resume_failed()  # too late
+        self.assertEqual((self.connection.take(), self.session.logged_in), ([], True))
+
+    def test_auth_request_while_a_token_is_checked_is_pending(self) -> None:
+        self.say(login(None, resume="usable"))
+        self.assertEqual(self.say(login("good", resume="usable")), [{**NO, "reason": "login-pending"}])
+        self.assertEqual((len(self.resumed), self.asked), (1, []))
+
+    def test_resume_token_of_a_client_that_is_logged_in_is_ignored(self) -> None:
+        self.log_in()
+        self.say(login("good", resume="usable"))
+        self.assertEqual((self.resumed, self.asked), ([], ["good", "good"]))
+
+    def test_log_that_cannot_tell_about_a_token_is_unavailable(self) -> None:
+        self.say(login("good", resume="usable"))
+        self.session.answered(Unavailable("the log"))
+        self.assertEqual(self.connection.take(), [{**NO, "reason": "log-unavailable"}])
+        self.say(login("good", resume="usable"))
+        self.session.login_timed_out()
+        self.assertEqual(self.connection.take(), [{**NO, "reason": "log-unavailable"}])
+
+    def test_client_is_sent_its_tokens(self) -> None:
+        self.shared = attrs.evolve(self.shared, token=lambda connection: f"token {connection is self.connection}")
+        self.session = self.session_of(self.connection)
+        self.session.announce_close(codes.STOPPING, 0)
+        self.assertNotIn("resume", self.connection.take()[0])
+        self.assertEqual(self.log_in()["resume"], "token True")
+        self.session.send_token("another")
+        self.assertEqual(self.connection.take(), [{"type": "resume", "resume": "another"}])
+        self.session.announce_close(codes.STOPPING, 1.5)
+        closing = {"type": "closing", "code": 4000, "retryAfter": 1500, "resume": "token True"}
+        self.assertEqual(self.connection.take(), [closing])
+
+    def test_closed_session_keeps_no_token_and_no_session_id(self) -> None:
+        self.say(login("good", resume="usable"))
+        self.session.closed()
+        self.session.resume_failed()
+        self.assertEqual((self.connection.take(), self.asked, self.session._request), ([], [], None))
+        self.session._resume("usable", None)
+        self.assertEqual(len(self.resumed), 1)
 
     def test_connection_that_closes_leaves_directory_and_inbox(self) -> None:
         self.log_in()

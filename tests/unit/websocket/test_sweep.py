@@ -135,6 +135,7 @@ PARTS = {
     "TLS connections that have ended": "registry._tls_ended",
     "ping-interval": "registry.pings.due",
     "recheck-interval": "logins.rechecks.sweep",
+    "resume-time": "logins.resumption.sweep",
 }
 """The checks of the sweep, and the method that each of them calls."""
 
@@ -158,6 +159,10 @@ class AllParts(WebSocketTestCase):
             self.patch(attrgetter(owner)(self.factory.parts), name, lambda *_: 1 / 0)
         told = logged_lines(self)
 
+        resumption = self.factory.parts.logins.resumption
+        assert resumption is not None
+        revocations = resumption._revocations
+        revocations._until[b"of long ago"] = 0.0
         self.client()
         in_handshake = self.client().transport
         visitor = self.client().open()
@@ -204,6 +209,7 @@ class AllParts(WebSocketTestCase):
                 "TLS connections that have ended": ends_at_12[2],
                 "ping-interval": (PING, b"") in heard["member"],
                 "recheck-interval": asked > 6,
+                "resume-time": not len(revocations),
             }.items()
             if has_worked
         }

@@ -259,8 +259,10 @@ class Stopping(V2TestCase):
         new, old = self.enter(), self.client().open().log_in("bo")
         stopping = self.factory.registry.close_all()
         retry = int(MIN_RETRY_SECONDS * (1 + self.chance) * 1000)
-        notice = {"type": "closing", "code": 4000, "retryAfter": retry}
-        self.assertEqual(new.hears(), [notice, (4000, "the relay is stopping")])
+        notice, end = new.hears()
+        self.assertTrue(notice.pop("resume"))
+        self.assertEqual(notice, {"type": "closing", "code": 4000, "retryAfter": retry})
+        self.assertEqual(end, (4000, "the relay is stopping"))
         self.assertEqual(old.hear(), [(4000, "the relay is stopping")])
         for client in (new, old):
             client.lost()

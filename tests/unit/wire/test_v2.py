@@ -109,6 +109,12 @@ class Requests(SynchronousTestCase):
         request = decode(login("secret-1", resume="secret-2"))
         self.assertNotIn("secret", repr(request))
         self.assertNotIn("secret", repr(structs_v2.Resume("secret")))
+        self.assertNotIn("secret", repr(structs_v2.Closing(4000, 1, "secret")))
+        limits = structs_v2.Limits(1, 1, 1, 1)
+        answer = structs_v2.LoginResponse(
+            response=True, uid="7", epoch="e", n=1, first=1, resume="secret", now=1, features=[], limits=limits
+        )
+        self.assertNotIn("secret", repr(answer))
 
     def test_request_of_an_unknown_type_is_ignored(self) -> None:
         for frame in (
