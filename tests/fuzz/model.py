@@ -280,6 +280,7 @@ class Model:
         self.batch: list[tuple[Connection, Request]] = []
         self.batches = 0  # handed to the log
         self.unmarked: dict[tuple[int, ...], tuple[int, list[tuple[Connection, Request]]]] = {}
+        self.failed_marks: set[tuple[int, ...]] = set()  # answered already; the relay repeats them
         self.pending: dict[
             str, tuple[dict[Connection, None], set[str]]
         ] = {}  # sessid -> connections that wait, users whose sessions ended meanwhile
@@ -530,9 +531,16 @@ class Model:
         self.waiting -= len(batch)
         self._close_answered()
 
-    def marked(self, numbers: Sequence[int]) -> None:
+    def marked(self, numbers: Sequence[int], has_failed: bool) -> None:
         """Record that the log has marked these undelivered, or will."""
-        unreached = self.unmarked.pop(tuple(numbers), None)
+        key = tuple(numbers)
+        is_repeated = key in self.failed_marks
+        self.failed_marks.discard(key)
+        if has_failed:
+            self.failed_marks.add(key)
+        if is_repeated:
+            return
+        unreached = self.unmarked.pop(key, None)
         assert unreached is not None, f"marked as undelivered, but delivered: {numbers}"
         for sender, request in unreached[1]:
             self.count("messages whose recipient vanished")

@@ -636,7 +636,7 @@ class World:
 
         def watched_mark(numbers: Sequence[int]) -> Deferred[None]:
             def done(result: Any) -> Any:
-                self.note(self.model.marked, list(numbers))
+                self.note(self.model.marked, list(numbers), isinstance(result, Failure))
                 return result
 
             return mark(numbers).addBoth(done)
