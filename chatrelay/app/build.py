@@ -34,12 +34,15 @@ from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
+from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.messagelog import message_log as message_log_of
 from chatrelay.messagelog import without_password
 from chatrelay.model import MAX_CONTENT
+from chatrelay.relay.awareness import Awareness
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
+from chatrelay.relay.session_v2 import EXCESS_SECONDS, SessionV2
 from chatrelay.relay.storing import StorePolicy, Storing
 from chatrelay.relay.v2_parts import V2Parts, no_token
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
@@ -131,11 +134,26 @@ def build_parts(
         )
         inboxes = Inboxes(v2, message_log, reactor)
         storing = Storing(directory, message_log, inboxes, policy, now, reactor)
+        awareness = Awareness(
+            v2,
+            message_log,
+            directory,
+            inboxes,
+            storing.acquaintances,
+            now,
+            reactor,
+            flushes.call_soon,
+            config.receipts == "on",
+            config.presence,
+        )
+        storing.awareness = awareness
         shared_by_v2 = V2Parts(
             message_log,
             inboxes,
             limits_of(config),
-            ("store",),
+            awareness,
+            DeadlineTimer(reactor, EXCESS_SECONDS, SessionV2.catch_up),
+            ("store", *awareness.features),
             config.replay_messages,
             no_token if resumption is None else resumption.token,
         )

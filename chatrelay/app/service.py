@@ -149,6 +149,8 @@ class ChatRelayService(MultiService):
         # The log may have to wait for a slow disk, so it gets the same time again.
         with TimeLimit(clock, limit) as for_log:
             await for_log.wait(self._parts.relay.drain())
+            if self._parts.v2 is not None:
+                await for_log.wait(self._parts.v2.awareness.stop())
             await for_log.wait(self.message_log.stop())
         if self.ops is not None:
             await maybeDeferred(self.ops.stopService)

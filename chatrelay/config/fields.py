@@ -24,6 +24,7 @@ def option(
     unit: str = "",
     zero: str = "",
     metavar: str = "",
+    words: str = "",
     repeatable: bool = False,
     separator: str | None = None,
     check: Callable[[Any, Field, Any], None] | None = None,
@@ -33,9 +34,12 @@ def option(
     :param kind: the type of a value; None: the type of the default, or str.
     :param unit: the unit of a number.
     :param zero: what 0 means, for a number.
+    :param words: the only values that can be used, separated by ``|``; empty for any.
     :param separator: separates the values of a repeatable option in the environment; None: white space.
     :param check: raises `ConfigError` for a value of the right type that can't be used.
     """
+    if words:
+        metavar, check = words, checks.one_of(*words.split("|"))
     if kind is None:
         kind = type(default) if type(default) in _BY_KIND else str
     validators = [] if repeatable else [_BY_KIND[kind]]

@@ -19,6 +19,7 @@ _FIRST_OF_GROUP = {
     "connections": "Limits on connections and logins",
     "message_size": "Limits on sending",
     "offline": "Stored messages",
+    "receipts": "Receipts and presence",
     "unread_size": "Slow and disconnected clients",
     "compression": "Performance and shutdown",
 }

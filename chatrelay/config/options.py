@@ -33,8 +33,7 @@ class Config:
         "form",
         "How the SESSID is posted: 'form' sends SESSID=... as an HTML form does, which PHP reads in $_POST; 'json' "
         'sends {"SESSID": ...}.',
-        metavar="form|json",
-        check=checks.one_of("form", "json"),
+        words="form|json",
     )
     auth_host: str | None = option(
         None,
@@ -148,15 +147,13 @@ class Config:
         "text",
         "The format of the log of twistd chatrelay: 'text', or 'json' with one object a line, in which all text from "
         "clients is inside a string. The log goes where twistd's --logfile says; 'json' excludes its --syslog.",
-        metavar="text|json",
-        check=checks.one_of("text", "json"),
+        words="text|json",
     )
     log_level: str = option(
         "info",
         "The lowest level that twistd chatrelay logs. At debug, it also logs each health check, each scanner and each "
         "visitor who leaves without logging in.",
-        metavar="|".join(LOG_LEVELS),
-        check=checks.one_of(*LOG_LEVELS),
+        words="|".join(LOG_LEVELS),
     )
     # Requests to your site
 
@@ -396,11 +393,9 @@ class Config:
     offline: str = option(
         "store",
         "What becomes of a message of a client that speaks v2 if its recipient is not connected: 'store' keeps it "
-        "until the recipient logs in with a client that speaks v2; 'reject' answers receiving-user-not-connected if "
-        "the recipient has written to the sender before. A client may ask for either. Messages of clients that speak "
-        "v1 are always rejected.",
-        metavar="store|reject",
-        check=checks.one_of("store", "reject"),
+        "until the recipient logs in with such a client; 'reject' answers receiving-user-not-connected if the "
+        "recipient has written to the sender before. A client may ask for either. Messages of v1 are always rejected.",
+        words="store|reject",
     )
     offline_messages: int = option(
         10_000,
@@ -413,24 +408,33 @@ class Config:
     stranger_messages: int = option(
         20,
         "How many messages a user may send in 24 hours to somebody who has never written back, with a client that "
-        "speaks v2. Further ones are answered with receiving-user-full. The count begins again when the relay "
-        "restarts.",
+        "speaks v2. Further ones are answered with receiving-user-full. The count begins again at a restart.",
         unit="messages",
         zero="no limit except those on sending: anybody can fill anybody's inbox",
     )
     replay_messages: int = option(
         10_000,
-        "How many missed messages a client that speaks v2 is sent when it comes back. One that has missed more is told "
-        "to ask for history instead.",
+        "How many missed messages a client that speaks v2 is sent when it returns. Beyond that, it asks for history.",
         unit="messages",
         zero="no limit: a client that was away for a year is sent all of it",
     )
     again_time: float = option(
         86_400.0,
-        "How long a message that a client sends again is recognized, so that it is logged and delivered once. Clients "
-        "are told this time when they log in.",
+        "How long a message that is sent again is recognized, and so logged once. Clients are told at their login.",
         unit="seconds",
         zero="no limit: a search may go through the whole message log",
+    )
+    receipts: str = option(
+        "on",
+        "Whether users of clients that speak v2 are told how far those who have written to them have received and read "
+        "their messages: 'on' or 'off'. What was read counts for unread messages either way.",
+        words="on|off",
+    )
+    presence: str = option(
+        "known",
+        "Of whom clients that speak v2 may learn whether they are online and when they last were: 'known' are the "
+        "people who have written to the user; with 'everybody', any user can find out who uses your site, and when.",
+        words="known|everybody|off",
     )
     # Slow and disconnected clients
 

@@ -34,6 +34,10 @@ class Deadlines(Generic[Key]):
         """Remove the deadline of `key`, if it has one."""
         self._due.pop(key, None)
 
+    def clear(self) -> None:
+        """Remove all deadlines."""
+        self._due.clear()
+
     def expired(self, now: float) -> list[Key]:
         """Remove and return the keys whose deadline has passed, oldest first."""
         over = []

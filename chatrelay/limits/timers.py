@@ -48,6 +48,14 @@ class DeadlineTimer(Generic[Key]):
     def stop(self, key: Key) -> None:
         """Remove the deadline of `key`, if it has one."""
         self._deadlines.stop(key)
+        self._stop_if_idle()
+
+    def clear(self) -> None:
+        """Remove all deadlines."""
+        self._deadlines.clear()
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
         if not self._deadlines and self._timer is not None:
             self._timer.cancel()
             self._timer = self._active = None

@@ -21,6 +21,7 @@ from chatrelay.relay.acquaintance import Acquaintances, Pair
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.marks import Marks
+from chatrelay.relay.overview import Overview
 from chatrelay.relay.presence import Presence, PresenceDialect, Watcher
 from chatrelay.relay.receipts import ReceiptDialect, Receipts
 from chatrelay.relay.typing import Typing, TypingDialect
@@ -45,7 +46,11 @@ class Awareness:
     :param call_soon: runs a callable in a later turn of the reactor.
     :param sends_receipts: whether receipts are sent.
     :param presence: ``known``, ``everybody`` or ``off``: of whom people are told that they are online.
-    :ivar presence: None if nobody is told.
+    :ivar marks: the marks that are not saved yet.
+    :ivar receipts: what was received and read.
+    :ivar typing: who is typing.
+    :ivar presence: who is online; None if nobody is told.
+    :ivar overview: how far conversations have been received and read.
     """
 
     def __init__(
@@ -74,10 +79,17 @@ class Awareness:
         self.presence: Presence | None = None
         if presence != "off":
             self.presence = Presence(dialect, self._connections_of, now, clock, call_soon, presence == "everybody")
+        self.overview = Overview(message_log.reader, asking, self.marks, sends_receipts)
         self._departures = 0  # users who have left, and whose last place is not known yet
         self._waiting: list[Deferred[None]] = []
         directory.watch(self.connected, self.disconnected)
         asking.observer = self.became_known
+
+    @property
+    def features(self) -> Sequence[str]:
+        """The features that are on, as clients are told."""
+        has = {"receipts": self.receipts.are_sent, "presence": self.presence is not None, "typing": True}
+        return [feature for feature, is_on in has.items() if is_on]
 
     # Called by the relay --------------------------------------------------------
 
@@ -86,8 +98,16 @@ class Awareness:
 
         :param pair: the sender and the recipient.
         """
-        self._told.wrote(*pair)
-        self.receipts.committed(message, pair)
+        sender, recipient = pair
+        if (recipient, sender) not in self._told.known_pairs:
+            self._told.wrote(sender, recipient)
+        arrivals = self.receipts.arrivals.get(recipient)
+        if arrivals is not None:
+            arrivals.add(message.to_place, sender, message.from_place)
+
+    def forget(self) -> None:
+        """Forget who is known to whom, because the message log has another epoch."""
+        self._told.forget()
 
     def forget_unknown(self) -> None:
         """Note that messages are committed for which `committed` is not called."""
@@ -169,8 +189,15 @@ class Awareness:
             self.presence.end(watcher)
 
     def stop(self) -> Deferred[None]:
-        """Pass all marks to the log; the Deferred fires when that is done, and the log may be stopped."""
-        self.marks.save()
+        """Stop all timers, and pass all marks to the log; the Deferred fires when the log may be stopped.
+
+        All connections must be closed.
+        """
+        self.receipts.stop()
+        self.typing.stop()
+        if self.presence is not None:
+            self.presence.stop()
+        self.marks.stop()
         if not self._departures:
             return succeed(None)
         self._waiting.append(Deferred())

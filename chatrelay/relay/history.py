@@ -1,4 +1,4 @@
-"""The answers to requests for history and for conversations, read from the message log.
+"""The answers to requests for history, conversations and presence, read from the message log.
 
 Pure: the reader of the log and the dialect are passed in. This module must not know who may ask, nor how often.
 
@@ -10,14 +10,12 @@ from __future__ import annotations
 from msgspec import UnsetType
 
 from chatrelay.model import InboxEntry, user_key
+from chatrelay.relay.session_marks import SessionMarks
 from chatrelay.relay.v2_parts import SessionDialect, V2Parts
-from chatrelay.wire.structs_v2 import ConversationsRequest, HistoryRequest, Marks
+from chatrelay.wire.structs_v2 import ConversationsRequest, HistoryRequest, PresenceRequest
 
 MAX_ANSWER_CONTENT = 256 * 1024
 """Bytes of content that are read for one answer. The answer itself has no more bytes than that."""
-
-MAX_UNREAD = 100
-"""The number of unread messages of a conversation at which counting stops."""
 
 
 async def answer_history(
@@ -40,8 +38,16 @@ async def answer_history(
         limit=request.limit,
         size=MAX_ANSWER_CONTENT,
     )
-    read = await reader.read_marks(user, [peer])
-    return dialect.history(request.id, peer, page, Marks(read_by_me=read.get(peer, 0)))
+    is_newest = isinstance(request.before, UnsetType) and isinstance(request.after, UnsetType)
+    last = page.entries[0].message if is_newest and page.entries else None
+    marks = await shared.awareness.overview.marks_of(user, {peer: last})
+    return dialect.history(request.id, peer, page, marks[peer])
+
+
+async def answer_presence(marks: SessionMarks, dialect: SessionDialect, request: PresenceRequest) -> bytes:
+    """Return the answer to a presence-request, encoded. Errors are as in `answer_history`."""
+    online, offline = await marks.watch(request.of)
+    return dialect.presences(request.id, online, offline)
 
 
 async def answer_conversations(
@@ -57,13 +63,10 @@ async def answer_conversations(
         size=MAX_ANSWER_CONTENT,
     )
     last = {_peer_of(user, entry): entry for entry in page.entries}
-    read = await reader.read_marks(user, list(last))
-    found = []
-    for peer, entry in last.items():
-        mark = read.get(peer, 0)
-        unread = await reader.unread(user, peer, mark, through, MAX_UNREAD)
-        found.append((peer, entry, Marks(read_by_me=mark, unread=unread)))
-    return dialect.conversations(request.id, found, page.more)
+    marks = await shared.awareness.overview.marks_of(
+        user, {peer: entry.message for peer, entry in last.items()}, through
+    )
+    return dialect.conversations(request.id, [(peer, entry, marks[peer]) for peer, entry in last.items()], page.more)
 
 
 def _peer_of(user: str, entry: InboxEntry) -> str:

@@ -78,6 +78,11 @@ class Marks:
         found: Deferred[Mapping[MarkKey, int]] = maybeDeferred(self._log.reader.marks, keys)
         return found.addCallback(self._merged, keys, unsaved)
 
+    def stop(self) -> None:
+        """Pass all marks that have changed to the log, for the last time."""
+        self.save()
+        self._retries.clear()
+
     def _merged(
         self, found: Mapping[MarkKey, int], keys: Sequence[MarkKey], before: Mapping[MarkKey, int]
     ) -> Mapping[MarkKey, int]:

@@ -89,9 +89,12 @@ class Presence:
         self.is_for_everybody = is_for_everybody
         self._watchers: dict[str, dict[Watcher, None]] = {}  # by the user who watches
         self._watched: dict[str, dict[Watcher, None]] = {}  # by the user who is watched; active watches only
-        self._last_seen: dict[str, int] = {}  # of watched users, and of those who have just left
-        self._leaving: set[str] = set()  # those without a connection who are still online
-        self._offline: DeadlineTimer[str] = DeadlineTimer(clock, OFFLINE_SECONDS, self._gone)
+        self._clock = clock
+        self._last_seen: dict[str, int] = {}  # of watched users
+        # Those who have just left: when, in seconds of the clock, and as `disconnected` returns it. The oldest first.
+        self._leaving: dict[str, tuple[float, int]] = {}
+        self._awaited: set[str] = set()  # those of them who are watched
+        self._timer: Any = None  # for the one who left first, while any is awaited
         self._told: DeadlineTimer[tuple[Watcher, str]] = DeadlineTimer(clock, FRAME_SECONDS, self._frame_over)
         self._recent: set[tuple[Watcher, str]] = set()  # those that got a frame within the last five seconds
         self._slices: deque[tuple[str, Iterator[Watcher]]] = deque()
@@ -104,27 +107,30 @@ class Presence:
 
     def connected(self, user: str) -> None:
         """Note that a user who had no connection has one."""
-        self._offline.stop(user)
-        if user in self._leaving:
-            self._leaving.discard(user)
-        else:
-            self._changed(user)
+        self._leaving.pop(user, None)
+        self._awaited.discard(user)
         self._last_seen.pop(user, None)
+        self._changed(user)  # which does nothing if nobody was told that they had left
 
     def disconnected(self, user: str) -> int:
         """Note that the last connection of a user has gone.
 
         :returns: the time, in milliseconds since 1970 UTC.
         """
-        now = int(self._now() * MILLISECONDS)
-        self._last_seen[user] = now
-        self._leaving.add(user)
-        self._offline.start(user)
-        return now
+        left_at = int(self._now() * MILLISECONDS)
+        self._leaving[user] = (self._clock.seconds(), left_at)
+        self._forget_those_who_left()
+        if user in self._watched:
+            self._last_seen[user] = left_at
+            self._wait(user)
+        return left_at
 
     def is_online(self, user: str) -> bool:
         """Return whether others are told that a user is online."""
-        return bool(self._is_connected(user)) or user in self._leaving
+        if self._is_connected(user):
+            return True
+        left = self._leaving.get(user)
+        return left is not None and 0 <= self._clock.seconds() - left[0] < OFFLINE_SECONDS
 
     def last_seen(self, user: str) -> int | None:
         """Return when a user was last connected, in milliseconds since 1970 UTC; None if that is not known here."""
@@ -151,7 +157,7 @@ class Presence:
             if user not in known:
                 watcher.told[user] = None
                 continue
-            self._watched.setdefault(user, {})[watcher] = None
+            self._begin(watcher, user)
             is_online = watcher.told[user] = self.is_online(user)
             if is_online:
                 online.append(user)
@@ -169,8 +175,8 @@ class Presence:
                 del watchers[watcher]
                 if not watchers:
                     del self._watched[user]
-                    if user not in self._leaving:
-                        self._last_seen.pop(user, None)
+                    self._awaited.discard(user)
+                    self._last_seen.pop(user, None)
         if watcher.told:
             watchers = self._watchers[watcher.user]
             del watchers[watcher]
@@ -182,8 +188,26 @@ class Presence:
         """Begin to tell the connections of `user` of `other`, who has written to them."""
         for watcher in tuple(self._watchers.get(user, ())):
             if other in watcher.told and watcher.told[other] is None:
-                self._watched.setdefault(other, {})[watcher] = None
+                self._begin(watcher, other)
                 self._tell(watcher, other, self.is_online(other))
+
+    def _begin(self, watcher: Watcher, user: str) -> None:
+        """Make a watch active. If the user has just left, the connection will be told so."""
+        watchers = self._watched.setdefault(user, {})
+        watchers[watcher] = None
+        left = self._leaving.get(user)
+        if left is not None:
+            self._last_seen[user] = left[1]
+            self._wait(user)
+
+    def stop(self) -> None:
+        """Forget who has left: all connections are closed."""
+        self._told.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for kept in (self._leaving, self._awaited, self._recent, self._slices, self._last_seen):
+            kept.clear()
 
     # Telling ------------------------------------------------------------------
 
@@ -196,6 +220,8 @@ class Presence:
 
     def _next_slice(self) -> None:
         """Tell some connections of the user who has changed first. What they are told is the state of now."""
+        if not self._slices:
+            return
         user, watchers = self._slices[0]
         is_online = self.is_online(user)
         for _ in range(SLICE):
@@ -223,8 +249,31 @@ class Presence:
         watcher, user = key
         self._tell_change(watcher, user, self.is_online(user))
 
-    def _gone(self, user: str) -> None:
-        self._leaving.discard(user)
-        self._changed(user)
-        if user not in self._watched:
-            self._last_seen.pop(user, None)
+    # Leaving ------------------------------------------------------------------
+
+    def _wait(self, user: str) -> None:
+        """Wait until a user is offline who has just left. So that moment does not depend on who watches them."""
+        self._awaited.add(user)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._awaited:
+            left_at, _ = next(iter(self._leaving.values()))
+            seconds = left_at + OFFLINE_SECONDS - self._clock.seconds()
+            self._timer = self._clock.callLater(min(max(0.0, seconds), OFFLINE_SECONDS), self._time_passed)
+
+    def _time_passed(self) -> None:
+        self._timer = None
+        self._forget_those_who_left()
+        self._set_timer()
+
+    def _forget_those_who_left(self) -> None:
+        """Forget those who left so long ago that they are offline, and tell of them."""
+        now = self._clock.seconds()
+        while self._leaving:
+            user, (left_at, _) = next(iter(self._leaving.items()))
+            if now - OFFLINE_SECONDS < left_at <= now:
+                break
+            del self._leaving[user]
+            self._awaited.discard(user)
+            self._changed(user)

@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.interfaces import InboxReader
 from chatrelay.limits.timers import DeadlineTimer
-from chatrelay.model import LogBusy, LogUnavailable, MarkKind, Message
+from chatrelay.model import LogBusy, LogUnavailable, MarkKind
 from chatrelay.relay.acquaintance import Acquaintances, Pair
 from chatrelay.relay.arrivals import Arrivals, Places
 from chatrelay.relay.inbox import Cursor, Inboxes
@@ -81,7 +81,6 @@ class _User:
 
     :ivar received: the place up to which senders were told.
     :ivar acknowledged: the ``received`` mark.
-    :ivar arrivals: the latest messages, from the first mark on.
     :ivar reads: by conversation, the ``read`` mark, as far as it was looked up.
     :ivar told: by sender, the numbers of the last receipt.
     :ivar checks: by sender, the last message that was acknowledged, if a read must come before the receipt.
@@ -95,7 +94,6 @@ class _User:
     received: int
     acknowledged: int
     is_here: bool
-    arrivals: Arrivals | None = None
     reads: dict[str, int] = attrs.field(factory=dict)
     told: dict[str, Places] = attrs.field(factory=dict)
     checks: dict[str, Places] = attrs.field(factory=dict)
@@ -120,6 +118,8 @@ class Receipts:
     :param marks: keeps marks.
     :param clock: for timers.
     :param are_sent: whether receipts are sent; otherwise, marks count for unread messages only.
+    :ivar arrivals: the latest messages to the users who are here, from their first marks on. The caller adds each
+        message that stands.
     """
 
     def __init__(
@@ -140,6 +140,7 @@ class Receipts:
         self._told = told
         self._marks = marks
         self.are_sent = are_sent
+        self.arrivals: dict[str, Arrivals] = {}
         self._users: dict[str, _User] = {}
         self._pending: dict[Pair, _Pending] = {}  # by recipient of the receipt, and user whose marks it is about
         self._windows: DeadlineTimer[Pair] = DeadlineTimer(clock, RECEIPT_SECONDS, self._window_over)
@@ -166,18 +167,9 @@ class Receipts:
         state = self._users.get(user)
         if state is not None and self._inboxes.get(user) is None:
             state.is_here = False
-            state.arrivals = None
+            self.arrivals.pop(user, None)
             if not state.is_busy:
                 del self._users[user]
-
-    def committed(self, message: Message, pair: Pair) -> None:
-        """Note a message that stands.
-
-        :param pair: the sender and the recipient.
-        """
-        state = self._users.get(pair[1])
-        if state is not None and state.arrivals is not None:
-            state.arrivals.add(message.to_place, pair[0], message.from_place)
 
     def acknowledge(self, user: str, cursor: Cursor, place: int) -> None:
         """Take the mark that a connection has received everything up to a place."""
@@ -188,9 +180,10 @@ class Receipts:
         state.acknowledged = place
         self._marks.set(user, MarkKind.RECEIVED, "", place)
         if self.are_sent:
-            if state.arrivals is None and state.is_here:
+            if user not in self.arrivals and state.is_here:
                 inbox = self._inboxes.get(user)
-                state.arrivals = None if inbox is None else Arrivals(inbox.last)
+                if inbox is not None:
+                    self.arrivals[user] = Arrivals(inbox.last)
             self._proceed(state)
         else:
             state.received = place
@@ -226,6 +219,15 @@ class Receipts:
                 state.introduced[peer] = None
             self._proceed(state)
 
+    def stop(self) -> None:
+        """Send no receipt any more: all connections are closed. Keep what has been read."""
+        self._windows.clear()
+        self._retries.clear()
+        self._pending.clear()
+        self.arrivals.clear()
+        for state in tuple(self._users.values()):
+            self._give_up(state)
+
     @staticmethod
     def _clamped(place: int, cursor: Cursor) -> int:
         """Return a place up to which a mark may count: nothing beyond what the connection was sent."""
@@ -237,7 +239,7 @@ class Receipts:
         """Do what can be done without a read, unless earlier marks wait for one; then begin to read."""
         if state.is_busy:
             return
-        arrivals = state.arrivals
+        arrivals = self.arrivals.get(state.user)
         if state.acknowledged > state.received and arrivals is not None and arrivals.since <= state.received:
             state.received = state.acknowledged
             for sender, places in arrivals.acknowledge(state.received).items():
@@ -319,7 +321,7 @@ class Receipts:
     def _finished(self, state: _User) -> None:
         state.is_busy = False
         if not state.is_here:
-            del self._users[state.user]
+            self._users.pop(state.user, None)
 
     def _failed(self, failure: Failure, state: _User) -> None:
         failure.trap(LogUnavailable, LogBusy)
@@ -388,7 +390,8 @@ class Receipts:
 
         :param before: the ``read`` mark before.
         """
-        places = None if state.arrivals is None else state.arrivals.last(peer, place)
+        arrivals = self.arrivals.get(state.user)
+        places = None if arrivals is None else arrivals.last(peer, place)
         if places is not None:
             arrived, number = places
             return (number if arrived > max(before, state.received) else 0, number if arrived > before else 0)
@@ -418,8 +421,8 @@ class Receipts:
             if not page.more or end is None or end <= before:
                 break
         state.received = through
-        if state.arrivals is not None:
-            state.arrivals.acknowledge(through)
+        if user in self.arrivals:
+            self.arrivals[user].acknowledge(through)
         for peer, number in found:
             self._offer(state, peer, received=number)
 

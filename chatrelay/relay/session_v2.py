@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.limits.inflow import LARGE_MESSAGE, weight
+from chatrelay.limits.latest import Latest
 from chatrelay.model import (
     InboxState,
     LogBusy,
@@ -29,9 +30,10 @@ from chatrelay.model import (
     user_key,
 )
 from chatrelay.relay.base_session import BaseSession, State
-from chatrelay.relay.history import answer_conversations, answer_history
+from chatrelay.relay.history import answer_conversations, answer_history, answer_presence
 from chatrelay.relay.inbox import Cursor, can_replay
 from chatrelay.relay.reads import Reads
+from chatrelay.relay.session_marks import SessionMarks, key_of, place_of
 from chatrelay.relay.v2_parts import SessionDialect, V2Connection, V2Parts
 from chatrelay.wire import codes
 from chatrelay.wire.codes import Close, Reason
@@ -58,6 +60,9 @@ log = Logger("chatrelay.relay")
 
 EXCESS_MARK = 512
 """Bytes that a mark beyond its limit counts as, besides its own: so a flood of them is read slowly."""
+
+EXCESS_SECONDS = 0.25
+"""Seconds until the relay looks whether there is room for the marks that exceeded the limit."""
 
 _ANSWERED_FROM_LOG = ANSWERED - {Kind.SEND_REQUEST}
 _ANSWERED_WITHOUT_LOGIN = {None, Kind.AUTH_REQUEST, Kind.SEND_REQUEST, Kind.PING}
@@ -94,7 +99,19 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
     :ivar cursor: the last place that the client was sent; None before the login.
     """
 
-    __slots__ = ("_after", "_is_loading", "_loaded", "_marks", "_reads", "_request", "_resume", "_shared", "cursor")
+    __slots__ = (
+        "_after",
+        "_excess",
+        "_is_loading",
+        "_loaded",
+        "_marks",
+        "_reads",
+        "_request",
+        "_resume",
+        "_session_marks",
+        "_shared",
+        "cursor",
+    )
 
     def __init__(self, shared: V2Parts, resume: Callable[[str, str | None], None], *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -102,6 +119,8 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         self._resume = resume
         self._request: LoginRequest | None = None  # the pending auth-request, if it has a resume token
         self._marks = self._limits.messages()
+        self._excess: Latest[Request] | None = None  # marks that exceed their limit; made when needed
+        self._session_marks: SessionMarks  # from the login on
         self._reads: Reads | None = None  # made when needed
         self._after: After | None = None  # the place that the client has, as its pending auth-request says
         self._loaded: InboxState | None = None  # the inbox, once it is loaded for that
@@ -146,8 +165,8 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         """Act on a request other than to send a message; return as `received` does."""
         kind = _KINDS.get(type(request))
         if kind in MARKS:
-            if not self._marks.take(now):
-                self._exceeds_marks(kind, getattr(request, "id", UNSET))
+            if self._excess or not self._marks.take(now):
+                self._keep_mark(request)
             elif self.logged_in or kind is Kind.PING:
                 self._do(request, now)
         elif not self._messages.take(now):
@@ -162,8 +181,6 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         method = _METHODS.get(type(request))
         if method is not None:
             method(self, request, now)
-        elif isinstance(request, PresenceRequest):
-            self._connection.send(self._dialect.refused(request.id, Reason.INVALID_REQUEST, Kind.PRESENCE_REQUEST))
 
     # Frames that are refused -------------------------------------------------
 
@@ -200,11 +217,37 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
                 self._connection.send(self._dialect.refused(request_id, Reason.RATE_LIMITED, kind))
         return self._exceeded(now)
 
+    # Marks beyond their limit --------------------------------------------------
+
     def _exceeds_marks(self, kind: Kind | None, request_id: str | int | UnsetType) -> None:
-        """Act on a mark that exceeds the limits: nobody is closed for that, but a flood of marks is read slowly."""
-        self._charge(EXCESS_MARK)
+        """Act on an unusable mark that exceeds the limits: nobody is closed for that."""
+        self._charge(EXCESS_MARK)  # a flood of marks is read slowly
         if kind is Kind.PRESENCE_REQUEST and self.logged_in and not isinstance(request_id, UnsetType):
             self._connection.send(self._dialect.refused(request_id, Reason.RATE_LIMITED, kind))
+
+    def _keep_mark(self, request: Request) -> None:
+        """Keep the latest of the marks that exceed the limits, until there is room for it."""
+        self._charge(EXCESS_MARK)
+        key = key_of(request)
+        if key is None or not self.logged_in:
+            return
+        if self._excess is None:
+            self._excess = Latest()
+        if not self._excess:
+            self._shared.excess.start(self)
+        displaced = self._excess.keep(key, request)
+        if isinstance(displaced, PresenceRequest):
+            self._connection.send(self._dialect.refused(displaced.id, Reason.RATE_LIMITED, Kind.PRESENCE_REQUEST))
+        elif place_of(displaced) > place_of(request) and displaced is not None and key_of(displaced) == key:
+            self._excess.keep(key, displaced)  # marks only go forward
+
+    def catch_up(self) -> None:
+        """Act on marks that exceeded the limits, as far as there is room now."""
+        now = self._seconds()
+        while self._excess and self.logged_in and self._marks.take(now):
+            self._do(self._excess.take(), now)
+        if self._excess and self.logged_in:
+            self._shared.excess.start(self)
 
     # Logging in --------------------------------------------------------------
 
@@ -296,6 +339,7 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
             shared.limits,
             shared.token(self._connection),
         )
+        self._session_marks = SessionMarks(shared.awareness, user, cursor, inbox.received)
         # If the answer exceeds the client's budget, the connection closes, and `closed` removes it again.
         self._connection.send(answer)
         cursor.start()
@@ -311,6 +355,10 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         """Remove a connection that is closing or gone, and ignore everything from now on."""
         if self.cursor is not None:
             self._shared.inboxes.leave(user_key(self._uid), self.cursor)
+            self._session_marks.closed()
+        if self._excess:
+            self._excess.clear()
+            self._shared.excess.stop(self)
         if self._reads is not None:
             self._reads.clear()
         super().closed()
@@ -362,6 +410,14 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         inbox = self._shared.inboxes.get(user_key(self._uid))
         return 0 if inbox is None else inbox.settled
 
+    def _presence_requested(self, request: PresenceRequest, now: float) -> None:
+        if self._session_marks.has_presence:
+            marks = self._session_marks
+            answer: Answer = lambda user, settled: answer_presence(marks, self._dialect, request)  # noqa: E731
+            self._read(Kind.PRESENCE_REQUEST, request.id, answer, now)
+        else:
+            self._connection.send(self._dialect.refused(request.id, Reason.INVALID_REQUEST, Kind.PRESENCE_REQUEST))
+
     def _history_requested(self, request: HistoryRequest, now: float) -> None:
         self._read(Kind.HISTORY_REQUEST, request.id, partial(answer_history, self._shared, self._dialect, request), now)
 
@@ -376,7 +432,8 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         """
         if not self._quota.take_read(now):
             self._connection.send(self._dialect.refused(request_id, Reason.RATE_LIMITED, kind))
-            self._exceeded(now)
+            if kind not in MARKS:
+                self._exceeded(now)
             return
         if self._reads is None:
             self._reads = Reads()
@@ -398,8 +455,23 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
     def _send_answer(self, answer: bytes) -> None:
         self._connection.send(answer)
 
+    # Marks ---------------------------------------------------------------------
+
+    def _acknowledged(self, request: Received, now: float) -> None:
+        self._session_marks.acknowledge(request.received)
+
+    def _has_read(self, request: Read, now: float) -> None:
+        self._session_marks.read(request.peer, request.read)
+
+    def _typed(self, request: Typing, now: float) -> None:
+        self._session_marks.typed(request.to_uid)
+
 
 _METHODS: Mapping[type[Any], Callable[[SessionV2, Any, float], None]] = {
+    Received: SessionV2._acknowledged,
+    Read: SessionV2._has_read,
+    Typing: SessionV2._typed,
+    PresenceRequest: SessionV2._presence_requested,
     HistoryRequest: SessionV2._history_requested,
     ConversationsRequest: SessionV2._conversations_requested,
     Ping: SessionV2._pinged,

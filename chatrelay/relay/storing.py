@@ -196,6 +196,8 @@ class Storing:
                 self.acquaintances.forget()
                 self._away.forget()
                 self.resendings.forget()
+                if self.awareness is not None:
+                    self.awareness.forget()
             self._epoch = self._log.epoch
 
     # Before the commit -----------------------------------------------------

@@ -69,6 +69,11 @@ class Typing:
         elif is_known:
             self._send(pair, connection)
 
+    def stop(self) -> None:
+        """Forget who has typed: all connections are closed."""
+        self._windows.clear()
+        self._recent.clear()
+
     def _looked_up(self, is_known: bool, pair: Pair, connection: InboxConnection) -> None:
         if is_known:
             self._send(pair, connection)
@@ -83,7 +88,7 @@ class Typing:
                     cursor.connection.send(payload)
 
     def _forget(self, pair: Pair) -> None:
-        del self._recent[pair]
+        self._recent.pop(pair, None)
 
 
 def _left_out(failure: Failure) -> None:

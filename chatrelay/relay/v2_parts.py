@@ -5,13 +5,15 @@ Pure: Protocols and one value. This module must not know what a request does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
 from chatrelay.interfaces import Connection, InboxConnection, InboxLog, LoginDialect
+from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import InboxEntry, Page
+from chatrelay.relay.awareness import Awareness
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.wire.codes import Close, Reason
 from chatrelay.wire.structs_v2 import Kind, Limits, Marks, Request
@@ -54,6 +56,9 @@ class SessionDialect(LoginDialect, Protocol):
     ) -> bytes:
         """Encode the answer to a conversations-request."""
 
+    def presences(self, request_id: str | int, online: Sequence[str], offline: Mapping[str, int | None], /) -> bytes:
+        """Encode the answer to a presence-request."""
+
     def pong(self, request_id: str | int, last: int | None, /) -> bytes:
         """Encode the answer to a ping."""
 
@@ -79,6 +84,8 @@ class V2Parts:
     :ivar log: the message log.
     :ivar inboxes: the cursors of all connections.
     :ivar limits: the limits that clients are told.
+    :ivar awareness: tells people of each other.
+    :ivar excess: when sessions act on marks that exceeded the limit. For sessions only.
     :ivar features: the features that are on.
     :ivar replay_messages: the most places that are replayed at a login; 0 for no limit.
     :ivar token: returns a resume token for a connection that is logged in; None if it gets none.
@@ -87,6 +94,8 @@ class V2Parts:
     log: InboxLog
     inboxes: Inboxes
     limits: Limits
+    awareness: Awareness
+    excess: DeadlineTimer[Any]
     features: Sequence[str] = ()
     replay_messages: int = 0
     token: Callable[[Connection], str | None] = no_token

@@ -272,9 +272,9 @@ class Stage:
     def message_log_is_back(self) -> None:
         self.relay.said("the message log .* can be written again")
 
-    @event(r"two seconds pass")
-    def two_seconds_pass(self) -> None:
-        time.sleep(2)
+    @event(r"(two|six) seconds pass")
+    def seconds_pass(self, how_many: str) -> None:
+        time.sleep({"two": 2, "six": 6}[how_many])
 
     @event(r"(\S+) sends (\d+) pings")
     def sends_pings(self, name: str, pings: str) -> None:

@@ -651,7 +651,7 @@ class World:
             return
         self.events += 1
         if how in ("mark", "fail_to_mark"):
-            if log.marks:
+            if log.unmarked:
                 getattr(log, how)()
         elif log.batches:
             self.failures_expected += how == "break_down"
@@ -702,7 +702,7 @@ class World:
             busy = any(c.socket.incoming and c.transport in self.reactor.readers for c in self.clients)
             busy = busy or any(c.transport in self.reactor.writers for c in self.clients)
             if isinstance(self.log, SteppedMessageLog):
-                busy = busy or bool(self.log.batches or self.log.marks)
+                busy = busy or bool(self.log.batches or self.log.unmarked)
                 self.move_log("commit")
                 self.move_log("mark")
             if self.site.pending:

@@ -29,13 +29,13 @@ def message(
 class SteppedMessageLog(HeldMessageLog):
     """A message log that does each step when the test says so, or fails in each possible way.
 
-    :ivar marks: what waits to be marked undelivered.
+    :ivar unmarked: what waits to be marked undelivered.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.is_closed = False
-        self.marks: list[tuple[Sequence[int], Deferred[None]]] = []
+        self.unmarked: list[tuple[Sequence[int], Deferred[None]]] = []
         self._to_mark: list[int] = []
 
     def append(self, messages: Sequence[Message]) -> Deferred[Sequence[int]]:
@@ -59,17 +59,17 @@ class SteppedMessageLog(HeldMessageLog):
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Keep marks pending."""
         marked: Deferred[None] = Deferred()
-        self.marks.append((numbers, marked))
+        self.unmarked.append((numbers, marked))
         return marked
 
     def mark(self) -> None:
         """Write the oldest marks."""
-        numbers, marked = self.marks.pop(0)
+        numbers, marked = self.unmarked.pop(0)
         super().mark_undelivered(numbers).chainDeferred(marked)
 
     def fail_to_mark(self) -> None:
         """Refuse the oldest marks; they are written when the log recovers."""
-        numbers, marked = self.marks.pop(0)
+        numbers, marked = self.unmarked.pop(0)
         self._to_mark.extend(numbers)
         marked.errback(LogUnavailable("the disk is full"))
 
@@ -84,7 +84,7 @@ class SteppedMessageLog(HeldMessageLog):
         self.is_closed = True
         while self.batches:
             self.commit()
-        while self.marks:
+        while self.unmarked:
             self.mark()
         self.recover()
         return super().stop()

@@ -33,7 +33,7 @@ from chatrelay.limits.sending import MAX_KNOWN_RECIPIENTS
 from chatrelay.model import MAX_CONTENT, MAX_INTEGER, MAX_SESSID, MAX_TOKEN
 from chatrelay.relay import base_session as session
 from chatrelay.relay import delivery as relay
-from chatrelay.relay import history, inbox, reads
+from chatrelay.relay import inbox, overview, presence, reads, receipts, typing
 from chatrelay.web import ops as web
 from chatrelay.websocket import closing as ends
 from chatrelay.websocket import outbox, sweep
@@ -210,7 +210,12 @@ class ProtocolPage(SynchronousTestCase):
             f"a string of {structs_v2.MIN_UNIQUE_ID} to {MAX_TOKEN} characters that is unique",
             f"``limit`` is 1 to {structs_v2.MAX_LIMIT}, and {structs_v2.DEFAULT_LIMIT} if it is missing",
             f"An answer has at most {v2.MAX_ANSWER // 1024} KiB",
-            f"counted up to {history.MAX_UNREAD}",
+            f"counted up to {overview.MAX_UNREAD}",
+            f"receipts come at most every {receipts.RECEIPT_SECONDS * 1000:g} milliseconds",
+            f"this connection watches, at most {structs_v2.MAX_WATCHED}.",
+            f"in either version, and for {presence.OFFLINE_SECONDS:g} seconds after that",
+            f"one ``presence`` about a user in {presence.FRAME_SECONDS:g} seconds",
+            f"passed on at most every {typing.TYPING_SECONDS:g} seconds",
             f"More than {reads.MAX_WAITING_READS} others wait",
             f"may send {defaults['stranger_messages']} messages in 24 hours",
             f"{defaults['offline_messages']:,} messages are stored, a tenth of them",

@@ -109,6 +109,14 @@ class Values(SynchronousTestCase):
         self.assertIn("must be form or json", self.refused(auth_format="xml"))
         self.assertIn("is not a message log", self.refused(message_log="mysql://x"))
 
+    def test_receipts_and_presence_have_the_values_of_the_protocol(self) -> None:
+        for receipts in ("on", "off"):
+            self.assertEqual(Config(receipts=receipts).receipts, receipts)
+        for presence in ("known", "everybody", "off"):
+            self.assertEqual(Config(presence=presence).presence, presence)
+        self.assertIn("receipts: 'yes' must be on or off", self.refused(receipts="yes"))
+        self.assertIn("must be one of known, everybody, off", self.refused(presence="on"))
+
 
 class Origins(SynchronousTestCase):
     """Origins are compared exactly, by scheme, host and port."""

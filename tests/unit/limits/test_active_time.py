@@ -220,6 +220,16 @@ class DeadlineTimers(SynchronousTestCase):
         self.assertEqual([name for name, _ in self.expired], ["silent"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_cleared_deadlines_do_not_expire_and_leave_no_timer(self) -> None:
+        timer = DeadlineTimer[str](self.clock, 2, self.expire)
+        for name in ("a", "b"):
+            timer.start(name)
+        timer.clear()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        timer.start("c")
+        self.clock.pump([0.25] * 20)
+        self.assertEqual([name for name, _ in self.expired], ["c"])
+
     def test_late_timer_expires_at_the_second_check(self) -> None:
         timer = DeadlineTimer[str](self.clock, 2, self.expire)
         timer.start("a")

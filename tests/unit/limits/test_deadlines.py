@@ -22,6 +22,12 @@ class DeadlinesTests(SynchronousTestCase):
         self.assertEqual(deadlines.expired(99), ["b"])
         self.assertEqual(len(deadlines), 0)
 
+    def test_cleared_deadlines_never_pass(self) -> None:
+        deadlines: Deadlines[str] = Deadlines(10)
+        deadlines.start("a", 0)
+        deadlines.clear()
+        self.assertEqual((deadlines.expired(99), len(deadlines)), ([], 0))
+
     def test_restarted_deadline_is_later_and_stopped_one_never_passes(self) -> None:
         deadlines: Deadlines[str] = Deadlines(10)
         deadlines.start("a", 0)

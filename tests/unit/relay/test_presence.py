@@ -82,6 +82,25 @@ class PresenceTests(PresenceCase):
         self.people.pass_time(10)
         self.assertEqual(self.alice.told(), [])
 
+    def test_watch_of_a_user_who_has_just_left_is_told_that_they_are_offline(self) -> None:
+        self.people.log_out(self.people.log_in("bo"))
+        self.people.pass_time(3)
+        self.assertEqual(self.watch(self.alice, "bo"), (["bo"], {}))
+        self.people.pass_time(6)
+        self.assertEqual(self.alice.told(), ["presence bo off 1000000"])
+        self.assertEqual(self.watch(self.alice, "bo"), ([], {"bo": 1_000_000}))
+
+    def test_departures_that_nobody_watches_take_no_timer_and_are_forgotten(self) -> None:
+        for user in "cde":
+            self.people.log_out(self.people.log_in(user))
+        self.people.turn()
+        self.assertEqual(self.people.clock.getDelayedCalls(), [])
+        self.people.pass_time(5)
+        self.people.log_out(self.people.log_in("bo"))
+        presence = self.people.awareness.presence
+        assert presence is not None
+        self.assertEqual(list(presence._leaving), ["bo"])
+
     def test_one_frame_in_five_seconds_with_the_latest_state(self) -> None:
         self.watch(self.alice, "bo")
         bo = self.people.log_in("bo")
@@ -186,8 +205,8 @@ class PresenceTests(PresenceCase):
         self.people.pass_time(11)
         presence = self.people.awareness.presence
         assert presence is not None
-        kept = (presence._watchers, presence._watched, presence._last_seen, presence._leaving, presence._recent)
-        self.assertEqual(kept, ({}, {}, {}, set(), set()))
+        kept = (presence._watchers, presence._watched, presence._last_seen, presence._recent)
+        self.assertEqual(kept, ({}, {}, {}, set()))
         self.assertEqual(self.people.clock.getDelayedCalls(), [])
 
     def test_last_seen_and_the_last_place_are_kept_when_the_last_connection_goes(self) -> None:
@@ -212,6 +231,35 @@ class PresenceTests(PresenceCase):
         self.people.log.answer_inbox()
         self.successResultOf(stopped)
         self.assertEqual(self.people.log.marks["bo", MarkKind.LEFT_AT, ""], 1)
+
+    def test_nothing_waits_after_a_stop(self) -> None:
+        self.people.send("alice", "bo")
+        bo = self.people.log_in("bo")
+        self.watch(self.alice, "bo", "cy")
+        self.people.received(bo, self.people.send("alice", "bo").to_place)
+        self.people.awareness.typing.typed("bo", "alice", bo)
+        self.people.log.reader.holds = True
+        self.people.read(bo, "alice", 2)
+        self.people.read(bo, "cy", 2)
+        self.people.log.reader.fail()  # so that it is tried again
+        for device in (bo, self.alice):
+            self.people.log_out(device)
+        self.successResultOf(self.people.awareness.stop())
+        self.assertEqual(self.people.clock.getDelayedCalls(), [])
+        self.assertEqual(self.people.log.marks["bo", MarkKind.READ, "cy"], 2)
+        self.people.log.reader.holds = False
+        self.people.pass_time(1)
+        self.assertEqual(self.people.clock.getDelayedCalls(), [])
+
+    def test_acquaintance_is_looked_up_again_in_another_epoch_and_after_messages_that_nobody_told_of(self) -> None:
+        awareness = self.people.awareness
+        told = awareness._told
+        told.look_up(("bo", "cy"))
+        self.assertEqual((told.known(("alice", "bo")), told.known(("bo", "cy"))), (True, False))
+        awareness.forget_unknown()
+        self.assertEqual((told.known(("alice", "bo")), told.known(("bo", "cy"))), (True, None))
+        awareness.forget()
+        self.assertIsNone(told.known(("alice", "bo")))
 
     def test_departure_while_the_log_can_not_be_read_is_forgotten(self) -> None:
         bo = self.people.log_in("bo")

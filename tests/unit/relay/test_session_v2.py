@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.limits.sending import READS_PER_SECOND, SendLimits
+from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import (
     Denied,
     InboxState,
@@ -24,10 +25,12 @@ from chatrelay.model import (
     Unavailable,
     Verdict,
 )
+from chatrelay.relay.acquaintance import Acquaintances
+from chatrelay.relay.awareness import Awareness
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.reads import MAX_WAITING_READS
-from chatrelay.relay.session_v2 import EXCESS_MARK, SessionV2
+from chatrelay.relay.session_v2 import EXCESS_MARK, EXCESS_SECONDS, SessionV2
 from chatrelay.relay.v2_parts import V2Parts
 from chatrelay.testing import HeldMessageLog, RecordedConnection
 from chatrelay.wire import codes, v2
@@ -56,7 +59,12 @@ class RecordedRelay:
 
 
 class SessionV2TestCase(SynchronousTestCase):
-    """One session, its neighbours, and methods for what its client does."""
+    """One session, its neighbours, and methods for what its client does.
+
+    :cvar options: of `Awareness`: whether receipts are sent, and whom a client may watch.
+    """
+
+    options: tuple[Any, ...] = (True, "known")
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -69,7 +77,26 @@ class SessionV2TestCase(SynchronousTestCase):
         self.asked: list[str] = []
         self.resumed: list[tuple[str, str | None]] = []
         self.charged: list[int] = []
-        self.shared = V2Parts(self.log, self.inboxes, LIMITS, ("store",), 5)
+        self.acquaintances = Acquaintances(self.log.reader)
+        self.shared = V2Parts(
+            self.log,
+            self.inboxes,
+            LIMITS,
+            Awareness(
+                v2,
+                self.log,
+                self.directory,
+                self.inboxes,
+                self.acquaintances,
+                lambda: 1764271000.123,
+                self.clock,
+                lambda call: self.clock.callLater(0, call),
+                *self.options,
+            ),
+            DeadlineTimer(self.clock, EXCESS_SECONDS, SessionV2.catch_up),
+            ("store",),
+            5,
+        )
         self.connection = RecordedConnection()
         self.session = self.session_of(self.connection)
 
@@ -506,7 +533,8 @@ class Reading(SessionV2TestCase):
     def test_history_has_the_messages_newest_first(self) -> None:
         found = self.response(history(8, "h1", limit=2))
         self.assertEqual([each["n"] for each in found.pop("messages")], [3, 2])
-        self.assertEqual(found, {"id": "h1", "value": True, "with": "8", "more": True, "readByMe": 0})
+        marks = {"received": 0, "read": 0, "readByMe": 0}
+        self.assertEqual(found, {"id": "h1", "value": True, "with": "8", "more": True, **marks})
         self.assertEqual([each["n"] for each in self.response(history(8, before=2))["messages"]], [1])
         self.assertEqual([each["n"] for each in self.response(history(8, after=1))["messages"]], [2, 3])
         self.assertEqual(self.response(history("nobody"))["messages"], [])
@@ -677,3 +705,143 @@ class Pings(SessionV2TestCase):
         self.session.closed()
         self.session.announce_close(codes.STOPPING, 1.5)
         self.assertEqual(self.connection.take(), [])
+
+
+class Marks(SessionV2TestCase):
+    """Marks, watches and typing of a client, and those beyond their limit."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.keep(8, 7, 49)
+        self.keep(7, 9)
+        self.log_in()
+
+    def marks(self) -> dict[Any, int]:
+        """Return the marks of the user that are kept, after a moment."""
+        self.clock.advance(0)
+        return {(kind, peer): value for (user, kind, peer), value in self.log.marks.items() if user == "7"}
+
+    def use_up(self) -> None:
+        """Take all tokens of the marks."""
+        for _ in range(30):
+            self.say({"type": "typing", "touID": 9})
+
+    def refill(self) -> list[Any]:
+        """Wait until there is room for a few marks; return what was sent."""
+        for _ in range(10):
+            self.clock.advance(0.125)
+        return self.connection.take()
+
+    def test_marks_are_kept(self) -> None:
+        self.assertEqual(self.say({"type": "received", "received": 48}), [])
+        self.say({"type": "read", "with": 8, "read": 1000})
+        self.assertEqual(self.marks(), {(MarkKind.RECEIVED, ""): 48, (MarkKind.READ, "8"): 50})
+
+    def test_marks_before_the_login_do_nothing(self) -> None:
+        other = self.session_of(self.connection)
+        for request in ({"type": "received", "received": 48}, {"type": "read", "with": 8, "read": 9}):
+            self.assertEqual(self.say(request, other), [])
+        self.say({"type": "typing", "touID": 7}, other)
+        self.say({"type": "presence-request", "id": "p", "of": ["8"]}, other)
+        self.assertEqual((self.marks(), self.connection.take()), ({}, []))
+
+    def test_marks_beyond_the_limit_count_later_the_greatest_of_each_conversation(self) -> None:
+        self.use_up()
+        for place in (3, 48, 47):
+            self.assertEqual(self.say({"type": "received", "received": place}), [])
+        for peer, place in ((8, 5), ("9", 7), ("8", 4)):
+            self.say({"type": "read", "with": peer, "read": place})
+        self.assertEqual(self.marks(), {})
+        self.refill()
+        self.assertEqual(
+            self.marks(),
+            {(MarkKind.RECEIVED, ""): 48, (MarkKind.READ, "8"): 5, (MarkKind.READ, "9"): 7},
+        )
+        self.assertIsNone(self.connection.closed)
+
+    def test_request_to_watch_beyond_the_limit_is_answered_later_and_the_ones_before_it_are_refused(self) -> None:
+        self.use_up()
+        for number in range(3):
+            self.say({"type": "presence-request", "id": number, "of": ["8"] * number})
+        self.assertEqual(
+            self.refill(),
+            [{"type": "presence-response", "response": {"id": 2, "value": True, "online": [], "offline": {"8": None}}}],
+        )
+        self.assertIsNone(self.connection.closed)
+
+    def test_requests_that_are_replaced_are_answered_at_once(self) -> None:
+        self.use_up()
+        heard = [self.say({"type": "presence-request", "id": number, "of": []}) for number in range(3)]
+        refused = [
+            {"type": "presence-response", "response": {"id": number, "value": False, "reason": "rate-limited"}}
+            for number in range(2)
+        ]
+        self.assertEqual(heard, [[], [refused[0]], [refused[1]]])
+
+    def test_latest_ping_beyond_the_limit_is_answered_later_and_typing_is_left_out(self) -> None:
+        self.use_up()
+        self.say(ping("one"))
+        self.say(ping("two"))
+        self.say({"type": "typing", "touID": 8})
+        self.assertEqual(self.refill(), [{"type": "pong", "id": "two", "last": 50}])
+
+    def test_mark_after_those_that_wait_keeps_its_turn(self) -> None:
+        self.use_up()
+        self.say({"type": "presence-request", "id": "one", "of": ["8"]})
+        self.clock.advance(0.2)  # there is a token, but the earlier one still waits
+        self.assertEqual(len(self.say({"type": "presence-request", "id": "two", "of": []})), 1)
+        self.assertEqual([frame["response"]["id"] for frame in self.refill()], ["two"])
+
+    def test_marks_that_wait_are_forgotten_when_the_connection_closes(self) -> None:
+        self.use_up()
+        self.say({"type": "received", "received": 48})
+        self.session.closed()
+        self.assertEqual((self.refill(), self.marks().get((MarkKind.RECEIVED, ""))), ([], None))
+
+    def test_flood_of_marks_is_read_slowly(self) -> None:
+        self.use_up()
+        self.say({"type": "received", "received": 1})
+        self.assertEqual(self.charged, [EXCESS_MARK])
+
+    def test_watches_are_counted_with_the_other_reads_and_close_nothing(self) -> None:
+        for number in range(READS_PER_SECOND + 80):
+            (answer,) = self.say({"type": "presence-request", "id": number, "of": []}) or [None]
+            if number < READS_PER_SECOND:
+                self.assertTrue(answer["response"]["value"])
+            elif number < 30:
+                self.assertEqual(answer["response"]["reason"], "rate-limited")
+        self.assertIsNone(self.connection.closed)
+
+    def test_watched_users_are_named_by_their_keys(self) -> None:
+        (answer,) = self.say({"type": "presence-request", "id": "p", "of": [8, "8", 9]})
+        self.assertEqual(answer["response"], {"id": "p", "value": True, "online": [], "offline": {"8": None}})
+
+    def test_watching_fails_if_the_log_can_not_be_read(self) -> None:
+        self.log.reader.holds = True
+        self.say({"type": "presence-request", "id": "p", "of": [8]})
+        self.log.reader.fail()
+        self.assertEqual(
+            self.connection.take()[0]["response"], {"id": "p", "value": False, "reason": "log-unavailable"}
+        )
+
+
+class MarksSwitchedOff(SessionV2TestCase):
+    """``--receipts off --presence off``."""
+
+    options = (False, "off")
+
+    def test_watching_is_refused_and_no_feature_is_there(self) -> None:
+        self.log_in()
+        (answer,) = self.say({"type": "presence-request", "id": "p", "of": [8]})
+        self.assertEqual(answer["response"], {"id": "p", "value": False, "reason": "invalid-request"})
+        self.assertEqual(self.shared.awareness.features, ["typing"])
+
+    def test_history_has_only_ones_own_mark(self) -> None:
+        self.keep(8, 7)
+        self.log_in()
+        self.say({"type": "read", "with": 8, "read": 1})
+        (answer,) = self.say(history(8))
+        self.assertEqual(
+            {name: value for name, value in answer["response"].items() if name in ("received", "read", "readByMe")},
+            {"readByMe": 1},
+        )

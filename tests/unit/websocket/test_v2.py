@@ -319,3 +319,81 @@ class Logins(V2TestCase):
 
     def test_fast_path_is_what_the_tests_say(self) -> None:
         self.assertEqual(self.factory.parts.config.fast_path, FAST_PATH)
+
+
+class People(V2TestCase):
+    """What people are told of each other: receipts, presence and typing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.make_them_known()
+        self.alice, self.phone = self.enter("alice"), self.enter("alice")
+        self.bo, self.bos_phone = self.enter("bo"), self.enter("bo")
+
+    def heard(self) -> list[Any]:
+        """Return what Alice, her phone, Bo and his phone hear that has no place."""
+        self.clock.pump([0.125] * 4)
+        clients = (self.alice, self.phone, self.bo, self.bos_phone)
+        return [
+            [frame for frame in client.hears() if frame["type"] not in ("message", "send-request-response")]
+            for client in clients
+        ]
+
+    def test_sender_gets_receipts_on_all_devices_and_own_devices_the_mark(self) -> None:
+        self.send(self.alice, 2)
+        self.bo.say({"type": "received", "received": 3})
+        receipt = {"type": "receipt", "with": "2", "received": 3}
+        self.assertEqual(self.heard(), [[receipt], [receipt], [], []])
+        self.bos_phone.say({"type": "read", "with": 1, "read": 3})
+        receipt = {"type": "receipt", "with": "2", "read": 3}
+        self.assertEqual(self.heard(), [[receipt], [receipt], [{"type": "read", "with": "1", "read": 3}], []])
+
+    def test_typing_is_told(self) -> None:
+        self.alice.say({"type": "typing", "touID": 2})
+        typing = {"type": "typing", "fromuID": "1"}
+        self.assertEqual(self.heard(), [[], [], [typing], [typing]])
+
+    def test_watch_is_answered_and_followed_by_changes(self) -> None:
+        self.alice.say({"type": "presence-request", "id": "p1", "of": ["2", 77]})
+        response = {"id": "p1", "value": True, "online": ["2"], "offline": {}}
+        self.assertEqual(self.heard()[0], [{"type": "presence-response", "response": response}])
+        left_at = int(self.clock.seconds() * 1000)
+        for client in (self.bo, self.bos_phone):
+            client.lost()
+        self.clock.pump([0.25] * 24)
+        (frame,) = self.heard()[0]
+        self.assertEqual((frame["type"], frame["uID"], frame["online"]), ("presence", "2", False))
+        self.assertEqual(frame["lastSeen"], left_at)
+
+    def test_login_names_the_features(self) -> None:
+        answer = V2Client(self.factory).enter("alice")
+        self.assertEqual(answer["features"], ["store", "receipts", "presence", "typing"])
+
+    def test_message_that_is_sent_again_was_delivered_if_it_was_received(self) -> None:
+        for client in (self.bo, self.bos_phone):
+            client.lost()
+        self.send(self.alice, 2, id="0b9d-4711")
+        self.assertEqual(self.alice.hears()[-1]["response"]["delivery"], "stored")
+        bo = self.enter("bo", after=None)
+        bo.say({"type": "received", "received": 3})
+        bo.lost()
+        self.send(self.alice, 2, id="0b9d-4711", again=True)
+        self.assertEqual(self.alice.hears()[-1]["response"]["delivery"], "delivered")
+
+    def test_history_and_conversations_have_the_marks(self) -> None:
+        self.send(self.alice, 2)
+        self.bo.say({"type": "received", "received": 3})
+        self.bo.say({"type": "read", "with": "1", "read": 1})
+        self.heard()
+        self.alice.say(v2.history(2))
+        self.alice.say(v2.conversations())
+        listed, found = None, None
+        for frame in self.alice.hears():
+            if frame["type"] == "history-response":
+                found = frame["response"]
+            elif frame["type"] == "conversations-response":
+                (listed,) = frame["response"]["conversations"]
+        assert found is not None and listed is not None
+        for each in (found, listed):
+            self.assertEqual((each["received"], each["read"], each["readByMe"]), (3, 1, 0))
+        self.assertEqual(listed["unread"], 1)
