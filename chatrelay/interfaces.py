@@ -12,11 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
-from chatrelay.model import InboxState, LoggedMessage, Mark, MarkKey, Page, Verdict
+from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKey, Page, Selection, Verdict
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs import both from here
 from chatrelay.model import Message as Message
 from chatrelay.wire.codes import Close, Reason
 from chatrelay.wire.structs import AuthRequest, Header, SendRequest
+
+ALL_MESSAGES = Selection()
+"""Chooses every message of a log."""
 
 
 class Authenticator(Protocol):
@@ -176,6 +179,59 @@ class MessageReader(Protocol):
         """
 
 
+class LogFollower(Protocol):
+    """Reads what is added to a message log after it was made."""
+
+    @property
+    def through(self) -> int:
+        """The number of the last message in the log when the follower was made; 0 if there was none."""
+
+    @property
+    def first(self) -> int:
+        """The smallest number that a new message may have.
+
+        It is at most `through` where several relays write: a message may be committed after one with a larger number.
+        """
+
+    def new_messages(self) -> Sequence[LoggedMessage]:
+        """Return messages that were committed since the last call, but not many at once. Each is returned once.
+
+        :raises LogReplaced: if another message log, or an earlier copy, was put in this one's place.
+        :raises LogUnavailable: if the log can't be read now. Call again later.
+        """
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+class LogReader(MessageReader, Protocol):
+    """A `MessageReader` that can choose messages, and read an inbox. It needs no reactor, and no relay that runs.
+
+    Its methods raise `LogUnavailable` as `MessageReader.messages` does. As far as the log has an index, it reads no
+    more of the log than it must.
+    """
+
+    def messages(
+        self, selection: Selection = ALL_MESSAGES, *, through: int | None = None, newest_first: bool = False
+    ) -> Generator[LoggedMessage, None, None]:
+        """Yield the committed messages that are wanted, those that reached nobody included.
+
+        :param through: the number of the last message that is wanted; None for all.
+        """
+
+    def epoch(self) -> str:
+        """Return the log's epoch; empty if no relay has opened the log yet."""
+
+    def inbox(self, user: str) -> InboxState:
+        """Return a user's inbox, with the marks that are kept with it."""
+
+    def entries(self, user: str, after: int, through: int) -> Generator[InboxEntry, None, None]:
+        """Yield the entries of a user's places beyond `after`, up to `through`, void ones included."""
+
+    def follower(self) -> LogFollower:
+        """Return what reads the messages that are committed from now on."""
+
+
 class Submitter(Protocol):
     """Submits messages to `chatrelay.relay.delivery.Relay`, and learns whether each was accepted or refused.
 
@@ -262,6 +318,10 @@ class SlowStart(Protocol):
 
     on_progress: Callable[[], object]
     """Called about once a second while `start` goes on. The process sets it, so that systemd goes on waiting."""
+
+
+class LogReplaced(Exception):
+    """Another message log is in the place of the one that was read. The text is a sentence with the remedy."""
 
 
 class CommitUnknown(LogUnavailable):

@@ -106,6 +106,33 @@ class LoggedMessage:
 
 
 @attrs.frozen
+class Selection:
+    """Which messages of a log are wanted: those for which everything given here holds.
+
+    :ivar user: the key of the user who sent or received them.
+    :ivar peer: the key of the other user of the conversation. It is used with `user` only.
+    :ivar since: the earliest time at which the relay received them, in microseconds since 1970 UTC.
+    :ivar until: the first time that is too late.
+    """
+
+    user: str | None = None
+    peer: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+    def has(self, message: LoggedMessage) -> bool:
+        """Return whether a message is wanted."""
+        users = (message.from_uid, message.to_uid)
+        if self.user is not None and self.user not in users:
+            return False
+        if self.user is not None and self.peer is not None and (self.user, self.peer) not in (users, users[::-1]):
+            return False
+        if self.since is not None and message.received_at < self.since:
+            return False
+        return self.until is None or message.received_at < self.until
+
+
+@attrs.frozen
 class InboxEntry:
     """What is at one place of a user's inbox. Where it has neither a message nor an erasure, the place is void.
 

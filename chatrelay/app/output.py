@@ -6,6 +6,7 @@ This module decides what happens if printing fails. It must not know what is pri
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ def checked() -> Iterator[None]:
     except OSError as error:
         discard()
         raise NotWrittenError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def wait(seconds: float) -> None:
+    """Wait, and notice meanwhile if the reader has gone.
+
+    :raises BrokenPipeError: if the reader has gone.
+    """
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are always reported
+    if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(seconds * 1000)):
+        raise BrokenPipeError
 
 
 def discard() -> None:

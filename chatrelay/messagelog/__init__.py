@@ -11,7 +11,7 @@ import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from chatrelay.interfaces import MessageLog, MessageReader
+from chatrelay.interfaces import LogReader, MessageLog
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads
@@ -117,7 +117,7 @@ def message_log(
     return SqliteMessageLog(sqlite_path(url), reactor, makes_copy=makes_copy)
 
 
-def message_reader(url: str) -> MessageReader:
+def message_reader(url: str) -> LogReader:
     """Return a reader of the message log that `url` names, for a process that is not the relay.
 
     :raises BadMessageLogURL: if the URL does not name a message log, or only the relay can read that log.

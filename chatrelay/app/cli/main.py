@@ -1,6 +1,8 @@
 """The command line of `chatrelay`: its commands, its exit status, and a suggestion for a mistyped command.
 
     chatrelay messages --message-log sqlite:chatrelay.sqlite3
+    chatrelay inbox --message-log sqlite:chatrelay.sqlite3 293482
+    chatrelay export --message-log sqlite:chatrelay.sqlite3 293482
     chatrelay backup --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
     chatrelay restore --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
 
@@ -19,11 +21,14 @@ from typing import NoReturn
 
 import chatrelay
 from chatrelay.app import output
-from chatrelay.app.cli import backup, messages, restore
+from chatrelay.app.cli import backup, export, inbox, messages, restore
 from chatrelay.app.cli.terminal import Interrupted, complain, signals_raise
 from chatrelay.messagelog import SQLITE
 
-_OPTIONS = ("--message-log", "--yes", "--json", "--help")
+_OPTIONS = (
+    *("--message-log", "--yes", "--json", "--help", "--user", "--with", "--since", "--until", "--limit", "--follow"),
+    *("--after", "--output"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (messages, backup, restore):
+    for command in (messages, inbox, export, backup, restore):
         command.add_command(commands)
     return parser
 

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from chatrelay.messagelog.postgres.arrays import small_integers, texts
 from chatrelay.messagelog.postgres.connection import Connection, Row
-from chatrelay.model import InboxEntry, LoggedMessage, MarkKey, MarkKind, Page
+from chatrelay.model import InboxEntry, InboxState, LoggedMessage, MarkKey, MarkKind, Page
 
 END = 2**63 - 1
 """A place beyond every inbox."""
 
-_VALUES = (
+VALUES = (
     "m.number, m.from_uid, m.to_uid, m.time_stamp, m.time_stamp_is_integer, m.content, m.received_at, m.delivered, "
     "m.from_place, m.to_place, CASE WHEN m.has_unique_id THEN m.client_id END AS unique_id"
 )
-"""The columns of `_logged`."""
+"""The columns that `logged` takes, of a message ``m``."""
 
 
 # This reads one row more than a page takes, and no bytes beyond that row.
@@ -36,10 +36,10 @@ SELECT p.* FROM (
 def _paged(rows: str, order: str, limit: str, size: str) -> str:
     """Return the statement that reads a page.
 
-    :param rows: a query with the column ``place``, and those of ``_VALUES``.
+    :param rows: a query with the column ``place``, and those of ``VALUES``.
     """
     return _PAGED.format(
-        rows=rows.format(values=_VALUES, order=order, peers=_PEERS), order=order, limit=limit, size=size
+        rows=rows.format(values=VALUES, order=order, peers=_PEERS), order=order, limit=limit, size=size
     )
 
 
@@ -125,9 +125,29 @@ _MARKS = """
 SELECT m.uid, m.kind, m.peer, m.value FROM unnest($1::text[], $2::smallint[], $3::text[]) AS k (uid, kind, peer)
 JOIN chatrelay.mark AS m ON m.uid = k.uid AND m.kind = k.kind AND m.peer = k.peer
 """
-_MESSAGES = """
-SELECT {values} FROM chatrelay.message AS m WHERE m.number > $1 ORDER BY m.number LIMIT $2
+_INBOX_STATE = """
+SELECT i.first_place, i.last_place,
+    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $2 AND peer = ''),
+    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $3 AND peer = ''),
+    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $4 AND peer = '')
+FROM (SELECT 1) AS one LEFT JOIN chatrelay.inbox AS i ON i.uid = $1
 """
+_MARKS_OF_AN_INBOX = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
+_EPOCH = "SELECT epoch FROM chatrelay.life"
+
+
+def epoch(connection: Connection) -> str:
+    """Return the log's epoch; empty if no relay has opened the log yet."""
+    return _text(connection.query(_EPOCH)[0][0])
+
+
+def inbox(connection: Connection, user: str) -> InboxState:
+    """Return the state of a user's inbox."""
+    first, last, received, left_at, last_seen = (
+        None if value is None else int(value)
+        for value in connection.query(_INBOX_STATE, [user, *_MARKS_OF_AN_INBOX])[0]
+    )
+    return InboxState(first or 1, last or 0, received or 0, left_at, last_seen)
 
 
 def entries(connection: Connection, user: str, after: int, through: int, limit: int, size: int) -> Page:
@@ -168,8 +188,8 @@ def unread(connection: Connection, user: str, peer: str, after: int, through: in
 
 def find(connection: Connection, sender: str, unique_id: str, since: int) -> LoggedMessage | None:
     """Read `chatrelay.interfaces.InboxReader.find`."""
-    rows = connection.query(_FIND.format(values=_VALUES), [sender, unique_id, since])
-    return _logged(rows[0]) if rows else None
+    rows = connection.query(_FIND.format(values=VALUES), [sender, unique_id, since])
+    return logged(rows[0]) if rows else None
 
 
 def has_written(connection: Connection, sender: str, recipient: str) -> bool:
@@ -200,18 +220,13 @@ def marks(connection: Connection, keys: Sequence[MarkKey]) -> Mapping[MarkKey, i
     return {(_text(user), MarkKind(_integer(kind)), _text(peer)): _integer(value) for user, kind, peer, value in rows}
 
 
-def messages(connection: Connection, after: int, limit: int) -> list[LoggedMessage]:
-    """Read messages with numbers beyond `after`, oldest first."""
-    return [_logged(row) for row in connection.query(_MESSAGES.format(values=_VALUES), [after, limit])]
-
-
 def _page(rows: Sequence[Row], limit: int, size: int) -> Page:
     """Return the first rows as a page. There is one more row if there are further entries."""
     page: list[InboxEntry] = []
     total = 0
     for place, *values, _, _ in rows:
-        logged = _logged(values)
-        message = logged if logged.delivered else None
+        found = logged(values)
+        message = found if found.delivered else None
         total += len(message.content.encode()) if message else 0
         if len(page) == limit or (page and total > size):
             return Page(page, more=True)
@@ -219,7 +234,8 @@ def _page(rows: Sequence[Row], limit: int, size: int) -> Page:
     return Page(page, more=False)
 
 
-def _logged(row: Iterable[bytes | None]) -> LoggedMessage:
+def logged(row: Iterable[bytes | None]) -> LoggedMessage:
+    """Return a row of ``VALUES`` as a message."""
     number, from_uid, to_uid, stamp, is_integer, content, received, delivered, from_place, to_place, unique_id = row
     return LoggedMessage(
         _integer(number),

@@ -19,13 +19,13 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from chatrelay.interfaces import CommitUnknown
-from chatrelay.messagelog.postgres import schema
+from chatrelay.messagelog.postgres import queries, schema
 from chatrelay.messagelog.postgres.address import Address
 from chatrelay.messagelog.postgres.arrays import integers, small_integers, texts, unpack_integers
 from chatrelay.messagelog.postgres.batch import Batch
 from chatrelay.messagelog.postgres.connection import Connection, ConnectionLost, NotConnected, Parameter, ServerError
 from chatrelay.messagelog.postgres.failures import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, explained, unavailable
-from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
+from chatrelay.model import InboxState, LogUnavailable, Mark, Message
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. The tables keep times as integers, which are exact."""
@@ -74,14 +74,6 @@ INSERT INTO chatrelay.mark AS m (uid, kind, peer, value)
 SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[], $4::bigint[])
 ON CONFLICT (uid, kind, peer) DO UPDATE SET value = excluded.value WHERE excluded.value > m.value
 """
-_INBOX = """
-SELECT i.first_place, i.last_place,
-    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $2 AND peer = ''),
-    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $3 AND peer = ''),
-    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $4 AND peer = '')
-FROM (SELECT 1) AS one LEFT JOIN chatrelay.inbox AS i ON i.uid = $1
-"""
-_MARKS_OF_AN_INBOX = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
 _DROP_IDS = """
 DELETE FROM chatrelay.sent_id WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM chatrelay.sent_id WHERE received_at < $1 LIMIT $2
@@ -206,10 +198,10 @@ class PostgresStore:
 
     def inbox(self, user: str) -> InboxState:
         """Return the state of a user's inbox."""
-        first, last, received, left_at, last_seen = (
-            None if value is None else int(value) for value in self._query(_INBOX, [user, *_MARKS_OF_AN_INBOX])[0]
-        )
-        return InboxState(first or 1, last or 0, received or 0, left_at, last_seen)
+        try:
+            return queries.inbox(self._ready(), user)
+        except (ServerError, ConnectionLost) as error:
+            raise self._failed(error) from error
 
     def check(self) -> None:
         """Notice that the server ended the connection, and delete old ids."""

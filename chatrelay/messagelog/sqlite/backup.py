@@ -68,18 +68,14 @@ def back_up(log: str, destination: str, *, replace: bool, report: Report, commit
     with unfinished_copy(target) as unfinished:
         contents = copy_log(log, unfinished, report)
         commit()
-        with write_errors(target):
-            if replace:
-                os.replace(unfinished.path, target)
-            else:
-                _rename_to_new(unfinished.path, target)
-            sync_folder(target)
+        put_in_place(unfinished, target, replace=replace)
     return contents
 
 
-def resolve_destination(log: str, destination: str, *, replace: bool) -> str:
+def resolve_destination(log: str | None, destination: str, *, replace: bool) -> str:
     """Return the path of a copy, with symbolic links resolved.
 
+    :param log: the message log; None if it is not in a file.
     :raises CopyFailed: if no copy can be written there.
     """
     with write_errors(destination):  # for a relative path without a working directory
@@ -90,9 +86,20 @@ def resolve_destination(log: str, destination: str, *, replace: bool) -> str:
         return _check_target(log, target, destination, replace=replace)
 
 
-def _check_target(log: str, target: str, destination: str, *, replace: bool) -> str:
+def _check_target(log: str | None, target: str, destination: str, *, replace: bool) -> str:
     if os.path.isdir(target) or destination.endswith(os.sep):
         raise CopyFailed(f"{destination} is a folder: name a file in it")
+    if log is not None:
+        _check_not_of_the_log(log, target, destination)
+    if os.path.lexists(target):
+        if not os.path.isfile(target):
+            raise CopyFailed(f"{destination} is not a file: name another destination")
+        if not replace:
+            raise CopyFailed(f"{destination} exists: name another destination, or replace it with --yes")
+    return target
+
+
+def _check_not_of_the_log(log: str, target: str, destination: str) -> None:
     files = LogFiles(log)
     of_the_log = (files.path, files.lock, *(files.path + part for part in (*DATA_SUFFIXES, INDEX_SUFFIX)))
     if {target, target + UNFINISHED_SUFFIX}.intersection(of_the_log) or is_same_file(files.path, target):
@@ -103,19 +110,13 @@ def _check_target(log: str, target: str, destination: str, *, replace: bool) -> 
                 f"SQLite would take {target}{part} for a part of the copy: "
                 "move that file away if no program uses it, or name another destination"
             )
-    if os.path.lexists(target):
-        if not os.path.isfile(target):
-            raise CopyFailed(f"{destination} is not a file: name another destination")
-        if not replace:
-            raise CopyFailed(f"{destination} exists: name another destination, or replace it with --yes")
-    return target
 
 
 # The copy -----------------------------------------------------------------------
 
 
 @attrs.frozen
-class _Unfinished:
+class Unfinished:
     """An incomplete copy that no other command writes.
 
     :ivar descriptor: keeps it locked.
@@ -126,13 +127,13 @@ class _Unfinished:
 
 
 @contextmanager
-def unfinished_copy(target: str) -> Iterator[_Unfinished]:
+def unfinished_copy(target: str) -> Iterator[Unfinished]:
     """Make an empty file beside `target`; remove it if anything fails."""
     path = target + UNFINISHED_SUFFIX
     with write_errors(path):
         descriptor = _create(path)
     try:
-        yield _Unfinished(path, descriptor)
+        yield Unfinished(path, descriptor)
     except BaseException:
         # After the file has got its final name, a file with the old name belongs to another command.
         with suppress(OSError):
@@ -179,7 +180,7 @@ def _lock_against_others(descriptor: int, path: str) -> None:
             raise
 
 
-def copy_log(source: str, unfinished: _Unfinished, report: Report) -> Contents:
+def copy_log(source: str, unfinished: Unfinished, report: Report) -> Contents:
     """Copy a message log into a file, sync the file, and check it by reading it."""
     with reading(source) as connection:
         schema_of(connection, source)
@@ -207,7 +208,7 @@ def _check_room(connection: sqlite3.Connection, source: str, path: str) -> None:
         )
 
 
-def _copy_pages(connection: sqlite3.Connection, unfinished: _Unfinished, report: Report) -> None:
+def _copy_pages(connection: sqlite3.Connection, unfinished: Unfinished, report: Report) -> None:
     """Copy the current contents of a database into a file."""
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     synced = 0
@@ -239,6 +240,20 @@ def _copy_pages(connection: sqlite3.Connection, unfinished: _Unfinished, report:
 
 
 # The name of the copy ------------------------------------------------------------
+
+
+def put_in_place(unfinished: Unfinished, target: str, *, replace: bool) -> None:
+    """Give a complete file its name, durably.
+
+    :param replace: whether an existing file of that name is replaced.
+    :raises CopyFailed: if it can't be named so.
+    """
+    with write_errors(target):
+        if replace:
+            os.replace(unfinished.path, target)
+        else:
+            _rename_to_new(unfinished.path, target)
+        sync_folder(target)
 
 
 def _rename_to_new(path: str, target: str) -> None:

@@ -41,8 +41,8 @@ class StoredMessage(Struct, array_like=True, gc=False):
         """The id that names it among the sender's messages; None if the sender spoke v1."""
         return str(self.client_id) if self.is_unique else None
 
-    def logged(self, number: int) -> LoggedMessage:
-        """Return it as a message that stands."""
+    def logged(self, number: int, delivered: bool = True) -> LoggedMessage:
+        """Return it as a message of the log, and if nothing else is said, as one that stands."""
         return LoggedMessage(
             number,
             self.from_uid,
@@ -50,7 +50,7 @@ class StoredMessage(Struct, array_like=True, gc=False):
             self.time_stamp,
             self.content,
             self.received_at,
-            True,
+            delivered,
             self.from_place,
             self.to_place,
             self.unique_id,

@@ -50,6 +50,9 @@ MESSAGES_PER_REPORT = 1_000_000
 JUST_WRITTEN = ("hashes",)
 """The part of a run that is read again when it was just written. The rest is checked when the index is opened."""
 
+ATTEMPTS = 5
+"""How often another process lists the files, if the relay deletes some of them meanwhile."""
+
 _BLOCKS_PER_READ = 20
 _NEXT_BLOCKS = """
 SELECT first_number, CAST(messages AS BLOB) FROM block WHERE first_number > ? ORDER BY first_number LIMIT ?
@@ -129,7 +132,7 @@ class Index:
             elif _NAME.fullmatch(name):
                 try:
                     run = FileRun(path)
-                    self._check_run(run, connection)
+                    check_run(run, connection, self._epoch)
                 except DamagedRun as error:
                     log.warn("{error}: the index of the message log is built again", error=error)
                     os.unlink(path)
@@ -144,28 +147,11 @@ class Index:
                 usable.append(run)
             else:
                 os.unlink(run.path)
-        if usable and usable[0].first > self._first_number(connection):
+        if usable and usable[0].first > first_number(connection):
             for run in usable:
                 os.unlink(run.path)
             return []
         return usable
-
-    def _check_run(self, run: FileRun, connection: sqlite3.Connection) -> None:
-        if run.header.epoch != self._epoch:
-            raise DamagedRun(f"{run.path} belongs to another message log")
-        message = Blocks(connection).message(run.last)
-        if message is None:
-            if run.last >= self._first_number(connection):
-                raise DamagedRun(f"{run.path} has more messages than the message log")
-        elif LastMessage(message.received_at, message.from_place, message.to_place) != run.header.last_message:
-            raise DamagedRun(f"{run.path} belongs to another message log")
-        run.check()
-
-    @staticmethod
-    def _first_number(connection: sqlite3.Connection) -> int:
-        """Return the number of the first message that is in the log; 1 if there is none."""
-        (first,) = connection.execute("SELECT min(first_number) FROM block").fetchone()
-        return first or 1
 
     def discard(self) -> None:
         """Delete all runs, because one is damaged. `catch_up` builds them again.
@@ -304,6 +290,66 @@ class Index:
         if through - self._reported >= MESSAGES_PER_REPORT:
             self._reported = through
             log.info("the index of the message log has {through} messages", through=through)
+
+
+def complete_runs(path: str, connection: sqlite3.Connection, epoch: str) -> Sequence[FileRun]:
+    """Return the runs in files that can be used, oldest first and without gaps, for another process than the relay.
+
+    The relay may replace files meanwhile. None is written or deleted. Damaged runs are left out.
+
+    :param path: of the message log.
+    :raises sqlite3.Error: where the message log can't be read.
+    """
+    folder = path + SUFFIX
+    for _ in range(ATTEMPTS if os.path.isdir(folder) else 0):
+        runs: list[FileRun] = []
+        wanted = first_number(connection)
+        try:
+            names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+            for name in sorted(names, key=_first_and_negative_last):
+                first, last = _first_and_negative_last(name)
+                if first == wanted if runs else first <= wanted <= -last:
+                    run = FileRun(os.path.join(folder, name))
+                    check_run(run, connection, epoch)
+                    if runs and run.header.hash_key != runs[0].header.hash_key:
+                        break
+                    runs.append(run)
+                    wanted = run.last + 1
+        except FileNotFoundError:
+            continue  # the relay has just merged this run with others
+        except (OSError, DamagedRun):
+            pass  # what was found before can be used; the rest is read from the log
+        return runs
+    return ()
+
+
+def _first_and_negative_last(name: str) -> tuple[int, int]:
+    """Return the first number in the name of a run, and minus the last one, so that sorting puts the longest first."""
+    first, last = name.removesuffix(".run").split("-")
+    return int(first), -int(last)
+
+
+def check_run(run: FileRun, connection: sqlite3.Connection, epoch: str) -> None:
+    """Check that a run is whole and belongs to a message log.
+
+    :raises DamagedRun: if not.
+    :raises sqlite3.Error: where the message log can't be read.
+    """
+    if run.header.epoch != epoch:
+        raise DamagedRun(f"{run.path} belongs to another message log")
+    message = Blocks(connection).message(run.last)
+    if message is None:
+        if run.last >= first_number(connection):
+            raise DamagedRun(f"{run.path} has more messages than the message log")
+    elif LastMessage(message.received_at, message.from_place, message.to_place) != run.header.last_message:
+        raise DamagedRun(f"{run.path} belongs to another message log")
+    run.check()
+
+
+def first_number(connection: sqlite3.Connection) -> int:
+    """Return the number of the first message that is in the log; 1 if there is none."""
+    (first,) = connection.execute("SELECT min(first_number) FROM block").fetchone()
+    return first or 1
 
 
 def _unlink(path: str) -> None:
