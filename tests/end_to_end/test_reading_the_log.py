@@ -10,22 +10,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from unittest import SkipTest
 
 import pytest
 
-from tests.end_to_end.test_backup import on_a_terminal
 from tests.support import PATIENCE, ROOT
+from tests.support.command_line import arguments, on_a_terminal
 from tests.support.postgres_server import shared_server
 from tests.support.programs import StartRelay
 from tests.support.sqlite_logs import fill
 from tests.support.v1 import ADMITTED
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
-
-_names = count(1)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -38,10 +35,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         server = shared_server()
     except SkipTest as reason:
         pytest.skip(str(reason))
-    name = f"reading{next(_names)}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield server.url(name)
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    yield server.url(server.database(request.addfinalizer))
 
 
 def line_of(command: str, url: str, *words: str) -> list[str]:
@@ -170,11 +164,10 @@ def test_interrupted_export_leaves_no_file(tmp_path: Path) -> None:
     log = tmp_path / "log"
     fill(log, *[500] * 4).close()
     prelude = "import chatrelay.app.cli.export as e, os, signal\ne.json_line = lambda *_: os.kill(0, signal.SIGINT)"
-    program = f"import sys\n{prelude}\nfrom chatrelay.app.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    words = ["export", "--message-log", f"sqlite:{log}", "1", "--output", str(tmp_path / "out")]
+    line, environment = arguments(("export", log, "1", "--output", tmp_path / "out"), prelude)
     ended = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        env=ENVIRONMENT,
+        line,
+        env=environment,
         capture_output=True,
         text=True,
         start_new_session=True,

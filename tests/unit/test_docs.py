@@ -20,6 +20,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatrelay.app.cli import main
 from chatrelay.auth import authenticator as auth
 from chatrelay.auth import client as session_page
 from chatrelay.auth import throttle as attempts
@@ -360,6 +361,7 @@ class Options(SynchronousTestCase):
 
     def test_pages_name_existing_options_only(self) -> None:
         ours = {option_name(field.name) for field in attrs.fields(Config)}
+        ours |= {option.removeprefix("--") for option in main.OPTIONS}
         for path in (ROOT / "README.rst", *DOCS.glob("*.rst"), *DOCS.glob("operating/*.rst")):
             lines = path.read_text("utf-8").splitlines()
             text = "\n".join(line for line in lines if "-->" not in line)  # the arrows of a diagram

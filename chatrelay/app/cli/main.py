@@ -25,10 +25,11 @@ from chatrelay.app.cli import backup, export, inbox, messages, restore
 from chatrelay.app.cli.terminal import Interrupted, complain, signals_raise
 from chatrelay.messagelog import SQLITE
 
-_OPTIONS = (
+OPTIONS = (
     *("--message-log", "--yes", "--json", "--help", "--user", "--with", "--since", "--until", "--limit", "--follow"),
-    *("--after", "--output"),
+    *("--after", "--output", "--version"),
 )
+"""The options of all commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +103,7 @@ def _hint(message: str) -> str:
     if (unknown := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
         if unknown[1].startswith(SQLITE):
             return f"; did you mean --message-log {unknown[1]}?"
-        return _did_you_mean(unknown[1].partition("=")[0], _OPTIONS)
+        return _did_you_mean(unknown[1].partition("=")[0], OPTIONS)
     return ""
 
 

@@ -37,8 +37,8 @@ WHERE m.to_uid = $6{from_peer} AND m.from_uid <> m.to_uid AND m.to_place > $1 AN
 ORDER BY m.to_place {order} LIMIT $5)
 ORDER BY key {order} LIMIT $5
 """
-_NEW = f"""
-SELECT {queries.VALUES} FROM chatrelay.message AS m WHERE m.number > $1 OR m.number = ANY($2::bigint[])
+_NEW = """
+SELECT {values} FROM chatrelay.message AS m WHERE m.number > $1 OR m.number = ANY($2::bigint[])
 ORDER BY m.number LIMIT $3
 """
 _PRESENT = "SELECT number FROM chatrelay.message WHERE number > $1 AND number <= $2"
@@ -106,7 +106,10 @@ def _statement(text: str, newest_first: bool, has_peer: bool = False) -> str:
 
 def new_messages(connection: Connection, after: int, missing: Sequence[int], limit: int) -> list[LoggedMessage]:
     """Return messages with numbers beyond `after`, and those with numbers that were missing, by number."""
-    return [queries.logged(row) for row in connection.query(_NEW, [after, integers(missing), limit])]
+    return [
+        queries.logged(row)
+        for row in connection.query(_NEW.format(values=queries.VALUES), [after, integers(missing), limit])
+    ]
 
 
 def numbers_between(connection: Connection, after: int, through: int) -> set[int]:

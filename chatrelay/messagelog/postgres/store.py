@@ -25,7 +25,7 @@ from chatrelay.messagelog.postgres.arrays import integers, small_integers, texts
 from chatrelay.messagelog.postgres.batch import Batch
 from chatrelay.messagelog.postgres.connection import Connection, ConnectionLost, NotConnected, Parameter, ServerError
 from chatrelay.messagelog.postgres.failures import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, explained, unavailable
-from chatrelay.model import InboxState, LogUnavailable, Mark, Message
+from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. The tables keep times as integers, which are exact."""

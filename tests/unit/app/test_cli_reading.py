@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from chatrelay.app.cli import arguments
 from chatrelay.app.cli.columns import Table, cut, width
 from chatrelay.app.cli.inbox import described, frames, rows
-from chatrelay.app.cli.main import main
+from chatrelay.app.cli.main import OPTIONS, main
 from chatrelay.app.cli.messages import follow
 from chatrelay.interfaces import LogReplaced
 from chatrelay.messagelog import message_reader
@@ -300,6 +301,15 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
         main([command, "--help"])
     assert end.value.code == 0
     assert f"example: chatrelay {command} --message-log sqlite:/" in " ".join(capsys.readouterr().out.split())
+
+
+def test_options_of_all_commands_are_known_for_suggestions(capsys: pytest.CaptureFixture[str]) -> None:
+    found = set()
+    for command in (["messages"], ["inbox"], ["export"], ["backup"], ["restore"], []):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        found |= set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert found == set(OPTIONS)
 
 
 # Following ---------------------------------------------------------------------

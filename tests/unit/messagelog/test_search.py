@@ -321,7 +321,7 @@ class PostgresReader(LogReaderContract, SynchronousTestCase):
     """``postgresql:``"""
 
     def setUp(self) -> None:
-        self.url = shared_server().url(shared_server().database(self))
+        self.url = shared_server().url(shared_server().database(self.addCleanup))
         self.store = PostgresStore(parse(self.url))
         self.store.open()
         self.addCleanup(self.store.close)
