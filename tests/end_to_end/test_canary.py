@@ -24,9 +24,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import PATIENCE, eventually
+from tests.support import PATIENCE, eventually, v2
 from tests.support.client import Client
 from tests.support.programs import RelayProcess, Site, StartRelay
+from tests.support.schema import V2
 from tests.support.v1 import ADMITTED, DENIED, UNAVAILABLE
 
 ORIGIN = "https://example.com"
@@ -62,6 +63,10 @@ class Canaries:
         words = secrets.token_hex(16), secrets.token_urlsafe(24).replace("-", "x").replace("_", "y")
         self._words += words
         return between.join(words)
+
+    def add(self, token: str) -> None:
+        """Search for a text that the relay has made."""
+        self._words.append(token)
 
     def overheard(self, where: str, what: bytes | str) -> None:
         """Keep something that came from the relay."""
@@ -325,6 +330,75 @@ def test_session_ids_appear_in_no_output(
     assert canaries.leaks() == []
     assert "Traceback" not in output
     assert TOKEN not in output
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_resume_tokens_appear_only_in_the_frames_to_their_client(
+    site: Site, start_relay: StartRelay, tmp_path: Path, log_format: str
+) -> None:
+    sessids, tokens = Canaries(), Canaries()
+    (tmp_path / "token").write_text(TOKEN)
+    options = (
+        *("--log-level", "debug", "--log-format", log_format, "--resume-key-file", "resume.key"),
+        *("--origin", ORIGIN, "--session-cookie", "session", "--ops-listen", "tcp:0", "--ops-token-file", "token"),
+        *("--recheck-interval", "0", "--resume-time", "2"),
+    )
+    relay = start_relay(*options)
+
+    def client(cookie: str | None = None) -> Overheard:
+        return Overheard(sessids, relay.url, cookie, subprotocols=[V2])
+
+    def entered(client: Overheard, sessid: str | None, token: str | None = None) -> str:
+        client.say(v2.login(sessid, resume=token))
+        answer = client.hear()
+        assert answer["response"] is True
+        tokens.add(answer["resume"])
+        return str(answer["resume"])
+
+    alice, bo = sessids.make(), sessids.make(".")
+    site.users |= {alice: 1, bo: 2}
+    with client() as first, client(bo) as by_cookie:
+        used = entered(first, alice)
+        of_bo = entered(by_cookie, None)
+        renewed = by_cookie.hear()
+        assert renewed["type"] == "resume"
+        tokens.add(renewed["resume"])
+        with client() as second:
+            second.say(v2.login(None, resume=used))
+            answer = second.hear()
+            if answer["response"]:  # else the machine is slow, and the token has expired
+                tokens.add(answer["resume"])
+            for wrong in (used[:-8], used + "AAAA", of_bo, used[:50] + "\n" + used[50:], [used], {used: used}):
+                with client() as visitor:
+                    visitor.say(v2.login(None, resume=wrong))
+                    assert visitor.hear()["reason"] == "resume-expired"
+            for frame in (used, f'{{"resume":"{used}"}}', f'{{"type":"{used}"}}', f'{{"type":"ping","id":["{used}"]}}'):
+                second.say(frame)
+            for where in (f"/{used}", f"/?resume={used}"):
+                tokens.overheard(
+                    "handshakes", raw(relay.port, f"GET {where} HTTP/1.1\r\nHost: {used}\r\n\r\n".encode())
+                )
+                tokens.overheard("ops", raw(relay.ops_port, f"GET {where} HTTP/1.1\r\nHost: h\r\n\r\n".encode()))
+        assert relay.ops("POST", "/v1/revoke", {"SESSID": bo}, TOKEN)[0] == 200
+    last = client()
+    entered(last, alice)
+    relay.process.send_signal(signal.SIGTERM)
+    notice = last.hear()
+    while notice["type"] != "closing":
+        notice = last.hear()
+    tokens.add(notice["resume"])
+    relay.wait()
+    for each in (sessids, tokens):
+        each.overheard("output", "\n".join(relay.output))
+        each.read(tmp_path)
+    assert (tmp_path / "resume.key").read_bytes() not in b"".join(
+        b"".join(texts)
+        for texts in ([text for name, texts in tokens.found.items() if name != "resume.key" for text in texts],)
+    )
+    assert {"output", "resume.key", "chatrelay.sqlite3", "ops"} <= tokens.found.keys()
+    assert "frames" in sessids.found
+    assert tokens.leaks() == []
+    assert sessids.leaks() == []  # frames contain tokens, but a token shows nothing that is in it
 
 
 def relay_ops(relay: RelayProcess, value: object) -> tuple[int, Any]:

@@ -5,6 +5,7 @@ tests/end_to_end/test_canary.py searches the output of a real relay.
 
 from __future__ import annotations
 
+import base64
 import gc
 import types
 from typing import Any
@@ -16,13 +17,15 @@ from twisted.python.failure import Failure
 
 from chatrelay.auth.authenticator import SessionPageAuthenticator
 from chatrelay.auth.throttle import DenialCache
+from chatrelay.config.options import Config
 from chatrelay.model import Denied, LoggedIn, Unavailable, Verdict
-from chatrelay.testing import HeldAuthenticator
+from chatrelay.testing import HeldAuthenticator, HeldMessageLog
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.wire.structs import AuthRequest
 from chatrelay.wire.v1 import decode
-from tests.support.memory import MemoryClient
-from tests.support.relay_case import WebSocketTestCase
+from tests.support import v2
+from tests.support.memory import MemoryClient, Transport
+from tests.support.relay_case import WebSocketTestCase, chat_factory
 from tests.support.session_page_case import SessionPageTestCase
 
 CANARY = "canary-7f3e91d0c4"
@@ -89,6 +92,26 @@ class Printed(WebSocketTestCase):
         # The cache does not even keep the session id of a denied session itself.
         self.assertEqual(len(self.denials), 1)
         self.assertNotIn(CANARY, repr([vars(self.denials), gc.get_referents(self.denials)]))
+
+    def test_repr_of_every_object_has_no_resume_token(self) -> None:
+        held, message_log = HeldAuthenticator(), HeldMessageLog()
+        self.factory = chat_factory(Config(ping_interval=0), self.clock, held, message_log)
+        clients = [MemoryClient(self.factory, Transport()).open(v2.OFFER) for _ in range(4)]
+        for client in clients[:2]:
+            client.say(v2.login(f"{CANARY}-{id(client)}"))
+            held.answer(LoggedIn(1, session=f"{CANARY}-handle"))
+        (used,), (kept,) = (client.hear() for client in clients[:2])
+        message_log.holds_inboxes = True
+        clients[2].say(v2.login(f"{CANARY}-with a token", resume=used["resume"]))  # its inbox is being loaded
+        clients[3].say(v2.login(f"{CANARY}-with another", resume="unusable"))  # the session page is asked
+        printed = what_is_printed_of(self.factory)
+        for name in ("SessionV2", "LoginRequest", "Resumption", "_Holder", "Grant", "Sealer", "_Login", "Revocations"):
+            self.assertIn(name, printed)
+        del printed["HeldAuthenticator"]  # the test's own
+        for secret in (CANARY, used["resume"], kept["resume"]):
+            self.assertEqual([name for name, text in printed.items() if secret in text], [])
+        for token in (used["resume"], kept["resume"]):
+            self.assertNotIn(CANARY.encode(), base64.urlsafe_b64decode(token))
 
     def test_repr_of_values_has_no_session_id(self) -> None:
         request = decode(f'{{"type":"auth-request","SESSID":"{CANARY}"}}'.encode())
