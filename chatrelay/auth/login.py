@@ -197,9 +197,9 @@ class Logins:
         # A session without a name, such as that of a ticket, gets one that nothing else has.
         self.index.resuming(connection, grant.names[0] if grant.names else grant.connection)
         looking = self._pending[connection] = resumption.find_revoked(grant)
-        looking.addCallback(self._looked, _Login(client, None, None, grant), resumption)
+        looking.addCallback(self._looked, _Login(client, None, None, grant))
 
-    def _looked(self, is_revoked: bool | None, login: _Login, resumption: Resumption) -> Deferred[None] | None:
+    def _looked(self, is_revoked: bool | None, login: _Login) -> Deferred[None] | None:
         """Log a client in by a resume token, unless its session is revoked.
 
         :param is_revoked: None if that can't be found out now.
@@ -209,7 +209,7 @@ class Logins:
         assert grant is not None
         if connection not in self._pending:
             return None  # it is closing, so the look was given up
-        if is_revoked or not resumption.is_usable(grant):
+        if is_revoked:
             del self._pending[connection]
             self.index.answered(connection, None)
             session.resume_failed()
@@ -239,6 +239,9 @@ class Logins:
         if not self.index.answered(connection, user, named):
             # This session, or all sessions of the user, were ended meanwhile, so the verdict may be out of date.
             connection.close(codes.ENDED)
+            return
+        if grant is not None and self.resumption is not None and not self.resumption.is_usable(grant):
+            session.resume_failed()  # meanwhile it expired, or a re-check has found that the session is denied
             return
         was_logged_in = session.logged_in
         handle = login.sessid if named is None else named

@@ -278,6 +278,7 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
             return
         self.state = State.ANONYMOUS
         self._is_loading = False
+        self._loaded = None
         if isinstance(request.sessid, UnsetType) and self._cookie_text is None:
             self._connection.send(self._dialect.auth_response(False, Reason.RESUME_EXPIRED))
         else:

@@ -570,6 +570,22 @@ class Revoked(ResumptionCase):
         self.assertFalse(self.resumes(late, relay=following))
         self.assertFalse(self.resumes(late, relay=Process(self.clock, message_log)))
 
+    def test_session_denied_while_the_inbox_is_loaded_is_not_resumed(self) -> None:
+        early = token_of(self.relay.member())
+        self.clock.advance(100)
+        late = token_of(self.relay.member())
+        following = Process(self.clock)
+        first = following.resume(early)
+        second = following.client()
+        second.session.preparing = Deferred()
+        following.logins.resume(second, late, None)
+        following.pass_time(INTERVAL - 100)
+        following.site.answer(Denied())
+        self.assertEqual(first.outgoing.closed, DENIED)
+        second.session.preparing.callback(None)
+        self.assertEqual((second.session.verdicts, second.session.failures), ([], 1))
+        self.assertEqual((len(following.logins), len(following.index), len(following.resumption)), (0, 0, 0))
+
     def test_session_of_another_user_by_now_is_not_resumed(self) -> None:
         client = self.relay.member()
         early = client.session.tokens[0]

@@ -268,6 +268,14 @@ class Logins(SessionV2TestCase):
         self.session.resume_failed()  # too late
         self.assertEqual((self.connection.take(), self.session.logged_in), ([], True))
 
+    def test_token_that_fails_after_the_inbox_was_loaded_leaves_the_rest_of_the_request(self) -> None:
+        self.say(login("good", resume="usable"))
+        self.session.prepare(LoggedIn(8))
+        self.session.resume_failed()
+        self.assertEqual((self.connection.take(), self.asked), ([], ["good"]))
+        self.assertTrue(self.decide(LoggedIn(7)))
+        self.assertEqual(self.connection.take()[0]["uID"], "7")
+
     def test_auth_request_while_a_token_is_checked_is_pending(self) -> None:
         self.say(login(None, resume="usable"))
         self.assertEqual(self.say(login("good", resume="usable")), [{**NO, "reason": "login-pending"}])
