@@ -6,6 +6,7 @@ One thread at a time adds messages; the others may read meanwhile. This module m
 from __future__ import annotations
 
 import hashlib
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,10 @@ USERS_PER_SLICE = 500
 
 ENTRIES_PER_SLICE = 2_500
 """The entries that are sorted at once."""
+
+MIN_KEPT = 64
+"""The entries from which on a user's part is kept, so that the next read only adds what came since. A run has few users
+with so many."""
 
 
 class Row(Struct, array_like=True, gc=False):
@@ -64,33 +69,41 @@ def id_hash(unique_id: str) -> int:
     return crc32(msgspec.json.encode(unique_id))
 
 
+class _Entries:
+    """The entries of one user, oldest first. More are added at the end, and none is changed.
+
+    :ivar codes: the code of each.
+    :ivar sides: the side of each.
+    :ivar searched: how many messages of the run were searched for them.
+    """
+
+    __slots__ = ("codes", "searched", "sides")
+
+    def __init__(self) -> None:
+        self.codes = array("I")
+        self.sides = array("I")
+        self.searched = 0
+
+
 class MemoryPart:
     """What the newest messages have of one user: `chatrelay.messagelog.sqlite.index_run.Part`."""
 
-    __slots__ = ("_codes", "_run", "_sides", "count", "first_place", "position")
+    __slots__ = ("_entries", "_run", "count", "first_place", "position")
 
-    def __init__(
-        self,
-        position: int,
-        first_place: int,
-        codes: Sequence[int],
-        sides: array[int],
-        run: MemoryRun,
-    ) -> None:
+    def __init__(self, position: int, first_place: int, entries: _Entries, run: MemoryRun) -> None:
         self.position = position
         self.first_place = first_place
-        self.count = len(codes)
-        self._codes = codes
-        self._sides = sides
+        self.count = len(entries.codes)  # entries that are added later do not belong to this part
+        self._entries = entries
         self._run = run
 
     def codes(self, start: int, stop: int) -> Sequence[int]:
         """Return the codes of some entries."""
-        return self._codes[start:stop]
+        return self._entries.codes[start:stop]
 
     def sides(self, start: int, stop: int) -> bytes:
         """Return the sides of some entries, each in four bytes."""
-        return self._sides[start:stop].tobytes()
+        return self._entries.sides[start:stop].tobytes()
 
     def codes_of_id(self, id_hash: int) -> Sequence[int]:
         """Return the codes of the messages that the user sent with a unique id that has this hash."""
@@ -120,6 +133,8 @@ class MemoryRun:
         self._id_hashes = array("I")  # of each message with a unique id
         self._id_codes = array("I")
         self._last_message = LastMessage()
+        self._kept: dict[int, _Entries] = {}  # of users with many entries, by position
+        self._lock = threading.Lock()  # of the value before, and of what is in it
 
     @property
     def count(self) -> int:
@@ -161,20 +176,29 @@ class MemoryRun:
         position = self._positions.get(user.key)
         if position is None:
             return None
-        senders = self._senders.tobytes()
-        recipients = self._recipients[: len(senders) // 4].tobytes()
-        sent = positions(senders, position)
-        found = sorted({*sent, *positions(recipients, position)})
-        if not found:  # the user's first message is just being added
-            return None
-        sides = array("I", [0]) * len(found)
-        for number, index in enumerate(found):
-            is_sent = self._senders[index] == position
-            peer = self._recipients[index] if is_sent else self._senders[index]
-            sides[number] = peer * 2 + is_sent
+        with self._lock:
+            entries = self._kept.get(position) or _Entries()
+            self._search(position, entries)
+            if len(entries.codes) >= MIN_KEPT:
+                self._kept[position] = entries
+            if not entries.codes:  # the user's first message is just being added
+                return None
+            return MemoryPart(position, self._first_places[position], entries, self)
+
+    def _search(self, position: int, entries: _Entries) -> None:
+        """Add the user's entries of the messages that were not searched yet."""
+        start = entries.searched
+        senders = self._senders[start:].tobytes()
+        entries.searched += len(senders) // 4
+        recipients = self._recipients[start : entries.searched].tobytes()
+        found = {*positions(senders, position), *positions(recipients, position)}
         offset = self.first - self.base
-        codes = [offset + index for index in found]
-        return MemoryPart(position, self._first_places[position], codes, sides, self)
+        for index in sorted(found):
+            message = start + index
+            is_sent = self._senders[message] == position
+            peer = self._recipients[message] if is_sent else self._senders[message]
+            entries.codes.append(offset + message)
+            entries.sides.append(peer * 2 + is_sent)
 
     def codes_of_id(self, position: int, id_hash: int) -> list[int]:
         """Return the codes of the messages that a user sent with a unique id that has this hash."""

@@ -30,6 +30,7 @@ SMALL = {
     f"{PACKAGE}.index_run.READ_BYTES": 16,
     f"{PACKAGE}.index_tail.USERS_PER_SLICE": 2,
     f"{PACKAGE}.index_tail.ENTRIES_PER_SLICE": 3,
+    f"{PACKAGE}.index_tail.MIN_KEPT": 2,
     f"{PACKAGE}.index_merge.USERS_PER_SLICE": 2,
     f"{PACKAGE}.index_merge.VALUES_PER_SLICE": 3,
     f"{PACKAGE}.index_merge.VALUES_PER_WINDOW": 2,
