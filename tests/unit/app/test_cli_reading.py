@@ -6,8 +6,11 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -383,6 +386,40 @@ def test_following_ends_if_another_log_is_in_its_place(log: str) -> None:
 
     with pytest.raises(LogReplaced):
         followed(log, [replace, lambda: None], Selection())
+
+
+class LateReader:
+    """A log to which a message is committed between the start of following and the read of the old messages."""
+
+    through = 3
+    first = 1
+    message = LoggedMessage(2, "7", "8", "1", "late", 0, delivered=True)
+
+    def follower(self) -> LateReader:
+        return self
+
+    def messages(self, *_: object, **__: object) -> Generator[LoggedMessage, None, None]:
+        yield self.message
+
+    def new_messages(self) -> list[LoggedMessage]:
+        return [self.message]
+
+    def close(self) -> None:
+        pass
+
+
+def test_message_that_is_committed_late_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    reader: Any = LateReader()
+    times = iter(range(3))
+
+    def checked() -> AbstractContextManager[None]:
+        if next(times, None) is None:
+            raise Ended
+        return nullcontext()
+
+    with patch("chatrelay.app.cli.messages.output.checked", checked), pytest.raises(Ended):
+        follow(reader, Selection(), None)
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 # Columns -----------------------------------------------------------------------

@@ -299,6 +299,7 @@ class IndexedSqliteReader(SqliteReader):
         runs[1].write_bytes(whole)
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE life SET epoch = 'another'")
+        self.assertGreater(self.blocks_read(Selection("nobody"))[1], 2)  # it is not used
         self.assertEqual(list(self.reader().messages(Selection("a"))), wanted)
         shutil.rmtree(folder)
         self.assertEqual(list(self.reader().messages(Selection("a"))), wanted)
