@@ -374,6 +374,15 @@ class Options(SynchronousTestCase):
                 self.assertNotIn(field.metadata["zero"], ("", "no limit", "never"), field.name)
 
 
+class Readme(SynchronousTestCase):
+    """The first screen of the README has the two commands that set everything up."""
+
+    def test_first_block_has_one_target_of_make_on_each_line(self) -> None:
+        text = (ROOT / "README.rst").read_text("utf-8")
+        block = text.split("::\n\n", 1)[1].split("\n\n", 1)[0]
+        self.assertEqual(re.findall(r"^ +(make \w+)", block, re.MULTILINE), ["make run", "make test"])
+
+
 class SecurityPage(SynchronousTestCase):
     """docs/security.rst names tests that exist."""
 
