@@ -1,7 +1,8 @@
 """Count the calls that a message and a login make inside chatrelay, and how often they change the module.
 
-    python -m bench.calls                    both
+    python -m bench.calls                    all
     python -m bench.calls message            or login
+    python -m bench.calls v2                 a message of v2 between users who know each other
     python -m bench.calls --trace            print each call, too, indented under its caller
     python -m bench.calls --lines            count the lines of the modules instead
     python -m bench.calls --tree DIR         use another checkout of chatrelay
@@ -20,6 +21,7 @@ These steps are counted, each in a relay that has done the same before:
 
 - message: a message-send-request between two connections that are logged in, from its first byte to the last byte of
   the delivery and of the answer, with the batch, its commit and the flush;
+- message of v2: the same by v2, with another id in each run, between users who have written to each other before;
 - handshake: from the TCP connection to the last byte of the response to the opening handshake;
 - login: from the first byte of the auth-request on an open connection to the last byte of the auth-response. The
   session page is asked by a real HTTP request, on a connection that is kept. With `KnownSessions` of chatrelay.testing
@@ -44,6 +46,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count as count_up
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,7 +55,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from bench.instructions import CONTENT, frame, log_in, logged_in, opened, received, site
+from bench.instructions import CONTENT, ID, frame, frames_in, log_in, logged_in, logged_in_v2, opened, received, site
 from bench.ports import free_port
 from bench.servers import ROOT
 
@@ -221,6 +224,23 @@ def count_messages(recorder: Recorder, port: int) -> Iterator[tuple[str, list[St
         yield "message", [recorder.step(send) for _ in range(WARM_UP + RUNS)][WARM_UP:]
 
 
+def count_messages_v2(recorder: Recorder, port: int) -> Iterator[tuple[str, list[Step]]]:
+    """Send messages of v2 from one connection to another. They have written to each other before."""
+    with closing(logged_in_v2(port, "alice")) as alice, closing(logged_in_v2(port, "bob")) as bob:
+        received = {alice: frames_in(alice), bob: frames_in(bob)}
+        numbers = count_up()
+
+        def send(sender: socket.socket = alice, recipient: socket.socket = bob, to: str = "bob") -> None:
+            message = {"timeStamp": "0", "touID": to, "content": CONTENT}
+            sender.sendall(frame({"type": "message-send-request", "id": ID % next(numbers), "message": message}))
+            answer, delivery = next(received[sender]), next(received[recipient])
+            if b'"value":true' not in answer or not delivery.startswith(b'{"type":"message"'):
+                raise ConnectionError(f"the relay sent {answer!r} and {delivery!r}")
+
+        recorder.step(partial(send, bob, alice, "alice"))
+        yield "message of v2", [recorder.step(send) for _ in range(WARM_UP + RUNS)][WARM_UP:]
+
+
 def count_logins(recorder: Recorder, port: int) -> Iterator[tuple[str, list[Step]]]:
     """Connect, log in and disconnect, one client after the other."""
     handshakes, logins = [], []
@@ -234,7 +254,7 @@ def count_logins(recorder: Recorder, port: int) -> Iterator[tuple[str, list[Step
     yield "login", logins[WARM_UP:]
 
 
-COUNTS = {"message": count_messages, "login": count_logins}
+COUNTS = {"message": count_messages, "v2": count_messages_v2, "login": count_logins}
 
 
 def count(chosen: Iterable[str], reactor: Any) -> list[tuple[str, list[Step]]]:
@@ -285,11 +305,24 @@ def count(chosen: Iterable[str], reactor: Any) -> list[tuple[str, list[Step]]]:
 
     with site() as url, tempfile.TemporaryDirectory() as folder, recorder.installed():
         start(
-            {"message": "message, log in SQLite", "handshake": "handshake", "login": "login, session page"},
+            {
+                "message": "message, log in SQLite",
+                "message of v2": "message of v2, log in SQLite",
+                "handshake": "handshake",
+                "login": "login, session page",
+            },
             f"sqlite:{folder}/messages.sqlite3",
             url,
         )
-        start({"message": "message, log in memory", "login": "login, KnownSessions"}, "memory:", None)
+        start(
+            {
+                "message": "message, log in memory",
+                "message of v2": "message of v2, log in memory",
+                "login": "login, KnownSessions",
+            },
+            "memory:",
+            None,
+        )
         reactor.callWhenRunning(begin)
         reactor.run()
     for failure in failures:
@@ -318,7 +351,7 @@ def table_of_lines(counts: dict[str, int]) -> str:
 def main(command_line: list[str]) -> int:
     """Count, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.calls", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("what", nargs="*", metavar="message|login")
+    parser.add_argument("what", nargs="*", metavar="message|v2|login")
     parser.add_argument("--trace", action="store_true", help="print each call, indented under its caller")
     parser.add_argument("--lines", action="store_true", help="count the lines of the modules instead")
     parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout of chatrelay")

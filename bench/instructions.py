@@ -1,7 +1,8 @@
 """Count the instructions of a message and of a login with Valgrind, which does not depend on the machine's load.
 
-    python -m bench.instructions             both
+    python -m bench.instructions             a message and a login, both of v1
     python -m bench.instructions message     or login
+    python -m bench.instructions v2          a message of v2, between users who know each other; the log is on
     python -m bench.instructions --log       with the message log in SQLite on
     python -m bench.instructions --tree DIR  another checkout of chatrelay, with the load of this one
 
@@ -11,6 +12,9 @@ connections sends eight to its partner, and the next eight after all answers and
 stopped (SIGSTOP) while they send, so that it always finds all messages at once. Two runs that differ only in the number
 of messages give the instructions of one, because the start and the stop are in both. Only the relay's own instructions
 are counted, in Python and C, and not those of the kernel.
+
+Clients of v2 send UUIDs as ids, as clients do, and no ``received`` frames. After their first messages, in both runs,
+they know each other, so that the answers say ``delivered``.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -43,14 +48,21 @@ LOGINS = (50, 350)
 """The logins in the shorter and in the longer run."""
 
 CONTENT = "x" * 40
-PATIENCE = 120.0
-"""The seconds in which a relay must start. Valgrind makes it fifty times as slow."""
+ID = "00000000-0000-4000-8000-%012d"
+"""The id of a message of v2, for its number: as long as a UUID, and never the same."""
+
+PATIENCE = 600.0
+"""The seconds in which a relay must start. Valgrind makes it fifty times as slow, and other programs may be busy."""
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+HANDSHAKE_V2 = HANDSHAKE[:-2] + b"Sec-WebSocket-Protocol: chatrelay.v2\r\n\r\n"
 Load = Callable[[subprocess.Popen[bytes], int, int], None]
+NAMES = {"v2": "message of v2"}
+"""What is printed for a load, if it is not its name."""
+
 COLLECTED = re.compile(r"Collected : (\d+)")
 
 
@@ -60,6 +72,28 @@ def frame(value: object) -> bytes:
     length = len(payload)
     head = struct.pack("!BB", 0x81, 0x80 | length) if length < 126 else struct.pack("!BBH", 0x81, 0xFE, length)
     return head + b"\x55" * 4 + bytes(byte ^ 0x55 for byte in payload)
+
+
+def frames_in(connection: socket.socket) -> Iterator[bytes]:
+    """Yield the payloads of the frames that a server sends, each of at most 64 KiB.
+
+    :raises ConnectionError: if the connection ends.
+    """
+    data = b""
+    while True:
+        start = 0
+        while len(data) - start >= 4:  # no frame of the relay is shorter
+            size, payload = data[start + 1], start + 2
+            if size >= 126:
+                size, payload = int.from_bytes(data[payload : payload + 2], "big"), payload + 2
+            if len(data) < payload + size:
+                break
+            start = payload + size
+            yield data[payload:start]
+        more = connection.recv(65536)
+        if not more:
+            raise ConnectionError(f"the relay ended the connection after {data!r}")
+        data = data[start:] + more
 
 
 def received(connection: socket.socket, size: int) -> bytes:
@@ -118,11 +152,11 @@ def site() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/session"
 
 
-def opened(port: int) -> socket.socket:
+def opened(port: int, handshake: bytes = HANDSHAKE) -> socket.socket:
     """Connect, and complete the opening handshake."""
     connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(HANDSHAKE)
+    connection.sendall(handshake)
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
         answer += received(connection, 1)
@@ -183,13 +217,52 @@ def messages(relay: subprocess.Popen[bytes], port: int, rounds: int) -> None:
         connection.close()
 
 
-def logins(relay: subprocess.Popen[bytes], port: int, count: int) -> None:
+def logged_in_v2(port: int, uid: str) -> socket.socket:
+    """Return a connection that is logged in as a user by v2.
+
+    :raises ConnectionError: if the relay refuses the login.
+    """
+    connection = opened(port, HANDSHAKE_V2)
+    connection.sendall(frame({"type": "auth-request", "SESSID": uid}))
+    answer = next(frames_in(connection))
+    if json.loads(answer).get("response") is not True:
+        raise ConnectionError(f"not logged in: {answer!r}")
+    return connection
+
+
+def messages_v2(relay: subprocess.Popen[bytes], port: int, rounds: int) -> None:
+    """Send messages of v2 in lockstep, each with an id of its own.
+
+    :raises ConnectionError: if an answer or a delivery is missing, or if the last ones do not say ``delivered``.
+    """
+    connections = [logged_in_v2(port, f"user-{number:03}") for number in range(CONNECTIONS)]
+    numbers = count()
+
+    def request(number: int) -> bytes:
+        message = {"timeStamp": "0", "touID": f"user-{number ^ 1:03}", "content": CONTENT}
+        return frame({"type": "message-send-request", "id": ID % next(numbers), "message": message})
+
+    for turn in range(rounds):
+        requests = [b"".join(request(number) for _ in range(IN_FLIGHT)) for number in range(CONNECTIONS)]
+        with stopped(relay):
+            for connection, data in zip(connections, requests, strict=True):
+                connection.sendall(data)
+        for connection in connections:
+            frames = list(islice(frames_in(connection), 2 * IN_FLIGHT))
+            delivered = sum(payload.endswith(b'"delivery":"delivered"}}') for payload in frames)
+            if turn and delivered != IN_FLIGHT:
+                raise ConnectionError(f"the relay sent {frames!r}")
+    for connection in connections:
+        connection.close()
+
+
+def logins(relay: subprocess.Popen[bytes], port: int, logins: int) -> None:
     """Log in and disconnect, one client after the other."""
-    for number in range(count):
+    for number in range(logins):
         logged_in(port, f"user-{number:03}").close()
 
 
-def instructions(tree: Path, server: str, load: Load, count: int) -> int:
+def instructions(tree: Path, server: str, load: Load, amount: int) -> int:
     """Return all instructions of a relay from its start to its end, with a load in between.
 
     :param server: its name in `SERVERS`.
@@ -216,7 +289,7 @@ def instructions(tree: Path, server: str, load: Load, count: int) -> int:
                         if probe.connect_ex(("127.0.0.1", port)) == 0:
                             break
                     time.sleep(0.1)
-                load(running, port, count)
+                load(running, port, amount)
             finally:
                 running.terminate()
                 running.wait(PATIENCE)
@@ -230,7 +303,7 @@ def instructions(tree: Path, server: str, load: Load, count: int) -> int:
 def main(command_line: list[str]) -> int:
     """Count, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("what", nargs="*", metavar="message|login")
+    parser.add_argument("what", nargs="*", metavar="message|login|v2")
     parser.add_argument("--log", action="store_true", help="with the message log in SQLite on")
     parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout of chatrelay")
     arguments = parser.parse_args(command_line)
@@ -238,18 +311,19 @@ def main(command_line: list[str]) -> int:
         parser.error("valgrind is not installed: apt-get install valgrind")
     per_round = CONNECTIONS * IN_FLIGHT
     chosen = arguments.what or ["message", "login"]
-    if not {"message", "login"} >= set(chosen):
-        parser.error("choose message, login or both")
     loads: dict[str, tuple[Load, tuple[int, int], int]] = {
         "message": (messages, ROUNDS, per_round),
         "login": (logins, LOGINS, 1),
+        "v2": (messages_v2, ROUNDS, per_round),
     }
+    if not set(loads) >= set(chosen):
+        parser.error("choose from " + ", ".join(loads))
     for what in dict.fromkeys(chosen):
         load, (few, many), units = loads[what]
-        server = "chatrelay-log" if arguments.log else "chatrelay"
-        counts = [instructions(arguments.tree.resolve(), server, load, count) for count in (few, many)]
+        server = "chatrelay-log" if arguments.log or what == "v2" else "chatrelay"
+        counts = [instructions(arguments.tree.resolve(), server, load, amount) for amount in (few, many)]
         each = (counts[1] - counts[0]) / ((many - few) * units)
-        print(f"{each:,.0f} instructions per {what}", flush=True)
+        print(f"{each:,.0f} instructions per {NAMES.get(what, what)}", flush=True)
     return 0
 
 

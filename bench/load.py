@@ -47,7 +47,7 @@ class Plan:
         messages a second; ``idle`` only connects and logs in; ``login`` connects, logs in and disconnects
         repeatedly, `in_flight` at once.
     :ivar pid: the server's process. Its descendants count, too.
-    :ivar dialect: ``v1`` or ``mqtt``.
+    :ivar dialect: ``v1``, ``v2`` or ``mqtt``.
     :ivar warm_up: seconds of load before the measurement.
     :ivar window: measured seconds.
     :ivar authority: a PEM file; if it is given, connections use TLS.
@@ -120,11 +120,15 @@ class Load:
         self.late: list[float] = []
         self._tasks: list[asyncio.Future[None]] = []
         self._trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._member = Member
+        self._member, self._busy = Member, Busy
         if plan.dialect == "mqtt":
             from bench.mqtt import MqttMember
 
             self._member = MqttMember
+        elif plan.dialect == "v2":
+            from bench.member_v2 import BusyV2, MemberV2
+
+            self._member, self._busy = MemberV2, BusyV2
         self._tls = None if plan.authority is None else ssl.create_default_context(cafile=plan.authority)
 
     def fail(self, what: str) -> None:
@@ -194,7 +198,7 @@ class Load:
         await self.connect_until(self.plan.connections)
         _no_collections()
         self.running = True
-        for busy in [Busy(member) for member in self.members]:
+        for busy in [self._busy(member) for member in self.members]:
             busy.begin()
         sample = await self._measure()
         await self._drain()

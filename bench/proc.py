@@ -32,10 +32,14 @@ def cpu_ticks(stat: str) -> int:
 
 def resident_kib(status: str) -> int:
     """Return the resident memory of a process in KiB, from the text of /proc/PID/status."""
+    return _kib_of("VmRSS", status)
+
+
+def _kib_of(name: str, status: str) -> int:
     for line in status.splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1])
-    raise ValueError("no VmRSS: has the process ended?")
+    raise ValueError(f"no {name}: has the process ended?")
 
 
 def cpu_model(cpuinfo: str) -> str:
@@ -64,6 +68,22 @@ def cpu_seconds_of(pids: Iterable[int]) -> float:
 def resident_kib_of(pids: Iterable[int]) -> int:
     """Return the resident memory of running processes in KiB."""
     return sum(resident_kib((PROC / str(pid) / "status").read_text()) for pid in pids)
+
+
+def thread_seconds_of(pid: int) -> float:
+    """Return the CPU time of the present threads of a process, in seconds, exact to far less than a clock tick."""
+    stats = [(task / "schedstat").read_text() for task in (PROC / str(pid) / "task").iterdir()]
+    return sum(int(stat.split()[0]) for stat in stats) / 1e9
+
+
+def reset_peak(pid: int) -> None:
+    """Have `peak_kib_of` count from now on; see proc(5), clear_refs."""
+    (PROC / str(pid) / "clear_refs").write_text("5")
+
+
+def peak_kib_of(pid: int) -> int:
+    """Return the largest resident memory of a running process in KiB."""
+    return _kib_of("VmHWM", (PROC / str(pid) / "status").read_text())
 
 
 def sync_seconds(folder: Path, times: int = 100) -> list[float]:

@@ -63,7 +63,7 @@ SCENARIOS = (
         "64x8-log",
         "64 connections, 8 messages in flight on each, chatrelay with its SQLite message log (peers log nothing)",
         "cost",
-        ("autobahn", "node", "gorilla", "bun", "chatrelay-log", "chatrelay-lean-log"),
+        ("autobahn", "node", "gorilla", "bun", "chatrelay-log", "chatrelay-v2", "chatrelay-lean-log"),
         (64,),
         in_flight=8,
         quick=True,
@@ -91,6 +91,15 @@ SCENARIOS = (
         ("node", "gorilla", "bun", "chatrelay", "chatrelay-lean"),
         (100, 1000, 10000),
         rate=2000.0,
+    ),
+    Scenario(
+        "growth-log",
+        "more connections at the same 2,000 messages a second, message log in SQLite",
+        "growth",
+        ("chatrelay-log", "chatrelay-v2"),
+        (100, 10000),
+        rate=2000.0,
+        warm_up=7.0,  # so that each of 10,000 users has written once, and is known
     ),
     Scenario(
         "idle",

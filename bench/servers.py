@@ -326,6 +326,14 @@ SERVERS = {
         ),
         Server("chatrelay-log", "chatrelay, SQLite", _LOGS, _chatrelay_version, _chatrelay(log=True)),
         Server(
+            "chatrelay-v2",
+            "chatrelay v2, SQLite",
+            "logs as above; clients of v2, which know each other and send no received frames",
+            _chatrelay_version,
+            _chatrelay(log=True),
+            dialect="v2",
+        ),
+        Server(
             "chatrelay-lean-log",
             "chatrelay, SQLite, lean reactor",
             _LOGS,

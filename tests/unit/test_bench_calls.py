@@ -146,12 +146,25 @@ class Figures(SynchronousTestCase):
 class Run(SynchronousTestCase):
     """A real relay, in a process of its own."""
 
-    def test_traced_message_goes_through_several_modules_and_the_log_thread(self) -> None:
-        command = [sys.executable, "-m", "bench.calls", "message", "--trace"]
+    def run_bench(self, *arguments: str) -> str:
+        """Run the command; return what it prints."""
+        command = [sys.executable, "-m", "bench.calls", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
-        steps = re.split(r"^(?=message, )", done.stdout, flags=re.MULTILINE)[1:]
-        self.assertEqual(len(steps), 2, done.stdout)
+        return done.stdout
+
+    def test_message_of_v2_is_delivered_by_the_inbox_of_the_recipient(self) -> None:
+        steps = re.split(r"^(?=message of v2, )", self.run_bench("v2", "--trace"), flags=re.MULTILINE)[1:]
+        self.assertEqual(len(steps), 2)
+        for step in steps:
+            self.assertIn("chatrelay.relay.inbox  Cursor.offer", step)
+            self.assertIn("chatrelay.relay.inbox  Cursor.answer", step)
+            self.assertNotIn("Acquaintances.look_up", step)  # they know each other
+
+    def test_traced_message_goes_through_several_modules_and_the_log_thread(self) -> None:
+        said = self.run_bench("message", "--trace")
+        steps = re.split(r"^(?=message, )", said, flags=re.MULTILINE)[1:]
+        self.assertEqual(len(steps), 2, said)
         for step in steps:
             head, *path = step.splitlines()
             calls, changes, modules = map(int, re.findall(r"(\d+) (?:calls|changes|modules)", head))
