@@ -16,8 +16,8 @@ from tests.support.schema import V2, check_sent, is_valid_request
 class Device:
     """One device of a user, over many connections.
 
-    :param url: the relay's.
     :param sessid: the SESSID that it logs in by.
+    :ivar url: the relay's.
     :ivar options: for `Client`.
     :ivar epoch: the epoch of what it has; None before its first login.
     :ivar place: the last place that it was sent.
@@ -27,7 +27,7 @@ class Device:
     """
 
     def __init__(self, url: str, sessid: str, **options: Any) -> None:
-        self._url = url
+        self.url = url
         self._sessid = sessid
         self.options = options
         self._sent: dict[str, dict[str, Any]] = {}
@@ -39,7 +39,7 @@ class Device:
 
     def connect(self) -> dict[str, Any]:
         """Connect, and log in with what it has; return the answer."""
-        self.client = Client(self._url, subprotocols=[V2], **self.options)
+        self.client = Client(self.url, subprotocols=[V2], **self.options)
         assert self.client.socket.subprotocol == V2
         after = None if self.epoch is None else {"epoch": self.epoch, "n": self.place}
         self.say(v2.login(self._sessid, after))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,9 @@ from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.model import LogUnavailable, user_key
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
+from chatrelay.relay.inbox import Cursor, Inboxes
 from chatrelay.relay.session import Session
+from chatrelay.relay.storing import Storing
 from chatrelay.websocket import reading
 from chatrelay.websocket.factory import ChatFactory
 from chatrelay.websocket.outbox import Outbox
@@ -106,6 +109,19 @@ def leave_out(check: str) -> None:
 @named("a short WAL")
 def _() -> None:
     replace(checkpoints, "CHECKPOINT_BYTES", lambda _: 8 * 4096)
+
+
+@named("waits after each commit")
+def _() -> None:
+    def make(append: Any) -> Any:
+        def appended(self: Any, messages: Any) -> Any:
+            numbers = append(self, messages)
+            time.sleep(0.1)
+            return numbers
+
+        return appended
+
+    replace(SqliteStore, "append", make)
 
 
 # The message log ------------------------------------------------------------------------
@@ -191,6 +207,20 @@ def _() -> None:
     replace(SqliteStore, "append", lambda append: lambda self, messages: append(self, messages[::-1])[::-1])
 
 
+@named("gives a place twice")
+def _() -> None:
+    def make(placed: Any) -> Any:
+        def placed_again(self: Any, connection: Any, messages: Any) -> Any:
+            rows, places = placed(self, connection, messages)
+            user = user_key(messages[-1].from_uid)
+            places[user] -= 1
+            return rows, places
+
+        return placed_again
+
+    replace(SqliteStore, "_placed", make)
+
+
 @named("takes a failed commit for one")
 def _() -> None:
     def make(append: Any) -> Any:
@@ -267,6 +297,33 @@ def _() -> None:
         return made
 
     replace(Relay, "__init__", make)
+
+
+@named("answers what is sent again by a second row")
+def _() -> None:
+    replace(Storing, "_found", lambda find: lambda self, _found, held: find(self, None, held))
+
+
+@named("replays from a wrong place")
+def _() -> None:
+    def make(enter: Any) -> Any:
+        def entered(self: Any, user: str, connection: Any, last: int, after: int | None = None) -> Any:
+            return enter(self, user, connection, last, after if after is None else min(after + 1, last))
+
+        return entered
+
+    replace(Inboxes, "enter", make)
+
+
+@named("drops an answer at or below the cursor")
+def _() -> None:
+    def make(answer: Any) -> Any:
+        def answered(self: Any, place: int, payload: bytes) -> Any:
+            return place <= self.place or answer(self, place, payload)
+
+        return answered
+
+    replace(Cursor, "answer", make)
 
 
 @named("writes past TLS")
