@@ -62,11 +62,11 @@ class _Doubtful:
 class _Unmarked:
     """Messages that reached nobody, with their numbers, whose mark is not committed yet.
 
-    :ivar epoch: that of the log in which they have these numbers.
+    :ivar epoch: that of the log in which they have these numbers; None if the log has none.
     """
 
     unreached: list[tuple[int, _Submission]]
-    epoch: str
+    epoch: str | None
 
 
 class Relay:
@@ -307,32 +307,37 @@ class Relay:
 
         self._unanswered[number] += 1
         # After a failure, the log writes the mark when it recovers. The message reached nobody either way.
-        marked = self._commit_mark(unreached)
+        marked = self._commit_mark(_Unmarked(unreached, None if self._storing is None else self._storing.epoch))
         marked.addCallback(answer)
         marked.addErrback(self._report)
         marked.addBoth(lambda _: self._answered(number))
 
-    def _commit_mark(self, unreached: list[tuple[int, _Submission]]) -> Deferred[None]:
+    def _commit_mark(self, unmarked: _Unmarked) -> Deferred[None]:
         """Mark messages as undelivered; the Deferred fires when that is committed, or has failed."""
-        marked = maybeDeferred(self._message_log.mark_undelivered, [row for row, _ in unreached])
-        marked.addCallbacks(self._marked, self._mark_failed, callbackArgs=(unreached,), errbackArgs=(unreached,))
+        numbers = [number for number, _ in unmarked.unreached]
+        marked = maybeDeferred(self._message_log.mark_undelivered, numbers)
+        marked.addCallbacks(self._marked, self._mark_failed, callbackArgs=(unmarked,), errbackArgs=(unmarked,))
         marked.addErrback(self._report)
         return marked
 
-    def _marked(self, _: object, unreached: list[tuple[int, _Submission]]) -> None:
-        for _number, (_submitter, message) in unreached:
-            self._release(message)
+    def _marked(self, _: object, unmarked: _Unmarked) -> None:
+        if self._is_current(unmarked):
+            for _number, (_submitter, message) in unmarked.unreached:
+                self._release(message)
 
-    def _mark_failed(self, failure: Failure, unreached: list[tuple[int, _Submission]]) -> None:
+    def _mark_failed(self, failure: Failure, unmarked: _Unmarked) -> None:
         # The log marks the messages when it recovers. Until then their places are not settled, so this is tried again.
         if self._storing is not None:
-            self._mark_retries.start(_Unmarked(unreached, self._storing.epoch))
+            self._mark_retries.start(unmarked)
         failure.trap(LogUnavailable)
 
     def _mark_again(self, unmarked: _Unmarked) -> None:
-        assert self._storing is not None
-        if self._storing.epoch == unmarked.epoch:  # in another one, other messages have these numbers
-            self._commit_mark(unmarked.unreached)
+        if self._is_current(unmarked):
+            self._commit_mark(unmarked)
+
+    def _is_current(self, unmarked: _Unmarked) -> bool:
+        """Return whether these messages still have their numbers and places: in another epoch, others have them."""
+        return self._storing is not None and self._storing.epoch == unmarked.epoch
 
     def _refuse(self, failure: Failure, batch: list[_Submission]) -> None:
         is_doubtful = self._storing is not None and isinstance(failure.value, CommitUnknown)

@@ -117,7 +117,7 @@ class PostgresMessageLog:
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Mark messages as delivered to nobody, in the thread."""
-        return self._run(self._store.mark_undelivered, numbers)
+        return self._run(self._mark_undelivered, (numbers, self._epoch))
 
     def inbox(self, user: str) -> Deferred[InboxState]:
         """Look up a user's inbox, in the thread."""
@@ -194,6 +194,16 @@ class PostgresMessageLog:
         else:
             if done is not None:
                 self._reactor.callFromThread(done.callback, result)
+
+    def _mark_undelivered(self, marked: tuple[Sequence[int], str]) -> None:
+        """Mark messages as delivered to nobody.
+
+        :param marked: their numbers, and the epoch in which they have them.
+        """
+        numbers, epoch = marked
+        # The caller may not have learned yet that the log has another life, in which these are other messages.
+        if epoch == self._store.epoch:
+            self._store.mark_undelivered(numbers)
 
     def _add_marks(self, argument: tuple[Sequence[Mark], Deferred[None]]) -> None:
         marks, done = argument

@@ -121,7 +121,7 @@ class SqliteMessageLog:
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Mark messages as delivered to nobody, in the thread."""
-        return self._run(self._store.mark_undelivered, numbers)
+        return self._run(self._mark_undelivered, (numbers, self._epoch))
 
     def inbox(self, user: str) -> Deferred[InboxState]:
         """Look up a user's inbox in the thread."""
@@ -205,6 +205,16 @@ class SqliteMessageLog:
                 self._saved.append(done)
             else:
                 self._reactor.callFromThread(done.callback, result)
+
+    def _mark_undelivered(self, marked: tuple[Sequence[int], str]) -> None:
+        """Mark messages as delivered to nobody.
+
+        :param marked: their numbers, and the epoch in which they have them.
+        """
+        numbers, epoch = marked
+        # The caller may not have learned yet that the log has another life, in which these are other messages.
+        if epoch == self._store.epoch:
+            self._store.mark_undelivered(numbers)
 
     def _add_marks(self, marks: Sequence[Mark]) -> object:
         self._store.add_marks(marks)

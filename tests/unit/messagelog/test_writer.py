@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from typing import Any
 from unittest.mock import patch
@@ -263,6 +264,28 @@ class Writer(TestCase):
         self.assertEqual(await log.append([message("d")]).addCallback(lambda n: epochs.append(log.epoch) or n), [1])
         self.assertNotIn(first, epochs)
         await log.stop()
+
+    async def test_mark_of_undelivered_from_before_a_new_epoch_marks_nothing_in_another_file(self) -> None:
+        other = SqliteMessageLog(f"{self.path}.other", reactor)  # type: ignore[arg-type]
+        other.start()
+        await other.append([message("of the other file")])
+        await other.stop()
+        log = self.make()
+        log.start()
+        await log.append([message("a")])
+        os.rename(f"{self.path}.other", self.path)
+        os.unlink(f"{self.path}-wal")
+        with self.assertRaises(LogUnavailable):
+            await log.append([message("b")])
+        for _ in range(500):  # the reactor does not run meanwhile, so it does not learn of the new epoch
+            if log.is_open:
+                break
+            time.sleep(0.01)
+        await log.mark_undelivered([1])
+        await log.stop()
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = connection.execute("SELECT content, delivered FROM message").fetchall()
+        self.assertEqual(rows, [("of the other file", 1)])
 
     async def test_epoch_of_a_log_that_was_not_started_is_empty(self) -> None:
         self.assertEqual(self.make().epoch, "")

@@ -259,6 +259,40 @@ class Storing(StoreCase):
         self.world.pass_seconds(5)
         self.assertEqual((len(marked), self.world.clock.getDelayedCalls()), (1, []))
 
+    def test_mark_that_fails_after_the_epoch_has_changed_is_not_repeated(self) -> None:
+        pending: list[Deferred[None]] = []
+
+        def wait(numbers: object) -> Deferred[None]:
+            pending.append(Deferred())
+            return pending[-1]
+
+        self.patch(self.world.log, "mark_undelivered", wait)
+        old = self.world.old_client("bo")
+        self.world.submit("alice", "bo", "m1")
+        self.world.turn()
+        self.world.directory.remove("bo", old)
+        self.world.log.commit()
+        self.world.log.epoch = "another"
+        pending[0].errback(LogUnavailable("gone"))
+        self.world.pass_seconds(5)
+        self.assertEqual((len(pending), self.world.clock.getDelayedCalls()), (1, []))
+
+    def test_mark_of_another_epoch_makes_no_place_void(self) -> None:
+        pending: Deferred[None] = Deferred()
+        self.patch(self.world.log, "mark_undelivered", lambda numbers: pending)
+        old = self.world.old_client("bo")
+        self.world.submit("alice", "bo", "m1")
+        self.world.turn()
+        self.world.directory.remove("bo", old)
+        self.world.log.commit()
+        empty = HeldMessageLog()
+        for name in ("rows", "inboxes", "epoch"):  # as when another file was put in its place
+            setattr(self.world.log, name, getattr(empty, name))
+        bo = self.world.device("bo")
+        pending.callback(None)
+        self.world.pass_seconds(20)
+        self.assertEqual((bo.take(), bo.is_open), ([], True))
+
 
 class BesideV1(StoreCase):
     """Messages of v1 while somebody speaks v2."""
