@@ -211,11 +211,11 @@ class Storing:
         if self._epoch != self._log.epoch:
             self.check_epoch()
         pair = pair_of(message)
-        is_simple = not again and not self._held and not self.resendings.remembered
-        if is_simple and self.acquaintances.known(pair) and self._connections_of(pair[1]):
+        id = (pair[0], message.client_id)
+        is_first = not again and pair not in self._held and id not in self.resendings.remembered
+        if is_first and self.acquaintances.known(pair) and self._connections_of(pair[1]):
             self._take(message, submitter)
             return
-        id = (pair[0], message.client_id)
         resending = self.resendings.get(id)
         if resending is None and again:
             first = self._held_ids.get(id) or self._find_waiting(id)

@@ -630,6 +630,15 @@ class SentAgain(StoreCase):
             world.commit()
             self.assertEqual(len(world.log.rows), expected, seconds)
 
+    def test_message_waits_for_nothing_while_ids_and_messages_of_others_are_remembered(self) -> None:
+        self.know("alice", "bo", "cy")
+        alice, _, cy = (self.world.device(user) for user in ("alice", "bo", "cy"))
+        self.world.store(cy, "bo", "m1", again=True)  # it is searched for
+        tickets = self.world.storing.tickets
+        number = tickets.open()
+        self.world.store(alice, "bo", "m2")
+        self.assertEqual(tickets.open(), number + 1)
+
     def test_id_with_another_recipient_or_content_is_refused(self) -> None:
         alice = self.world.device("alice")
         self.world.store(alice, "bo", "m1", "hej")
