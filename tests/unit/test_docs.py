@@ -216,7 +216,7 @@ class ProtocolPage(SynchronousTestCase):
             f"this connection watches, at most {structs_v2.MAX_WATCHED}.",
             f"in either version, and for {presence.OFFLINE_SECONDS:g} seconds after that",
             f"one ``presence`` about a user in {presence.FRAME_SECONDS:g} seconds",
-            f"passed on at most every {typing.TYPING_SECONDS:g} seconds",
+            f"passes it on at most every {typing.TYPING_SECONDS:g} seconds",
             f"More than {reads.MAX_WAITING_READS} others wait",
             f"may send {defaults['stranger_messages']} messages in 24 hours",
             f"{defaults['offline_messages']:,} messages are stored, a tenth of them",
