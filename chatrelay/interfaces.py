@@ -155,7 +155,7 @@ class InboxConnection(Protocol):
         """Whether bytes from an earlier turn of the reactor wait in this process."""
 
     def send(self, payload: bytes) -> bool:
-        """Append one text message, as `Connection.send` does. Once the result is False, it is so for ever."""
+        """Append one text message, as `Connection.send` does. Once it has returned False, it always does."""
 
     def call_when_drained(self, call: Callable[[], None]) -> None:
         """Call `call` once, in a later turn of the reactor, when less than 64 KiB are unsent.
@@ -317,7 +317,7 @@ class SlowStart(Protocol):
     """A `MessageLog` whose `start` may take long, because it changes what an older version has written."""
 
     on_progress: Callable[[], object]
-    """Called about once a second while `start` goes on. The process sets it, so that systemd goes on waiting."""
+    """Called about once a second while `start` runs. The process sets it, so that systemd keeps waiting."""
 
 
 class LogReplaced(Exception):
@@ -329,7 +329,7 @@ class CommitUnknown(LogUnavailable):
 
     :ivar outcome: fires when the log can be read again: with True if the batch is in it, as a whole, and False if it is
         not and never will be. If it is, the messages have their places, those with a unique id stand, and the others
-        are marked as undelivered. It fires before any later batch is committed. It never fails, but may take for ever.
+        are marked as undelivered. It fires before any later batch is committed. It never fails, but may never fire.
     """
 
     def __init__(self, text: str, outcome: Deferred[bool]) -> None:

@@ -97,7 +97,7 @@ class Config:
     resume_key_file: str | None = option(
         None,
         "A file with the key of resume tokens, 32 random bytes; it is made if there is none. Without it, the key is "
-        "made at each start, so clients log in anew after a restart. Relays with the same key accept each other's.",
+        "made at each start, so no token works after a restart. Relays with the same key accept each other's tokens.",
         metavar="FILE",
         check=checks.resume_key_file,
     )
@@ -142,7 +142,7 @@ class Config:
         metavar="URL",
         check=checks.message_log,
     )
-    no_copy: bool = option(False, "Whether a message log is upgraded to a new schema without a copy.", metavar="yes|no")
+    no_copy: bool = option(False, "Whether to upgrade a message log to a new schema without a copy.", metavar="yes|no")
     log_format: str = option(
         "text",
         "The format of the log of twistd chatrelay: 'text', or 'json' with one object a line, in which all text from "
@@ -392,14 +392,14 @@ class Config:
 
     offline: str = option(
         "store",
-        "What becomes of a message of a client that speaks v2 if its recipient is not connected: 'store' keeps it "
-        "until the recipient logs in with such a client; 'reject' answers receiving-user-not-connected if the "
-        "recipient has written to the sender before. A client may ask for either. Messages of v1 are always rejected.",
+        "What the relay does with a message from a client that speaks v2 if the recipient is not connected: 'store' "
+        "keeps it; 'reject' answers receiving-user-not-connected if the recipient has written to the sender before, "
+        "and else keeps it, too. A client may ask for either. Messages of v1 are always rejected.",
         words="store|reject",
     )
     offline_messages: int = option(
         10_000,
-        "How many messages may be stored for a user who is not connected, counted since their last connection went; "
+        "How many messages may be stored for a user who is not connected, counted since their last connection closed; "
         "a tenth of them from one sender. Further ones are answered with receiving-user-full. Messages to people who "
         "have never written back are limited by stranger-messages instead.",
         unit="messages",
@@ -420,20 +420,20 @@ class Config:
     )
     again_time: float = option(
         86_400.0,
-        "How long a message that is sent again is recognized, and so logged once. Clients are told at their login.",
+        "For how long a message that a client sends again is recognised, and so logged once. Clients are told this.",
         unit="seconds",
         zero="no limit: a search may go through the whole message log",
     )
     receipts: str = option(
         "on",
-        "Whether users of clients that speak v2 are told how far those who have written to them have received and read "
-        "their messages: 'on' or 'off'. What was read counts for unread messages either way.",
+        "Whether senders with clients that speak v2 are told how far their messages were received and read, by people "
+        "who have written to them: 'on' or 'off'. In either case a user's own clients learn what was read.",
         words="on|off",
     )
     presence: str = option(
         "known",
-        "Of whom clients that speak v2 may learn whether they are online and when they last were: 'known' are the "
-        "people who have written to the user; with 'everybody', any user can find out who uses your site, and when.",
+        "Of whom clients that speak v2 can see whether they are online and when they last were: with 'known', people "
+        "who have written to the user; with 'everybody', any user can find out who uses your site, and when.",
         words="known|everybody|off",
     )
     # Slow and disconnected clients

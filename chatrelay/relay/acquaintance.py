@@ -1,7 +1,7 @@
-"""Who is known to whom: B is known to A if B has written to A by a message that stands.
+"""Acquaintance: find out who is known to whom. B is known to A if B has written to A by a message that stands.
 
-On v2 connections, nothing is told of people who are unknown. Pure: the reader of the message log is passed in. This
-module must not know what is told of people who are known.
+On v2 connections, a user learns nothing about unknown people. Pure: the reader of the message log is passed in. This
+module must not know what a user learns about known people.
 
 What is found is kept in a bounded cache, in two parts. That somebody is known stays true. That somebody is unknown is
 true only as long as `wrote` is called for every message that is committed.
@@ -30,7 +30,7 @@ class _Question:
 
     :ivar waiting: called with the result: a bool, or a failure.
     :ivar is_known: whether the other user has written meanwhile.
-    :ivar is_doubtful: whether messages were committed meanwhile that nobody told of.
+    :ivar is_doubtful: whether messages may have been committed meanwhile without a call of `wrote`.
     """
 
     waiting: list[Deferred[bool]] = attrs.field(factory=list)

@@ -1,4 +1,4 @@
-"""The answers to stored messages: what they may say of the recipient, and in which order they are given.
+"""The answers to stored messages: decide what they may say about the recipient, and in which order they are sent.
 
 Pure. This module must not know how an answer is encoded, nor who is known to whom: `Acquaintances` does.
 

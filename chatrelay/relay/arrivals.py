@@ -1,9 +1,9 @@
-"""The latest messages to one user, by place: so that a mark of theirs can be translated without a read of the log.
+"""The latest messages to one user, by place, so that a mark of the user can be translated without a read of the log.
 
 Pure, and bounded. This module must not know what a mark means, nor whom it is told to.
 
 A mark of the user names a place in their own inbox, and the sender has the message at another place. Usually a mark
-names a message that has just arrived, so both places are here. Where they are not, the message log has to be read.
+names a message that has just arrived, so both places are here. If they are not, the message log has to be read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What people are told of each other besides messages: receipts, presence and typing; and the marks that are kept.
+"""Awareness: tell users about each other's receipts, presence and typing, and keep their marks.
 
 Pure: the directory, the inboxes, the message log and the clocks are passed in. This module must not know how anything
-is encoded. It connects the parts: each event of the relay goes to those that it concerns.
+is encoded. It passes each event of the relay to the parts that need it.
 
 Everything here is about people who speak v2, except that users of v1 are online, too.
 """

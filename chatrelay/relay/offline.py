@@ -1,4 +1,4 @@
-"""How much may be stored for people who have not written back, or who are not here.
+"""The limits on messages that are stored for people who have not written back, or who are not connected.
 
 Pure: the time is passed in. This module must not know who is known to whom, who is connected, nor what follows when a
 bound is reached. All counts are kept in memory, and begin again after a restart.

@@ -1,9 +1,9 @@
-"""How far conversations have been received and read, for the answers to requests for history and conversations.
+"""Read how far conversations were received and read, for the answers to requests for history and conversations.
 
 Pure: the reader of the message log is passed in. This module must not know what else an answer has.
 
-Whether somebody is here makes no difference to what is read. Of people who have never written to the user, nothing is
-read but whether they have.
+What is read does not depend on whether somebody is connected. About people who have never written to the user, this
+module reads only whether they have.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Who is connected, and when they last were: to whom it is told, and when.
+"""Presence: tell connections which users are online, and when they last were.
 
 Pure: the directory, the dialect and the clock are passed in. This module must not know how a connection opens, who is
 known to whom, or how a mark is kept.
 
-A connection may watch some users. It is told of those who have written to its user, and of those who do so later. Only
-these watches are active: a watch of anybody else leaves no trace at the watched user, and costs them nothing.
+A connection may watch some users. It is told about those who have written to its user, or do so later. Only these
+watches are active: any other watch leaves no trace at the watched user, and costs that user nothing.
 
 - A user is offline only when five seconds have passed since the last connection closed, in v1 or v2.
 - A connection gets at most one frame about a user in five seconds, and that has the latest state.
-- A user whom many connections watch is told of in slices, so that other work is not held up.
+- If many connections watch a user, they are told in slices, so that other work is not delayed.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Presence:
         self._leaving.pop(user, None)
         self._awaited.discard(user)
         self._last_seen.pop(user, None)
-        self._changed(user)  # which does nothing if nobody was told that they had left
+        self._changed(user)  # This does nothing if no connection was told that the user had left.
 
     def disconnected(self, user: str) -> int:
         """Note that the last connection of a user has gone.

@@ -1,4 +1,4 @@
-"""The marks of what people have received and read: to whom they are told, and when.
+"""Receipts: pass on how far users have received and read their messages.
 
 Pure: the inboxes, the dialect, the reader of the message log and the clock are passed in. This module must not know how
 a mark is decoded, how it is kept, or who is known to whom.
@@ -16,7 +16,7 @@ done by `_Work`, one after the other for each user. So numbers never go back.
 
 What is read of the log never depends on whether somebody is here who has not written to the user (docs/security.rst).
 So there are two `Acquaintances`, with separate caches: what a user finds out about others, and what the others may be
-told of the user. The acts of one user leave no traces in what another finds out.
+told of the user. So what one user does has no effect on what another can find out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the marks, the typing and the watches of one logged-in connection do.
+"""Do what the marks, the typing and the watches of one logged-in connection ask for.
 
 Pure. This module must not know how often a client may do something, nor how an answer is encoded.
 """

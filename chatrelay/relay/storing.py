@@ -1,4 +1,4 @@
-"""Whether a message of v2 is taken, and what follows from it besides its delivery.
+"""Decide whether a message of v2 is accepted, and do what follows from it besides its delivery.
 
 Pure: clocks, the directory and the message log are passed in. This module must not know how batches are committed, nor
 how a message is handed over: `chatrelay.relay.delivery.Relay` does both, and calls this module before and after.

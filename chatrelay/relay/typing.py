@@ -1,10 +1,10 @@
-"""Who is typing a message to whom: told at once or never, and not kept.
+"""Typing: tell a user at once, or never, that somebody is typing a message to them. Nothing is kept.
 
 Pure: the inboxes, the dialect and the clock are passed in. This module must not know who is known to whom, nor how a
 frame is sent.
 
-A user is told only of people who have written to them. For one pair, a frame is sent at most every two seconds. It is
-the first thing to be left out: a connection that has bytes to read from an earlier turn of the reactor gets none.
+A user is told only about people who have written to them. For one pair, a frame is sent at most every two seconds. A
+connection that has unread bytes from an earlier turn of the reactor gets none.
 """
 
 from __future__ import annotations

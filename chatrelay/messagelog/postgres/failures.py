@@ -1,4 +1,4 @@
-"""What an error of a PostgreSQL server means for the operator, and what to do about it.
+"""Explain an error of a PostgreSQL server to the operator: what it means, and what to do about it.
 
 Pure: errors in, sentences out. This module must not connect.
 """

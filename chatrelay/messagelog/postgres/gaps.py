@@ -1,4 +1,4 @@
-"""Which numbers of messages have not been seen yet, while messages are read in the order of their numbers.
+"""Remember which numbers of messages are missing, while messages are read in the order of their numbers.
 
 With several relays, a message may be committed after one with a larger number. So a number that is missing is looked
 for again, until it must belong to a batch that was rolled back. Pure: time is handed in. This module must not read

@@ -1,4 +1,4 @@
-"""Whether a message log in SQLite is the one that was open last, or an earlier copy of it that was put in its place.
+"""Find out whether a message log in SQLite is the one that was open last, or an earlier copy that was put in its place.
 
 Clients remember places. In an earlier copy, the places after its end will be given to other messages. So each life of
 a log has a name, its epoch, and a log that may be a copy gets a new one. The database can't tell alone, because a copy

@@ -26,10 +26,10 @@ SECONDS_PER_REPORT = 5.0
 """The time between two log messages that say how far a migration is."""
 
 SECONDS_PER_SIGN = 1.0
-"""The time between two calls of what a migration tells that it goes on."""
+"""The time between two calls of `Migrating.on_progress`."""
 
 _STEPS_PER_SIGN = 100_000
-"""The steps of SQLite's virtual machine between two looks at the clock, about a millisecond."""
+"""The steps of SQLite's virtual machine between two reads of the clock, about a millisecond."""
 
 
 @attrs.define(kw_only=True)
@@ -37,7 +37,7 @@ class Migrating:
     """How a message log is migrated.
 
     :ivar makes_copy: whether a copy of the file is made first.
-    :ivar on_progress: called about once a second while it goes on.
+    :ivar on_progress: called about once a second while the migration runs.
     :ivar monotonic: a monotonic clock, in seconds.
     """
 
@@ -117,7 +117,7 @@ def _is_same(path: str, copy: str) -> bool:
 
 
 class _Progress:
-    """Says how far a migration is, and that it goes on."""
+    """Reports how far a migration is, and that it is still running."""
 
     def __init__(self, path: str, how: Migrating) -> None:
         self._path = path
@@ -138,7 +138,7 @@ class _Progress:
             )
 
     def sign(self) -> int:
-        """Tell now and then that the migration goes on; return 0, which SQLite takes for a go-ahead."""
+        """Report now and then that the migration is running. Return 0, so that SQLite continues."""
         now = self._how.monotonic()
         if now >= self._sign_at:
             self._sign_at = now + SECONDS_PER_SIGN
