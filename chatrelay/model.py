@@ -107,7 +107,7 @@ class LoggedMessage:
 
 @attrs.frozen
 class Selection:
-    """Which messages of a log are wanted: those for which everything given here holds.
+    """A selection of the messages of a log: those for which everything given here holds.
 
     :ivar user: the key of the user who sent or received them.
     :ivar peer: the key of the other user of the conversation. It is used with `user` only.
@@ -134,7 +134,7 @@ class Selection:
 
 @attrs.frozen
 class InboxEntry:
-    """What is at one place of a user's inbox. Where it has neither a message nor an erasure, the place is void.
+    """The entry at one place of a user's inbox. If it has neither a message nor an erasure, the place is void.
 
     :ivar place: the place, from 1.
     :ivar message: the message at this place, if it stands: it was delivered or stored, and was neither erased nor

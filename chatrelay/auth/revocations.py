@@ -21,10 +21,10 @@ from chatrelay.model import LogBusy, LogUnavailable, Mark, MarkKey, MarkKind
 log = Logger("chatrelay.auth")
 
 RETRY_SECONDS = 1.0
-"""How long after a failure the revocations that could not be kept are saved again."""
+"""The seconds after a failure until the revocations that could not be saved are saved again."""
 
 BUSY_SECONDS = 0.05
-"""How long a look at the log waits if too many reads wait before it."""
+"""The seconds until the log is read again, if too many other reads were waiting."""
 
 
 class Revocations:

@@ -39,7 +39,7 @@ class _Question:
 
 
 class Acquaintances:
-    """Who is known to whom, as far as it has been found out.
+    """Remembers who is known to whom, and looks up what it does not know.
 
     :param reader: reads the message log.
     :ivar observer: called by `wrote` with a pair that was not kept as known, and whether it was kept as unknown.

@@ -1,4 +1,4 @@
-"""What each message of a client does in the dialect v1.
+"""The session of one connection in the dialect v1: do what each message of the client asks for.
 
 Pure: it is called with whole messages, and calls the objects that are passed in. This module must not know how bytes
 travel, nor how requests are encoded. `docs/protocol.rst` states the rules, and `chatrelay.relay.base_session` has those

@@ -3,10 +3,10 @@
 Pure: clocks, the directory and the message log are passed in. This module must not know how batches are committed, nor
 how a message is handed over: `chatrelay.relay.delivery.Relay` does both, and calls this module before and after.
 
-A message is taken at once if the sender knows the recipient, and the recipient is here. Any other message may need a
-read before: one that comes again is searched for in the log, and bounds and ``offline`` depend on who is known to whom.
-Messages from one user to another wait in one queue, so that they are taken in the order in which they were sent (the
-promise's C7).
+A message is taken at once if the sender knows the recipient, and the recipient is connected. Any other message may need
+a read before: one that is sent again is searched for in the log, and limits and ``offline`` depend on who is known to
+whom. Messages from one user to another wait in one queue, so that they are taken in the order in which they were sent
+(the promise's C7).
 
 Whatever is read for people who are unknown to the sender, and whatever is done about them, does not depend on whether
 they are here or exist.
@@ -89,9 +89,9 @@ class _Held:
 
 
 class Tickets:
-    """What is not finished yet, so that stopping can wait for it.
+    """The submissions that are not finished yet, so that stopping can wait for them.
 
-    :ivar pending: the numbers of what is not finished, the oldest first.
+    :ivar pending: their numbers, the oldest first.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""What the sessions of all connections that speak v2 share, and what they need of their dialect and connection.
+"""The parts that all sessions of v2 share, and the Protocols of the dialect and the connection that they need.
 
-Pure: Protocols and one value. This module must not know what a request does.
+Pure. This module must not know what a request does.
 """
 
 from __future__ import annotations

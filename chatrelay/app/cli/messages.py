@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
         "--limit", metavar="N", type=arguments.count, help="only the last N; with --follow and 0, only new ones"
     )
     command.add_argument(
-        "--follow", action="store_true", help="go on with each new message, until Ctrl-C or the reader has gone"
+        "--follow", action="store_true", help="then print each new message, until Ctrl-C or the pipe closes"
     )
     command.set_defaults(run=run, usage_error=command.error)
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, ignore_signals: Callable[[], None]) -> int:
     if options.peer is not None and options.user is None:
         options.usage_error("--with needs --user: the conversation is between the two")
     if options.follow and options.until is not None:
-        options.usage_error("--follow goes on for ever, so it can't be combined with --until")
+        options.usage_error("--follow never ends, so it can't be combined with --until")
     selection = Selection(options.user, options.peer, options.since, options.until)
     try:
         reader = message_reader(message_logs.url_of(options.message_log, "read"))

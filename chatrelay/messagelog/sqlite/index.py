@@ -64,7 +64,7 @@ _decode = msgspec.json.Decoder(list[Row]).decode
 
 
 class View(NamedTuple):
-    """What readers use of an index. It does not change, but that messages are added to the newest run.
+    """The runs that readers use. It does not change, except that messages are added to the newest run.
 
     :ivar runs: from the newest to the oldest, without gaps.
     """

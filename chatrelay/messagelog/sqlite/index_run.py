@@ -40,7 +40,7 @@ _WIDTHS = {"hashes": 8, "rows": 12, "codes": 4, "sides": 4, "id_hashes": 4, "id_
 
 
 Row = tuple[int, int, int, int, int]
-"""What a run has of a user: the first place, and where the user's entries and ids begin and end."""
+"""A user in a run: the first place, and where the user's entries and ids begin and end."""
 
 
 class DamagedRun(Exception):
@@ -55,7 +55,7 @@ class User(NamedTuple):
 
 
 class Part(Protocol):
-    """What a run has of one user: entries, oldest first. Each has a code and a side.
+    """One user's entries in a run, oldest first. Each has a code and a side.
 
     The code is the number of the message, counted from the run's base. The side is ``position * 2 + is_sent``, where
     `position` is that of the other user in the same run. A message to oneself has one entry, which was sent.
@@ -117,7 +117,7 @@ class LastMessage(NamedTuple):
 
 @attrs.frozen
 class Header:
-    """What a run says of itself.
+    """The header of a run.
 
     :ivar hash_key: the key of all hashes in the index.
     :ivar epoch: of the message log.

@@ -31,7 +31,7 @@ with so many."""
 
 
 class Row(Struct, array_like=True, gc=False):
-    """What the index needs of a message in a block. The other values are skipped."""
+    """The values of a message in a block that the index needs. The others are skipped."""
 
     from_uid: str
     from_place: int

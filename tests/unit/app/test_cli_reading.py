@@ -105,7 +105,7 @@ def test_options_choose_messages(words: str, numbers: list[int], run: Run) -> No
     ("command", "words", "says"),
     [
         ("messages", "--with 7", "--with needs --user: the conversation is between the two"),
-        ("messages", "--follow --until 2025-11-28", "--follow goes on for ever, so it can't be combined with --until"),
+        ("messages", "--follow --until 2025-11-28", "--follow never ends, so it can't be combined with --until"),
         ("messages", "--since yesterday", "argument --since: 'yesterday' is not a date (2026-11-27: 00:00 UTC) or a "),
         ("messages", "--until 2025-11-27T10:00", "'2025-11-27T10:00' has no zone: append Z for UTC, or an offset"),
         ("messages", "--limit -1", "argument --limit: '-1' must be a whole number ≥ 0"),
