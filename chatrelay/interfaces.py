@@ -214,7 +214,7 @@ class LogReader(MessageReader, Protocol):
     def messages(
         self, selection: Selection = ALL_MESSAGES, *, through: int | None = None, newest_first: bool = False
     ) -> Generator[LoggedMessage, None, None]:
-        """Yield the committed messages that are wanted, those that reached nobody included.
+        """Yield the committed messages that are wanted, including those that reached nobody.
 
         :param through: the number of the last message that is wanted; None for all.
         """
@@ -229,7 +229,7 @@ class LogReader(MessageReader, Protocol):
         """Yield the entries of a user's places beyond `after`, up to `through`, void ones included."""
 
     def follower(self) -> LogFollower:
-        """Return what reads the messages that are committed from now on."""
+        """Return a reader of the messages that are committed from now on."""
 
 
 class Submitter(Protocol):
