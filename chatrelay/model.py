@@ -187,6 +187,9 @@ class MarkKind(enum.Enum):
     REVOKED = 5
 
 
+PLACE_KINDS = frozenset({MarkKind.RECEIVED, MarkKind.READ, MarkKind.LEFT_AT})
+"""The kinds of marks whose values are places, which mean nothing in another epoch of the log."""
+
 MarkKey = tuple[str, MarkKind, str]
 """What names a mark: the first three fields of `Mark`."""
 

@@ -322,6 +322,7 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         shared, inbox, after = self._shared, self._loaded, self._after
         assert inbox is not None
         self._loaded = self._after = None
+        shared.inboxes.check_epoch()  # what is unsettled in another epoch means nothing here
         epoch, last = shared.log.epoch, shared.inboxes.settled(user, inbox.last)
         recovered: bool | None = None
         if after is not None:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from chatrelay.messagelog.postgres.address import parse
 from chatrelay.messagelog.postgres.inbox_reader import PostgresInboxReader
 from chatrelay.messagelog.postgres.store import AGAIN_SECONDS, PostgresStore
-from chatrelay.model import InboxState, LogUnavailable, Mark, Message
+from chatrelay.model import PLACE_KINDS, InboxState, LogUnavailable, Mark, Message
 
 log = Logger("chatrelay.messagelog")
 
@@ -77,7 +77,7 @@ class PostgresMessageLog:
         self._thread: threading.Thread | None = None
         self._epoch = ""
         # In the thread:
-        self._marks: list[Mark] = []
+        self._marks: list[tuple[Mark, str]] = []
         self._saved: list[Deferred[None]] = []  # fire when the marks are written
         self._marks_at = 0.0  # when the marks are written at the latest
 
@@ -126,7 +126,7 @@ class PostgresMessageLog:
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
         """Write marks in the thread, together with those of other calls."""
         done: Deferred[None] = Deferred()
-        self._jobs.put((self._add_marks, (marks, done), None))
+        self._jobs.put((self._add_marks, (marks, self._epoch, done), None))
         return done
 
     def stop(self) -> Deferred[None]:
@@ -205,16 +205,22 @@ class PostgresMessageLog:
         if epoch == self._store.epoch:
             self._store.mark_undelivered(numbers)
 
-    def _add_marks(self, argument: tuple[Sequence[Mark], Deferred[None]]) -> None:
-        marks, done = argument
+    def _add_marks(self, added: tuple[Sequence[Mark], str, Deferred[None]]) -> None:
+        """Have marks written later.
+
+        :param added: the marks, the epoch in which the caller has made them, and the Deferred to fire then.
+        """
+        marks, epoch, done = added
         if not self._saved:
             self._marks_at = self._monotonic() + MARKS_SECONDS
-        self._marks.extend(marks)
+        self._marks.extend((mark, epoch) for mark in marks)
         self._saved.append(done)
 
     def _write_marks(self) -> None:
         """Write the marks that wait, and fire the Deferreds of all of them."""
-        marks, self._marks = self._marks, []
+        epoch = self._store.epoch
+        marks = [mark for mark, made_in in self._marks if made_in == epoch or mark.kind not in PLACE_KINDS]
+        self._marks = []
         saved, self._saved = self._saved, []
         done: Deferred[None] = Deferred()
         done.addBoth(_fire_all, saved)

@@ -171,17 +171,17 @@ class SqliteStore:
             if not is_again:
                 self._checkpoints.empty(connection)
             migration.migrate(connection, self.path, version, self._migrations, self._migrating)
-            if self._identity[0] not in (None, database):
-                # This is another file than the one that failed, so these numbers mean other messages in it.
-                self._undelivered = []
             connection.execute("BEGIN IMMEDIATE")
             self._last_number = connection.execute(_LAST_NUMBER).fetchone()[0] or 0
+            epoch = self.epoch
+            self._life.begin(connection, self._last_number)
+            if self.epoch != epoch:  # other messages have these numbers
+                self._undelivered = []
             doubt = self._doubt
             is_found = doubt is not None and doubt.is_in(connection)
             if doubt is not None and is_found:
                 connection.executemany(_UNDELIVERED, [(number,) for number in doubt.refused()])
             self._write_undelivered(connection)
-            self._life.begin(connection, self._last_number)
             # This write changes nothing. It proves that the disk accepts writes.
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
             connection.execute(_SAVE_UNSAVED)

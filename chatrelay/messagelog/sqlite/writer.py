@@ -20,7 +20,7 @@ from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.sqlite.inbox_reader import SqliteInboxReader
 from chatrelay.messagelog.sqlite.migration import Migrating
 from chatrelay.messagelog.sqlite.store import SqliteStore
-from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
+from chatrelay.model import PLACE_KINDS, InboxState, LogUnavailable, Mark, MarkKind, Message
 
 log = Logger("chatrelay.messagelog")
 
@@ -129,7 +129,7 @@ class SqliteMessageLog:
 
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
         """Write marks with the next batch, or alone after `MARKS_SECONDS`; revocations at once."""
-        return self._run(self._add_marks, marks)
+        return self._run(self._add_marks, (marks, self._epoch))
 
     def stop(self) -> Deferred[None]:
         """Close the file after all earlier jobs, and end the thread."""
@@ -216,7 +216,14 @@ class SqliteMessageLog:
         if epoch == self._store.epoch:
             self._store.mark_undelivered(numbers)
 
-    def _add_marks(self, marks: Sequence[Mark]) -> object:
+    def _add_marks(self, added: tuple[Sequence[Mark], str]) -> object:
+        """Have marks written later.
+
+        :param added: the marks, and the epoch in which the caller has made them.
+        """
+        marks, epoch = added
+        if epoch != self._store.epoch:
+            marks = [mark for mark in marks if mark.kind not in PLACE_KINDS]
         self._store.add_marks(marks)
         if not self._store.has_marks:
             return None

@@ -37,6 +37,18 @@ class Store(SynchronousTestCase):
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(sql).fetchall()
 
+    def test_mark_of_undelivered_is_dropped_if_another_log_was_copied_into_the_file(self) -> None:
+        other = self.opened(f"{self.path}.other")
+        other.append([message("of the other file")])
+        other.close()
+        self.store.append([message("a")])
+        self.store.close()
+        with self.assertRaises(LogUnavailable):
+            self.store.mark_undelivered([1])
+        shutil.copyfile(other.path, self.path)  # the same inode, unlike a file that is renamed to that path
+        self.store.open()
+        self.assertEqual(self.rows("SELECT content, delivered FROM message"), [("of the other file", 1)])
+
     def test_row_has_every_field_of_the_message(self) -> None:
         self.store.append([Message(7, "chen", 21, "0012", "hej", 1_700_000_000.123456)])
         self.assertEqual(

@@ -287,6 +287,23 @@ class Writer(TestCase):
             rows = connection.execute("SELECT content, delivered FROM message").fetchall()
         self.assertEqual(rows, [("of the other file", 1)])
 
+    async def test_marks_of_places_from_before_a_new_epoch_are_dropped(self) -> None:
+        log = self.make()
+        log.start()
+        await log.append([message("a")])
+        os.rename(self.path, f"{self.path}.old")
+        os.unlink(f"{self.path}-wal")
+        with self.assertRaises(LogUnavailable):
+            await log.append([message("b")])
+        for _ in range(500):  # the reactor does not run meanwhile, so it does not learn of the new epoch
+            if log.is_open:
+                break
+            time.sleep(0.01)
+        await log.save_marks([Mark("1", MarkKind.RECEIVED, "", 1), Mark("1", MarkKind.LAST_SEEN, "", 9)])
+        state = await log.inbox("1")
+        self.assertEqual((state.received, state.last_seen), (0, 9))
+        await log.stop()
+
     async def test_epoch_of_a_log_that_was_not_started_is_empty(self) -> None:
         self.assertEqual(self.make().epoch, "")
 
