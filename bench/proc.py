@@ -11,6 +11,7 @@ import statistics
 import time
 import timeit
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -61,8 +62,12 @@ def process_and_descendants(pid: int) -> list[int]:
 
 
 def cpu_seconds_of(pids: Iterable[int]) -> float:
-    """Return the CPU time that running processes have used so far, in seconds."""
-    return sum(cpu_ticks((PROC / str(pid) / "stat").read_text()) for pid in pids) / TICKS_PER_SECOND
+    """Return the CPU time that processes have used so far, in seconds. One that has ended counts as none."""
+    ticks = 0
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            ticks += cpu_ticks((PROC / str(pid) / "stat").read_text())
+    return ticks / TICKS_PER_SECOND
 
 
 def resident_kib_of(pids: Iterable[int]) -> int:

@@ -17,6 +17,10 @@ from chatrelay.wire.codes import Reason
 _Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Token = Annotated[str, Meta(max_length=MAX_TOKEN)] | _Integer
 """A value that the client chooses and gets back unchanged: same JSON type, same value."""
+IsTrue = Annotated[bool, Meta(extra_json_schema={"const": True})]
+"""True. (Before msgspec 0.20, there is no schema for a ``Literal`` of it.)"""
+IsFalse = Annotated[bool, Meta(extra_json_schema={"const": False})]
+"""False."""
 UserID = str | _Integer
 """A uID as it is on the wire. ``"7"`` and ``7`` name the same user: compare the `user_key` of each."""
 
@@ -134,7 +138,7 @@ class Accepted(Struct, gc=False):
     """The outcome of an accepted request to send a message."""
 
     id: Token
-    value: Literal[True]
+    value: IsTrue
 
 
 class AcceptedResponse(Struct, gc=False, tag_field="type", tag="send-request-response"):
@@ -147,7 +151,7 @@ class Outcome(Struct, gc=False):
     """The outcome of a refused request to send a message."""
 
     id: str | int
-    value: Literal[False]
+    value: IsFalse
     reason: Reason
 
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from chatrelay.model import MAX_INTEGER, MAX_TOKEN
 from chatrelay.wire.codes import Reason
-from chatrelay.wire.structs import AuthRequest, Token, UnusableFrame
+from chatrelay.wire.structs import AuthRequest, IsFalse, IsTrue, Token, UnusableFrame
 
 MIN_UNIQUE_ID = 8
 """The fewest characters of the ``id`` of a message-send-request; `MAX_TOKEN` is the most."""
@@ -214,7 +214,7 @@ class Limits(Struct, gc=False):
 class LoginResponse(Struct, gc=False, kw_only=True, tag_field="type", tag="auth-response"):
     """The answer to the auth-request that logs a client in."""
 
-    response: Literal[True]
+    response: IsTrue
     uid: str = field(name="uID")
     epoch: str
     n: Place
@@ -265,7 +265,7 @@ class Accepted(Struct, gc=False):
     """The outcome of a message that was accepted."""
 
     id: str
-    value: Literal[True]
+    value: IsTrue
     n: Place
     at: Milliseconds
     delivery: Literal["delivered", "stored"]
@@ -281,7 +281,7 @@ class Refused(Struct, gc=False):
     """The outcome of a request that was refused."""
 
     id: str | int
-    value: Literal[False]
+    value: IsFalse
     reason: Reason
 
 
@@ -335,7 +335,7 @@ class History(Struct, gc=False):
     """Messages of one conversation, and its `Marks`."""
 
     id: str | int
-    value: Literal[True]
+    value: IsTrue
     peer: str = field(name="with")
     messages: list[Entry]
     more: bool
@@ -368,7 +368,7 @@ class Conversations(Struct, gc=False):
     """The conversations of a user, by last message, newest first."""
 
     id: str | int
-    value: Literal[True]
+    value: IsTrue
     conversations: list[Conversation]
     more: bool
 
@@ -383,7 +383,7 @@ class Presences(Struct, gc=False):
     """Who is connected, and when the others were last connected. A user who is in neither list may or may not exist."""
 
     id: str | int
-    value: Literal[True]
+    value: IsTrue
     online: list[str]
     offline: dict[str, Milliseconds | None]
 

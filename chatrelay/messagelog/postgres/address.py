@@ -72,8 +72,9 @@ def parse(url: str) -> Address:
         str(parameters.get(key) or "") for key in ("user", "password", "host", "port", "dbname")
     )
     # libpq takes a "/" as the end of the hosts, and the first "@" as their beginning. So an unescaped one in a password
-    # makes a host or a database of the rest.
-    if (not parameters and rest.strip("/")) or "@" in hosts + database or not set(ports) <= set("0123456789,"):
+    # makes a host or a database of the rest. Some versions of libpq accept white space.
+    is_misread = "@" in hosts + database or not set(ports) <= set("0123456789,")
+    if (not parameters and rest.strip("/")) or is_misread or url.split() != [url]:
         raise BadAddress(
             "the URL of the message log is not a PostgreSQL URL: write postgresql://USER@HOST:PORT/DATABASE, with "
             f"special characters as %XX{why}"

@@ -64,6 +64,7 @@ _BY_TEXT = (
     ("does not support SSL", "set up TLS in the server (ssl = on), or change sslmode in the URL"),
     ("resolve host", "check the host in the URL"),
     ("translate host name", "check the host in the URL"),
+    ("service not known", "check the host in the URL"),
     ("starting up", "wait"),
     ("shutting down", "wait"),
     ("timeout expired", "see whether the server is overloaded or stopped, and whether a firewall is in between"),
