@@ -47,7 +47,7 @@ run: $(VENV)/.has-run
 test: $(VENV)/.has-test $(EXPRESS)
 ifeq ($(strip $(ARGS)),)
 	@shared=0; alone=0; \
-	$(VENV_PYTHON) -m pytest -m 'not alone' -n 3 || shared=$$?; \
+	$(VENV_PYTHON) -m pytest -m 'not alone' -n 3 --dist worksteal || shared=$$?; \
 	$(VENV_PYTHON) -m pytest -m alone || alone=$$?; \
 	if [ $$shared -ne 0 ]; then echo 'The first part of the tests failed: its summary is above.'; fi; \
 	exit $$((shared > alone ? shared : alone))
