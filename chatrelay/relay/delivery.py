@@ -50,12 +50,15 @@ _Submission = tuple[Any, Message]
 class _Doubtful:
     """A batch of which it is not known whether it is in the log.
 
-    :ivar is_over: whether the submitters were told so, because it took too long to find out.
+    :ivar stored: how many of its messages are of v2. The others have been refused.
+    :ivar is_over: whether nobody waits for it: there is no message of v2 in it, or their submitters were told that it
+        took too long to find out.
     """
 
     batch: list[_Submission]
     number: int
-    is_over: bool = False
+    stored: int
+    is_over: bool
 
 
 @attrs.define(eq=False)
@@ -348,11 +351,13 @@ class Relay:
                 self._refuse_stored(message, submitter)
         if is_doubtful:
             assert isinstance(failure.value, CommitUnknown)
-            doubtful = _Doubtful(batch, self._begun)
+            stored = sum(message.has_unique_id for _, message in batch)
+            doubtful = _Doubtful(batch, self._begun, stored, is_over=not stored)
             self._doubtful.append(doubtful)
-            self._waiting += len(batch)
-            self._unanswered[doubtful.number] += 1
-            self._outcome_deadlines.start(doubtful)
+            if stored:
+                self._waiting += stored
+                self._unanswered[doubtful.number] += 1
+                self._outcome_deadlines.start(doubtful)
             failure.value.outcome.addCallback(self._outcome_known, doubtful).addErrback(self._report)
         # The message log has reported a `LogUnavailable` itself. Any other failure is a defect, and is reported here.
         failure.trap(LogUnavailable)
@@ -370,7 +375,7 @@ class Relay:
         assert storing is not None
         self._outcome_deadlines.stop(doubtful)
         self._doubtful.remove(doubtful)
-        self._waiting -= len(doubtful.batch)
+        self._waiting -= doubtful.stored
         self._indexes.pop(id(doubtful.batch), None)
         if is_in_log:
             storing.check_epoch()

@@ -36,4 +36,4 @@ def test_twistd_lists_the_lean_reactor() -> None:
         [sys.executable, "-c", program, "--help-reactors"], capture_output=True, text=True, check=True
     )
     (line,) = [line for line in listed.stdout.splitlines() if REACTOR in line]
-    assert "epoll(7)" in line
+    assert "epoll reactor" in line

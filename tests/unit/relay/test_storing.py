@@ -499,8 +499,22 @@ class UnknownCommits(StoreCase):
         self.world.log.settle(True)
         self.assertEqual(submitter.take(), [])
 
-    def test_messages_of_a_doubtful_batch_count_as_waiting(self) -> None:
-        self.patch(relay_module, "MAX_WAITING", 3)
+    def test_doubtful_batch_of_v1_delays_nobody(self) -> None:
+        self.world.device("bo")
+        sender = self.world.submit("alice", "bo", "old")
+        self.world.turn()
+        self.patch(relay_module, "MAX_WAITING", 1)
+        self.world.log.commit_unknown()
+        self.assertEqual(sender.take(), [("old", False, "log-unavailable")])
+        self.assertEqual(self.successResultOf(self.world.relay.drain()), None)
+        sender = self.world.submit("alice", "bo", "new")
+        self.assertEqual(sender.take(), [])
+        self.world.log.settle(True)
+        self.world.commit()
+        self.assertEqual(sender.take(), [("new", True, None)])
+
+    def test_v2_messages_of_a_doubtful_batch_count_as_waiting(self) -> None:
+        self.patch(relay_module, "MAX_WAITING", 2)
         alice, _ = self.doubt()
         self.world.store(alice, "bo", "m2")
         self.world.store(alice, "bo", "m3")
