@@ -18,7 +18,6 @@ from tests.support.evidence import Evidence
 from tests.support.indexed_logs import EVERYTHING, reference
 from tests.trials.indexing import USERS, small_index
 
-
 CHECKED = 10
 """The users whose inboxes are checked after each kill. After the last one, all are."""
 
