@@ -31,7 +31,7 @@ class _Delivery(msgspec.Struct, tag_field="type", tag="message"):
 
 class _Outcome(msgspec.Struct):
     id: str
-    value: Literal[True]
+    value: bool  # an answer without a place is not read, so it is True
     n: int
     at: int
     delivery: Literal["delivered", "stored"]
@@ -42,7 +42,7 @@ class _Answer(msgspec.Struct, tag_field="type", tag="send-request-response"):
 
 
 class _Login(msgspec.Struct, tag_field="type", tag="auth-response"):
-    response: Literal[True]
+    response: bool  # as above
     n: int
 
 
