@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench import proc, replay
@@ -129,7 +130,7 @@ def test_late_answer_is_taken_after_its_place_came_as_a_message(member: MemberV2
     ],
 )
 def test_unexpected_frame_is_an_error(member: MemberV2, payload: bytes) -> None:
-    with pytest.raises((Trouble, ValueError)):
+    with pytest.raises((Trouble, msgspec.ValidationError)):
         member.meaning(payload)
 
 
