@@ -34,7 +34,7 @@ DAMAGE = {
     "a missing block": ("DELETE FROM block WHERE first_number = 104", "message 104 is missing"),
     "a missing first block": ("DELETE FROM block WHERE first_number = 1", "message 1 is missing"),
     "a wrong place": ("UPDATE block SET messages = json_set(messages, '$[0][1]', 9)", "the places"),
-    "a user without messages": ("INSERT INTO saved_inbox VALUES ('nobody', 1)", "the places"),
+    "a user without messages": ("INSERT INTO saved_inbox (uid, last_place) VALUES ('nobody', 1)", "the places"),
 }
 """Statements that damage a log with 250 messages, each with a part of the error message."""
 
@@ -61,7 +61,7 @@ def fill(path: Path, *counts: int) -> SqliteStore:
 def make_older(path: Path, version: int, count: int) -> None:
     """Make a message log as an older chatrelay left it, with `messages`. Every seventh of them is undelivered.
 
-    :param version: of its schema: 1 or 2.
+    :param version: of its schema, from 1 on.
     """
     places: Counter[str] = Counter()
 
@@ -91,7 +91,7 @@ def make_older(path: Path, version: int, count: int) -> None:
         else:
             old.executemany(schema.INSERT_BLOCK, blocks())
             old.executemany("INSERT INTO undelivered VALUES (?)", undelivered)
-            old.executemany("INSERT INTO saved_inbox VALUES (?, ?)", places.items())
+            old.executemany("INSERT INTO saved_inbox (uid, last_place) VALUES (?, ?)", places.items())
             old.execute("UPDATE saved_through SET number = ?", (count,))
         old.execute("COMMIT")
 

@@ -112,6 +112,54 @@ CREATE TABLE mark (  -- kind: a chatrelay.model.MarkKind
 CREATE TABLE life (epoch TEXT NOT NULL, opening TEXT NOT NULL);
 """
 
+# The ninth value of an array says what it is: `chatrelay.messagelog.sqlite.blocks.Kind`. The view "entry" shows all of
+# them, and the view "message" those that are messages.
+_V4 = """
+DROP VIEW inbox;
+DROP VIEW unsaved_inbox;
+DROP VIEW message;
+ALTER TABLE saved_inbox ADD COLUMN first_place INTEGER NOT NULL DEFAULT 1;  -- the first place that is kept
+CREATE VIEW entry AS SELECT
+    first_number + key AS number,
+    json_extract(value, '$[0]') AS from_uid,
+    json_extract(value, '$[1]') AS from_place,
+    json_extract(value, '$[2]') AS to_uid,
+    json_extract(value, '$[3]') AS to_place,
+    json_extract(value, '$[4]') AS client_id,
+    json_extract(value, '$[5]') AS time_stamp,
+    json_extract(value, '$[6]') AS content,
+    json_extract(value, '$[7]') AS received_at,
+    coalesce(json_extract(value, '$[8]'), 0) AS kind,
+    first_number AS block  -- for WHERE clauses: it is the key
+FROM block, json_each(messages);
+CREATE VIEW message AS SELECT
+    number, from_uid, from_place, to_uid, to_place, client_id, time_stamp, content, received_at,
+    CASE kind WHEN 1 THEN client_id END AS unique_id,
+    number NOT IN (SELECT number FROM undelivered) AS delivered,
+    block
+FROM entry WHERE kind < 2;
+CREATE VIEW unsaved_inbox AS SELECT uid, max(place) AS last_place FROM (
+    SELECT from_uid AS uid, from_place AS place FROM entry WHERE block > (SELECT number FROM saved_through)
+    UNION ALL SELECT to_uid, to_place FROM entry WHERE block > (SELECT number FROM saved_through)
+) GROUP BY uid;
+CREATE VIEW inbox AS SELECT uid, max(last_place) AS last_place, max(first_place) AS first_place FROM (
+    SELECT uid, last_place, first_place FROM saved_inbox UNION ALL SELECT uid, last_place, 1 FROM unsaved_inbox
+) GROUP BY uid;
+CREATE TABLE erasure (  -- what is to be erased, and how far that is; a row is deleted some time after its end
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    uid TEXT NOT NULL,
+    received INTEGER NOT NULL,  -- 1: what the user received, too
+    requested_at INTEGER NOT NULL,  -- microseconds since 1970, UTC
+    through INTEGER NOT NULL,  -- the last message that may be erased
+    done INTEGER NOT NULL DEFAULT 0,  -- the last message that was examined
+    erased INTEGER NOT NULL DEFAULT 0,  -- how many messages were erased
+    finished INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE erased_place (  -- what was erased, and its users are not told of yet
+    uid TEXT NOT NULL, first_place INTEGER NOT NULL, last_place INTEGER NOT NULL, PRIMARY KEY (uid, first_place)
+) WITHOUT ROWID;
+"""
+
 
 def _pack_messages(connection: sqlite3.Connection, report: Progress) -> None:
     """Move the messages from one row each into blocks."""
@@ -137,11 +185,14 @@ def _pack_messages(connection: sqlite3.Connection, report: Progress) -> None:
 Step = str | Callable[[sqlite3.Connection, Progress], None]
 """What brings a schema to the next one, in a transaction: SQL, or a function."""
 
-MIGRATIONS: tuple[Step, ...] = (_V1, _pack_messages, _V3)
+MIGRATIONS: tuple[Step, ...] = (_V1, _pack_messages, _V3, _V4)
 """The steps from an empty file to the present schema. The version of a schema is the number of steps taken."""
 
 FIRST_WITH_BLOCKS = 2
 """The first version whose messages are in blocks."""
+
+FIRST_WITH_ENTRIES = 4
+"""The first version with the view "entry": what is in a block need not be a message."""
 
 
 def other_program_text(path: str) -> str:

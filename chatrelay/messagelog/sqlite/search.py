@@ -37,7 +37,7 @@ _OLDEST_FIRST, _NEWEST_FIRST = _BLOCKS.format("ASC"), _BLOCKS.format("DESC")
 _UNDELIVERED = "SELECT number FROM undelivered WHERE number BETWEEN ? AND ?"
 _LAST_BLOCK = "SELECT first_number, CAST(messages AS BLOB) FROM block ORDER BY first_number DESC LIMIT 1"
 _EPOCH = "SELECT epoch FROM life"
-_SAVED_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
+_SAVED_PLACES = "SELECT first_place, last_place FROM saved_inbox WHERE uid = ?"
 _SAVED_THROUGH = "SELECT number FROM saved_through"
 _MARKS = "SELECT kind, value FROM mark WHERE user = ? AND peer = ''"
 
@@ -174,7 +174,7 @@ def inbox_of(connection: sqlite3.Connection, user: str) -> InboxState:
     """Return a user's inbox, as it was at one instant."""
     connection.execute("BEGIN")
     try:
-        (last,) = connection.execute(_SAVED_PLACE, (user,)).fetchone() or (0,)
+        first, last = connection.execute(_SAVED_PLACES, (user,)).fetchone() or (1, 0)
         (saved_through,) = connection.execute(_SAVED_THROUGH).fetchone()
         # The relay saves the places after some thousand messages.
         for message in scanned(connection, saved_through):
@@ -184,7 +184,7 @@ def inbox_of(connection: sqlite3.Connection, user: str) -> InboxState:
     finally:
         connection.execute("COMMIT")
     return InboxState(
-        first=1,
+        first=first,
         last=last,
         received=marks.get(MarkKind.RECEIVED.value, 0),
         left_at=marks.get(MarkKind.LEFT_AT.value),

@@ -47,8 +47,9 @@ Saving the places of many users with every batch would take longer than saving t
 the unsaved places in the messages.
 """
 
-_LAST_NUMBER = "SELECT max(number) FROM message WHERE block = (SELECT max(first_number) FROM block)"
+_LAST_NUMBER = "SELECT max(number) FROM entry WHERE block = (SELECT max(first_number) FROM block)"
 _LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
+_FIRST_PLACE = "SELECT first_place FROM saved_inbox WHERE uid = ?"
 # Without "WHERE true", SQLite would read the ON after it as part of a join.
 _SAVE = """
 INSERT INTO saved_inbox (uid, last_place) SELECT {} WHERE true
@@ -254,13 +255,14 @@ class SqliteStore:
         connection = self._ready()
         with self._close_on_error():
             last = _Places(self._places, connection)[user]
+            (first,) = connection.execute(_FIRST_PLACE, (user,)).fetchone() or (1,)
             marks = dict(connection.execute(_INBOX_MARKS, (user, *_INBOX_KINDS)).fetchall())
         for kind in _INBOX_KINDS:
             waiting = self._marks.get((user, kind, ""))
             if waiting is not None:
                 marks[kind] = max(waiting, marks.get(kind, waiting))
         return InboxState(
-            first=1,
+            first=first,
             last=last,
             received=marks.get(MarkKind.RECEIVED.value, 0),
             left_at=marks.get(MarkKind.LEFT_AT.value),

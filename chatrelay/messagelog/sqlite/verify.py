@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from chatrelay.messagelog.sqlite.opening import DamagedLog, reading, schema_of
-from chatrelay.messagelog.sqlite.schema import FIRST_WITH_BLOCKS
+from chatrelay.messagelog.sqlite.schema import FIRST_WITH_BLOCKS, FIRST_WITH_ENTRIES
 
 Report = Callable[[str, int, int], None]
 """Called with the name of the step, how much of it is done, and how much there is to do."""
@@ -32,7 +32,7 @@ class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     time_stamp: str | int
     content: str
     received_at: int
-    is_unique: Literal[1] | None = None
+    kind: Literal[1, 2, 3] | None = None
 
 
 _DECODER = msgspec.json.Decoder(list[_Row])
@@ -42,6 +42,7 @@ _BLOCKS = "SELECT first_number, CAST(messages AS BLOB) FROM block ORDER BY first
 # find.
 _LAST = "SELECT number, received_at FROM message ORDER BY number DESC LIMIT 1"
 _LAST_IN_BLOCKS = _LAST.replace("ORDER", "WHERE block = (SELECT max(first_number) FROM block) ORDER")
+_LAST_ENTRY = _LAST_IN_BLOCKS.replace("message", "entry")
 # Places have no gaps: the inbox of a user with n messages has the places 1 to n, and their sum is n (n + 1) / 2.
 _PLACES = "SELECT coalesce(sum(last_place), 0), coalesce(sum(last_place * (last_place + 1) / 2), 0) FROM inbox"
 
@@ -50,7 +51,8 @@ _PLACES = "SELECT coalesce(sum(last_place), 0), coalesce(sum(last_place * (last_
 class Contents:
     """A summary of a message log.
 
-    :ivar messages: the number of messages. They are numbered from 1 without gaps.
+    :ivar messages: the number of messages, with those that were erased, and the notices of that. They are numbered
+        from 1 without gaps.
     :ivar last_received_at: when the last message was received, in microseconds since 1970 UTC; None without messages.
     :ivar schema: the version of its tables.
     :ivar size: the size of the file, in bytes.
@@ -70,6 +72,8 @@ def summary(path: str) -> Contents:
     with reading(path) as connection:
         schema = schema_of(connection, path)
         statement = _LAST_IN_BLOCKS if schema >= FIRST_WITH_BLOCKS else _LAST
+        if schema >= FIRST_WITH_ENTRIES:
+            statement = _LAST_ENTRY
         messages, received_at = connection.execute(statement).fetchone() or (0, None)
         return Contents(messages, received_at, schema, os.stat(path).st_size)
 

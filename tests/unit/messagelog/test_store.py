@@ -49,6 +49,20 @@ class Store(SynchronousTestCase):
         self.store.open()
         self.assertEqual(self.rows("SELECT content, delivered FROM message"), [("of the other file", 1)])
 
+    def test_first_place_of_an_inbox_is_the_first_that_is_kept(self) -> None:
+        self.store.append([message("a", 1, 2), message("b", 1, 2), message("c", 1, 3)])
+        self.store.close()
+        self.store.open()  # which saves the last places
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("UPDATE saved_inbox SET first_place = 2 WHERE uid = '1'")
+            connection.commit()
+        self.store.append([message("d", 1, 2)])
+        reader = SqliteMessageReader(self.path)
+        for user, first, last in (("1", 2, 4), ("2", 1, 3), ("3", 1, 1), ("unknown", 1, 0)):
+            for state in (self.store.inbox(user), reader.inbox(user)):
+                self.assertEqual((state.first, state.last), (first, last))
+        self.assertEqual(self.rows("SELECT * FROM inbox"), [("1", 4, 2), ("2", 3, 1), ("3", 1, 1)])
+
     def test_row_has_every_field_of_the_message(self) -> None:
         self.store.append([Message(7, "chen", 21, "0012", "hej", 1_700_000_000.123456)])
         self.assertEqual(
@@ -93,7 +107,7 @@ class Store(SynchronousTestCase):
             self.rows("SELECT number, from_place, to_place FROM message ORDER BY number"),
             [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 1), (5, 2, 2)],
         )
-        self.assertEqual(self.rows("SELECT * FROM inbox ORDER BY uid"), [("1", 4), ("2", 2), ("3", 2)])
+        self.assertEqual(self.rows("SELECT uid, last_place FROM inbox ORDER BY uid"), [("1", 4), ("2", 2), ("3", 2)])
 
     def test_failed_batch_leaves_no_message(self) -> None:
         self.store.append([message("before")])
@@ -176,14 +190,14 @@ class Store(SynchronousTestCase):
         self.assertEqual(self.rows("SELECT to_place FROM message"), [(1,)] * 4 + [(2,)] * 4)
         self.assertEqual(self.rows("SELECT number FROM saved_through"), [(6,)])
         self.assertEqual(self.rows("SELECT * FROM unsaved_inbox"), [("1", 8), ("4", 2), ("5", 2)])
-        self.assertEqual(self.rows("SELECT * FROM inbox"), [("1", 8), ("2", 2), ("3", 2), ("4", 2), ("5", 2)])
+        self.assertEqual(self.rows("SELECT uid, last_place FROM inbox"), [("1", 8), ("2", 2), ("3", 2), ("4", 2), ("5", 2)])
 
     def test_open_saves_places_that_a_crash_left_unsaved(self) -> None:
         self.store.append([message(), message(from_uid=3, to_uid=1)])
-        self.assertEqual(self.rows("SELECT * FROM saved_inbox"), [])
+        self.assertEqual(self.rows("SELECT uid, last_place FROM saved_inbox"), [])
         self.store.close()  # as after a crash: closing writes nothing
         self.store.open()
-        self.assertEqual(self.rows("SELECT * FROM saved_inbox"), [("1", 2), ("2", 1), ("3", 1)])
+        self.assertEqual(self.rows("SELECT uid, last_place FROM saved_inbox"), [("1", 2), ("2", 1), ("3", 1)])
         self.assertEqual(self.rows("SELECT * FROM unsaved_inbox"), [])
         self.store.append([message()])
         self.assertEqual(self.rows("SELECT * FROM inbox"), [("1", 3), ("2", 2), ("3", 1)])
@@ -392,9 +406,10 @@ class Store(SynchronousTestCase):
         self.assertEqual(self.rows("PRAGMA user_version"), [(len(newer),)])
         store.close()
         error = self.assertRaises(LogUnavailable, SqliteStore(self.path).open)
-        self.assertIn("made by a newer chatrelay (schema 4, this one knows 3)", str(error))
+        text = f"made by a newer chatrelay (schema {len(newer)}, this one knows {len(MIGRATIONS)})"
+        self.assertIn(text, str(error))
         error = self.assertRaises(LogUnavailable, list, SqliteMessageReader(self.path).messages())
-        self.assertIn("made by a newer chatrelay (schema 4, this one knows 3): use that version", str(error))
+        self.assertIn(f"{text}: use that version", str(error))
 
     def test_failed_migration_changes_nothing(self) -> None:
         self.store.append([message("old")])
