@@ -190,7 +190,9 @@ class Store(SynchronousTestCase):
         self.assertEqual(self.rows("SELECT to_place FROM message"), [(1,)] * 4 + [(2,)] * 4)
         self.assertEqual(self.rows("SELECT number FROM saved_through"), [(6,)])
         self.assertEqual(self.rows("SELECT * FROM unsaved_inbox"), [("1", 8), ("4", 2), ("5", 2)])
-        self.assertEqual(self.rows("SELECT uid, last_place FROM inbox"), [("1", 8), ("2", 2), ("3", 2), ("4", 2), ("5", 2)])
+        self.assertEqual(
+            self.rows("SELECT uid, last_place FROM inbox"), [("1", 8), ("2", 2), ("3", 2), ("4", 2), ("5", 2)]
+        )
 
     def test_open_saves_places_that_a_crash_left_unsaved(self) -> None:
         self.store.append([message(), message(from_uid=3, to_uid=1)])
@@ -200,7 +202,7 @@ class Store(SynchronousTestCase):
         self.assertEqual(self.rows("SELECT uid, last_place FROM saved_inbox"), [("1", 2), ("2", 1), ("3", 1)])
         self.assertEqual(self.rows("SELECT * FROM unsaved_inbox"), [])
         self.store.append([message()])
-        self.assertEqual(self.rows("SELECT * FROM inbox"), [("1", 3), ("2", 2), ("3", 1)])
+        self.assertEqual(self.rows("SELECT uid, last_place FROM inbox"), [("1", 3), ("2", 2), ("3", 1)])
 
     def test_mark_beyond_the_last_message_marks_no_later_message(self) -> None:
         self.store.append([message("a")])
