@@ -424,11 +424,17 @@ class InboxReader(Protocol):
         :param since: microseconds since 1970 UTC; a message that was received before is not found.
         """
 
-    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
-        """Return whether a message from `sender` to `recipient` stands."""
+    def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> Deferred[bool]:
+        """Return whether a message from `sender` to `recipient` stands.
+
+        What this read costs depends on the inbox of the user who asks, and not on the other one, who may be a stranger.
+        The same holds for `history` and `unread`, where `user` asks.
+
+        :param by_sender: whether the sender asks, and not the recipient.
+        """
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
-        """Translate a place of the recipient's into one of the sender's.
+        """Translate a place of the recipient's into one of the sender's, for two users who know each other.
 
         :param through: a place in the recipient's inbox.
         :returns: a Deferred that fires with the place, in the sender's inbox, of the last message from `sender` to

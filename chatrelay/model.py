@@ -63,6 +63,8 @@ class Message(Struct, gc=False):
     :ivar from_place: its place in the sender's inbox. The message log sets it when it commits the message. It is 0
         before, and stays 0 if the log is not an `chatrelay.interfaces.InboxLog`.
     :ivar to_place: its place in the recipient's inbox; the same as `from_place` for a message to oneself.
+    :ivar is_to_stranger: whether the sender may not know the recipient. Then what the message log does to number the
+        message must not depend on whether the recipient was written to lately, or exists.
     """
 
     from_uid: str | int
@@ -74,6 +76,7 @@ class Message(Struct, gc=False):
     has_unique_id: bool = False
     from_place: int = 0
     to_place: int = 0
+    is_to_stranger: bool = False
 
 
 def is_expiry(value: object) -> bool:

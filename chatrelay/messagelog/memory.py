@@ -162,9 +162,12 @@ class MemoryInboxReader:
         """Return the messages that stand in a user's inbox, oldest first."""
         return [row for row in self._log.inboxes.get(user, ()) if row.delivered]
 
-    def _sent(self, sender: str, recipient: str) -> list[MemoryRow]:
-        """Return the messages that stand from one user to another, oldest first."""
-        return [row for row in self._standing(sender) if (row.from_user, row.to_user) == (sender, recipient)]
+    def _sent(self, sender: str, recipient: str, asker: str) -> list[MemoryRow]:
+        """Return the messages that stand from one user to another, oldest first.
+
+        :param asker: the one of them in whose inbox they are searched for.
+        """
+        return [row for row in self._standing(asker) if (row.from_user, row.to_user) == (sender, recipient)]
 
     def entries(self, user: str, after: int, through: int, limit: int, size: int) -> Deferred[Page]:
         """Read the entries of consecutive places, oldest first, void ones included."""
@@ -208,7 +211,7 @@ class MemoryInboxReader:
     def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
         """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`."""
         return self._answer(
-            lambda: min(limit, sum(after < row.to_place <= through for row in self._sent(peer, user))),
+            lambda: min(limit, sum(after < row.to_place <= through for row in self._sent(peer, user, user))),
         )
 
     def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
@@ -223,14 +226,16 @@ class MemoryInboxReader:
 
         return self._answer(read)
 
-    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
+    def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> Deferred[bool]:
         """Return whether a message from `sender` to `recipient` stands."""
-        return self._answer(lambda: bool(self._sent(sender, recipient)))
+        return self._answer(lambda: bool(self._sent(sender, recipient, sender if by_sender else recipient)))
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
         """Translate a place of the recipient's into one of the sender's."""
         return self._answer(
-            lambda: max((row.from_place for row in self._sent(sender, recipient) if row.to_place <= through), default=0)
+            lambda: max(
+                (row.from_place for row in self._sent(sender, recipient, sender) if row.to_place <= through), default=0
+            )
         )
 
     def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:

@@ -42,11 +42,14 @@ class Acquaintances:
     """Remembers who is known to whom, and looks up what it does not know.
 
     :param reader: reads the message log.
+    :param by_second: whether the second user of a pair asks, of whom the first one may be told. Otherwise, the first
+        one asks. The reader searches what belongs to the user who asks.
     :ivar observer: called by `wrote` with a pair that was not kept as known, and whether it was kept as unknown.
     """
 
-    def __init__(self, reader: InboxReader) -> None:
+    def __init__(self, reader: InboxReader, by_second: bool = False) -> None:
         self._reader = reader
+        self._by_second = by_second
         self.observer: Callable[[Pair, bool], None] | None = None
         self.known_pairs: dict[Pair, None] = {}
         self._unknown: dict[Pair, None] = {}
@@ -70,7 +73,7 @@ class Acquaintances:
         if question is None:
             question = self._questions[pair] = _Question()
             question.waiting.append(answer)
-            read = maybeDeferred(self._reader.has_written, pair[1], pair[0])
+            read = maybeDeferred(self._reader.has_written, pair[1], pair[0], self._by_second)
             read.addCallbacks(self._found, self._failed, callbackArgs=(pair,), errbackArgs=(pair,))
         else:
             question.waiting.append(answer)

@@ -70,7 +70,7 @@ class Awareness:
         self._connections_of = directory.connections_of
         self._inboxes = inboxes
         self._asking = asking
-        self._told = Acquaintances(message_log.reader)
+        self._told = Acquaintances(message_log.reader, by_second=True)
         self.marks = Marks(message_log, call_soon, clock)
         self.receipts = Receipts(
             dialect, message_log.reader, inboxes, asking, self._told, self.marks, clock, sends_receipts

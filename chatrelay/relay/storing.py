@@ -284,6 +284,7 @@ class Storing:
             self._ask(held, self.acquaintances.look_up(pair), self._looked_up)
             return False
         if not is_known:
+            message.is_to_stranger = True
             if is_full:
                 self._refuse(held, Reason.RECEIVING_USER_FULL)
                 return True

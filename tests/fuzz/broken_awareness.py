@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
 from chatrelay.interfaces import InboxConnection
+from chatrelay.messagelog.sqlite import inbox_queries, store
 from chatrelay.model import LoggedMessage, MarkKind
 from chatrelay.relay import receipts as receipts_module
 from chatrelay.relay.acquaintance import Acquaintances, Pair
@@ -63,6 +64,26 @@ async def _asks_only_if_here(self: Receipts, peer: str, user: str) -> bool:
 _has_written = Receipts._has_written
 
 
+def _searches_the_smaller_inbox(*arguments: Any, **keywords: Any) -> Any:
+    return _between(*arguments, **{**keywords, "in_smaller": True})
+
+
+def _searches_where_the_other_is(runs: Sequence[Any], user: Any, peer: Any, *arguments: Any, **keywords: Any) -> Any:
+    runs = [run for run in runs if run.position(peer) is not None]
+    return _between(runs, user, peer, *arguments, **keywords)
+
+
+def _searches_the_inbox_of_the_other(self: Acquaintances, reader: Any, by_second: bool = False) -> None:
+    _acquaintances(self, reader, not by_second)
+
+
+_between, _acquaintances = inbox_queries.between, Acquaintances.__init__
+
+
+def _looks_up_nothing(self: Any, user: str) -> None:
+    """Rely on the places that are in memory."""
+
+
 def _one_cache(self: Awareness, *arguments: Any, **keywords: Any) -> None:
     _connect(self, *arguments, **keywords)
     self._told = self.typing._told = self.receipts._told = self._asking
@@ -95,6 +116,30 @@ UNTRUE: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a mark that waits for a read is forgotten": _replaced(Receipts, "_work", _work_in_vain),
 }
 """Receipts that are not true, by what is wrong."""
+
+COSTLY: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Sequence[str]]] = {
+    "the smaller inbox is searched": (
+        _replaced(inbox_queries, "between", _searches_the_smaller_inbox),
+        ("away", "missing"),
+    ),
+    "the index is searched only where the other is": (
+        _replaced(inbox_queries, "between", _searches_where_the_other_is),
+        ("busy", "missing"),
+    ),
+    "the inbox of the other is searched": (
+        _replaced(Acquaintances, "__init__", _searches_the_inbox_of_the_other),
+        ("away", "missing"),
+    ),
+    "a place in memory saves a read": (
+        _replaced(store._Places, "look_up", _looks_up_nothing),
+        ("busy", "missing"),
+    ),
+    "typing is looked up for people who are here": (
+        _replaced(Typing, "typed", _looks_up_only_people_who_are_here),
+        ("connected", "away"),
+    ),
+}
+"""Relays that work more for some strangers than for others, by why; and the kinds of person between whom that shows."""
 
 TELLTALE: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "presence is told to strangers": _replaced(Presence, "watch", _strangers_are_in_the_answer),

@@ -100,9 +100,11 @@ def test_page_costs_few_reads_in_a_long_log(long_log: LongLog, evidence: Evidenc
         "history of a long conversation": lambda queries: history(queries, *PAIR),
         "history of random users": lambda queries: history(queries, user(), user()),
         "history of a random user with a heavy one": lambda queries: history(queries, user(), RARE),
+        "history of a heavy user with a random one": lambda queries: history(queries, RARE, user()),
         "conversations of a random user": conversations,
         "has_written, of random users": lambda queries: queries.has_written(user(), user()),
         "has_written, of an unknown user": lambda queries: queries.has_written("nobody", user()),
+        "has_written, of an unknown user to a heavy one": lambda queries: queries.has_written("nobody", RARE),
         "find an unknown id": lambda queries: queries.find(user(), "an unknown id", 0),
         "place_of_sender": lambda queries: queries.place_of_sender(*PAIR, 5_000),
     }

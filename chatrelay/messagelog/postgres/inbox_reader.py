@@ -97,8 +97,8 @@ class PostgresInboxReader:
         """Find a message by its sender and its unique id, if that is still kept."""
         return self._read(lambda log: queries.find(log, sender, unique_id, since))
 
-    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
-        """Return whether a message from `sender` to `recipient` stands."""
+    def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> Deferred[bool]:
+        """Return whether a message from `sender` to `recipient` stands: one look into an index, whoever asks."""
         return self._read(lambda log: queries.has_written(log, sender, recipient))
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:

@@ -135,13 +135,21 @@ class InboxQueries:
                 return message.logged(number)
         return None
 
-    def has_written(self, sender: str, recipient: str) -> bool:
+    def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> bool:
         """Return whether a message from `sender` to `recipient` stands."""
-        return self._last_sent(sender, recipient, None) is not None
+        runs, hashes = self._catch_up()
+        asker, other = hashes.user(sender if by_sender else recipient), hashes.user(recipient if by_sender else sender)
+        newest = runs[0].last if runs else 0
+        numbers = between(runs, asker, other, 0, newest, sent=by_sender, received=not by_sender)
+        return next(self._standing(numbers, 1), None) is not None
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> int:
         """Translate a place of the recipient's into one of the sender's."""
-        number = self._last_sent(sender, recipient, through)
+        runs, hashes = self._catch_up()
+        user, peer = hashes.user(sender), hashes.user(recipient)
+        last = number_through(runs, peer, through)
+        numbers = between(runs, user, peer, 0, last, received=False, in_smaller=True)
+        number = next(self._standing(numbers, 1), None)
         message = None if number is None else self._blocks.message(number)
         return message.from_place if message is not None else 0
 
@@ -155,17 +163,6 @@ class InboxQueries:
         text = msgspec.json.encode(keys).decode()  # a kind by its value
         found = self._connection.execute(_MARKS, (text,))
         return {(user, MarkKind(kind), peer): value for user, kind, peer, value in found}
-
-    def _last_sent(self, sender: str, recipient: str, through: int | None) -> int | None:
-        """Return the number of the last message that stands from one user to another.
-
-        :param through: the last place of the recipient's that counts; None for all.
-        """
-        runs, hashes = self._catch_up()
-        user, peer = hashes.user(sender), hashes.user(recipient)
-        newest = runs[0].last if runs else 0
-        last = newest if through is None else number_through(runs, peer, through)
-        return next(self._standing(between(runs, user, peer, 0, last, received=False), 1), None)
 
     def _catch_up(self) -> View:
         """Index what was committed before; return what to read."""

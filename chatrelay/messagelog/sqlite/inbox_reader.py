@@ -120,9 +120,9 @@ class SqliteInboxReader:
         """Find a message by its sender and its unique id."""
         return self._read(lambda log: log.find(sender, unique_id, since))
 
-    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
+    def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> Deferred[bool]:
         """Return whether a message from `sender` to `recipient` stands."""
-        return self._read(lambda log: log.has_written(sender, recipient))
+        return self._read(lambda log: log.has_written(sender, recipient, by_sender))
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
         """Translate a place of the recipient's into one of the sender's."""

@@ -31,6 +31,9 @@ HASHES_PER_PAGE = 512
 READ_BYTES = 2**20
 """The most bytes of a run that are read at once, to check it or to merge it."""
 
+NOBODY = 2**31 - 1
+"""A position that no user has: the sides of an entry have four bytes."""
+
 UNFINISHED = ".unfinished"
 """The end of the name of an incomplete run."""
 
@@ -102,6 +105,12 @@ class Run(Protocol):
 
     def part(self, user: User) -> Part | None:
         """Return the part of a user; None if the user neither sent nor received any of the messages."""
+
+    def position(self, user: User) -> int | None:
+        """Return the position of a user; None if the user neither sent nor received any of the messages.
+
+        That costs the same for both.
+        """
 
     def hash_at(self, position: int) -> int:
         """Return the hash of the user at a position."""
@@ -275,15 +284,16 @@ class FileRun:
 
     def part(self, user: User) -> FilePart | None:
         """Return the part of a user."""
-        page = bisect_right(self._fences, user.hash) - 1
-        if page < 0:
-            return None
+        position = self.position(user)
+        return None if position is None else FilePart(self, position, *next(self.rows(position, position + 1)))
+
+    def position(self, user: User) -> int | None:
+        """Return the position of a user. One who is not here costs as much as one who is."""
+        page = max(bisect_right(self._fences, user.hash) - 1, 0)
         hashes = self.hashes(page * HASHES_PER_PAGE, (page + 1) * HASHES_PER_PAGE)
         index = bisect_left(hashes, user.hash)
-        if index == len(hashes) or hashes[index] != user.hash:
-            return None
-        position = page * HASHES_PER_PAGE + index
-        return FilePart(self, position, *next(self.rows(position, position + 1)))
+        is_here = index < len(hashes) and hashes[index] == user.hash
+        return page * HASHES_PER_PAGE + index if is_here else None
 
     def hash_at(self, position: int) -> int:
         """Return the hash of the user at a position."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
-from chatrelay.messagelog.sqlite.index_run import Part, Run, User, positions
+from chatrelay.messagelog.sqlite.index_run import NOBODY, Part, Run, User, positions
 
 FIRST_WINDOW = 64
 """The entries that are searched first. The next windows are larger."""
@@ -58,31 +58,38 @@ def between(
     newest_first: bool = True,
     sent: bool = True,
     received: bool = True,
+    in_smaller: bool = False,
 ) -> Iterator[int]:
     """Yield the numbers of the messages between two users.
 
-    Each run is searched in the inbox of the user who has fewer entries there.
+    Only the inbox of `user` is searched, and that costs the same whoever `peer` is. So nobody learns from the time that
+    a read takes how much a stranger writes, or whether there is one of that name.
 
     :param above: only numbers above this one.
     :param through: only numbers up to this one.
     :param sent: whether those that `user` sent to `peer` are wanted.
     :param received: whether those that `peer` sent to `user` are wanted. A message to oneself is both.
+    :param in_smaller: whether each run is searched in the inbox of the user who has fewer entries there. This is for
+        users who know each other.
     """
     for run in runs if newest_first else reversed(runs):
         if run.last <= above or run.first > through:
             continue
         part = run.part(user)
-        other = run.part(peer)
-        if part is None or other is None:
+        if part is None:
             continue
-        is_smaller = part.count <= other.count
-        if part.position == other.position:
-            sides = [part.position * 2 + 1]
-        elif is_smaller:
-            sides = [other.position * 2 + 1] * sent + [other.position * 2] * received
-        else:
-            sides = [part.position * 2] * sent + [part.position * 2 + 1] * received
-        for start, codes, data in _windows(run, part if is_smaller else other, above, through, newest_first):
+        position = run.position(peer)
+        if position is None:
+            position = NOBODY  # it is searched for all the same
+        is_same = part.position == position
+        searched = part
+        is_sent, is_received = sent, received
+        if in_smaller and (other := run.part(peer)) is not None and other.count < part.count:
+            searched, position = other, part.position
+            is_sent, is_received = received, sent
+        side = position * 2
+        sides = [side + 1] if is_same else [side + 1] * is_sent + [side] * is_received
+        for start, codes, data in _windows(run, searched, above, through, newest_first):
             found: list[int] = []
             for side in sides:
                 found += positions(data, side)

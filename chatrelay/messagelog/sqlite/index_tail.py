@@ -173,7 +173,7 @@ class MemoryRun:
 
     def part(self, user: User) -> MemoryPart | None:
         """Return the part of a user."""
-        position = self._positions.get(user.key)
+        position = self.position(user)
         if position is None:
             return None
         with self._lock:
@@ -184,6 +184,10 @@ class MemoryRun:
             if not entries.codes:  # the user's first message is just being added
                 return None
             return MemoryPart(position, self._first_places[position], entries, self)
+
+    def position(self, user: User) -> int | None:
+        """Return the position of a user."""
+        return self._positions.get(user.key)
 
     def _search(self, position: int, entries: _Entries) -> None:
         """Add the user's entries of the messages that were not searched yet."""

@@ -388,6 +388,8 @@ class SqliteStore:
             # `user_key`, without two calls for each message.
             from_user = uid if type(uid := message.from_uid) is str else str(uid)
             to_user = uid if type(uid := message.to_uid) is str else str(uid)
+            if message.is_to_stranger:
+                places.look_up(to_user)
             from_place = to_place = places[to_user] = places[to_user] + 1
             if from_user != to_user:
                 from_place = places[from_user] = places[from_user] + 1
@@ -466,7 +468,14 @@ class _Places(dict[str, int]):
 
     def __missing__(self, user: str) -> int:
         last = self._unsaved.get(user)
-        if last is None:
-            found = self._connection.execute(_LAST_PLACE, (user,)).fetchone()
-            last = found[0] if found else 0
-        return last
+        return self._saved(user) if last is None else last
+
+    def look_up(self, user: str) -> None:
+        """Look up the last place of a user by a read of the table, even if it is known already."""
+        saved = self._saved(user)
+        if user not in self:
+            self[user] = self._unsaved.get(user, saved)
+
+    def _saved(self, user: str) -> int:
+        found = self._connection.execute(_LAST_PLACE, (user,)).fetchone()
+        return found[0] if found else 0

@@ -19,8 +19,9 @@ class AcquaintanceTests(SynchronousTestCase):
         self.reads: list[tuple[str, str, Deferred[bool]]] = []
         self.known = Acquaintances(self)  # type: ignore[arg-type]
 
-    def has_written(self, sender: str, recipient: str) -> Deferred[bool]:
+    def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> Deferred[bool]:
         """Keep a read until the test answers it."""
+        self.by_sender = by_sender
         self.reads.append((sender, recipient, Deferred()))
         return self.reads[-1][2]
 
@@ -33,6 +34,11 @@ class AcquaintanceTests(SynchronousTestCase):
             self.reads.pop()[2].callback(result)
             self.assertEqual((self.successResultOf(found), known.known(PAIR)), (result, result))
             self.assertIsNone(known.known(("bo", "alice")))
+
+    def test_read_is_that_of_the_user_who_asks(self) -> None:
+        for by_second in (False, True):
+            Acquaintances(self, by_second).look_up(PAIR)  # type: ignore[arg-type]
+            self.assertIs(self.by_sender, by_second)
 
     def test_look_ups_of_a_pair_share_one_read(self) -> None:
         first, second = self.known.look_up(PAIR), self.known.look_up(PAIR)
