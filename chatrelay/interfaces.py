@@ -375,6 +375,25 @@ class InboxLog(MessageLog, Protocol):
         """
 
 
+@runtime_checkable
+class TrimmableLog(InboxLog, Protocol):
+    """An `InboxLog` whose oldest messages can be deleted. The option ``keep`` needs one."""
+
+    def trim(self, before: int) -> Deferred[int]:
+        """Delete the oldest messages, as far as they were received before a time, but not many at once.
+
+        They are deleted in the order of their numbers, up to the first one that was not received before that time. So
+        every inbox keeps its last places, and `InboxState.first` is the place after those of the deleted messages.
+        Their numbers and places are never given again, whether the log is opened again or not. What is kept about
+        these messages is deleted with them. So are their users' marks of kind `MarkKind.READ` before the first place.
+
+        :param before: microseconds since 1970 UTC. A message that was received at that time stays.
+        :returns: a Deferred that fires when that is committed, with the number of deleted messages, or fails with
+            `LogUnavailable`. It is 0 if there is nothing to delete, or another process is deleting; otherwise, there
+            may be more.
+        """
+
+
 class InboxReader(Protocol):
     """Reads an `InboxLog` by user, without blocking the reactor, and without keeping the log from writing.
 

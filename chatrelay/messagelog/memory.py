@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import attrs
@@ -17,6 +18,9 @@ from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKey
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. Times are read as integers, which are exact."""
+
+MAX_TRIMMED = 1_000
+"""The most messages that are trimmed at once."""
 
 _T = TypeVar("_T")
 
@@ -63,10 +67,12 @@ class MemoryRow:
 
 
 class MemoryMessageLog:
-    """The `chatrelay.interfaces.InboxLog` and `MessageReader` that keeps messages in a list.
+    """The `chatrelay.interfaces.TrimmableLog` and `MessageReader` that keeps messages in a list.
 
-    :ivar rows: the kept messages, oldest first.
+    :ivar rows: all messages, oldest first. Of those that were trimmed, only users, places and times are left.
     :ivar inboxes: by user, the messages that the user sent and received. The first one is at place 1.
+    :ivar trimmed: the number of the last message that was trimmed; 0 if none was.
+    :ivar first_places: by user, the first place that is kept; a user none of whose messages was trimmed is left out.
     :ivar marks: the kept marks: (user, kind, peer) -> value.
     :ivar epoch: a random name, because the messages end with the process.
     :ivar reader: reads this log by user.
@@ -80,6 +86,8 @@ class MemoryMessageLog:
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []
         self.inboxes: dict[str, list[MemoryRow]] = {}
+        self.trimmed = 0
+        self.first_places: dict[str, int] = {}
         self.marks: dict[MarkKey, int] = {}
         self.epoch = secrets.token_urlsafe(9)
         self.reader = MemoryInboxReader(self)
@@ -112,9 +120,26 @@ class MemoryMessageLog:
             self.rows[number - 1].delivered = False
         return succeed(None)
 
+    def trim(self, before: int) -> Deferred[int]:
+        """Blank the oldest messages. Their rows stay, because they hold the places."""
+        count = 0
+        for row in islice(self.rows, self.trimmed, self.trimmed + MAX_TRIMMED):
+            if int(row.message.received_at * MICROSECONDS) >= before:
+                break
+            count += 1
+            row.message = Message(row.from_user, row.to_user, "", "", "", row.message.received_at)
+            row.delivered = False
+            for user in {row.from_user, row.to_user}:
+                self.first_places[user] = row.place(user) + 1
+        self.trimmed += count
+        for (user, kind, peer), value in list(self.marks.items()):
+            if kind is MarkKind.READ and value < self.first_places.get(user, 0):
+                del self.marks[user, kind, peer]
+        return succeed(count)
+
     def messages(self) -> Generator[LoggedMessage, None, None]:
-        """Yield every message, oldest first."""
-        for row in self.rows:
+        """Yield every message that is kept, oldest first."""
+        for row in islice(self.rows, self.trimmed, None):
             yield row.logged()
 
     def inbox(self, user: str) -> Deferred[InboxState]:
@@ -125,7 +150,7 @@ class MemoryMessageLog:
 
         return succeed(
             InboxState(
-                first=1,
+                first=self.first_places.get(user, 1),
                 last=len(self.inboxes.get(user, ())),
                 received=mark(MarkKind.RECEIVED) or 0,
                 left_at=mark(MarkKind.LEFT_AT),

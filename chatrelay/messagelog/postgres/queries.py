@@ -152,7 +152,18 @@ def inbox(connection: Connection, user: str) -> InboxState:
 
 def entries(connection: Connection, user: str, after: int, through: int, limit: int, size: int) -> Page:
     """Read `chatrelay.interfaces.InboxReader.entries`."""
-    return _page(connection.query(_ENTRIES, [user, after, through, limit, size]), limit, size)
+    rows = connection.query(_ENTRIES, [user, after, through, limit, size])
+    if after < through and not (rows and _integer(rows[0][0]) == after + 1):
+        # The messages at these places were trimmed, or there are no such places yet.
+        end = _integer(rows[0][0]) if rows else min(through + 1, inbox(connection, user).first)
+        return _after_voids(range(after + 1, end), _page(rows, limit, size), limit)
+    return _page(rows, limit, size)
+
+
+def _after_voids(places: range, page: Page, limit: int) -> Page:
+    """Return a page that begins with void places."""
+    found = [*(InboxEntry(place) for place in places[:limit]), *page.entries]
+    return Page(found[:limit], more=page.more or len(places) + len(page.entries) > limit)
 
 
 def history(

@@ -24,7 +24,13 @@ from chatrelay.messagelog.postgres.address import Address
 from chatrelay.messagelog.postgres.arrays import integers, small_integers, texts, unpack_integers
 from chatrelay.messagelog.postgres.batch import Batch
 from chatrelay.messagelog.postgres.connection import Connection, ConnectionLost, NotConnected, Parameter, ServerError
-from chatrelay.messagelog.postgres.failures import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, explained, unavailable
+from chatrelay.messagelog.postgres.failures import (
+    DEADLOCK_DETECTED,
+    LOCK_NOT_AVAILABLE,
+    SERIALIZATION_FAILURE,
+    explained,
+    unavailable,
+)
 from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
 
 MICROSECONDS = 1_000_000
@@ -41,6 +47,9 @@ MAX_TRIES = 5
 
 MAX_DROPPED_IDS = 5_000
 """The most old ids that are deleted at once, because no message is written meanwhile."""
+
+MAX_TRIMMED = 500
+"""The most messages that are deleted at once. No message is written meanwhile."""
 
 SESSION = """
 SET client_encoding = 'UTF8';
@@ -79,6 +88,37 @@ DELETE FROM chatrelay.sent_id WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM chatrelay.sent_id WHERE received_at < $1 LIMIT $2
 )) RETURNING 1
 """
+_TRIM_LOCK = 0x63686174_7472696D
+"""The number of the lock under which one relay deletes messages at a time: "chattrim" in ASCII."""
+
+# It is one statement, so a relay that is stopped in between holds no lock. The rows of each table are locked in the
+# order in which other statements lock them.
+_TRIM = """
+WITH oldest AS MATERIALIZED (
+    SELECT number, received_at, from_uid, from_place, to_uid, to_place FROM chatrelay.message
+    WHERE (SELECT pg_try_advisory_xact_lock($2::bigint)) ORDER BY number LIMIT $3::bigint
+), old AS MATERIALIZED (
+    SELECT * FROM oldest
+    WHERE number < (SELECT coalesce(min(number), 9223372036854775807) FROM oldest WHERE received_at >= $1)
+), firsts AS MATERIALIZED (
+    SELECT uid, max(place) + 1 AS place FROM (
+        SELECT from_uid AS uid, from_place AS place FROM old UNION ALL SELECT to_uid, to_place FROM old
+    ) AS places GROUP BY uid
+), moved AS (
+    INSERT INTO chatrelay.inbox AS i (uid, last_place, first_place)
+    SELECT uid, place - 1, place FROM firsts ORDER BY uid
+    ON CONFLICT (uid) DO UPDATE SET first_place = greatest(i.first_place, excluded.first_place)
+), outdated AS MATERIALIZED (
+    SELECT m.uid, m.kind, m.peer FROM firsts AS f JOIN chatrelay.mark AS m
+        ON m.uid = f.uid AND m.kind = $4::smallint AND m.value < f.place
+    ORDER BY m.uid, m.kind, m.peer FOR UPDATE OF m
+), unmarked AS (
+    DELETE FROM chatrelay.mark AS m USING outdated AS o WHERE m.uid = o.uid AND m.kind = o.kind AND m.peer = o.peer
+)
+DELETE FROM chatrelay.message WHERE number IN (SELECT number FROM old) RETURNING 1
+"""
+_TRIES_LATER = (DEADLOCK_DETECTED, SERIALIZATION_FAILURE, LOCK_NOT_AVAILABLE)
+
 _IDENTITY = """
 SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
     left(pg_walfile_name(pg_current_wal_lsn()), 8),
@@ -218,6 +258,21 @@ class PostgresStore:
             return False
         before = int(self._now() * MICROSECONDS) - self._again_time
         return len(self._query(_DROP_IDS, [before, MAX_DROPPED_IDS])) == MAX_DROPPED_IDS
+
+    def trim(self, before: int) -> int:
+        """Delete some of the oldest messages that were received before a time; return how many were deleted.
+
+        :param before: microseconds since 1970 UTC.
+        :returns: also 0 if another relay is deleting, or another session holds a lock. Then try again later.
+        """
+        try:
+            return len(self._ready().query(_TRIM, [before, _TRIM_LOCK, MAX_TRIMMED, MarkKind.READ.value]))
+        except ServerError as error:
+            if error.sqlstate in _TRIES_LATER:
+                return 0
+            raise self._failed(error) from error
+        except ConnectionLost as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Close the connection. If nothing is in doubt, the database forgets this writer."""

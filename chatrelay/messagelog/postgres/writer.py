@@ -46,7 +46,7 @@ _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any] | None"]
 
 
 class PostgresMessageLog:
-    """The `chatrelay.interfaces.InboxLog` that writes to a `PostgresStore` in a separate thread.
+    """The `chatrelay.interfaces.TrimmableLog` that writes to a `PostgresStore` in a separate thread.
 
     :param url: ``postgresql://…``, as in PostgreSQL's documentation, 34.1.1.2.
     :param reactor: gets the results, with one call for each batch.
@@ -128,6 +128,10 @@ class PostgresMessageLog:
         done: Deferred[None] = Deferred()
         self._jobs.put((self._add_marks, (marks, self._epoch, done), None))
         return done
+
+    def trim(self, before: int) -> Deferred[int]:
+        """Delete some of the oldest messages, in the thread."""
+        return self._run(self._store.trim, before)
 
     def stop(self) -> Deferred[None]:
         """Close the connections after all earlier jobs, and end the threads."""

@@ -19,6 +19,7 @@ from chatrelay.testing import HeldMessageLog
 from tests.support.inbox_log_contract import InboxLogContract
 from tests.support.message_logs import SteppedMessageLog, message
 from tests.support.postgres_server import shared_server
+from tests.support.trimming_contract import TrimmingContract
 
 
 class MessageLogContract:
@@ -113,7 +114,7 @@ class MessageReaderContract(MessageLogContract):
         await log.stop()
 
 
-class MemoryLog(MessageReaderContract, InboxLogContract, TestCase):
+class MemoryLog(MessageReaderContract, TrimmingContract, TestCase):
     """``memory:``"""
 
     def make(self) -> MemoryMessageLog:
@@ -133,7 +134,7 @@ class NoLog(MessageLogContract, TestCase):
         self.assertEqual(isinstance(self.make(), InboxLog), False)
 
 
-class HeldLog(MessageLogContract, InboxLogContract, TestCase):
+class HeldLog(MessageLogContract, TrimmingContract, TestCase):
     """The fake of `chatrelay.testing`, with its batches committed at once."""
 
     def make(self) -> HeldMessageLog:
@@ -264,7 +265,7 @@ class SqliteLog(InboxLogContract, MessageReaderContract, TestCase):
         return message_reader(f"sqlite:{self.path}")
 
 
-class PostgresLog(MessageReaderContract, InboxLogContract, TestCase):
+class PostgresLog(MessageReaderContract, TrimmingContract, TestCase):
     """``postgresql:``"""
 
     def setUp(self) -> None:
@@ -274,7 +275,9 @@ class PostgresLog(MessageReaderContract, InboxLogContract, TestCase):
     def make(self) -> PostgresMessageLog:
         self.url = self.server.url(self.server.database(self.addCleanup))
         # The contract uses an id again after 100 s.
-        return PostgresMessageLog(self.url, reactor, again_seconds=50)  # type: ignore[arg-type]
+        log = PostgresMessageLog(self.url, reactor, again_seconds=50)  # type: ignore[arg-type]
+        log._drop_at = float("inf")  # its messages are years old, so their ids would be deleted after a second
+        return log
 
     def reader_of(self, log: PostgresMessageLog) -> MessageReader:
         return message_reader(self.url)

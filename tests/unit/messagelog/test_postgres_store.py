@@ -21,7 +21,7 @@ from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.postgres import PostgresMessageReader, PostgresStore, queries, schema, store
 from chatrelay.messagelog.postgres.address import Address, parse
 from chatrelay.messagelog.postgres.connection import Connection, ServerError
-from chatrelay.model import LoggedMessage, LogUnavailable, MarkKind, Message
+from chatrelay.model import LoggedMessage, LogUnavailable, Mark, MarkKind, Message
 from tests.support.message_logs import message
 from tests.support.postgres_server import shared_server
 from tests.support.tcp_proxy import Fault, Proxy
@@ -30,6 +30,10 @@ LOCK_SECONDS = 0.5
 """How long the statements of these tests wait for a lock."""
 
 SESSION = store.SESSION.replace("lock_timeout = '5s'", f"lock_timeout = '{int(LOCK_SECONDS * 1000)}ms'")
+
+
+LATER = 2_000_000_000_000_000
+"""A time after all messages, in microseconds since 1970 UTC."""
 
 
 def sent(content: str, from_uid: str | int = "a", to_uid: str | int = "b", unique_id: str | None = None) -> Message:
@@ -208,6 +212,81 @@ class TwoWriters(PostgresCase):
             self.assertEqual([opened.drop_ids(), opened.drop_ids()], [True, False])
         (kept,) = self.execute("SELECT count(*), min(client_id) FROM chatrelay.sent_id")
         self.assertEqual(kept, (50, "id-id-id-50"))
+
+
+class Trimming(PostgresCase):
+    """Relays that delete old messages, and other sessions on the same database."""
+
+    def test_relays_that_write_and_trim_at_once_never_deadlock_and_lose_no_place(self) -> None:
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        (before,) = self.execute(deadlocks)[0]
+        users = [f"user {number}" for number in range(40)]
+        is_done = threading.Event()
+
+        def write(step: int) -> None:
+            opened = self.opened()
+            for batch in range(30):
+                shuffled = [users[(batch + step * index) % 40] for index in range(40)]
+                opened.append([sent("", shuffled[index - 1], shuffled[index]) for index in range(40)])
+                opened.save_marks([Mark(user, MarkKind.READ, users[0], batch) for user in users])
+
+        def trim() -> int:
+            opened = self.opened()
+            deleted = 0
+            while True:
+                is_last = is_done.is_set()
+                count = opened.trim(LATER)
+                deleted += count
+                if is_last and not count:
+                    return deleted
+
+        writers = [InThread(lambda step=step: write(step)) for step in (1, 39)]  # type: ignore[misc]
+        trimmers = [InThread(trim), InThread(trim)]
+        for thread in writers:
+            thread.result()
+        is_done.set()
+        self.assertEqual(sum(thread.result() for thread in trimmers), 2 * 30 * 40)
+        self.assertEqual(self.execute(deadlocks)[0][0] - before, 0)
+        self.assertEqual(self.contents(), [])
+        inboxes = self.execute("SELECT first_place, last_place FROM chatrelay.inbox")
+        self.assertEqual(sum(last for _, last in inboxes), 2 * 2 * 30 * 40)
+        self.assertEqual([first - 1 for first, _ in inboxes], [last for _, last in inboxes])
+
+    def test_one_relay_deletes_at_a_time(self) -> None:
+        opened, other = self.opened(), Connection(parse(self.url))
+        self.addCleanup(other.close)
+        opened.append([sent("a")])
+        other.run(f"BEGIN; SELECT pg_advisory_xact_lock({store._TRIM_LOCK})")
+        self.assertEqual((opened.trim(LATER), self.contents()), (0, ["a"]))
+        other.run("ROLLBACK")
+        self.assertEqual((opened.trim(LATER), self.contents()), (1, []))
+
+    def test_lock_of_another_session_puts_deleting_off_and_the_log_stays_open(self) -> None:
+        opened, other = self.opened(), Connection(parse(self.url))
+        self.addCleanup(other.close)
+        opened.append([sent("a")])
+        other.run("BEGIN; SELECT 1 FROM chatrelay.inbox FOR UPDATE")
+        self.assertEqual((opened.trim(LATER), opened.is_open), (0, True))
+        other.run("ROLLBACK")
+        self.assertEqual(opened.trim(LATER), 1)
+
+    def test_places_go_on_after_every_message_was_deleted_and_the_relay_started_again(self) -> None:
+        opened = self.opened()
+        opened.append([sent("a"), sent("b")])
+        self.assertEqual((opened.trim(LATER), opened.trim(LATER)), (2, 0))
+        opened.close()
+        later = [sent("c")]
+        self.assertEqual(self.opened().append(later), [3])
+        self.assertEqual(places(later), [(3, 3)])
+
+    def test_lost_connection_is_reported_and_deleting_is_repeated(self) -> None:
+        opened = self.opened()
+        opened.append([sent("a")])
+        self.server.end_sessions(self.database)
+        self.assertRaises(LogUnavailable, opened.trim, LATER)
+        self.assertEqual(opened.is_open, False)
+        opened.open()
+        self.assertEqual(opened.trim(LATER), 1)
 
 
 class DoubtfulCommits(PostgresCase):
@@ -457,16 +536,18 @@ class Life(PostgresCase):
         queries.has_written(reader, "1", "2")
         queries.place_of_sender(reader, "1", "2", 100)
         queries.marks(reader, [("1", MarkKind.READ, "2")])
+        opened.save_marks([Mark("1", MarkKind.READ, "2", 1)])
+        self.assertEqual(opened.trim(LATER), store.MAX_TRIMMED)
         opened.close()
         self.assertEqual(self.scans(1500), before)
 
     def scans(self, messages: int) -> list[tuple[Any, ...]]:
         """Return how often each table was read as a whole, once the statistics have a number of messages."""
-        while True:  # a session reports its statistics when it ends
-            inserted = dict(self.execute("SELECT relname, n_tup_ins FROM pg_stat_user_tables"))
-            if inserted.get("message") == messages:
-                break
-            time.sleep(0.05)
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while self.execute(f"SELECT 1 {others} AND backend_type = 'client backend'"):
+            time.sleep(0.05)  # a session reports its statistics before it has ended
+        inserted = dict(self.execute("SELECT relname, n_tup_ins FROM pg_stat_user_tables"))
+        self.assertEqual(inserted["message"], messages)
         return self.execute(
             "SELECT relname, seq_scan FROM pg_stat_user_tables "
             "WHERE relname IN ('message', 'sent_id', 'inbox', 'mark') ORDER BY relname"
