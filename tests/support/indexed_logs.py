@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from chatrelay.messagelog.memory import MemoryMessageLog, MemoryRow
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.index import Index
+from chatrelay.messagelog.sqlite.index_columns import columns_of_rows
 from chatrelay.model import Mark, MarkKind, Message
 
 TABLES = """
@@ -65,12 +66,17 @@ class IndexedLog:
         """Continue with what a killed process left in the files."""
         self.index = self.opened()
 
-    def append(self, messages: Sequence[Message]) -> None:
-        """Write a batch as one block."""
+    def append(self, messages: Sequence[Message], is_noted: bool = False) -> None:
+        """Write a batch as one block.
+
+        :param is_noted: whether the index is told, as it is by the thread that writes.
+        """
         before = len(self.memory.rows)
         self.memory.append(messages)
         rows = [stored(row) for row in self.memory.rows[before:]]
         self._writer.execute("INSERT INTO block VALUES (?, ?)", (before + 1, json.dumps(rows, separators=(",", ":"))))
+        if is_noted:
+            self.index.note(columns_of_rows(before + 1, [tuple(row) for row in rows]))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> None:
         """Mark messages."""

@@ -44,9 +44,9 @@ def main(path: str, seed: str) -> None:
     """Write until the process is killed."""
     inbox_reader.INDEX_SECONDS = inbox_reader.PAUSE_SECONDS = 0.0005
     choose = random.Random(seed)
-    store = SqliteStore(path)
-    store.open()
     reader = inbox_reader.SqliteInboxReader(Nobody(), small_index)  # type: ignore[arg-type]
+    store = SqliteStore(path, committed=reader.committed)
+    store.open()
     reader.opened(path, "epoch")
     print("open", flush=True)
     while True:

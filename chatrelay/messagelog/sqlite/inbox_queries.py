@@ -14,9 +14,9 @@ import msgspec
 
 from chatrelay.messagelog.sqlite.blocks import Blocks, StoredMessage
 from chatrelay.messagelog.sqlite.index import Index, View
+from chatrelay.messagelog.sqlite.index_columns import id_hash
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
-from chatrelay.messagelog.sqlite.index_tail import id_hash
 from chatrelay.model import InboxEntry, LoggedMessage, LogUnavailable, MarkKey, MarkKind, Page
 
 MAX_BEHIND = 50_000

@@ -20,8 +20,10 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatrelay.messagelog.sqlite.batch import Row
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.index import Index
+from chatrelay.messagelog.sqlite.index_columns import columns_of_rows
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
 from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, MarkKey, Page
@@ -35,7 +37,13 @@ READ_THREADS = 2
 """The threads that read. While one waits for the disk, the other may work."""
 
 INDEX_SECONDS = 1.0
-"""The time between two looks for messages to index, while nobody reads."""
+"""The time between two looks for messages to index, while nobody reads and few are written."""
+
+MANY_NOTED = 10_000
+"""The messages that wait to be indexed, and cause an earlier look."""
+
+ROWS_PER_NOTE = 1_000
+"""The rows that are noted for the index at once, so that no other thread waits long for the GIL."""
 
 PAUSE_SECONDS = 0.001
 """The pause after each slice of the index's work, which takes about as long. Other threads need the GIL."""
@@ -61,6 +69,7 @@ class SqliteInboxReader:
         self._failures: set[str] = set()  # that were logged since the log was opened
         self._threads: list[threading.Thread] = []
         self._is_stopping = threading.Event()
+        self._is_due = threading.Event()  # when the index is to be looked after early
 
     # What the store calls -----------------------------------------------------
 
@@ -74,6 +83,20 @@ class SqliteInboxReader:
         if self._log.index.has_files:
             self._start_threads()
 
+    def committed(self, first: int, rows: Sequence[Row]) -> None:
+        """Hand messages that were just committed to the index, if there is one.
+
+        :param first: the number of the first one.
+        """
+        opened = self._log
+        if opened is None or not self._threads:
+            return
+        index = opened.index
+        for start in range(0, len(rows), ROWS_PER_NOTE):
+            index.note(columns_of_rows(first + start, rows[start : start + ROWS_PER_NOTE]))
+        if index.noted >= MANY_NOTED:
+            self._is_due.set()
+
     def closing(self) -> None:
         """Close all connections to the message log, and wait for that. Reads fail until it is opened again."""
         opened, self._log = self._log, None
@@ -83,6 +106,7 @@ class SqliteInboxReader:
     def stop(self) -> None:
         """End the threads, and wait for that. Reads that wait fail. Call `closing` before."""
         self._is_stopping.set()
+        self._is_due.set()
         for _ in self._threads:
             self._reads.put(None)
         for thread in self._threads:
@@ -193,7 +217,12 @@ class SqliteInboxReader:
 
     def _index_messages(self) -> None:
         has_more = True
-        while not self._is_stopping.wait(PAUSE_SECONDS if has_more else INDEX_SECONDS):
+        while not self._is_stopping.is_set():
+            if has_more:
+                self._is_stopping.wait(PAUSE_SECONDS)
+            else:
+                self._is_due.wait(INDEX_SECONDS)
+            self._is_due.clear()
             has_more = False
             opened = self._log
             if opened is None:

@@ -15,17 +15,18 @@ import os
 import re
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import msgspec
 from twisted.logger import Logger
 
 from chatrelay.messagelog.sqlite.blocks import Blocks
+from chatrelay.messagelog.sqlite.index_columns import Columns, columns_of_block
 from chatrelay.messagelog.sqlite.index_merge import merge
 from chatrelay.messagelog.sqlite.index_run import UNFINISHED, DamagedRun, FileRun, LastMessage, Run
-from chatrelay.messagelog.sqlite.index_tail import Hashes, MemoryRun, Row
+from chatrelay.messagelog.sqlite.index_tail import Hashes, MemoryRun
 
 log = Logger("chatrelay.messagelog")
 
@@ -44,6 +45,12 @@ MAX_RUNS = 64
 MAX_MEMORY_RUNS = 20
 """The runs in memory beyond which no further message is indexed: the files can't be written fast enough, or at all."""
 
+MAX_NOTED = 50_000
+"""The messages after the last indexed one that are kept in memory until they are indexed. They take about 15 MB."""
+
+NOTED_PER_SLICE = 2_000
+"""The noted messages that are indexed at once, so that no other thread waits long for the GIL."""
+
 MESSAGES_PER_REPORT = 1_000_000
 """The messages between two log messages while a long index is built."""
 
@@ -59,8 +66,6 @@ SELECT first_number, CAST(messages AS BLOB) FROM block WHERE first_number > ? OR
 """
 _LAST_BLOCK = "SELECT max(first_number) FROM block"
 _NAME = re.compile(r"\d{12,}-\d{12,}\.run")
-
-_decode = msgspec.json.Decoder(list[Row]).decode
 
 
 class View(NamedTuple):
@@ -96,6 +101,7 @@ class Index:
         self._files: list[FileRun] = []  # oldest first, as in the next list
         self._memory: list[MemoryRun] = []
         self._through = 0  # the number of the last indexed message
+        self._noted: deque[Columns] = deque()  # what was just committed, oldest first; there may be gaps
         self._work: Iterator[None] | None = None
         self._reported = 0
         self._hashes = self.view.hashes
@@ -188,6 +194,9 @@ class Index:
         :raises msgspec.MsgspecError: where a block is damaged.
         """
         with self._lock:
+            if self._add_noted():
+                return False
+            # What was not noted is in the log alone.
             blocks = connection.execute(_NEXT_BLOCKS, (self._through, _BLOCKS_PER_READ)).fetchall()
             if blocks and self.is_full:
                 return False
@@ -196,13 +205,42 @@ class Index:
                     # The messages in between were deleted before they were indexed.
                     self.discard()
                     return False
-                rows = _decode(text)
-                if not self._memory or self._memory[-1].count >= self._size:
-                    self._memory.append(MemoryRun(first, self._hashes))
-                    self._publish()
-                self._memory[-1].add(rows)
-                self._through = first + len(rows) - 1
+                columns = columns_of_block(first, text)
+                if columns is not None:
+                    self._add(columns)
             return len(blocks) < _BLOCKS_PER_READ
+
+    def _add(self, columns: Columns) -> None:
+        if not self._memory or self._memory[-1].count >= self._size:
+            self._memory.append(MemoryRun(columns.first, self._hashes))
+            self._publish()
+        self._memory[-1].add(columns)
+        self._through = columns.last
+
+    def _add_noted(self) -> bool:
+        """Index the noted messages that come next, some thousand at most; return whether there are more of them."""
+        noted, through = self._noted, self._through + NOTED_PER_SLICE
+        while noted and noted[0].first <= self._through + 1 and not self.is_full:
+            if self._through >= through:
+                return True
+            columns = noted.popleft()
+            if columns.first == self._through + 1:  # else it was read from the log before
+                self._add(columns)
+        return False
+
+    def note(self, columns: Columns) -> None:
+        """Keep messages that were committed, so that `catch_up` need not read them. Only the writing thread calls this.
+
+        If too many wait, or if some are not noted, the others are read from the log.
+        """
+        if columns.last - self._through <= MAX_NOTED:
+            self._noted.append(columns)
+
+    @property
+    def noted(self) -> int:
+        """The number of messages since the last indexed one, as far as they were noted."""
+        noted = self._noted
+        return noted[-1].last - self._through if noted else 0
 
     # Writing files ------------------------------------------------------------
 

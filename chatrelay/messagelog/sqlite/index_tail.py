@@ -11,12 +11,10 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import accumulate
-from zlib import crc32
+from itertools import accumulate, chain, compress, islice
+from operator import eq
 
-import msgspec
-from msgspec import Raw, Struct
-
+from chatrelay.messagelog.sqlite.index_columns import Columns
 from chatrelay.messagelog.sqlite.index_run import BASE_STEP, Header, LastMessage, RunWriter, User, positions
 
 USERS_PER_SLICE = 500
@@ -28,20 +26,6 @@ ENTRIES_PER_SLICE = 2_500
 MIN_KEPT = 64
 """The entries from which on a user's part is kept, so that the next read only adds what came since. A run has few users
 with so many."""
-
-
-class Row(Struct, array_like=True, gc=False):
-    """The values of a message in a block that the index needs. The others are skipped."""
-
-    from_uid: str
-    from_place: int
-    to_uid: str
-    to_place: int
-    client_id: Raw
-    time_stamp: Raw
-    content: Raw
-    received_at: int
-    is_unique: int = 0
 
 
 class Hashes:
@@ -61,12 +45,12 @@ class Hashes:
         return User(key, int.from_bytes(hashed.digest(), "little"))
 
 
-def id_hash(unique_id: str) -> int:
-    """Return the hash of a unique id.
+class _Positions(dict[str, int]):
+    """The position of each user in a run. A user who is looked up, and has none yet, gets the next one."""
 
-    It is cheap, and ids that collide are easy to find. They would only disturb the user who has chosen them.
-    """
-    return crc32(msgspec.json.encode(unique_id))
+    def __missing__(self, key: str) -> int:
+        position = self[key] = len(self)
+        return position
 
 
 class _Entries:
@@ -125,13 +109,13 @@ class MemoryRun:
         self.last = first - 1
         self.latest = 0
         self._hashes = hashes
-        self._positions: dict[str, int] = {}
+        self._positions = _Positions()
         self._users: list[str] = []
         self._first_places = array("I")
         self._senders = array("I")  # of each message, by position
         self._recipients = array("I")
-        self._id_hashes = array("I")  # of each message with a unique id
-        self._id_codes = array("I")
+        self._have_ids = bytearray()  # for each message, whether it has a unique id
+        self._id_hashes = array("I")  # of each message; any number for one without a unique id
         self._last_message = LastMessage()
         self._kept: dict[int, _Entries] = {}  # of users with many entries, by position
         self._lock = threading.Lock()  # of the value before, and of what is in it
@@ -141,35 +125,25 @@ class MemoryRun:
         """The number of messages."""
         return self.last - self.first + 1
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, columns: Columns) -> None:
         """Add the messages that follow."""
-        if not rows:
-            return
-        code = self.last + 1 - self.base
-        self.last += len(rows)  # first: a reader relies on it that no entry has a later number
-        position_of = self._positions.get
-        for row in rows:
-            sender = position_of(row.from_uid)
-            if sender is None:
-                sender = self._add_user(row.from_uid, row.from_place)
-            recipient = position_of(row.to_uid)
-            if recipient is None:
-                recipient = self._add_user(row.to_uid, row.to_place)
-            if row.is_unique:
-                self._id_codes.append(code)
-                self._id_hashes.append(crc32(row.client_id))
-            self._recipients.append(recipient)
-            self._senders.append(sender)
-            code += 1
-        self.latest = max(self.latest, *[row.received_at for row in rows])
-        self._last_message = LastMessage(row.received_at, row.from_place, row.to_place)
-
-    def _add_user(self, key: str, first_place: int) -> int:
-        position = len(self._users)
-        self._users.append(key)
-        self._first_places.append(first_place)
-        self._positions[key] = position
-        return position
+        self.last = columns.last  # first: a reader relies on it that no entry has a later number
+        position_of, known = self._positions.__getitem__, len(self._users)
+        senders = array("I", map(position_of, columns.senders))
+        recipients = array("I", map(position_of, columns.recipients))
+        if len(self._positions) > known:
+            # The last pair of those with one key counts, and places ascend. So this finds the first places.
+            sent = dict(zip(reversed(senders), reversed(columns.from_places), strict=True))
+            received = dict(zip(reversed(recipients), reversed(columns.to_places), strict=True))
+            self._users += islice(self._positions, known, None)
+            for position in range(known, len(self._users)):
+                self._first_places.append(min(each[position] for each in (sent, received) if position in each))
+        self._have_ids += columns.have_ids
+        self._id_hashes += columns.id_hashes
+        self._recipients += recipients
+        self._senders += senders  # last: readers look at messages whose sender is here
+        self.latest = max(self.latest, columns.latest)
+        self._last_message = columns.last_message
 
     def part(self, user: User) -> MemoryPart | None:
         """Return the part of a user."""
@@ -207,8 +181,12 @@ class MemoryRun:
     def codes_of_id(self, position: int, id_hash: int) -> list[int]:
         """Return the codes of the messages that a user sent with a unique id that has this hash."""
         offset = self.first - self.base
-        codes = [self._id_codes[index] for index in positions(self._id_hashes.tobytes(), id_hash)]
-        return [code for code in codes if self._senders[code - offset : code - offset + 1] == array("I", [position])]
+        sender = array("I", [position])
+        return [
+            offset + index
+            for index in positions(self._id_hashes.tobytes(), id_hash)
+            if self._have_ids[index] and self._senders[index : index + 1] == sender
+        ]
 
     def hash_at(self, position: int) -> int:
         """Return the hash of the user at a position."""
@@ -228,56 +206,58 @@ class MemoryRun:
             order += sorted(range(start, min(start + ENTRIES_PER_SLICE, len(hashes))), key=hashes.__getitem__)
             yield
         order.sort(key=hashes.__getitem__)  # it merges what is sorted
-        new_position = array("I", [0]) * len(order)
+        count, users = len(self._senders), len(order)
+        new_position = [0] * users
         for position, old in enumerate(order):
             new_position[old] = position
         yield
-        senders = array("I", map(new_position.__getitem__, self._senders))
-        recipients = array("I", map(new_position.__getitem__, self._recipients))
+        senders = list(map(new_position.__getitem__, self._senders))
+        recipients = list(map(new_position.__getitem__, self._recipients))
         # The entries of each message: that of the sender, then that of the recipient.
-        owners = array("I", [0]) * (2 * len(senders))
-        owners[::2], owners[1::2] = senders, recipients
-        sides = array("I", [0]) * len(owners)
-        sides[::2] = array("I", [position * 2 + 1 for position in recipients])
-        sides[1::2] = array("I", [position * 2 for position in senders])
+        owners, codes, sides = [0] * (2 * count), [0] * (2 * count), [0] * (2 * count)
+        owners[::2] = senders
+        owners[1::2] = recipients
+        if any(map(eq, senders, recipients)):  # a message to oneself has one entry: the other one belongs to nobody
+            owners[1::2] = [users if each == other else each for each, other in zip(recipients, senders, strict=True)]
+        codes[::2] = codes[1::2] = range(self.first - self.base, self.first - self.base + count)
+        sides[::2] = [position * 2 + 1 for position in recipients]
+        sides[1::2] = [position * 2 for position in senders]
         yield
-        entries: list[int] = []
+        of_users: list[list[int]] = [[] for _ in range(users + 1)]
+        append_to = [entries.append for entries in of_users]
         for start in range(0, len(owners), ENTRIES_PER_SLICE):
-            chosen = range(start, min(start + ENTRIES_PER_SLICE, len(owners)))
-            entries += sorted(chosen, key=owners.__getitem__)
+            for entry, owner in enumerate(owners[start : start + ENTRIES_PER_SLICE], start):
+                append_to[owner](entry)
             yield
-        entries.sort(key=owners.__getitem__)  # it merges what is sorted
-        entries = [each for each in entries if not each & 1 or owners[each] != owners[each - 1]]  # one for oneself
-        yield
-        offset = self.first - self.base
-        counts = Counter(map(owners.__getitem__, entries))
-        id_owners = array("I", [senders[code - offset] for code in self._id_codes])
-        id_order = sorted(range(len(id_owners)), key=id_owners.__getitem__)
-        id_counts = Counter(id_owners)
+        of_users.pop()  # what belongs to nobody
+        entries = list(chain.from_iterable(of_users))
+        sent = [entry // 2 for entry in entries if not entry & 1]  # the messages, by sender
+        with_id = list(compress(sent, map(self._have_ids.__getitem__, sent)))
+        id_counts = Counter(map(senders.__getitem__, with_id))
         header = Header(
             self._hashes.key,
             epoch,
             self.first,
             self.last,
-            users=len(order),
+            users=users,
             entries=len(entries),
-            ids=len(id_order),
+            ids=len(with_id),
             latest=self.latest,
             last_message=self._last_message,
         )
-        rows = array("I", [0]) * (3 * len(order))
+        rows = array("I", [0]) * (3 * users)
         rows[::3] = array("I", map(self._first_places.__getitem__, order))
-        rows[1::3] = array("I", accumulate(map(counts.__getitem__, range(len(order)))))
-        rows[2::3] = array("I", accumulate(map(id_counts.__getitem__, range(len(order)))))
+        rows[1::3] = array("I", accumulate(map(len, of_users)))
+        rows[2::3] = array("I", accumulate(map(id_counts.__getitem__, range(users))))
         yield
         with closing(RunWriter(path, header)) as writer:
             writer.write("hashes", array("Q", map(hashes.__getitem__, order)).tobytes())
             writer.write("rows", rows.tobytes())
             yield
-            writer.write("codes", array("I", [offset + each // 2 for each in entries]).tobytes())
+            writer.write("codes", array("I", map(codes.__getitem__, entries)).tobytes())
             yield
             writer.write("sides", array("I", map(sides.__getitem__, entries)).tobytes())
-            writer.write("id_hashes", array("I", map(self._id_hashes.__getitem__, id_order)).tobytes())
-            writer.write("id_codes", array("I", map(self._id_codes.__getitem__, id_order)).tobytes())
+            writer.write("id_hashes", array("I", map(self._id_hashes.__getitem__, with_id)).tobytes())
+            writer.write("id_codes", array("I", map(codes[::2].__getitem__, with_id)).tobytes())
             yield
             writer.finish()

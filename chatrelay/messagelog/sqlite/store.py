@@ -81,6 +81,7 @@ class SqliteStore:
     :param migrations: the steps from an empty file to the present schema.
     :param now: the wall clock, in seconds since 1970 UTC.
     :param opened: called with the path, without symbolic links, and the epoch when the file was opened.
+    :param committed: called with the number of the first message and the rows of a batch that was committed.
     :param closing: called before the file is closed. It must close all other connections of this process to the file,
         because SQLite removes the write-ahead log with the last one.
     :param migrating: how an older file is migrated.
@@ -94,8 +95,10 @@ class SqliteStore:
         opened: Callable[[str, str], object] = lambda path, epoch: None,
         closing: Callable[[], object] = lambda: None,
         migrating: migration.Migrating | None = None,
+        committed: Callable[[int, Sequence[Row]], object] = lambda first, rows: None,
     ) -> None:
         self._opened = opened
+        self._committed = committed
         self._closing = closing
         self._files = LogFiles(path)
         self._migrations = migrations
@@ -238,6 +241,7 @@ class SqliteStore:
             self._places.clear()
         else:
             self._places.update(places)
+        self._committed(first, rows)
         return list(range(first, first + len(rows)))
 
     def mark_undelivered(self, numbers: Sequence[int]) -> None:

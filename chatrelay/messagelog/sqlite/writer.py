@@ -58,7 +58,11 @@ class SqliteMessageLog:
         self._reader = SqliteInboxReader(reactor)
         self._migrating = Migrating(makes_copy=makes_copy, monotonic=monotonic)
         self._store = SqliteStore(
-            path, migrating=self._migrating, opened=self._reader.opened, closing=self._reader.closing
+            path,
+            migrating=self._migrating,
+            opened=self._reader.opened,
+            closing=self._reader.closing,
+            committed=self._reader.committed,
         )
         self._reactor = reactor
         self._monotonic = monotonic

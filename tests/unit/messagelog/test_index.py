@@ -37,6 +37,8 @@ SMALL = {
     f"{PACKAGE}.index_search.FIRST_WINDOW": 2,
     f"{PACKAGE}.index_search.MAX_WINDOW": 4,
     f"{PACKAGE}.index.RUNS_PER_MERGE": 3,
+    f"{PACKAGE}.index.MAX_NOTED": 30,
+    f"{PACKAGE}.index.NOTED_PER_SLICE": 8,
     f"{PACKAGE}.inbox_queries.MAX_NUMBERS": 3,
 }
 """Sizes with which a few messages reach every branch."""
@@ -93,7 +95,7 @@ def check(log: IndexedLog, choose: random.Random) -> None:
 
 STEPS = st.one_of(
     st.tuples(
-        st.just("append"),
+        st.sampled_from(["append", "append and note"]),
         st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=12),
     ),
     st.tuples(st.sampled_from(["mark", "read", "work", "kill", "damage", "cut", "delete", "save"]), st.integers(0, 40)),
@@ -120,7 +122,8 @@ def take(log: IndexedLog, name: str, value: object, choose: random.Random) -> No
     """Do one step: write, read, index a little, or break a file and open the index again."""
     count = len(log.memory.rows)
     if isinstance(value, list):
-        log.append([message(number, *each) for number, each in enumerate(value, count + 1)])
+        messages = [message(number, *each) for number, each in enumerate(value, count + 1)]
+        log.append(messages, is_noted=name == "append and note")
         return
     assert isinstance(value, int)
     if name == "mark" and count:
@@ -335,6 +338,24 @@ def test_memory_is_bounded_when_no_file_can_be_written(log: IndexedLog) -> None:
     assert log.queries.has_written("1", "2")
 
 
+def test_noted_messages_are_indexed_without_a_look_at_their_blocks(tmp_path: Path) -> None:
+    with closing(IndexedLog(tmp_path / "log", messages_per_run=4)) as log:
+        for first in range(1, 22, 3):
+            log.append([message(number, number % 5, 1, True) for number in range(first, first + 3)], is_noted=True)
+        with patch(f"{PACKAGE}.index.columns_of_block", side_effect=AssertionError("a block was decoded")):
+            log.index_all()
+            check(log, random.Random(1))
+
+
+def test_noted_messages_beyond_the_limit_are_not_kept_and_are_indexed_from_the_log(tmp_path: Path) -> None:
+    with closing(IndexedLog(tmp_path / "log")) as log, patch(f"{PACKAGE}.index.MAX_NOTED", 6):
+        for first in range(1, 22, 3):
+            log.append([message(number, number % 5, 1) for number in range(first, first + 3)], is_noted=True)
+        assert log.index.noted == 6
+        check(log, random.Random(1))
+        assert log.index.noted == 0
+
+
 def test_hash_of_a_user_depends_on_the_key_of_the_index(tmp_path: Path) -> None:
     hashes = [Index(str(tmp_path / name)).view.hashes for name in "ab"]
     assert hashes[0].user("1").hash != hashes[1].user("1").hash
@@ -344,7 +365,7 @@ def test_ids_whose_hashes_collide_are_told_apart_up_to_a_limit(tmp_path: Path) -
     with (
         closing(IndexedLog(tmp_path / "log", messages_per_run=10)) as log,
         patch(f"{PACKAGE}.inbox_queries.id_hash", lambda unique_id: 7),
-        patch(f"{PACKAGE}.index_tail.crc32", lambda data: 7),
+        patch(f"{PACKAGE}.index_columns.crc32", lambda data: 7),
         patch(f"{PACKAGE}.inbox_queries.MAX_CANDIDATES", 24),
     ):
         log.append([Message("1", "2", f"unique-{number:02}", 1, "c", number, True) for number in range(1, 13)])

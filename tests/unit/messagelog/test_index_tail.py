@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-from msgspec import Raw
-
 from chatrelay.messagelog.sqlite import index_tail
+from chatrelay.messagelog.sqlite.index_columns import Columns, columns_of_rows
 from chatrelay.messagelog.sqlite.index_run import positions
-from chatrelay.messagelog.sqlite.index_tail import MIN_KEPT, Hashes, MemoryPart, MemoryRun, Row
+from chatrelay.messagelog.sqlite.index_tail import MIN_KEPT, Hashes, MemoryPart, MemoryRun
 
 HASHES = Hashes(b"0123456789abcdef")
 BUSY = HASHES.user("busy")
 
 
-def rows(first_place: int, count: int) -> list[Row]:
+def messages(first_place: int, count: int) -> Columns:
     """Build messages that the busy user sends and receives in turn."""
     built = []
     for place in range(first_place, first_place + count):
         peer = (f"peer-{place % 10}", place)
         sender, recipient = (("busy", place), peer) if place % 2 else (peer, ("busy", place))
-        built.append(Row(*sender, *recipient, Raw(b'"id"'), Raw(b"1"), Raw(b'"hej"'), place))
-    return built
+        built.append((*sender, *recipient, "id", 1, "hej", place))
+    return columns_of_rows(first_place, built)
 
 
 def entries(part: MemoryPart | None) -> tuple[list[int], bytes]:
@@ -32,9 +31,9 @@ def entries(part: MemoryPart | None) -> tuple[list[int], bytes]:
 
 def test_second_read_of_a_busy_user_searches_only_what_is_new() -> None:
     run = MemoryRun(1, HASHES)
-    run.add(rows(1, 1000))
+    run.add(messages(1, 1000))
     run.part(BUSY)
-    run.add(rows(1001, 3))
+    run.add(messages(1001, 3))
     searched = []
 
     def count(data: bytes, value: int) -> list[int]:
@@ -50,16 +49,16 @@ def test_part_is_the_same_whether_it_was_read_before_or_not() -> None:
     read_often, read_once = MemoryRun(1, HASHES), MemoryRun(1, HASHES)
     for first in range(1, 400, 7):
         for run in (read_often, read_once):
-            run.add(rows(first, 7))
+            run.add(messages(first, 7))
         read_often.part(BUSY)
     assert entries(read_often.part(BUSY)) == entries(read_once.part(BUSY))
 
 
 def test_part_does_not_change_when_messages_are_added() -> None:
     run = MemoryRun(1, HASHES)
-    run.add(rows(1, 2 * MIN_KEPT))
+    run.add(messages(1, 2 * MIN_KEPT))
     part = run.part(BUSY)
     before = entries(part)
-    run.add(rows(2 * MIN_KEPT + 1, 10))
+    run.add(messages(2 * MIN_KEPT + 1, 10))
     assert entries(run.part(BUSY)) != before
     assert entries(part) == before
