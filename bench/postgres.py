@@ -23,7 +23,7 @@ from chatrelay.messagelog.postgres import PostgresStore, queries
 from chatrelay.messagelog.postgres.address import Address, parse
 from chatrelay.messagelog.postgres.connection import Connection
 from chatrelay.messagelog.postgres.store import SESSION
-from chatrelay.model import Message
+from chatrelay.model import Conversation, Message
 
 BATCHES = (1, 10, 100, 500)
 USERS = 1000
@@ -127,7 +127,9 @@ def measure_reads(address: Address, users: int, count: int) -> Table:
         ),
         "50 conversations": lambda user, _: queries.conversations(connection, user, None, end, 50, 262_144),
         "acquaintance": lambda user, peer: queries.has_written(connection, user, peer),
-        "an unread count": lambda user, peer: queries.unread(connection, user, peer, 0, end, 100),
+        "the marks of a conversation": lambda user, peer: queries.progress(
+            connection, user, [Conversation(peer)], end, 100
+        ),
         "a unique id that is not there": lambda user, peer: queries.find(connection, user, peer, 0),
     }
     rows = []

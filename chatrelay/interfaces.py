@@ -7,12 +7,23 @@ module must not implement any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
-from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKey, Page, Selection, Verdict
+from chatrelay.model import (
+    Conversation,
+    InboxEntry,
+    InboxState,
+    LoggedMessage,
+    Mark,
+    MarkKey,
+    Page,
+    Progress,
+    Selection,
+    Verdict,
+)
 from chatrelay.model import LogUnavailable as LogUnavailable  # embedding programs import both from here
 from chatrelay.model import Message as Message
 from chatrelay.wire.codes import Close, Reason
@@ -431,10 +442,15 @@ class InboxReader(Protocol):
         :param through: the last place that may be read: later messages are treated as if they were not there.
         """
 
-    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
-        """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`.
+    def progress(
+        self, user: str, conversations: Sequence[Conversation], *, through: int, limit: int
+    ) -> Deferred[Sequence[Progress]]:
+        """Read how far conversations of a user were received and read: all of them in one read, in the order given.
 
-        :param limit: the count at which counting stops.
+        The other user's marks are about the messages of `user` that stand.
+
+        :param through: the last place that may be read.
+        :param limit: the number of unread messages of a conversation at which counting stops; 0 to count none.
         """
 
     def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
@@ -447,10 +463,13 @@ class InboxReader(Protocol):
         """Return whether a message from `sender` to `recipient` stands.
 
         What this read costs depends on the inbox of the user who asks, and not on the other one, who may be a stranger.
-        The same holds for `history` and `unread`, where `user` asks.
+        The same holds for `history`, and for `progress` with an unknown user, where `user` asks.
 
         :param by_sender: whether the sender asks, and not the recipient.
         """
+
+    def writers(self, recipient: str, senders: Sequence[str]) -> Deferred[Collection[str]]:
+        """Return those of some users from whom a message to `recipient` stands, in one read. `recipient` asks."""
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
         """Translate a place of the recipient's into one of the sender's, for two users who know each other.
@@ -459,9 +478,6 @@ class InboxReader(Protocol):
         :returns: a Deferred that fires with the place, in the sender's inbox, of the last message from `sender` to
             `recipient` that stands and is at or before that place; 0 if there is none.
         """
-
-    def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
-        """Read the marks of kind `MarkKind.READ` of a user, for some peers. A peer without a mark is left out."""
 
     def marks(self, keys: Sequence[MarkKey]) -> Deferred[Mapping[MarkKey, int]]:
         """Read the values of marks of any users and kinds at once. A mark that is not kept is left out.

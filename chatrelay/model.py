@@ -163,6 +163,42 @@ class Page:
 
 
 @attrs.frozen
+class Conversation:
+    """A conversation of a user, and what is known about it before the log is read.
+
+    :ivar peer: the key of the other user.
+    :ivar last: the last message of the conversation that stands, if it was read. This saves reads.
+    :ivar is_known: whether the other user has written to the user. If not, only `read_by_me` is wanted.
+    :ivar read_by_me: how far the user has read, in places of the user's inbox, as far as that is not saved yet.
+    :ivar received: how far the other user has received messages, in places of the other inbox; also not saved yet.
+    :ivar read: how far the other user has read the conversation; as `received`.
+    """
+
+    peer: str
+    last: LoggedMessage | None = None
+    is_known: bool = True
+    read_by_me: int = 0
+    received: int = 0
+    read: int = 0
+
+
+@attrs.frozen
+class Progress:
+    """How far a conversation of a user was received and read, in places of the user's inbox; 0 for not at all.
+
+    :ivar read_by_me: how far the user has read it.
+    :ivar received: the last message of the user that the other user has received; 0 if `is_known` was False.
+    :ivar read: the last message of the user that the other user has read; 0 if `is_known` was False.
+    :ivar unread: the messages of the other user beyond `read_by_me`. There are none in the conversation with oneself.
+    """
+
+    read_by_me: int
+    received: int
+    read: int
+    unread: int
+
+
+@attrs.frozen
 class InboxState:
     """A user's inbox at one instant, and the marks that are kept with it.
 

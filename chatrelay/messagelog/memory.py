@@ -7,14 +7,26 @@ tests compare other logs with it. Neither opens a file.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Mark, MarkKey, MarkKind, Message, Page, user_key
+from chatrelay.model import (
+    Conversation,
+    InboxEntry,
+    InboxState,
+    LoggedMessage,
+    Mark,
+    MarkKey,
+    MarkKind,
+    Message,
+    Page,
+    Progress,
+    user_key,
+)
 
 MICROSECONDS = 1_000_000
 """Microseconds in a second. Times are read as integers, which are exact."""
@@ -233,11 +245,32 @@ class MemoryInboxReader:
 
         return self._answer(read)
 
-    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
+    def progress(
+        self, user: str, conversations: Sequence[Conversation], *, through: int, limit: int
+    ) -> Deferred[Sequence[Progress]]:
+        """Read how far conversations of a user were received and read."""
+
+        def read(conversation: Conversation) -> Progress:
+            peer, marks = conversation.peer, self._log.marks
+            mine = max(conversation.read_by_me, marks.get((user, MarkKind.READ, peer), 0))
+            received_mark = read_mark = 0
+            if conversation.is_known:
+                read_mark = max(conversation.read, marks.get((peer, MarkKind.READ, user), 0))
+                received_mark = max(read_mark, conversation.received, marks.get((peer, MarkKind.RECEIVED, ""), 0))
+            return Progress(
+                mine,
+                self._place_of_sender(user, peer, received_mark),
+                self._place_of_sender(user, peer, read_mark),
+                self._unread(user, peer, mine, through, limit),
+            )
+
+        return self._answer(lambda: [read(conversation) for conversation in conversations])
+
+    def _unread(self, user: str, peer: str, after: int, through: int, limit: int) -> int:
         """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`."""
-        return self._answer(
-            lambda: min(limit, sum(after < row.to_place <= through for row in self._sent(peer, user, user))),
-        )
+        if user == peer:
+            return 0
+        return min(limit, sum(after < row.to_place <= through for row in self._sent(peer, user, user)))
 
     def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
         """Find a message by its sender and its unique id."""
@@ -255,22 +288,17 @@ class MemoryInboxReader:
         """Return whether a message from `sender` to `recipient` stands."""
         return self._answer(lambda: bool(self._sent(sender, recipient, sender if by_sender else recipient)))
 
+    def writers(self, recipient: str, senders: Sequence[str]) -> Deferred[Collection[str]]:
+        """Return those of some users from whom a message to `recipient` stands."""
+        return self._answer(lambda: {sender for sender in senders if self._sent(sender, recipient, recipient)})
+
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
         """Translate a place of the recipient's into one of the sender's."""
-        return self._answer(
-            lambda: max(
-                (row.from_place for row in self._sent(sender, recipient, sender) if row.to_place <= through), default=0
-            )
-        )
+        return self._answer(lambda: self._place_of_sender(sender, recipient, through))
 
-    def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
-        """Read the marks of kind `MarkKind.READ` of a user, for some peers."""
-
-        def read() -> Mapping[str, int]:
-            marks = self._log.marks
-            return {peer: marks[user, MarkKind.READ, peer] for peer in peers if (user, MarkKind.READ, peer) in marks}
-
-        return self._answer(read)
+    def _place_of_sender(self, sender: str, recipient: str, through: int) -> int:
+        rows = self._sent(sender, recipient, sender)
+        return max((row.from_place for row in rows if row.to_place <= through), default=0)
 
     def marks(self, keys: Sequence[MarkKey]) -> Deferred[Mapping[MarkKey, int]]:
         """Read the values of marks of any users and kinds at once."""

@@ -9,10 +9,10 @@ true only as long as `wrote` is called for every message that is committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
 from chatrelay.interfaces import InboxReader
@@ -78,6 +78,31 @@ class Acquaintances:
         else:
             question.waiting.append(answer)
         return answer
+
+    def look_up_all(self, user: str, peers: Sequence[str]) -> Deferred[Collection[str]]:
+        """Find out which of some users are known to a user. One read looks up all who are not remembered.
+
+        :returns: a Deferred that fails as those of `chatrelay.interfaces.InboxReader` do.
+        """
+        known = {peer for peer in peers if self.known((user, peer))}
+        asked = [peer for peer in peers if self.known((user, peer)) is None]
+        if not asked:
+            return succeed(known)
+        # Somebody may write while the log is read. A pair that is being looked up already is for that question to keep.
+        pairs = [(user, peer) for peer in asked if (user, peer) not in self._questions]
+        self._questions.update((pair, _Question()) for pair in pairs)
+
+        def found(writers: Collection[str]) -> Collection[str]:
+            for pair in pairs:
+                self._found(pair[1] in writers, pair)
+            return known.union(writers, (peer for peer in asked if self.known((user, peer))))
+
+        def failed(failure: Failure) -> Failure:
+            for pair in pairs:
+                self._failed(failure, pair)
+            return failure
+
+        return maybeDeferred(self._reader.writers, user, asked).addCallbacks(found, failed)
 
     def wrote(self, sender: str, recipient: str) -> None:
         """Note a message that stands: its sender is known to its recipient from now on."""

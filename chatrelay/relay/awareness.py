@@ -165,13 +165,8 @@ class Awareness:
         """
         presence = self.presence
         assert presence is not None
-        found: set[str] = set()
-        for user in users:
-            known: bool | None = presence.is_for_everybody or self._asking.known((watcher.user, user))
-            if known is None:
-                known = await self._asking.look_up((watcher.user, user))
-            if known:
-                found.add(user)
+        is_for_everybody = presence.is_for_everybody
+        found = set(users if is_for_everybody else await self._asking.look_up_all(watcher.user, users))
         keys = [(user, MarkKind.LAST_SEEN, "") for user in users if user in found and not presence.is_online(user)]
         marks = await self.marks.read(keys)
         last_seen = {user: value for (user, _, _), value in marks.items()}

@@ -2,18 +2,19 @@
 
 Pure: the reader of the message log is passed in. This module must not know what else an answer has.
 
-What is read does not depend on whether somebody is connected. About people who have never written to the user, this
-module reads only whether they have.
+All conversations of an answer are read together: in one read of the log, or in two if it must be looked up who has
+written to the user. What is read does not depend on whether somebody is connected. About people who have never written
+to the user, this module reads only whether they have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from chatrelay.interfaces import InboxReader
-from chatrelay.model import LoggedMessage, MarkKey, MarkKind
+from chatrelay.model import Conversation, LoggedMessage, MarkKind
 from chatrelay.relay.acquaintance import Acquaintances
 from chatrelay.relay.marks import Marks as KeptMarks
 from chatrelay.wire.structs_v2 import Marks
@@ -49,43 +50,34 @@ class Overview:
         :raises LogUnavailable: if the log can't be read.
         :raises LogBusy: if too many reads wait.
         """
-        keys: list[MarkKey] = [(user, MarkKind.READ, peer) for peer in last]
-        known: set[str] = set()
-        if self._tells_receipts:
-            for peer in last:
-                is_known = self._asking.known((user, peer))
-                if await self._asking.look_up((user, peer)) if is_known is None else is_known:
-                    known.add(peer)
-                    keys += ((peer, MarkKind.RECEIVED, ""), (peer, MarkKind.READ, user))
-        found = await self._marks.read(keys)
+        known = await self._known(user, last)
+        conversations = [self._conversation(user, peer, message, peer in known) for peer, message in last.items()]
+        limit = 0 if through is None else MAX_UNREAD
+        found = await self._reader.progress(user, conversations, through=through or 0, limit=limit)
         marks: dict[str, Marks] = {}
-        for peer, message in last.items():
-            mine = found.get((user, MarkKind.READ, peer), 0)
-            unread: int | UnsetType = UNSET
-            if through is not None:
-                is_read = message is not None and _place(message, user) <= mine
-                unread = 0 if is_read else await self._reader.unread(user, peer, mine, through, MAX_UNREAD)
-            received: int | UnsetType = UNSET
-            read: int | UnsetType = UNSET
-            if peer in known:
-                read_mark = found.get((peer, MarkKind.READ, user), 0)
-                received_mark = max(read_mark, found.get((peer, MarkKind.RECEIVED, ""), 0))
-                received = await self._own_place(user, peer, message, received_mark)
-                read = received
-                if read_mark != received_mark:
-                    read = await self._own_place(user, peer, message, read_mark)
-            marks[peer] = Marks(received=received, read=read, read_by_me=mine, unread=unread)
+        for peer, progress in zip(last, found, strict=True):
+            received = progress.received if peer in known else UNSET
+            read = progress.read if peer in known else UNSET
+            unread = UNSET if through is None else progress.unread
+            marks[peer] = Marks(received=received, read=read, read_by_me=progress.read_by_me, unread=unread)
         return marks
 
-    async def _own_place(self, user: str, peer: str, last: LoggedMessage | None, mark: int) -> int:
-        """Return the place of the user's last message that a mark of the other user is about; 0 if there is none."""
-        if not mark:
-            return 0
-        if last is not None and last.from_uid == user and last.to_place <= mark:
-            return last.from_place
-        return await self._reader.place_of_sender(user, peer, mark)
+    async def _known(self, user: str, last: Mapping[str, LoggedMessage | None]) -> Collection[str]:
+        """Return which of the other users are known to the user; nobody, if nobody is told of receipts."""
+        if not self._tells_receipts:
+            return ()
+        wrote_last = {peer for peer, message in last.items() if message is not None and message.from_uid == peer}
+        asked = await self._asking.look_up_all(user, [peer for peer in last if peer not in wrote_last])
+        return wrote_last.union(asked)
 
-
-def _place(message: LoggedMessage, user: str) -> int:
-    """Return the place of a message in the inbox of its sender or recipient."""
-    return message.from_place if message.from_uid == user else message.to_place
+    def _conversation(self, user: str, peer: str, last: LoggedMessage | None, is_known: bool) -> Conversation:
+        """Return a conversation with the marks that are not saved yet. Those of unknown people are not looked at."""
+        unsaved = self._marks.unsaved
+        return Conversation(
+            peer,
+            last,
+            is_known,
+            unsaved(user, MarkKind.READ, peer),
+            unsaved(peer, MarkKind.RECEIVED) if is_known else 0,
+            unsaved(peer, MarkKind.READ, user) if is_known else 0,
+        )

@@ -34,11 +34,11 @@ READS = (
     "entries",
     "history",
     "conversations",
-    "unread",
+    "progress",
     "find",
     "has_written",
+    "writers",
     "place_of_sender",
-    "read_marks",
     "marks",
 )
 """The methods of `chatrelay.interfaces.InboxReader`."""

@@ -19,8 +19,8 @@ from chatrelay.messagelog.sqlite.store import SqliteStore
 from chatrelay.model import InboxState, Mark, Message
 
 READS = (
-    *("entries", "history", "conversations", "unread", "find", "has_written", "place_of_sender"),
-    *("read_marks", "marks"),
+    *("entries", "history", "conversations", "progress", "find", "has_written", "writers", "place_of_sender"),
+    "marks",
 )
 """The methods of `chatrelay.interfaces.InboxReader`."""
 

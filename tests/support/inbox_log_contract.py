@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from chatrelay.interfaces import InboxLog
-from chatrelay.model import InboxState, LogBusy, LoggedMessage, Mark, MarkKind, Message, Page
+from chatrelay.model import Conversation, InboxState, LogBusy, LoggedMessage, Mark, MarkKind, Message, Page
 from tests.support.message_logs import message
 
 RECEIVED_AT = 1_700_000_000_123_456
@@ -92,6 +92,18 @@ class InboxLogContract:
         return contents(
             await log.reader.conversations(user, before=before, through=through, limit=100, size=EVERYTHING)
         )
+
+    async def read_by_1(self, log: InboxLog, *peers: str) -> dict[str, int]:
+        """Return the marks that say how far user 1 has read, by the other user."""
+        marks = await log.reader.marks([("1", MarkKind.READ, peer) for peer in peers])
+        return {peer: value for (_, _, peer), value in marks.items()}
+
+    async def progress(
+        self, log: InboxLog, user: str, *conversations: Conversation, through: int = 99, limit: int = 100
+    ) -> list[tuple[int, int, int, int]]:
+        """Return how far conversations were read by the user, received, read, and what is unread."""
+        found = await log.reader.progress(user, conversations, through=through, limit=limit)
+        return [(each.read_by_me, each.received, each.read, each.unread) for each in found]
 
     # The log --------------------------------------------------------------------------
 
@@ -186,18 +198,18 @@ class InboxLogContract:
             await log.save_marks([Mark("1", MarkKind.READ, "2", value)])
         state = await log.inbox("1")
         self.assertEqual((state.received, state.left_at), (6, 6))
-        self.assertEqual(await log.reader.read_marks("1", ["2"]), {"2": 6})
+        self.assertEqual(await self.read_by_1(log, "2"), {"2": 6})
 
     async def test_marks_of_one_call_only_grow(self) -> None:
         log = self.started()
         await log.save_marks([Mark("1", MarkKind.READ, "2", value) for value in (5, 7, 6)])
-        self.assertEqual(await log.reader.read_marks("1", ["2"]), {"2": 7})
+        self.assertEqual(await self.read_by_1(log, "2"), {"2": 7})
 
     async def test_mark_of_zero_is_kept(self) -> None:
         log = self.started()
         await log.save_marks([Mark("1", MarkKind.LEFT_AT, "", 0), Mark("1", MarkKind.READ, "2", 0)])
         self.assertEqual((await log.inbox("1")).left_at, 0)
-        self.assertEqual(await log.reader.read_marks("1", ["2"]), {"2": 0})
+        self.assertEqual(await self.read_by_1(log, "2"), {"2": 0})
 
     async def test_saving_no_marks_succeeds(self) -> None:
         self.assertEqual(await self.started().save_marks([]), None)
@@ -213,9 +225,8 @@ class InboxLogContract:
                 Mark("1", MarkKind.RECEIVED, "", 7),
             ]
         )
-        self.assertEqual(await log.reader.read_marks("1", ["2", "1", "4"]), {"2": 3, "1": 4})
-        self.assertEqual(await log.reader.read_marks("1", []), {})
-        self.assertEqual(await log.reader.read_marks("unknown", ["2"]), {})
+        self.assertEqual(await self.read_by_1(log, "2", "1", "4"), {"2": 3, "1": 4})
+        self.assertEqual(await log.reader.marks([]), {})
 
     async def test_marks_of_several_users_and_kinds_are_read_at_once(self) -> None:
         log = self.started()
@@ -448,9 +459,9 @@ class InboxLogContract:
             page = await log.reader.conversations("1", before=before, through=9, limit=limit, size=size)
             self.assertEqual(([entry.place for entry in page.entries], page.more), (places, more))
 
-    # unread ---------------------------------------------------------------------------
+    # progress -------------------------------------------------------------------------
 
-    async def test_unread_counts_the_messages_of_the_other(self) -> None:
+    async def test_progress_counts_the_unread_messages_of_the_other(self) -> None:
         log = await self.filled(
             sent("a", 1, 2), sent("b", 2, 1), sent("c", 1, 2), sent("d", 3, 2), sent("e", 1, 2), sent("f", 1, 2),
             undelivered=[5],
@@ -462,15 +473,66 @@ class InboxLogContract:
             (2, 3, 100, 1),
             (6, 99, 100, 0),
             (0, 99, 2, 2),
+            (0, 99, 0, 0),
             (0, 0, 100, 0),
         ):
-            self.assertEqual(await log.reader.unread("2", "1", after, through, limit), count)
-        self.assertEqual(await log.reader.unread("2", "4", 0, 99, 100), 0)
-        self.assertEqual(await log.reader.unread("4", "2", 0, 99, 100), 0)
+            found = await self.progress(log, "2", Conversation("1", read_by_me=after), through=through, limit=limit)
+            self.assertEqual(found, [(after, 0, 0, count)])
+        self.assertEqual(await self.progress(log, "2", Conversation("4")), [(0, 0, 0, 0)])
+        self.assertEqual(await self.progress(log, "4", Conversation("2")), [(0, 0, 0, 0)])
 
-    async def test_unread_messages_to_oneself_are_counted_once(self) -> None:
+    async def test_message_to_oneself_is_not_unread(self) -> None:
         log = await self.filled(sent("a", 1, 1), sent("b", 1, 2), sent("c", 2, 1), sent("d", 1, 1))
-        self.assertEqual(await log.reader.unread("1", "1", 0, 99, 100), 2)
+        conversations = (Conversation("1"), Conversation("2"))
+        self.assertEqual(await self.progress(log, "1", *conversations), [(0, 0, 0, 0), (0, 0, 0, 1)])
+
+    async def test_progress_has_the_marks_of_both_users_as_places_of_the_user(self) -> None:
+        log = await self.filled(
+            sent("a", 3, 2), sent("b", 1, 2), sent("c", 1, 2), sent("d", 2, 1), sent("e", 1, 2), sent("f", 1, 2),
+            undelivered=[6],
+        )  # fmt: skip
+        # User 1 has b, c, d, e, f at 1 to 5; user 2 has a, b, c, d, e, f at 1 to 6.
+        await log.save_marks([Mark("1", MarkKind.READ, "2", 3), Mark("1", MarkKind.READ, "3", 4)])
+        for received, read, places in (
+            (0, 0, (0, 0)),
+            (1, 0, (0, 0)),
+            (3, 2, (2, 1)),
+            (4, 4, (2, 2)),
+            (0, 5, (4, 4)),  # what was read was received
+            (99, 6, (4, 4)),
+        ):
+            marks = Conversation("2", received=received, read=read)
+            self.assertEqual(await self.progress(log, "1", marks), [(3, *places, 0)])
+        await log.save_marks([Mark("2", MarkKind.RECEIVED, "", 5), Mark("2", MarkKind.READ, "1", 2)])
+        await log.save_marks([Mark("2", MarkKind.READ, "3", 1), Mark("3", MarkKind.RECEIVED, "", 9)])
+        self.assertEqual(await self.progress(log, "1", Conversation("2")), [(3, 4, 1, 0)])
+        self.assertEqual(
+            await self.progress(log, "1", Conversation("2", read_by_me=2, received=2, read=3)), [(3, 4, 2, 0)]
+        )
+        self.assertEqual(await self.progress(log, "1", Conversation("2", None, False, 0, 6, 6)), [(3, 0, 0, 0)])
+
+    async def test_progress_with_the_last_message_is_the_same(self) -> None:
+        log = await self.filled(sent("a", 3, 2), sent("b", 2, 1), sent("c", 1, 2), sent("d", 1, 2), sent("e", 2, 3))
+        page = await log.reader.conversations("2", before=None, through=99, limit=9, size=EVERYTHING)
+        last = [entry.message for entry in page.entries]
+        for mine in range(6):
+            for received in range(4):
+                marks = {"read_by_me": mine, "received": received, "read": max(0, received - 1)}
+                without, with_last = (
+                    [
+                        Conversation("3", last[0] if has else None, **marks),
+                        Conversation("1", last[1] if has else None, **marks),
+                    ]
+                    for has in (False, True)
+                )
+                self.assertEqual(await self.progress(log, "2", *with_last), await self.progress(log, "2", *without))
+
+    async def test_progress_of_many_conversations_is_read_at_once_in_the_order_given(self) -> None:
+        log = await self.filled(*(sent("x", peer, 1) for peer in range(2, 102) for _ in range(peer % 3)))
+        peers = [str(peer) for peer in range(101, 1, -1)]
+        found = await self.progress(log, "1", *(Conversation(peer) for peer in peers), through=EVERYTHING)
+        self.assertEqual(found, [(0, 0, 0, int(peer) % 3) for peer in peers])
+        self.assertEqual(await self.progress(log, "1"), [])
 
     # find -----------------------------------------------------------------------------
 
@@ -508,7 +570,7 @@ class InboxLogContract:
         log = await self.filled(sent("a", 1, 2, "id-id-id-1"), undelivered=[1])
         self.assertEqual(await log.reader.find("1", "id-id-id-1", 0), None)
 
-    # has_written and place_of_sender --------------------------------------------------
+    # has_written, writers and place_of_sender -----------------------------------------
 
     async def test_user_has_written_if_a_message_to_the_other_stands(self) -> None:
         log = await self.filled(
@@ -524,6 +586,14 @@ class InboxLogContract:
             ("unknown", "2", False),
         ):
             self.assertEqual(await log.reader.has_written(sender, recipient), has_written)
+            self.assertEqual(set(await log.reader.writers(recipient, [sender])), {sender} if has_written else set())
+
+    async def test_writers_are_those_of_some_users_who_have_written(self) -> None:
+        log = await self.filled(
+            sent("a", 1, 2), sent("b", 3, 2), sent("c", 4, 2), sent("d", 2, 5), sent("e", 2, 2), undelivered=[2]
+        )
+        self.assertEqual(set(await log.reader.writers("2", ["1", "2", "3", "5", "unknown"])), {"1", "2"})
+        self.assertEqual(set(await log.reader.writers("2", [])), set())
 
     async def test_place_of_the_recipient_is_translated_into_one_of_the_sender(self) -> None:
         log = await self.filled(

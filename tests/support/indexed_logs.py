@@ -19,7 +19,7 @@ from chatrelay.messagelog.memory import MemoryMessageLog, MemoryRow
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_columns import columns_of_rows
-from chatrelay.model import Mark, MarkKind, Message
+from chatrelay.model import LoggedMessage, Mark, MarkKind, Message
 
 TABLES = """
 PRAGMA journal_mode = WAL;
@@ -112,6 +112,13 @@ class IndexedLog:
     def queries(self) -> InboxQueries:
         """Reads the file."""
         return InboxQueries(self.connection, self.index)
+
+    def last(self, user: str, peer: str) -> LoggedMessage | None:
+        """Return the last message that stands between two users, as the log in memory has it."""
+        pair = {user, peer}
+        standing = (row for row in reversed(self.memory.rows) if row.delivered and {row.from_user, row.to_user} == pair)
+        row = next(standing, None)
+        return None if row is None else row.logged()
 
     def answers(self, name: str, *arguments: Any, **options: Any) -> tuple[Any, Any]:
         """Return what the file and the log in memory answer to a read."""

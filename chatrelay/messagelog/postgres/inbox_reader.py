@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from chatrelay.messagelog.postgres.address import Address
 from chatrelay.messagelog.postgres.connection import Connection, ConnectionLost
 from chatrelay.messagelog.postgres.failures import explained
 from chatrelay.messagelog.postgres.store import SESSION
-from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, MarkKey, Page
+from chatrelay.model import Conversation, LogBusy, LoggedMessage, LogUnavailable, MarkKey, Page, Progress
 
 MAX_READS = 10_000
 """The most reads that wait. Beyond it a read fails with `LogBusy`."""
@@ -89,9 +89,11 @@ class PostgresInboxReader:
         """Read the last message that stands of each conversation of a user, newest first."""
         return self._read(lambda log: queries.conversations(log, user, before, through, limit, size))
 
-    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
-        """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`."""
-        return self._read(lambda log: queries.unread(log, user, peer, after, through, limit))
+    def progress(
+        self, user: str, conversations: Sequence[Conversation], *, through: int, limit: int
+    ) -> Deferred[Sequence[Progress]]:
+        """Read how far conversations of a user were received and read."""
+        return self._read(lambda log: queries.progress(log, user, conversations, through, limit))
 
     def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
         """Find a message by its sender and its unique id, if that is still kept."""
@@ -101,13 +103,13 @@ class PostgresInboxReader:
         """Return whether a message from `sender` to `recipient` stands: one look into an index, whoever asks."""
         return self._read(lambda log: queries.has_written(log, sender, recipient))
 
+    def writers(self, recipient: str, senders: Sequence[str]) -> Deferred[Collection[str]]:
+        """Return those of some users from whom a message to `recipient` stands."""
+        return self._read(lambda log: queries.writers(log, recipient, senders))
+
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
         """Translate a place of the recipient's into one of the sender's."""
         return self._read(lambda log: queries.place_of_sender(log, sender, recipient, through))
-
-    def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
-        """Read the marks of kind `MarkKind.READ` of a user, for some peers."""
-        return self._read(lambda log: queries.read_marks(log, user, peers))
 
     def marks(self, keys: Sequence[MarkKey]) -> Deferred[Mapping[MarkKey, int]]:
         """Read the values of marks of any users and kinds at once."""

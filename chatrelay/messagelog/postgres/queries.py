@@ -6,11 +6,11 @@ do about a failure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from chatrelay.messagelog.postgres.arrays import small_integers, texts
+from chatrelay.messagelog.postgres.arrays import integers, small_integers, texts
 from chatrelay.messagelog.postgres.connection import Connection, Row
-from chatrelay.model import InboxEntry, InboxState, LoggedMessage, MarkKey, MarkKind, Page
+from chatrelay.model import Conversation, InboxEntry, InboxState, LoggedMessage, MarkKey, MarkKind, Page, Progress
 
 END = 2**63 - 1
 """A place beyond every inbox."""
@@ -101,12 +101,42 @@ _ENTRIES = _paged(_INBOX, "ASC", "$4", "$5")
 _HISTORY_BEFORE = _paged(_CONVERSATION, "DESC", "$5", "$6")
 _HISTORY_AFTER = _paged(_CONVERSATION, "ASC", "$5", "$6")
 _CONVERSATIONS = _paged(_LAST_OF_CONVERSATIONS, "DESC", "$4", "$5")
-_UNREAD = """
-SELECT count(*) FROM (
-    SELECT 1 FROM chatrelay.message AS m
-    WHERE m.to_uid = $1 AND m.from_uid = $2 AND m.to_place > $3 AND m.to_place <= $4 AND m.delivered LIMIT $5
-) AS found
+# "OFFSET 0" has each mark read once, although it is used several times.
+_MARKS_AND_PLACES = """
+SELECT mark.read_by_me, {received}, {read}, (
+    SELECT count(*) FROM (
+        SELECT 1 FROM chatrelay.message AS m
+        WHERE m.to_uid = $1 AND m.from_uid = k.peer AND $1::text <> k.peer
+        AND m.to_place > mark.read_by_me AND m.to_place <= $7 AND m.delivered LIMIT $8
+    ) AS found
+)
+FROM unnest($2::text[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[]) WITH ORDINALITY
+    AS k (peer, is_known, read_by_me, received, read, row)
+CROSS JOIN LATERAL (
+    SELECT
+        greatest(k.read_by_me, (
+            SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $9 AND peer = k.peer
+        )) AS read_by_me,
+        CASE WHEN k.is_known = 1 THEN greatest(k.received, k.read, (
+            SELECT value FROM chatrelay.mark WHERE uid = k.peer AND kind = $10 AND peer = ''
+        ), (
+            SELECT value FROM chatrelay.mark WHERE uid = k.peer AND kind = $9 AND peer = $1
+        )) END AS received,
+        CASE WHEN k.is_known = 1 THEN greatest(k.read, (
+            SELECT value FROM chatrelay.mark WHERE uid = k.peer AND kind = $9 AND peer = $1
+        )) END AS read
+    OFFSET 0
+) AS mark
+ORDER BY k.row
 """
+_OWN_PLACE = """(
+    SELECT m.from_place FROM chatrelay.message AS m
+    WHERE m.to_uid = k.peer AND m.from_uid = $1 AND m.to_place <= {mark} AND m.delivered
+    ORDER BY m.to_place DESC LIMIT 1
+)"""
+_PROGRESS = _MARKS_AND_PLACES.format(
+    received=_OWN_PLACE.format(mark="mark.received"), read=_OWN_PLACE.format(mark="mark.read")
+)
 _FIND = """
 SELECT {values} FROM chatrelay.sent_id AS s JOIN chatrelay.message AS m ON m.number = s.number
 WHERE s.uid = $1 AND s.client_id = $2 AND m.received_at >= $3 AND m.delivered
@@ -114,12 +144,14 @@ WHERE s.uid = $1 AND s.client_id = $2 AND m.received_at >= $3 AND m.delivered
 _HAS_WRITTEN = """
 SELECT EXISTS (SELECT 1 FROM chatrelay.message AS m WHERE m.from_uid = $1 AND m.to_uid = $2 AND m.delivered)
 """
+_WRITERS = """
+SELECT k.sender FROM unnest($2::text[]) AS k (sender) WHERE EXISTS (
+    SELECT 1 FROM chatrelay.message AS m WHERE m.from_uid = k.sender AND m.to_uid = $1 AND m.delivered
+)
+"""
 _PLACE_OF_SENDER = """
 SELECT m.from_place FROM chatrelay.message AS m
 WHERE m.to_uid = $2 AND m.from_uid = $1 AND m.to_place <= $3 AND m.delivered ORDER BY m.to_place DESC LIMIT 1
-"""
-_READ_MARKS = """
-SELECT m.peer, m.value FROM chatrelay.mark AS m WHERE m.uid = $1 AND m.kind = $2 AND m.peer = ANY($3::text[])
 """
 _MARKS = """
 SELECT m.uid, m.kind, m.peer, m.value FROM unnest($1::text[], $2::smallint[], $3::text[]) AS k (uid, kind, peer)
@@ -192,9 +224,20 @@ def conversations(connection: Connection, user: str, before: int | None, through
     return _page(connection.query(_CONVERSATIONS, [user, through, end, limit, size]), limit, size)
 
 
-def unread(connection: Connection, user: str, peer: str, after: int, through: int, limit: int) -> int:
-    """Read `chatrelay.interfaces.InboxReader.unread`."""
-    return _integer(connection.query(_UNREAD, [user, peer, after, through, limit])[0][0])
+def progress(
+    connection: Connection, user: str, conversations: Sequence[Conversation], through: int, limit: int
+) -> Sequence[Progress]:
+    """Read `chatrelay.interfaces.InboxReader.progress`."""
+    columns = [
+        texts([each.peer for each in conversations]),
+        small_integers([each.is_known for each in conversations]),
+        integers([each.read_by_me for each in conversations]),
+        integers([each.received for each in conversations]),
+        integers([each.read for each in conversations]),
+    ]
+    kinds = (MarkKind.READ.value, MarkKind.RECEIVED.value)
+    rows = connection.query(_PROGRESS, [user, *columns, through, limit, *kinds])
+    return [Progress(*(_integer(value) for value in row)) for row in rows]
 
 
 def find(connection: Connection, sender: str, unique_id: str, since: int) -> LoggedMessage | None:
@@ -208,16 +251,15 @@ def has_written(connection: Connection, sender: str, recipient: str) -> bool:
     return connection.query(_HAS_WRITTEN, [sender, recipient])[0][0] == b"t"
 
 
+def writers(connection: Connection, recipient: str, senders: Sequence[str]) -> Collection[str]:
+    """Read `chatrelay.interfaces.InboxReader.writers`."""
+    return {_text(sender) for (sender,) in connection.query(_WRITERS, [recipient, texts(senders)])}
+
+
 def place_of_sender(connection: Connection, sender: str, recipient: str, through: int) -> int:
     """Read `chatrelay.interfaces.InboxReader.place_of_sender`."""
     rows = connection.query(_PLACE_OF_SENDER, [sender, recipient, through])
     return _integer(rows[0][0]) if rows else 0
-
-
-def read_marks(connection: Connection, user: str, peers: Sequence[str]) -> Mapping[str, int]:
-    """Read `chatrelay.interfaces.InboxReader.read_marks`."""
-    rows = connection.query(_READ_MARKS, [user, MarkKind.READ.value, texts(peers)])
-    return {_text(peer): _integer(value) for peer, value in rows}
 
 
 def marks(connection: Connection, keys: Sequence[MarkKey]) -> Mapping[MarkKey, int]:

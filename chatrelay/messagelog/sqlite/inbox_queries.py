@@ -7,7 +7,7 @@ compared with the messages themselves. This module must not know threads.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -17,7 +17,7 @@ from chatrelay.messagelog.sqlite.index import Index, View
 from chatrelay.messagelog.sqlite.index_columns import id_hash
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
-from chatrelay.model import InboxEntry, LoggedMessage, LogUnavailable, MarkKey, MarkKind, Page
+from chatrelay.model import Conversation, InboxEntry, LoggedMessage, LogUnavailable, MarkKey, MarkKind, Page, Progress
 
 MAX_BEHIND = 50_000
 """The most messages that a read indexes before it is answered. If there are more, it fails, and the index is built by
@@ -29,9 +29,6 @@ MAX_NUMBERS = 256
 MAX_CANDIDATES = 64
 """The most messages that `find` compares. A user who chose ids whose hashes collide may have more, and nobody else."""
 
-_READ_MARKS = """
-SELECT peer, value FROM mark WHERE user = ? AND kind = ? AND peer IN (SELECT value FROM json_each(?))
-"""
 _MARKS = """
 SELECT user, kind, peer, mark.value FROM json_each(?) AS key CROSS JOIN mark
 ON user = key.value ->> 0 AND kind = key.value ->> 1 AND peer = key.value ->> 2
@@ -104,12 +101,48 @@ class InboxQueries:
 
         return _page(self._entries(user, found()), limit, size)
 
-    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> int:
-        """Count the messages that stand from `peer` to `user`."""
-        runs, hashes = self._catch_up()
-        reader, other = hashes.user(user), hashes.user(peer)
+    def progress(
+        self, user: str, conversations: Sequence[Conversation], through: int, limit: int
+    ) -> Sequence[Progress]:
+        """Read how far conversations of a user were received and read."""
+        view = self._catch_up()
+        keys: list[MarkKey] = [(user, MarkKind.READ, each.peer) for each in conversations]
+        for each in conversations:
+            if each.is_known:
+                keys += ((each.peer, MarkKind.RECEIVED, ""), (each.peer, MarkKind.READ, user))
+        marks = self.marks(keys)
+
+        def progress(conversation: Conversation) -> Progress:
+            peer, last = conversation.peer, conversation.last
+            mine = max(conversation.read_by_me, marks.get((user, MarkKind.READ, peer), 0))
+            received_mark = read_mark = 0
+            if conversation.is_known:
+                read_mark = max(conversation.read, marks.get((peer, MarkKind.READ, user), 0))
+                received_mark = max(read_mark, conversation.received, marks.get((peer, MarkKind.RECEIVED, ""), 0))
+            received = self._own_place(view, user, peer, last, received_mark)
+            read = received if read_mark == received_mark else self._own_place(view, user, peer, last, read_mark)
+            is_read = last is not None and (last.from_place if last.from_uid == user else last.to_place) <= mine
+            is_counted = not is_read and peer != user
+            unread = self._unread(view, user, conversation, mine, through, limit) if is_counted else 0
+            return Progress(mine, received, read, unread)
+
+        return [progress(conversation) for conversation in conversations]
+
+    def _own_place(self, view: View, user: str, peer: str, last: LoggedMessage | None, mark: int) -> int:
+        """Return the place of the user's last message that a mark of the other user is about; 0 if there is none.
+
+        :param last: the last message of the conversation, if it was read.
+        """
+        if last is not None and last.from_uid == user and last.to_place <= mark:
+            return last.from_place
+        return self._place_of_sender(view, user, peer, mark) if mark else 0
+
+    def _unread(self, view: View, user: str, conversation: Conversation, after: int, through: int, limit: int) -> int:
+        """Count the messages that stand from the other user to `user` at places beyond `after`, up to `through`."""
+        runs, hashes = view
+        reader, other = hashes.user(user), hashes.user(conversation.peer)
         above, last = number_through(runs, reader, after), number_through(runs, reader, through)
-        numbers = between(runs, reader, other, above, last, sent=False)
+        numbers = between(runs, reader, other, above, last, sent=False, in_smaller=conversation.is_known)
         return sum(1 for _ in islice(self._standing(numbers, limit), limit))
 
     def find(self, sender: str, unique_id: str, since: int) -> LoggedMessage | None:
@@ -137,26 +170,33 @@ class InboxQueries:
 
     def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> bool:
         """Return whether a message from `sender` to `recipient` stands."""
-        runs, hashes = self._catch_up()
-        asker, other = hashes.user(sender if by_sender else recipient), hashes.user(recipient if by_sender else sender)
+        asker, other = (sender, recipient) if by_sender else (recipient, sender)
+        return self._stands_between(self._catch_up(), asker, other, sent=by_sender)
+
+    def writers(self, recipient: str, senders: Sequence[str]) -> Collection[str]:
+        """Return those of some users from whom a message to `recipient` stands."""
+        view = self._catch_up()
+        return {sender for sender in senders if self._stands_between(view, recipient, sender, sent=False)}
+
+    def _stands_between(self, view: View, asker: str, other: str, sent: bool) -> bool:
+        """Return whether a message stands that `asker` sent to, or received from, another user."""
+        runs, hashes = view
         newest = runs[0].last if runs else 0
-        numbers = between(runs, asker, other, 0, newest, sent=by_sender, received=not by_sender)
+        numbers = between(runs, hashes.user(asker), hashes.user(other), 0, newest, sent=sent, received=not sent)
         return next(self._standing(numbers, 1), None) is not None
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> int:
         """Translate a place of the recipient's into one of the sender's."""
-        runs, hashes = self._catch_up()
+        return self._place_of_sender(self._catch_up(), sender, recipient, through)
+
+    def _place_of_sender(self, view: View, sender: str, recipient: str, through: int) -> int:
+        runs, hashes = view
         user, peer = hashes.user(sender), hashes.user(recipient)
         last = number_through(runs, peer, through)
         numbers = between(runs, user, peer, 0, last, received=False, in_smaller=True)
         number = next(self._standing(numbers, 1), None)
         message = None if number is None else self._blocks.message(number)
         return message.from_place if message is not None else 0
-
-    def read_marks(self, user: str, peers: Sequence[str]) -> Mapping[str, int]:
-        """Read the marks of kind `MarkKind.READ` of a user, for some peers."""
-        text = msgspec.json.encode(peers).decode()
-        return dict(self._connection.execute(_READ_MARKS, (user, MarkKind.READ.value, text)))
 
     def marks(self, keys: Sequence[MarkKey]) -> Mapping[MarkKey, int]:
         """Read the values of marks of any users and kinds at once."""

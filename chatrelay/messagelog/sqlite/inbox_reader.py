@@ -9,7 +9,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,7 +26,7 @@ from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_columns import columns_of_rows
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.schema import LOCK_WAIT_SECONDS
-from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, MarkKey, Page
+from chatrelay.model import Conversation, LogBusy, LoggedMessage, LogUnavailable, MarkKey, Page, Progress
 
 log = Logger("chatrelay.messagelog")
 
@@ -136,9 +136,11 @@ class SqliteInboxReader:
         """Read the last message that stands of each conversation of a user, newest first."""
         return self._read(lambda log: log.conversations(user, before=before, through=through, limit=limit, size=size))
 
-    def unread(self, user: str, peer: str, after: int, through: int, limit: int) -> Deferred[int]:
-        """Count the messages that stand from `peer` to `user` at places beyond `after`, up to `through`."""
-        return self._read(lambda log: log.unread(user, peer, after, through, limit))
+    def progress(
+        self, user: str, conversations: Sequence[Conversation], *, through: int, limit: int
+    ) -> Deferred[Sequence[Progress]]:
+        """Read how far conversations of a user were received and read."""
+        return self._read(lambda log: log.progress(user, conversations, through, limit))
 
     def find(self, sender: str, unique_id: str, since: int) -> Deferred[LoggedMessage | None]:
         """Find a message by its sender and its unique id."""
@@ -148,13 +150,13 @@ class SqliteInboxReader:
         """Return whether a message from `sender` to `recipient` stands."""
         return self._read(lambda log: log.has_written(sender, recipient, by_sender))
 
+    def writers(self, recipient: str, senders: Sequence[str]) -> Deferred[Collection[str]]:
+        """Return those of some users from whom a message to `recipient` stands."""
+        return self._read(lambda log: log.writers(recipient, senders))
+
     def place_of_sender(self, sender: str, recipient: str, through: int) -> Deferred[int]:
         """Translate a place of the recipient's into one of the sender's."""
         return self._read(lambda log: log.place_of_sender(sender, recipient, through))
-
-    def read_marks(self, user: str, peers: Sequence[str]) -> Deferred[Mapping[str, int]]:
-        """Read the marks of kind `MarkKind.READ` of a user, for some peers."""
-        return self._read(lambda log: log.read_marks(user, peers))
 
     def marks(self, keys: Sequence[MarkKey]) -> Deferred[Mapping[MarkKey, int]]:
         """Read the values of marks of any users and kinds at once."""

@@ -21,7 +21,7 @@ from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.inbox_reader import SqliteInboxReader
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_run import FileRun
-from chatrelay.model import LogBusy, LogUnavailable, MarkKind, Message
+from chatrelay.model import Conversation, LogBusy, LogUnavailable, MarkKind, Message
 from tests.support.indexed_logs import EVERYTHING, IndexedLog
 from tests.support.relay_case import logged_events
 from tests.support.sqlite_logs import fill, put_back
@@ -99,12 +99,12 @@ class Reader(TestCase):
                     reader.entries("2", 1, 5, 9, 99),
                     reader.history("2", "1", before=7, after=None, through=9, limit=3, size=99),
                     reader.conversations("2", before=None, through=9, limit=3, size=99),
-                    reader.unread("2", "1", 1, 9, 100),
+                    reader.progress("2", [Conversation("1"), Conversation("2")], through=9, limit=100),
                     reader.find("1", "unknown-id", 0),
                     reader.has_written("1", "2"),
                     reader.has_written("2", "1"),
+                    reader.writers("2", ["1", "2"]),
                     reader.place_of_sender("1", "2", 3),
-                    reader.read_marks("2", ["1"]),
                     reader.marks([("2", MarkKind.READ, "1"), ("1", MarkKind.READ, "2")]),
                 ]
             )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from chatrelay.messagelog.sqlite import index as index_module
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_run import UNFINISHED
-from chatrelay.model import LogUnavailable, Message
+from chatrelay.model import Conversation, LogUnavailable, MarkKind, Message
 from tests.support.indexed_logs import EVERYTHING, IndexedLog
 
 PACKAGE = "chatrelay.messagelog.sqlite"
@@ -71,6 +71,9 @@ def check(log: IndexedLog, choose: random.Random) -> None:
         def some() -> tuple[int, int]:
             return choose.choice([1, 3, EVERYTHING]), choose.choice([0, 9, EVERYTHING])
 
+        def conversation(peer: str, user: str = user) -> Conversation:
+            return Conversation(peer, log.last(user, peer), choose.random() < 0.8, place(), place(), place())
+
         through = choose.choice([EVERYTHING, place()])
         limit, size = some()
         before, after = choose.choice([(None, None), (place(), None), (None, place())])
@@ -82,11 +85,12 @@ def check(log: IndexedLog, choose: random.Random) -> None:
                 {"before": before, "after": after, "through": through, "limit": limit, "size": size},
             ),
             ("conversations", (user,), {"before": before, "through": through, "limit": limit, "size": size}),
-            ("unread", (user, peer, place(), through, limit), {}),
+            ("progress", (user, [conversation(each) for each in USERS]), {"through": through, "limit": limit}),
             ("find", (user, f"unique-{choose.randrange(7)}", choose.randint(0, 10**6 * len(log.memory.rows))), {}),
             ("has_written", (user, peer), {}),
+            ("writers", (user, USERS), {}),
             ("place_of_sender", (peer, user, through), {}),
-            ("read_marks", (user, USERS[:3]), {}),
+            ("marks", ([(user, MarkKind.READ, each) for each in USERS[:3]],), {}),
         ]
         for name, arguments, options in reads:
             found, expected = log.answers(name, *arguments, **options)

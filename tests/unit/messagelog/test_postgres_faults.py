@@ -275,7 +275,8 @@ class Threads(LogCase):
         await gatherResults([log.save_marks([Mark("1", MarkKind.READ, str(peer), peer)]) for peer in range(200)])
         self.assertEqual(sum(map(len, written)), 200)
         self.assertLess(len(written), 50)
-        self.assertEqual(await log.reader.read_marks("1", ["7", "199"]), {"7": 7, "199": 199})
+        keys = [("1", MarkKind.READ, "7"), ("1", MarkKind.READ, "199")]
+        self.assertEqual(await log.reader.marks(keys), dict(zip(keys, (7, 199), strict=True)))
 
     async def test_defect_of_a_call_reaches_its_caller_and_the_log_goes_on(self) -> None:
         log = self.started()
@@ -306,7 +307,7 @@ class Threads(LogCase):
         blocker = connection.Connection(log._reader._address)
         self.addCleanup(blocker.close)
         blocker.run("BEGIN; LOCK TABLE chatrelay.mark IN ACCESS EXCLUSIVE MODE")
-        read = log.reader.read_marks("1", ["2"])
+        read = log.reader.marks([("1", MarkKind.READ, "2")])
         self.assertEqual(await self.append(log, message("b")), "committed")
         self.assertNoResult(read)
         blocker.run("ROLLBACK")
@@ -317,7 +318,7 @@ class Threads(LogCase):
         blocker = connection.Connection(log._reader._address)
         self.addCleanup(blocker.close)
         blocker.run("BEGIN; LOCK TABLE chatrelay.mark IN ACCESS EXCLUSIVE MODE")
-        reads = [log.reader.read_marks("1", ["2"]) for _ in range(6)]
+        reads = [log.reader.marks([("1", MarkKind.READ, "2")]) for _ in range(6)]
         await sleep(0.2)
         began = time.monotonic()
         stopped = log.stop()

@@ -21,7 +21,7 @@ from chatrelay.interfaces import CommitUnknown
 from chatrelay.messagelog.postgres import PostgresMessageReader, PostgresStore, queries, schema, store
 from chatrelay.messagelog.postgres.address import Address, parse
 from chatrelay.messagelog.postgres.connection import Connection, ServerError
-from chatrelay.model import LoggedMessage, LogUnavailable, Mark, MarkKind, Message
+from chatrelay.model import Conversation, LoggedMessage, LogUnavailable, Mark, MarkKind, Message
 from tests.support.message_logs import message
 from tests.support.postgres_server import shared_server
 from tests.support.tcp_proxy import Fault, Proxy
@@ -531,9 +531,10 @@ class Life(PostgresCase):
         queries.entries(reader, "1", 0, 100, 10, 100)
         queries.history(reader, "1", "2", None, None, 100, 10, 100)
         queries.conversations(reader, "1", None, 100, 10, 100)
-        queries.unread(reader, "1", "2", 0, 100, 10)
+        queries.progress(reader, "1", [Conversation("2"), Conversation("3", received=9, read=5)], 100, 10)
         queries.find(reader, "1", "id-id-0-1", 0)
         queries.has_written(reader, "1", "2")
+        queries.writers(reader, "1", ["2", "3"])
         queries.place_of_sender(reader, "1", "2", 100)
         queries.marks(reader, [("1", MarkKind.READ, "2")])
         opened.save_marks([Mark("1", MarkKind.READ, "2", 1)])

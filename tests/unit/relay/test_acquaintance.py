@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,6 +19,7 @@ class AcquaintanceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reads: list[tuple[str, str, Deferred[bool]]] = []
+        self.many: list[tuple[str, list[str], Deferred[set[str]]]] = []
         self.known = Acquaintances(self)  # type: ignore[arg-type]
 
     def has_written(self, sender: str, recipient: str, by_sender: bool = False) -> Deferred[bool]:
@@ -24,6 +27,40 @@ class AcquaintanceTests(SynchronousTestCase):
         self.by_sender = by_sender
         self.reads.append((sender, recipient, Deferred()))
         return self.reads[-1][2]
+
+    def writers(self, recipient: str, senders: Sequence[str]) -> Deferred[set[str]]:
+        """Keep a read of several users until the test answers it."""
+        self.many.append((recipient, list(senders), Deferred()))
+        return self.many[-1][2]
+
+    def test_many_are_looked_up_with_one_read_of_those_who_are_not_remembered(self) -> None:
+        self.known.wrote("bo", "alice")
+        found = self.known.look_up_all("alice", ["bo", "cy", "di", "ed"])
+        self.known.wrote("ed", "alice")  # during the read
+        ((recipient, senders, read),) = self.many
+        self.assertEqual((recipient, senders), ("alice", ["cy", "di", "ed"]))
+        read.callback({"cy"})
+        self.assertEqual(set(self.successResultOf(found)), {"bo", "cy", "ed"})
+        again = self.known.look_up_all("alice", ["bo", "cy", "di", "ed"])
+        self.assertEqual((set(self.successResultOf(again)), len(self.many)), ({"bo", "cy", "ed"}, 1))
+
+    def test_lookup_of_one_shares_the_read_of_many(self) -> None:
+        many = self.known.look_up_all("alice", ["bo", "cy"])
+        one = self.known.look_up(PAIR)
+        self.assertEqual(self.reads, [])
+        self.many.pop()[2].callback({"bo"})
+        self.assertEqual((self.successResultOf(one), self.successResultOf(many)), (True, {"bo"}))
+
+    def test_failed_or_doubtful_read_of_many_is_not_kept(self) -> None:
+        one = self.known.look_up(PAIR)
+        many = self.known.look_up_all("alice", ["bo", "cy"])
+        self.many.pop()[2].errback(LogUnavailable("gone"))
+        self.failureResultOf(many, LogUnavailable)
+        self.assertNoResult(one)  # its own read is not answered yet
+        many = self.known.look_up_all("alice", ["cy"])
+        self.known.forget_unknown()
+        self.many.pop()[2].callback(set())
+        self.assertEqual((self.successResultOf(many), self.known.known(("alice", "cy"))), (set(), None))
 
     def test_what_is_read_is_kept(self) -> None:
         for result in (True, False):

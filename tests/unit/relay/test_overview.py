@@ -8,7 +8,7 @@ from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.model import LoggedMessage
+from chatrelay.model import LoggedMessage, MarkKind
 from chatrelay.relay.overview import Overview
 from chatrelay.wire.structs_v2 import Marks
 from tests.support.people import People
@@ -58,15 +58,34 @@ class OverviewTests(SynchronousTestCase):
         self.people.read(self.bo, "alice", place)
         self.assertEqual(self.overview("bo"), {"bo": Marks(2, 2, 0, UNSET)})
 
-    def test_mark_of_the_last_message_needs_no_translation(self) -> None:
+    def test_all_conversations_are_read_at_once(self) -> None:
+        others = [f"user{number}" for number in range(40)]
+        for other in others:
+            self.people.send("alice", other)
+        for other in others[:20]:
+            self.people.send(other, "alice")
+        reads = self.reads()
+        self.overview(*others, through=999)
+        self.assertEqual(reads, ["writers", "progress"])  # who has written last is known to have written
+        reads.clear()
+        self.overview(*others, through=999)
+        self.assertEqual(reads, ["progress"])
+
+    def reads(self) -> list[str]:
+        """Return a list that grows by the name of each read of the log that is not `last`."""
+        reads: list[str] = []
+        reader = self.people.log.reader
+        for name in ("marks", "has_written", "writers", "progress", "place_of_sender"):
+            read = getattr(reader, name)
+            self.patch(reader, name, lambda *args, name=name, read=read, **kw: reads.append(name) or read(*args, **kw))
+        return reads
+
+    def test_mark_that_is_not_saved_yet_counts(self) -> None:
         place = self.people.send("alice", "bo").to_place
-        self.people.read(self.bo, "alice", place)
-        last = {"bo": self.last("bo")}
-        self.people.log.reader.holds = True
-        overview = Overview(self.people.log.reader, self.people.asking, self.people.awareness.marks)
-        found = Deferred.fromCoroutine(overview.marks_of("alice", last))
-        self.people.log.reader.answer()  # the marks
-        self.assertEqual(self.successResultOf(found), {"bo": Marks(2, 2, 0, UNSET)})
+        self.people.awareness.marks.set("bo", MarkKind.READ, "alice", place)
+        self.people.awareness.marks.set("alice", MarkKind.READ, "bo", 1)
+        self.assertEqual(self.people.log.marks, {})
+        self.assertEqual(self.overview("bo"), {"bo": Marks(2, 2, 1, UNSET)})
 
     def test_unknown_people_have_no_numbers_and_only_acquaintance_is_read(self) -> None:
         cy = self.people.log_in("cy")

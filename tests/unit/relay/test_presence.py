@@ -155,11 +155,22 @@ class PresenceTests(PresenceCase):
         self.people.log_in("cy")
         reader = self.people.log.reader
         reader.holds = True
-        watching = self.begin(self.alice, "cy", "dee")
-        reader.answer()
+        watching = self.begin(self.alice, "cy", "bo")
+        reader.answer()  # who has written
         self.people.send("cy", "alice")
-        reader.answer()
-        self.assertEqual(self.successResultOf(watching), (["cy"], {}))
+        reader.answer()  # when Bo was seen
+        self.assertEqual(self.successResultOf(watching), (["cy"], {"bo": None}))
+
+    def test_all_users_of_a_request_are_looked_up_at_once(self) -> None:
+        users = [f"user{number}" for number in range(30)]
+        for user in users[:9]:
+            self.people.send(user, "alice")
+        self.people.asking.forget()
+        self.people.log.reader.holds = True
+        watching = self.begin(self.alice, *users)
+        self.people.log.reader.answer()  # who has written
+        self.people.log.reader.answer()  # when they were seen
+        self.assertEqual(self.successResultOf(watching), ([], dict.fromkeys(users[:9])))
 
     def test_request_fails_if_the_log_can_not_be_read_and_the_watches_stay(self) -> None:
         self.watch(self.alice, "bo")
