@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatrelay.interfaces import InboxLog, TrimmableLog
-from chatrelay.model import InboxState, Mark, MarkKind, Message
+from chatrelay.model import Conversation, InboxState, Mark, MarkKind, Message
 from tests.support.inbox_log_contract import EVERYTHING, InboxLogContract, contents
 from tests.support.message_logs import message
 
@@ -145,7 +145,9 @@ class TrimmingContract(InboxLogContract):
             undelivered=[3, 5],
         )
         read = log.reader
-        self.assertEqual([await read.unread("2", user, 0, 99, 100) for user in ("1", "3")], [1, 0])
+        self.assertEqual(
+            await self.progress(log, "2", Conversation("1"), Conversation("3")), [(0, 0, 0, 1), (0, 0, 0, 0)]
+        )
         self.assertEqual([await read.has_written(user, "2") for user in ("1", "3")], [True, False])
         self.assertEqual([await read.find(user, "id-id-id-1", 0) for user in ("1", "3")], [None, None])
         self.assertEqual((await read.find("1", "id-id-id-2", 0)) is not None, True)
