@@ -144,6 +144,11 @@ def _() -> None:
     pragma("synchronous = OFF")
 
 
+@named("does not sync the note beside the log")
+def _() -> None:
+    replace(LogFiles, "sync_note", always(None))
+
+
 @named("writes every thousandth batch")
 def _() -> None:
     def make(append: Any) -> Any:

@@ -243,13 +243,18 @@ def a_write_ahead_log_is_removed_under_load(stage: Stage, evidence: Evidence, ro
 # A machine that ends --------------------------------------------------------------------
 
 
-def recorded_under_load(stage: Stage, answers: int, *inject: str) -> tuple[Recording, list[Talker]]:
-    """Record each system call of an overloaded relay until it has given this many answers."""
+def recorded_under_load(
+    stage: Stage, answers: int, *inject: str, before: Path | None = None
+) -> tuple[Recording, list[Talker]]:
+    """Record each system call of an overloaded relay until it has given this many answers.
+
+    :param before: the folder that has a copy of its message log from before the start; None if there is none.
+    """
     trace = stage.folder / "trace"
     # Where a sync failed, a long WAL has the larger risk: all that comes after what was lost is lost.
     with (
         stage.relay(prelude="" if inject else SHORT_WAL, under=recorder(trace, *inject)) as relay,
-        Crowd(relay, stage.site) as crowd,
+        Crowd(relay, stage.site, "" if before is None else "later.") as crowd,
     ):
         crowd.fill(window=2)  # for many batches
         crowd.begin()
@@ -257,7 +262,7 @@ def recorded_under_load(stage: Stage, answers: int, *inject: str) -> tuple[Recor
             print(crowd.press(0.1, answers=1))
         crowd.settle()
         relay.stop()
-    return Recording(trace, stage.log), crowd.talkers
+    return Recording(trace, stage.log, before), crowd.talkers
 
 
 def a_sync_precedes_every_answer(stage: Stage, evidence: Evidence, answers: int) -> None:

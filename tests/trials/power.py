@@ -5,6 +5,8 @@ log's files, with the bytes, and every byte that was sent to a client, in order.
 it up to a moment and knows what was synced by then; any part of the rest may have reached the disk, in sectors and in
 any order. `Recording.accounts` has what the clients had received by then.
 
+The files are those of the log, its -wal and -journal, and the note by which a relay recognises its log (.lock).
+
 The model of a disk: a sync that returned 0 has made durable everything that was written to the file before it began. Of
 other writes, each 512 bytes are old or new, never a mixture. A new file has its name, and a removed one loses it, once
 its folder is synced, and perhaps before. After a failed sync, part of its data is lost for good, even though a later
@@ -169,12 +171,17 @@ class Disk:
 
     :param path: the log; all else is passed over.
     :param chance: decides what a failed sync has written.
+    :param before: the folder that has what is on the disk at the beginning; None for an empty disk.
     """
 
-    def __init__(self, path: Path, chance: random.Random) -> None:
+    def __init__(self, path: Path, chance: random.Random, before: Path | None = None) -> None:
         self._folder = str(path.parent)
         self._chance = chance
-        self._names = {f"{path}{suffix}": Name() for suffix in ("", "-wal", "-journal")}
+        self._names = {f"{path}{suffix}": Name() for suffix in ("", "-wal", "-journal", ".lock")}
+        if before is not None:
+            for each in self._names:
+                if (found := before / Path(each).name).exists():
+                    self._names[each] = Name(File(bytearray(found.read_bytes())))
         self._shown = [f"{_hex(path)}>" for path in self._names]
         # Pending calls: a change; a sync of a file with the changes before it; a sync of the folder, likewise.
         self._changing: dict[Call, tuple[File, Change]] = {}
@@ -268,14 +275,17 @@ class Recording:
 
     :param trace: what strace wrote.
     :param path: the message log.
+    :param before: the folder that has a copy of its files from before the start; None if there were none.
     :ivar first: the first moment at which something was sent to a client.
-    :ivar syncs: the moments just before a sync of the log's files returned, from then on.
+    :ivar all_syncs: the moments just before a sync of the log's files returned.
+    :ivar syncs: those of them after `first`.
     :ivar failed_syncs: how many syncs failed.
     :ivar restarts: how often the WAL was restarted, after its contents were copied into the file.
     """
 
-    def __init__(self, trace: Path, path: Path) -> None:
+    def __init__(self, trace: Path, path: Path, before: Path | None = None) -> None:
         self._path = path
+        self._before = before
         self.calls = list(system_calls(trace))
         self._streams: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
         began: dict[Call, int] = {}
@@ -289,11 +299,12 @@ class Recording:
             parts.sort(key=lambda part: part[0])
         replies = [parts[0][0] for parts in self._streams.values() if parts[0][1].startswith(b"HTTP/1.1 101 ")]
         self.first = min(replies)
-        self.syncs = [
+        self.all_syncs = [
             moment
             for moment, (call, is_end) in enumerate(self.calls)
-            if is_end and call.name in SYNCS and moment > self.first and call.file.startswith(str(path))
+            if is_end and call.name in SYNCS and call.file.startswith(str(path))
         ]
+        self.syncs = [moment for moment in self.all_syncs if moment > self.first]
         self.failed_syncs = sum(1 for call, is_end in self.calls if is_end and call.name in SYNCS and call.result != 0)
         wal = f"{path}-wal"
         self.restarts = sum(
@@ -308,7 +319,7 @@ class Recording:
 
     def disks(self, moments: Sequence[int], chance: random.Random) -> Iterator[tuple[int, Disk]]:
         """Yield the disk as it was just before each of these moments, which are in order."""
-        disk = Disk(self._path, chance)
+        disk = Disk(self._path, chance, self._before)
         done = 0
         for moment in moments:
             for call, is_end in self.calls[done:moment]:

@@ -17,7 +17,7 @@ from tests.support import ROOT, programs, saturation
 from tests.support.client import Client
 from tests.support.evidence import Evidence
 from tests.support.programs import HIGH_RATES, RelayProcess, Site
-from tests.trials import again, durability
+from tests.trials import again, durability, lives
 from tests.trials import siege as siege_module
 from tests.trials.broken import BUILDS
 from tests.trials.durability import Stage
@@ -70,6 +70,9 @@ class Trials:
 
     def unsynced_writes_are_lost(self) -> None:
         durability.unsynced_writes_are_lost(self.stage, self.evidence, cuts=20, recoveries=0)
+
+    def unsynced_notes_are_lost(self) -> None:
+        lives.unsynced_notes_are_lost(self.stage, self.evidence, cuts=24)
 
     def one_sync_fails_under_load(self) -> None:
         durability.one_sync_fails_under_load(self.stage, self.evidence)
@@ -249,6 +252,11 @@ CAUGHT: list[Caught] = [
 CAUGHT_IN_FULL: list[Caught] = [
     ("answers before the commit", Trials.unsynced_writes_are_lost, "C1: .* is not in the log|C8"),
     ("drops the sync", Trials.a_sync_precedes_every_answer, "C1: .* before it was synced"),
+    (
+        "does not sync the note beside the log",
+        Trials.unsynced_notes_are_lost,
+        "gave the log another epoch|has its epoch",
+    ),
     ("locks a file that can be removed, and no other", Trials.a_second_relay, "it started"),
     ("reads a write-ahead log at once", Trials.a_start_with_a_long_write_ahead_log, "MB more with a write-ahead log"),
     ("leaves a message out of the log", Trials.full_load, "C1: .* is not in the log|C8"),

@@ -213,8 +213,16 @@ class LogFiles:
         assert self._lock is not None
         os.pwrite(self._lock, note.ljust(NOTE_SIZE), 0)
         if sync:
-            os.fsync(self._lock)
+            self.sync_note()
             self._sync_folder()
+
+    def sync_note(self) -> None:
+        """Let the note survive a power cut. Call it while the lock is taken.
+
+        :raises OSError: if it can't be synced.
+        """
+        assert self._lock is not None
+        os.fsync(self._lock)
 
     @property
     def is_locked_here(self) -> bool:

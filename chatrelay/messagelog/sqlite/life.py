@@ -62,6 +62,7 @@ class Life:
         self.epoch = ""
         self._opening = ""
         self._inode = 0
+        self._is_synced = True  # whether a power cut leaves no note that knows the opening before
         self._noted: int | None = None  # the last number that was noted; None unless the log is open
 
     def begin(self, connection: sqlite3.Connection, last_number: int) -> None:
@@ -80,6 +81,7 @@ class Life:
             return
         self.epoch = epoch if goes_on else self._new_name()
         self._opening = self._new_name()
+        self._is_synced = False
         # A crash between this note and the commit leaves the earlier opening in the database.
         openings = (opening, self._opening) if goes_on else (self._opening,)
         self._files.write_note(msgspec.json.encode(Note(openings, self._inode, last_number)), sync=True)
@@ -93,6 +95,10 @@ class Life:
         """
         self._noted = -1
         self.note(last_number)
+        if not self._is_synced:
+            # Otherwise a power cut could leave the note of `begin`, and a copy from before the opening would fit it.
+            self._files.sync_note()
+            self._is_synced = True
 
     def note(self, last_number: int) -> None:
         """Note the number of the last message that is committed.

@@ -100,7 +100,7 @@ class Epochs(SynchronousTestCase):
             self.store.close()
             if not is_killed:
                 break
-        self.assertEqual(steps, 4)  # the note, two syncs, and the note after the commit
+        self.assertEqual(steps, 5)  # the note, two syncs, the note after the commit, and its sync
 
     def test_older_copy_that_is_written_over_the_log_has_a_new_epoch(self) -> None:
         copy(self.path, self.folder / "copy")
@@ -118,6 +118,20 @@ class Epochs(SynchronousTestCase):
         with open(self.path, "r+b") as log:
             log.truncate()
             log.write((self.folder / "copy").read_bytes())
+        self.assertNotEqual(self.epoch_at_start(), self.epoch)
+
+    def test_copy_from_before_the_last_start_has_a_new_epoch_after_a_power_cut(self) -> None:
+        self.store.close()
+        before = self.path.read_bytes()
+        lock = Path(f"{self.path}.lock")
+        synced = [lock.read_bytes()]
+        with patch("os.fsync", lambda _: synced.append(lock.read_bytes())):
+            self.store = self.opened(self.path)
+        self.crash(self.store)
+        with open(lock, "r+b") as note, open(self.path, "r+b") as log:
+            note.write(synced[-1])  # what was not synced is lost
+            log.truncate()
+            log.write(before)
         self.assertNotEqual(self.epoch_at_start(), self.epoch)
 
     def test_older_copy_that_is_put_in_place_after_a_kill_has_a_new_epoch(self) -> None:
