@@ -16,15 +16,20 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from chatrelay.messagelog.memory import MemoryMessageLog, MemoryRow
+from chatrelay.messagelog.sqlite.checkpoints import Checkpoints
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_columns import columns_of_rows
+from chatrelay.messagelog.sqlite.trimming import Trimmer
 from chatrelay.model import LoggedMessage, Mark, MarkKind, Message
 
 TABLES = """
 PRAGMA journal_mode = WAL;
 CREATE TABLE block (first_number INTEGER PRIMARY KEY, messages TEXT NOT NULL);
 CREATE TABLE undelivered (number INTEGER PRIMARY KEY);
+CREATE TABLE saved_inbox (uid TEXT PRIMARY KEY, last_place INTEGER, first_place INTEGER) WITHOUT ROWID;
+CREATE TABLE saved_through (number INTEGER NOT NULL);
+INSERT INTO saved_through VALUES (0);
 CREATE TABLE mark (user TEXT, kind INTEGER, peer TEXT, value INTEGER, PRIMARY KEY (user, kind, peer)) WITHOUT ROWID;
 """
 
@@ -82,6 +87,15 @@ class IndexedLog:
         """Mark messages."""
         self.memory.mark_undelivered(numbers)
         self._writer.executemany("INSERT OR IGNORE INTO undelivered VALUES (?)", [(number,) for number in numbers])
+
+    def trim(self, through: int) -> None:
+        """Delete the blocks up to the one that ends with a message, whose time must be its number in seconds."""
+        before = (through + 1) * 1_000_000
+        checkpoints = Checkpoints(version=4)
+        checkpoints.begin(self._writer, str(self.path), f"{self.path}-wal")
+        while Trimmer().trim(self._writer, before, checkpoints).count:
+            pass
+        self.memory.trim(before)
 
     def save_mark(self, user: str, peer: str, value: int) -> None:
         """Keep how far a user has read."""

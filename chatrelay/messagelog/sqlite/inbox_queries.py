@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 
 from chatrelay.messagelog.sqlite.blocks import Blocks, StoredMessage
-from chatrelay.messagelog.sqlite.index import Index, View
+from chatrelay.messagelog.sqlite.index import Index, View, first_number
 from chatrelay.messagelog.sqlite.index_columns import id_hash
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
@@ -29,6 +29,7 @@ MAX_NUMBERS = 256
 MAX_CANDIDATES = 64
 """The most messages that `find` compares. A user who chose ids whose hashes collide may have more, and nobody else."""
 
+_FIRST_PLACE = "SELECT first_place FROM saved_inbox WHERE uid = ?"
 _MARKS = """
 SELECT user, kind, peer, mark.value FROM json_each(?) AS key CROSS JOIN mark
 ON user = key.value ->> 0 AND kind = key.value ->> 1 AND peer = key.value ->> 2
@@ -48,15 +49,22 @@ class InboxQueries:
         self._connection = connection
         self._index = index
         self._blocks = Blocks(connection)
+        self._deleted = 0  # the number of the last message that was deleted; the index may still have it
 
     def entries(self, user: str, after: int, through: int, limit: int, size: int) -> Page:
         """Read the entries of consecutive places, oldest first, void ones included."""
         runs, hashes = self._catch_up()
-        numbers = numbers_at(runs, hashes.user(user), after + 1, min(through, after + limit + 1))
+        last = min(through, after + limit + 1)
+        first, numbers = numbers_at(runs, hashes.user(user), after + 1, last)
         undelivered = self._blocks.undelivered(numbers)
+        if not numbers and after < last:
+            first = min(last + 1, self._first_place(user))
 
         def found() -> Iterator[InboxEntry]:
-            for place, number in enumerate(numbers, after + 1):
+            yield from map(
+                InboxEntry, range(after + 1, first)
+            )  # what was there was deleted, with its part of the index
+            for place, number in enumerate(numbers, first):
                 message = self._blocks.message(number)
                 if message is not None and _place(message, user) != place:
                     raise DamagedRun("the index of the message log is damaged")
@@ -76,7 +84,7 @@ class InboxQueries:
             runs,
             reader,
             other,
-            number_through(runs, reader, after or 0),
+            max(self._deleted, number_through(runs, reader, after or 0)),
             number_through(runs, reader, last),
             newest_first=after is None,
         )
@@ -92,7 +100,7 @@ class InboxQueries:
 
         def found() -> Iterator[int]:
             for number, peer in peers_newest_first(
-                runs, reader, number_through(runs, reader, through), done.__contains__
+                runs, reader, self._deleted, number_through(runs, reader, through), done.__contains__
             ):
                 if not self._blocks.is_undelivered(number) and self._blocks.message(number) is not None:
                     done.add(peer)
@@ -141,7 +149,8 @@ class InboxQueries:
         """Count the messages that stand from the other user to `user` at places beyond `after`, up to `through`."""
         runs, hashes = view
         reader, other = hashes.user(user), hashes.user(conversation.peer)
-        above, last = number_through(runs, reader, after), number_through(runs, reader, through)
+        above = max(self._deleted, number_through(runs, reader, after))
+        last = number_through(runs, reader, through)
         numbers = between(runs, reader, other, above, last, sent=False, in_smaller=conversation.is_known)
         return sum(1 for _ in islice(self._standing(numbers, limit), limit))
 
@@ -182,7 +191,8 @@ class InboxQueries:
         """Return whether a message stands that `asker` sent to, or received from, another user."""
         runs, hashes = view
         newest = runs[0].last if runs else 0
-        numbers = between(runs, hashes.user(asker), hashes.user(other), 0, newest, sent=sent, received=not sent)
+        users = hashes.user(asker), hashes.user(other)
+        numbers = between(runs, *users, self._deleted, newest, sent=sent, received=not sent)
         return next(self._standing(numbers, 1), None) is not None
 
     def place_of_sender(self, sender: str, recipient: str, through: int) -> int:
@@ -193,7 +203,7 @@ class InboxQueries:
         runs, hashes = view
         user, peer = hashes.user(sender), hashes.user(recipient)
         last = number_through(runs, peer, through)
-        numbers = between(runs, user, peer, 0, last, received=False, in_smaller=True)
+        numbers = between(runs, user, peer, self._deleted, last, received=False, in_smaller=True)
         number = next(self._standing(numbers, 1), None)
         message = None if number is None else self._blocks.message(number)
         return message.from_place if message is not None else 0
@@ -207,6 +217,7 @@ class InboxQueries:
     def _catch_up(self) -> View:
         """Index what was committed before; return what to read."""
         index = self._index
+        self._deleted = first_number(self._connection) - 1
         if not index.catch_up(self._connection):
             if (behind := index.behind(self._connection)) > MAX_BEHIND:
                 raise LogUnavailable(
@@ -216,6 +227,11 @@ class InboxQueries:
                 if index.is_full:
                     raise LogUnavailable("the message log can't be indexed as fast as it grows: try again later")
         return index.view
+
+    def _first_place(self, user: str) -> int:
+        """Return the first place of a user's inbox that is kept."""
+        (first,) = self._connection.execute(_FIRST_PLACE, (user,)).fetchone() or (1,)
+        return int(first)
 
     def _standing(self, numbers: Iterator[int], expected: int) -> Iterator[int]:
         """Yield the numbers of the messages that stand.

@@ -250,6 +250,7 @@ class SqliteInboxReader:
     def _index_some(self, opened: _OpenLog) -> bool:
         """Index some messages and write a part of a file; return whether there is more to do."""
         with opened.connected() as connection:
+            opened.index.drop_deleted(connection)
             is_complete = opened.index.catch_up(connection)
         return opened.index.work() or not (is_complete or opened.index.is_full)
 

@@ -64,6 +64,7 @@ _BLOCKS_PER_READ = 20
 _NEXT_BLOCKS = """
 SELECT first_number, CAST(messages AS BLOB) FROM block WHERE first_number > ? ORDER BY first_number LIMIT ?
 """
+_FIRST_NUMBER = "SELECT coalesce((SELECT min(first_number) FROM block), number + 1) FROM saved_through"
 _LAST_BLOCK = "SELECT max(first_number) FROM block"
 _NAME = re.compile(r"\d{12,}-\d{12,}\.run")
 
@@ -153,11 +154,33 @@ class Index:
                 usable.append(run)
             else:
                 os.unlink(run.path)
-        if usable and usable[0].first > first_number(connection):
+        first = first_number(connection)
+        if usable and usable[0].first > first:
             for run in usable:
                 os.unlink(run.path)
             return []
+        while usable and usable[0].last < first:
+            os.unlink(usable.pop(0).path)
         return usable
+
+    def drop_deleted(self, connection: sqlite3.Connection) -> None:
+        """Delete the runs all of whose messages were deleted from the log.
+
+        :raises sqlite3.Error: where the log can't be read.
+        :raises OSError: where a file can't be deleted.
+        """
+        with self._lock:
+            first = first_number(connection)
+            dropped: list[FileRun] = []
+            while self._files and self._files[0].last < first:
+                dropped.append(self._files.pop(0))
+            while not self._files and self._memory and self._memory[0].last < first:
+                del self._memory[0]
+                self._publish()
+            if dropped:
+                self._publish()
+        for run in dropped:
+            _unlink(run.path)
 
     def discard(self) -> None:
         """Delete all runs, because one is damaged. `catch_up` builds them again.
@@ -385,9 +408,9 @@ def check_run(run: FileRun, connection: sqlite3.Connection, epoch: str) -> None:
 
 
 def first_number(connection: sqlite3.Connection) -> int:
-    """Return the number of the first message that is in the log; 1 if there is none."""
-    (first,) = connection.execute("SELECT min(first_number) FROM block").fetchone()
-    return first or 1
+    """Return the number of the first message that is in the log; if there is none, the one that the next will have."""
+    (first,) = connection.execute(_FIRST_NUMBER).fetchone()
+    return int(first)
 
 
 def _unlink(path: str) -> None:

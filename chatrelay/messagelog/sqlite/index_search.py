@@ -17,13 +17,16 @@ MAX_WINDOW = 16_384
 """The most entries that are searched at once: 128 KiB."""
 
 
-def numbers_at(runs: Sequence[Run], user: User, first: int, last: int) -> list[int]:
+def numbers_at(runs: Sequence[Run], user: User, first: int, last: int) -> tuple[int, list[int]]:
     """Return the numbers of the messages at some places of a user's inbox, oldest first.
 
     :param first: the first place.
-    :param last: the last place. Places that the inbox does not have are left out.
+    :param last: the last place. Places that the inbox or the runs do not have are left out.
+    :returns: the place of the first number, which is later than `first` if the runs do not go back so far, and the
+        numbers.
     """
     found: list[list[int]] = []
+    place = first
     for run in runs:
         part = run.part(user)
         if part is None:
@@ -32,9 +35,10 @@ def numbers_at(runs: Sequence[Run], user: User, first: int, last: int) -> list[i
         stop = min(last - part.first_place + 1, part.count)
         if start < stop:
             found.append([run.base + code for code in part.codes(start, stop)])
+            place = part.first_place + start
         if part.first_place <= first:
             break
-    return [number for numbers in reversed(found) for number in numbers]
+    return place, [number for numbers in reversed(found) for number in numbers]
 
 
 def number_through(runs: Sequence[Run], user: User, place: int) -> int:
@@ -101,20 +105,21 @@ def between(
 
 
 def peers_newest_first(
-    runs: Sequence[Run], user: User, through: int, is_done: Callable[[int], bool]
+    runs: Sequence[Run], user: User, above: int, through: int, is_done: Callable[[int], bool]
 ) -> Iterator[tuple[int, int]]:
     """Yield the number and the hash of the peer of each message of a user, newest first, until the peer is done.
 
+    :param above: only numbers above this one.
     :param through: only numbers up to this one.
     :param is_done: whether the peer with a hash is done.
     """
     for run in runs:
-        part = run.part(user) if run.first <= through else None
+        part = run.part(user) if run.first <= through and run.last > above else None
         if part is None:
             continue
         done: set[int] = set()  # sides of this run
         hashes: dict[int, int] = {}  # of positions of this run
-        for start, codes, data in _windows(run, part, 0, through, newest_first=True):
+        for start, codes, data in _windows(run, part, above, through, newest_first=True):
             found = []
             for side in set(memoryview(data).cast("I")) - done:
                 if side // 2 not in hashes:

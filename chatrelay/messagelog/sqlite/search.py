@@ -51,9 +51,10 @@ def epoch_of(connection: sqlite3.Connection) -> str:
 
 
 def last_number(connection: sqlite3.Connection) -> int:
-    """Return the number of the last message; 0 if there is none."""
+    """Return the number of the last message, even if it was deleted; 0 if there has been none."""
     first, text = connection.execute(_LAST_BLOCK).fetchone() or (1, b"[]")
-    return int(first) + len(_decode(text)) - 1
+    (saved_through,) = connection.execute(_SAVED_THROUGH).fetchone()
+    return max(int(first) + len(_decode(text)) - 1, int(saved_through))
 
 
 def read_blocks(
@@ -147,7 +148,8 @@ class Search:
     def entries(self, user: str, after: int, through: int) -> Iterator[InboxEntry]:
         """Yield the entries of a user's places beyond `after`, up to `through`, void ones included."""
         place = after
-        for at, message in self._placed(user, after, through):
+        first, _ = self._connection.execute(_SAVED_PLACES, (user,)).fetchone() or (1, 0)
+        for at, message in self._placed(user, max(after, first - 1), through):
             yield from (InboxEntry(void) for void in range(place + 1, min(at, through + 1)))
             if at > through:
                 return
@@ -160,7 +162,7 @@ class Search:
         last = after
         while numbers := numbers_at(
             self._runs[::-1], self._hashes.user(user), last + 1, min(last + NUMBERS_PER_READ, through)
-        ):
+        )[1]:
             for message in self._indexed(numbers):
                 yield _place(message, user), message
             last += len(numbers)

@@ -32,6 +32,7 @@ from chatrelay.messagelog.sqlite.schema import (
     MIGRATIONS,
     json_text,
 )
+from chatrelay.messagelog.sqlite.trimming import Trimmer
 from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
 from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
@@ -47,7 +48,11 @@ Saving the places of many users with every batch would take longer than saving t
 the unsaved places in the messages.
 """
 
-_LAST_NUMBER = "SELECT max(number) FROM entry WHERE block = (SELECT max(first_number) FROM block)"
+# Without any message, the last deleted one counts.
+_LAST_NUMBER = """
+SELECT max(coalesce((SELECT max(number) FROM entry WHERE block = (SELECT max(first_number) FROM block)), 0), number)
+FROM saved_through
+"""
 _LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
 _FIRST_PLACE = "SELECT first_place FROM saved_inbox WHERE uid = ?"
 # Without "WHERE true", SQLite would read the ON after it as part of a join.
@@ -117,6 +122,7 @@ class SqliteStore:
         self._undelivered: list[int] = []  # undelivered messages that are not marked in the file yet
         self._marks: dict[tuple[str, int, str], int] = {}  # marks that are not in the file yet
         self._life = Life(self._files)
+        self._trimmer = Trimmer()
 
     @property
     def path(self) -> str:
@@ -176,7 +182,7 @@ class SqliteStore:
                 self._checkpoints.empty(connection)
             migration.migrate(connection, self.path, version, self._migrations, self._migrating)
             connection.execute("BEGIN IMMEDIATE")
-            self._last_number = connection.execute(_LAST_NUMBER).fetchone()[0] or 0
+            (self._last_number,) = connection.execute(_LAST_NUMBER).fetchone()
             epoch = self.epoch
             self._life.begin(connection, self._last_number)
             if self.epoch != epoch:  # other messages have these numbers
@@ -290,6 +296,14 @@ class SqliteStore:
             self._write_marks(connection)
             connection.execute("COMMIT")
         self._marks.clear()
+
+    def trim(self, before: int) -> int:
+        """Delete a few of the oldest blocks, as `Trimmer.trim` does; return how many messages were deleted."""
+        connection = self._ready()
+        with self._close_on_error():
+            deleted = self._trimmer.trim(connection, before, self._checkpoints, self._wal_size)
+        self._saved_through = max(self._saved_through, deleted.through)
+        return deleted.count
 
     def check(self) -> None:
         """Check that the files are still there, and shorten a long write-ahead log. Call it from time to time."""

@@ -43,16 +43,24 @@ _BLOCKS = "SELECT first_number, CAST(messages AS BLOB) FROM block ORDER BY first
 _LAST = "SELECT number, received_at FROM message ORDER BY number DESC LIMIT 1"
 _LAST_IN_BLOCKS = _LAST.replace("ORDER", "WHERE block = (SELECT max(first_number) FROM block) ORDER")
 _LAST_ENTRY = _LAST_IN_BLOCKS.replace("message", "entry")
-# Places have no gaps: the inbox of a user with n messages has the places 1 to n, and their sum is n (n + 1) / 2.
-_PLACES = "SELECT coalesce(sum(last_place), 0), coalesce(sum(last_place * (last_place + 1) / 2), 0) FROM inbox"
+_FIRST = "SELECT min(first_number) FROM block"
+# Places have no gaps: the inbox of a user has the places from the first to the last one. Of each n places, the sum is n
+# times the middle between the first and the last one.
+_PLACES = """
+SELECT coalesce(sum(last_place - first_place + 1), 0),
+    coalesce(sum((last_place - first_place + 1) * (first_place + last_place) / 2), 0)
+FROM inbox
+"""
+_ALL_PLACES = _PLACES.replace("first_place", "1")
+_IS_TRIMMED = "SELECT 1 FROM saved_inbox WHERE first_place > 1 LIMIT 1"
 
 
 @attrs.frozen
 class Contents:
     """A summary of a message log.
 
-    :ivar messages: the number of messages, with those that were erased, and the notices of that. They are numbered
-        from 1 without gaps.
+    :ivar messages: the number of messages that are kept, with those that were erased, and the notices of that. They are
+        numbered without gaps.
     :ivar last_received_at: when the last message was received, in microseconds since 1970 UTC; None without messages.
     :ivar schema: the version of its tables.
     :ivar size: the size of the file, in bytes.
@@ -74,7 +82,9 @@ def summary(path: str) -> Contents:
         statement = _LAST_IN_BLOCKS if schema >= FIRST_WITH_BLOCKS else _LAST
         if schema >= FIRST_WITH_ENTRIES:
             statement = _LAST_ENTRY
-        messages, received_at = connection.execute(statement).fetchone() or (0, None)
+        last, received_at = connection.execute(statement).fetchone() or (0, None)
+        (first,) = connection.execute(_FIRST).fetchone() if schema >= FIRST_WITH_BLOCKS else (1,)
+        messages = last - (first or 1) + 1
         return Contents(messages, received_at, schema, os.stat(path).st_size)
 
 
@@ -91,7 +101,7 @@ def verify(path: str, report: Report, name: str | None = None) -> Contents:
     with reading(path, name, private=True) as connection:
         schema = schema_of(connection, name)
         if schema >= FIRST_WITH_BLOCKS:
-            messages, received_at = _read_blocks(connection, name, report)
+            messages, received_at = _read_blocks(connection, name, report, schema >= FIRST_WITH_ENTRIES)
         else:
             (messages,) = connection.execute("SELECT count(*) FROM message").fetchone()
             last, received_at = connection.execute(_LAST).fetchone() or (0, None)
@@ -103,19 +113,28 @@ def verify(path: str, report: Report, name: str | None = None) -> Contents:
         return Contents(messages, received_at, schema, os.stat(path).st_size)
 
 
-def _read_blocks(connection: sqlite3.Connection, name: str, report: Report) -> tuple[int, int | None]:
-    """Decode every message; return their number, and the time when the last one was received."""
+def _read_blocks(
+    connection: sqlite3.Connection, name: str, report: Report, may_be_trimmed: bool
+) -> tuple[int, int | None]:
+    """Decode every message; return their number, and the time when the last one was received.
+
+    :param may_be_trimmed: whether the schema has the first places that are kept.
+    """
     (last,) = connection.execute("SELECT max(first_number) FROM block").fetchone()
+    number = 0
+    if may_be_trimmed and connection.execute(_IS_TRIMMED).fetchone():
+        number = (connection.execute(_FIRST).fetchone()[0] or 1) - 1
     messages = places = sum_of_places = 0
     received_at = None
     for count, (first, text) in enumerate(connection.execute(_BLOCKS)):
-        if first != messages + 1:
-            raise DamagedLog(f"{name} is damaged: message {messages + 1} is missing, the next one is {first}")
+        if first != number + 1:
+            raise DamagedLog(f"{name} is damaged: message {number + 1} is missing, the next one is {first}")
         try:
             rows = _DECODER.decode(text)
         except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
             raise DamagedLog(f"{name} is damaged: the messages from {first} on cannot be decoded: {error}") from error
         messages += len(rows)
+        number += len(rows)
         for row in rows:
             places += 1
             sum_of_places += row.from_place
@@ -126,6 +145,7 @@ def _read_blocks(connection: sqlite3.Connection, name: str, report: Report) -> t
             received_at = rows[-1].received_at
         if count % BLOCKS_PER_REPORT == 0:
             report("checking", first, last)
-    if (places, sum_of_places) != connection.execute(_PLACES).fetchone():
+    expected = connection.execute(_PLACES if may_be_trimmed else _ALL_PLACES).fetchone()
+    if (places, sum_of_places) != expected:
         raise DamagedLog(f"{name} is damaged: the places of its messages do not match its inboxes")
     return messages, received_at

@@ -40,7 +40,7 @@ _Job = tuple[Callable[[Any], Any], Any, "Deferred[Any]"]
 
 
 class SqliteMessageLog:
-    """The `chatrelay.interfaces.InboxLog` that writes to an `SqliteStore` in a separate thread.
+    """The `chatrelay.interfaces.TrimmableLog` that writes to an `SqliteStore` in a separate thread.
 
     :param path: the file.
     :param reactor: gets the results, with one call for each batch.
@@ -134,6 +134,10 @@ class SqliteMessageLog:
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
         """Write marks with the next batch, or alone after `MARKS_SECONDS`; revocations at once."""
         return self._run(self._add_marks, (marks, self._epoch))
+
+    def trim(self, before: int) -> Deferred[int]:
+        """Delete some of the oldest messages, in the thread."""
+        return self._run(self._store.trim, before)
 
     def stop(self) -> Deferred[None]:
         """Close the file after all earlier jobs, and end the thread."""

@@ -16,7 +16,6 @@ from chatrelay.messagelog.postgres import PostgresMessageLog
 from chatrelay.messagelog.sqlite import SqliteMessageLog
 from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, Mark, MarkKind
 from chatrelay.testing import HeldMessageLog
-from tests.support.inbox_log_contract import InboxLogContract
 from tests.support.message_logs import SteppedMessageLog, message
 from tests.support.postgres_server import shared_server
 from tests.support.trimming_contract import TrimmingContract
@@ -254,7 +253,7 @@ class SteppedLog(MessageLogContract, TestCase):
         self.assertEqual([row.delivered for row in log.rows], [False, False])
 
 
-class SqliteLog(InboxLogContract, MessageReaderContract, TestCase):
+class SqliteLog(TrimmingContract, MessageReaderContract, TestCase):
     """``sqlite:``"""
 
     def make(self) -> SqliteMessageLog:

@@ -102,7 +102,9 @@ STEPS = st.one_of(
         st.sampled_from(["append", "append and note"]),
         st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=12),
     ),
-    st.tuples(st.sampled_from(["mark", "read", "work", "kill", "damage", "cut", "delete", "save"]), st.integers(0, 40)),
+    st.tuples(
+        st.sampled_from(["mark", "read", "work", "kill", "damage", "cut", "delete", "save", "trim"]), st.integers(0, 40)
+    ),
 )
 
 
@@ -138,8 +140,12 @@ def take(log: IndexedLog, name: str, value: object, choose: random.Random) -> No
         check(log, choose)
     elif name == "work":
         for _ in range(value):
+            log.index.drop_deleted(log.connection)
             log.index.catch_up(log.connection)
             log.index.work()
+    elif name == "trim":
+        ends = [first - 1 for (first,) in log.connection.execute("SELECT first_number FROM block")] + [count]
+        log.trim(ends[value % len(ends)])
     elif name == "kill":
         log.reopen()
     elif name in ("damage", "cut") and log.files:
@@ -211,6 +217,52 @@ def test_merged_run_replaces_its_parts_after_a_crash_before_they_were_deleted(lo
         check(log, random.Random(2))
 
 
+def test_files_of_deleted_messages_are_deleted_and_the_others_are_kept(log: IndexedLog) -> None:
+    log.index_all()
+    before = names(log)
+    log.trim(35)  # in the third run, which still has a block
+    log.index.drop_deleted(log.connection)
+    assert (before[:3], names(log)) == (["1-14", "15-28", "29-42"], before[2:])
+    check(log, random.Random(2))
+    log.reopen()
+    assert names(log) == before[2:]
+    log.trim(42)
+    log.reopen()
+    assert names(log) == before[3:]
+    check(log, random.Random(2))
+    log.trim(105)
+    log.index.drop_deleted(log.connection)
+    assert names(log) == []
+    check(log, random.Random(2))
+    log.append([message(number, 0, 1) for number in range(106, 120)])
+    log.index_all()
+    assert names(log) == ["106-119"]
+    check(log, random.Random(2))
+
+
+def test_messages_that_are_deleted_before_they_are_indexed_leave_no_gap(log: IndexedLog) -> None:
+    with patch.object(index_module, "_BLOCKS_PER_READ", 2):
+        log.index.catch_up(log.connection)
+    log.trim(49)
+    check(log, random.Random(2))
+    log.index_all()
+    check(log, random.Random(2))
+
+
+def test_reads_do_not_look_at_deleted_messages_of_a_run_that_is_kept(log: IndexedLog) -> None:
+    with patch.object(index_module, "RUNS_PER_MERGE", 3):
+        log.index_all()
+    log.trim(35)
+    queries = log.queries
+    read: list[int] = []
+    message_of = queries._blocks.message
+    with patch.object(queries._blocks, "message", lambda number: read.append(number) or message_of(number)):
+        for user in USERS:
+            queries.history(user, "1", before=None, after=None, through=99, limit=99, size=EVERYTHING)
+            queries.conversations(user, before=None, through=99, limit=99, size=EVERYTHING)
+    assert min(read) > 35
+
+
 def test_run_with_any_damaged_byte_is_built_again(log: IndexedLog) -> None:
     log.index_all()
     file = log.files[2]
@@ -272,15 +324,6 @@ def test_index_that_begins_late_is_built_again(log: IndexedLog) -> None:
     log.reopen()
     assert log.files == []
     check(log, random.Random(2))
-
-
-def test_index_without_the_oldest_messages_is_kept_when_they_were_deleted(log: IndexedLog) -> None:
-    log.index_all()
-    log.execute("DELETE FROM block WHERE first_number < 50")
-    before = names(log)
-    log.reopen()
-    assert names(log) == before
-    assert log.queries.entries("1", 0, 1, 9, 9).entries[0].message is None
 
 
 def test_index_begins_at_the_first_message_that_is_kept(log: IndexedLog) -> None:

@@ -115,6 +115,10 @@ class LogReaderContract:
         """Note that messages reached nobody."""
         raise NotImplementedError
 
+    def trim(self, before: int) -> None:
+        """Delete the messages that were received before a time, in seconds."""
+        raise NotImplementedError
+
     def test_selected_messages_are_those_that_reading_everything_would_find(self) -> None:
         everything = self.filled()
         reader = self.reader()
@@ -137,6 +141,39 @@ class LogReaderContract:
                 self.assertEqual(list(reader.entries(user, after, through)), inbox[after:through], user)
             self.assertEqual(reader.inbox(user), InboxState(1, len(inbox)))
         self.assertEqual(list(reader.entries("nobody", 0, 0)), [])
+
+    def test_readers_show_what_is_kept_of_a_log_that_was_trimmed(self) -> None:
+        everything = self.filled()
+        self.trim(START + 120)
+        kept = everything[120:]
+        reader = self.reader()
+        for selection in selections():
+            self.assertEqual(list(reader.messages(selection)), list(filter(selection.has, kept)), selection)
+        for user in USERS:
+            inbox: list[InboxEntry] = []
+            first = 1
+            for each in everything:
+                if user in (each.from_uid, each.to_uid):
+                    inbox.append(InboxEntry(len(inbox) + 1, each if each.delivered and each in kept else None))
+                    first += each not in kept
+            self.assertEqual(reader.inbox(user), InboxState(first, len(inbox)))
+            for after in (0, first - 2, first - 1, first):
+                self.assertEqual(list(reader.entries(user, after, len(inbox))), inbox[max(after, 0) :], (user, after))
+
+    def test_readers_of_a_log_whose_messages_were_all_deleted_find_nothing_and_follow_it(self) -> None:
+        self.append(some_messages(60))
+        state = self.reader().inbox("a")
+        self.trim(START + 1000)
+        reader = self.reader()
+        self.assertEqual(list(reader.messages()), [])
+        self.assertEqual(reader.inbox("a"), InboxState(state.last + 1, state.last))
+        self.assertEqual(list(reader.entries("a", 0, 2)), [InboxEntry(1), InboxEntry(2)])
+        follower = reader.follower()
+        self.append(some_messages(2))
+        self.assertEqual([each.number for each in follower.new_messages()], [61, 62])
+        self.trim(START + 1000)
+        self.assertEqual(list(follower.new_messages()), [])
+        follower.close()
 
     def test_follower_returns_each_new_message_once(self) -> None:
         self.append(some_messages(40))
@@ -174,6 +211,10 @@ class SqliteReader(LogReaderContract, SynchronousTestCase):
 
     def mark_undelivered(self, numbers: Sequence[int]) -> None:
         self.store.mark_undelivered(numbers)
+
+    def trim(self, before: int) -> None:
+        while self.store.trim(before * 1_000_000):
+            pass
 
     def reader(self) -> LogReader:
         return message_reader(f"sqlite:{self.path}")
@@ -336,6 +377,10 @@ class PostgresReader(LogReaderContract, SynchronousTestCase):
 
     def mark_undelivered(self, numbers: Sequence[int]) -> None:
         self.store.mark_undelivered(numbers)
+
+    def trim(self, before: int) -> None:
+        while self.store.trim(before * 1_000_000):
+            pass
 
     def reader(self) -> LogReader:
         return message_reader(self.url)
