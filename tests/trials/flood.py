@@ -59,7 +59,8 @@ def connect(crowd: Crowd, plans: Sequence[dict[str, object]]) -> list[Sender]:
             one = opened(crowd, str(plan["address"]))
             if sessids:
                 one.sendall(frame(v1.encoded(v1.login(sessids[number]))))
-                assert b'"response":true' in one.recv(4096)
+                answer = one.recv(4096)
+                assert b'"response":true' in answer, answer
             one.setblocking(False)
             # Not all at once: their turns are spread over the time between two.
             senders.append(Sender(one, bytes.fromhex(data), begin + EVERY * (len(senders) % 50) / 50))
