@@ -42,12 +42,14 @@ class MovedLog(HeldMessageLog):
     """A held message log with marks that wait, a trim, and a crash.
 
     :ivar marking: the marks that wait: (numbers, the Deferred).
+    :ivar unmarked: the numbers of messages whose mark has failed so far.
     :ivar trimmed: the numbers of messages that were trimmed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.marking: list[tuple[Sequence[int], Deferred[None]]] = []
+        self.unmarked: set[int] = set()
         self.trimmed: set[int] = set()
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
@@ -60,8 +62,10 @@ class MovedLog(HeldMessageLog):
         numbers, marked = self.marking.pop(0)
         if is_committed:
             MemoryMessageLog.mark_undelivered(self, numbers)
+            self.unmarked.difference_update(numbers)
             marked.callback(None)
         else:
+            self.unmarked.update(numbers)
             marked.errback(LogUnavailable("the disk is full"))
 
     def answer_inbox(self) -> None:
@@ -180,7 +184,7 @@ class InboxWorld:
         self.old_contents: dict[tuple[str, str], str] = {}  # of messages that are not sent again any more
         self.refused: set[str] = set()
         self.accepted_v1: set[str] = set()
-        self.unmarked: set[str] = set()  # messages of v1 that were not answered when the relay died
+        self.unmarked: set[str] = set()  # messages of v1 without an answer, or without a mark, when the relay died
         self.connections: list[Connection] = []
         self.is_broken = False  # whether a rule has failed already, so that the end says nothing more
         self.failures: list[str] = []  # what is wrong with answers: a submitter must not raise
@@ -442,9 +446,8 @@ class InboxWorld:
             self.cut(phone.name, 0.5)
         answered = self.old_submitter.answers
         self.unmarked.update(content for content in self.old_asked if not answered[content])
-        self.unmarked.update(
-            self.log.rows[number - 1].message.content for numbers, _ in self.log.marking for number in numbers
-        )
+        lost = self.log.unmarked.union(*(numbers for numbers, _ in self.log.marking))
+        self.unmarked.update(self.log.rows[number - 1].message.content for number in lost)
         for user, old in self.old.items():
             if old is not None:
                 self._old_left(user, old)

@@ -298,10 +298,10 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("forgets handshake-size", Trials.a_header_of_20_mb, r"assert \d+ < \(16384 \+"),
     ("forgets handshake-timeout", Trials.silent_connections, "attackers are still there"),
     ("forgets message-frames", Trials.a_million_empty_fragments, r"== \(1002, |timed out"),
-    ("diagnoses before the limit", Trials.unusable_messages, r"assert \d+\.\d+ <= \("),
-    ("forgets frames-per-second", Trials.messages_in_empty_fragments, r"assert \d+\.\d+ <= \("),
+    ("diagnoses before the limit", Trials.unusable_messages, "beside expensive bytes"),
+    ("forgets frames-per-second", Trials.messages_in_empty_fragments, "beside expensive bytes"),
     ("forgets the bound on control frames", Trials.unread_pings, r"assert \d+ <= \(10 \*|timed out"),
-    ("forgets the bound on what is unpacked", Trials.deflate_bombs, r"assert \d+\.\d+ < 16\b"),
+    ("forgets the bound on what is unpacked", Trials.deflate_bombs, "the relay grew by "),
 ]
 """The pairs that ``make trials`` runs."""
 
