@@ -13,5 +13,6 @@ that the server uses for a relayed message. `docs/benchmarks.rst` explains what 
 - `bench.report` and `bench.plots`: tables, JSON, plots;
 - `bench.message_log`: a separate benchmark of ways to write the message log;
 - `bench.instructions`: the instructions of a message and of a login, as Valgrind counts them;
+- `bench.jitter`: what arrives while connections are cut and the server is killed, compared with Socket.IO;
 - `bench.calls`: the calls of a message and of a login, their changes of module, and the lines of each module.
 """

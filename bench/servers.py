@@ -136,8 +136,12 @@ def _installed(package: str) -> str | None:
     return json.loads(path.read_text())["version"] if path.exists() else None
 
 
-def _npm_install() -> None:
-    if all(_installed(package) == _pinned(package) for package in ("bun", "undici", "ws")):
+def npm_install() -> None:
+    """Install the pinned npm packages into bench, unless they are there.
+
+    :raises Missing: if that does not succeed.
+    """
+    if all(_installed(package) == _pinned(package) for package in ("bun", "socket.io", "undici", "ws")):
         return
     if shutil.which("npm") is None:
         raise Missing("npm is missing: apt install npm (and nodejs)")
@@ -146,11 +150,15 @@ def _npm_install() -> None:
         raise Missing(f"'npm ci' in bench/ failed: {done.stderr.strip()[-500:]}")
 
 
-def _node_version() -> str:
+def node_version(package: str) -> str:
+    """Return the pinned version of an npm package, and the version of Node.
+
+    :raises Missing: if there is no Node.
+    """
     if shutil.which("node") is None:
         raise Missing("node is missing: apt install nodejs")
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    return f"ws {_pinned('ws')}, Node {node.removeprefix('v')}"
+    return f"{package} {_pinned(package)}, Node {node.removeprefix('v')}"
 
 
 def _node(place: Place) -> list[str]:
@@ -167,7 +175,7 @@ def _bun() -> str:
 
 
 def _bun_prepare() -> None:
-    _npm_install()
+    npm_install()
     _bun()
 
 
@@ -282,14 +290,14 @@ SERVERS = {
         _python_peer("websockets", "websockets", "websockets_asyncio", "websockets"),
         _python_peer("aiohttp", "aiohttp, uvloop", "aiohttp_uvloop", "aiohttp", "uvloop"),
         _python_peer("picows", "picows, msgspec", "picows_msgspec", "picows", "msgspec", "uvloop"),
-        Server("node", "Node ws", RELAYS_ONLY, _node_version, _node, _npm_install),
+        Server("node", "Node ws", RELAYS_ONLY, lambda: node_version("ws"), _node, npm_install),
         Server(
             "node-login",
             "Node ws, undici",
             "limits nothing, checks little",
-            lambda: f"{_node_version()}, undici {_pinned('undici')}",
+            lambda: f"{node_version('ws')}, undici {_pinned('undici')}",
             lambda place: [*_node(place), place.webserver],
-            _npm_install,
+            npm_install,
         ),
         Server(
             "bun",
@@ -369,7 +377,7 @@ def process(command: list[str], port: int, core: int, folder: Path, name: str) -
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_for(running, port, output)
+        wait_for(running, port, output)
         yield running.pid
         if running.poll() is not None:
             raise Failed(f"{name} ended with status {running.returncode}:\n{_said(output)}")
@@ -382,7 +390,12 @@ def process(command: list[str], port: int, core: int, folder: Path, name: str) -
             running.wait()
 
 
-def _wait_for(running: subprocess.Popen[bytes], port: int, output: Path) -> None:
+def wait_for(running: subprocess.Popen[bytes], port: int, output: Path) -> None:
+    """Wait until a server listens on a port of 127.0.0.1.
+
+    :param output: the file that it writes to.
+    :raises Failed: if it ends, or does not listen in time.
+    """
     until = time.monotonic() + PATIENCE
     while running.poll() is None and time.monotonic() < until:
         with socket.socket() as probe:

@@ -27,10 +27,12 @@ from chatrelay.limits.inflow import Inflow
 from chatrelay.limits.sending import SendLimits, UserQuota
 from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
+from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.model import LogUnavailable, user_key
 from chatrelay.relay import delivery as relay
 from chatrelay.relay.delivery import Relay
-from chatrelay.relay.inbox import Cursor, Inboxes
+from chatrelay.relay.inbox import Cursor, Inbox, Inboxes, State
+from chatrelay.relay.receipts import Receipts
 from chatrelay.relay.session import Session
 from chatrelay.relay.storing import Storing
 from chatrelay.websocket import reading
@@ -122,6 +124,23 @@ def _() -> None:
         return appended
 
     replace(SqliteStore, "append", make)
+
+
+@named("has a slow disk")
+def _() -> None:
+    def slow(seconds: float) -> Callable[[Any], Any]:
+        def make(method: Any) -> Any:
+            def waited(self: Any, *arguments: Any) -> Any:
+                time.sleep(seconds)
+                return method(self, *arguments)
+
+            return waited
+
+        return make
+
+    build("waits after each commit")
+    replace(SqliteStore, "mark_undelivered", slow(0.1))
+    replace(InboxQueries, "entries", slow(0.03))
 
 
 # The message log ------------------------------------------------------------------------
@@ -329,6 +348,51 @@ def _() -> None:
         return answered
 
     replace(Cursor, "answer", make)
+
+
+@named("forgets own devices")
+def _() -> None:
+    def make(hand_over: Any) -> Any:
+        deliver = Inbox.deliver
+
+        def handed_over(self: Any, message: Any, pair: Any, *rest: Any) -> Any:
+            def delivered(inbox: Any, message: Any, *others: Any) -> Any:
+                return inbox.user == pair[1] and deliver(inbox, message, *others)
+
+            Inbox.deliver = delivered  # type: ignore[method-assign]
+            try:
+                return hand_over(self, message, pair, *rest)
+            finally:
+                Inbox.deliver = deliver  # type: ignore[method-assign]
+
+        return handed_over
+
+    replace(Relay, "_hand_over", make)
+
+
+@named("loses the race of replay and live")
+def _() -> None:
+    def make(_: Any) -> Any:
+        def page_read(self: Any, page: Any, after: int) -> None:
+            if self.state is State.READING:
+                self._send_page(page)
+                self._stop_time()
+                self.place = self._inbox.last
+                self.state = State.LIVE
+
+        return page_read
+
+    replace(Cursor, "_page_read", make)
+
+
+@named("sends past an unsettled place")
+def _() -> None:
+    replace(Inboxes, "settled", lambda _: lambda self, user, last: last)
+
+
+@named("sends a receipt too far")
+def _() -> None:
+    replace(Receipts, "_clamped", lambda _: staticmethod(lambda place, cursor: place))
 
 
 @named("writes past TLS")

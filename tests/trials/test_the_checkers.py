@@ -17,7 +17,7 @@ from tests.support import ROOT, programs, saturation
 from tests.support.client import Client
 from tests.support.evidence import Evidence
 from tests.support.programs import HIGH_RATES, RelayProcess, Site
-from tests.trials import again, durability, lives
+from tests.trials import again, durability, jitter, lives
 from tests.trials import siege as siege_module
 from tests.trials.broken import BUILDS
 from tests.trials.durability import Stage
@@ -49,6 +49,9 @@ class Trials:
 
     def sent_again_after_kills(self) -> None:
         again.killed_between_commit_and_answer(self.stage, self.evidence, kills=3)
+
+    def cuts_and_kills(self) -> None:
+        jitter.over_cuts_and_kills(self.stage.folder, self.evidence, full=False)
 
     def a_log_is_rotated_under_load(self) -> None:
         durability.rotated_under_load(self.stage, self.evidence, rounds=1)
@@ -240,6 +243,7 @@ CAUGHT: list[Caught] = [
     ("goes by the name of a link", Trials.a_write_ahead_log_is_removed_under_load, "C1|C8"),
     ("answers what is sent again by a second row", Trials.sent_again_after_kills, "was sent again, and has 2 places"),
     ("replays from a wrong place", Trials.sent_again_after_kills, r"place \d+ came after place \d+"),
+    ("loses the race of replay and live", Trials.cuts_and_kills, r"place \d+ came after place \d+"),
     ("reorders what it delivers", Trials.full_load, "out of order"),
     ("delivers what it refuses", Trials.one_sync_fails_under_load, "C3: .* was refused and delivered"),
     ("forgets messages-per-second", Trials.bursts, "rate-limited"),
@@ -271,6 +275,9 @@ CAUGHT_IN_FULL: list[Caught] = [
     ("reorders what it delivers", Trials.sent_again_after_kills, "out of order"),
     ("drops an answer at or below the cursor", Trials.sent_again_after_kills, "sent again are not answered"),
     ("gives a place twice", Trials.sent_again_after_kills, "was closed: .* 4005|was given twice"),
+    ("forgets own devices", Trials.cuts_and_kills, "lacks what is at the places"),
+    ("sends past an unsettled place", Trials.cuts_and_kills, "and the log has nothing: it is void"),
+    ("sends a receipt too far", Trials.cuts_and_kills, "and no device has said so"),
     ("forgets how many may wait for the log", Trials.a_slow_disk_at_saturation, "not enough to be refused"),
     ("forgets new-recipients-per-minute", Trials.new_recipients, "rate-limited"),
     ("forgets unread-size", Trials.slow_readers, "were taken for a client|10000000"),
@@ -350,6 +357,7 @@ def test_every_broken_build_has_a_trial() -> None:
     assert {name for name, _, _ in CAUGHT + CAUGHT_IN_FULL} | {
         "a short WAL",
         "waits after each commit",
+        "has a slow disk",
     } == BUILDS.keys()
 
 
