@@ -1,7 +1,7 @@
 """Bring a message log in SQLite from an older schema to the present one, after a copy of the file was made.
 
-Each step of a migration is one transaction, so a process that is killed leaves the file as it was before the step. This
-module must not know what a step does: `schema` does.
+A migration is one transaction, so a process that is killed leaves the file as it was. This module must not know what
+the steps do: `schema` does.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def migrate(
     :param version: of its schema; 0 for an empty file, which is not copied.
     :param steps: from an empty file to the present schema.
     :raises LogUnavailable: if the copy can't be made. The text has the remedy.
-    :raises sqlite3.Error: if a step fails. The file is as it was before that step.
+    :raises sqlite3.Error: if a step fails. The file is as it was.
     """
     if version == len(steps):
         return

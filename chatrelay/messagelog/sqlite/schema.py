@@ -228,21 +228,24 @@ def check(connection: sqlite3.Connection, migrations: tuple[Step, ...], path: st
 def migrate(
     connection: sqlite3.Connection, version: int, migrations: tuple[Step, ...], report: Progress = lambda *_: None
 ) -> None:
-    """Bring a file to the present schema, with one transaction for each step.
+    """Bring a file to the present schema, in one transaction.
+
+    A process that was killed between two steps would leave a schema that no chatrelay has used, and the next start
+    would copy that, too.
 
     :param version: the version of the schema that the file has.
     :param report: called now and then during a step that takes long.
     """
-    for done, step in enumerate(migrations[version:], version + 1):
-        connection.execute("BEGIN IMMEDIATE")
+    connection.execute("BEGIN IMMEDIATE")
+    for step in migrations[version:]:
         if isinstance(step, str):
             for statement in _statements(step):
                 connection.execute(statement)
         else:
             step(connection, report)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {done}")
-        connection.execute("COMMIT")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(migrations)}")
+    connection.execute("COMMIT")
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -121,6 +121,15 @@ def test_copy_of_an_interrupted_migration_is_taken(log: Path, tmp_path: Path) ->
     assert [each.name for each in tmp_path.glob("*.schema-*")] == ["log.schema-2"]
 
 
+def test_migration_that_ends_between_two_steps_leaves_the_log_as_it_was(log: Path, tmp_path: Path) -> None:
+    make_older(log, 1, 250)
+    with pytest.raises(LogUnavailable, match="no_such_function"):
+        SqliteStore(str(log), (*MIGRATIONS[:2], "SELECT no_such_function()")).open()
+    assert summary(str(log)).schema == 1
+    migrate(log)
+    assert [each.name for each in tmp_path.glob("*.schema-*")] == ["log.schema-1"]
+
+
 def test_copy_of_another_log_is_kept(log: Path) -> None:
     make_older(Path(f"{log}.schema-2"), 2, 10)
     Path(f"{log}.schema-2-2").write_bytes(b"something else")
