@@ -81,9 +81,9 @@ class Row:
     recovers: bool | None = None
 
     def run(self, plan: Plan) -> Result:
-        """Run the plan against the server.
+        """Run the plan against the server. Progress goes to standard error.
 
-        :raises AssertionError: if a device of v2 has not exactly what it must have.
+        :raises AssertionError: if a client failed, or a device of v2 has not exactly what it must have.
         """
         with tempfile.TemporaryDirectory(prefix="chatrelay-jitter-") as name, SeparateSite(0.0) as site:
             folder = Path(name)
@@ -93,12 +93,16 @@ class Row:
             else:
                 server = NodeServer(folder, self.recovers)
             before = os.getloadavg()[0]
-            done = jitter.run(plan, server, self.dialect)
+            done = jitter.run(plan, server, self.dialect, self._tell)
+            assert not done.ledger.wrong, "\n".join(done.ledger.wrong)
             if self.dialect is DeviceOfV2:
                 jitter.check(done, folder / LOG)
             return Result(
                 self.title, self.version(), jitter.shares(done), dict(done.ledger.counts), (before, os.getloadavg()[0])
             )
+
+    def _tell(self, progress: str) -> None:
+        print(f"{self.title}: {progress}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

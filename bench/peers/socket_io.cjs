@@ -42,8 +42,8 @@ io.on('connection', (socket) => {
 
 http.listen(Number(port), '127.0.0.1', 4096);
 
-// As chatrelay's drain-time. A client without a network answers no close frame.
-const DRAIN_MS = 10000;
+// A client without a network answers no close frame.
+const DRAIN_MS = 1000;
 process.on('SIGTERM', () => {
   io.close(() => process.exit(0));
   setTimeout(() => process.exit(0), DRAIN_MS);

@@ -41,6 +41,8 @@ LEAST_UP_SECONDS = 4.0
 ARRIVING_PER_SECOND = 200
 """The devices that connect in a second at the beginning."""
 
+PROGRESS_SECONDS = 10.0
+
 MAX_WRONG = 20
 """The number of wrong things after which a trial ends."""
 
@@ -222,8 +224,20 @@ class Jitter:
         """All devices, with guests."""
         return [*self.devices, *(user.guest for user in self.users if user.guest is not None)]
 
+    def progress(self) -> str:
+        """Return what is going on."""
+        devices = list(self.devices)
+        waiting = sum(len(device.queue) + len(device.pending) for device in devices)
+        written, counts = len(self.ledger.written), self.ledger.counts
+        return (
+            f"{sum(device.is_in for device in devices):,} of {len(devices):,} devices are in, {written:,} messages are "
+            f"written, {waiting:,} of them are not answered, the server was ended {counts['kills'] + counts['stops']} times"
+        )
+
     async def run(self) -> None:
         """Start the server, let everything happen, wait until nothing more happens, and stop the server."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: self.ledger.wrong.append(f"a client failed: {context}"))
         living: list[asyncio.Task[None]] = []
         await asyncio.to_thread(self._server.start)
         try:
@@ -302,7 +316,7 @@ class Jitter:
         )
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
-        until = time.monotonic() + 4 * PATIENCE
+        until = time.monotonic() + 4 * PATIENCE + self._plan.seconds
         while not condition():
             if self.ledger.wrong:
                 return
@@ -477,12 +491,25 @@ def _quantile(values: list[float], part: float) -> float:
     return values[min(len(values) - 1, int(part * len(values)))] if values else math.nan
 
 
-def run(plan: Plan, server: Server, dialect: type[Device]) -> Jitter:
-    """Run a plan against a server."""
+def run(plan: Plan, server: Server, dialect: type[Device], tell: Callable[[str], None] | None = None) -> Jitter:
+    """Run a plan against a server.
+
+    :param tell: called with a line now and then, about the progress.
+    """
 
     async def play() -> Jitter:
         jitter = Jitter(plan, server, dialect)
-        await jitter.run()
+
+        async def progress() -> None:
+            while tell is not None:
+                await asyncio.sleep(PROGRESS_SECONDS)
+                tell(jitter.progress())
+
+        telling = asyncio.create_task(progress())
+        try:
+            await jitter.run()
+        finally:
+            telling.cancel()
         return jitter
 
     return asyncio.run(play())

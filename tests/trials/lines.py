@@ -99,6 +99,8 @@ class Line(asyncio.Protocol):
     def reset(self) -> None:
         """End the connection with a reset, with whatever the server has sent and nobody has read."""
         self.is_lost = True
+        self._out.clear()
+        self._in.clear()
         if not self._transport.is_closing():
             raw = self._transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
