@@ -107,10 +107,12 @@ class Presence:
 
     def connected(self, user: str) -> None:
         """Note that a user who had no connection has one."""
-        self._leaving.pop(user, None)
+        left = self._leaving.pop(user, None)
         self._awaited.discard(user)
         self._last_seen.pop(user, None)
-        self._changed(user)  # This does nothing if no connection was told that the user had left.
+        # Nobody was told of a user who left less than five seconds ago. So connecting again and again costs nothing.
+        if left is None or not 0 <= self._clock.seconds() - left[0] < OFFLINE_SECONDS:
+            self._changed(user)
 
     def disconnected(self, user: str) -> int:
         """Note that the last connection of a user has gone.

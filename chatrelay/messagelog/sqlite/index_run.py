@@ -34,6 +34,16 @@ READ_BYTES = 2**20
 NOBODY = 2**31 - 1
 """A position that no user has: the sides of an entry have four bytes."""
 
+LARGE_PART = 16_384
+"""The entries of a user beyond which the other users are kept in memory: many questions about strangers would search
+all entries each time."""
+
+MAX_DISTINCT_SIDES = 65_536
+"""The most sides of a part that are kept in memory: 256 KiB."""
+
+MAX_KEPT_SIDES = 4
+"""The most parts of a run whose sides are kept."""
+
 UNFINISHED = ".unfinished"
 """The end of the name of an incomplete run."""
 
@@ -74,6 +84,9 @@ class Part(Protocol):
     def first_place(self) -> int: ...
     @property
     def count(self) -> int: ...
+
+    def lacks(self, side: int) -> bool:
+        """Return whether it is known without a search that no entry has a side."""
 
     def codes(self, start: int, stop: int) -> Sequence[int]:
         """Return the codes of some entries."""
@@ -253,6 +266,7 @@ class FileRun:
         self.base, self.first, self.last = self.header.base, self.header.first, self.header.last
         self.latest = self.header.latest
         self._fences: array[int] = array("Q")
+        self._sides: dict[int, array[int] | None] = {}  # of large parts, by position: each side once, sorted
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):  # opening it failed
@@ -294,6 +308,19 @@ class FileRun:
         index = bisect_left(hashes, user.hash)
         is_here = index < len(hashes) and hashes[index] == user.hash
         return page * HASHES_PER_PAGE + index if is_here else None
+
+    def distinct_sides(self, part: FilePart) -> array[int] | None:
+        """Return each side of a part once, sorted; None if there are too many. They are kept for a few parts."""
+        if part.position not in self._sides:
+            if len(self._sides) >= MAX_KEPT_SIDES:
+                self._sides = {}
+            found: set[int] = set()
+            for start in range(0, part.count, LARGE_PART):
+                found.update(memoryview(part.sides(start, min(start + LARGE_PART, part.count))).cast("I"))
+                if len(found) > MAX_DISTINCT_SIDES:
+                    break
+            self._sides[part.position] = None if len(found) > MAX_DISTINCT_SIDES else array("I", sorted(found))
+        return self._sides.get(part.position)
 
     def hash_at(self, position: int) -> int:
         """Return the hash of the user at a position."""
@@ -340,6 +367,14 @@ class FilePart:
         self._start = start
         self._ids_start = ids_start
         self._ids_stop = ids_stop
+
+    def lacks(self, side: int) -> bool:
+        """Return whether it is known without a search that no entry has a side. It is if the part is large."""
+        sides = self._run.distinct_sides(self) if self.count > LARGE_PART else None
+        if sides is None:
+            return False
+        index = bisect_left(sides, side)
+        return index == len(sides) or sides[index] != side
 
     def codes(self, start: int, stop: int) -> Sequence[int]:
         """Return the codes of some entries."""

@@ -93,6 +93,8 @@ def between(
             is_sent, is_received = received, sent
         side = position * 2
         sides = [side + 1] if is_same else [side + 1] * is_sent + [side] * is_received
+        if all(map(searched.lacks, sides)):
+            continue
         for start, codes, data in _windows(run, searched, above, through, newest_first):
             found: list[int] = []
             for side in sides:

@@ -81,6 +81,10 @@ class MemoryPart:
         self._entries = entries
         self._run = run
 
+    def lacks(self, side: int) -> bool:
+        """Return False: the newest messages are so few that they are searched."""
+        return False
+
     def codes(self, start: int, stop: int) -> Sequence[int]:
         """Return the codes of some entries."""
         return self._entries.codes[start:stop]

@@ -6,7 +6,7 @@ It works on a connection that is passed in. This module must not know files or t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,10 @@ LOCK_WAIT_SECONDS = 2.0
 
 MAX_BLOCK_MESSAGES = 100
 """The most messages in a block. Larger blocks save no measurable time, and a read always takes a whole block."""
+
+MAX_BLOCK_SIZE = 64 * 1024
+"""The most characters in a block of more than one message. Otherwise a page of history, of which each message is in
+another block of large ones, would make a read take fifty megabytes."""
 
 MESSAGES_PER_REPORT = 10_000
 """The messages between two reports of a migration."""
@@ -256,6 +260,25 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+
+
+def blocks_of(first: int, rows: Sequence[object]) -> Iterator[tuple[int, str]]:
+    """Yield the first number and the text of each block for some messages.
+
+    :param first: the number of the first message.
+    """
+    for start in range(0, len(rows), MAX_BLOCK_MESSAGES):
+        yield from _blocks(first + start, rows[start : start + MAX_BLOCK_MESSAGES])
+
+
+def _blocks(first: int, rows: Sequence[object]) -> Iterator[tuple[int, str]]:
+    text = json_text(rows)
+    if len(text) <= MAX_BLOCK_SIZE or len(rows) == 1:
+        yield first, text
+    else:
+        half = len(rows) // 2
+        yield from _blocks(first, rows[:half])
+        yield from _blocks(first + half, rows[half:])
 
 
 def json_text(value: object) -> str:

@@ -2,7 +2,7 @@
 
 It is synchronous. This module must not know threads or the reactor.
 
-Messages are stored in blocks of up to `MAX_BLOCK_MESSAGES`, each one row of JSON. So a batch of any size costs SQLite a
+Messages are stored in blocks of up to 100 (`blocks_of`), each one row of JSON. So a batch of any size costs SQLite a
 few rows, and the GIL is not released and acquired for every message. ``docs/benchmarks.rst`` compares this with the
 alternatives. The view ``message`` shows the blocks as one row for each message.
 
@@ -28,8 +28,8 @@ from chatrelay.messagelog.sqlite.life import Life
 from chatrelay.messagelog.sqlite.schema import (
     INSERT_BLOCK,
     LOCK_WAIT_SECONDS,
-    MAX_BLOCK_MESSAGES,
     MIGRATIONS,
+    blocks_of,
     json_text,
 )
 from chatrelay.messagelog.sqlite.trimming import Trimmer
@@ -221,8 +221,7 @@ class SqliteStore:
         try:
             with self._close_on_error():
                 rows, places = self._placed(connection, messages)
-                size = MAX_BLOCK_MESSAGES
-                blocks = [(first + start, json_text(rows[start : start + size])) for start in range(0, len(rows), size)]
+                blocks = list(blocks_of(first, rows))
                 last = self._last_number + len(rows)
                 save = last - self._saved_through >= MESSAGES_PER_SAVE
                 connection.execute("BEGIN IMMEDIATE")

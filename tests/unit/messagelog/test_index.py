@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatrelay.messagelog.sqlite import index as index_module
+from chatrelay.messagelog.sqlite import index_search
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_run import UNFINISHED
 from chatrelay.model import Conversation, LogUnavailable, MarkKind, Message
@@ -28,6 +29,9 @@ USERS = ["1", "2", "3", "ä", "5"]
 SMALL = {
     f"{PACKAGE}.index_run.HASHES_PER_PAGE": 2,
     f"{PACKAGE}.index_run.READ_BYTES": 16,
+    f"{PACKAGE}.index_run.LARGE_PART": 3,
+    f"{PACKAGE}.index_run.MAX_DISTINCT_SIDES": 3,
+    f"{PACKAGE}.index_run.MAX_KEPT_SIDES": 2,
     f"{PACKAGE}.index_tail.USERS_PER_SLICE": 2,
     f"{PACKAGE}.index_tail.ENTRIES_PER_SLICE": 3,
     f"{PACKAGE}.index_tail.MIN_KEPT": 2,
@@ -421,3 +425,20 @@ def test_ids_whose_hashes_collide_are_told_apart_up_to_a_limit(tmp_path: Path) -
         for number in range(1, 25):
             assert log.answers("find", "1", f"unique-{number:02}", 0)[0].number == number
         assert log.queries.find("1", "unique-25", 0) is None
+
+
+def test_many_questions_about_strangers_search_a_large_inbox_once(tmp_path: Path) -> None:
+    with (
+        closing(IndexedLog(tmp_path / "log", messages_per_run=40)) as log,
+        patch(f"{PACKAGE}.index_run.LARGE_PART", 16),
+    ):
+        log.append([message(number, number % 4, 4) for number in range(80)])
+        log.index_all()
+        searched: list[int] = []
+        real = index_search.positions
+        with patch.object(index_search, "positions", lambda data, side: searched.append(len(data)) or real(data, side)):
+            for number in range(20):
+                assert log.answers("has_written", f"stranger {number}", USERS[4]) == (False, False)
+            assert not searched  # in both files, which have all messages
+            assert log.answers("has_written", USERS[0], USERS[4]) == (True, True)
+            assert searched

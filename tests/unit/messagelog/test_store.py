@@ -13,6 +13,7 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.sqlite import APPLICATION_ID, MAX_BLOCK_MESSAGES, MIGRATIONS, SqliteMessageReader, SqliteStore
+from chatrelay.messagelog.sqlite.schema import MAX_BLOCK_SIZE
 from chatrelay.model import LogUnavailable, Mark, MarkKind, Message
 from tests.support.message_logs import message
 from tests.support.sqlite_logs import fail_commits
@@ -171,6 +172,19 @@ class Store(SynchronousTestCase):
             ],
         )
         self.assertEqual(self.rows("SELECT number FROM message"), [(number,) for number in [1, *numbers]])
+
+    def test_large_messages_are_in_small_blocks(self) -> None:
+        large = "x" * 16_384
+        self.store.append([message("small"), *[message(large)] * 30, message("last")])
+        blocks = self.rows("SELECT first_number, length(messages), json_array_length(messages) FROM block")
+        self.assertEqual(
+            [first for first, _, _ in blocks], [1 + sum(n for *_, n in blocks[:i]) for i in range(len(blocks))]
+        )
+        self.assertLessEqual(max(size for _, size, _ in blocks), MAX_BLOCK_SIZE)
+        self.assertGreaterEqual(len(blocks), 9)
+        self.store.append([message("y" * 3 * MAX_BLOCK_SIZE)])  # more than the relay takes
+        expected = ["small", *[large] * 30, "last", "y" * 3 * MAX_BLOCK_SIZE]
+        self.assertEqual(self.rows("SELECT content FROM message"), [(content,) for content in expected])
 
     def test_places_are_read_again_after_reopening(self) -> None:
         self.store.append([message()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -55,6 +57,16 @@ class StrangerTests(SynchronousTestCase):
             self.strangers.take(pair)
         self.assertEqual(len(self.strangers), 2)
         self.assertTrue(self.strangers.is_full(PAIR))
+
+    def test_pair_takes_little_memory(self) -> None:
+        pairs = [("alice", str(number)) for number in range(2000)]
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        for pair in pairs:
+            self.strangers.take(pair)
+        now, _ = tracemalloc.get_traced_memory()
+        self.assertLess((now - before) / len(pairs), 400)
 
     def test_zero_means_no_limit(self) -> None:
         strangers = Strangers(0, self.clock.seconds)

@@ -82,6 +82,19 @@ class PresenceTests(PresenceCase):
         self.people.pass_time(10)
         self.assertEqual(self.alice.told(), [])
 
+    def test_connecting_again_and_again_costs_the_watchers_nothing(self) -> None:
+        self.watch(self.alice, "bo")
+        bo = self.people.log_in("bo")
+        self.people.turn()
+        turns: list[Any] = []
+        presence = self.people.awareness.presence
+        assert presence is not None
+        self.patch(presence, "_call_soon", turns.append)
+        for _ in range(10):
+            self.people.log_out(bo)
+            bo = self.people.log_in("bo")
+        self.assertEqual(turns, [])
+
     def test_watch_of_a_user_who_has_just_left_is_told_that_they_are_offline(self) -> None:
         self.people.log_out(self.people.log_in("bo"))
         self.people.pass_time(3)
