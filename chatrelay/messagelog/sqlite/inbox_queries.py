@@ -56,7 +56,6 @@ class InboxQueries:
         runs, hashes = self._catch_up()
         last = min(through, after + limit + 1)
         first, numbers = numbers_at(runs, hashes.user(user), after + 1, last)
-        undelivered = self._blocks.undelivered(numbers)
         if not numbers and after < last:
             first = min(last + 1, self._first_place(user))
 
@@ -65,13 +64,20 @@ class InboxQueries:
                 InboxEntry, range(after + 1, first)
             )  # what was there was deleted, with its part of the index
             for place, number in enumerate(numbers, first):
-                message = self._blocks.message(number)
+                message = self._blocks.at_place(number, user, place)
                 if message is not None and _place(message, user) != place:
                     raise DamagedRun("the index of the message log is damaged")
                 stands = message is not None and number not in undelivered
                 yield InboxEntry(place, message.logged(number) if message is not None and stands else None)
 
-        return _page(found(), limit, size)
+        # One transaction for all blocks takes less time than one for each of them, and a page is soon read.
+        self._connection.execute("BEGIN")
+        try:
+            undelivered = self._blocks.undelivered(numbers)
+            return _page(found(), limit, size)
+        finally:
+            if self._connection.in_transaction:  # some errors have ended it
+                self._connection.execute("COMMIT")
 
     def history(
         self, user: str, peer: str, *, before: int | None, after: int | None, through: int, limit: int, size: int

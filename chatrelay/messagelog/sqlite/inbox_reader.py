@@ -9,8 +9,10 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -36,6 +38,9 @@ MAX_READS = 10_000
 READ_THREADS = 2
 """The threads that read. While one waits for the disk, the other may work."""
 
+TOGETHER_SECONDS = 0.005
+"""The time after which a thread passes results to the reactor and begins no further read before."""
+
 INDEX_SECONDS = 1.0
 """The time between two looks for messages to index, while nobody reads and few are written."""
 
@@ -50,21 +55,25 @@ PAUSE_SECONDS = 0.001
 
 _T = TypeVar("_T")
 _Read = Callable[[InboxQueries], Any]
+_Job = tuple[_Read, "Deferred[Any]"]
 
 
 class SqliteInboxReader:
     """Reads a message log by user: `chatrelay.interfaces.InboxReader`.
 
+    The results of reads that wait for a thread are passed to the reactor together: each call into it costs as much as a
+    short read.
+
     The store calls `opened` and `closing`, in the thread that writes.
 
-    :param reactor: gets the results, with one call for each read.
+    :param reactor: gets the results.
     :param make_index: returns the index of the message log with a path.
     """
 
     def __init__(self, reactor: IReactorFromThreads, make_index: Callable[[str], Index] = Index) -> None:
         self._reactor = reactor
         self._make_index = make_index
-        self._reads: queue.SimpleQueue[tuple[_Read, Deferred[Any]] | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._log: _OpenLog | None = None
         self._failures: set[str] = set()  # that were logged since the log was opened
         self._threads: list[threading.Thread] = []
@@ -184,16 +193,32 @@ class SqliteInboxReader:
 
     def _answer_reads(self) -> None:
         while (job := self._reads.get()) is not None:
-            read, done = job
-            try:
-                result = self._answered(read)
-            except LogUnavailable as error:
-                self._reactor.callFromThread(done.errback, error)
-            # Any error must reach the caller. Otherwise a client would wait for ever.
-            except Exception:
-                self._reactor.callFromThread(done.errback, Failure())
-            else:
-                self._reactor.callFromThread(done.callback, result)
+            finished = []
+            until = time.monotonic() + TOGETHER_SECONDS
+            while job is not None:
+                finished.append(self._finished(*job))
+                job = self._waiting_read() if time.monotonic() < until else None
+            self._reactor.callFromThread(_call_all, finished)
+
+    def _waiting_read(self) -> _Job | None:
+        """Return a read that waits; None if there is none."""
+        try:
+            job = self._reads.get_nowait()
+        except queue.Empty:
+            return None
+        if job is None:
+            self._reads.put(None)  # it ends one of the threads, which must pass on its results first
+        return job
+
+    def _finished(self, read: _Read, done: Deferred[Any]) -> Callable[[], None]:
+        """Do a read, and return what passes its result on, to be called in the reactor."""
+        try:
+            return partial(done.callback, self._answered(read))
+        except LogUnavailable as error:
+            return partial(done.errback, error)
+        # Any error must reach the caller. Otherwise a client would wait for ever.
+        except Exception:
+            return partial(done.errback, Failure())
 
     def _answered(self, read: _Read) -> Any:
         opened = self._log
@@ -311,6 +336,11 @@ class _OpenLog:
             for connection in self._idle:
                 connection.close()
             self._idle = []
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def _not_open() -> LogUnavailable:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -165,6 +165,51 @@ class Reader(TestCase):
             go_on.set()
             self.assertEqual(await gatherResults(running + waiting), [True] * 5)
             self.assertEqual(await self.reader.has_written("1", "2"), True)
+
+    async def calls_of_waiting_reads(self, together_seconds: float) -> list[int]:
+        """Let five reads wait behind one; return how many results each call into the reactor brings."""
+        self.patch_value("READ_THREADS", 1)
+        self.patch_value("TOGETHER_SECONDS", together_seconds)
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        brought: list[int] = []
+
+        def call_all(calls: Sequence[Callable[[], None]]) -> None:
+            brought.append(len(calls))
+            for call in calls:
+                call()
+
+        self.patch_value("_call_all", call_all)
+        with patch.object(InboxQueries, "has_written", lambda *_: go_on.wait(30)):
+            reads = [self.reader.has_written("1", "2") for _ in range(6)]
+            go_on.set()
+            await gatherResults(reads)
+        return brought
+
+    async def test_results_of_waiting_reads_come_together(self) -> None:
+        self.assertEqual(await self.calls_of_waiting_reads(30.0), [6])
+
+    async def test_results_do_not_wait_for_reads_that_begin_later(self) -> None:
+        self.assertEqual(await self.calls_of_waiting_reads(0.0), [1] * 6)
+
+    async def test_each_of_the_reads_that_come_together_has_its_own_result(self) -> None:
+        self.patch_value("READ_THREADS", 1)
+        self.patch_value("TOGETHER_SECONDS", 30.0)
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        with patch.object(InboxQueries, "unread", lambda *_: go_on.wait(30) and 1 / 0):
+            failing = self.reader.unread("1", "2", 0, 1, 1)
+            others = [self.reader.has_written("1", "2"), self.reader.has_written("2", "1")]
+            go_on.set()
+            await self.assertFailure(failing, ZeroDivisionError)  # type: ignore[no-untyped-call]
+            self.assertEqual(await gatherResults(others), [True, False])
+
+    async def test_stop_ends_threads_that_have_reads_to_do(self) -> None:
+        self.patch_value("TOGETHER_SECONDS", 30.0)
+        reads = [self.reader.has_written("1", "2") for _ in range(20)]
+        self.reader.stop()
+        self.assertEqual(threads(), set())
+        self.assertEqual(await gatherResults(reads), [True] * 20)
 
     async def test_read_of_a_closed_log_fails(self) -> None:
         self.assertEqual(await self.count(), 9)
