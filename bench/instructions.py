@@ -3,6 +3,7 @@
     python -m bench.instructions             a message and a login, both of v1
     python -m bench.instructions message     or login
     python -m bench.instructions v2          a message of v2, between users who know each other; the log is on
+    python -m bench.instructions return      a return by v2 with a resume token and 20 missed messages; the log is on
     python -m bench.instructions --log       with the message log in SQLite on
     python -m bench.instructions --tree DIR  another checkout of chatrelay, with the load of this one
 
@@ -15,6 +16,9 @@ are counted, in Python and C, and not those of the kernel.
 
 Clients of v2 send UUIDs as ids, as clients do, and no ``received`` frames. After their first messages, in both runs,
 they know each other, so that the answers say ``delivered``.
+
+A return is a handshake, a login by a resume token, the replay of 20 messages, each from another block of the log, and
+the end of the connection.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -45,7 +49,10 @@ ROUNDS = (4, 44)
 """The rounds of messages in the shorter and in the longer run."""
 
 LOGINS = (50, 350)
-"""The logins in the shorter and in the longer run."""
+"""The logins, or returns, in the shorter and in the longer run."""
+
+MISSED = 20
+"""The messages that a client has missed when it returns."""
 
 CONTENT = "x" * 40
 ID = "00000000-0000-4000-8000-%012d"
@@ -230,8 +237,10 @@ def logged_in_v2(port: int, uid: str) -> socket.socket:
     return connection
 
 
-def messages_v2(relay: subprocess.Popen[bytes], port: int, rounds: int) -> None:
+def messages_v2(relay: subprocess.Popen[bytes], port: int, rounds: int, in_flight: int = IN_FLIGHT) -> None:
     """Send messages of v2 in lockstep, each with an id of its own.
+
+    :param in_flight: the messages that each connection sends in a round.
 
     :raises ConnectionError: if an answer or a delivery is missing, or if the last ones do not say ``delivered``.
     """
@@ -243,14 +252,14 @@ def messages_v2(relay: subprocess.Popen[bytes], port: int, rounds: int) -> None:
         return frame({"type": "message-send-request", "id": ID % next(numbers), "message": message})
 
     for turn in range(rounds):
-        requests = [b"".join(request(number) for _ in range(IN_FLIGHT)) for number in range(CONNECTIONS)]
+        requests = [b"".join(request(number) for _ in range(in_flight)) for number in range(CONNECTIONS)]
         with stopped(relay):
             for connection, data in zip(connections, requests, strict=True):
                 connection.sendall(data)
         for connection in connections:
-            frames = list(islice(frames_in(connection), 2 * IN_FLIGHT))
+            frames = list(islice(frames_in(connection), 2 * in_flight))
             delivered = sum(payload.endswith(b'"delivery":"delivered"}}') for payload in frames)
-            if turn and delivered != IN_FLIGHT:
+            if turn and delivered != in_flight:
                 raise ConnectionError(f"the relay sent {frames!r}")
     for connection in connections:
         connection.close()
@@ -262,16 +271,42 @@ def logins(relay: subprocess.Popen[bytes], port: int, logins: int) -> None:
         logged_in(port, f"user-{number:03}").close()
 
 
-def instructions(tree: Path, server: str, load: Load, amount: int) -> int:
+def returns(relay: subprocess.Popen[bytes], port: int, returns: int) -> None:
+    """Have clients of v2 return, one after the other, with a resume token and `MISSED` messages to be sent.
+
+    :raises ConnectionError: if the relay refuses a token, or sends something else than all of these messages.
+    """
+    messages_v2(relay, port, MISSED // 2, in_flight=1)  # a user's own messages are replayed, too
+    tokens: dict[str, str] = {}
+    epoch = ""
+    for number in range(CONNECTIONS + returns):
+        uid = f"user-{number % CONNECTIONS:03}"
+        connection = opened(port, HANDSHAKE_V2)
+        request: dict[str, object] = {"type": "auth-request", "SESSID": uid}
+        if uid in tokens:
+            request = {"type": "auth-request", "resume": tokens[uid], "after": {"epoch": epoch, "n": 0}}
+        connection.sendall(frame(request))
+        frames = frames_in(connection)
+        answer = json.loads(next(frames))
+        if answer.get("recovered", True) is not True or answer.get("n") != MISSED:
+            raise ConnectionError(f"the relay answered {answer!r}")
+        if uid in tokens and [json.loads(next(frames))["n"] for _ in range(MISSED)] != list(range(1, MISSED + 1)):
+            raise ConnectionError("the messages did not come in order")
+        epoch, tokens[uid] = answer["epoch"], answer["resume"]
+        connection.close()
+
+
+def instructions(tree: Path, server: str, load: Load, amount: int, options: Sequence[str] = ()) -> int:
     """Return all instructions of a relay from its start to its end, with a load in between.
 
     :param server: its name in `SERVERS`.
+    :param options: further options of the relay.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as name, site() as url:
         folder = Path(name)
         nothing = folder / "none"
-        command = SERVERS[server].command(Place(port, folder, url, nothing, nothing))
+        command = [*SERVERS[server].command(Place(port, folder, url, nothing, nothing)), *options]
         counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0", "HOME": name}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"  # otherwise the first run would compile new modules
@@ -303,7 +338,7 @@ def instructions(tree: Path, server: str, load: Load, amount: int) -> int:
 def main(command_line: list[str]) -> int:
     """Count, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("what", nargs="*", metavar="message|login|v2")
+    parser.add_argument("what", nargs="*", metavar="message|login|v2|return")
     parser.add_argument("--log", action="store_true", help="with the message log in SQLite on")
     parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout of chatrelay")
     arguments = parser.parse_args(command_line)
@@ -315,13 +350,16 @@ def main(command_line: list[str]) -> int:
         "message": (messages, ROUNDS, per_round),
         "login": (logins, LOGINS, 1),
         "v2": (messages_v2, ROUNDS, per_round),
+        "return": (returns, LOGINS, 1),
     }
     if not set(loads) >= set(chosen):
         parser.error("choose from " + ", ".join(loads))
     for what in dict.fromkeys(chosen):
         load, (few, many), units = loads[what]
-        server = "chatrelay-log" if arguments.log or what == "v2" else "chatrelay"
-        counts = [instructions(arguments.tree.resolve(), server, load, amount) for amount in (few, many)]
+        server = "chatrelay-log" if arguments.log or what in ("v2", "return") else "chatrelay"
+        # Valgrind is slow, so a resume token must last for longer than the default.
+        options = ["--recheck-interval=86400"] if what == "return" else []
+        counts = [instructions(arguments.tree.resolve(), server, load, amount, options) for amount in (few, many)]
         each = (counts[1] - counts[0]) / ((many - few) * units)
         print(f"{each:,.0f} instructions per {NAMES.get(what, what)}", flush=True)
     return 0

@@ -358,9 +358,12 @@ SERVERS = {
 
 
 @contextmanager
-def process(command: list[str], port: int, core: int, folder: Path, name: str) -> Iterator[int]:
+def process(
+    command: list[str], port: int, core: int, folder: Path, name: str, patience: float = PATIENCE
+) -> Iterator[int]:
     """Run a server on one core during the block; yield its process id. When the block begins, it listens on `port`.
 
+    :param patience: the seconds in which it must start or stop.
     :raises Failed: if it does not start, or ends before the block.
     """
     output = folder / f"{name}.output"
@@ -377,26 +380,27 @@ def process(command: list[str], port: int, core: int, folder: Path, name: str) -
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_for(running, port, output)
+        wait_for(running, port, output, patience)
         yield running.pid
         if running.poll() is not None:
             raise Failed(f"{name} ended with status {running.returncode}:\n{_said(output)}")
     finally:
         running.terminate()
         try:
-            running.wait(PATIENCE)
+            running.wait(patience)
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
 
 
-def wait_for(running: subprocess.Popen[bytes], port: int, output: Path) -> None:
+def wait_for(running: subprocess.Popen[bytes], port: int, output: Path, patience: float = PATIENCE) -> None:
     """Wait until a server listens on a port of 127.0.0.1.
 
     :param output: the file that it writes to.
+    :param patience: the seconds in which it must listen.
     :raises Failed: if it ends, or does not listen in time.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while running.poll() is None and time.monotonic() < until:
         with socket.socket() as probe:
             probe.settimeout(1.0)

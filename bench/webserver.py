@@ -40,7 +40,11 @@ class Questions(asyncio.Protocol):
             if not end or len(rest) < size:
                 return
             self._data = rest[size:]
-            self.transport.write(answer(rest[:size]))
+            self.ask(rest[:size])
+
+    def ask(self, body: bytes) -> None:
+        """Answer a request."""
+        self.transport.write(answer(body))
 
 
 def answer(body: bytes) -> bytes:

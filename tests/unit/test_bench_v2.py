@@ -18,7 +18,8 @@ import msgspec
 import pytest
 
 from bench import proc, replay
-from bench.instructions import CONNECTIONS, IN_FLIGHT, frames_in, messages_v2, site
+from bench.instructions import CONNECTIONS, IN_FLIGHT, MISSED, frames_in, messages_v2, site
+from bench.instructions import returns as returns_one_by_one
 from bench.load import CONTENT, Trouble, masked
 from bench.measure import cores
 from bench.member_v2 import BusyV2, MemberV2, frames_of, message_id
@@ -262,6 +263,15 @@ def test_load_of_which_instructions_are_counted_ends_with_users_who_know_each_ot
             messages_v2(_Relay(pid), place.port, 2)  # type: ignore[arg-type]
     text = sqlite3.connect(tmp_path / "messages.sqlite3").execute("SELECT count(*) FROM message").fetchone()
     assert text == (2 * CONNECTIONS * IN_FLIGHT,)
+
+
+def test_returns_of_which_instructions_are_counted_go_by_token(tmp_path: Path) -> None:
+    with site() as url:
+        place = Place(free_port(), tmp_path, url, tmp_path / "none", tmp_path / "none")
+        with process(SERVERS["chatrelay-v2"].command(place), place.port, cores()[0], tmp_path, "relay") as pid:
+            returns_one_by_one(_Relay(pid), place.port, 3)  # type: ignore[arg-type]
+    count = sqlite3.connect(tmp_path / "messages.sqlite3").execute("SELECT count(*) FROM message").fetchone()
+    assert count == (CONNECTIONS * MISSED // 2,)
 
 
 @pytest.mark.parametrize("arguments", [["--messages", "10000"], ["--messages", "30001"], ["--rounds", "0"]])
