@@ -258,13 +258,13 @@ class Client:
         if self._answered is not None and not self._answered.done():
             self.crowd.setbacks[f"closed with {code}"] += 1
             self._answered.set_result(None)
-        elif self._complete is not None and not self._is_away:
-            self._is_away = True
-            if code != 4000:
-                self._is_wrong(f"closed with {code}")
-            self._returning = asyncio.ensure_future(self._come_back(self._retry_after))
         elif self._complete is not None:
-            self._is_wrong(f"closed with {code} after the return")
+            if code is not None and code >= 4500:
+                self._is_wrong(f"closed with {code}")
+            if self._is_away:
+                self.crowd.setbacks[f"closed with {code} after the login"] += 1
+            self._returning = asyncio.ensure_future(self._come_back(FIRST_WAIT if self._is_away else self._retry_after))
+            self._is_away = True
 
     def _is_wrong(self, what: str) -> None:
         self.crowd.wrong.append(f"{self.uid}: {what}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -11,7 +13,7 @@ pytest.importorskip("uvloop", reason="the clients of the benchmark need uvloop: 
 
 from bench import replay, returns
 from bench.instructions import CONTENT, ID
-from bench.returning import Client, Crowd
+from bench.returning import FIRST_WAIT, Client, Crowd
 from bench.returns import Missed, Return, lines
 from chatrelay.model import Message
 from chatrelay.wire import codes, v2
@@ -92,6 +94,38 @@ def test_message_after_the_last_one_is_wrong(client: Client) -> None:
 def test_client_takes_the_wait_and_the_token_of_the_closing(client: Client) -> None:
     client.received(v2.closing(codes.STOPPING, 1.5, "token"))
     assert (client._retry_after, client._token) == (1.5, "token")
+
+
+def test_client_that_is_closed_after_its_return_comes_back_for_the_rest(client: Client) -> None:
+    client.received(v2.closing(codes.STOPPING, 1.5, "token"))
+    waits: list[float] = []
+
+    async def be_closed_twice() -> None:
+        client.disconnected(4000)
+        client.received(delivery(2, 1))
+        client.disconnected(4002)
+        await asyncio.sleep(0)
+
+    with patch.object(Client, "_come_back", lambda self, wait: record(waits, wait)):
+        asyncio.run(be_closed_twice())
+    assert waits == [1.5, FIRST_WAIT]
+    assert client._place == 1
+    assert (dict(client.crowd.setbacks), client.crowd.wrong) == ({"closed with 4002 after the login": 1}, [])
+
+
+async def record(waits: list[float], wait: float) -> None:
+    """Note a wait."""
+    waits.append(wait)
+
+
+def test_client_that_must_not_come_back_is_wrong(client: Client) -> None:
+    async def be_replaced() -> None:
+        client.disconnected(4506)
+        await asyncio.sleep(0)
+
+    with patch.object(Client, "_come_back", lambda self, wait: record([], wait)):
+        asyncio.run(be_replaced())
+    assert client.crowd.wrong == ["user-2: closed with 4506"]
 
 
 def test_results_are_shown_in_words() -> None:

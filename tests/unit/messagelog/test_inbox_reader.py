@@ -197,8 +197,8 @@ class Reader(TestCase):
         self.patch_value("TOGETHER_SECONDS", 30.0)
         go_on = threading.Event()
         self.addCleanup(go_on.set)
-        with patch.object(InboxQueries, "unread", lambda *_: go_on.wait(30) and 1 / 0):
-            failing = self.reader.unread("1", "2", 0, 1, 1)
+        with patch.object(InboxQueries, "place_of_sender", lambda *_: go_on.wait(30) and 1 / 0):
+            failing = self.reader.place_of_sender("1", "2", 1)
             others = [self.reader.has_written("1", "2"), self.reader.has_written("2", "1")]
             go_on.set()
             await self.assertFailure(failing, ZeroDivisionError)  # type: ignore[no-untyped-call]
