@@ -29,7 +29,7 @@ from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator, InboxLog, MessageLog, Startable
+from chatrelay.interfaces import Authenticator, InboxLog, MessageLog, Startable, TrimmableLog
 from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.inflow import InflowRates
@@ -44,6 +44,7 @@ from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.session_v2 import EXCESS_SECONDS, SessionV2
 from chatrelay.relay.storing import StorePolicy, Storing
+from chatrelay.relay.trimming import Trimming
 from chatrelay.relay.v2_parts import V2Parts, no_token
 from chatrelay.web.ops import BoundedConnections, Ops, OpsSite, on_loopback
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
@@ -126,7 +127,7 @@ def build_parts(
     active = ActiveTime(seconds)
     directory = Directory()
     flushes = FlushScheduler(partial(reactor.callLater, 0))
-    storing = shared_by_v2 = resumption = None
+    storing = shared_by_v2 = resumption = trimming = None
     if isinstance(message_log, InboxLog):
         resumption = resumption_of(config, message_log, reactor, now)
         policy = StorePolicy(
@@ -157,6 +158,8 @@ def build_parts(
             config.replay_messages,
             no_token if resumption is None else resumption.token,
         )
+    if config.keep:
+        trimming = trimming_of(config.keep, message_log, reactor, now, storing)
     relay = Relay(directory, message_log, now, flushes.call_soon, storing, reactor)
     registry = Registry(config, relay.drain, active, reactor, chance)
     log_limiter = LogLimiter()
@@ -251,7 +254,20 @@ def build_parts(
         log_limiter=log_limiter,
         sweep=sweep,
         v2=shared_by_v2,
+        trimming=trimming,
     )
+
+
+def trimming_of(
+    keep: float, message_log: MessageLog, reactor: Any, now: Callable[[], float], storing: Storing | None
+) -> Trimming:
+    """Make what deletes old messages.
+
+    :raises ConfigError: if the message log can't delete any.
+    """
+    if storing is None or not isinstance(message_log, TrimmableLog):
+        raise ConfigError("keep", "the application's own message log has no method trim: leave the option out")
+    return Trimming(message_log, keep, now, reactor, storing.forget_acquaintances)
 
 
 def resumption_of(config: Config, message_log: InboxLog, reactor: Any, now: Callable[[], float]) -> Resumption | None:

@@ -120,6 +120,8 @@ class ChatRelayService(MultiService):
             self.message_log.stop()
             raise
         self.factory.start_sweeping()
+        if self._parts.trimming is not None:
+            self._parts.trimming.start()
         # Log the start and check the session page once the reactor runs. Before that, a signal does not stop the relay
         # in order, and a program that reads the log message about the start may send one at once. A site in this
         # process can answer only then, too.
@@ -137,6 +139,8 @@ class ChatRelayService(MultiService):
                 self._once_running.cancel()
             if self._startable is not None:
                 self._startable.stop_startup_check()
+            if self._parts.trimming is not None:
+                self._parts.trimming.stop()
             await super().stopService()
             # Each connection is closed when its messages are answered. If the log hangs, the remaining connections are
             # closed without answers.

@@ -29,6 +29,9 @@ MAX_SPREAD_PER_CENT = 90
 MIN_OPS_TOKEN_CHARACTERS = 16
 """The fewest characters of the ops endpoint's token. Attempts are not limited, so it must be hard to guess."""
 
+MIN_KEEP_SECONDS = 3600.0
+"""The shortest time for which messages are kept. By then, all is over that may happen to a new message."""
+
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """The levels of `twisted.logger.LogLevel`, lowest first, without critical, which would hide why a relay can't start."""
 
@@ -226,6 +229,29 @@ def resume_key_file(config: Any, field: Field, path: object) -> None:
             "resume-key-file",
             f"needs a message log that outlasts the relay, not {config.message_log}: which sessions were ended is kept "
             "there. Without the option, tokens end with the relay, too",
+        )
+
+
+def keep(config: Any, field: Field, seconds: float) -> None:
+    """Check that messages are kept for as long as the relay needs them."""
+    again_time = config.again_time
+    if not seconds:
+        return
+    if config.message_log == "none":
+        raise ConfigError("keep", "needs a message log that keeps messages, not none")
+    if seconds < MIN_KEEP_SECONDS:
+        raise ConfigError("keep", f"{seconds:g} s is less than an hour: give 1h or more, or 0 to keep everything")
+    if not again_time:
+        raise ConfigError(
+            "keep",
+            "messages that are sent again are looked for without a limit, because again-time is 0: give a limit of "
+            f"{seconds:.10g} s or less there",
+        )
+    if seconds < again_time:
+        raise ConfigError(
+            "keep",
+            f"{seconds:g} s is less than the {again_time:g} s of again-time, in which messages that are sent again are "
+            "looked for: give that much or more, or a shorter again-time",
         )
 
 

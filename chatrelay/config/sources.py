@@ -31,10 +31,15 @@ TWISTD_OPTIONS = frozenset(
 
 _WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
-_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
+_DURATIONS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+"""The units that a time may have: the seconds of each."""
+
+_SECONDS = {"ms": 0.001, "sec": 1, "second": 1, "m": 60, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_SECONDS |= _DURATIONS
 _BYTES = {"b": 1, "byte": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
 _BYTES |= {"g": 1024**3, "gb": 1024**3, "gib": 1024**3}
 _PER_CENT = {"%": 1, "percent": 1, "per cent": 1}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d)")
 _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z% ]+?)\s*", re.IGNORECASE)
 
 
@@ -148,12 +153,25 @@ def from_text(field: attrs.Attribute[Any], text: str) -> Any:
         if text.lower() not in _WORDS:
             raise ConfigError(option, f"{text!r} must be yes or no{_quotes_hint(field, text)}")
         return _WORDS[text.lower()]
+    seconds = _duration(field, text)
+    if seconds is not None:
+        return seconds
     try:
         return kind(text)
     except ValueError:
         number = "a whole number" if kind is int else "a number"
         hint = _quotes_hint(field, text) or _number_hint(field, text)
         raise ConfigError(option, f"{text!r} must be {number} of {field.metadata['unit']}{hint}") from None
+
+
+def _duration(field: attrs.Attribute[Any], text: object) -> float | None:
+    """Return the seconds of a time with a unit, such as ``30min``; None for other texts and options."""
+    found = _DURATION.fullmatch(text) if isinstance(text, str) and _is_time(field) else None
+    return None if found is None else float(found[1]) * _DURATIONS[found[2]]
+
+
+def _is_time(field: attrs.Attribute[Any]) -> bool:
+    return bool(field.metadata["unit"].startswith("seconds"))
 
 
 def _quotes_hint(field: attrs.Attribute[Any], text: str) -> str:
@@ -178,7 +196,9 @@ def _is_valid(field: attrs.Attribute[Any], text: str) -> bool:
 
 def _number_hint(field: attrs.Attribute[Any], text: str) -> str:
     number = _number_meant(field, text)
-    return "" if number is None else f": give {number}, without a unit"
+    if number is None:
+        return ""
+    return f": give {number}s" if _is_time(field) else f": give {number}, without a unit"
 
 
 def _number_meant(field: attrs.Attribute[Any], text: str) -> str | None:
@@ -225,6 +245,9 @@ def _from_file(path: str, place: str) -> dict[str, Any]:
     for key, value in values.items():
         if key not in fields:
             raise ConfigError("config", _unknown(key, value), f"{path}: {key}")
+        seconds = _duration(fields[key], value)
+        if seconds is not None:
+            value = values[key] = seconds
         wrong = _type_problem(fields[key], value)
         if wrong is not None:
             raise ConfigError(option_name(key), wrong, f"{path}: {key}")
@@ -276,7 +299,9 @@ def _number_problem(field: attrs.Attribute[Any], value: object, shown: str) -> s
         if _is_valid(field, value):
             return f"{shown} is a string: remove the quotes: {field.name} = {value.strip()}"
         meant = _number_meant(field, value)
-        hint = f": write {field.name} = {meant}, without quotes and unit" if meant else ", without quotes"
+        hint = ", without quotes"
+        if meant:
+            hint = f": write {field.name} = {meant}, without quotes and unit"
         return f"{shown} must be {number} of {field.metadata['unit']}{hint}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{shown} must be {number} of {field.metadata['unit']}"
@@ -334,6 +359,8 @@ def _value_hint(key: str, value: str) -> str:
         return f": write {key} = {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}"
     field = attrs.fields_dict(Config).get(key.replace("-", "_"))
     number = None if field is None else _number_meant(field, value)
+    if field is not None and _duration(field, value) is not None:
+        return f': write {key} = "{value}", in quotes'
     if number is not None:
         return f": write {key} = {number}, without a unit"
     return f': put the value in quotes: {key} = "{value}"' if value[0] not in "\"'[{" else ""

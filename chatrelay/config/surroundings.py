@@ -142,6 +142,14 @@ class Surroundings:
         metavar="URL",
         check=checks.message_log,
     )
+    keep: float = option(
+        0.0,
+        "How long messages are kept in the message log, such as 365d. Older ones are deleted, a few at a time. If "
+        "several relays share the log, the shortest time counts.",
+        unit="seconds",
+        zero="everything is kept",
+        check=checks.keep,
+    )
     no_copy: bool = option(False, "Whether to upgrade a message log to a new schema without a copy.", metavar="yes|no")
     log_format: str = option(
         "text",

@@ -3,8 +3,9 @@
 On v2 connections, a user learns nothing about unknown people. Pure: the reader of the message log is passed in. This
 module must not know what a user learns about known people.
 
-What is found is kept in a bounded cache, in two parts. That somebody is known stays true. That somebody is unknown is
-true only as long as `wrote` is called for every message that is committed.
+What is found is kept in a bounded cache, in two parts. That somebody is known stays true until messages are deleted
+from the log; then `forget` is called, within a day. That somebody is unknown is true only as long as `wrote` is called
+for every message that is committed.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Acquaintances:
                 self.observer(pair, was_unknown)
 
     def forget(self) -> None:
-        """Forget everybody, because the message log has another epoch."""
+        """Forget everybody, because messages are not in the log any more."""
         self.known_pairs.clear()
         self.forget_unknown()
 

@@ -106,7 +106,7 @@ class Awareness:
             arrivals.add(message.to_place, sender, message.from_place)
 
     def forget(self) -> None:
-        """Forget who is known to whom, because the message log has another epoch."""
+        """Forget who is known to whom, because messages are not in the message log any more."""
         self._told.forget()
 
     def forget_unknown(self) -> None:

@@ -193,12 +193,16 @@ class Storing:
         self.inboxes.check_epoch()
         if self._epoch != self._log.epoch:
             if self._epoch is not None:
-                self.acquaintances.forget()
                 self._away.forget()
                 self.resendings.forget()
-                if self.awareness is not None:
-                    self.awareness.forget()
+                self.forget_acquaintances()
             self._epoch = self._log.epoch
+
+    def forget_acquaintances(self) -> None:
+        """Forget who is known to whom, because messages are not in the message log any more."""
+        self.acquaintances.forget()
+        if self.awareness is not None:
+            self.awareness.forget()
 
     # Before the commit -----------------------------------------------------
 

@@ -17,6 +17,7 @@ from chatrelay.limits.inflow import InflowRates
 from chatrelay.limits.sending import SendLimits
 from chatrelay.relay.delivery import Relay
 from chatrelay.relay.directory import Directory
+from chatrelay.relay.trimming import Trimming
 from chatrelay.relay.v2_parts import V2Parts
 from chatrelay.websocket.closing import ConnectionLog, LogLimiter
 from chatrelay.websocket.flushes import FlushScheduler
@@ -50,6 +51,7 @@ class Parts:
     :ivar log_limiter: limits log messages that anybody can cause.
     :ivar sweep: checks time limits.
     :ivar v2: what connections that speak v2 share; None if v2 is not offered.
+    :ivar trimming: deletes old messages; None if all are kept.
     """
 
     config: Config
@@ -71,3 +73,4 @@ class Parts:
     log_limiter: LogLimiter
     sweep: Sweep
     v2: V2Parts | None = None
+    trimming: Trimming | None = None

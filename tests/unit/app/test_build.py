@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatrelay import Config, ConfigError, build
 from chatrelay.app.build import session_page_authenticator
 from chatrelay.app.listeners import BACKLOG, with_backlog
-from chatrelay.messagelog.memory import MemoryMessageLog
+from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
 from chatrelay.messagelog.sqlite import SqliteMessageLog
 from chatrelay.model import Denied, Verdict
 from chatrelay.testing import KnownSessions
@@ -62,6 +62,12 @@ class Made(SynchronousTestCase):
             log = build(config, MemoryReactorClock(), KnownSessions({})).message_log
             assert isinstance(log, SqliteMessageLog)
             self.assertEqual(log._migrating.makes_copy, not no_copy)
+
+    def test_keep_needs_a_message_log_that_can_delete_messages(self) -> None:
+        config, reactor = Config(keep=86_400, message_log="memory:"), MemoryReactorClock()
+        error = self.assertRaises(ConfigError, build, config, reactor, KnownSessions({}), NoMessageLog())
+        self.assertIn("keep: the application's own message log has no method trim", str(error))
+        build(config, reactor, KnownSessions({}), MemoryMessageLog())
 
     def test_response_limit_is_webserver_answer_size(self) -> None:
         config = Config(auth_url="http://x/", webserver_answer_size=77)

@@ -54,9 +54,17 @@ COMMAND_LINES = {
     "--compression": "--compression needs a value: --compression yes|no",
     "--config": "--config needs a value: --config FILE",
     "http://x/": "'http://x/' is not an option: options begin with --; did you mean --auth-url http://x/?",
-    "--login-timeout 5s": "--login-timeout: '5s' must be a number of seconds: give 5, without a unit",
-    "--login-timeout 500ms": "--login-timeout: '500ms' must be a number of seconds: give 0.5, without a unit",
-    "--recheck-interval 5min": "--recheck-interval: '5min' must be a number of seconds: give 300, without a unit",
+    "--login-timeout 5sec": "--login-timeout: '5sec' must be a number of seconds: give 5s",
+    "--login-timeout 500ms": "--login-timeout: '500ms' must be a number of seconds: give 0.5s",
+    "--recheck-interval 5m": "--recheck-interval: '5m' must be a number of seconds: give 300s",
+    "--keep 1y": "--keep: '1y' must be a number of seconds",
+    "--keep 365D": "--keep: '365D' must be a number of seconds: give 31536000s",
+    "--keep 3599s": "--keep: 3599 s is less than an hour: give 1h or more, or 0 to keep everything",
+    "--keep 1h": "--keep: 3600 s is less than the 86400 s of again-time, in which messages that are sent again are looked "
+    "for: give that much or more, or a shorter again-time",
+    "--keep 365d --again-time 0": "--keep: messages that are sent again are looked for without a limit, because "
+    "again-time is 0: give a limit of 31536000 s or less there",
+    "--keep 30d --message-log none": "--keep: needs a message log that keeps messages, not none",
     "--recheck-spread 20%": "--recheck-spread: '20%' must be a number of per cent: give 20, without a unit",
     "--message-size 64k": "--message-size: '64k' must be a whole number of bytes: give 65536, without a unit",
     "--unread-size 1MiB": "--unread-size: '1MiB' must be a whole number of bytes: give 1048576, without a unit",
@@ -110,12 +118,13 @@ def test_twistd_option_after_chatrelay_is_refused_with_its_place() -> None:
 FILES = {
     'login_timeout = "10"': 'c.toml: login_timeout: "10" is a string: remove the quotes: login_timeout = 10',
     'message_size = "65536"': 'c.toml: message_size: "65536" is a string: remove the quotes: message_size = 65536',
-    'login_timeout = "5s"': 'c.toml: login_timeout: "5s" must be a number of seconds: write login_timeout = 5, without '
+    'login_timeout = "5 s"': 'c.toml: login_timeout: "5 s" must be a number of seconds: write login_timeout = 5, without '
     "quotes and unit",
     'message_size = "1 MiB"': 'c.toml: message_size: "1 MiB" must be a whole number of bytes: write message_size = '
     "1048576, without quotes and unit",
     'login_timeout = "soon"': 'c.toml: login_timeout: "soon" must be a number of seconds, without quotes',
-    "login_timeout = 5s": "c.toml, line 1: this is not valid TOML: write login_timeout = 5, without a unit",
+    "login_timeout = 5s": 'c.toml, line 1: this is not valid TOML: write login_timeout = "5s", in quotes',
+    "login_timeout = 5 sec": "c.toml, line 1: this is not valid TOML: write login_timeout = 5, without a unit",
     "login_timeout = [10]": "c.toml: login_timeout: [10] must be a number of seconds",
     "login_timeout = true": "c.toml: login_timeout: true must be a number of seconds",
     "login_timeout = 2020-01-01": "c.toml: login_timeout: 2020-01-01 must be a number of seconds",
@@ -185,7 +194,7 @@ def test_file_must_be_utf8_and_may_begin_with_a_byte_order_mark(
 # The environment -------------------------------------------------------------------
 
 VARIABLES = {
-    "CHATRELAY_LOGIN_TIMEOUT=5s": "CHATRELAY_LOGIN_TIMEOUT: '5s' must be a number of seconds: give 5, without a unit",
+    "CHATRELAY_LOGIN_TIMEOUT=5 s": "CHATRELAY_LOGIN_TIMEOUT: '5 s' must be a number of seconds: give 5s",
     'CHATRELAY_LOGIN_TIMEOUT="10"': "CHATRELAY_LOGIN_TIMEOUT: '\"10\"' must be a number of seconds: remove the quotes",
     "CHATRELAY_LOGIN_TIMEOUT=-1": "CHATRELAY_LOGIN_TIMEOUT: -1.0 is less than 0: give a number from 0 (which means no "
     "limit) to 2147483647",

@@ -17,6 +17,7 @@ from chatrelay.model import LogUnavailable
 from chatrelay.testing import HeldMessageLog, KnownSessions
 from chatrelay.websocket import shutdown as stopping
 from tests.support.memory import MemoryClient
+from tests.support.message_logs import message
 
 
 class Running(SynchronousTestCase):
@@ -49,6 +50,19 @@ class Running(SynchronousTestCase):
         self.assertEqual(
             [(server[0], server[3]) for server in self.reactor.tcpServers], [(8080, ""), (8081, "127.0.0.1")]
         )
+
+    def test_old_messages_are_deleted_from_the_start_to_the_stop(self) -> None:
+        MemoryMessageLog.append(self.log, [message(received_at=1_000_000_000.0)])
+        self.start(keep=86_400)
+        self.reactor.advance(0)
+        self.assertEqual(self.log.trimmed, 1)
+        MemoryMessageLog.append(self.log, [message(received_at=1_000_000_000.0), message(received_at=4e9)])
+        self.reactor.pump([1.0] * 61)
+        self.assertEqual(self.log.trimmed, 2)
+        self.service.stopService()
+        MemoryMessageLog.append(self.log, [message(received_at=1_000_000_000.0)])
+        self.reactor.pump([1.0] * 61)
+        self.assertEqual(self.log.trimmed, 2)
 
     def test_limit_of_connections_comes_from_the_descriptors_or_the_option(self) -> None:
         self.patch(descriptors, "limit", lambda: 5000)

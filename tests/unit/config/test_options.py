@@ -105,6 +105,17 @@ class Values(SynchronousTestCase):
         self.assertIn("recheck-spread: 90.5 per cent is more than 90", said)
         self.assertIn("a shorter recheck-interval", said)
 
+    def test_messages_are_kept_for_an_hour_at_least_and_as_long_as_they_are_looked_for(self) -> None:
+        self.assertEqual(Config().keep, 0)
+        self.assertEqual(Config(keep=86_400).keep, 86_400)
+        self.assertIn("again-time", self.refused(keep=86_399))
+        self.assertEqual(Config(keep=3600, again_time=3600).keep, 3600)
+        self.assertIn("an hour", self.refused(keep=3599, again_time=60))
+        self.assertEqual(Config(keep=0, again_time=0).keep, 0)
+        self.assertIn("again-time is 0", self.refused(keep=86_400, again_time=0))
+        self.assertEqual(Config(keep=0, message_log="none").keep, 0)
+        self.assertIn("not none", self.refused(keep=86_400, message_log="none"))
+
     def test_unknown_format_and_message_log_are_refused(self) -> None:
         self.assertIn("must be form or json", self.refused(auth_format="xml"))
         self.assertIn("is not a message log", self.refused(message_log="mysql://x"))
@@ -171,6 +182,27 @@ class Sources(SynchronousTestCase):
         self.assertEqual(read({"connections": "7"}, {"CHATRELAY_CONNECTIONS": "8"}).connections, 7)
         self.assertEqual(read({}, {"CHATRELAY_TRUSTED_PROXY": "10.0.0.0/8 unix"}).trusted_proxy, ("10.0.0.0/8", "unix"))
         self.assertEqual(config.webserver_checks, 32)
+
+    def test_time_may_have_a_unit_in_every_source(self) -> None:
+        for text, seconds in (
+            ("90", 90),
+            ("90s", 90),
+            ("1.5min", 90),
+            ("12h", 43_200),
+            ("365d", 31_536_000),
+            ("0d", 0),
+        ):
+            for config in (
+                read({"recheck_interval": text}, {}),
+                read({}, {"CHATRELAY_RECHECK_INTERVAL": text}),
+                read({}, {}, self.file(f"recheck_interval = {text if text == '90' else repr(text)}")),
+            ):
+                self.assertEqual(config.recheck_interval, seconds, text)
+        for text in ("", "d", "1 d", "1D", "1d12h", "-1d", "1e3d", "d1", "1days", "\u0661d"):
+            error = str(self.assertRaises(ConfigError, read, {"recheck_interval": text}, {}))
+            self.assertIn("must be a number of seconds", error)
+        for option in ("message_size", "recheck_spread", "message_burst"):
+            self.assertRaises(ConfigError, read, {option: "5s"}, {})
 
     def test_environment_names_the_file(self) -> None:
         self.assertEqual(read({}, {"CHATRELAY_CONFIG": self.file("message_size = 9")}).message_size, 9)
