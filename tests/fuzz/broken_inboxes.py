@@ -52,6 +52,21 @@ def _gives_a_place_twice(self: MemoryMessageLog, message: Message) -> int:
     return number
 
 
+def _gives_a_trimmed_place_again(self: MemoryMessageLog, message: Message) -> int:
+    number = _keep(self, message)
+    user = str(message.to_uid)
+    if self.first_places.get(user, 1) == message.to_place:  # nothing but this message is kept
+        row: MemoryRow = self.rows[-1]
+        message.to_place = row.to_place = 1
+    return number
+
+
+def _skips_trimmed_places(self: Cursor, page: Page) -> None:
+    first = self._inboxes._log.first_places.get(self._inbox.user, 1)  # type: ignore[attr-defined]
+    self.place = max(self.place, first - 1)
+    _send_page(self, page)
+
+
 def _forgets_own_devices(self: Relay, message: Message, pair: Any, answered: Any, storing: Storing) -> bool:
     with patch.object(Inbox, "deliver", _delivers_to_recipients_only(message, pair)):
         return _hand_over(self, message, pair, answered, storing)
@@ -103,6 +118,14 @@ BROKEN_INBOXES: dict[str, tuple[Callable[[], Any], str]] = {
     "replays from a place too early": (lambda: patch.object(Inboxes, "enter", _begins_one_too_early), _GAP),
     "sends a place twice": (lambda: patch.object(Cursor, "_send_page", _sends_a_place_at_the_cursor_again), _GAP),
     "gives a place twice": (lambda: patch.object(MemoryMessageLog, "_keep", _gives_a_place_twice), "the places of"),
+    "gives a trimmed place again": (
+        lambda: patch.object(MemoryMessageLog, "_keep", _gives_a_trimmed_place_again),
+        "the places of|is sent 1:",
+    ),
+    "replays past trimmed places without a void": (
+        lambda: patch.object(Cursor, "_send_page", _skips_trimmed_places),
+        _GAP,
+    ),
     "forgets own devices": (lambda: patch.object(Relay, "_hand_over", _forgets_own_devices), _GAP),
     "answers a message that came again by a second row": (
         lambda: patch.object(MemoryInboxReader, "find", _finds_nothing),

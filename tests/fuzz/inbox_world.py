@@ -19,10 +19,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from chatrelay.messagelog import memory
 from chatrelay.messagelog.memory import MemoryMessageLog, MemoryRow
 from chatrelay.model import InboxState, LogBusy, LogUnavailable, Message
 from chatrelay.relay.inbox import can_replay
@@ -37,20 +39,21 @@ POLICY = StorePolicy(stranger_messages=6, offline_messages=40)
 REPLAY = 60
 """Places that are replayed at most."""
 
+TRIMMED_AT_ONCE = 4
+"""Messages that are trimmed at once."""
+
 
 class MovedLog(HeldMessageLog):
     """A held message log with marks that wait, a trim, and a crash.
 
     :ivar marking: the marks that wait: (numbers, the Deferred).
     :ivar unmarked: the numbers of messages whose mark has failed so far.
-    :ivar trimmed: the numbers of messages that were trimmed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.marking: list[tuple[Sequence[int], Deferred[None]]] = []
         self.unmarked: set[int] = set()
-        self.trimmed: set[int] = set()
 
     def mark_undelivered(self, numbers: Sequence[int]) -> Deferred[None]:
         """Keep a mark until `mark`."""
@@ -68,21 +71,14 @@ class MovedLog(HeldMessageLog):
             self.unmarked.update(numbers)
             marked.errback(LogUnavailable("the disk is full"))
 
-    def answer_inbox(self) -> None:
-        """Answer the oldest `inbox` that waits, with the first place that is kept."""
-        _, user, found = self._inboxes.pop(0)
-        state = MemoryMessageLog.inbox(self, user).result
-        assert isinstance(state, InboxState)
-        kept = [row.place(user) for row in self.inboxes.get(user, ()) if row.number not in self.trimmed]
-        found.callback(attrs.evolve(state, first=min(kept, default=state.last + 1)))
-
-    def trim(self, before: float) -> None:
-        """Trim the messages that were received before a time, oldest first."""
-        for row in self.rows:
-            if row.message.received_at >= before:
-                break
-            self.trimmed.add(row.number)
-            row.delivered = False
+    def trim(self, before: int) -> Deferred[int]:
+        """Delete old messages, a few at once. Their rows keep the messages, for the checks."""
+        messages = [row.message for row in self.rows]
+        with patch.object(memory, "MAX_TRIMMED", TRIMMED_AT_ONCE):
+            trimmed = super().trim(before)
+        for row, message in zip(self.rows, messages, strict=True):
+            row.message = message
+        return trimmed
 
     def crash(self, is_committed: bool) -> MovedLog:
         """Return the log as a new process finds it.
@@ -91,7 +87,7 @@ class MovedLog(HeldMessageLog):
         """
         log = MovedLog()
         log.rows, log.inboxes, log.marks, log.epoch = self.rows, self.inboxes, self.marks, self.epoch
-        log.trimmed = self.trimmed
+        log.trimmed, log.first_places = self.trimmed, self.first_places
         if is_committed:
             for messages, _ in [*self.doubtful, *self.batches][:1]:
                 for message in messages:
@@ -282,7 +278,7 @@ class InboxWorld:
         before = self.at_place.setdefault((phone.user, place), what)
         if what != before:
             row = self.log.inboxes[phone.user][place - 1]
-            assert row.number in self.log.trimmed, f"place {place} of {phone.user} was {before}, and is {what}"
+            assert row.number <= self.log.trimmed, f"place {place} of {phone.user} was {before}, and is {what}"
             assert "void" in (what, before)
 
     # Messages
@@ -374,7 +370,7 @@ class InboxWorld:
             self.failures.append(f"{user} is told of {sender}, who has never written")
 
     def _stands(self, row: MemoryRow) -> bool:
-        return row.delivered or row.number in self.log.trimmed
+        return row.delivered or row.number <= self.log.trimmed
 
     # The log and the time
 
@@ -426,9 +422,11 @@ class InboxWorld:
         """Let time pass."""
         self.world.pass_seconds(seconds)
 
-    def trim(self) -> None:
-        """Trim what is older than the time for which ids are found."""
-        self.log.trim(self.world.clock.seconds() - POLICY.again_time)
+    def trim(self, rounds: int = 1) -> None:
+        """Delete what is older than the time for which ids are found, a few messages in each round."""
+        before = int((self.world.clock.seconds() - POLICY.again_time) * 1_000_000)
+        for _ in range(rounds):
+            self.log.trim(before)
 
     def pass_a_day(self) -> None:
         """Let a day and a half pass at once, when what waits for the log is done."""
@@ -506,7 +504,7 @@ class InboxWorld:
                 assert phone.connection.answered == phone.connection.asked, "each request is answered once"
         for (user, place), what in self.at_place.items():
             row = log.inboxes[user][place - 1]
-            if row.number not in log.trimmed:
+            if row.number > log.trimmed:
                 expected = f"message {row.message.content}" if row.delivered else "void"
                 assert what == expected, f"place {place} of {user} was {what}, and is {expected}"
         for user, rows in log.inboxes.items():

@@ -121,11 +121,26 @@ class Inboxing(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
-    @rule(which=st.integers(0, 3))
-    def a_day_passes(self, which: int) -> None:
+    @rule(which=st.integers(0, 3), rounds=st.integers(0, 4))
+    def a_day_passes(self, which: int, rounds: int) -> None:
         if which == 0:  # rarely
             self.world.pass_a_day()
-            self.world.trim()
+            self.world.trim(rounds)
+
+    @rule()
+    def trim(self) -> None:
+        self.world.trim()
+
+    @rule(which=WHICH, rounds=st.integers(1, 4))
+    def what_is_replayed_is_trimmed_meanwhile(self, which: int, rounds: int) -> None:
+        self.world.cut(which, 1.0)
+        self.world.send(which + 1, which % 3, False, False)
+        self.world.turn()
+        self.world.move_log("commit")
+        self.world.pass_a_day()
+        self.world.log.reader.holds = True
+        self.world.connect(which, False, True)
+        self.world.trim(rounds)
 
     @rule(is_committed=st.booleans())
     def restart(self, is_committed: bool) -> None:
