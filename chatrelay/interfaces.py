@@ -380,7 +380,8 @@ class InboxLog(MessageLog, Protocol):
         """Keep marks. A mark replaces the kept one only if it is greater. Any mark replaces none.
 
         Most marks may wait up to a second for a batch, but those of kind `MarkKind.REVOKED` are committed at once. The
-        log may drop the latter when the time that is their value has passed.
+        log may drop the latter when the time that is their value has passed. One with an empty `Mark.peer` stands for
+        all: the log drops those whose value is not greater.
 
         :returns: a Deferred that fires when they are committed, or fails with `LogUnavailable`; then they are not kept.
         """

@@ -239,7 +239,7 @@ class Mark(NamedTuple):
     :ivar user: the key of the user whose mark it is; empty for `MarkKind.REVOKED`.
     :ivar kind: what the number means.
     :ivar peer: for `MarkKind.READ`: the key of the other user of the conversation; for `MarkKind.REVOKED`, the digest
-        of what was revoked; else empty.
+        of what was revoked, or empty for everything; else empty.
     :ivar value: a place in the user's inbox; for `MarkKind.LAST_SEEN`, milliseconds since 1970 UTC; for
         `MarkKind.REVOKED`, the second since 1970 UTC from which a log may drop the mark.
     """

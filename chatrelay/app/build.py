@@ -100,7 +100,9 @@ def build(
         listeners.add("listen", description, factory).setServiceParent(service)
     if config.ops_listen is not None:
         token = None if config.ops_token_file is None else read_token(config.ops_token_file)
-        site = OpsSite(Ops(parts.logins.index, service.not_ready, token), reactor)
+        resumption = parts.logins.resumption
+        saved = () if resumption is None else (resumption.revocations_saved,)
+        site = OpsSite(Ops(parts.logins.index, service.not_ready, token, reactor, *saved), reactor)
         bounded = BoundedConnections(site, reactor)
         service.ops = listeners.add("ops-listen", on_loopback(config.ops_listen), bounded)
     return service
@@ -199,6 +201,7 @@ def build_parts(
         DenialCache(secrets.token_bytes(), config.denial_memory) if remembers_denials else None,
         partial(log_too_many_denials, log_limiter.allow),
         verdicts.give_up,
+        *(() if resumption is None else (resumption.revoke_session,)),
     )
     index = (
         SessionIndex(directory, secrets.token_bytes())

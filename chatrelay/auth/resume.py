@@ -54,6 +54,7 @@ class Grant:
     :ivar expires: when the token ends, in seconds since 1970 UTC.
     :ivar due: when the next re-check is due, on the same clock; None if the session is not re-checked.
     :ivar connection: the id of the connection that got the token.
+    :ivar confirmed: when the site has confirmed the session, on the same clock.
     """
 
     uid: str | int
@@ -63,6 +64,7 @@ class Grant:
     expires: float
     due: float | None
     connection: bytes
+    confirmed: float
 
     @property
     def user(self) -> str:
@@ -70,7 +72,7 @@ class Grant:
         return user_key(self.uid)
 
 
-_Content = tuple[str | int, bytes | None, tuple[bytes, ...], bytes | None, int, int | None, bytes]
+_Content = tuple[str | int, bytes | None, tuple[bytes, ...], bytes | None, int, int | None, bytes, int]
 """The fields of a `Grant`, with the SESSID as bytes, because it may be no text, and with times in milliseconds."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -106,6 +108,7 @@ class Sealer:
                 int(grant.expires * _MILLISECONDS),
                 None if grant.due is None else int(grant.due * _MILLISECONDS),
                 grant.connection,
+                int(grant.confirmed * _MILLISECONDS),
             )
         )
         salt = self._random_bytes(_SALT_BYTES)
@@ -130,7 +133,7 @@ class Sealer:
             content = _decode(cipher.decrypt(nonce, sealed[end:], _VERSION))
         except (ValueError, InvalidTag, msgspec.MsgspecError):
             return None
-        uid, handle, names, cookie, expires, due, connection = content
+        uid, handle, names, cookie, expires, due, connection, confirmed = content
         grant = Grant(
             uid,
             None if handle is None else handle.decode("utf-8", "surrogateescape"),
@@ -139,6 +142,7 @@ class Sealer:
             expires / _MILLISECONDS,
             None if due is None else due / _MILLISECONDS,
             connection,
+            confirmed / _MILLISECONDS,
         )
         return grant if now < grant.expires else None
 

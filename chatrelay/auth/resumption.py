@@ -100,7 +100,7 @@ class Resumption:
         before = self._holders.get(connection)
         identity = self._random_bytes(ID_BYTES) if before is None else before.grant.connection
         expires, due = self._ends(wait)
-        self._hold(connection, client, Grant(uid, handle, tuple(names), cookie, expires, due, identity))
+        self._hold(connection, client, Grant(uid, handle, tuple(names), cookie, expires, due, identity, self._now()))
 
     def resumed(self, connection: Connection, client: TokenTaker, grant: Grant, wait: float | None) -> None:
         """Note that a connection logs in by a token. Its own tokens end when that one does.
@@ -167,11 +167,16 @@ class Resumption:
             holder.client.send_token(token)
 
     def _extend(self, connection: Connection, wait: float | None) -> _Holder | None:
-        """Let the next token of a connection last until the next re-check."""
+        """Let the next token of a connection last until the next re-check.
+
+        :param wait: seconds until then, if the site has just confirmed the session; None for a session that is not
+            re-checked.
+        """
         holder = self._holders.get(connection)
         if holder is not None:
             expires, due = self._ends(wait)
-            holder.grant = attrs.evolve(holder.grant, expires=expires, due=due)
+            confirmed = holder.grant.confirmed if wait is None else self._now()
+            holder.grant = attrs.evolve(holder.grant, expires=expires, due=due, confirmed=confirmed)
         return holder
 
     def _ends(self, wait: float | None) -> tuple[float, float | None]:
@@ -191,6 +196,10 @@ class Resumption:
         """Let no token of a session be used any more."""
         self._revocations.add(digest(sessid, self.digest_key))
 
+    def revocations_saved(self) -> Deferred[None]:
+        """Return a Deferred as `Revocations.saved` does."""
+        return self._revocations.saved()
+
     # Using tokens ------------------------------------------------------------
 
     def open(self, token: str, cookie: bytes | None) -> Grant | None:
@@ -205,11 +214,11 @@ class Resumption:
 
     def find_revoked(self, grant: Grant) -> Deferred[bool | None]:
         """Look whether the session or the user of a grant was revoked, as `Revocations.find` does."""
-        return self._revocations.find(self._revocable(grant))
+        return self._revocations.find(self._revocable(grant), grant.confirmed)
 
     def is_usable(self, grant: Grant) -> bool:
         """Return whether a grant that was not revoked a moment ago can be used now."""
-        return self._now() < grant.expires and not self._revocations.has(self._revocable(grant))
+        return self._now() < grant.expires and not self._revocations.has(self._revocable(grant), grant.confirmed)
 
     def holder(self, grant: Grant) -> Connection | None:
         """Return the connection that got a token with this grant, if it is still logged in here."""

@@ -1,16 +1,22 @@
 """Revocations: which sessions and users were ended so recently that a resume token of theirs may still be valid.
 
-Sessions and users are digests (`chatrelay.auth.session_index`). This process's own revocations are in memory. Where
-tokens outlive the process, they are also kept as marks in the message log, so that a relay that starts later, or
-another one, finds them. This module must not know tokens, nor why a session was ended.
+Sessions and users are digests (`chatrelay.auth.session_index`). A revocation is about the tokens that rest on what the
+site said before it: a user whom the site confirms afterwards gets tokens that can be used. This process's own
+revocations are in memory. Where tokens outlive the process, they are also kept as marks in the message log, so that a
+relay that starts later, or another one, finds them. Beyond `MAX_REVOCATIONS` the oldest are dropped, and every token is
+refused that rests on something older than what was dropped. This module must not know tokens, nor why a session was
+ended.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +33,34 @@ BUSY_SECONDS = 0.05
 """The seconds until the log is read again, if too many other reads were waiting."""
 
 
+MAX_REVOCATIONS = 100_000
+"""The most revocations that are kept, in memory and in the message log, of one process."""
+
+_ALL = b""
+"""Stands for all sessions and users, where a digest does."""
+
+
+@attrs.define
+class _Saving:
+    """A call of the message log that saves revocations.
+
+    :ivar is_over: whether it has succeeded or failed.
+    :ivar error: why it failed; None if it did not.
+    :ivar waiting: fire when it is over.
+    """
+
+    is_over: bool = False
+    error: Failure | None = None
+    waiting: list[Deferred[None]] = attrs.field(factory=list)
+
+    def end(self, error: Failure | None) -> None:
+        """Note that it is over, and tell those who wait."""
+        self.is_over, self.error = True, error
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each.callback(None) if error is None else each.errback(error)
+
+
 class Revocations:
     """The revoked sessions and users.
 
@@ -41,33 +75,67 @@ class Revocations:
         self._now = now
         self._reactor = reactor
         self._log = message_log
-        self._until: dict[bytes, float] = {}  # by digest, when it may be forgotten; the oldest first
+        self._revoked: dict[bytes, float] = {}  # by digest, when; the oldest first
+        self._all_revoked = 0.0  # when those that were dropped were revoked, at the latest
+        self._forgotten = 0.0  # the same of those that were dropped or are old enough
+        self._added = 0  # how many were added since the log was last told to drop old ones, and before if they are kept
         self._unsaved: dict[bytes, float] = {}
+        self._newest = _Saving(is_over=True)
         self._retry_at = 0.0
 
     def add(self, digest: bytes) -> None:
         """Revoke a session or a user."""
-        self._until.pop(digest, None)
-        self._until[digest] = self._now() + self._life
+        self._revoked.pop(digest, None)
+        now = self._revoked[digest] = self._now()
+        self._added += 1
+        changed = {digest: now}
+        if self._added > MAX_REVOCATIONS:
+            self._drop_oldest()
+            changed[_ALL] = self._forgotten
         if self._log is not None:
-            self._unsaved[digest] = self._until[digest]
-            self._save([digest])
+            self._unsaved.update(changed)
+            self._save(list(changed))
 
-    def has(self, digests: Iterable[bytes]) -> bool:
-        """Return whether one of these was revoked by this process."""
-        revoked = self._until
-        return bool(revoked) and any(digest in revoked for digest in digests)
+    def _drop_oldest(self) -> None:
+        """Drop a tenth of the revocations, unless as many are forgotten since they are old enough."""
+        surplus = len(self._revoked) - MAX_REVOCATIONS * 9 // 10
+        for digest in list(islice(self._revoked, max(0, surplus))):
+            self._all_revoked = self._forgotten = self._revoked.pop(digest)
+            self._unsaved.pop(digest, None)
+        self._added = len(self._revoked)
 
-    def find(self, digests: Sequence[bytes]) -> Deferred[bool | None]:
-        """Look whether one of these was revoked, by any process that shares the message log.
+    def saved(self) -> Deferred[None]:
+        """Return a Deferred that fires when the newest revocation outlives this process, if tokens do.
+
+        It fails with `LogUnavailable` if it can't be saved now. That is tried again each second.
+        """
+        newest = self._newest
+        if newest.is_over:
+            return succeed(None) if newest.error is None else fail(newest.error)
+        newest.waiting.append(Deferred())
+        return newest.waiting[-1]
+
+    def has(self, digests: Iterable[bytes], confirmed: float) -> bool:
+        """Return whether one of these was revoked by this process.
+
+        :param confirmed: when the site has confirmed the session; a revocation before that does not count.
+        """
+        revoked = self._revoked
+        return self._all_revoked >= confirmed or (
+            bool(revoked) and any(revoked.get(digest, -math.inf) >= confirmed for digest in digests)
+        )
+
+    def find(self, digests: Sequence[bytes], confirmed: float) -> Deferred[bool | None]:
+        """Look whether one of these was revoked, by any process that shares the message log; else as `has`.
 
         :returns: a Deferred that never fails. It fires with None if the message log can't be read.
         """
-        if self._log is None or self.has(digests):
-            return succeed(self.has(digests))
-        return Deferred.fromCoroutine(self._find(self._log, [_key(digest) for digest in digests])).addErrback(_failed)
+        if self._log is None or self.has(digests, confirmed):
+            return succeed(self.has(digests, confirmed))
+        keys = [_key(digest) for digest in (*digests, _ALL)]
+        return Deferred.fromCoroutine(self._find(self._log, keys, confirmed)).addErrback(_failed)
 
-    async def _find(self, message_log: InboxLog, keys: Sequence[MarkKey]) -> bool | None:
+    async def _find(self, message_log: InboxLog, keys: Sequence[MarkKey], confirmed: float) -> bool | None:
         while True:
             try:
                 kept: Mapping[MarkKey, int] = await message_log.reader.marks(keys)
@@ -76,18 +144,19 @@ class Revocations:
                 await deferLater(self._reactor, BUSY_SECONDS)
                 continue
             now = self._now()
-            return any(until > now for until in kept.values())
+            return any(until > now and until - self._life >= confirmed for until in kept.values())
 
     def sweep(self) -> None:
         """Forget the revocations that are old enough, and save those again that could not be kept."""
-        now = self._now()
+        before = self._now() - self._life
         old = []
-        for digest, until in self._until.items():
-            if until > now:
+        for digest, revoked in self._revoked.items():
+            if revoked > before:
                 break
             old.append(digest)
+            self._forgotten = revoked
         for digest in old:
-            del self._until[digest]
+            del self._revoked[digest]
             self._unsaved.pop(digest, None)
         if self._unsaved and self._retry_at and self._reactor.seconds() >= self._retry_at:
             self._retry_at = 0.0
@@ -95,22 +164,30 @@ class Revocations:
 
     def __len__(self) -> int:
         """Return how many revocations of this process are kept."""
-        return len(self._until)
+        return len(self._revoked)
 
     def _save(self, digests: Sequence[bytes]) -> None:
         assert self._log is not None
-        marks = [Mark(*_key(digest), int(self._unsaved[digest]) + 1) for digest in digests]
-        self._log.save_marks(marks).addCallbacks(self._saved, self._not_saved, (digests,))
+        saving = self._newest = _Saving()
+        saved = {digest: self._unsaved[digest] for digest in digests}
+        # Rounded up: a log keeps whole seconds.
+        marks = [Mark(*_key(digest), int(revoked + self._life) + 1) for digest, revoked in saved.items()]
+        self._log.save_marks(marks).addCallbacks(
+            self._saved, self._not_saved, callbackArgs=(saved, saving), errbackArgs=(saving,)
+        )
 
-    def _saved(self, _: None, digests: Sequence[bytes]) -> None:
-        for digest in digests:
-            self._unsaved.pop(digest, None)
+    def _saved(self, _: None, saved: Mapping[bytes, float], saving: _Saving) -> None:
+        for digest, revoked in saved.items():
+            if self._unsaved.get(digest) == revoked:  # else it was revoked again meanwhile
+                del self._unsaved[digest]
+        saving.end(None)
 
-    def _not_saved(self, failure: Failure) -> None:
+    def _not_saved(self, failure: Failure, saving: _Saving) -> None:
         self._retry_at = self._reactor.seconds() + RETRY_SECONDS
         # The message log has reported a `LogUnavailable` itself.
         if not failure.check(LogUnavailable):
             log.failure("keeping a revocation in the message log failed; please report it", failure=failure)
+        saving.end(failure)
 
 
 def _key(digest: bytes) -> MarkKey:

@@ -125,6 +125,10 @@ class _Attempt:
         self.verdict: Deferred[Verdict]
 
 
+def _ignore(sessid: str) -> None:
+    """Do nothing about a session that was denied."""
+
+
 class LoginThrottle:
     """Asks for verdicts, as long as the client's address may still have denials.
 
@@ -142,6 +146,7 @@ class LoginThrottle:
     :param exhausted: called with an address that has used up its denials, once until it has all of them again.
     :param give_up: called with a pending request when nobody waits for its verdict any more. The request counts as
         pending until the verdict comes.
+    :param denied: called with each SESSID that the site denies, except for tickets.
     """
 
     def __init__(
@@ -152,6 +157,7 @@ class LoginThrottle:
         recent: DenialCache | None,
         exhausted: Callable[[str], None],
         give_up: Callable[[Deferred[Any]], None] = Deferred.cancel,
+        denied: Callable[[str], None] = _ignore,
     ) -> None:
         self._per_minute = per_minute
         self._ask = ask
@@ -159,6 +165,7 @@ class LoginThrottle:
         self._recent = recent
         self._exhausted = exhausted
         self._give_up = give_up
+        self._notify_denied = denied
         self._addresses: dict[str, _Address] = {}
         self._idle: Deadlines[str] = Deadlines(self._denials().seconds_to_fill)
         self._unlimited = _Address("")
@@ -242,6 +249,8 @@ class LoginThrottle:
             address.denials.take(now)
             if self._recent is not None and not attempt.is_ticket:
                 self._recent.add(attempt.sessid, now)
+            if not attempt.is_ticket:
+                self._notify_denied(attempt.sessid)
         if not attempt.verdict.called:  # else it was cancelled
             attempt.verdict.callback(verdict)
         self._start_waiting(address)

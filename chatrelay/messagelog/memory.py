@@ -175,6 +175,10 @@ class MemoryMessageLog:
         for user, kind, peer, value in marks:
             key = (user, kind, peer)
             self.marks[key] = max(value, self.marks.get(key, value))
+        all_revoked = self.marks.get(("", MarkKind.REVOKED, ""), 0)
+        for key, value in list(self.marks.items()):
+            if key[:2] == ("", MarkKind.REVOKED) and key[2] and value <= all_revoked:
+                del self.marks[key]
         return succeed(None)
 
     def stop(self) -> Deferred[None]:

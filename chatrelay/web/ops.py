@@ -15,16 +15,17 @@ from typing import Annotated, Any
 import attrs
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from chatrelay.auth.session_index import SessionIndex
 from chatrelay.limits.timers import DeadlineTimer
-from chatrelay.model import MAX_SESSID, MAX_TOKEN, is_uid
+from chatrelay.model import MAX_SESSID, MAX_TOKEN, LogUnavailable, is_uid
 
 MAX_BODY = 64 * 1024
 """The most bytes of a request's body. An escaped character takes up to 12 bytes, and the longest SESSID has 4,096."""
@@ -34,6 +35,9 @@ REQUEST_SECONDS = 10.0
 
 MAX_CONNECTIONS = 16
 """The most connections at once; `chatrelay.app.descriptors` reserves a descriptor for each."""
+
+SAVE_SECONDS = 5.0
+"""The most seconds that a request to end sessions waits until the end of them is saved."""
 
 Readiness = Callable[[], str | None]
 """Returns why the relay accepts no clients now; None if it accepts them."""
@@ -71,11 +75,16 @@ class _Route:
     """One path: the methods that it allows, and what makes its response.
 
     :ivar methods: the methods that it allows.
-    :ivar answer: makes the JSON value of a response with status 200.
+    :ivar answer: makes the JSON value of a response with status 200, or a Deferred that fires with one.
     """
 
     methods: tuple[str, ...]
     answer: Callable[[Request], object]
+
+
+def _no_tokens() -> Deferred[None]:
+    """Return a Deferred that has fired: no token has to be revoked."""
+    return succeed(None)
 
 
 class Ops(Resource):
@@ -84,12 +93,24 @@ class Ops(Resource):
     :param index: ends sessions.
     :param not_ready: returns why the relay accepts no clients, or None.
     :param token: the bearer token that ``/v1/revoke`` needs; None if nobody may use it.
+    :param clock: for time.
+    :param saved: called after sessions were ended. Its Deferred fires when no resume token of theirs can be used any
+        more, even if this process ends now, and fails with `LogUnavailable` if that is not so.
     """
 
     isLeaf = True
 
-    def __init__(self, index: SessionIndex, not_ready: Readiness, token: str | None) -> None:
+    def __init__(
+        self,
+        index: SessionIndex,
+        not_ready: Readiness,
+        token: str | None,
+        clock: IReactorTime,
+        saved: Callable[[], Deferred[None]] = _no_tokens,
+    ) -> None:
         super().__init__()
+        self._clock = clock
+        self._saved = saved
         self._index = index
         self._not_ready = not_ready
         self._token = token
@@ -99,23 +120,39 @@ class Ops(Resource):
             b"/v1/revoke": _Route(("POST",), self._revoke),
         }
 
-    def render(self, request: Request) -> bytes:
-        """Return the body of the response to a request. twisted.web calls this."""
-        try:
-            value, status = self._route(request).answer(request), HTTPStatus.OK
-        except Refusal as refusal:
-            value, status = {"reason": refusal.reason, "detail": refusal.detail}, refusal.status
-            for name, text in refusal.headers.items():
-                request.setHeader(name, text)
+    def render(self, request: Request) -> int:
+        """Answer a request, now or later. twisted.web calls this."""
+        answering = maybeDeferred(lambda: self._route(request).answer(request))
+        answering.addCallbacks(self._answered, self._refused, callbackArgs=(request,), errbackArgs=(request,))
+        answering.addErrback(_failed, request)
+        if not answering.called:
+            request.notifyFinish().addErrback(lambda _: answering.cancel())
+        return NOT_DONE_YET
+
+    def _answered(self, value: object, request: Request) -> None:
+        self._respond(request, HTTPStatus.OK, value)
+
+    def _refused(self, failure: Failure, request: Request) -> None:
+        failure.trap(Refusal)
+        refusal = failure.value
+        assert isinstance(refusal, Refusal)
+        for name, text in refusal.headers.items():
+            request.setHeader(name, text)
+        self._respond(request, refusal.status, {"reason": refusal.reason, "detail": refusal.detail})
+
+    def _respond(self, request: Request, status: HTTPStatus, value: object) -> None:
+        body = msgspec.json.encode(value) + b"\n"
         request.setResponseCode(status, status.phrase.encode("ascii"))
         request.setHeader("Content-Type", "application/json")
+        request.setHeader("Content-Length", str(len(body)))
         request.setHeader("Cache-Control", "no-store")
         # When the relay stops, it would have to wait for a connection that is kept open. The header tells the client
         # that it is closed, and `persistent` tells twisted.web, which does not read the header.
         request.setHeader("Connection", "close")
         request.channel.persistent = False
-        body = msgspec.json.encode(value) + b"\n"
-        return b"" if request.method == b"HEAD" else body
+        if request.method != b"HEAD":
+            request.write(body)
+        request.finish()
 
     def _route(self, request: Request) -> _Route:
         route = self._routes.get(request.path)
@@ -143,9 +180,12 @@ class Ops(Resource):
         self._check_token(request)
         wanted = _revocation(request)
         if isinstance(wanted.sessid, str):
-            return {"ended": self._index.end_session(wanted.sessid)}
-        assert not isinstance(wanted.uid, UnsetType)
-        return {"ended": self._index.end_user(wanted.uid)}
+            ended = self._index.end_session(wanted.sessid)
+        else:
+            assert not isinstance(wanted.uid, UnsetType)
+            ended = self._index.end_user(wanted.uid)
+        saved = self._saved().addTimeout(SAVE_SECONDS, self._clock)
+        return saved.addCallbacks(lambda _: {"ended": ended}, _not_saved)
 
     def _check_token(self, request: Request) -> None:
         if self._token is None:
@@ -164,6 +204,23 @@ class Ops(Resource):
                 "send the header Authorization: Bearer with the token that is in the relay's ops-token-file",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+
+def _not_saved(failure: Failure) -> None:
+    failure.trap(LogUnavailable, TimeoutError)
+    raise Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "not-saved",
+        "the connections are closed and this relay accepts no resume token of theirs, but its message log can't be "
+        "written now: if it is killed before that succeeds, such a token can be used. Repeat the request until its "
+        "status is 200",
+    )
+
+
+def _failed(failure: Failure, request: Request) -> None:
+    """Answer a request with 500 because of a defect, unless the client has gone."""
+    if not failure.check(CancelledError):
+        request.processingFailed(failure)
 
 
 def _revocation(request: Request) -> Revocation:
@@ -255,8 +312,8 @@ class _BoundedConnection(ProtocolWrapper):
 class BoundedConnections(WrappingFactory[_BoundedConnection]):
     """Limits the number and the time of a site's connections, so that its port can't use up the descriptors.
 
-    A connection beyond the limit ends the oldest one. Requests are answered at once, so the oldest connection is one
-    that has sent no request, and health checks are still served.
+    A connection beyond the limit ends the oldest one. Requests are answered at once, or within `SAVE_SECONDS`. So the
+    oldest connection has sent no request, or waits for the message log, and health checks are still served.
 
     :param site: the site that serves the connections.
     :param clock: for time.

@@ -261,6 +261,17 @@ class InboxLogContract:
         keys = [("", MarkKind.REVOKED, f"{number:032x}") for number in range(2, 5)]
         self.assertEqual(await log.reader.marks(keys), {keys[0]: until})
 
+    async def test_revocation_of_all_drops_those_that_are_not_later(self) -> None:
+        log = self.started()
+        until = 4_000_000_000
+        await log.save_marks([Mark("", MarkKind.REVOKED, f"{number:032x}", until + number) for number in range(4)])
+        await log.save_marks([Mark("", MarkKind.READ, "2", 1), Mark("1", MarkKind.REVOKED, "", 2)])
+        await log.save_marks([Mark("", MarkKind.REVOKED, "", until + 1), Mark("", MarkKind.REVOKED, "9", until)])
+        keys = [("", MarkKind.REVOKED, f"{number:032x}") for number in range(4)]
+        others = [("", MarkKind.REVOKED, ""), ("", MarkKind.READ, "2"), ("1", MarkKind.REVOKED, "")]
+        kept = {keys[2]: until + 2, keys[3]: until + 3, others[0]: until + 1, others[1]: 1, others[2]: 2}
+        self.assertEqual(await log.reader.marks([*keys, *others, ("", MarkKind.REVOKED, "9")]), kept)
+
     async def test_marks_that_wait_at_a_stop_are_kept(self) -> None:
         log = self.make()
         log.start()

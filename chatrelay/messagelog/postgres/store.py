@@ -75,6 +75,7 @@ ON CONFLICT (node) DO UPDATE SET fence = excluded.fence RETURNING w.batch, w.num
 """
 _END_WRITER = "DELETE FROM chatrelay.writer WHERE node = $1 AND fence = $2"
 _DROP_WRITERS = "DELETE FROM chatrelay.writer WHERE written_at < now() - interval '30 days' AND node <> $1"
+_DROP_COVERED = "DELETE FROM chatrelay.mark WHERE uid = '' AND kind = $1 AND peer <> '' AND value <= $2"
 _DROP_REVOCATIONS = "DELETE FROM chatrelay.mark WHERE uid = '' AND kind = $1 AND value < $2"
 _PLACES = "SELECT number, from_place, to_place FROM chatrelay.message WHERE number = ANY($1::bigint[])"
 _MARK_UNDELIVERED = "UPDATE chatrelay.message SET delivered = false WHERE number = ANY($1::bigint[]) AND delivered"
@@ -235,6 +236,8 @@ class PostgresStore:
         users, kinds, peers = zip(*(keys := sorted(largest)), strict=True)
         values = integers([largest[key] for key in keys])
         self._query(_SAVE_MARKS, [texts(users), small_integers(kinds), texts(peers), values])
+        if (all_revoked := largest.get(("", MarkKind.REVOKED.value, ""))) is not None:
+            self._query(_DROP_COVERED, [MarkKind.REVOKED.value, all_revoked])
 
     def inbox(self, user: str) -> InboxState:
         """Return the state of a user's inbox."""

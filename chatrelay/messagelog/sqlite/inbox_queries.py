@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-import msgspec
-
+from chatrelay.messagelog.sqlite import marks
 from chatrelay.messagelog.sqlite.blocks import Blocks, StoredMessage
 from chatrelay.messagelog.sqlite.index import Index, View, first_number
 from chatrelay.messagelog.sqlite.index_columns import id_hash
@@ -30,10 +29,6 @@ MAX_CANDIDATES = 64
 """The most messages that `find` compares. A user who chose ids whose hashes collide may have more, and nobody else."""
 
 _FIRST_PLACE = "SELECT first_place FROM saved_inbox WHERE uid = ?"
-_MARKS = """
-SELECT user, kind, peer, mark.value FROM json_each(?) AS key CROSS JOIN mark
-ON user = key.value ->> 0 AND kind = key.value ->> 1 AND peer = key.value ->> 2
-"""
 
 
 class InboxQueries:
@@ -124,15 +119,15 @@ class InboxQueries:
         for each in conversations:
             if each.is_known:
                 keys += ((each.peer, MarkKind.RECEIVED, ""), (each.peer, MarkKind.READ, user))
-        marks = self.marks(keys)
+        kept = marks.read(self._connection, keys)
 
         def progress(conversation: Conversation) -> Progress:
             peer, last = conversation.peer, conversation.last
-            mine = max(conversation.read_by_me, marks.get((user, MarkKind.READ, peer), 0))
+            mine = max(conversation.read_by_me, kept.get((user, MarkKind.READ, peer), 0))
             received_mark = read_mark = 0
             if conversation.is_known:
-                read_mark = max(conversation.read, marks.get((peer, MarkKind.READ, user), 0))
-                received_mark = max(read_mark, conversation.received, marks.get((peer, MarkKind.RECEIVED, ""), 0))
+                read_mark = max(conversation.read, kept.get((peer, MarkKind.READ, user), 0))
+                received_mark = max(read_mark, conversation.received, kept.get((peer, MarkKind.RECEIVED, ""), 0))
             received = self._own_place(view, user, peer, last, received_mark)
             read = received if read_mark == received_mark else self._own_place(view, user, peer, last, read_mark)
             is_read = last is not None and (last.from_place if last.from_uid == user else last.to_place) <= mine
@@ -216,9 +211,7 @@ class InboxQueries:
 
     def marks(self, keys: Sequence[MarkKey]) -> Mapping[MarkKey, int]:
         """Read the values of marks of any users and kinds at once."""
-        text = msgspec.json.encode(keys).decode()  # a kind by its value
-        found = self._connection.execute(_MARKS, (text,))
-        return {(user, MarkKind(kind), peer): value for user, kind, peer, value in found}
+        return marks.read(self._connection, keys)
 
     def _catch_up(self) -> View:
         """Index what was committed before; return what to read."""

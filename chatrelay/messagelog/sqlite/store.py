@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 
 from twisted.logger import Logger
 
-from chatrelay.messagelog.sqlite import checkpoints, migration, recovery, schema, wal
+from chatrelay.messagelog.sqlite import checkpoints, marks, migration, recovery, schema, wal
 from chatrelay.messagelog.sqlite.batch import UNIQUE, Batch, Row, forget_places
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.life import Life
@@ -64,16 +64,6 @@ _SAVE_PLACES = _SAVE.format("key, value FROM json_each(?)")
 _SAVE_UNSAVED = _SAVE.format("uid, last_place FROM unsaved_inbox")
 _SAVED_THROUGH = "UPDATE saved_through SET number = ?"
 _UNDELIVERED = "INSERT OR IGNORE INTO undelivered (number) VALUES (?)"
-_SAVE_MARKS = """
-INSERT INTO mark (user, kind, peer, value)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]')
-FROM json_each(?) WHERE true
-ON CONFLICT (user, kind, peer) DO UPDATE SET value = max(mark.value, excluded.value)
-"""
-_DROP_REVOCATIONS = "DELETE FROM mark WHERE user = '' AND kind = ? AND value < ?"
-_INBOX_KINDS = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
-_INBOX_MARKS = "SELECT kind, value FROM mark WHERE user = ? AND kind IN (?, ?, ?) AND peer = ''"
 
 
 class SqliteStore:
@@ -196,7 +186,7 @@ class SqliteStore:
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
             connection.execute(_SAVE_UNSAVED)
             connection.execute(_SAVED_THROUGH, (self._last_number,))
-            connection.execute(_DROP_REVOCATIONS, (MarkKind.REVOKED.value, int(self._now())))
+            marks.drop_old_revocations(connection, self._now())
             connection.execute("COMMIT")
             self._saved_through = self._last_number
             self._doubt = None
@@ -231,7 +221,7 @@ class SqliteStore:
                     connection.execute(_SAVE_PLACES, (json_text(self._places | places),))
                     connection.execute(_SAVED_THROUGH, (last,))
                 if self._marks:
-                    self._write_marks(connection)
+                    marks.write(connection, self._marks)
                 self._doubt = Batch(first, blocks[0][1] if blocks else "[]", messages, rows)
                 connection.execute("COMMIT")
                 self._doubt = None
@@ -265,24 +255,20 @@ class SqliteStore:
         with self._close_on_error():
             last = _Places(self._places, connection)[user]
             (first,) = connection.execute(_FIRST_PLACE, (user,)).fetchone() or (1,)
-            marks = dict(connection.execute(_INBOX_MARKS, (user, *_INBOX_KINDS)).fetchall())
-        for kind in _INBOX_KINDS:
-            waiting = self._marks.get((user, kind, ""))
-            if waiting is not None:
-                marks[kind] = max(waiting, marks.get(kind, waiting))
+            kept = marks.of_inbox(connection, user, self._marks)
         return InboxState(
             first=first,
             last=last,
-            received=marks.get(MarkKind.RECEIVED.value, 0),
-            left_at=marks.get(MarkKind.LEFT_AT.value),
-            last_seen=marks.get(MarkKind.LAST_SEEN.value),
+            received=kept.get(MarkKind.RECEIVED.value, 0),
+            left_at=kept.get(MarkKind.LEFT_AT.value),
+            last_seen=kept.get(MarkKind.LAST_SEEN.value),
         )
 
-    def add_marks(self, marks: Sequence[Mark]) -> None:
+    def add_marks(self, added: Sequence[Mark]) -> None:
         """Keep marks in memory until the next batch is written, or `write_marks` is called. A failure drops them."""
         self._ready()
         waiting = self._marks
-        for user, kind, peer, value in marks:
+        for user, kind, peer, value in added:
             key = (user, kind.value, peer)
             if value >= waiting.get(key, value):
                 waiting[key] = value
@@ -292,7 +278,7 @@ class SqliteStore:
         connection = self._ready()
         with self._close_on_error():
             connection.execute("BEGIN IMMEDIATE")
-            self._write_marks(connection)
+            marks.write(connection, self._marks)
             connection.execute("COMMIT")
         self._marks.clear()
 
@@ -424,9 +410,6 @@ class SqliteStore:
             )
             rows.append((*row, UNIQUE) if message.has_unique_id else row)
         return rows, places
-
-    def _write_marks(self, connection: sqlite3.Connection) -> None:
-        connection.execute(_SAVE_MARKS, (json_text([(*key, value) for key, value in self._marks.items()]),))
 
     def _write_undelivered(self, connection: sqlite3.Connection) -> None:
         # A number beyond the last one would mean a message that comes later.

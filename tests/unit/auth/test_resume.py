@@ -19,7 +19,7 @@ from chatrelay.auth.resume import KEY_BYTES, MAX_CHARACTERS, Grant, Sealer
 
 KEY = bytes(range(KEY_BYTES))
 NOW = 1_764_271_000.5
-GRANT = Grant("293482", "secret", (b"n" * 16, b"m" * 16), b"c" * 16, NOW + 300, NOW + 300, b"i" * 12)
+GRANT = Grant("293482", "secret", (b"n" * 16, b"m" * 16), b"c" * 16, NOW + 300, NOW + 300, b"i" * 12, NOW - 5)
 
 
 def sealer(key: bytes = KEY) -> Sealer:
@@ -150,7 +150,7 @@ def test_every_grant_comes_back(
     uid: str | int, handle: str | None, names: list[bytes], cookie: bytes | None, life: int
 ) -> None:
     expires = int(NOW * 1000 + life) / 1000
-    grant = Grant(uid, handle, tuple(names), cookie, expires, expires, b"i" * 12)
+    grant = Grant(uid, handle, tuple(names), cookie, expires, expires, b"i" * 12, expires)
     assert sealer().open(sealed(grant), NOW) == grant
 
 

@@ -78,7 +78,15 @@ class Process:
         self.logins = Logins(
             self.directory,
             self.index,
-            LoginThrottle(20, verdicts.ask, clock.seconds, None, lambda address: None, verdicts.give_up),
+            LoginThrottle(
+                20,
+                verdicts.ask,
+                clock.seconds,
+                None,
+                lambda address: None,
+                verdicts.give_up,
+                self.resumption.revoke_session,
+            ),
             self.rechecks,
             None,
             auth_tickets,
@@ -485,6 +493,53 @@ class Revoked(ResumptionCase):
             relay.resumption.sweep()
             self.assertFalse(self.resumes(token_of(client), relay=relay), name)
             self.assertTrue(self.resumes(token_of(other), relay=relay), name)
+
+    def test_session_that_is_denied_at_another_login_is_not_resumed(self) -> None:
+        for message_log in (None, HeldMessageLog()):
+            relay = Process(self.clock, message_log)
+            alice, bo = relay.member("alice"), relay.member("bo", LoggedIn(8))
+            self.deny(relay, "alice")
+            if message_log is not None:
+                relay = Process(self.clock, message_log)
+            self.assertFalse(self.resumes(token_of(alice), relay=relay))
+            self.assertTrue(self.resumes(token_of(bo), relay=relay))
+
+    def test_session_that_the_site_confirms_after_a_denial_is_resumed(self) -> None:
+        self.deny(self.relay, "alice")
+        self.assertEqual(len(self.relay.revocations), 1)
+        self.clock.advance(0.001)
+        self.assertTrue(self.resumes(token_of(self.relay.member("alice"))))
+
+    def test_denial_of_a_ticket_revokes_nothing(self) -> None:
+        relay = Process(self.clock, auth_tickets=True)
+        self.deny(relay, "ticket")
+        self.assertEqual(len(relay.revocations), 0)
+
+    def deny(self, relay: Process, sessid: str) -> None:
+        """Have the site deny a login."""
+        relay.logins.begin(relay.client(), ADDRESS, sessid, False)
+        relay.site.answer(Denied())
+
+    def test_recheck_confirms_a_session_anew(self) -> None:
+        client = self.relay.member("alice")
+        self.clock.advance(1)
+        self.deny(self.relay, "alice")
+        self.clock.advance(INTERVAL)
+        self.relay.rechecks.sweep()
+        self.relay.site.answer(LoggedIn(7))
+        self.assertTrue(self.resumes(token_of(client)))
+
+    def test_token_of_a_resumed_or_renewed_connection_is_as_old_as_what_the_site_said(self) -> None:
+        for resumes in (True, False):
+            relay = Process(self.clock, interval=0)
+            client = relay.member("alice")
+            self.clock.advance(1)
+            relay.index.end_session("alice" if resumes else "nobody")
+            if not resumes:
+                self.deny(relay, "alice")
+            self.clock.advance(RESUME_TIME / 2)
+            relay.resumption.sweep()
+            self.assertFalse(self.resumes(token_of(client), relay=relay))
 
     def test_session_revoked_in_an_earlier_process_is_not_resumed(self) -> None:
         message_log = HeldMessageLog()

@@ -9,17 +9,19 @@ from unittest.mock import patch
 from treq import content
 from treq.client import HTTPClient
 from twisted.internet import reactor as untyped_reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.client import Agent
+from twisted.web.client import Agent, ResponseNeverReceived
 
 from chatrelay.auth.session_index import SessionIndex
+from chatrelay.model import LogUnavailable
 from chatrelay.relay.directory import Directory
 from chatrelay.testing import RecordedConnection
+from chatrelay.web import ops
 from chatrelay.web.ops import (
     MAX_BODY,
     MAX_CONNECTIONS,
@@ -32,6 +34,7 @@ from chatrelay.web.ops import (
     on_loopback,
 )
 from tests.support.relay_case import logged_events
+from tests.support.session_page_case import sleep
 
 reactor: Any = untyped_reactor
 
@@ -66,9 +69,18 @@ class OpsTestCase(TestCase):
         for member in self.members:
             self.directory.add("7", member)
             self.logins.entered(member, ["CANARY"])
-        site = OpsSite(Ops(self.logins, lambda: self.why, self.token), reactor)
+        self.saved: list[Deferred[None]] = []  # what waits until it is saved
+        self.is_saved = True
+        site = OpsSite(Ops(self.logins, lambda: self.why, self.token, reactor, self.save), reactor)
         self.port = reactor.listenTCP(0, BoundedConnections(site, reactor), interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
+
+    def save(self) -> Deferred[None]:
+        """Say that it is saved, or let the test do that."""
+        if self.is_saved:
+            return succeed(None)
+        self.saved.append(Deferred())
+        return self.saved[-1]
 
     async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
         """Send a request; return its status, and the answer as JSON."""
@@ -144,6 +156,43 @@ class Revoke(OpsTestCase):
     async def test_revoke_by_sessid_ends_the_session(self) -> None:
         self.assertEqual(await self.revoke({"SESSID": "CANARY"}), (200, {"ended": 2}))
         self.assertEqual([member.closed and member.closed[0] for member in self.members], [4505, 4505])
+
+    async def test_revoke_is_answered_when_it_is_saved(self) -> None:
+        self.is_saved = False
+        answer = Deferred.fromCoroutine(self.revoke({"uID": 7}))
+        while not self.saved:
+            await sleep(0)
+        self.assertEqual([member.closed and member.closed[0] for member in self.members], [4505, 4505])
+        self.assertEqual(await self.ask("GET", "/healthz"), (200, {"status": "alive"}))
+        self.assertNoResult(answer)
+        self.saved.pop().callback(None)
+        self.assertEqual(await answer, (200, {"ended": 2}))
+
+    async def test_revoke_that_cannot_be_saved_is_answered_503(self) -> None:
+        self.is_saved = False
+        for error in (LogUnavailable("the disk is full"), None):
+            self.patch(ops, "SAVE_SECONDS", 0.05 if error is None else 60)
+            answer = Deferred.fromCoroutine(self.revoke({"SESSID": "CANARY"}))
+            while not self.saved:
+                await sleep(0)
+            waiting = self.saved.pop()
+            if error is not None:
+                waiting.errback(error)
+            status, refusal = await answer
+            self.assertEqual((status, refusal["reason"]), (503, "not-saved"))
+            self.assertIn("Repeat the request", refusal["detail"])
+
+    async def test_client_that_leaves_before_it_is_saved_leaves_nothing(self) -> None:
+        self.is_saved = False
+        answer = Deferred.fromCoroutine(self.revoke({"uID": 7}))
+        while not self.saved:
+            await sleep(0)
+        answer.cancel()
+        await self.assertFailure(answer, CancelledError, ResponseNeverReceived)
+        waiting = self.saved.pop()
+        while not waiting.called:
+            await sleep(0)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_revoke_accepts_any_sessid_up_to_the_longest(self) -> None:
         sessid = "\U0001f511" * 4096
@@ -250,7 +299,7 @@ class Bounded(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        ops = Ops(SessionIndex(Directory(), b"key"), lambda: None, None)
+        ops = Ops(SessionIndex(Directory(), b"key"), lambda: None, None, reactor)
         self.factory = BoundedConnections(OpsSite(ops, self.clock), self.clock)
 
     def connect(self) -> tuple[Any, StringTransportWithDisconnection]:
