@@ -24,7 +24,7 @@ ROWS: list[Row] = [
     ("bo", 4, "a],[", 1, "ann", 3, "],[", 4, 0),
     ("ann", 3, '"', 1, "x", "],[", 'x],["ann",4,"bo",5,"id",1,"false",9,1],["', 5, 1),
     ("å", 1, "å", 1, "id", "", "to myself", 6, 1),
-    ("bo", 5, "ann", 4, 8, 9, "[[]]", 7, 0),
+    ("bo", 5, "ann", 4, "bo", 2, "[[]]", 7, 0),
 ]
 OTHERS: list[Row] = [("cy", place, "di", place, place, place, "x", 1, 1) for place in (1, 2)]
 
