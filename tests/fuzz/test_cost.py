@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from random import Random
 from unittest.mock import patch
 
@@ -10,14 +11,31 @@ import attrs
 import pytest
 from msgspec import Raw
 
+from chatrelay.relay import history
 from chatrelay.wire import v1 as wire
+from chatrelay.wire import v2
 from chatrelay.wire.codes import Reason
 from chatrelay.wire.decoding import TypeAndID
 from chatrelay.wire.structs import UnusableFrame
-from tests.fuzz.cost import KNOWN, PIECES, TEMPLATES, USER, VISITOR, WRAPPERS, Candidate, Meter, is_text, search
+from tests.fuzz.cost import (
+    CONVERSATIONS_ASKED,
+    KNOWN,
+    MESSAGES,
+    PIECES,
+    READS,
+    TEMPLATES,
+    USER,
+    USER_V2,
+    VISITOR,
+    WRAPPERS,
+    Candidate,
+    Meter,
+    is_text,
+    search,
+)
 
 MOST = 4.0
-"""Times what the largest messages of harmless text cost: the most of what is known. See docs/security.rst."""
+"""Times what the largest messages of harmless text cost, in v1: the most of what is known. See docs/security.rst."""
 
 UNUSABLE = 3.0
 """Times what harmless text or the same bytes in a valid message cost: a message that can't be used."""
@@ -81,3 +99,15 @@ def test_search_finds_more_expensive_bytes(meter: Meter) -> None:
     assert tried > len(KNOWN)
     assert [cost for cost, _ in found] == sorted((cost for cost, _ in found), reverse=True)
     assert found[0][0] >= meter.cost(KNOWN[0]) * 0.9
+
+
+def test_answer_without_a_limit_on_its_size_is_found(meter: Meter) -> None:
+    unlimited = partial(v2.conversations, size=2**30)
+    with patch.object(history, "MAX_ANSWER_CONTENT", 2**30), patch.object(v2, "conversations", unlimited):
+        assert meter.ratio(CONVERSATIONS_ASKED) > MOST
+
+
+@pytest.mark.parametrize("template", READS[:2])
+def test_each_read_of_the_log_is_measured_and_not_its_refusal(meter: Meter, template: bytes) -> None:
+    assert meter.once(Candidate(USER_V2, template, size=100)) > 0
+    assert meter.answered.count(b'"value":true') == MESSAGES
