@@ -33,6 +33,10 @@ CONNECTING_AT_ONCE = 32
 PATIENCE = 15.0
 """The seconds after which a missing answer or delivery counts as lost."""
 
+MAX_PENDING = 5_000
+"""The most unanswered messages at a fixed rate. chatrelay refuses messages as ``busy`` if 10,000 wait for its log. At
+2,000 a second, as many arrive while the machine holds it up for five seconds."""
+
 QUANTILES = 1000
 """The number of parts into which the reported latencies are divided."""
 
@@ -43,9 +47,9 @@ MASK = b"\x37\xfa\x21\x3d"
 class Plan:
     """The plan of the load generator.
 
-    :ivar kind: ``closed`` keeps `in_flight` messages of every connection pending; ``open`` always sends `rate`
-        messages a second; ``idle`` only connects and logs in; ``login`` connects, logs in and disconnects
-        repeatedly, `in_flight` at once.
+    :ivar kind: ``closed`` keeps `in_flight` messages of every connection pending; ``open`` sends `rate` messages a
+        second, unless `MAX_PENDING` are unanswered; ``idle`` only connects and logs in; ``login`` connects, logs in and
+        disconnects repeatedly, `in_flight` at once.
     :ivar pid: the server's process. Its descendants count, too.
     :ivar dialect: ``v1``, ``v2`` or ``mqtt``.
     :ivar warm_up: seconds of load before the measurement.
@@ -218,7 +222,7 @@ class Load:
     async def _send_at_rate(self) -> None:
         began = time.perf_counter()
         while self.running:
-            due = int((time.perf_counter() - began) * self.plan.rate)
+            due = min(int((time.perf_counter() - began) * self.plan.rate), self.answers + MAX_PENDING)
             while self.sent < due:
                 member = self.members[self.sent % len(self.members)]
                 now = self.sent_at[str(self.sent)] = time.perf_counter()

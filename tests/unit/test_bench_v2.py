@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ import pytest
 from bench import proc, replay
 from bench.instructions import CONNECTIONS, IN_FLIGHT, MISSED, frames_in, messages_v2, site
 from bench.instructions import returns as returns_one_by_one
-from bench.load import CONTENT, Trouble, masked
+from bench.load import CONTENT, Load, Plan, Trouble, masked
 from bench.measure import cores
 from bench.member_v2 import BusyV2, MemberV2, frames_of, message_id
 from bench.ports import free_port
@@ -166,6 +167,28 @@ def test_busy_connection_reports_an_unexpected_frame(member: MemberV2, load: Loa
     busy.get_buffer(-1)[: len(part)] = part
     busy.buffer_updated(len(part))
     assert "place 9 came after place 4" in load.failures[0]
+
+
+def test_load_at_a_fixed_rate_waits_while_too_many_messages_are_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.load.MAX_PENDING", 5)
+    sent: list[str] = []
+
+    async def send() -> list[int]:
+        load = Load(Plan("open", 0, 0, 1, rate=1e9))
+        load.members = [SimpleNamespace(send_one=sent.append)]  # type: ignore[list-item]
+        load.running = True
+        sending = asyncio.ensure_future(load._send_at_rate())
+        counts = []
+        for answers in (0, 3, 8):
+            load.answers = answers
+            for _ in range(3):
+                await asyncio.sleep(0.002)
+            counts.append(len(sent))
+        load.running = False
+        await sending
+        return counts
+
+    assert asyncio.run(send()) == [5, 8, 13]
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65_535])
