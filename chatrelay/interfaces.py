@@ -364,6 +364,13 @@ class InboxLog(MessageLog, Protocol):
         reads it.
         """
 
+    on_erased: Callable[[Mapping[str, int]], object]
+    """Called after messages were erased, which another process asks for: `chatrelay.messagelog.erasing`.
+
+    It is called with the users who are told by entries of their inboxes, each with the last place of the inbox; before
+    the Deferred of any later batch fires, and of a later call of `inbox`. `chatrelay.build` sets it.
+    """
+
     @property
     def reader(self) -> InboxReader:
         """Reads this log."""

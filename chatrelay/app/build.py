@@ -150,6 +150,7 @@ def build_parts(
             config.presence,
         )
         storing.awareness = awareness
+        message_log.on_erased = storing.erased
         shared_by_v2 = V2Parts(
             message_log,
             inboxes,

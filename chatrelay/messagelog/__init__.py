@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from chatrelay.interfaces import LogReader, MessageLog
+from chatrelay.messagelog.erasing import LogEraser
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads
@@ -132,3 +133,17 @@ def message_reader(url: str) -> LogReader:
     from chatrelay.messagelog.sqlite import SqliteMessageReader
 
     return SqliteMessageReader(sqlite_path(url))
+
+
+def message_eraser(url: str) -> LogEraser:
+    """Return what erases messages in the message log that `url` names, for a process that is not the relay.
+
+    :raises BadMessageLogURL: if the URL does not name a message log, or nothing can be erased there.
+    """
+    check_url(url)
+    if not url.startswith(SQLITE):
+        kind = "PostgreSQL" if url.startswith(POSTGRES) else url.rstrip(":")
+        raise BadMessageLogURL(f"messages can't be erased in a {kind} message log")
+    from chatrelay.messagelog.sqlite import SqliteEraser
+
+    return SqliteEraser(sqlite_path(url))

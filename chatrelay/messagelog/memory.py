@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import TypeVar
 
 import attrs
@@ -43,6 +43,8 @@ class MemoryRow:
 
     :ivar from_user: the key of the sender.
     :ivar to_user: the key of the recipient.
+    :ivar is_message: False for what is left of an erased message, and for a notice.
+    :ivar erased: the places that a notice tells of. Its sender and its recipient are the user who is told.
     """
 
     number: int
@@ -52,6 +54,8 @@ class MemoryRow:
     from_place: int
     to_place: int
     delivered: bool = True
+    is_message: bool = True
+    erased: tuple[tuple[int, int], ...] = ()
 
     def place(self, user: str) -> int:
         """Return the place of the message in the inbox of its sender or recipient."""
@@ -86,6 +90,7 @@ class MemoryMessageLog:
     :ivar trimmed: the number of the last message that was trimmed; 0 if none was.
     :ivar first_places: by user, the first place that is kept; a user none of whose messages was trimmed is left out.
     :ivar marks: the kept marks: (user, kind, peer) -> value.
+    :ivar on_erased: called by `erase`.
     :ivar epoch: a random name, because the messages end with the process.
     :ivar reader: reads this log by user.
     :ivar is_open: always True.
@@ -102,6 +107,7 @@ class MemoryMessageLog:
         self.first_places: dict[str, int] = {}
         self.marks: dict[MarkKey, int] = {}
         self.epoch = secrets.token_urlsafe(9)
+        self.on_erased: Callable[[Mapping[str, int]], object] = lambda told: None
         self.reader = MemoryInboxReader(self)
 
     def start(self) -> None:
@@ -141,6 +147,7 @@ class MemoryMessageLog:
             count += 1
             row.message = Message(row.from_user, row.to_user, "", "", "", row.message.received_at)
             row.delivered = False
+            row.erased = ()
             for user in {row.from_user, row.to_user}:
                 self.first_places[user] = row.place(user) + 1
         self.trimmed += count
@@ -149,10 +156,42 @@ class MemoryMessageLog:
                 del self.marks[user, kind, peer]
         return succeed(count)
 
+    def erase(self, user: str, *, received: bool = False) -> None:
+        """Erase the messages that a user wrote, and tell their users.
+
+        :param received: whether what was sent to the user is erased, too.
+        """
+        places: dict[str, list[int]] = {}
+        for row in islice(self.rows, self.trimmed, None):
+            if row.is_message and (row.from_user == user or (received and row.to_user == user)):
+                self._blank(row)
+                for each in {row.from_user, row.to_user}:
+                    places.setdefault(each, []).append(row.place(each))
+        self.on_erased({each: self._tell(each, places[each]) for each in sorted(places)})
+
+    def _blank(self, row: MemoryRow) -> None:
+        """Erase one message."""
+        message = row.message
+        row.message = Message(row.from_user, row.to_user, 0, 0, "", message.received_at)
+        row.delivered = row.is_message = False
+
+    def _tell(self, user: str, places: Sequence[int]) -> int:
+        """Tell a user that what was at some places was erased; return the place of the notice."""
+        self._keep(Message(user, user, 0, 0, "", self.rows[-1].message.received_at))
+        row = self.rows[-1]
+        row.delivered = row.is_message = False
+        row.erased = tuple(
+            (group[0][1], group[-1][1])
+            for _, each in groupby(enumerate(places), lambda pair: pair[1] - pair[0])
+            if (group := list(each))
+        )
+        return row.to_place
+
     def messages(self) -> Generator[LoggedMessage, None, None]:
         """Yield every message that is kept, oldest first."""
         for row in islice(self.rows, self.trimmed, None):
-            yield row.logged()
+            if row.is_message:
+                yield row.logged()
 
     def inbox(self, user: str) -> Deferred[InboxState]:
         """Look up a user's inbox."""
@@ -216,7 +255,9 @@ class MemoryInboxReader:
         def read() -> Page:
             rows = self._log.inboxes.get(user, [])[after:through]
             return _page(
-                (InboxEntry(row.place(user), row.logged() if row.delivered else None) for row in rows), limit, size
+                (InboxEntry(row.place(user), row.logged() if row.delivered else None, row.erased) for row in rows),
+                limit,
+                size,
             )
 
         return self._answer(read)

@@ -15,7 +15,7 @@ they are here or exist.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -399,6 +399,17 @@ class Storing:
         self.acquaintances.forget_unknown()
         if self.awareness is not None:
             self.awareness.forget_unknown()
+
+    def erased(self, told: Mapping[str, int]) -> None:
+        """Note that messages were erased: who is known to whom may have changed, and inboxes have further entries.
+
+        :param told: the users who are told, each with the last place of the inbox.
+        """
+        self.acquaintances.forget()
+        if self.awareness is not None:
+            self.awareness.forget()
+        for user, last in told.items():
+            self.inboxes.grew(user, last)
 
     def answer_copies(self, message: Message) -> None:
         """Answer those who have sent a message again that is now committed and handed over."""

@@ -135,6 +135,11 @@ BROKEN_INBOXES: dict[str, tuple[Callable[[], Any], str]] = {
     "forgets the ids that came again": (lambda: patch.object(resending, "REMEMBERED_SECONDS", 0.0), _SECOND_ROW),
     "treats what comes again as a first": (lambda: patch.object(Storing, "submit", _ignores_again), _SECOND_ROW),
     "loses the race of replay and live": (lambda: patch.object(Cursor, "_page_read", _is_live_after_a_page), _GAP),
+    "tells of an erasure before anything is erased": (
+        lambda: patch.object(MemoryMessageLog, "_blank", _nothing),
+        "was erased, and it is there|were erased",
+    ),
+    "tells a live device of no erasure": (lambda: patch.object(Storing, "erased", _nothing), _GAP),
     "tells of people who are unknown": (lambda: patch.object(Acquaintances, "known", lambda *_: True), "is told of"),
 }
 """Name of the defect -> context manager that causes it, and what is said of it."""

@@ -5,7 +5,8 @@ is a client: it keeps what it has across connections, as docs/protocol.rst tells
 The rules at the end of this docstring are checked at each frame that a phone reads, and when everything has come to
 rest:
 
-1. a phone sees places in ascending order without a hole, and no two phones see something else at the same place;
+1. a phone sees places in ascending order without a hole, and no two phones see something else at the same place, but
+   void for what was erased; what is told to be erased is void, and is told once to each user who had it;
 2. a phone that was recovered has exactly what the log has;
 3. an id has one place;
 4. an accepted message stands, and a refused one is seen by nobody;
@@ -181,6 +182,8 @@ class InboxWorld:
         self.refused: set[str] = set()
         self.accepted_v1: set[str] = set()
         self.unmarked: set[str] = set()  # messages of v1 without an answer, or without a mark, when the relay died
+        self.erased_ids: set[tuple[str, str]] = set()
+        self.erased: set[str] = set()  # contents
         self.connections: list[Connection] = []
         self.is_broken = False  # whether a rule has failed already, so that the end says nothing more
         self.failures: list[str] = []  # what is wrong with answers: a submitter must not raise
@@ -264,6 +267,16 @@ class InboxWorld:
                     self._sees(phone, place, "void")
             else:
                 self._sees(phone, int(first), f"{word} {' '.join(rest)}")
+                if word == "erased":
+                    self._forgets(phone, rest)
+
+    def _forgets(self, phone: Phone, ranges: list[str]) -> None:
+        for low, high in (map(int, each.split("-")) for each in ranges):
+            for place in range(low, high + 1):
+                row = self.log.inboxes[phone.user][place - 1]
+                assert not row.is_message, f"{phone.user} is told that place {place} was erased, and it is there"
+                if place in phone.seen:
+                    phone.seen[place] = "void"
 
     def _content_of(self, phone: Phone, id: str) -> str:
         sent = {known: content for known, _, content in phone.sent}
@@ -278,7 +291,9 @@ class InboxWorld:
         before = self.at_place.setdefault((phone.user, place), what)
         if what != before:
             row = self.log.inboxes[phone.user][place - 1]
-            assert row.number <= self.log.trimmed, f"place {place} of {phone.user} was {before}, and is {what}"
+            assert row.number <= self.log.trimmed or not row.is_message, (
+                f"place {place} of {phone.user} was {before}, and is {what}"
+            )
             assert "void" in (what, before)
 
     # Messages
@@ -362,15 +377,18 @@ class InboxWorld:
         """Check an answer that a message of v2 gets."""
         id = str(message.client_id)
         known = self.places.setdefault((user, id), (place, at))
-        if known != (place, at):
+        if known != (place, at) and (user, id) not in self.erased_ids:  # what was erased may come as a first again
             self.failures.append(f"{id} of {user} is answered with {(place, at)}, and was with {known}")
         sender = str(message.to_uid)
-        written = any((row.from_user, row.to_user) == (sender, user) and self._stands(row) for row in self.log.rows)
+        written = any((row.from_user, row.to_user) == (sender, user) and self._stood(row) for row in self.log.rows)
         if delivered and not written:
             self.failures.append(f"{user} is told of {sender}, who has never written")
 
     def _stands(self, row: MemoryRow) -> bool:
         return row.delivered or row.number <= self.log.trimmed
+
+    def _stood(self, row: MemoryRow) -> bool:
+        return self._stands(row) or not row.is_message
 
     # The log and the time
 
@@ -421,6 +439,16 @@ class InboxWorld:
     def pass_time(self, seconds: float) -> None:
         """Let time pass."""
         self.world.pass_seconds(seconds)
+
+    def erase(self, who: int, received: bool) -> None:
+        """Erase what a user wrote, if the log is open."""
+        if not self.log.doubtful:
+            user = USERS[who % len(USERS)]
+            for row in self.log.rows:
+                if row.is_message and (row.from_user == user or (received and row.to_user == user)):
+                    self.erased.add(row.message.content)
+                    self.erased_ids.add((row.from_user, str(row.message.client_id)))
+            self.log.erase(user, received=received)
 
     def trim(self, rounds: int = 1) -> None:
         """Delete what is older than the time for which ids are found, a few messages in each round."""
@@ -504,18 +532,27 @@ class InboxWorld:
                 assert phone.connection.answered == phone.connection.asked, "each request is answered once"
         for (user, place), what in self.at_place.items():
             row = log.inboxes[user][place - 1]
-            if row.number > log.trimmed:
+            if row.number > log.trimmed and (row.is_message or row.erased):
                 expected = f"message {row.message.content}" if row.delivered else "void"
+                if row.erased:
+                    expected = f"erased {' '.join(f'{low}-{high}' for low, high in row.erased)}"
                 assert what == expected, f"place {place} of {user} was {what}, and is {expected}"
         for user, rows in log.inboxes.items():
             assert [row.place(user) for row in rows] == list(range(1, len(rows) + 1)), f"the places of {user}"
+            kept = [row for row in rows if row.number > log.trimmed]
+            told = [place for row in kept for low, high in row.erased for place in range(low, high + 1)]
+            told = [place for place in told if rows[place - 1] in kept]
+            erased = [row.place(user) for row in kept if not row.is_message and not row.erased]
+            assert sorted(told) == erased, f"{user} is told of {told}, and {erased} were erased"
         ids = Counter((row.from_user, row.message.client_id) for row in log.rows if row.message.has_unique_id)
         assert not [id for id, count in ids.items() if count > 1], f"an id has several places: {ids.most_common(3)}"
         stands = {row.message.content: row for row in log.rows if self._stands(row)}
         by_id = {(row.from_user, str(row.message.client_id)): row for row in stands.values()}
         for (user, id), (place, _) in self.places.items():
-            assert by_id[user, id].from_place == place, f"{id} of {user} was answered with {place}"
-        assert self.accepted_v1 <= set(stands), "an accepted message of v1 does not stand"
+            assert (user, id) in self.erased_ids or by_id[user, id].from_place == place, (
+                f"{id} of {user} was answered with {place}"
+            )
+        assert self.accepted_v1 <= set(stands) | self.erased, "an accepted message of v1 does not stand"
         accepted = {
             content for phone in self.phones for id, _, content in phone.sent if (phone.user, id) in self.places
         }
@@ -534,11 +571,14 @@ class InboxWorld:
 
     def _check_order(self) -> None:
         """Check that nobody overtakes on the way from one connection to one user."""
-        place_of = {row.message.content: row.to_place for row in self.log.rows}
+        # What was erased may come again as a first, later than what was sent after it.
+        place_of = {
+            row.message.content: row.to_place for row in self.log.rows if row.message.content not in self.erased
+        }
         for connection in self.connections:
             for user in USERS:
                 places = [place_of[c] for to, c in connection.sent if to == user and c in place_of]
                 assert places == sorted(places), f"messages from a connection of {connection.user} to {user}: {places}"
         for user, contents in self.old_seen:
-            places = [place_of[content] for content in contents]
+            places = [place_of[content] for content in contents if content not in self.erased]
             assert places == sorted(set(places)), f"a client of {user} that speaks v1 was sent {places}"

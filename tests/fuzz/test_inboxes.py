@@ -142,6 +142,10 @@ class Inboxing(RuleBasedStateMachine):
         self.world.connect(which, False, True)
         self.world.trim(rounds)
 
+    @rule(who=WHICH, received=st.sampled_from([False, False, True]))
+    def erase(self, who: int, received: bool) -> None:
+        self.world.erase(who, received)
+
     @rule(is_committed=st.booleans())
     def restart(self, is_committed: bool) -> None:
         self.world.restart(is_committed)

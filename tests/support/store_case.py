@@ -77,6 +77,7 @@ class World:
         self.storing = Storing(
             self.directory, self.log, self.inboxes, policy or StorePolicy(), self.clock.seconds, self.clock
         )
+        self.log.on_erased = self.storing.erased
         self.relay = Relay(
             self.directory,
             self.log,

@@ -5,6 +5,7 @@
     chatrelay export --message-log sqlite:chatrelay.sqlite3 293482
     chatrelay backup --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
     chatrelay restore --message-log sqlite:chatrelay.sqlite3 /var/backups/chatrelay.sqlite3
+    chatrelay erase --message-log sqlite:chatrelay.sqlite3 293482
 
 Each command is in its own module. This module must not know how a command works.
 """
@@ -21,13 +22,13 @@ from typing import NoReturn
 
 import chatrelay
 from chatrelay.app import output
-from chatrelay.app.cli import backup, export, inbox, messages, restore
+from chatrelay.app.cli import backup, erase, export, inbox, messages, restore
 from chatrelay.app.cli.terminal import Interrupted, complain, signals_raise
 from chatrelay.messagelog import SQLITE
 
 OPTIONS = (
     *("--message-log", "--yes", "--json", "--help", "--user", "--with", "--since", "--until", "--limit", "--follow"),
-    *("--after", "--output", "--version"),
+    *("--after", "--output", "--received", "--version"),
 )
 """The options of all commands."""
 
@@ -78,11 +79,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="chatrelay",
-        description="Read, back up and restore the message log of a relay. To run a relay: twistd -n chatrelay --help",
+        description="Read, back up, restore and erase in the message log of a relay. To run a relay: "
+        "twistd -n chatrelay --help",
     )
     parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (messages, inbox, export, backup, restore):
+    for command in (messages, inbox, export, backup, restore, erase):
         command.add_command(commands)
     return parser
 

@@ -72,21 +72,25 @@ def _checked(url: str | None, why_not: Callable[[str], str | None]) -> str:
     return chosen
 
 
-def run(work: Callable[[Progress], None], outcome: str) -> int:
+def run(work: Callable[[Progress], None], outcome: str | Callable[[], str]) -> int:
     """Run a command that can be interrupted until it commits; return its exit status.
 
-    :param outcome: the result of an interruption, such as "no backup was made".
+    :param outcome: the result of an interruption, such as "no backup was made"; or what returns it.
     """
+
+    def result() -> str:
+        return outcome if isinstance(outcome, str) else outcome()
+
     progress = Progress(sys.stderr, time.monotonic)
     try:
         work(progress)
     except (BadMessageLogURL, LogUnavailable, CopyFailed, UnusableLog, Refused) as error:
         progress.end()
-        complain(f"{error}; {outcome}" if isinstance(error, DamagedLog) else str(error))
+        complain(f"{error}; {result()}" if isinstance(error, DamagedLog) else str(error))
         return 1
     except Interrupted:
         progress.end()
-        complain(f"interrupted; {outcome}")
+        complain(f"interrupted; {result()}")
         raise
     return 0
 

@@ -4,6 +4,7 @@ The relay uses the names below. The `chatrelay` command also uses `backup`, `res
 errors of `files` and `opening`. Everything else is for this package only.
 """
 
+from chatrelay.messagelog.sqlite.eraser import SqliteEraser as SqliteEraser
 from chatrelay.messagelog.sqlite.reader import SqliteMessageReader as SqliteMessageReader
 from chatrelay.messagelog.sqlite.schema import APPLICATION_ID as APPLICATION_ID
 from chatrelay.messagelog.sqlite.schema import MAX_BLOCK_MESSAGES as MAX_BLOCK_MESSAGES

@@ -6,6 +6,7 @@ know how the numbers of the messages were found.
 
 from __future__ import annotations
 
+import enum
 import sqlite3
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +25,24 @@ _IS_UNDELIVERED = "SELECT 1 FROM undelivered WHERE number = ?"
 _split = msgspec.json.Decoder(list[Raw]).decode
 _NEXT_ROW = b'],["'
 """What ends a message in a block and begins the next one. A text may end like this, too."""
+_ranges = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
+
+
+class Kind(enum.IntEnum):
+    """What an array in a block is: its ninth value, or `MESSAGE` if it has eight.
+
+    Only messages are shown as such. The others keep their places, and are marked as undelivered, too, so that nothing
+    which counts or lists messages that stand has to read them.
+    """
+
+    MESSAGE = 0
+    UNIQUE = 1
+    """A message whose client id is unique among its sender's messages."""
+    ERASED = 2
+    """What is left of a message: its users, its places, and when it was received."""
+    NOTICE = 3
+    """Tells a user that messages were erased. Its sender and its recipient are that user, and its content is the ranges
+    of places in that user's inbox, as JSON."""
 
 
 class StoredMessage(Struct, array_like=True, gc=False):
@@ -37,12 +56,22 @@ class StoredMessage(Struct, array_like=True, gc=False):
     time_stamp: str | int
     content: str
     received_at: int
-    is_unique: int = 0
+    kind: int = Kind.MESSAGE
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it is a message, and not what is left of one, or a notice."""
+        return self.kind <= Kind.UNIQUE
 
     @property
     def unique_id(self) -> str | None:
         """The id that names it among the sender's messages; None if the sender spoke v1."""
-        return str(self.client_id) if self.is_unique else None
+        return str(self.client_id) if self.kind == Kind.UNIQUE else None
+
+    @property
+    def erased(self) -> tuple[tuple[int, int], ...]:
+        """The ranges of places that a notice tells of; empty for anything else."""
+        return _ranges(self.content) if self.kind == Kind.NOTICE else ()
 
     def logged(self, number: int, delivered: bool = True) -> LoggedMessage:
         """Return it as a message of the log, and if nothing else is said, as one that stands."""

@@ -78,11 +78,12 @@ class Checkpoints:
         """
         self._truncate(connection)
 
-    def make_distinct(self, connection: sqlite3.Connection) -> None:
-        """Change the cookie, so that the database differs from every earlier copy of it.
+    def make_distinct(self, connection: sqlite3.Connection) -> bool:
+        """Change the cookie, so that the database differs from every earlier copy of it, and empty the write-ahead log.
 
         Call it immediately after page 1 was written.
 
+        :returns: whether the write-ahead log is empty. A reader that prevents it is not an error.
         :raises sqlite3.Error: where that fails.
         """
         self._marked = wal.generation(self._wal)
@@ -90,7 +91,18 @@ class Checkpoints:
         self._change_cookie(connection)
         connection.execute("COMMIT")
         self._restore_cookie(connection)
-        self._truncate(connection)
+        return self._truncate(connection)
+
+    def wipe(self, connection: sqlite3.Connection) -> bool:
+        """Copy all of the write-ahead log into the database and empty it, so that nothing is left in it.
+
+        :returns: whether that succeeded. A program that reads the log may prevent it.
+        :raises sqlite3.Error: where that fails.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA user_version = {self._version}")  # which writes page 1
+        connection.execute("COMMIT")
+        return self.make_distinct(connection)
 
     def before_commit(self, connection: sqlite3.Connection, size: int) -> None:
         """Write page 1 in the current transaction if a checkpoint is due or the write-ahead log may be restarted.

@@ -38,6 +38,10 @@ Identity = tuple[FileId, FileId]
 """The identity of the files of a log: the database and its write-ahead log."""
 
 
+class LogInUse(LogUnavailable):
+    """Another process has the lock of a message log."""
+
+
 class LogFiles:
     """The files of one message log.
 
@@ -79,7 +83,7 @@ class LogFiles:
         Closing any descriptor of the database drops the locks that SQLite has on it in this process. So call this
         before SQLite opens the database, and `release_lock` after SQLite has closed it.
 
-        :raises LogUnavailable: if another relay has the lock.
+        :raises LogInUse: if another relay has the lock.
         :raises OSError: if a file can't be opened or locked.
         """
         self.release_lock()
@@ -192,7 +196,7 @@ class LogFiles:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LogUnavailable(
+            raise LogInUse(
                 f"the message log {self.path} is in use by another chatrelay: stop that one, or give each its own file"
             ) from None
         except OSError as error:

@@ -62,6 +62,9 @@ class InboxQueries:
                 message = self._blocks.at_place(number, user, place)
                 if message is not None and _place(message, user) != place:
                     raise DamagedRun("the index of the message log is damaged")
+                if message is not None and not message.is_message:
+                    yield InboxEntry(place, erased=message.erased)
+                    continue
                 stands = message is not None and number not in undelivered
                 yield InboxEntry(place, message.logged(number) if message is not None and stands else None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,10 +17,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from chatrelay.messagelog.sqlite import batch
+from chatrelay.messagelog.sqlite.blocks import Kind
 from chatrelay.messagelog.sqlite.index_run import LastMessage
 
-_PLAIN = 8
-"""The values of a row without a unique id. A row with one has more."""
+_KIND = slice(8, 9)
+"""Where a row has its kind: no value for a message without a unique id."""
+
+_UNIQUE = int(Kind.UNIQUE)  # it is compared for every message
 
 
 class Columns(NamedTuple):
@@ -63,7 +67,7 @@ class BlockRow(Struct, array_like=True, gc=False):
     time_stamp: Raw
     content: Raw
     received_at: int
-    is_unique: int = 0
+    kind: int = Kind.MESSAGE
 
 
 _decode = msgspec.json.Decoder(list[BlockRow]).decode
@@ -84,7 +88,7 @@ def columns_of_rows(first: int, rows: Sequence[batch.Row]) -> Columns:
     :param first: the number of the first one.
     """
     senders, from_places, recipients, to_places, ids, _, _, times, *_ = zip(*rows, strict=False)
-    have_ids = bytes(map(_PLAIN.__lt__, map(len, rows)))
+    have_ids = bytes(map((_UNIQUE,).__eq__, map(itemgetter(_KIND), rows)))
     hashes = array("I", map(crc32, map(_encode, ids))) if any(have_ids) else array("I", [0]) * len(rows)
     last_message = LastMessage(times[-1], from_places[-1], to_places[-1])
     return Columns(first, senders, from_places, recipients, to_places, have_ids, hashes, max(times), last_message)
@@ -106,8 +110,8 @@ def columns_of_block(first: int, text: bytes) -> Columns | None:
         [row.from_place for row in rows],
         [row.to_uid for row in rows],
         [row.to_place for row in rows],
-        bytes([bool(row.is_unique) for row in rows]),
-        array("I", [crc32(row.client_id) if row.is_unique else 0 for row in rows]),
+        bytes([row.kind == _UNIQUE for row in rows]),
+        array("I", [crc32(row.client_id) if row.kind == _UNIQUE else 0 for row in rows]),
         max([row.received_at for row in rows]),
         LastMessage(last.received_at, last.from_place, last.to_place),
     )

@@ -41,7 +41,7 @@ class SqliteMessageReader:
 
         :raises LogUnavailable: if the file can't be read, or is not a message log.
         """
-        with _opened(self._path) as connection:
+        with opened(self._path) as connection:
             use_index = selection.user is not None or selection.since is not None
             search = Search(connection, os.path.realpath(self._path), use_index=use_index)
             for message in search.messages(selection, newest_first=newest_first):
@@ -52,17 +52,17 @@ class SqliteMessageReader:
 
     def epoch(self) -> str:
         """Return the log's epoch."""
-        with _opened(self._path) as connection:
+        with opened(self._path) as connection:
             return epoch_of(connection)
 
     def inbox(self, user: str) -> InboxState:
         """Return a user's inbox."""
-        with _opened(self._path) as connection:
+        with opened(self._path) as connection:
             return inbox_of(connection, user)
 
     def entries(self, user: str, after: int, through: int) -> Generator[InboxEntry, None, None]:
         """Yield the entries of some places. Close the generator if you do not read it to its end."""
-        with _opened(self._path) as connection:
+        with opened(self._path) as connection:
             yield from Search(connection, os.path.realpath(self._path)).entries(user, after, through)
 
     def follower(self) -> SqliteLogFollower:
@@ -80,7 +80,7 @@ class SqliteLogFollower:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with _opened(path) as connection:
+        with opened(path) as connection:
             self.through = last_number(connection)
             self._epoch = epoch_of(connection)
         self.first = self.through + 1
@@ -97,7 +97,7 @@ class SqliteLogFollower:
         if not self._polls:
             return ()
         self._polls -= 1
-        with _opened(self._path) as connection:
+        with opened(self._path) as connection:
             epoch = epoch_of(connection)
             # The first relay that opens a log gives it an epoch.
             if (self._epoch and epoch != self._epoch) or last_number(connection) < self._last:
@@ -105,11 +105,11 @@ class SqliteLogFollower:
                     f"{self._path} is another message log now, or an earlier copy: run this command again"
                 )
             self._epoch = epoch
-            messages = read_blocks(connection, self._last)
-        if messages:
-            self._last = messages[-1].number
+            found = read_blocks(connection, self._last)
+        if found:
+            self._last = found[-1].number
             self._polls = POLLS_AFTER_CHANGE
-        return messages
+        return [each.logged() for each in found if each.stored.is_message]
 
     def close(self) -> None:
         """Do nothing: nothing is open between two reads."""
@@ -127,7 +127,7 @@ def _state(path: str) -> object:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[sqlite3.Connection]:
+def opened(path: str) -> Iterator[sqlite3.Connection]:
     """Open a message log.
 
     :raises LogUnavailable: if it can't be read, at once or later in the block. The text is a sentence with the remedy.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,10 +58,34 @@ def last_number(connection: sqlite3.Connection) -> int:
     return max(int(first) + len(_decode(text)) - 1, int(saved_through))
 
 
+class Found(NamedTuple):
+    """What has a number in the log: a message, what is left of one, or a notice.
+
+    :ivar delivered: False if it is known that it reached nobody.
+    """
+
+    number: int
+    stored: StoredMessage
+    delivered: bool
+
+    def logged(self) -> LoggedMessage:
+        """Return it as a message of the log."""
+        return self.stored.logged(self.number, self.delivered)
+
+    def place(self, user: str) -> int:
+        """Return its place in the inbox of its sender or recipient."""
+        return self.stored.from_place if self.stored.from_uid == user else self.stored.to_place
+
+    def entry(self, user: str) -> InboxEntry:
+        """Return it as the entry of an inbox."""
+        stands = self.delivered and self.stored.is_message
+        return InboxEntry(self.place(user), self.logged() if stands else None, self.stored.erased)
+
+
 def read_blocks(
     connection: sqlite3.Connection, after: int, through: int = END, newest_first: bool = False
-) -> Sequence[LoggedMessage]:
-    """Return the messages of the next blocks; none if there are no more.
+) -> Sequence[Found]:
+    """Return what is in the next blocks; nothing if there are no more.
 
     :param after: only blocks that begin beyond this number.
     :param through: only blocks that begin up to this number.
@@ -74,22 +99,22 @@ def read_blocks(
     low = min(first for first, _ in blocks)
     high = max(first + len(messages) for first, messages in blocks)
     undelivered = {number for (number,) in connection.execute(_UNDELIVERED, (low, high))}
-    found: list[LoggedMessage] = []
+    found: list[Found] = []
     for first, messages in blocks:
-        of_block = [message.logged(number, number not in undelivered) for number, message in enumerate(messages, first)]
+        of_block = [Found(number, message, number not in undelivered) for number, message in enumerate(messages, first)]
         found += reversed(of_block) if newest_first else of_block
     return found
 
 
-def scanned(connection: sqlite3.Connection, after: int = 0, newest_first: bool = False) -> Iterator[LoggedMessage]:
-    """Yield all messages with numbers beyond `after`, which is the last one of a block, or 0."""
+def scanned(connection: sqlite3.Connection, after: int = 0, newest_first: bool = False) -> Iterator[Found]:
+    """Yield all that has numbers beyond `after`, which is the last one of a block, or 0."""
     through = END
-    while messages := read_blocks(connection, after, through, newest_first):
-        yield from messages
+    while found := read_blocks(connection, after, through, newest_first):
+        yield from found
         if newest_first:
-            through = messages[-1].number - 1
+            through = found[-1].number - 1
         else:
-            after = messages[-1].number
+            after = found[-1].number
 
 
 class Search:
@@ -115,7 +140,7 @@ class Search:
             indexed = self._indexed(self._numbers(selection, selection.user, newest_first))
             others = scanned(self._connection, self._through, newest_first)
             found = chain(others, indexed) if newest_first else chain(indexed, others)
-        return filter(selection.has, found)
+        return filter(selection.has, (each.logged() for each in found if each.stored.is_message))
 
     def _last_before(self, selection: Selection) -> int:
         """Return the number up to which the index shows that all messages are too old."""
@@ -136,40 +161,40 @@ class Search:
             _numbers_in(run, user, newest_first) for run in (runs[::-1] if newest_first else runs)
         )
 
-    def _indexed(self, numbers: Iterable[int]) -> Iterator[LoggedMessage]:
+    def _indexed(self, numbers: Iterable[int]) -> Iterator[Found]:
         numbers = iter(numbers)
         while chosen := list(islice(numbers, NUMBERS_PER_READ)):
             undelivered = self._blocks.undelivered(chosen)
             for number in chosen:
                 message = self._blocks.message(number)
                 if message is not None:  # it was not deleted since
-                    yield message.logged(number, number not in undelivered)
+                    yield Found(number, message, number not in undelivered)
 
     def entries(self, user: str, after: int, through: int) -> Iterator[InboxEntry]:
         """Yield the entries of a user's places beyond `after`, up to `through`, void ones included."""
         place = after
         first, _ = self._connection.execute(_SAVED_PLACES, (user,)).fetchone() or (1, 0)
-        for at, message in self._placed(user, max(after, first - 1), through):
+        for found in self._placed(user, max(after, first - 1), through):
+            at = found.place(user)
             yield from (InboxEntry(void) for void in range(place + 1, min(at, through + 1)))
             if at > through:
                 return
-            yield InboxEntry(at, message if message.delivered else None)
+            yield found.entry(user)
             place = at
         yield from (InboxEntry(void) for void in range(place + 1, through + 1))
 
-    def _placed(self, user: str, after: int, through: int) -> Iterator[tuple[int, LoggedMessage]]:
-        """Yield a user's messages at the places beyond `after`, each with its place."""
+    def _placed(self, user: str, after: int, through: int) -> Iterator[Found]:
+        """Yield what is at a user's places beyond `after`."""
         last = after
         while numbers := numbers_at(
             self._runs[::-1], self._hashes.user(user), last + 1, min(last + NUMBERS_PER_READ, through)
         )[1]:
-            for message in self._indexed(numbers):
-                yield _place(message, user), message
+            yield from self._indexed(numbers)
             last += len(numbers)
         if last < through:
-            for message in scanned(self._connection, self._through):
-                if user in (message.from_uid, message.to_uid) and _place(message, user) > last:
-                    yield _place(message, user), message
+            for found in scanned(self._connection, self._through):
+                if user in (found.stored.from_uid, found.stored.to_uid) and found.place(user) > last:
+                    yield found
 
 
 def inbox_of(connection: sqlite3.Connection, user: str) -> InboxState:
@@ -179,9 +204,9 @@ def inbox_of(connection: sqlite3.Connection, user: str) -> InboxState:
         first, last = connection.execute(_SAVED_PLACES, (user,)).fetchone() or (1, 0)
         (saved_through,) = connection.execute(_SAVED_THROUGH).fetchone()
         # The relay saves the places after some thousand messages.
-        for message in scanned(connection, saved_through):
-            if user in (message.from_uid, message.to_uid):
-                last = _place(message, user)
+        for found in scanned(connection, saved_through):
+            if user in (found.stored.from_uid, found.stored.to_uid):
+                last = found.place(user)
         marks = dict(connection.execute(_MARKS, (user,)).fetchall())
     finally:
         connection.execute("COMMIT")
@@ -203,7 +228,3 @@ def _numbers_in(run: FileRun, user: User, newest_first: bool) -> Iterator[int]:
     for start in reversed(starts) if newest_first else starts:
         codes = part.codes(start, min(start + NUMBERS_PER_READ, part.count))
         yield from (run.base + code for code in (reversed(codes) if newest_first else codes))
-
-
-def _place(message: LoggedMessage, user: str) -> int:
-    return message.from_place if message.from_uid == user else message.to_place

@@ -13,16 +13,18 @@ undelivered, because their senders were refused.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from twisted.logger import Logger
 
 from chatrelay.messagelog.sqlite import checkpoints, marks, migration, recovery, schema, wal
-from chatrelay.messagelog.sqlite.batch import UNIQUE, Batch, Row, forget_places
+from chatrelay.messagelog.sqlite.batch import MICROSECONDS, Batch, LastPlaces, Row, forget_places, place
+from chatrelay.messagelog.sqlite.blocks import Kind
+from chatrelay.messagelog.sqlite.erasure import Erasures, Notice, forget_finished
+from chatrelay.messagelog.sqlite.failures import as_unavailable
 from chatrelay.messagelog.sqlite.files import Identity, LogFiles
 from chatrelay.messagelog.sqlite.life import Life
 from chatrelay.messagelog.sqlite.schema import (
@@ -34,12 +36,11 @@ from chatrelay.messagelog.sqlite.schema import (
 )
 from chatrelay.messagelog.sqlite.trimming import Trimmer
 from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
-from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
 log = Logger("chatrelay.messagelog")
 
-MICROSECONDS = 1_000_000
-"""Microseconds in a second. The file keeps times as integers, which are exact."""
+ERASURE_KEPT_SECONDS = 86_400.0
+"""How long a request to erase is kept after it was made, so that whoever has made it can see that it is finished."""
 
 MESSAGES_PER_SAVE = 10_000
 """The number of messages after which the last places of their users are saved.
@@ -53,7 +54,6 @@ _LAST_NUMBER = """
 SELECT max(coalesce((SELECT max(number) FROM entry WHERE block = (SELECT max(first_number) FROM block)), 0), number)
 FROM saved_through
 """
-_LAST_PLACE = "SELECT last_place FROM saved_inbox WHERE uid = ?"
 _FIRST_PLACE = "SELECT first_place FROM saved_inbox WHERE uid = ?"
 # Without "WHERE true", SQLite would read the ON after it as part of a join.
 _SAVE = """
@@ -111,6 +111,8 @@ class SqliteStore:
         self._doubt: Batch | None = None  # the batch of a commit that failed
         self._undelivered: list[int] = []  # undelivered messages that are not marked in the file yet
         self._marks: dict[tuple[str, int, str], int] = {}  # marks that are not in the file yet
+        self._erasures = Erasures()
+        self._telling: Collection[str] = ()  # the users of notices whose commit may have failed
         self._life = Life(self._files)
         self._trimmer = Trimmer()
 
@@ -139,6 +141,11 @@ class SqliteStore:
         """Whether marks wait to be written."""
         return bool(self._marks)
 
+    @property
+    def is_erasing(self) -> bool:
+        """Whether `erase` has something to do."""
+        return self._connection is not None and self._erasures.is_due
+
     def open(self) -> bool | None:
         """Open the file, migrate its schema, mark what is undelivered, and test that the disk accepts writes.
 
@@ -161,6 +168,7 @@ class SqliteStore:
                     f"this file system does not support SQLite's write-ahead log (journal mode {mode!r})"
                 )
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")  # so that SQLite overwrites what it frees
             connection.execute("BEGIN IMMEDIATE")  # so that no other program writes to the files
             wal.rewrite(self._files.wal)
             connection.execute("COMMIT")
@@ -187,7 +195,9 @@ class SqliteStore:
             connection.execute(_SAVE_UNSAVED)
             connection.execute(_SAVED_THROUGH, (self._last_number,))
             marks.drop_old_revocations(connection, self._now())
+            forget_finished(connection, self._now() - ERASURE_KEPT_SECONDS)
             connection.execute("COMMIT")
+            self._erasures.look(connection)
             self._saved_through = self._last_number
             self._doubt = None
             self._undelivered = []
@@ -210,7 +220,8 @@ class SqliteStore:
         first = self._last_number + 1
         try:
             with self._close_on_error():
-                rows, places = self._placed(connection, messages)
+                places = LastPlaces(self._places, connection)
+                rows = place(messages, places)
                 blocks = list(blocks_of(first, rows))
                 last = self._last_number + len(rows)
                 save = last - self._saved_through >= MESSAGES_PER_SAVE
@@ -253,7 +264,7 @@ class SqliteStore:
         """Look up a user's inbox, with the marks that wait."""
         connection = self._ready()
         with self._close_on_error():
-            last = _Places(self._places, connection)[user]
+            last = LastPlaces(self._places, connection)[user]
             (first,) = connection.execute(_FIRST_PLACE, (user,)).fetchone() or (1,)
             kept = marks.of_inbox(connection, user, self._marks)
         return InboxState(
@@ -290,6 +301,66 @@ class SqliteStore:
         self._saved_through = max(self._saved_through, deleted.through)
         return deleted.count
 
+    def erase(self) -> tuple[Mapping[str, int], bool]:
+        """Do a part of the oldest erasure; see `chatrelay.messagelog.sqlite.erasure`. Only while `is_erasing`.
+
+        :returns: the users who were told that messages were erased, each with the last place of the inbox; and whether
+            something was done. If not, a program that reads the log prevents the end: try it again later.
+        """
+        connection = self._ready()
+        erasures = self._erasures
+        with self._close_on_error():
+            told, self._telling = {user: LastPlaces(self._places, connection)[user] for user in self._telling}, ()
+            size = erasures.examine(connection)
+            if size is not None:
+                if size:
+                    with self._transaction(connection, size):
+                        erasures.write(connection)
+                return told, True
+            notices = erasures.notices(connection)
+            if notices:
+                return {**told, **self._tell(connection, notices)}, True
+            # A long write-ahead log is shortened by `check`, because that takes long.
+            is_empty = self._wal_size <= checkpoints.MAX_WAL_BYTES and self._checkpoints.wipe(connection)
+            _, _, self._wal_size = self._files.identity()
+            if is_empty:
+                with self._transaction(connection, 0):
+                    erasures.finish(connection)
+            return told, is_empty
+
+    def _tell(self, connection: sqlite3.Connection, notices: Sequence[Notice]) -> dict[str, int]:
+        """Commit notices; return the last places of their users."""
+        first = self._last_number + 1
+        places = LastPlaces(self._places, connection)
+        rows: list[Row] = []
+        for uid, ranges in notices:
+            at = places[uid] = places[uid] + 1
+            now = int(self._now() * MICROSECONDS)
+            rows.append((uid, at, uid, at, 0, 0, json_text(ranges), now, int(Kind.NOTICE)))
+        blocks = list(blocks_of(first, rows))
+        self._telling = places.keys()
+        with self._transaction(connection, sum(len(text) for _, text in blocks)):
+            connection.executemany(INSERT_BLOCK, blocks)
+            connection.executemany(_UNDELIVERED, [(number,) for number in range(first, first + len(rows))])
+            self._erasures.told(connection, notices)
+        self._telling = ()
+        self._last_number += len(rows)
+        self._places.update(places)
+        self._committed(first, rows)
+        return places
+
+    @contextmanager
+    def _transaction(self, connection: sqlite3.Connection, size: int) -> Iterator[None]:
+        """Commit what the block writes, and make a checkpoint if one is due.
+
+        :param size: the approximate bytes that it writes.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        self._checkpoints.before_commit(connection, size)
+        yield
+        connection.execute("COMMIT")
+        self._checkpoints.after_commit(connection, self._wal_size)
+
     def check(self) -> None:
         """Check that the files are still there, and shorten a long write-ahead log. Call it from time to time."""
         connection = self._ready()
@@ -301,12 +372,14 @@ class SqliteStore:
                 )
             if self._checkpoints.check(connection, self._wal_size):
                 _, _, self._wal_size = self._files.identity()
+            self._erasures.look(connection)
         with suppress(OSError):  # it is tried again the next time
             self._life.note(self._last_number)
 
     def close(self) -> None:
         """Close the file and release its lock. This never fails."""
         self._closing()
+        self._erasures.forget()
         self._places.clear()  # `open` reads them again, because another process may write to the file from now on
         self._checkpoints.end()
         self._life.end(self._last_number)
@@ -383,34 +456,6 @@ class SqliteStore:
                 self._files.set_wal_aside(self._now())  # closing the connection deletes the file of that name
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    def _placed(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[Row], dict[str, int]]:
-        """Set the places of messages; return them as rows of a block, and the last place of each of their users."""
-        rows: list[Row] = []
-        places = _Places(self._places, connection)
-        for message in messages:
-            # `user_key`, without two calls for each message.
-            from_user = uid if type(uid := message.from_uid) is str else str(uid)
-            to_user = uid if type(uid := message.to_uid) is str else str(uid)
-            if message.is_to_stranger:
-                places.look_up(to_user)
-            from_place = to_place = places[to_user] = places[to_user] + 1
-            if from_user != to_user:
-                from_place = places[from_user] = places[from_user] + 1
-            message.from_place = from_place
-            message.to_place = to_place
-            row = (
-                from_user,
-                from_place,
-                to_user,
-                to_place,
-                message.client_id,
-                message.time_stamp,
-                message.content,
-                int(message.received_at * MICROSECONDS),
-            )
-            rows.append((*row, UNIQUE) if message.has_unique_id else row)
-        return rows, places
-
     def _write_undelivered(self, connection: sqlite3.Connection) -> None:
         # A number beyond the last one would mean a message that comes later.
         connection.executemany(_UNDELIVERED, [(number,) for number in self._undelivered if number <= self._last_number])
@@ -428,54 +473,4 @@ class SqliteStore:
         self.close()
         self._has_failed = True
         self._marks.clear()
-        if isinstance(error, LogUnavailable):
-            return error
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
-            return LogUnavailable(schema.not_a_database_text(self.path))
-        why = _diagnose(self._files) or _in_words(error)
-        return LogUnavailable(f"the message log {self.path} cannot be written: {why}")
-
-
-def _in_words(error: Exception) -> str:
-    """Return the text of an error for the operator."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
-    return str(error)
-
-
-def _diagnose(files: LogFiles) -> str | None:
-    """Return what is wrong with the files, and the remedy; None if SQLite's own error says more."""
-    if why := why_not_found(files.path):
-        return f"{why}: make it, or name another file with --message-log" if why.startswith("there is no") else why
-    for path in (files.path, files.lock, files.wal, f"{files.path}-shm"):
-        if why := why_not_usable(path, write=True):
-            return f"{why}: give it to that user, or name another file with --message-log"
-    if why := why_not_writable(os.path.dirname(files.path)):
-        return f"{why}: give that user the right, or name a file in another folder with --message-log"
-    return None
-
-
-class _Places(dict[str, int]):
-    """The last places of the users in a batch. For other users, the last place before the batch.
-
-    :param unsaved: last places that are not in the table yet.
-    """
-
-    def __init__(self, unsaved: dict[str, int], connection: sqlite3.Connection) -> None:
-        super().__init__()
-        self._unsaved = unsaved
-        self._connection = connection
-
-    def __missing__(self, user: str) -> int:
-        last = self._unsaved.get(user)
-        return self._saved(user) if last is None else last
-
-    def look_up(self, user: str) -> None:
-        """Look up the last place of a user by a read of the table, even if it is known already."""
-        saved = self._saved(user)
-        if user not in self:
-            self[user] = self._unsaved.get(user, saved)
-
-    def _saved(self, user: str) -> int:
-        found = self._connection.execute(_LAST_PLACE, (user,)).fetchone()
-        return found[0] if found else 0
+        return as_unavailable(error, self._files)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -33,6 +33,15 @@ CHECK_SECONDS = 1.0
 MAX_REASONS = 10
 """The most reasons that are logged for one outage of the log."""
 
+ERASE_PAUSE = 1.0
+"""The pause after each part of an erasure, as a multiple of the time that the part took. Messages are written then."""
+
+ERASE_SECONDS = 1.0
+"""The wait before an erasure is tried again that a program which reads the log prevents from ending."""
+
+DEFECT_SECONDS = 60.0
+"""The wait before an erasure is tried again that has failed because of a defect in chatrelay."""
+
 MARKS_SECONDS = 1.0
 """How long marks wait for a batch with which they are written."""
 
@@ -46,6 +55,7 @@ class SqliteMessageLog:
     :param reactor: gets the results, with one call for each batch.
     :param monotonic: a monotonic clock, in seconds; called in the thread.
     :param makes_copy: whether a file of an older chatrelay is copied before it is migrated.
+    :ivar on_erased: see `chatrelay.interfaces.InboxLog`.
     """
 
     def __init__(
@@ -73,7 +83,9 @@ class SqliteMessageLog:
         self._stopped: Deferred[None] = Deferred()
         self._thread: threading.Thread | None = None
         self._epoch = ""
+        self.on_erased: Callable[[Mapping[str, int]], object] = _ignore
         # In the thread:
+        self._erase_at = 0.0
         self._marks_at: float | None = None  # when marks are written that no batch has taken along
         self._saved: list[Deferred[None]] = []  # fire when the marks are written
         self._outcome: Deferred[bool] | None = None  # of the commit that is in doubt
@@ -172,6 +184,11 @@ class SqliteMessageLog:
                 else:
                     self._reopen()
                 continue
+            if self._store.is_erasing:
+                if now >= self._erase_at:
+                    self._erase(now)
+                    continue
+                wait = min(wait, self._erase_at - now)
             if self._marks_at is not None:
                 wait = min(wait, self._marks_at - now)
             try:
@@ -291,6 +308,31 @@ class SqliteMessageLog:
         finally:
             self._check_at = self._monotonic() + CHECK_SECONDS
 
+    def _erase(self, begun: float) -> None:
+        """Do a part of an erasure.
+
+        :param begun: the time.
+        """
+        wait = ERASE_SECONDS
+        try:
+            told, has_done = self._store.erase()
+        except LogUnavailable as error:
+            self._failed(error)
+        # The thread must survive any error. Otherwise all senders would wait for ever.
+        except Exception:
+            log.failure("erasing messages failed because of a defect in chatrelay; please report it")
+            wait = DEFECT_SECONDS
+        else:
+            if told:
+                self._reactor.callFromThread(self._erased, told)
+            if has_done:
+                wait = (self._monotonic() - begun) * ERASE_PAUSE
+        self._erase_at = self._monotonic() + wait
+
+    def _erased(self, told: Mapping[str, int]) -> None:
+        """Pass on who was told, in the reactor."""
+        self.on_erased(told)
+
     def _reopen(self) -> None:
         try:
             is_in_log = self._store.open()
@@ -314,6 +356,10 @@ class SqliteMessageLog:
 
 _LATER = object()
 """The result of a job whose Deferred fires later."""
+
+
+def _ignore(told: Mapping[str, int]) -> None:
+    """Do nothing, as long as nobody wants to know."""
 
 
 def _fire_all(waiting: Sequence[Deferred[None]], error: LogUnavailable | None) -> None:

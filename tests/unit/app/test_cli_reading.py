@@ -308,7 +308,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_options_of_all_commands_are_known_for_suggestions(capsys: pytest.CaptureFixture[str]) -> None:
     found = set()
-    for command in (["messages"], ["inbox"], ["export"], ["backup"], ["restore"], []):
+    for command in (["messages"], ["inbox"], ["export"], ["backup"], ["restore"], ["erase"], []):
         with pytest.raises(SystemExit):
             main([*command, "--help"])
         found |= set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))

@@ -7,15 +7,17 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from chatrelay.interfaces import CommitUnknown, InboxLog, MessageLog, MessageReader
-from chatrelay.messagelog import BadMessageLogURL, message_log, message_reader
+from chatrelay.messagelog import BadMessageLogURL, message_eraser, message_log, message_reader
 from chatrelay.messagelog.memory import MemoryMessageLog, NoMessageLog
 from chatrelay.messagelog.postgres import PostgresMessageLog
-from chatrelay.messagelog.sqlite import SqliteMessageLog
+from chatrelay.messagelog.sqlite import SqliteMessageLog, writer
 from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, Mark, MarkKind
 from chatrelay.testing import HeldMessageLog
+from tests.support.erasure_contract import ErasureContract
 from tests.support.message_logs import SteppedMessageLog, message
 from tests.support.postgres_server import shared_server
 from tests.support.trimming_contract import TrimmingContract
@@ -113,7 +115,7 @@ class MessageReaderContract(MessageLogContract):
         await log.stop()
 
 
-class MemoryLog(MessageReaderContract, TrimmingContract, TestCase):
+class MemoryLog(MessageReaderContract, TrimmingContract, ErasureContract, TestCase):
     """``memory:``"""
 
     def make(self) -> MemoryMessageLog:
@@ -121,6 +123,9 @@ class MemoryLog(MessageReaderContract, TrimmingContract, TestCase):
 
     def reader_of(self, log: MemoryMessageLog) -> MessageReader:
         return log
+
+    async def erase(self, log: Any, user: str, *, received: bool = False) -> None:
+        log.erase(user, received=received)
 
 
 class NoLog(MessageLogContract, TestCase):
@@ -133,7 +138,7 @@ class NoLog(MessageLogContract, TestCase):
         self.assertEqual(isinstance(self.make(), InboxLog), False)
 
 
-class HeldLog(MessageLogContract, TrimmingContract, TestCase):
+class HeldLog(MessageLogContract, TrimmingContract, ErasureContract, TestCase):
     """The fake of `chatrelay.testing`, with its batches committed at once."""
 
     def make(self) -> HeldMessageLog:
@@ -147,6 +152,9 @@ class HeldLog(MessageLogContract, TrimmingContract, TestCase):
 
         log.append = append  # type: ignore[method-assign]
         return log
+
+    async def erase(self, log: Any, user: str, *, received: bool = False) -> None:
+        log.erase(user, received=received)
 
 
 class HeldSteps(SynchronousTestCase):
@@ -253,8 +261,12 @@ class SteppedLog(MessageLogContract, TestCase):
         self.assertEqual([row.delivered for row in log.rows], [False, False])
 
 
-class SqliteLog(TrimmingContract, MessageReaderContract, TestCase):
+class SqliteLog(TrimmingContract, ErasureContract, MessageReaderContract, TestCase):
     """``sqlite:``"""
+
+    def setUp(self) -> None:
+        # The thread looks once a second whether something is to be erased.
+        self.patch(writer, "CHECK_SECONDS", 0.05)
 
     def make(self) -> SqliteMessageLog:
         self.path = os.path.abspath(self.mktemp())
@@ -262,6 +274,9 @@ class SqliteLog(TrimmingContract, MessageReaderContract, TestCase):
 
     def reader_of(self, log: SqliteMessageLog) -> MessageReader:
         return message_reader(f"sqlite:{self.path}")
+
+    async def erase(self, log: Any, user: str, *, received: bool = False) -> None:
+        await deferToThread(list, message_eraser(f"sqlite:{self.path}").erase(user, received=received))
 
 
 class PostgresLog(MessageReaderContract, TrimmingContract, TestCase):

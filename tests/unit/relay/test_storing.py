@@ -214,6 +214,34 @@ class Storing(StoreCase):
         self.world.commit()
         self.assertEqual((alice.take(), other.take()), ([], ["1 message m1"]))
 
+    def test_erasure_is_told_to_live_devices_and_makes_people_unknown(self) -> None:
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        self.world.store(alice, "bo", "m1")
+        self.world.commit()
+        self.world.store(bo, "alice", "m2")
+        self.world.commit()
+        self.assertEqual(bo.take(), ["1 message m1", "2 answer m2 delivered"])
+        self.world.log.erase("alice")
+        self.assertEqual(bo.take(), ["3 erased 1-1"])
+        self.world.store(bo, "alice", "m3")
+        self.world.commit()
+        self.assertEqual(bo.take(), ["4 answer m3 stored"])
+        self.assertEqual(alice.take()[-2:], ["3 erased 1-1", "4 message m3"])
+        self.assertEqual(
+            self.world.device("bo", after=0).take(), ["1-1 void", "2 message m2", "3 erased 1-1", "4 message m3"]
+        )
+
+    def test_erasure_is_not_told_before_an_unsettled_place(self) -> None:
+        bo, cy = self.world.device("bo"), self.world.old_client("cy")
+        self.world.submit("bo", "cy", "m1")
+        self.world.directory.remove("cy", cy)
+        self.world.log.mark_undelivered = lambda numbers: Deferred()  # type: ignore[method-assign]
+        self.world.commit()
+        self.world.log.erase("bo")
+        self.assertEqual(bo.take(), [])
+        self.world.inboxes.release_void("bo", 1)
+        self.assertEqual(bo.take(), ["1-1 void", "2 erased 1-1"])
+
     def test_another_epoch_closes_the_connections(self) -> None:
         alice = self.world.device("alice")
         self.world.store(alice, "bo", "m1")
