@@ -10,14 +10,16 @@
 #            enable_seqscan = off: cost 10000000023.65, 47.4 ms, of which JIT 47.2 ms
 #            enable_seqscan = off, jit = off: cost 10000000023.65, 0.1 ms, of which JIT 0.0 ms
 # Versions:  PostgreSQL 15.18 with LLVM 14
-# Needs:     PostgreSQL's server programs with LLVM (Debian: postgresql) and, as root, its user postgres
+# Needs:     PostgreSQL 15 with LLVM (Debian 12: postgresql-15) and, as root, its user postgres. No public package has a
+#            server with LLVM, so nothing is pinned: with another version, the script says so and exits with 2.
 # Checked:   2026-11-28
 set -euo pipefail
-programs=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1 || true)
+programs=/usr/lib/postgresql/15/bin
 if ! [ -x "$programs/initdb" ]; then
-    echo "PostgreSQL's initdb is missing." >&2
+    echo "$programs/initdb is missing: this was seen with PostgreSQL 15 of Debian." >&2
     exit 2
 fi
+"$programs/postgres" --version
 as_user=()
 if [ "$(id -u)" = 0 ]; then as_user=(runuser -u postgres --); fi
 

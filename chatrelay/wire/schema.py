@@ -21,7 +21,7 @@ FROM_CLIENT, FROM_RELAY = "FromClient", "FromRelay"
 
 _V1 = {
     FROM_CLIENT: (structs.AuthRequest, structs.SendRequest),
-    FROM_RELAY: (structs.AuthResponse, structs.Delivery, structs.AcceptedResponse, structs.SendResponse, structs.Error),
+    FROM_RELAY: (structs.AuthResponse, structs.Delivery, structs.AcceptedResponse, structs.SendRefused, structs.Error),
 }
 _V2 = {
     FROM_CLIENT: (
@@ -42,7 +42,7 @@ _V2 = {
         structs_v2.Void,
         structs_v2.Erased,
         structs_v2.AcceptedResponse,
-        structs_v2.SendRefused,
+        structs.SendRefused,
         structs_v2.HistoryResponse,
         structs_v2.HistoryRefused,
         structs_v2.ConversationsResponse,

@@ -18,7 +18,7 @@ _Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Token = Annotated[str, Meta(max_length=MAX_TOKEN)] | _Integer
 """A value that the client chooses and gets back unchanged: same JSON type, same value."""
 IsTrue = Annotated[bool, Meta(extra_json_schema={"const": True})]
-"""True. (Before msgspec 0.20, there is no schema for a ``Literal`` of it.)"""
+"""True. (Before msgspec 0.20, a ``Literal`` of it can't be decoded, and has no schema.)"""
 IsFalse = Annotated[bool, Meta(extra_json_schema={"const": False})]
 """False."""
 UserID = str | _Integer
@@ -147,18 +147,18 @@ class AcceptedResponse(Struct, gc=False, tag_field="type", tag="send-request-res
     response: Accepted
 
 
-class Outcome(Struct, gc=False):
-    """The outcome of a refused request to send a message."""
+class Refused(Struct, gc=False):
+    """The outcome of a request that was refused."""
 
     id: str | int
     value: IsFalse
     reason: Reason
 
 
-class SendResponse(Struct, gc=False, tag_field="type", tag="send-request-response"):
+class SendRefused(Struct, gc=False, tag_field="type", tag="send-request-response"):
     """The answer to a message-send-request that was refused."""
 
-    response: Outcome
+    response: Refused
 
 
 class Error(Struct, gc=False, tag_field="type", tag="error"):

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from chatrelay.model import MAX_INTEGER, MAX_TOKEN
 from chatrelay.wire.codes import Reason
-from chatrelay.wire.structs import AuthRequest, IsFalse, IsTrue, Token, UnusableFrame
+from chatrelay.wire.structs import AuthRequest, IsTrue, Refused, Token, UnusableFrame
 
 MIN_UNIQUE_ID = 8
 """The fewest characters of the ``id`` of a message-send-request; `MAX_TOKEN` is the most."""
@@ -275,20 +275,6 @@ class AcceptedResponse(Struct, gc=False, tag_field="type", tag="send-request-res
     """The answer to a message-send-request that was accepted."""
 
     response: Accepted
-
-
-class Refused(Struct, gc=False):
-    """The outcome of a request that was refused."""
-
-    id: str | int
-    value: IsFalse
-    reason: Reason
-
-
-class SendRefused(Struct, gc=False, tag_field="type", tag="send-request-response"):
-    """The answer to a message-send-request that was refused."""
-
-    response: Refused
 
 
 class HistoryRefused(Struct, gc=False, tag_field="type", tag="history-response"):

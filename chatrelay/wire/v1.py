@@ -35,9 +35,9 @@ from chatrelay.wire.structs import (
     Error,
     Header,
     Kind,
-    Outcome,
+    Refused,
+    SendRefused,
     SendRequest,
-    SendResponse,
     UnusableFrame,
 )
 
@@ -148,7 +148,7 @@ def accepted(message: Message) -> bytes:
 
 def refused(request_id: str | int, reason: Reason) -> bytes:
     """Encode the answer to a message-send-request that was refused."""
-    return _encode(SendResponse(Outcome(request_id, False, reason)))
+    return _encode(SendRefused(Refused(request_id, False, reason)))
 
 
 def error(reason: Reason, detail: str) -> bytes:

@@ -30,7 +30,7 @@ from chatrelay.wire.decoding import (
     type_and_id_despite,
     without_nul,
 )
-from chatrelay.wire.structs import AuthResponse, Error, UnusableFrame
+from chatrelay.wire.structs import AuthResponse, Error, Refused, SendRefused, UnusableFrame
 from chatrelay.wire.structs_v2 import (
     ANSWERED,
     Kind,
@@ -212,8 +212,8 @@ _encode = msgspec.json.Encoder().encode
 # Templates, because these are sent for every message. Structs take a third longer, or three times as long.
 _DELIVERY = b'{"type":"message","n":%d,"at":%d,"id":%b,"message":{"timeStamp":%b,"fromuID":%b,"touID":%b,"content":%b}}'
 _ACCEPTED = b'{"type":"send-request-response","response":{"id":%b,"value":true,"n":%d,"at":%d,"delivery":"%b"}}'
-_REFUSED: Mapping[Kind, Callable[[shapes.Refused], object]] = {
-    Kind.SEND_REQUEST: shapes.SendRefused,
+_REFUSED: Mapping[Kind, Callable[[Refused], object]] = {
+    Kind.SEND_REQUEST: SendRefused,
     Kind.HISTORY_REQUEST: shapes.HistoryRefused,
     Kind.CONVERSATIONS_REQUEST: shapes.ConversationsRefused,
     Kind.PRESENCE_REQUEST: shapes.PresenceRefused,
@@ -276,7 +276,7 @@ def accepted(request_id: str | int, place: int, at: int, delivered: bool) -> byt
 
 def refused(request_id: str | int, reason: Reason, kind: Kind = Kind.SEND_REQUEST) -> bytes:
     """Encode the answer to a request that was refused: to send a message, or of another kind that is answered."""
-    return _encode(_REFUSED[kind](shapes.Refused(request_id, False, reason)))
+    return _encode(_REFUSED[kind](Refused(request_id, False, reason)))
 
 
 def pong(request_id: str | int, last: int | None) -> bytes:

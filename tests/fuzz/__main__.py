@@ -16,9 +16,14 @@ if name == "cost":
 
 import atheris  # noqa: E402  # where it is needed
 
+FUZZED_PACKAGE = "chatrelay.wire"
+"""What all harnesses call."""
+
 # The fuzzed code must be imported here for the first time; otherwise its coverage is not recorded.
-with atheris.instrument_imports(include=[f"chatrelay.{name.partition('_')[0]}"]):
+assert FUZZED_PACKAGE not in sys.modules
+with atheris.instrument_imports(include=[FUZZED_PACKAGE]):
     fuzzed = import_module(f"tests.fuzz.{name}").FUZZED
+assert FUZZED_PACKAGE in sys.modules
 if "--planted" in arguments:
     arguments.remove("--planted")
     patch(*fuzzed.planted).start()
