@@ -312,7 +312,7 @@ class _OpenLog:
         try:
             with self._index_lock:
                 if not self._is_index_open:
-                    self.index.open(connection, self._epoch)
+                    self.index.open(connection, self._epoch, self._check_open)
                     self._is_index_open = True
             yield connection
         finally:
@@ -320,6 +320,11 @@ class _OpenLog:
                 self._busy.discard(connection)
                 self._idle.append(connection)
                 self._no_busy.notify_all()
+
+    def _check_open(self) -> None:
+        """Raise `LogUnavailable` if the log is being closed: the thread that writes waits for that."""
+        if self._is_closed:
+            raise _not_open()
 
     def _connect(self) -> sqlite3.Connection:
         uri = f"file:{quote(os.fsencode(self.path))}?mode=ro"

@@ -69,6 +69,10 @@ _LAST_BLOCK = "SELECT max(first_number) FROM block"
 _NAME = re.compile(r"\d{12,}-\d{12,}\.run")
 
 
+def _go_on() -> None:
+    """Let a check of runs go on."""
+
+
 class View(NamedTuple):
     """The runs that readers use. It does not change, except that messages are added to the newest run.
 
@@ -113,23 +117,24 @@ class Index:
         """Whether there is an index in files."""
         return os.path.isdir(self.folder)
 
-    def open(self, connection: sqlite3.Connection, epoch: str) -> None:
+    def open(self, connection: sqlite3.Connection, epoch: str, check_open: Callable[[], None] = _go_on) -> None:
         """Take the runs that are complete and belong to the message log, and delete the others.
 
         :param epoch: of the message log. Runs of another epoch are deleted.
+        :param check_open: called after each MiB of the runs, which are all read. What it raises ends that.
         :raises sqlite3.Error: where the message log can't be read.
         :raises OSError: where the folder can't be read or written.
         """
         with self._lock:
             self._epoch = epoch
             self._memory = []
-            self._files = self._usable_runs(connection)
+            self._files = self._usable_runs(connection, check_open)
             key = self._files[0].header.hash_key if self._files else self._random_bytes(16)
             self._hashes = Hashes(key)
             self._through = self._reported = self._files[-1].last if self._files else 0
             self._publish()
 
-    def _usable_runs(self, connection: sqlite3.Connection) -> list[FileRun]:
+    def _usable_runs(self, connection: sqlite3.Connection, check_open: Callable[[], None]) -> list[FileRun]:
         """Return the longest row of runs without gaps, and delete all other files."""
         found = []
         for name in sorted(os.listdir(self.folder)) if self.has_files else ():
@@ -139,7 +144,7 @@ class Index:
             elif _NAME.fullmatch(name):
                 try:
                     run = FileRun(path)
-                    check_run(run, connection, self._epoch)
+                    check_run(run, connection, self._epoch, check_open)
                 except DamagedRun as error:
                     log.warn("{error}: the index of the message log is built again", error=error)
                     os.unlink(path)
@@ -390,9 +395,12 @@ def _first_and_negative_last(name: str) -> tuple[int, int]:
     return int(first), -int(last)
 
 
-def check_run(run: FileRun, connection: sqlite3.Connection, epoch: str) -> None:
+def check_run(
+    run: FileRun, connection: sqlite3.Connection, epoch: str, check_open: Callable[[], None] = _go_on
+) -> None:
     """Check that a run is whole and belongs to a message log.
 
+    :param check_open: called after each MiB that was read. What it raises ends the check.
     :raises DamagedRun: if not.
     :raises sqlite3.Error: where the message log can't be read.
     """
@@ -404,7 +412,7 @@ def check_run(run: FileRun, connection: sqlite3.Connection, epoch: str) -> None:
             raise DamagedRun(f"{run.path} has more messages than the message log")
     elif LastMessage(message.received_at, message.from_place, message.to_place) != run.header.last_message:
         raise DamagedRun(f"{run.path} belongs to another message log")
-    run.check()
+    run.check(check_open=check_open)
 
 
 def first_number(connection: sqlite3.Connection) -> int:

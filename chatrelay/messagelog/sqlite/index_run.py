@@ -13,7 +13,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
@@ -277,10 +277,11 @@ class FileRun:
         """The number of messages."""
         return self.last - self.first + 1
 
-    def check(self, sections: Sequence[str] = _SECTIONS) -> None:
+    def check(self, sections: Sequence[str] = _SECTIONS, check_open: Callable[[], None] = lambda: None) -> None:
         """Compare the file with its checksums. It can be used from now on.
 
         :param sections: those that are compared. The first one is needed in any case.
+        :param check_open: called after each `READ_BYTES`. What it raises ends the check.
         :raises DamagedRun: where they differ.
         """
         fences: array[int] = array("Q")
@@ -290,6 +291,7 @@ class FileRun:
             for offset in range(self._offsets[section], end, READ_BYTES):
                 data = os.pread(self._descriptor, min(READ_BYTES, end - offset), offset)
                 checksum = zlib.crc32(data, checksum)
+                check_open()
                 if section == "hashes" and len(data) % 8 == 0:
                     fences.extend(memoryview(data).cast("Q")[::HASHES_PER_PAGE])
             if checksum != self._checksums[section]:

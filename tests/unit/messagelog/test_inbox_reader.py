@@ -231,6 +231,37 @@ class Reader(TestCase):
         self.open()
         self.assertEqual(await self.count(), 9)
 
+    async def test_closing_interrupts_the_check_of_the_index(self) -> None:
+        for _ in range(15):
+            self.append(10)
+        self.log.index_all()
+        self.reader.closing()
+        reads: list[int] = []
+        is_reading, go_on = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+        real = os.pread
+
+        def pread(descriptor: int, count: int, offset: int) -> bytes:
+            reads.append(offset)
+            is_reading.set()
+            go_on.wait(30)
+            return real(descriptor, count, offset)
+
+        with patch("chatrelay.messagelog.sqlite.index_run.os.pread", pread):
+            self.open()  # there are files, so it is checked at once
+            opened = self.reader._log
+            assert opened is not None
+            self.assertTrue(is_reading.wait(30))
+            closing = threading.Thread(target=self.reader.closing)
+            closing.start()
+            await until(lambda: opened._is_closed)
+            before = len(reads)
+            go_on.set()
+            closing.join(30)
+        self.assertFalse(closing.is_alive())
+        self.assertGreater(len(self.log.files), 5)
+        self.assertLessEqual(len(reads) - before, 2)
+
     async def test_closing_interrupts_a_long_read(self) -> None:
         started = threading.Event()
 
