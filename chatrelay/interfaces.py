@@ -416,7 +416,8 @@ class TrimmableLog(InboxLog, Protocol):
 class InboxReader(Protocol):
     """Reads an `InboxLog` by user, without blocking the reactor, and without keeping the log from writing.
 
-    Each method returns a Deferred. It fails with `LogUnavailable` if the log can't be read, and with
+    Each method returns a Deferred. It fails with `LogUnavailable` if the log can't be read, with
+    `chatrelay.model.LogNotIndexed` if that is so only until an index of the log is made, and with
     `chatrelay.model.LogBusy` if too many reads wait. Each read sees what was committed before it.
     `chatrelay.model.InboxEntry` says when a message stands. Users are keys, as `chatrelay.model.user_key` makes them;
     `user` and `peer` may be the same.

@@ -315,5 +315,9 @@ class LogUnavailable(Exception):
     """The message log could not be opened, written or read. No message of a failed batch may be delivered."""
 
 
+class LogNotIndexed(LogUnavailable):
+    """The message log can't be read by user until its index is made. That goes on, and takes some minutes at most."""
+
+
 class LogBusy(Exception):
     """Too many reads of the message log wait. Ask again later."""

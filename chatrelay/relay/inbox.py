@@ -49,7 +49,7 @@ from twisted.python.failure import Failure
 
 from chatrelay.interfaces import InboxConnection, InboxLog, V2Dialect
 from chatrelay.limits.timers import DeadlineTimer
-from chatrelay.model import LogBusy, LogUnavailable, Message, Page
+from chatrelay.model import LogBusy, LogNotIndexed, LogUnavailable, Message, Page
 from chatrelay.wire import codes
 
 log = Logger("chatrelay.relay")
@@ -254,6 +254,9 @@ class Cursor:
     def _read_failed(self, failure: Failure) -> None:
         if self.state is State.READING:
             self.state = State.RETRYING
+            if failure.check(LogNotIndexed):
+                # It will be ready. A client that was closed would only come back, and find the same.
+                self._stop_time()
             self._inboxes.retries.start(self)
         failure.trap(LogUnavailable, LogBusy)
 

@@ -16,7 +16,17 @@ from chatrelay.messagelog.sqlite.index import Index, View, first_number
 from chatrelay.messagelog.sqlite.index_columns import id_hash
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
 from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
-from chatrelay.model import Conversation, InboxEntry, LoggedMessage, LogUnavailable, MarkKey, MarkKind, Page, Progress
+from chatrelay.model import (
+    Conversation,
+    InboxEntry,
+    LoggedMessage,
+    LogNotIndexed,
+    LogUnavailable,
+    MarkKey,
+    MarkKind,
+    Page,
+    Progress,
+)
 
 MAX_BEHIND = 50_000
 """The most messages that a read indexes before it is answered. If there are more, it fails, and the index is built by
@@ -35,7 +45,7 @@ class InboxQueries:
     """Answers the reads of `chatrelay.interfaces.InboxReader`, which describes them.
 
     Every method raises `sqlite3.Error` where the log can't be read, `OSError` or `DamagedRun` where the index can't be
-    read or is damaged, and `LogUnavailable` while a long index is built.
+    read or is damaged, and `LogNotIndexed` while a long index is built.
 
     :param connection: may only read.
     """
@@ -222,9 +232,7 @@ class InboxQueries:
         self._deleted = first_number(self._connection) - 1
         if not index.catch_up(self._connection):
             if (behind := index.behind(self._connection)) > MAX_BEHIND:
-                raise LogUnavailable(
-                    f"the message log is being indexed, {behind:,} messages are to do: try again later"
-                )
+                raise LogNotIndexed(f"the message log is being indexed, {behind:,} messages are to do: try again later")
             while not index.catch_up(self._connection):
                 if index.is_full:
                     raise LogUnavailable("the message log can't be indexed as fast as it grows: try again later")

@@ -20,7 +20,7 @@ from chatrelay.messagelog.sqlite import index as index_module
 from chatrelay.messagelog.sqlite import index_search
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_run import UNFINISHED
-from chatrelay.model import Conversation, LogUnavailable, MarkKind, Message
+from chatrelay.model import Conversation, LogNotIndexed, LogUnavailable, MarkKind, Message
 from tests.support.indexed_logs import EVERYTHING, IndexedLog
 
 PACKAGE = "chatrelay.messagelog.sqlite"
@@ -373,7 +373,7 @@ def test_reads_of_a_replaced_run_continue(log: IndexedLog) -> None:
 
 def test_read_fails_while_a_long_index_is_built(log: IndexedLog) -> None:
     with patch(f"{PACKAGE}.index._BLOCKS_PER_READ", 1), patch(f"{PACKAGE}.inbox_queries.MAX_BEHIND", 50):
-        with pytest.raises(LogUnavailable, match="92 messages are to do"):
+        with pytest.raises(LogNotIndexed, match="92 messages are to do"):
             log.queries.has_written("1", "2")
         while log.index.behind(log.connection) > 50:
             log.index.catch_up(log.connection)

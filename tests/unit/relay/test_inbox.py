@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.model import InboxEntry, LogBusy, LoggedMessage, LogUnavailable, Message, Page
+from chatrelay.model import InboxEntry, LogBusy, LoggedMessage, LogNotIndexed, LogUnavailable, Message, Page
 from chatrelay.relay import inbox as inbox_module
 from chatrelay.relay.inbox import Cursor, Inboxes, State, can_replay
 from chatrelay.wire import codes
@@ -422,6 +422,20 @@ class CursorTests(SynchronousTestCase):
             self.assertEqual(client.take(), [])
             self.clock.pump([0.25] * 2)
             self.assertEqual((client.take(), cursor.state), (["1 message a"], State.LIVE))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_connection_stays_while_the_log_is_indexed_and_its_time_begins_afterwards(self) -> None:
+        self.add("a")
+        self.reader.error = LogNotIndexed("being indexed")
+        client, cursor = self.enter(after=0)
+        self.clock.pump([0.25] * 240)
+        self.assertEqual((client.closed, cursor.state), (None, State.RETRYING))
+        self.reader.error = LogUnavailable("gone")
+        self.clock.pump([0.25] * 38)
+        self.assertIsNone(client.closed)
+        self.reader.error = None
+        self.clock.pump([0.25] * 5)
+        self.assertEqual((client.take(), cursor.state), (["1 message a"], State.LIVE))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_connection_is_closed_after_ten_seconds_of_failed_reads(self) -> None:
