@@ -14,7 +14,7 @@ from typing import Any
 from chatrelay.messagelog.sqlite import SqliteStore
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.verify import verify
-from chatrelay.model import InboxEntry, MarkKind
+from chatrelay.model import InboxEntry
 from tests.support.evidence import Evidence
 from tests.support.indexed_logs import EVERYTHING
 from tests.support.message_logs import message
@@ -110,6 +110,3 @@ def check_inbox(store: SqliteStore, connection: sqlite3.Connection, queries: Inb
         assert bool(delivered) == (entry.message is not None)
         if entry.message is not None:
             assert (entry.message.number, entry.message.content) == (number, content)
-    statement = "SELECT min(value) FROM mark WHERE user = ? AND kind = ?"
-    (least,) = connection.execute(statement, (user, MarkKind.READ.value)).fetchone()
-    assert least is None or least >= state.first, "a mark before the first place is kept"
