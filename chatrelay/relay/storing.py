@@ -336,7 +336,9 @@ class Storing:
         held.is_known = is_known
 
     def _inbox_read(self, state: InboxState, held: _Held) -> None:
-        self._away.note(held.pair[1], state.left_at, state.last)
+        # Messages that were deleted since are not stored any more.
+        left_at = None if state.left_at is None else max(state.left_at, state.first - 1)
+        self._away.note(held.pair[1], left_at, state.last)
 
     def _search(self, held: _Held) -> None:
         """Look in the log for a message that came again."""

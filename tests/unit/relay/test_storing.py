@@ -962,6 +962,18 @@ class Bounds(StoreCase):
             world.commit()
             self.assertEqual(alice.take()[-1].split()[-1], expected)
 
+    def test_places_whose_messages_were_deleted_do_not_count(self) -> None:
+        self.world = World(StorePolicy(offline_messages=10, stranger_messages=0))
+        self.know("alice", "bo")
+        world = World(StorePolicy(offline_messages=2), self.world.log)
+        world.log.marks["bo", MarkKind.LEFT_AT, ""] = 0
+        world.log.trim(2**62)
+        world.storing.acquaintances.wrote("bo", "alice")
+        alice = world.device("alice")
+        world.store(alice, "bo", "m1")
+        world.commit()
+        self.assertEqual(alice.take()[-1].split()[-1], "stored")
+
     def test_recipient_who_comes_back_has_room_again(self) -> None:
         self.world = World(StorePolicy(offline_messages=1))
         self.know("alice", "bo")
