@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs
 
-from chatrelay.messagelog.sqlite import SqliteStore, trimming
+from chatrelay.messagelog.sqlite import SqliteMessageReader, SqliteStore, erasure, trimming
 from chatrelay.messagelog.sqlite.opening import DamagedLog
 from chatrelay.messagelog.sqlite.verify import summary, verify
 from chatrelay.model import InboxState, Mark, MarkKind, Message
@@ -161,6 +161,37 @@ def test_damaged_block_is_reported_once_and_the_log_can_be_written(store: Sqlite
         assert (store.trim(LATER), store.trim(LATER)) == (0, 0)
     assert [event["log_format"].split(",")[0] for event in events] == ["no old messages can be deleted"]
     assert store.append([message()]) == [4]
+
+
+def test_log_that_is_trimmed_between_the_parts_of_an_erasure_is_whole(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "BLOCKS_PER_PART", 2)
+    monkeypatch.setattr(trimming, "MAX_BLOCKS", 1)
+    for second in range(20):
+        written(store, 30, seconds=1_700_000_000.0 + second)
+    with closing(sqlite3.connect(path)) as connection:
+        erasure.ask(connection, "1", True, 1_700_000_000)
+        connection.commit()
+    store.check()
+    deleted = 0
+    while store.is_erasing:
+        store.erase()
+        deleted += store.trim(1_700_000_015_000_000)
+    deleted += sum(trim_all(store, 1_700_000_015_000_000))
+    assert deleted == 15 * 30
+    state, other = store.inbox("1"), store.inbox("2")
+    store.close()
+    verify(str(path), lambda *_: None)
+    store.open()
+    assert (store.inbox("1"), store.inbox("2")) == (state, other)
+    reader = SqliteMessageReader(str(path))
+    assert all("1" not in (each.from_uid, each.to_uid) for each in reader.messages())
+    kept = [entry for entry in reader.entries("2", 0, other.last) if entry.message is not None or entry.erased]
+    assert kept[0].place >= other.first
+    later = message("later", "1", "1")
+    store.append([later])
+    assert later.to_place == state.last + 1
 
 
 def test_space_of_deleted_messages_is_used_again(store: SqliteStore, path: Path) -> None:
