@@ -227,6 +227,7 @@ def build_parts(
             "log messages that were left out": lambda now: log_limiter.report(),
             **registry.sweep_tasks(),
             "recheck-interval": lambda now: rechecks.sweep(),
+            **({} if storing is None else {"epoch of the message log": lambda now: storing.check_epoch()}),
             **({} if resumption is None else {"resume-time": lambda now: resumption.sweep()}),
         },
         active,

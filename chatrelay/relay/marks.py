@@ -49,6 +49,11 @@ class Marks:
         """Return how many marks are not saved yet."""
         return len(self._unsaved)
 
+    @property
+    def epoch(self) -> str:
+        """The epoch in which a mark that is set now names a place."""
+        return self._log.epoch
+
     def set(self, user: str, kind: MarkKind, peer: str, value: int) -> None:
         """Keep a mark, if it is greater than the one that is not saved yet; parameters as in `Mark`."""
         self._drop_other_epoch()

@@ -69,8 +69,12 @@ class ReceiptDialect(Protocol):
 
 @attrs.define(eq=False)
 class _Pending:
-    """What the next receipt of a conversation will say; 0 for nothing."""
+    """What the next receipt of a conversation will say; 0 for nothing.
 
+    :ivar epoch: of the numbers.
+    """
+
+    epoch: str
     received: int = 0
     read: int = 0
 
@@ -79,6 +83,7 @@ class _Pending:
 class _User:
     """The marks of a user.
 
+    :ivar epoch: in which all places here have a meaning.
     :ivar received: the place up to which senders were told.
     :ivar acknowledged: the ``received`` mark.
     :ivar reads: by conversation, the ``read`` mark, as far as it was looked up.
@@ -94,6 +99,7 @@ class _User:
     received: int
     acknowledged: int
     is_here: bool
+    epoch: str
     reads: dict[str, int] = attrs.field(factory=dict)
     told: dict[str, Places] = attrs.field(factory=dict)
     checks: dict[str, Places] = attrs.field(factory=dict)
@@ -154,9 +160,9 @@ class Receipts:
         :param received: the ``received`` mark that the log has kept.
         """
         state = self._users.get(user)
-        if state is None:
+        if state is None or not self._is_current(state):
             received = max(received, self._marks.unsaved(user, MarkKind.RECEIVED))
-            self._users[user] = _User(user, received, received, is_here=True)
+            self._users[user] = _User(user, received, received, is_here=True, epoch=self._marks.epoch)
         else:
             state.is_here = True
             if received > state.acknowledged:
@@ -214,7 +220,7 @@ class Receipts:
             state = self._users.get(user)
             if state is None:
                 received = self._marks.unsaved(user, MarkKind.RECEIVED)
-                state = self._users[user] = _User(user, received, received, is_here=False)
+                state = self._users[user] = _User(user, received, received, False, self._marks.epoch)
             if len(state.introduced) < MAX_WAITING:
                 state.introduced[peer] = None
             self._proceed(state)
@@ -232,6 +238,10 @@ class Receipts:
     def _clamped(place: int, cursor: Cursor) -> int:
         """Return a place up to which a mark may count: nothing beyond what the connection was sent."""
         return min(place, cursor.place)
+
+    def _is_current(self, state: _User) -> bool:
+        """Return whether the places of a user still have their meaning: the log has the same epoch."""
+        return state.epoch == self._marks.epoch
 
     # What needs no read ------------------------------------------------------
 
@@ -263,6 +273,8 @@ class Receipts:
 
     def _offer(self, state: _User, to: str, received: int = 0, read: int = 0) -> None:
         """Send a receipt with the numbers that have grown, now or when the last one is old enough."""
+        if not self._is_current(state):
+            return
         told = state.told.get(to, (0, 0))
         received = received if received > told[0] else 0
         read = read if read > told[1] else 0
@@ -278,7 +290,7 @@ class Receipts:
             pending.read = max(pending.read, read)
 
     def _send(self, pair: Pair, received: int, read: int) -> None:
-        self._pending[pair] = _Pending()
+        self._pending[pair] = _Pending(self._marks.epoch)
         self._windows.start(pair)
         to, about = pair
         inbox = self._inboxes.get(to)
@@ -289,7 +301,7 @@ class Receipts:
 
     def _window_over(self, pair: Pair) -> None:
         pending = self._pending.pop(pair)
-        if pending.received or pending.read:
+        if (pending.received or pending.read) and pending.epoch == self._marks.epoch:
             self._send(pair, pending.received, pending.read)
 
     # What needs reads ---------------------------------------------------------
@@ -320,8 +332,8 @@ class Receipts:
 
     def _finished(self, state: _User) -> None:
         state.is_busy = False
-        if not state.is_here:
-            self._users.pop(state.user, None)
+        if not state.is_here and self._users.get(state.user) is state:
+            del self._users[state.user]
 
     def _failed(self, failure: Failure, state: _User) -> None:
         failure.trap(LogUnavailable, LogBusy)
@@ -336,7 +348,7 @@ class Receipts:
 
     def _give_up(self, state: _User) -> None:
         """Tell nobody of what waits. The marks are kept, and clients find them with the conversations."""
-        for peer, (place, _) in state.wanted.items():
+        for peer, (place, _) in state.wanted.items() if self._is_current(state) else ():
             self._marks.set(state.user, MarkKind.READ, peer, place)
         state.received = state.acknowledged
         for waiting in (state.wanted, state.checks, state.introduced):
@@ -373,6 +385,8 @@ class Receipts:
         # Only those who have written to the user may be told, or make a difference to what is read.
         if has_written and is_known and self.are_sent and self._inboxes.get(peer) is not None:
             numbers = await self._read_numbers(state, peer, place, before)
+        if not self._is_current(state):
+            return
         _keep(state.reads, peer, place)
         if has_written or is_known:  # otherwise there is no such conversation
             self._marks.set(user, MarkKind.READ, peer, place)

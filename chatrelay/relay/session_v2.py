@@ -179,7 +179,8 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
 
     def _do(self, request: Request, now: float) -> None:
         method = _METHODS.get(type(request))
-        if method is not None:
+        # In another epoch, the places of this request and of its answer would mean something else.
+        if method is not None and self._shared.inboxes.check_epoch():
             method(self, request, now)
 
     # Frames that are refused -------------------------------------------------
@@ -455,7 +456,8 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         return answering.addCallback(self._send_answer)
 
     def _send_answer(self, answer: bytes) -> None:
-        self._connection.send(answer)
+        if self._shared.inboxes.check_epoch():
+            self._connection.send(answer)
 
     # Marks ---------------------------------------------------------------------
 

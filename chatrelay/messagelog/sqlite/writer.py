@@ -70,7 +70,7 @@ class SqliteMessageLog:
         self._store = SqliteStore(
             path,
             migrating=self._migrating,
-            opened=self._reader.opened,
+            opened=self._opened,
             closing=self._reader.closing,
             committed=self._reader.committed,
         )
@@ -111,7 +111,7 @@ class SqliteMessageLog:
 
     @property
     def epoch(self) -> str:
-        """The name of the log's life. It changes before the Deferreds of the first batch of another life fire."""
+        """The name of the log's life. It changes before the first Deferred of a batch or read of another life fires."""
         return self._epoch
 
     @property
@@ -164,7 +164,13 @@ class SqliteMessageLog:
         self._jobs.put((work, argument, done))
         return done
 
-    # In the thread, from here on.
+    # In the thread, from here on, but for `start`.
+
+    def _opened(self, path: str, epoch: str) -> None:
+        """Have the log read, after the change of `epoch`: what is read of another life must not come before it."""
+        if self._thread is not None and epoch != self._epoch:
+            self._announce_epoch(epoch)
+        self._reader.opened(path, epoch)
 
     def _write(self) -> None:
         while True:
@@ -225,7 +231,7 @@ class SqliteMessageLog:
             self._reactor.callFromThread(done.errback, Failure())
         else:
             if store.epoch != self._epoch:
-                self._announce_epoch()
+                self._announce_epoch(store.epoch)
             if result is _LATER:
                 self._saved.append(done)
             else:
@@ -281,9 +287,9 @@ class SqliteMessageLog:
         saved, self._saved = self._saved, []
         self._reactor.callFromThread(_fire_all, saved, error)
 
-    def _announce_epoch(self) -> None:
+    def _announce_epoch(self, epoch: str) -> None:
         """Change `epoch` in the reactor, after the results of the earlier life and before those of this one."""
-        self._reactor.callFromThread(setattr, self, "_epoch", self._store.epoch)
+        self._reactor.callFromThread(setattr, self, "_epoch", epoch)
 
     def _failed(self, error: LogUnavailable) -> None:
         self._retry_at = self._monotonic() + RETRY_SECONDS
@@ -342,7 +348,6 @@ class SqliteMessageLog:
         except Exception:
             log.failure("opening the message log failed because of a defect in chatrelay; please report it")
         else:
-            self._announce_epoch()
             outcome, self._outcome = self._outcome, None
             if outcome is not None:
                 self._reactor.callFromThread(outcome.callback, bool(is_in_log))

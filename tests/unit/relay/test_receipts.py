@@ -172,6 +172,29 @@ class ReceivedTests(ReceiptCase):
         self.people.pass_time(1.5)
         self.assertEqual(self.alice.told(), ["receipt bo 7 -"])
 
+    def test_mark_of_another_epoch_is_neither_told_nor_kept(self) -> None:
+        place = self.send()
+        self.people.log_out(self.bo)
+        self.bo = self.people.log_in("bo")
+        self.people.pass_time(1)
+        self.people.log.marks.clear()
+        self.reader.holds = True
+        self.people.read(self.bo, "alice", place)
+        self.assertEqual(len(self.reader.waiting), 1)
+        self.people.log.epoch = "another"  # and the clients come back
+        self.people.inboxes.check_epoch()
+        self.people.log_out(self.bo)
+        bo = self.people.log_in("bo")
+        alice = self.people.log_in("alice")
+        while self.reader.waiting:
+            self.reader.answer()
+        self.people.pass_time(1)
+        self.assertEqual((alice.told(), self.people.log.marks.get(("bo", MarkKind.READ, "alice"))), ([], None))
+        self.reader.holds = False
+        self.people.received(bo, 1)
+        self.people.pass_time(1)
+        self.assertEqual(alice.told(), ["receipt bo 4 -"])  # the marks begin again
+
     def test_mark_just_before_a_disconnection_is_told(self) -> None:
         self.people.log_out(self.bo)
         place = self.send()

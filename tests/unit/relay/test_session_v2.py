@@ -547,6 +547,22 @@ class Reading(SessionV2TestCase):
         self.assertEqual([each["n"] for each in self.response(history(8, after=1))["messages"]], [2, 3])
         self.assertEqual(self.response(history("nobody"))["messages"], [])
 
+    def test_request_after_a_change_of_the_epoch_closes_with_4005_and_does_nothing(self) -> None:
+        for request in (history(8), conversations(), {"type": "received", "received": 5}, ping()):
+            self.setUp()
+            self.log.epoch = "another"
+            self.assertEqual((self.say(request), self.connection.closed), ([], codes.LOG_LOST))
+            self.clock.advance(0)
+            self.assertEqual(self.log.marks, {})
+
+    def test_answer_of_another_epoch_is_not_sent(self) -> None:
+        self.log.reader.holds = True
+        self.say(history(8))
+        self.log.epoch = "another"
+        while self.log.reader.waiting:
+            self.log.reader.answer()
+        self.assertEqual((self.connection.take(), self.connection.closed), ([], codes.LOG_LOST))
+
     def test_conversations_have_their_last_messages_and_what_is_unread(self) -> None:
         self.log.save_marks([Mark("7", MarkKind.READ, "8", 2)])
         found = self.response(conversations("c1"))
