@@ -114,6 +114,11 @@ class Crowd:
             client.expect_return(complete)
         return everybody
 
+    async def all_logged_in(self) -> None:
+        """Wait until all clients are logged in: some may have been closed after their return."""
+        while not all(client.is_logged_in for client in self.clients):
+            await asyncio.sleep(0.1)
+
     def leave(self) -> None:
         """Close all connections."""
         for client in self.clients:
@@ -125,11 +130,16 @@ def _address(number: int) -> str:
     return f"127.1.{number >> 8}.{number & 255}"
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class Client:
     """One user's client, on one connection after the other.
 
     :param number: names the user.
     :param address: where it connects from.
+    :ivar is_logged_in: whether it is logged in.
     """
 
     def __init__(self, crowd: Crowd, number: int, address: str) -> None:
@@ -143,6 +153,7 @@ class Client:
         self._place = 0  # the last one that it has
         self._answered: asyncio.Future[_Login | None] | None = None
         self._complete: Callable[[], None] | None = None  # called when it has everything
+        self.is_logged_in = False
         self._is_away = False  # whether it has been closed by the restart
         self._retry_after = 0.0
         self._returning: asyncio.Task[None] | None = None  # asyncio itself keeps no reference to it
@@ -151,6 +162,7 @@ class Client:
 
     async def log_in(self) -> None:
         """Log in for the first time, with what was there before as if it were not read."""
+        self._complete = _do_nothing  # it comes back, too, if it is closed before the restart
         while (answer := await self._try({"type": "auth-request", "SESSID": self.uid})) is None:
             await asyncio.sleep(FIRST_WAIT)
         self._epoch = answer.epoch
@@ -230,6 +242,7 @@ class Client:
 
     def _logged_in(self, answer: _Login) -> None:
         if answer.response:
+            self.is_logged_in = True
             self._token = answer.resume
             if self._is_away and not (answer.recovered is True and answer.n == self.crowd.missed):
                 self._is_wrong(f"{answer}")
@@ -255,9 +268,11 @@ class Client:
         :param code: the close code; None for none.
         """
         self._transport = None
-        if self._answered is not None and not self._answered.done():
-            self.crowd.setbacks[f"closed with {code}"] += 1
-            self._answered.set_result(None)
+        was_logged_in, self.is_logged_in = self.is_logged_in, False
+        if not was_logged_in:  # `_come_back`, or `log_in`, tries again
+            if self._answered is not None and not self._answered.done():
+                self.crowd.setbacks[f"closed with {code}"] += 1
+                self._answered.set_result(None)
         elif self._complete is not None:
             if code is not None and code >= 4500:
                 self._is_wrong(f"closed with {code}")

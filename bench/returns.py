@@ -233,6 +233,7 @@ async def one_return(what: str, relay: Restarted, site: Site, crowd: Crowd, with
     """
     end: list[tuple[float, float]] = []
     crowd.on_complete = lambda: end.append((time.monotonic(), relay.cpu()))
+    await asyncio.wait_for(crowd.all_logged_in(), PATIENCE)
     back = crowd.expect_return(with_tokens)
     stopped_at = time.monotonic()
     await relay.stop()

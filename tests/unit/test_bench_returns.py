@@ -18,6 +18,7 @@ from bench.returns import Missed, Return, lines
 from chatrelay.model import Message
 from chatrelay.wire import codes, v2
 
+LOGGED_IN = b'{"type":"auth-response","response":true,"n":3,"epoch":"e","recovered":true,"resume":"t"}'
 MISSED = Missed(clients=5, each=3)
 
 
@@ -101,7 +102,9 @@ def test_client_that_is_closed_after_its_return_comes_back_for_the_rest(client: 
     waits: list[float] = []
 
     async def be_closed_twice() -> None:
+        client.received(LOGGED_IN)
         client.disconnected(4000)
+        client.received(LOGGED_IN)
         client.received(delivery(2, 1))
         client.disconnected(4002)
         await asyncio.sleep(0)
@@ -118,8 +121,17 @@ async def record(waits: list[float], wait: float) -> None:
     waits.append(wait)
 
 
+def test_client_whose_login_was_refused_tries_again_only_once(client: Client) -> None:
+    client._is_away = True
+    client.received(b'{"type":"auth-response","response":false,"reason":"webserver-unavailable"}')
+    with patch.object(Client, "_come_back", side_effect=AssertionError):
+        client.disconnected(None)
+    assert (client._place, client.crowd.wrong) == (0, [])
+
+
 def test_client_that_must_not_come_back_is_wrong(client: Client) -> None:
     async def be_replaced() -> None:
+        client.received(LOGGED_IN)
         client.disconnected(4506)
         await asyncio.sleep(0)
 
