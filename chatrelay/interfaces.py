@@ -408,8 +408,8 @@ class TrimmableLog(InboxLog, Protocol):
 
         :param before: microseconds since 1970 UTC. A message that was received at that time stays.
         :returns: a Deferred that fires when that is committed, with the number of deleted messages, or fails with
-            `LogUnavailable`. It is 0 if there is nothing to delete, or another process is deleting; otherwise, there
-            may be more.
+            `LogUnavailable`. It is 0 if there is nothing to delete, or another process is deleting. If it is 100 or
+            more, there may be more, and the next call follows soon; otherwise it comes after a minute.
         """
 
 

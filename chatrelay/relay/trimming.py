@@ -20,14 +20,17 @@ from chatrelay.model import LogUnavailable
 
 log = Logger("chatrelay.relay")
 
+FEW = 100
+"""A call that deletes fewer messages ends a round. On a busy relay, some more are old enough after each pause."""
+
 PAUSE_SECONDS = 0.05
-"""Seconds between two calls, while there is more to delete."""
+"""Seconds between two calls of a round."""
 
 ROUND_SECONDS = 60.0
-"""Seconds until the next call when there was nothing to delete, or the log has failed."""
+"""Seconds until the next call after the end of a round, or when the log has failed."""
 
 REPORT_SECONDS = 3600.0
-"""Seconds between two log messages about what was deleted."""
+"""Seconds between two log messages about what was deleted. The first one comes at the end of a round."""
 
 FORGET_SECONDS = 24 * 3600.0
 """Seconds for which people may stay known after the last message that made them known was deleted."""
@@ -93,13 +96,17 @@ class Trimming:
     def _trimmed(self, count: int) -> None:
         self._unreported += count
         self._is_outdated = self._is_outdated or count > 0
-        if not count:
-            self._end_round()
-        self._wait(PAUSE_SECONDS if count else ROUND_SECONDS)
+        is_over = count < FEW
+        self._follow_up(is_over)
+        self._wait(ROUND_SECONDS if is_over else PAUSE_SECONDS)
 
-    def _end_round(self) -> None:
+    def _follow_up(self, is_over: bool) -> None:
+        """Report what was deleted, and have people forgotten, if it is time.
+
+        :param is_over: whether the round is over. A round may last for days, and must not put this off.
+        """
         seconds = self._clock.seconds()
-        if self._unreported and seconds >= self._report_at:
+        if self._unreported and seconds >= self._report_at + (0.0 if is_over else REPORT_SECONDS):
             log.info(
                 "deleted {count} messages that were older than keep ({seconds} s)",
                 count=self._unreported,

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatrelay.messagelog.memory import MemoryMessageLog
 from chatrelay.model import LogUnavailable
-from chatrelay.relay.trimming import FORGET_SECONDS, PAUSE_SECONDS, REPORT_SECONDS, ROUND_SECONDS, Trimming
+from chatrelay.relay.trimming import FEW, FORGET_SECONDS, PAUSE_SECONDS, REPORT_SECONDS, ROUND_SECONDS, Trimming
 
 NOW = 1_700_000_000.5
 KEEP = 3600.0
@@ -59,7 +59,7 @@ class TrimmingTests(SynchronousTestCase):
         """Delete so many messages in each call of a round, with the next call under way at its end."""
         for count in (*counts, 0):
             self.log.answer(count)
-            self.clock.advance(PAUSE_SECONDS if count else ROUND_SECONDS)
+            self.clock.advance(ROUND_SECONDS if count < FEW else PAUSE_SECONDS)
 
     def test_messages_older_than_keep_are_deleted_from_the_first_turn_on(self) -> None:
         self.assertEqual(self.log.calls, [])
@@ -70,18 +70,28 @@ class TrimmingTests(SynchronousTestCase):
         self.clock.advance(0)
         self.clock.advance(ROUND_SECONDS)
         self.assertEqual(len(self.log.calls), 1)
-        self.log.answer(10)
+        self.log.answer(FEW)
         self.assertEqual(len(self.log.calls), 1)
         self.clock.advance(PAUSE_SECONDS)
         self.assertEqual(len(self.log.calls), 2)
 
-    def test_round_ends_when_nothing_was_deleted(self) -> None:
+    def test_round_ends_when_few_messages_or_none_were_deleted(self) -> None:
         self.clock.advance(0)
-        self.log.answer(0)
-        self.clock.advance(ROUND_SECONDS - 0.001)
-        self.assertEqual(len(self.log.calls), 1)
-        self.clock.advance(0.001)
-        self.assertEqual(self.log.calls[1] - self.log.calls[0], ROUND_SECONDS * 1_000_000)
+        for calls, count in enumerate((0, FEW - 1), 1):
+            self.log.answer(count)
+            self.clock.advance(ROUND_SECONDS - 0.001)
+            self.assertEqual(len(self.log.calls), calls)
+            self.clock.advance(0.001)
+            self.assertEqual(self.log.calls[calls] - self.log.calls[calls - 1], ROUND_SECONDS * 1_000_000)
+
+    def test_round_without_an_end_is_reported_and_people_are_forgotten_meanwhile(self) -> None:
+        self.clock.advance(0)
+        with capturedLogs() as events:
+            self.log.answer(1000)
+            self.clock.advance(FORGET_SECONDS)
+            self.assertEqual((len(events), self.forgotten), (0, 0))
+            self.log.answer(1000)
+        self.assertEqual(([event["count"] for event in events], self.forgotten), ([2000], 1))
 
     def test_failed_call_is_repeated_in_the_next_round(self) -> None:
         self.clock.advance(0)
@@ -106,12 +116,12 @@ class TrimmingTests(SynchronousTestCase):
         self.clock.advance(0)
         with capturedLogs() as events:
             self.trim()
-            self.trim(10, 20)
+            self.trim(1000, 2000)
             self.trim(5)
-            self.assertEqual([event["count"] for event in events], [30])
+            self.assertEqual([event["count"] for event in events], [3000])
             self.clock.advance(REPORT_SECONDS)
             self.trim(6)
-        self.assertEqual([event["count"] for event in events], [30, 11])
+        self.assertEqual([event["count"] for event in events], [3000, 11])
 
     def test_known_people_are_forgotten_once_a_day_if_messages_were_deleted(self) -> None:
         self.clock.advance(0)
