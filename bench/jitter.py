@@ -169,6 +169,7 @@ def main(command_line: list[str]) -> int:
     parser.add_argument("--users", type=int, default=jitter.FULL.users, help="an even number (default: 1000)")
     parser.add_argument("--seconds", type=float, default=jitter.FULL.seconds, help="how long they write (300)")
     parser.add_argument("--seed", type=int, default=jitter.FULL.seed)
+    parser.add_argument("--noticed", action="store_true", help="let the server notice every cut at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     arguments = parser.parse_args(command_line)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -181,7 +182,8 @@ def main(command_line: list[str]) -> int:
     results = []
     for name in arguments.server or ROWS:
         row = ROWS[name]
-        plan = Plan(arguments.users, arguments.seconds, arguments.seed, guests=GUESTS if name == "v2" else 0)
+        guests = GUESTS if name == "v2" else 0
+        plan = Plan(arguments.users, arguments.seconds, arguments.seed, guests=guests, noticed=arguments.noticed)
         try:
             if row.recovers is not None:
                 npm_install()

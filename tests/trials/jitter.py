@@ -101,6 +101,7 @@ class Plan:
     :ivar quiet: seconds without an arrival after which nothing more is awaited at the end.
     :ivar guests: of how many pairs there is one that also speaks version 1; 0 for none. The first user of such a pair has
         a third device, of version 1, and writes from it shortly before both devices of the other one are cut.
+    :ivar noticed: whether the server notices every cut at once.
     """
 
     users: int
@@ -112,6 +113,7 @@ class Plan:
     away: float = 1.0
     quiet: float = 5.0
     guests: int = 0
+    noticed: bool = False
 
     def has_guest(self, user: int) -> bool:
         """Whether a user has a third device, of version 1."""
@@ -137,6 +139,7 @@ class Event:
 def planned(plan: Plan) -> list[Event]:
     """Return what happens, in the order of time. The same plan gives the same, and guests change nothing else."""
     choose, aside = random.Random(plan.seed), random.Random(-plan.seed)
+    unnoticed = 0.0 if plan.noticed else 0.5
     events: list[Event] = []
     for user in range(plan.users):
         at = choose.uniform(0, plan.pause)
@@ -146,7 +149,7 @@ def planned(plan: Plan) -> list[Event]:
         at = choose.uniform(0.2, 1) * plan.every
         while at < plan.seconds:
             devices = choose.choice(((0,), (1,), (0, 1)))
-            cut = Event(at, user, devices, choose.uniform(0.5, 1.5) * plan.down, choose.random() < 0.5)
+            cut = Event(at, user, devices, choose.uniform(0.5, 1.5) * plan.down, choose.random() < unnoticed)
             events.append(cut)
             if plan.has_guest(user - 1) and len(devices) == 2 and not cut.is_quiet:
                 # The relay takes the message, and then can't hand it over: its places in both inboxes become void.
