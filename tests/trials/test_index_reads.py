@@ -18,6 +18,7 @@ import pytest
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.index_run import FileRun
+from chatrelay.model import Conversation
 from tests.support.evidence import Evidence
 from tests.support.long_logs import PAIR, RARE, write_long_log
 
@@ -96,12 +97,24 @@ def test_page_costs_few_reads_in_a_long_log(long_log: LongLog, evidence: Evidenc
     def conversations(queries: InboxQueries) -> object:
         return queries.conversations(user(), before=None, through=EVERYTHING, limit=PAGE, size=PAGE_BYTES)
 
+    def progress(queries: InboxQueries) -> object:
+        """Read the marks of a page of conversations, of which half was read."""
+        asker, half = user(), EVERYTHING if choose.random() < 0.5 else 100
+        page = queries.conversations(asker, before=None, through=EVERYTHING, limit=PAGE, size=PAGE_BYTES)
+        last = [entry.message for entry in page.entries if entry.message is not None]
+        peers = [message.from_uid if message.from_uid != asker else message.to_uid for message in last]
+        found = [
+            Conversation(peer, message, True, half, half, half // 2) for peer, message in zip(peers, last, strict=True)
+        ]
+        return queries.progress(asker, found, EVERYTHING, 100)
+
     pages: dict[str, Callable[[InboxQueries], object]] = {
         "history of a long conversation": lambda queries: history(queries, *PAIR),
         "history of random users": lambda queries: history(queries, user(), user()),
         "history of a random user with a heavy one": lambda queries: history(queries, user(), RARE),
         "history of a heavy user with a random one": lambda queries: history(queries, RARE, user()),
         "conversations of a random user": conversations,
+        "conversations of a random user with their marks": progress,
         "has_written, of random users": lambda queries: queries.has_written(user(), user()),
         "has_written, of an unknown user": lambda queries: queries.has_written("nobody", user()),
         "has_written, of an unknown user to a heavy one": lambda queries: queries.has_written("nobody", RARE),
@@ -113,8 +126,10 @@ def test_page_costs_few_reads_in_a_long_log(long_log: LongLog, evidence: Evidenc
         p99 = quantiles(seconds, n=100)[98]
         evidence.figure(f"{name}: {statements} statements, {reads} reads of the index, p99 {p99 * 1000:.1f} ms")
         # A block and a look at the undelivered ones for each message. Of each run of the index, some pages of 4 KiB.
-        assert statements <= 2 * PAGE + 10
-        assert reads <= 40 * len(index.view.runs)
+        # For the marks: as many for each of three places, and a few reads of each run for each conversation.
+        has_marks = name.endswith("marks")
+        assert statements <= (8 if has_marks else 2) * PAGE + 10
+        assert reads <= (12 * PAGE if has_marks else 40) * len(index.view.runs)
         assert not full or not name.startswith("history") or p99 <= 0.020, name
 
 

@@ -15,7 +15,13 @@ from chatrelay.messagelog.sqlite.blocks import Blocks, StoredMessage
 from chatrelay.messagelog.sqlite.index import Index, View, first_number
 from chatrelay.messagelog.sqlite.index_columns import id_hash
 from chatrelay.messagelog.sqlite.index_run import DamagedRun
-from chatrelay.messagelog.sqlite.index_search import between, number_through, numbers_at, peers_newest_first
+from chatrelay.messagelog.sqlite.index_search import (
+    RememberedRun,
+    between,
+    number_through,
+    numbers_at,
+    peers_newest_first,
+)
 from chatrelay.model import (
     Conversation,
     InboxEntry,
@@ -127,7 +133,8 @@ class InboxQueries:
         self, user: str, conversations: Sequence[Conversation], through: int, limit: int
     ) -> Sequence[Progress]:
         """Read how far conversations of a user were received and read."""
-        view = self._catch_up()
+        runs, hashes = self._catch_up()
+        view = View([RememberedRun(run) for run in runs], hashes)
         keys: list[MarkKey] = [(user, MarkKind.READ, each.peer) for each in conversations]
         for each in conversations:
             if each.is_known:
@@ -198,7 +205,8 @@ class InboxQueries:
 
     def writers(self, recipient: str, senders: Sequence[str]) -> Collection[str]:
         """Return those of some users from whom a message to `recipient` stands."""
-        view = self._catch_up()
+        runs, hashes = self._catch_up()
+        view = View([RememberedRun(run) for run in runs], hashes)
         return {sender for sender in senders if self._stands_between(view, recipient, sender, sent=False)}
 
     def _stands_between(self, view: View, asker: str, other: str, sent: bool) -> bool:

@@ -13,8 +13,40 @@ from chatrelay.messagelog.sqlite.index_run import NOBODY, Part, Run, User, posit
 FIRST_WINDOW = 64
 """The entries that are searched first. The next windows are larger."""
 
+MAX_UNCOMPARED = 64
+"""The most entries that are searched without a look whether the other user has fewer: that look costs more."""
+
 MAX_WINDOW = 16_384
 """The most entries that are searched at once: 128 KiB."""
+
+
+class RememberedRun:
+    """A run in which the users whom a read asks for are searched once, however often it asks: a `Run`.
+
+    It is for one read. Messages that are added to the run meanwhile may be missing.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.base = run.base
+        self.first = run.first
+        self.last = run.last
+        self.latest = run.latest
+        self.hash_at = run.hash_at
+        self._parts: dict[User, Part | None] = {}
+        self._positions: dict[User, int | None] = {}
+
+    def part(self, user: User) -> Part | None:
+        """Return the part of a user."""
+        if user not in self._parts:
+            self._parts[user] = self._run.part(user)
+        return self._parts[user]
+
+    def position(self, user: User) -> int | None:
+        """Return the position of a user."""
+        if user not in self._positions:
+            self._positions[user] = self._run.position(user)
+        return self._positions[user]
 
 
 def numbers_at(runs: Sequence[Run], user: User, first: int, last: int) -> tuple[int, list[int]]:
@@ -88,7 +120,12 @@ def between(
         is_same = part.position == position
         searched = part
         is_sent, is_received = sent, received
-        if in_smaller and (other := run.part(peer)) is not None and other.count < part.count:
+        if (
+            in_smaller
+            and part.count > MAX_UNCOMPARED
+            and (other := run.part(peer)) is not None
+            and other.count < part.count
+        ):
             searched, position = other, part.position
             is_sent, is_received = received, sent
         side = position * 2
