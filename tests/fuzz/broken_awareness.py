@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from chatrelay.interfaces import InboxConnection
-from chatrelay.messagelog.sqlite import inbox_queries, index_search, store
+from chatrelay.messagelog.sqlite import batch, inbox_queries, index_search
 from chatrelay.model import LoggedMessage, MarkKind
 from chatrelay.relay import receipts as receipts_module
 from chatrelay.relay.acquaintance import Acquaintances, Pair
@@ -132,7 +132,7 @@ COSTLY: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Sequence[str]
         ("away", "missing"),
     ),
     "a place in memory saves a read": (
-        _replaced(store._Places, "look_up", _looks_up_nothing),
+        _replaced(batch.LastPlaces, "look_up", _looks_up_nothing),
         ("busy", "missing"),
     ),
     "typing is looked up for people who are here": (

@@ -51,6 +51,7 @@ class DirectLog:
         self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
         self._index = Index(str(path), bytes, messages_per_run)  # the same hashes each time
         self._index.open(self._connection, self.epoch)
+        self.on_erased: Any = None  # nothing is erased here
         self.reader: Any = DirectReader(InboxQueries(self._connection, self._index))
         self.counts: dict[str, int] = {}
         self.reset()
