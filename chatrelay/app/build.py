@@ -202,7 +202,7 @@ def build_parts(
         DenialCache(secrets.token_bytes(), config.denial_memory) if remembers_denials else None,
         partial(log_too_many_denials, log_limiter.allow),
         verdicts.give_up,
-        *(() if resumption is None else (resumption.revoke_session,)),
+        *(() if resumption is None else (resumption.denied,)),
     )
     index = (
         SessionIndex(directory, secrets.token_bytes())

@@ -196,6 +196,13 @@ class Resumption:
         """Let no token of a session be used any more."""
         self._revocations.add(digest(sessid, self.digest_key))
 
+    def denied(self, sessid: str) -> None:
+        """Let no token of a session be used any more that the site has denied at a login.
+
+        Anybody can have logins denied. So these revocations are saved together, four times a second at most.
+        """
+        self._revocations.add(digest(sessid, self.digest_key), at_once=False)
+
     def revocations_saved(self) -> Deferred[None]:
         """Return a Deferred as `Revocations.saved` does."""
         return self._revocations.saved()

@@ -80,11 +80,15 @@ class Revocations:
         self._forgotten = 0.0  # the same of those that were dropped or are old enough
         self._added = 0  # how many were added since the log was last told to drop old ones, and before if they are kept
         self._unsaved: dict[bytes, float] = {}
+        self._waiting: set[bytes] = set()  # those of them that the next sweep saves
         self._newest = _Saving(is_over=True)
         self._retry_at = 0.0
 
-    def add(self, digest: bytes) -> None:
-        """Revoke a session or a user."""
+    def add(self, digest: bytes, at_once: bool = True) -> None:
+        """Revoke a session or a user.
+
+        :param at_once: whether this is saved at once; otherwise `sweep` saves it, together with others.
+        """
         self._revoked.pop(digest, None)
         now = self._revoked[digest] = self._now()
         self._added += 1
@@ -94,7 +98,10 @@ class Revocations:
             changed[_ALL] = self._forgotten
         if self._log is not None:
             self._unsaved.update(changed)
-            self._save(list(changed))
+            if at_once:
+                self._save(list(changed))
+            elif not self._retry_at:  # when it is tried again, all that are unsaved are saved
+                self._waiting.update(changed)
 
     def _drop_oldest(self) -> None:
         """Drop a tenth of the revocations, unless as many are forgotten since they are old enough."""
@@ -147,7 +154,7 @@ class Revocations:
             return any(until > now and until - self._life >= confirmed for until in kept.values())
 
     def sweep(self) -> None:
-        """Forget the revocations that are old enough, and save those again that could not be kept."""
+        """Forget the revocations that are old enough, and save those that wait, or could not be kept."""
         before = self._now() - self._life
         old = []
         for digest, revoked in self._revoked.items():
@@ -158,9 +165,13 @@ class Revocations:
         for digest in old:
             del self._revoked[digest]
             self._unsaved.pop(digest, None)
-        if self._unsaved and self._retry_at and self._reactor.seconds() >= self._retry_at:
-            self._retry_at = 0.0
-            self._save(list(self._unsaved))
+        if self._retry_at > self._reactor.seconds():
+            return
+        due = [digest for digest in self._unsaved if self._retry_at or digest in self._waiting]
+        self._retry_at = 0.0
+        self._waiting.clear()
+        if due:
+            self._save(due)
 
     def __len__(self) -> int:
         """Return how many revocations of this process are kept."""

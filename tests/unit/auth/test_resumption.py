@@ -85,7 +85,7 @@ class Process:
                 None,
                 lambda address: None,
                 verdicts.give_up,
-                self.resumption.revoke_session,
+                self.resumption.denied,
             ),
             self.rechecks,
             None,
@@ -500,6 +500,7 @@ class Revoked(ResumptionCase):
             alice, bo = relay.member("alice"), relay.member("bo", LoggedIn(8))
             self.deny(relay, "alice")
             if message_log is not None:
+                relay.resumption.sweep()
                 relay = Process(self.clock, message_log)
             self.assertFalse(self.resumes(token_of(alice), relay=relay))
             self.assertTrue(self.resumes(token_of(bo), relay=relay))

@@ -157,6 +157,24 @@ class RevocationsTests(SynchronousTestCase):
         self.message_log.save()
         self.assertTrue(all(self.found(b"%d" % number, confirmed=START) for number in range(100)))
 
+    def test_revocations_that_need_not_be_saved_at_once_are_saved_together_by_the_next_sweep(self) -> None:
+        revocations = self.with_log()
+        for digest in (b"a", b"b", b"a"):
+            revocations.add(digest, at_once=False)
+        self.assertTrue(self.has(b"a"))
+        self.assertEqual(self.message_log.saving, [])
+        self.pass_time(0.25)
+        self.assertEqual([len(marks) for marks, _ in self.message_log.saving], [2])
+        self.message_log.fail_save(LogUnavailable("the disk is full"))
+        revocations.add(b"c", at_once=False)
+        self.pass_time(0.75)
+        self.assertEqual(self.message_log.saving, [])
+        self.pass_time(0.25)
+        self.assertEqual([len(marks) for marks, _ in self.message_log.saving], [3])
+        self.message_log.save()
+        self.pass_time(1)
+        self.assertEqual((self.message_log.saving, self.found(b"c")), ([], True))
+
     def test_saved_fires_when_the_newest_is_in_the_log(self) -> None:
         self.successResultOf(self.revocations.saved())  # without a log, at once
         self.with_log().add(b"a")
