@@ -2,7 +2,7 @@
 
     python -m bench.jitter                          1,000 users for 5 minutes, each server; takes half an hour
     python -m bench.jitter --users 40 --seconds 20  a short form
-    python -m bench.jitter --server v2              one server only; may be repeated
+    python -m bench.jitter --peer v2                one server only; may be repeated
 
 `tests.trials.jitter` has the plan, the clients and the count; docs/benchmarks.rst explains what is measured. Every
 server gets the same plan by the same seed. The devices of chatrelay v2 are also compared with the message log; if one
@@ -165,7 +165,7 @@ def line(result: Result) -> str:
 def main(command_line: list[str]) -> int:
     """Run the plan against the servers, and print what was found; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.jitter", description="Compare what arrives over cuts.")
-    parser.add_argument("--server", action="append", choices=list(ROWS), help="only this one; may be repeated")
+    parser.add_argument("--peer", action="append", choices=list(ROWS), help="only this one; may be repeated")
     parser.add_argument("--users", type=int, default=jitter.FULL.users, help="an even number (default: 1000)")
     parser.add_argument("--seconds", type=float, default=jitter.FULL.seconds, help="how long they write (300)")
     parser.add_argument("--seed", type=int, default=jitter.FULL.seed)
@@ -180,7 +180,7 @@ def main(command_line: list[str]) -> int:
         print(": ".join(each), flush=True)
     status = 0
     results = []
-    for name in arguments.server or ROWS:
+    for name in arguments.peer or ROWS:
         row = ROWS[name]
         guests = GUESTS if name == "v2" else 0
         plan = Plan(arguments.users, arguments.seconds, arguments.seed, guests=guests, noticed=arguments.noticed)

@@ -356,7 +356,7 @@ class Options(SynchronousTestCase):
             *("peer", "pidfile", "reactor", "rounds", "scenario", "stop-timeout", "syslog", "uid", "ulimit", "umask"),
             "user",
         }
-        | {"lines", "log", "trace", "tree", "users", "volume", "window", "writers", "yes"}
+        | {"lines", "log", "noticed", "trace", "tree", "users", "volume", "window", "writers", "yes"}
     )
 
     def test_pages_name_existing_options_only(self) -> None:
