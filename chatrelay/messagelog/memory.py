@@ -228,7 +228,7 @@ class MemoryMessageLog:
 class MemoryInboxReader:
     """The `chatrelay.interfaces.InboxReader` of a `MemoryMessageLog`. It answers at once.
 
-    Each method searches a whole inbox.
+    Each method but `entries` and `marks` searches a whole inbox.
     """
 
     def __init__(self, log: MemoryMessageLog) -> None:
@@ -253,7 +253,8 @@ class MemoryInboxReader:
         """Read the entries of consecutive places, oldest first, void ones included."""
 
         def read() -> Page:
-            rows = self._log.inboxes.get(user, [])[after:through]
+            # One more than a page has, and not the rest of the inbox: a replay reads page after page.
+            rows = self._log.inboxes.get(user, [])[after : min(through, after + limit + 1)]
             return _page(
                 (InboxEntry(row.place(user), row.logged() if row.delivered else None, row.erased) for row in rows),
                 limit,

@@ -18,6 +18,7 @@ from chatrelay.messagelog.sqlite import SqliteMessageLog, writer
 from chatrelay.model import LogBusy, LoggedMessage, LogUnavailable, Mark, MarkKind
 from chatrelay.testing import HeldMessageLog
 from tests.support.erasure_contract import ErasureContract
+from tests.support.inbox_log_contract import EVERYTHING
 from tests.support.message_logs import SteppedMessageLog, message
 from tests.support.postgres_server import shared_server
 from tests.support.trimming_contract import TrimmingContract
@@ -126,6 +127,21 @@ class MemoryLog(MessageReaderContract, TrimmingContract, ErasureContract, TestCa
 
     async def erase(self, log: Any, user: str, *, received: bool = False) -> None:
         log.erase(user, received=received)
+
+    async def test_replay_copies_each_message_once(self) -> None:
+        copied: list[int] = []
+
+        class Inbox(list[Any]):
+            def __getitem__(self, index: Any) -> Any:
+                found = super().__getitem__(index)
+                copied.append(len(found) if isinstance(index, slice) else 1)
+                return found
+
+        log = await self.filled(*(message(f"{number}", 1, 2) for number in range(500)))
+        log.inboxes["2"] = Inbox(log.inboxes["2"])
+        pages = [await log.reader.entries("2", after, 500, 10, EVERYTHING) for after in range(0, 500, 10)]
+        self.assertEqual([len(page.entries) for page in pages], [10] * 50)
+        self.assertLessEqual(sum(copied), 500 + 50)
 
 
 class NoLog(MessageLogContract, TestCase):
