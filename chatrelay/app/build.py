@@ -149,8 +149,8 @@ def build_parts(
             config.receipts == "on",
             config.presence,
         )
-        storing.awareness = awareness
         message_log.on_erased = storing.erased
+        storing.tell(awareness)
         shared_by_v2 = V2Parts(
             message_log,
             inboxes,

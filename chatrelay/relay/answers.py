@@ -51,11 +51,12 @@ class Answers:
     """Gives the answers to stored messages, in order for each submitter.
 
     :param acquaintances: who is known to whom.
+    :ivar waiting: the answers that wait, by submitter.
     """
 
     def __init__(self, acquaintances: Acquaintances) -> None:
         self._acquaintances = acquaintances
-        self._waiting: dict[StoreSubmitter, deque[_Waiting]] = {}
+        self.waiting: dict[StoreSubmitter, deque[_Waiting]] = {}
 
     def give(self, submitter: StoreSubmitter, message: Message, pair: Pair, is_reached: bool) -> bool:
         """Answer a message that is committed, and return True; return False if the answer has to wait.
@@ -64,7 +65,7 @@ class Answers:
         :param is_reached: whether the message was handed over.
         """
         is_known = self._acquaintances.known(pair)
-        if is_known is None or (self._waiting and submitter in self._waiting):
+        if is_known is None or (self.waiting and submitter in self.waiting):
             return False
         submitter.stored(message, message.from_place, microseconds(message.received_at), is_reached and is_known)
         return True
@@ -80,7 +81,7 @@ class Answers:
         """
         is_known = self._acquaintances.known(pair)
         answer = _Waiting(message, is_reached, is_known, done)
-        self._waiting.setdefault(submitter, deque()).append(answer)
+        self.waiting.setdefault(submitter, deque()).append(answer)
         if is_known is None:
             found = self.find_out(pair)
             found.addCallback(self._found, answer, submitter)
@@ -94,12 +95,12 @@ class Answers:
 
     def _found(self, is_known: bool, answer: _Waiting, submitter: StoreSubmitter) -> None:
         answer.is_known = is_known
-        waiting = self._waiting.get(submitter)
+        waiting = self.waiting.get(submitter)
         given = []
         while waiting and waiting[0].is_known is not None:
             given.append(waiting.popleft())
         if not waiting:
-            self._waiting.pop(submitter, None)
+            self.waiting.pop(submitter, None)
         for each in given:
             message = each.message
             is_delivered = each.is_reached and bool(each.is_known)

@@ -8,7 +8,7 @@ Everything here is about people who speak v2, except that users of v1 are online
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -50,6 +50,7 @@ class Awareness:
     :ivar receipts: what was received and read.
     :ivar typing: who is typing.
     :ivar presence: who is online; None if nobody is told.
+    :ivar told_pairs: pairs for which `committed` would only note the message among the arrivals.
     :ivar overview: how far conversations have been received and read.
     """
 
@@ -71,6 +72,7 @@ class Awareness:
         self._inboxes = inboxes
         self._asking = asking
         self._told = Acquaintances(message_log.reader, by_second=True)
+        self.told_pairs: Container[Pair] = self._told.known_pairs
         self.marks = Marks(message_log, call_soon, clock)
         self.receipts = Receipts(
             dialect, message_log.reader, inboxes, asking, self._told, self.marks, clock, sends_receipts

@@ -28,6 +28,7 @@ from chatrelay.interfaces import CommitUnknown, Connection, InboxConnection, Mes
 from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import LogUnavailable, Message, user_key
 from chatrelay.relay.acquaintance import Pair
+from chatrelay.relay.answers import MICROSECONDS
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.resending import ID, Waiting
 from chatrelay.relay.storing import ANSWER_SECONDS, Storing, pair_of
@@ -144,7 +145,8 @@ class Relay:
         """
         storing = self._storing
         assert storing is not None, "only a log that numbers inboxes can store messages of v2"
-        if len(self._forming) + self._waiting + storing.waiting >= MAX_WAITING:
+        # `storing.waiting` is looked up without a call.
+        if len(self._forming) + self._waiting + len(storing.tickets.pending) >= MAX_WAITING:
             submitter.refused(message, Reason.BUSY)
         else:
             storing.submit(message, submitter, again, reject)
@@ -235,10 +237,12 @@ class Relay:
         storing.check_epoch()
         unreached: list[tuple[int, _Submission]] = []
         for index, (submitter, message) in enumerate(batch):
-            pair = pair_of(message)
             if message.has_unique_id:
-                self._deliver_stored(message, submitter, pair, number, storing)
-            elif self._hand_over(message, pair, None, storing):
+                if not self._deliver_as_usual(message, submitter, storing):
+                    self._deliver_stored(message, submitter, pair_of(message), number, storing)
+                continue
+            pair = pair_of(message)
+            if self._hand_over(message, pair, None, storing):
                 storing.committed(message, pair)
                 submitter.accepted(message)
             else:
@@ -246,6 +250,39 @@ class Relay:
                 unreached.append((numbers[index], (submitter, message)))
         if unreached:
             self._mark(unreached, number)
+
+    def _deliver_as_usual(self, message: Message, submitter: StoreSubmitter, storing: Storing) -> bool:
+        """Deliver a message of v2 and answer it if this is the usual case, and return whether it is.
+
+        In the usual case both users have one connection, of v2, and know each other. Then most steps of
+        `_deliver_stored` find nothing to do, and looking for it takes longer than the rest. This looks once, and does
+        what is left of them, in the same order. A test compares both.
+        """
+        sender, recipient = message.from_uid, message.to_uid
+        if type(sender) is not str or type(recipient) is not str or sender == recipient:
+            return False
+        # Before anything depends on who is here: people who do not know each other must not learn of it by the time.
+        if not storing.is_usual(message, submitter, sender, recipient):
+            return False
+        inboxes, connections = storing.inboxes, self._directory.connections_of(recipient)
+        own, theirs = inboxes.get(sender), inboxes.get(recipient)
+        if own is None or theirs is None or len(connections) != 1 or connections[0] not in theirs.connections:
+            return False
+        answered, cursor = own.only_cursor, theirs.only_cursor
+        if answered is None or cursor is None or answered.connection is not submitter.connection:
+            return False
+        place, from_place = message.to_place, message.from_place
+        # As `Inbox.deliver` does, for both inboxes. The sender's only cursor is that of the answer.
+        if place > theirs.last:
+            theirs.last = place
+        is_reached = cursor.offer(place, inboxes.dialect.delivery(message, place))
+        if from_place > own.last:
+            own.last = from_place
+        arrivals = storing.arrivals_of(recipient)
+        if arrivals is not None:
+            arrivals.add(place, sender, from_place)
+        submitter.stored(message, from_place, int(message.received_at * MICROSECONDS), is_reached)
+        return True
 
     def _deliver_stored(
         self, message: Message, submitter: StoreSubmitter | None, pair: Pair, number: int, storing: Storing

@@ -13,7 +13,8 @@ ascending order and without a hole (docs/protocol.rst has the rule):
 2. A place is offered only when it is settled, and a page is read only up to the last settled place. A cursor skips no
    place, so it stops before an unsettled one, even if later places are offered. So what is sent never changes.
 3. A cursor is LIVE only if it was sent everything up to the last place, or if what follows is about to be offered or
-   answered: `Inbox` offers each place to each cursor in the turn in which it settles. A cursor that can't take what is
+   answered: `Inbox` offers each place to each cursor in the turn in which it settles, or `Relay._deliver_as_usual`
+   offers it to the only one, and answers that of the sender. A cursor that can't take what is
    offered leaves LIVE, and chooses its next step by `Cursor._proceed`. Each other state ends by an event that leads to
    `_proceed` again, and `_proceed` makes a cursor LIVE only if nothing is left to read. So a place that comes while a
    page is read is read after it. That is the whole race of replay and live.
@@ -276,21 +277,24 @@ class Inbox:
     :ivar user: the key of the user.
     :ivar last: the last place that is known to be committed.
     :ivar cursors: the cursors, oldest first. The tuple is replaced, never changed.
+    :ivar only_cursor: the cursor if there is one; None if there are several.
     :ivar connections: their connections.
     """
 
-    __slots__ = ("_inboxes", "connections", "cursors", "last", "user")
+    __slots__ = ("_inboxes", "connections", "cursors", "last", "only_cursor", "user")
 
     def __init__(self, inboxes: Inboxes, user: str, last: int) -> None:
         self._inboxes = inboxes
         self.user = user
         self.last = last
         self.cursors: tuple[Cursor, ...] = ()
+        self.only_cursor: Cursor | None = None
         self.connections: Set[object] = frozenset()
 
     def set_cursors(self, cursors: tuple[Cursor, ...]) -> None:
         """Replace the cursors."""
         self.cursors = cursors
+        self.only_cursor = cursors[0] if len(cursors) == 1 else None
         self.connections = frozenset(cursor.connection for cursor in cursors)
 
     @property

@@ -82,7 +82,10 @@ _KINDS: Mapping[type[Any], Kind] = {
     Ping: Kind.PING,
 }
 
+_AUTHENTICATED: Final = State.AUTHENTICATED
+_REAUTHENTICATING: Final = State.REAUTHENTICATING
 _CLOSED: Final = State.CLOSED
+# These are variables of the module, as in `chatrelay.relay.session`.
 
 
 def _resume_nothing(token: str, cookie: str | None) -> None:
@@ -143,7 +146,8 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
         :param payload: the whole message, UTF-8.
         :returns: whether another may follow: False once the connection is closing.
         """
-        if self.state is _CLOSED:
+        state = self.state
+        if state is _CLOSED:
             return False
         now = self._seconds()
         if len(payload) > LARGE_MESSAGE:
@@ -152,14 +156,23 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
             request = self._dialect.decode(payload)
         except UnusableFrame as problem:
             return self._received_unusable(problem, now)
-        if type(request) is SendRequest:
-            if not self._messages.take(now):
-                return self._exceeds(Kind.SEND_REQUEST, request.id, now)
-            if self.logged_in:
-                return self._send(request, now)
-            # A message of a client that is not logged in gets no answer, so that it reveals nothing.
-            return True
-        return self._received_other(request, now)
+        if type(request) is not SendRequest:
+            return self._received_other(request, now)
+        # This is `TokenBucket.take`, inlined: the call would take as long again for every message.
+        messages = self._messages
+        at = now * messages.rate
+        full_at = messages.full_at
+        if full_at < at:
+            messages.full_at = at + 1.0
+        elif full_at - at <= messages.room:
+            messages.full_at = full_at + 1.0
+        else:
+            messages.refuse(at)
+            return self._exceeds(Kind.SEND_REQUEST, request.id, now)
+        if state is _AUTHENTICATED or state is _REAUTHENTICATING:
+            self._send(request, now)
+        # A message of a client that is not logged in gets no answer, so that it reveals nothing.
+        return self.state is not _CLOSED
 
     def _received_other(self, request: Request, now: float) -> bool:
         """Act on a request other than to send a message; return as `received` does."""
@@ -376,18 +389,21 @@ class SessionV2(BaseSession[SessionDialect, V2Connection]):
 
     # Sending a message -------------------------------------------------------
 
-    def _send(self, request: SendRequest, now: float) -> bool:
+    def _send(self, request: SendRequest, now: float) -> None:
         outgoing = request.message
         if not self._quota.take(outgoing.to_uid, now):
             self._connection.send(self._dialect.refused(request.id, Reason.RATE_LIMITED))
-            return self._exceeded(now)
+            self._exceeded(now)
+            return
         relay = self._relay
         message = Message(
             self._uid, outgoing.to_uid, request.id, outgoing.time_stamp, outgoing.content, relay.now(), True
         )
-        reject = None if isinstance(request.offline, UnsetType) else request.offline == "reject"
-        relay.store(message, self, request.comes_again, reject)
-        return self.state is not _CLOSED
+        if request.again is UNSET and request.offline is UNSET:  # as mostly
+            relay.store(message, self, False, None)
+        else:
+            reject = None if isinstance(request.offline, UnsetType) else request.offline == "reject"
+            relay.store(message, self, request.comes_again, reject)
 
     def stored(self, message: Message, place: int, at: int, delivered: bool) -> None:
         """Answer that a message of this client is logged; see `chatrelay.interfaces.StoreSubmitter`."""

@@ -15,7 +15,7 @@ they are here or exist.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import attrs
@@ -28,11 +28,13 @@ from chatrelay.limits.timers import DeadlineTimer
 from chatrelay.model import InboxState, LogBusy, LoggedMessage, LogUnavailable, Message, user_key
 from chatrelay.relay.acquaintance import Acquaintances, Pair
 from chatrelay.relay.answers import Answers, microseconds
+from chatrelay.relay.arrivals import Arrivals
 from chatrelay.relay.awareness import Awareness
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
 from chatrelay.relay.offline import Away, Strangers
 from chatrelay.relay.resending import ID, Copy, Resending, Resendings
+from chatrelay.relay.tickets import Tickets
 from chatrelay.wire.codes import Reason
 
 log = Logger("chatrelay.relay")
@@ -88,41 +90,6 @@ class _Held:
     searched_since: float = 0.0
 
 
-class Tickets:
-    """The submissions that are not finished yet, so that stopping can wait for them.
-
-    :ivar pending: their numbers, the oldest first.
-    """
-
-    def __init__(self) -> None:
-        self._last = 0
-        self.pending: dict[int, None] = {}
-        self._waiting: list[tuple[int, Deferred[None]]] = []
-
-    def open(self) -> int:
-        """Begin something, and return its number."""
-        self._last += 1
-        self.pending[self._last] = None
-        return self._last
-
-    def close(self, number: int) -> None:
-        """Finish something."""
-        del self.pending[number]
-        waiting, self._waiting = self._waiting, []
-        for last, all_closed in waiting:
-            if next(iter(self.pending), last + 1) > last:
-                all_closed.callback(None)
-            else:
-                self._waiting.append((last, all_closed))
-
-    def all_closed(self) -> Deferred[None]:
-        """Wait until everything that has begun is finished. Do not wait for what begins later."""
-        if not self.pending:
-            return succeed(None)
-        self._waiting.append((self._last, Deferred()))
-        return self._waiting[-1][1]
-
-
 class Storing:
     """Decides about the messages of v2.
 
@@ -135,7 +102,7 @@ class Storing:
     :ivar acquaintances: who is known to whom.
     :ivar inboxes: the same inboxes.
     :ivar resendings: the ids that came with ``again``.
-    :ivar awareness: is told of every message that stands, if it is set.
+    :ivar arrivals_of: called with the key of a user; returns where messages to the user are noted, if anywhere.
     """
 
     def __init__(
@@ -156,7 +123,9 @@ class Storing:
         self.acquaintances = Acquaintances(message_log.reader)
         self.answers = Answers(self.acquaintances)
         self.tickets = Tickets()
-        self.awareness: Awareness | None = None
+        self._awareness: Awareness | None = None
+        self._told_pairs: Container[Pair] = self.acquaintances.known_pairs
+        self.arrivals_of: Callable[[str], Arrivals | None] = _no_arrivals
         self._strangers = Strangers(policy.stranger_messages, clock.seconds)
         self._away = Away(policy.offline_messages)
         directory.watch(self._away.returned, lambda _: None)
@@ -183,6 +152,12 @@ class Storing:
         self._take = take
         self._find_waiting = find_waiting
 
+    def tell(self, awareness: Awareness) -> None:
+        """Tell awareness of every message that stands, from now on."""
+        self._awareness = awareness
+        self._told_pairs = awareness.told_pairs
+        self.arrivals_of = awareness.receipts.arrivals.get
+
     @property
     def epoch(self) -> str:
         """The epoch of the message log."""
@@ -201,8 +176,8 @@ class Storing:
     def forget_acquaintances(self) -> None:
         """Forget who is known to whom, because messages are not in the message log any more."""
         self.acquaintances.forget()
-        if self.awareness is not None:
-            self.awareness.forget()
+        if self._awareness is not None:
+            self._awareness.forget()
 
     # Before the commit -----------------------------------------------------
 
@@ -214,10 +189,18 @@ class Storing:
         """
         if self._epoch != self._log.epoch:
             self.check_epoch()
-        pair = pair_of(message)
-        id = (pair[0], message.client_id)
-        is_first = not again and pair not in self._held and id not in self.resendings.remembered
-        if is_first and self.acquaintances.known(pair) and self._connections_of(pair[1]):
+        # This is `pair_of`, inlined.
+        uid, to_uid = message.from_uid, message.to_uid
+        sender = uid if type(uid) is str else str(uid)
+        recipient = to_uid if type(to_uid) is str else str(to_uid)
+        pair, id = (sender, recipient), (sender, message.client_id)
+        if (
+            pair in self.acquaintances.known_pairs
+            and not again
+            and (not self._held or pair not in self._held)
+            and (not self.resendings.remembered or id not in self.resendings.remembered)
+            and self._connections_of(recipient)
+        ):
             self._take(message, submitter)
             return
         resending = self.resendings.get(id)
@@ -390,26 +373,43 @@ class Storing:
         if other not in self.acquaintances.known_pairs:
             self.acquaintances.wrote(*pair)
             self._strangers.forget(other)
-        if self.awareness is not None:
-            self.awareness.committed(message, pair)
+        if self._awareness is not None:
+            self._awareness.committed(message, pair)
         if self._counted or self._away.recipients:
             was_stranger = self._counted.pop(id(message), None)
             self._away.committed(pair[1], message.to_place, was_stranger is False)
 
+    def is_usual(self, message: Message, submitter: StoreSubmitter, sender: str, recipient: str) -> bool:
+        """Return whether a message that stands changes nothing here, and can be answered at once.
+
+        The users know each other, no count includes the message, and neither a copy of it nor an earlier answer waits.
+        """
+        known_pairs, back = self.acquaintances.known_pairs, (recipient, sender)
+        counted, away = self._counted, self._away.recipients
+        remembered, waiting = self.resendings.remembered, self.answers.waiting
+        return (
+            (sender, recipient) in known_pairs
+            and back in known_pairs
+            and back in self._told_pairs
+            # These are almost always empty, or never hold what a connected user sends for the first time.
+            and not (counted and id(message) in counted)
+            and not (away and recipient in away)
+            and not (remembered and (sender, message.client_id) in remembered)
+            and not (waiting and submitter in waiting)
+        )
+
     def forget_unknown(self) -> None:
         """Note that messages are committed for which `committed` is not called."""
         self.acquaintances.forget_unknown()
-        if self.awareness is not None:
-            self.awareness.forget_unknown()
+        if self._awareness is not None:
+            self._awareness.forget_unknown()
 
     def erased(self, told: Mapping[str, int]) -> None:
         """Note that messages were erased: who is known to whom may have changed, and inboxes have further entries.
 
         :param told: the users who are told, each with the last place of the inbox.
         """
-        self.acquaintances.forget()
-        if self.awareness is not None:
-            self.awareness.forget()
+        self.forget_acquaintances()
         for user, last in told.items():
             self.inboxes.grew(user, last)
 
@@ -473,6 +473,10 @@ class Storing:
         assert copy.ticket is not None
         self.tickets.close(copy.ticket)
         copy.ticket = None
+
+
+def _no_arrivals(user: str) -> None:
+    """Note messages nowhere: nobody is told what was received."""
 
 
 def _as_not_received(failure: Failure) -> bool:

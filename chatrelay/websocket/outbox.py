@@ -258,7 +258,10 @@ class Outbox:
     @property
     def unsent(self) -> int:
         """The bytes that wait in this process; see `chatrelay.interfaces.InboxConnection.unsent`."""
-        if self._descriptor is not None:
+        descriptor = self._descriptor
+        if self._direct:  # `_waiting`, inlined: this is read for every message of v2
+            return len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen + self._size  # type: ignore[no-any-return]
+        if descriptor is not None:
             return self._waiting()
         return self._size + (self._sent if self._backed_up else 0)
 

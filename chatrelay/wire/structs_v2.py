@@ -247,6 +247,15 @@ class Delivery(Struct, gc=False, kw_only=True, tag_field="type", tag="message"):
     message: Delivered
 
 
+class UniqueDelivery(Struct, gc=False, tag_field="type", tag="message"):
+    """A `Delivery` with an id. It is made by position, which takes less time: one is made for each message."""
+
+    n: Place
+    at: Milliseconds
+    id: str | int
+    message: Delivered
+
+
 class Void(Struct, gc=False, kw_only=True, tag_field="type", tag="void"):
     """There is nothing at this place, or no longer; with ``from``, this is true of all places from that one on."""
 

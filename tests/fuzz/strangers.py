@@ -103,7 +103,7 @@ class Seen:
             self.world.clock,
             lambda call: self.world.clock.callLater(0, call),
         )
-        self.world.storing.awareness = self.awareness
+        self.world.storing.tell(self.awareness)
         self.overview = Overview(self.log.reader, self.world.storing.acquaintances, self.awareness.marks)
         self._has_xena = has_xena
         self._devices: dict[str, list[Device]] = {"alice": [], "bo": [], "xena": []}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from chatrelay.relay.delivery import Relay
 from tests.fuzz.broken_inboxes import BROKEN_INBOXES
-from tests.fuzz.inbox_world import InboxWorld
+from tests.fuzz.inbox_world import USERS, InboxWorld
 
 WHICH = st.integers(0, 4)
 """A phone, a user, or one of several messages."""
@@ -25,9 +30,11 @@ MOVES = [
 class Inboxing(RuleBasedStateMachine):
     """What may happen to people who write to each other, in any order."""
 
+    make_world: Callable[[], Any] = InboxWorld
+
     @initialize(acquainted=st.booleans())
     def begin(self, acquainted: bool) -> None:
-        self.world = InboxWorld()
+        self.world = self.make_world()
         for which in range(3):
             self.world.connect(which, False, False)
         if acquainted:
@@ -138,7 +145,7 @@ class Inboxing(RuleBasedStateMachine):
         self.world.turn()
         self.world.move_log("commit")
         self.world.pass_a_day()
-        self.world.log.reader.holds = True
+        self.world.move_log("hold_reads")  # after `pass_a_day`, none is held
         self.world.connect(which, False, True)
         self.world.trim(rounds)
 
@@ -153,6 +160,50 @@ class Inboxing(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world") and not self.world.is_broken:
             self.world.come_to_rest()
+
+
+class TwoWorlds:
+    """The same actions for a relay as it is, and for one that has no shorter way for the usual case.
+
+    After each action, both have sent the same to everybody, and are in the same state.
+    """
+
+    def __init__(self) -> None:
+        self.worlds = (InboxWorld(), InboxWorld())
+        self.is_broken = False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def act(*arguments: Any) -> None:
+            usual, stepwise = self.worlds
+            getattr(usual, name)(*arguments)
+            with patch.object(Relay, "_deliver_as_usual", lambda *_: False):
+                getattr(stepwise, name)(*arguments)
+            assert self.state(usual) == self.state(stepwise)
+
+        return act
+
+    def state(self, inboxes: InboxWorld) -> object:
+        """Return what is visible from outside, and what decides about the next messages."""
+        world, storing = inboxes.world, inboxes.world.storing
+        return (
+            [(each.user, each.is_open, each.frames, each.answered) for each in inboxes.connections],
+            [(each.cursor.place, each.cursor.state) for each in inboxes.connections if each.cursor is not None],
+            [(user, old and old.sent) for user, old in inboxes.old.items()],
+            [(user, inbox.last, inbox.settled) for user in USERS if (inbox := world.inboxes.get(user)) is not None],
+            (dict(inboxes.old_submitter.answers), inboxes.places, inboxes.refused, inboxes.failures),
+            (list(storing.acquaintances.known_pairs), sorted(storing.resendings.remembered), storing.waiting),
+            (len(storing._counted), len(storing._away), len(storing._strangers), len(storing.answers.waiting)),
+            world.relay._unanswered,
+        )
+
+
+class Comparing(Inboxing):
+    """The same for two relays that must not differ."""
+
+    make_world = TwoWorlds
+
+    def teardown(self) -> None:
+        """Do not come to rest: what must hold then is tried by `Inboxing`."""
 
 
 QUICK = settings(
@@ -178,6 +229,10 @@ FINDING = settings(
 
 def test_inboxes_hold(full: bool) -> None:
     run_state_machine_as_test(Inboxing, settings=FULL if full else QUICK)  # type: ignore[no-untyped-call]
+
+
+def test_usual_case_of_a_delivery_differs_in_nothing_from_the_steps(full: bool) -> None:
+    run_state_machine_as_test(Comparing, settings=FULL if full else QUICK)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("what", BROKEN_INBOXES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest.mock import patch
 
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
@@ -206,6 +207,63 @@ class Storing(StoreCase):
         self.world.store(alice, "bo", "m4")
         self.world.commit()
         self.assertEqual(alice.take(), ["1 answer m4 stored"])
+
+    def test_usual_case_takes_none_of_the_steps(self) -> None:
+        self.know("alice", "bo")
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        with patch.object(relay_module.Relay, "_deliver_stored", side_effect=AssertionError("step by step")):
+            self.world.store(alice, "bo", "m1")
+            self.world.commit()
+        self.assertEqual((alice.take(), bo.take()), (["3 answer m1 delivered"], ["3 message m1"]))
+
+    def test_message_of_a_device_that_has_left_reaches_the_other_one_at_once(self) -> None:
+        self.know("alice", "bo")
+        alice, other, bo = (self.world.device(user) for user in ("alice", "alice", "bo"))
+        self.world.store(alice, "bo", "m1")
+        self.world.turn()
+        alice.leave()
+        self.world.log.reader.holds = True
+        self.world.commit()
+        self.assertEqual((other.take(), bo.take()), (["3 message m1"], ["3 message m1"]))
+
+    def test_each_message_to_somebody_who_never_wrote_is_answered_as_stored(self) -> None:
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        for id in ("m1", "m2", "m3"):
+            self.world.store(alice, "bo", id)
+            self.world.commit()
+        self.assertEqual(alice.take(), [f"{place} answer m{place} stored" for place in (1, 2, 3)])
+        self.assertEqual(bo.take(), [f"{place} message m{place}" for place in (1, 2, 3)])
+
+    def test_answer_to_somebody_who_is_known_waits_for_an_earlier_answer(self) -> None:
+        self.know("alice", "bo")
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        self.world.log.reader.holds = True
+        self.world.store(alice, "cy", "m1")
+        self.world.store(alice, "bo", "m2")
+        self.world.commit()
+        self.assertEqual((alice.take(), bo.take()), ([], ["3 message m2"]))
+        while self.world.log.reader.waiting:
+            self.world.log.reader.answer()
+        self.assertEqual(alice.take(), ["3 answer m1 stored", "4 answer m2 delivered"])
+
+    def test_answer_waits_for_a_look_up_if_the_pair_was_displaced_before_the_commit(self) -> None:
+        self.know("alice", "bo")
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        self.world.store(alice, "bo", "m1")
+        self.world.turn()
+        del self.world.storing.acquaintances.known_pairs["alice", "bo"]
+        self.world.log.reader.holds = True
+        self.world.commit()
+        self.assertEqual((alice.take(), bo.take()), ([], ["3 message m1"]))
+        self.world.log.reader.answer()
+        self.assertEqual(alice.take(), ["3 answer m1 delivered"])
+
+    def test_first_message_to_somebody_who_is_known_makes_the_sender_known(self) -> None:
+        alice, bo = self.world.device("alice"), self.world.device("bo")
+        for sender, recipient, id in ((bo, "alice", "m1"), (alice, "bo", "m2"), (bo, "alice", "m3")):
+            self.world.store(sender, recipient, id)
+            self.world.commit()
+        self.assertEqual(bo.take(), ["1 answer m1 stored", "2 message m2", "3 answer m3 delivered"])
 
     def test_answer_of_a_device_that_has_left_goes_nowhere(self) -> None:
         alice, other = self.world.device("alice"), self.world.device("alice")
@@ -625,7 +683,7 @@ class SentAgain(StoreCase):
         relay, storing = self.world.relay, self.world.storing
         self.assertEqual((relay._indexes, relay._doubtful, relay._waiting, relay._unanswered), ({}, [], 0, {}))
         self.assertEqual((storing._held, storing._held_ids, storing._counted, storing._advancing), ({}, {}, {}, set()))
-        self.assertEqual((storing.waiting, storing.answers._waiting, self.world.clock.getDelayedCalls()), (0, {}, []))
+        self.assertEqual((storing.waiting, storing.answers.waiting, self.world.clock.getDelayedCalls()), (0, {}, []))
 
     def test_waiting_message_that_fails_refuses_both(self) -> None:
         alice, other = self.world.device("alice"), self.world.device("alice")
