@@ -135,6 +135,7 @@ PARTS = {
     "TLS connections that have ended": "registry._tls_ended",
     "ping-interval": "registry.pings.due",
     "recheck-interval": "logins.rechecks.sweep",
+    "epoch of the message log": "relay._storing.check_epoch",
     "resume-time": "logins.resumption.sweep",
 }
 """The checks of the sweep, and the method that each of them calls."""
@@ -162,7 +163,9 @@ class AllParts(WebSocketTestCase):
         resumption = self.factory.parts.logins.resumption
         assert resumption is not None
         revocations = resumption._revocations
-        revocations._until[b"of long ago"] = 0.0
+        storing = self.factory.parts.relay._storing
+        assert storing is not None
+        revocations._revoked[b"of long ago"] = -1e9
         self.client()
         in_handshake = self.client().transport
         visitor = self.client().open()
@@ -182,6 +185,7 @@ class AllParts(WebSocketTestCase):
         self.pass_time(1)
         visit = proxied.remote.slot
         assert visit is not None
+        self.log.epoch = "another"
         self.pass_time(11)
         ends_at_12 = in_handshake.aborted, unanswered.transport.aborted, inside.transport.aborted
         self.pass_time(28)
@@ -209,7 +213,8 @@ class AllParts(WebSocketTestCase):
                 "TLS connections that have ended": ends_at_12[2],
                 "ping-interval": (PING, b"") in heard["member"],
                 "recheck-interval": asked > 6,
-                "resume-time": not len(revocations),
+                "epoch of the message log": storing._epoch == "another",
+                "resume-time": b"of long ago" not in revocations._revoked,
             }.items()
             if has_worked
         }
