@@ -364,13 +364,6 @@ class InboxLog(MessageLog, Protocol):
         reads it.
         """
 
-    on_erased: Callable[[Mapping[str, int]], object]
-    """Called after messages were erased, which another process asks for: `chatrelay.messagelog.erasing`.
-
-    It is called with the users who are told by entries of their inboxes, each with the last place of the inbox; before
-    the Deferred of any later batch fires, and of a later call of `inbox`. `chatrelay.build` sets it.
-    """
-
     @property
     def reader(self) -> InboxReader:
         """Reads this log."""
@@ -411,6 +404,16 @@ class TrimmableLog(InboxLog, Protocol):
             `LogUnavailable`. It is 0 if there is nothing to delete, or another process is deleting. If it is 100 or
             more, there may be more, and the next call follows soon; otherwise it comes after a minute.
         """
+
+
+@runtime_checkable
+class ErasableLog(InboxLog, Protocol):
+    """An `InboxLog` in which another process may erase messages: `chatrelay.messagelog.erasing`."""
+
+    on_erased: Callable[[Mapping[str, int]], object]
+    """Called after messages were erased, with the users who are told by entries of their inboxes, each with the last
+    place of the inbox; before the Deferred of any later batch fires, and of a later call of `inbox`. `chatrelay.build`
+    sets it."""
 
 
 class InboxReader(Protocol):

@@ -29,7 +29,7 @@ from chatrelay.auth.session_index import SessionIndex
 from chatrelay.auth.throttle import DenialCache, LoginThrottle, log_too_many_denials
 from chatrelay.config.checks import ConfigError
 from chatrelay.config.options import Config
-from chatrelay.interfaces import Authenticator, InboxLog, MessageLog, Startable, TrimmableLog
+from chatrelay.interfaces import Authenticator, ErasableLog, InboxLog, MessageLog, Startable, TrimmableLog
 from chatrelay.limits.active_time import ActiveTime
 from chatrelay.limits.admission import Admission
 from chatrelay.limits.inflow import InflowRates
@@ -149,8 +149,9 @@ def build_parts(
             config.receipts == "on",
             config.presence,
         )
-        message_log.on_erased = storing.erased
         storing.tell(awareness)
+        if isinstance(message_log, ErasableLog):
+            message_log.on_erased = storing.erased
         shared_by_v2 = V2Parts(
             message_log,
             inboxes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chatrelay.interfaces import InboxLog
+from chatrelay.interfaces import ErasableLog, InboxLog
 from chatrelay.model import Conversation
 from tests.support.inbox_log_contract import EVERYTHING, InboxLogContract, sent
 
@@ -100,6 +100,7 @@ class ErasureContract(InboxLogContract):
         def note(told: Mapping[str, int]) -> None:
             events.append(dict(told))
 
+        assert isinstance(log, ErasableLog)
         log.on_erased = note
         await self.erase(log, "1")
         await log.append([sent("c", 1, 2)]).addCallback(lambda _: events.append("batch"))

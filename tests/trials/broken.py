@@ -25,7 +25,7 @@ from chatrelay.limits import inflow
 from chatrelay.limits.buckets import TokenBucket
 from chatrelay.limits.inflow import Inflow
 from chatrelay.limits.sending import SendLimits, UserQuota
-from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, wal
+from chatrelay.messagelog.sqlite import SqliteMessageLog, SqliteStore, checkpoints, files, recovery, store, wal
 from chatrelay.messagelog.sqlite.files import LogFiles
 from chatrelay.messagelog.sqlite.inbox_queries import InboxQueries
 from chatrelay.model import LogUnavailable, user_key
@@ -234,15 +234,14 @@ def _() -> None:
 @named("gives a place twice")
 def _() -> None:
     def make(placed: Any) -> Any:
-        def placed_again(self: Any, connection: Any, messages: Any) -> Any:
-            rows, places = placed(self, connection, messages)
-            user = user_key(messages[-1].from_uid)
-            places[user] -= 1
-            return rows, places
+        def placed_again(messages: Any, places: Any) -> Any:
+            rows = placed(messages, places)
+            places[user_key(messages[-1].from_uid)] -= 1
+            return rows
 
         return placed_again
 
-    replace(SqliteStore, "_placed", make)
+    replace(store, "place", make)
 
 
 @named("takes a failed commit for one")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -53,7 +53,6 @@ class PostgresMessageLog:
     :param again_seconds: the time for which the unique ids are kept, and unique; 0 for no limit.
     :param monotonic: a monotonic clock, in seconds; called in the thread.
     :raises chatrelay.messagelog.postgres.address.BadAddress: if the URL can't be used.
-    :ivar on_erased: see `chatrelay.interfaces.InboxLog`.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class PostgresMessageLog:
         self._stopped: Deferred[None] = Deferred()
         self._thread: threading.Thread | None = None
         self._epoch = ""
-        self.on_erased: Callable[[Mapping[str, int]], object] = lambda told: None
         # In the thread:
         self._marks: list[tuple[Mark, str]] = []
         self._saved: list[Deferred[None]] = []  # fire when the marks are written

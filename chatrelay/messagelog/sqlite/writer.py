@@ -55,7 +55,7 @@ class SqliteMessageLog:
     :param reactor: gets the results, with one call for each batch.
     :param monotonic: a monotonic clock, in seconds; called in the thread.
     :param makes_copy: whether a file of an older chatrelay is copied before it is migrated.
-    :ivar on_erased: see `chatrelay.interfaces.InboxLog`.
+    :ivar on_erased: see `chatrelay.interfaces.ErasableLog`.
     """
 
     def __init__(
