@@ -64,6 +64,7 @@ def run_and_kill(path: Path, seed: int, choose: random.Random) -> int:
         for _ in range(choose.randint(1, 12)):
             while not printed or printed[-1] != DELETES:
                 printed.append(process.stdout.readline())
+                assert printed[-1], "the process has ended by itself"
             printed.append("")
         time.sleep(choose.uniform(0.0, LONGEST_WAIT))
         process.kill()
