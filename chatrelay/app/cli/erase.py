@@ -21,8 +21,8 @@ def add_command(commands: Any) -> None:
         "erase",
         help="erase what a user wrote, for everybody",
         description="Erase the content of all messages that a user wrote up to now, for everybody, whether the relay "
-        "runs or not. Their places stay, and are void. The devices of all users who had such a message are told to "
-        "forget it. This can't be undone. Backups and other copies of the message log keep the messages.",
+        "runs or not. The places of the messages stay, and are void. The devices of all users who had such a message "
+        "are told to forget it. This can't be undone. Backups and other copies of the message log keep the messages.",
         epilog="example: chatrelay erase --message-log sqlite:/var/lib/chatrelay/messages.sqlite3 293482",
     )
     message_logs.add_option(command)

@@ -79,8 +79,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace | None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="chatrelay",
-        description="Read, back up, restore and erase in the message log of a relay. To run a relay: "
-        "twistd -n chatrelay --help",
+        description="Read, back up and restore the message log of a relay, and erase what a user wrote in it. To run "
+        "a relay: twistd -n chatrelay --help",
     )
     parser.add_argument("--version", action="version", version=f"chatrelay {chatrelay.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

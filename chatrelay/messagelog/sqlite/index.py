@@ -267,8 +267,10 @@ class Index:
     @property
     def noted(self) -> int:
         """The number of messages since the last indexed one, as far as they were noted."""
-        noted = self._noted
-        return noted[-1].last - self._through if noted else 0
+        try:
+            return self._noted[-1].last - self._through
+        except IndexError:  # there are none: another thread may just have indexed the last of them
+            return 0
 
     # Writing files ------------------------------------------------------------
 
