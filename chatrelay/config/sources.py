@@ -197,7 +197,7 @@ def _is_valid(field: attrs.Attribute[Any], text: str) -> bool:
 def _number_hint(field: attrs.Attribute[Any], text: str) -> str:
     number = _number_meant(field, text)
     if number is None:
-        return ""
+        return ", or a time with a unit such as 30min or 365d" if _is_time(field) else ""
     return f": give {number}s" if _is_time(field) else f": give {number}, without a unit"
 
 
@@ -300,6 +300,8 @@ def _number_problem(field: attrs.Attribute[Any], value: object, shown: str) -> s
             return f"{shown} is a string: remove the quotes: {field.name} = {value.strip()}"
         meant = _number_meant(field, value)
         hint = ", without quotes"
+        if not meant and _is_time(field):
+            hint += ', or a time with a unit such as "365d"'
         if meant:
             hint = f": write {field.name} = {meant}, without quotes and unit"
         return f"{shown} must be {number} of {field.metadata['unit']}{hint}"

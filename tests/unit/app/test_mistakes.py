@@ -57,7 +57,7 @@ COMMAND_LINES = {
     "--login-timeout 5sec": "--login-timeout: '5sec' must be a number of seconds: give 5s",
     "--login-timeout 500ms": "--login-timeout: '500ms' must be a number of seconds: give 0.5s",
     "--recheck-interval 5m": "--recheck-interval: '5m' must be a number of seconds: give 300s",
-    "--keep 1y": "--keep: '1y' must be a number of seconds",
+    "--keep 1y": "--keep: '1y' must be a number of seconds, or a time with a unit such as 30min or 365d",
     "--keep 365D": "--keep: '365D' must be a number of seconds: give 31536000s",
     "--keep 3599s": "--keep: 3599 s is less than an hour: give 1h or more, or 0 to keep everything",
     "--keep 1h": "--keep: 3600 s is less than the 86400 s of again-time, in which messages that are sent again are looked "
@@ -122,7 +122,8 @@ FILES = {
     "quotes and unit",
     'message_size = "1 MiB"': 'c.toml: message_size: "1 MiB" must be a whole number of bytes: write message_size = '
     "1048576, without quotes and unit",
-    'login_timeout = "soon"': 'c.toml: login_timeout: "soon" must be a number of seconds, without quotes',
+    'login_timeout = "soon"': 'c.toml: login_timeout: "soon" must be a number of seconds, without quotes, or a time '
+    'with a unit such as "365d"',
     "login_timeout = 5s": 'c.toml, line 1: this is not valid TOML: write login_timeout = "5s", in quotes',
     "login_timeout = 5 sec": "c.toml, line 1: this is not valid TOML: write login_timeout = 5, without a unit",
     "login_timeout = [10]": "c.toml: login_timeout: [10] must be a number of seconds",
@@ -198,7 +199,8 @@ VARIABLES = {
     'CHATRELAY_LOGIN_TIMEOUT="10"': "CHATRELAY_LOGIN_TIMEOUT: '\"10\"' must be a number of seconds: remove the quotes",
     "CHATRELAY_LOGIN_TIMEOUT=-1": "CHATRELAY_LOGIN_TIMEOUT: -1.0 is less than 0: give a number from 0 (which means no "
     "limit) to 2147483647",
-    "CHATRELAY_LOGIN_TIMEOUT=": "CHATRELAY_LOGIN_TIMEOUT: '' must be a number of seconds",
+    "CHATRELAY_LOGIN_TIMEOUT=": "CHATRELAY_LOGIN_TIMEOUT: '' must be a number of seconds, or a time with a unit such as 30min "
+    "or 365d",
     "CHATRELAY_COMPRESSION=maybe": "CHATRELAY_COMPRESSION: 'maybe' must be yes or no",
     "CHATRELAY_COMPRESSION='yes'": "CHATRELAY_COMPRESSION: \"'yes'\" must be yes or no: remove the quotes",
     'CHATRELAY_AUTH_FORMAT="json"': "CHATRELAY_AUTH_FORMAT: '\"json\"' must be form or json; remove the quotes "
