@@ -129,9 +129,6 @@ class SqliteEraser:
             store.open()
         except LogInUse:
             return None
-        if os.geteuid() == 0:  # SQLite gives its own files to the owner of the database, but not this one
-            owner = os.stat(store.path)
-            os.chown(f"{store.path}.lock", owner.st_uid, owner.st_gid, follow_symlinks=False)
         return store
 
     def _is_free(self) -> bool:

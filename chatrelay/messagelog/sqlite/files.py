@@ -98,8 +98,16 @@ class LogFiles:
             raise
 
     def keep_lock_file(self) -> None:
-        """Keep ``PATH.lock`` when the lock is released. Call it when the file is known to be a message log."""
+        """Keep ``PATH.lock`` when the lock is released. Call it when the file is known to be a message log.
+
+        As root, also give it to the owner of the database. SQLite does so with its own files.
+        """
         self._made_lock = False
+        # The folder may belong to another user, who could have put a further name of any file there.
+        if os.geteuid() == 0 and self._lock is not None and os.fstat(self._lock).st_nlink == 1:
+            owner = os.stat(self.path)
+            with suppress(PermissionError):  # root may lack the right, in a container
+                os.fchown(self._lock, owner.st_uid, owner.st_gid)
 
     def lock_database(self) -> None:
         """Lock the database as well, if it exists and is not locked yet.
@@ -177,7 +185,7 @@ class LogFiles:
                 descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except FileExistsError:
                 made = False
-                descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 self._flock(descriptor, self.lock)
                 if _file_id(self.lock) == _id_of(os.fstat(descriptor)):

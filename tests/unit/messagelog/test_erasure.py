@@ -426,6 +426,18 @@ def test_command_that_root_runs_leaves_only_files_of_the_owner_of_the_log(tmp_pa
     list(erasing)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_command_that_root_runs_gives_away_no_file_that_has_another_name(tmp_path: Path) -> None:
+    path, other = tmp_path / "log", tmp_path / "other"
+    filled(path, 50).close()
+    os.unlink(f"{path}.lock")
+    other.touch()
+    os.link(other, f"{path}.lock")
+    os.chown(path, 12345, 12346)
+    list(SqliteEraser(str(path), wait=no_wait).erase("a", received=False))
+    assert (other.stat().st_uid, other.stat().st_gid) == (0, 0)
+
+
 def test_command_ends_what_a_relay_has_left(tmp_path: Path, small_parts: None) -> None:
     path = tmp_path / "log"
     store = filled(path, 300)

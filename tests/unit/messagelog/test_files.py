@@ -159,6 +159,16 @@ class Lock(SynchronousTestCase):
         error = self.assertRaises(LogUnavailable, SqliteStore(f"{self.path}.1").open)
         self.assertIn("in use by another chatrelay", str(error))
 
+    def test_link_in_the_place_of_the_lock_file_is_refused(self) -> None:
+        self.store.close()
+        other = Path(f"{self.path}.other")
+        other.write_bytes(b"of somebody else")
+        Path(f"{self.path}.lock").unlink()
+        Path(f"{self.path}.lock").symlink_to(other)
+        with self.assertRaisesRegex(LogUnavailable, r"\.lock: "):
+            self.store.open()
+        self.assertEqual(other.read_bytes(), b"of somebody else")
+
     def test_removed_or_replaced_lock_file_is_locked_again(self) -> None:
         files = self.store._files
         self.assertFalse(files.restore_lock())
