@@ -35,7 +35,11 @@ MESSAGES_PER_FLUSH = 10_000
 PAGES = 200
 PAGE = 50
 
-_UNDELIVERED = "CREATE TABLE undelivered (number INTEGER PRIMARY KEY);"
+_OTHER_TABLES = """
+CREATE TABLE undelivered (number INTEGER PRIMARY KEY);
+CREATE TABLE saved_through (number INTEGER NOT NULL);
+INSERT INTO saved_through VALUES (0);
+"""
 
 
 class Variant(Protocol):
@@ -165,7 +169,7 @@ class Runs:
         self._path = folder / "log"
         self._log = sqlite3.connect(self._path, isolation_level=None)
         self._log.execute("PRAGMA journal_mode = WAL")
-        self._log.executescript(BLOCK + _UNDELIVERED)
+        self._log.executescript(BLOCK + _OTHER_TABLES)
         self._index = Index(str(self._path), messages_per_run=MESSAGES_PER_FLUSH)
         self._index.open(self._log, "epoch")
 

@@ -76,7 +76,7 @@ class Revocations:
         self._reactor = reactor
         self._log = message_log
         self._revoked: dict[bytes, float] = {}  # by digest, when; the oldest first
-        self._all_revoked = 0.0  # when those that were dropped were revoked, at the latest
+        self._all_revoked = -math.inf  # when those that were dropped were revoked, at the latest
         self._forgotten = 0.0  # the same of those that were dropped or are old enough
         self._added = 0  # how many were added since the log was last told to drop old ones, and before if they are kept
         self._unsaved: dict[bytes, float] = {}
