@@ -180,6 +180,7 @@ class InboxWorld:
         self.answers: dict[str, int] = {}
         self.old_contents: dict[tuple[str, str], str] = {}  # of messages that are not sent again any more
         self.refused: set[str] = set()
+        self.late: set[str] = set()  # messages that were refused, and sent again later
         self.accepted_v1: set[str] = set()
         self.unmarked: set[str] = set()  # messages of v1 without an answer, or without a mark, when the relay died
         self.erased_ids: set[tuple[str, str]] = set()
@@ -324,7 +325,9 @@ class InboxWorld:
         reject: bool | None = None,
     ) -> None:
         connection.asked[id] += 1
-        self.refused.discard(content)
+        if content in self.refused:
+            self.refused.remove(content)
+            self.late.add(content)
         self.world.store(connection, recipient, id, content, again, reject)
 
     def send_again(self, which: int, index: int) -> None:
@@ -571,10 +574,9 @@ class InboxWorld:
 
     def _check_order(self) -> None:
         """Check that nobody overtakes on the way from one connection to one user."""
-        # What was erased may come again as a first, later than what was sent after it.
-        place_of = {
-            row.message.content: row.to_place for row in self.log.rows if row.message.content not in self.erased
-        }
+        # What was refused or erased may come again as a first, later than what was sent after it.
+        late = self.late | self.erased
+        place_of = {row.message.content: row.to_place for row in self.log.rows if row.message.content not in late}
         for connection in self.connections:
             for user in USERS:
                 places = [place_of[c] for to, c in connection.sent if to == user and c in place_of]
