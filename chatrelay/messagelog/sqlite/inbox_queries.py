@@ -119,13 +119,18 @@ class InboxQueries:
         done: set[int] = set()
 
         def found() -> Iterator[int]:
-            for number, peer in peers_newest_first(
-                runs, reader, self._deleted, number_through(runs, reader, through), done.__contains__
-            ):
-                if not self._blocks.is_undelivered(number) and self._blocks.message(number) is not None:
-                    done.add(peer)
-                    if number <= wanted:
-                        yield number
+            last = number_through(runs, reader, through)
+            messages = peers_newest_first(runs, reader, self._deleted, last, done.__contains__)
+            count = 1
+            while chosen := list(islice(messages, count)):
+                undelivered = self._blocks.undelivered(number for number, _ in chosen)
+                for number, peer in chosen:
+                    if peer not in done and number not in undelivered and self._blocks.message(number) is not None:
+                        done.add(peer)
+                        if number <= wanted:
+                            yield number
+                # After one that does not stand, there may be thousands: all that somebody wrote may have been erased.
+                count = min(count * 4, MAX_NUMBERS) if len(undelivered) == len(chosen) else 1
 
         return _page(self._entries(user, found()), limit, size)
 

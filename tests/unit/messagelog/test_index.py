@@ -442,3 +442,18 @@ def test_many_questions_about_strangers_search_a_large_inbox_once(tmp_path: Path
             assert not searched  # in both files, which have all messages
             assert log.answers("has_written", USERS[0], USERS[4]) == (True, True)
             assert searched
+
+
+def test_many_messages_that_do_not_stand_take_few_statements_of_a_page_of_conversations(tmp_path: Path) -> None:
+    with closing(IndexedLog(tmp_path / "log")) as log:
+        log.append([Message("0", "4", str(number), 1, "c", number) for number in range(2)])
+        log.append([Message(str(1 + number % 2), "4", str(number), 1, "c", number) for number in range(1_000)])
+        log.mark_undelivered(range(3, 1_003))
+        queries = log.queries
+        statements: list[str] = []
+        queries._connection.set_trace_callback(statements.append)
+        page = queries.conversations("4", before=None, through=9_999, limit=9, size=EVERYTHING)
+        queries._connection.set_trace_callback(None)
+        assert [entry.place for entry in page.entries] == [2]
+        assert page == log.answers("conversations", "4", before=None, through=9_999, limit=9, size=EVERYTHING)[1]
+        assert len(statements) < 30
