@@ -120,7 +120,10 @@ class Trimmer:
         """
         try:
             oldest = _oldest(connection, before)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, sqlite3.DatabaseError) as error:
+            # A damaged page of old messages must not close a log that can be written, each time again.
+            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
             if not self._failure_logged:
                 self._failure_logged = True
                 log.warn("no old messages can be deleted, because a block is damaged: {error}", error=error)

@@ -163,6 +163,25 @@ def test_damaged_block_is_reported_once_and_the_log_can_be_written(store: Sqlite
     assert store.append([message()]) == [4]
 
 
+def test_damaged_page_is_reported_once_and_the_log_stays_open(store: SqliteStore, path: Path) -> None:
+    for _ in range(20):
+        written(store, 100)
+    store.close()
+    store.open()  # it saves the last places, so that the next one need not read all blocks
+    store.close()
+    ((start,),) = rows(path, "SELECT substr(messages, 1, 40) FROM block WHERE first_number = 1")
+    data = bytearray(path.read_bytes())
+    page = data.index(str(start).encode()) // 4096 * 4096
+    data[page : page + 8] = bytes(8)
+    path.write_bytes(data)
+    store.open()
+    with capturedLogs() as events:
+        assert (store.trim(LATER), store.trim(LATER)) == (0, 0)
+    assert [event["log_format"].split(",")[0] for event in events] == ["no old messages can be deleted"]
+    assert store.is_open
+    assert store.append([message()]) == [2001]
+
+
 def test_log_that_is_trimmed_between_the_parts_of_an_erasure_is_whole(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
