@@ -136,6 +136,22 @@ def spoil(path: Path, statement: str, *parameters: object) -> None:
         connection.execute(statement, parameters)
 
 
+def spoil_page(path: Path, first: int) -> None:
+    """Overwrite the beginning of the page of a block, so that SQLite can't read it. The store must be closed.
+
+    :param first: the number of the first message of the block.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        (start,) = connection.execute(
+            "SELECT substr(messages, 1, 40) FROM block WHERE first_number = ?", (first,)
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    data = bytearray(path.read_bytes())
+    page = data.index(start.encode()) // size * size
+    data[page : page + 8] = bytes(8)
+    path.write_bytes(data)
+
+
 class _FailingCommit:
     """A connection whose commits fail."""
 

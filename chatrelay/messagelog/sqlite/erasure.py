@@ -17,7 +17,7 @@ a part is done.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from msgspec import Raw
 from twisted.logger import Logger
 
 from chatrelay.messagelog.sqlite.blocks import Kind, StoredMessage
+from chatrelay.messagelog.sqlite.failures import is_damage
 from chatrelay.messagelog.sqlite.schema import json_text
 
 log = Logger("chatrelay.messagelog")
@@ -109,6 +110,10 @@ class Notice(NamedTuple):
     ranges: Ranges
 
 
+class _DamagedPage(Exception):
+    """A page of the file is damaged."""
+
+
 class _Part(NamedTuple):
     """Some blocks that were examined.
 
@@ -188,27 +193,27 @@ class Erasures:
             return None
         done, size, is_damaged = request.done, 0, False
         self._part = part = _Part([], [], {})
-        with closing(connection.execute(_BLOCKS, (json_text(request.uid), done, request.through))) as blocks:
-            for first, length, text in blocks:
-                try:
+        try:
+            with closing(_blocks(connection, request)) as blocks:
+                for first, length, text in blocks:
+                    done = first - 1
                     changed = None if text is None else _blanked(first, text, request, part)
-                except msgspec.MsgspecError as error:
-                    is_damaged, done = True, first - 1
-                    log.critical(
-                        "the message log is damaged: the messages from {first} on cannot be decoded, and are not "
-                        "erased: {error}",
-                        first=first,
-                        error=error,
-                    )
-                    break
-                if changed is not None:
-                    part.blocks.append((changed, first))
-                done = first
-                size += length
-                if size >= BYTES_PER_PART or len(part.blocks) >= BLOCKS_PER_PART:
-                    break
-            else:
-                done = request.through
+                    if changed is not None:
+                        part.blocks.append((changed, first))
+                    done = first
+                    size += length
+                    if size >= BYTES_PER_PART or len(part.blocks) >= BLOCKS_PER_PART:
+                        break
+                else:
+                    done = request.through
+        except (msgspec.MsgspecError, _DamagedPage) as error:
+            is_damaged = True
+            log.critical(
+                "the message log is damaged: the messages from {first} on cannot be decoded, and are not "
+                "erased: {error}",
+                first=done + 1,
+                error=error,
+            )
         # A damaged block ends the erasure: whoever has asked for it sees that it ends before the last message.
         through = done if is_damaged else request.through
         self._request = request._replace(done=done, through=through, erased=request.erased + len(part.numbers))
@@ -255,6 +260,21 @@ class Erasures:
         self.look(connection)
 
 
+def _blocks(connection: sqlite3.Connection, request: Request) -> Generator[tuple[int, int, bytes | None], None, None]:
+    """Yield the next blocks: the first number, the size, and the text if it may have what is to be erased.
+
+    :raises _DamagedPage: if a page of the file is damaged. A failure would close the log, each time again.
+    :raises sqlite3.Error: if the log can't be read.
+    """
+    try:
+        with closing(connection.execute(_BLOCKS, (json_text(request.uid), request.done, request.through))) as blocks:
+            yield from blocks
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        raise _DamagedPage(str(error)) from error
+
+
 def _blanked(first: int, text: bytes, request: Request, part: _Part) -> str | None:
     """Return the text of a block without what is erased, as long as before; None if it does not change.
 
@@ -263,8 +283,7 @@ def _blanked(first: int, text: bytes, request: Request, part: _Part) -> str | No
     """
     rows = _split(text)
     is_changed = False
-    for index, raw in enumerate(rows):
-        message = _decode(raw)
+    for index, message in enumerate([_decode(raw) for raw in rows]):  # all, before anything counts as erased
         is_wanted = message.from_uid == request.uid or (request.received and message.to_uid == request.uid)
         if not is_wanted or not message.is_message:
             continue

@@ -14,6 +14,12 @@ from chatrelay.model import LogUnavailable
 from chatrelay.permissions import why_not_found, why_not_usable, why_not_writable
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether a read has failed because a page of the file is damaged. Other pages may be whole."""
+    # The lowest byte is the kind. An error of Python's own has no code.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+
+
 def as_unavailable(error: Exception, files: LogFiles) -> LogUnavailable:
     """Return the error to raise for a message log whose files have failed. The text has the remedy, if one is known."""
     if isinstance(error, LogUnavailable):

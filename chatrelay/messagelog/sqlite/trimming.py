@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 from twisted.logger import Logger
 
 from chatrelay.messagelog.sqlite.checkpoints import Checkpoints
+from chatrelay.messagelog.sqlite.failures import is_damage
 from chatrelay.messagelog.sqlite.schema import json_text
 from chatrelay.model import MarkKind
 
@@ -122,7 +123,7 @@ class Trimmer:
             oldest = _oldest(connection, before)
         except (msgspec.MsgspecError, sqlite3.DatabaseError) as error:
             # A damaged page of old messages must not close a log that can be written, each time again.
-            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+            if isinstance(error, sqlite3.Error) and not is_damage(error):
                 raise
             if not self._failure_logged:
                 self._failure_logged = True

@@ -22,7 +22,7 @@ from chatrelay.messagelog.sqlite.index import Index
 from chatrelay.messagelog.sqlite.verify import verify
 from chatrelay.model import InboxEntry, LogUnavailable, Message, Selection
 from tests.support.message_logs import message
-from tests.support.sqlite_logs import fail_commits, make_older, spoil
+from tests.support.sqlite_logs import fail_commits, make_older, spoil, spoil_page
 
 USERS = ["a", "b", "c", "d", "e"]
 
@@ -392,6 +392,39 @@ def test_damaged_block_ends_an_erasure_and_the_command_says_so(tmp_path: Path) -
         erased = connection.execute("SELECT count(*), max(number) FROM entry WHERE block < 101 AND kind = 2").fetchone()
         assert erased[0] > 10
         assert connection.execute("SELECT finished, erased FROM erasure").fetchone() == (1, erased[0])
+
+
+def test_row_that_cannot_be_decoded_leaves_its_whole_block_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    store = filled(path, 200, batch=50)
+    store.close()
+    store.open()  # which saves the last places
+    store.close()
+    spoil(path, "UPDATE block SET messages = json_set(messages, '$[49]', json('[\"a\"]')) WHERE first_number = 101")
+    with pytest.raises(LogUnavailable, match="up to number 100 were erased"):
+        erase(path, "a")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT max(number) FROM undelivered WHERE number < 201").fetchone()[0] <= 100
+
+
+def test_damaged_page_ends_an_erasure_and_the_log_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    store = filled(path, 2_000, batch=50)
+    store.close()
+    store.open()  # which saves the last places
+    store.close()
+    spoil_page(path, 1_001)
+    store.open()
+    ask(path, "a")
+    store.check()
+    while store.is_erasing:
+        store.erase()
+        assert store.is_open
+    with closing(sqlite3.connect(path)) as connection:
+        finished, through = connection.execute("SELECT finished, through FROM erasure").fetchone()
+    assert finished == 1
+    assert 0 < through < 1_001
+    store.close()
 
 
 # The command ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from chatrelay.messagelog.sqlite.opening import DamagedLog
 from chatrelay.messagelog.sqlite.verify import summary, verify
 from chatrelay.model import InboxState, Mark, MarkKind, Message
 from tests.support.message_logs import message
-from tests.support.sqlite_logs import contents, copy, put_back, spoil
+from tests.support.sqlite_logs import contents, copy, put_back, spoil, spoil_page
 
 LATER = 2_000_000_000_000_000
 """A time after all messages, in microseconds since 1970 UTC."""
@@ -169,11 +169,7 @@ def test_damaged_page_is_reported_once_and_the_log_stays_open(store: SqliteStore
     store.close()
     store.open()  # it saves the last places, so that the next one need not read all blocks
     store.close()
-    ((start,),) = rows(path, "SELECT substr(messages, 1, 40) FROM block WHERE first_number = 1")
-    data = bytearray(path.read_bytes())
-    page = data.index(str(start).encode()) // 4096 * 4096
-    data[page : page + 8] = bytes(8)
-    path.write_bytes(data)
+    spoil_page(path, 1)
     store.open()
     with capturedLogs() as events:
         assert (store.trim(LATER), store.trim(LATER)) == (0, 0)
