@@ -101,8 +101,12 @@ class SqliteInboxReader:
         if opened is None or not self._threads:
             return
         index = opened.index
-        for start in range(0, len(rows), ROWS_PER_NOTE):
-            index.note(columns_of_rows(first + start, rows[start : start + ROWS_PER_NOTE]))
+        try:
+            for start in range(0, len(rows), ROWS_PER_NOTE):
+                index.note(columns_of_rows(first + start, rows[start : start + ROWS_PER_NOTE]))
+        # The messages are committed, so no error may refuse them. The index reads what it was not handed.
+        except Exception:
+            log.failure("indexing the message log failed because of a defect in chatrelay; please report it")
         if index.noted >= MANY_NOTED:
             self._is_due.set()
 

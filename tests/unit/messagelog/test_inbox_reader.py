@@ -372,6 +372,15 @@ class WrittenLog(TestCase):
         await until(lambda: folder.is_dir() and [file.suffix for file in folder.iterdir()] == [".run"])
         return list(folder.iterdir())
 
+    async def test_defect_in_handing_messages_to_the_index_refuses_no_message(self) -> None:
+        self.log.start()
+        await self.log.reader.has_written("1", "2")
+        with patch(f"{MODULE}.columns_of_rows", lambda *_: 1 / 0):
+            self.assertEqual(await self.log.append([Message("1", "2", "id", "t", "c", 1.0)]), [1])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertTrue(await self.log.reader.has_written("1", "2"))  # the index has read it
+        await self.log.stop()
+
     async def test_stopped_log_leaves_no_files_of_sqlite_and_no_thread(self) -> None:
         await self.indexed()
         await self.log.stop()
