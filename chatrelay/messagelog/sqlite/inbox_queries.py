@@ -71,9 +71,8 @@ class InboxQueries:
             first = min(last + 1, self._first_place(user))
 
         def found() -> Iterator[InboxEntry]:
-            yield from map(
-                InboxEntry, range(after + 1, first)
-            )  # what was there was deleted, with its part of the index
+            # What was at these places was deleted, with its part of the index.
+            yield from map(InboxEntry, range(after + 1, first))
             for place, number in enumerate(numbers, first):
                 message = self._blocks.at_place(number, user, place)
                 if message is not None and _place(message, user) != place:
@@ -245,6 +244,8 @@ class InboxQueries:
         self._deleted = first_number(self._connection) - 1
         if not index.catch_up(self._connection):
             if (behind := index.behind(self._connection)) > MAX_BEHIND:
+                if index.failure is not None:  # else a client would wait for an index that does not come
+                    raise LogUnavailable(f"the index in {index.folder} cannot be written: {index.failure}")
                 raise LogNotIndexed(f"the message log is being indexed, {behind:,} messages are to do: try again later")
             while not index.catch_up(self._connection):
                 if index.is_full:

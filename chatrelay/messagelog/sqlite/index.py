@@ -90,6 +90,7 @@ class Index:
     :param random_bytes: returns so many random bytes.
     :ivar folder: has the files.
     :ivar view: what readers use.
+    :ivar failure: why the last attempt to write a file failed; None if it succeeded.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Index:
     ) -> None:
         self.folder = path + SUFFIX
         self.view = View((), Hashes(random_bytes(16)))
+        self.failure: OSError | None = None
         self._random_bytes = random_bytes
         self._size = messages_per_run
         self._epoch = ""
@@ -288,9 +290,11 @@ class Index:
             next(self._work)
         except StopIteration:
             self._work = None
-        except BaseException:
+        except BaseException as error:
             self._work = None
+            self.failure = error if isinstance(error, OSError) else None
             raise
+        self.failure = None
         return True
 
     def _next_work(self) -> Iterator[None] | None:

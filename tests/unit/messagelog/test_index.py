@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -378,6 +379,21 @@ def test_read_fails_while_a_long_index_is_built(log: IndexedLog) -> None:
         while log.index.behind(log.connection) > 50:
             log.index.catch_up(log.connection)
         assert log.answers("has_written", "1", "2") == (True, True)
+
+
+def test_read_fails_for_good_while_a_long_index_cannot_be_written(log: IndexedLog) -> None:
+    full = patch(f"{PACKAGE}.index_tail.MemoryRun.write", side_effect=OSError(errno.ENOSPC, "the disk is full"))
+    with patch(f"{PACKAGE}.index._BLOCKS_PER_READ", 1), patch(f"{PACKAGE}.inbox_queries.MAX_BEHIND", 50):
+        while not log.index.catch_up(log.connection) and log.index.behind(log.connection) > 80:
+            pass
+        with full, pytest.raises(OSError, match="full"):
+            log.index.work()
+        with pytest.raises(LogUnavailable, match=r"cannot be written.*the disk is full") as caught:
+            log.queries.has_written("1", "2")
+        assert not isinstance(caught.value, LogNotIndexed)
+        assert log.index.work()
+        with pytest.raises(LogNotIndexed):
+            log.queries.has_written("1", "2")
 
 
 def test_memory_is_bounded_when_no_file_can_be_written(log: IndexedLog) -> None:
