@@ -6,7 +6,7 @@ Pure: values, their bounds, and checks of them. This module must not know what i
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -205,8 +205,9 @@ class InboxState:
     :ivar first: the first place that is kept; `last` + 1 if none is.
     :ivar last: the last place; 0 if there is none.
     :ivar received: the last place that a device of the user has acknowledged; 0 if none has.
-    :ivar left_at: the last place at the moment when the user's last connection closed; None if that is not known.
-    :ivar last_seen: that moment, in milliseconds since 1970 UTC; None if that is not known.
+    :ivar left_at: the last place at the moment when the user's last connection closed; None if that is not known, or
+        if the user has come back since.
+    :ivar last_seen: that moment, in milliseconds since 1970 UTC; None as for `left_at`.
     """
 
     first: int
@@ -214,6 +215,17 @@ class InboxState:
     received: int = 0
     left_at: int | None = None
     last_seen: int | None = None
+
+    @classmethod
+    def with_marks(cls, first: int, last: int, marks: Mapping[int, int]) -> InboxState:
+        """Return the state of an inbox with what its marks tell.
+
+        :param marks: the values by the number of their kind, of those in `INBOX_KINDS`.
+        """
+        received = marks.get(MarkKind.RECEIVED.value, 0)
+        if is_here(marks.get(MarkKind.STAYS.value, 0)):
+            return cls(first, last, received)
+        return cls(first, last, received, marks.get(MarkKind.LEFT_AT.value), marks.get(MarkKind.LAST_SEEN.value))
 
 
 class MarkKind(enum.Enum):
@@ -224,10 +236,17 @@ class MarkKind(enum.Enum):
     LEFT_AT = 3
     LAST_SEEN = 4
     REVOKED = 5
+    STAYS = 6
+
+    # That of the base class is written in Python, and a request to watch 100 users needs a thousand.
+    __hash__ = object.__hash__
 
 
 PLACE_KINDS = frozenset({MarkKind.RECEIVED, MarkKind.READ, MarkKind.LEFT_AT})
 """The kinds of marks whose values are places, which mean nothing in another epoch of the log."""
+
+INBOX_KINDS = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value, MarkKind.STAYS.value)
+"""The kinds of marks that `InboxState` needs."""
 
 MarkKey = tuple[str, MarkKind, str]
 """What names a mark: the first three fields of `Mark`."""
@@ -241,13 +260,23 @@ class Mark(NamedTuple):
     :ivar peer: for `MarkKind.READ`: the key of the other user of the conversation; for `MarkKind.REVOKED`, the digest
         of what was revoked, or empty for everything; else empty.
     :ivar value: a place in the user's inbox; for `MarkKind.LAST_SEEN`, milliseconds since 1970 UTC; for
-        `MarkKind.REVOKED`, the second since 1970 UTC from which a log may drop the mark.
+        `MarkKind.REVOKED`, the second since 1970 UTC from which a log may drop the mark; for `MarkKind.STAYS`, a number
+        that `is_here` understands.
     """
 
     user: str
     kind: MarkKind
     peer: str
     value: int
+
+
+def is_here(stays: int) -> bool:
+    """Return whether a user has a connection, or had one when the relay crashed.
+
+    :param stays: the value of the mark `MarkKind.STAYS`, which grows when the user's first connection opens, and when
+        the last one has closed and the marks that tell of it are kept. It is odd in between.
+    """
+    return stays % 2 == 1
 
 
 @attrs.frozen

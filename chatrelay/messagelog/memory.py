@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from chatrelay.model import (
+    INBOX_KINDS,
     Conversation,
     InboxEntry,
     InboxState,
@@ -195,19 +196,10 @@ class MemoryMessageLog:
 
     def inbox(self, user: str) -> Deferred[InboxState]:
         """Look up a user's inbox."""
-
-        def mark(kind: MarkKind) -> int | None:
-            return self.marks.get((user, kind, ""))
-
-        return succeed(
-            InboxState(
-                first=self.first_places.get(user, 1),
-                last=len(self.inboxes.get(user, ())),
-                received=mark(MarkKind.RECEIVED) or 0,
-                left_at=mark(MarkKind.LEFT_AT),
-                last_seen=mark(MarkKind.LAST_SEEN),
-            )
-        )
+        values = {kind: self.marks.get((user, MarkKind(kind), "")) for kind in INBOX_KINDS}
+        marks = {kind: value for kind, value in values.items() if value is not None}
+        first, last = self.first_places.get(user, 1), len(self.inboxes.get(user, ()))
+        return succeed(InboxState.with_marks(first, last, marks))
 
     def save_marks(self, marks: Sequence[Mark]) -> Deferred[None]:
         """Keep the marks that are greater than those that are kept."""

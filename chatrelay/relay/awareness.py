@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatrelay.interfaces import InboxLog
-from chatrelay.model import InboxState, LogUnavailable, MarkKind, Message
+from chatrelay.model import InboxState, LogUnavailable, MarkKind, Message, is_here
 from chatrelay.relay.acquaintance import Acquaintances, Pair
 from chatrelay.relay.directory import Directory
 from chatrelay.relay.inbox import Inboxes
@@ -27,6 +27,9 @@ from chatrelay.relay.receipts import ReceiptDialect, Receipts
 from chatrelay.relay.typing import Typing, TypingDialect
 
 log = Logger("chatrelay.relay")
+
+MICROSECONDS = 1_000_000
+"""Microseconds in a second."""
 
 
 class AwarenessDialect(ReceiptDialect, PresenceDialect, TypingDialect, Protocol):
@@ -82,6 +85,8 @@ class Awareness:
         if presence != "off":
             self.presence = Presence(dialect, self._connections_of, now, clock, call_soon, presence == "everybody")
         self.overview = Overview(message_log.reader, asking, self.marks, sends_receipts)
+        # Even, and greater than in earlier runs unless the clock was set back. It tells nothing of when a user came.
+        self._stays = 2 * int(now() * MICROSECONDS)
         self._departures = 0  # users who have left, and whose last place is not known yet
         self._waiting: list[Deferred[None]] = []
         directory.watch(self.connected, self.disconnected)
@@ -131,20 +136,24 @@ class Awareness:
         """Note that a user who had no connection has one."""
         if self.presence is not None:
             self.presence.connected(user)
+        self._stays += 2
+        self.marks.set(user, MarkKind.STAYS, "", self._stays - 1)
 
     def disconnected(self, user: str) -> None:
         """Note that the last connection of a user has gone."""
         if self.presence is not None:
             self.marks.set(user, MarkKind.LAST_SEEN, "", self.presence.disconnected(user))
         self._departures += 1
-        departed = maybeDeferred(self._log.inbox, user).addCallback(self._departed, user)
+        self._stays += 2
+        departed = maybeDeferred(self._log.inbox, user).addCallback(self._departed, user, self._stays)
         departed.addErrback(_not_kept)
         departed.addErrback(self._report)
         departed.addCallback(self._departure_over)
 
-    def _departed(self, state: InboxState, user: str) -> None:
-        # Somebody who has come back meanwhile has missed nothing, and leaves at a later place.
+    def _departed(self, state: InboxState, user: str, stays: int) -> None:
+        # Somebody who has come back meanwhile has missed nothing, leaves at a later place, and has a greater mark.
         self.marks.set(user, MarkKind.LEFT_AT, "", state.last)
+        self.marks.set(user, MarkKind.STAYS, "", stays)
 
     def _departure_over(self, _: None) -> None:
         self._departures -= 1
@@ -169,9 +178,14 @@ class Awareness:
         assert presence is not None
         is_for_everybody = presence.is_for_everybody
         found = set(users if is_for_everybody else await self._asking.look_up_all(watcher.user, users))
-        keys = [(user, MarkKind.LAST_SEEN, "") for user in users if user in found and not presence.is_online(user)]
-        marks = await self.marks.read(keys)
-        last_seen = {user: value for (user, _, _), value in marks.items()}
+        away = [user for user in users if user in found and not presence.is_online(user)]
+        kinds = (MarkKind.LAST_SEEN, MarkKind.STAYS)
+        marks = await self.marks.read([(user, kind, "") for user in away for kind in kinds])
+        last_seen = {
+            user: value
+            for (user, kind, _), value in marks.items()
+            if kind is MarkKind.LAST_SEEN and not is_here(marks.get((user, MarkKind.STAYS, ""), 0))
+        }
         # Somebody may have written meanwhile.
         found.update(user for user in users if self._asking.known((watcher.user, user)))
         if watcher.is_closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -106,6 +107,26 @@ def test_presence_is_told_and_last_seen_survives_a_restart(start_relay: StartRel
     relay = start_relay("--message-log", "sqlite:chatrelay.sqlite3")
     last_seen = log_in(relay, ALICE).ask(watch)["offline"]["2"]
     assert stopped - 1 < last_seen / 1000 < stopped + 15
+
+
+def test_departure_before_a_kill_is_not_told_of_a_user_who_had_come_back(
+    start_relay: StartRelay, log_in: LogIn
+) -> None:
+    options = ("--message-log", "sqlite:chatrelay.sqlite3", "--offline-messages", "4")
+    relay = start_relay(*options)
+    make_them_known(relay, log_in)
+    alice, bo = log_in(relay, ALICE), log_in(relay, BO)
+    for _ in range(4):
+        # The marks of Bo's arrival are written with the first message at the latest.
+        assert alice.send(2)["delivery"] == "delivered"
+    relay.stop(signal.SIGKILL)
+    bo.disconnect()
+    relay = start_relay(*options)
+    alice = log_in(relay, ALICE)
+    assert alice.ask({"type": "presence-request", "id": "p", "of": ["2"]})["offline"] == {"2": None}
+    # There is room again, for one message: the share of a sender.
+    assert alice.send(2)["delivery"] == "stored"
+    assert alice.send(2)["reason"] == "receiving-user-full"
 
 
 def test_receipts_and_presence_can_be_switched_off(start_relay: StartRelay, log_in: LogIn) -> None:

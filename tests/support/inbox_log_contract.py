@@ -191,6 +191,14 @@ class InboxLogContract:
         self.assertEqual(await log.inbox("2"), InboxState(1, 2, received=2, left_at=1, last_seen=1_764_271_000_123))
         self.assertEqual(await log.inbox("1"), InboxState(1, 2, received=1))
 
+    async def test_departure_is_not_known_of_a_user_who_came_and_has_not_left(self) -> None:
+        log = await self.filled(sent("a", 1, 2))
+        left = [Mark("2", MarkKind.LEFT_AT, "", 1), Mark("2", MarkKind.LAST_SEEN, "", 5)]
+        for value, left_at, last_seen in ((3, None, None), (4, 1, 5), (3, 1, 5), (7, None, None)):
+            await log.save_marks([Mark("2", MarkKind.STAYS, "", value), *left])
+            self.assertEqual(await log.inbox("2"), InboxState(1, 1, left_at=left_at, last_seen=last_seen))
+        self.assertEqual(await log.reader.marks([("2", MarkKind.STAYS, "")]), {("2", MarkKind.STAYS, ""): 7})
+
     async def test_marks_only_grow(self) -> None:
         log = self.started()
         for value in (5, 4, 6, 5):

@@ -72,9 +72,15 @@ class People:
     :ivar awareness: what is tested.
     """
 
-    def __init__(self, log: MemoryMessageLog | None = None, receipts: bool = True, presence: str = "known") -> None:
+    def __init__(
+        self,
+        log: MemoryMessageLog | None = None,
+        receipts: bool = True,
+        presence: str = "known",
+        clock: Clock | None = None,
+    ) -> None:
         self.log = HeldMessageLog() if log is None else log
-        self.clock = Clock()
+        self.clock = Clock() if clock is None else clock
         self._turns: list[Callable[[], None]] = []
         self.directory = Directory()
         dialect = WordDialect()

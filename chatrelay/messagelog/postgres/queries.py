@@ -10,7 +10,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from chatrelay.messagelog.postgres.arrays import integers, small_integers, texts
 from chatrelay.messagelog.postgres.connection import Connection, Row
-from chatrelay.model import Conversation, InboxEntry, InboxState, LoggedMessage, MarkKey, MarkKind, Page, Progress
+from chatrelay.model import (
+    INBOX_KINDS,
+    Conversation,
+    InboxEntry,
+    InboxState,
+    LoggedMessage,
+    MarkKey,
+    MarkKind,
+    Page,
+    Progress,
+)
 
 END = 2**63 - 1
 """A place beyond every inbox."""
@@ -161,10 +171,10 @@ _INBOX_STATE = """
 SELECT i.first_place, i.last_place,
     (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $2 AND peer = ''),
     (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $3 AND peer = ''),
-    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $4 AND peer = '')
+    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $4 AND peer = ''),
+    (SELECT value FROM chatrelay.mark WHERE uid = $1 AND kind = $5 AND peer = '')
 FROM (SELECT 1) AS one LEFT JOIN chatrelay.inbox AS i ON i.uid = $1
 """
-_MARKS_OF_AN_INBOX = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
 _EPOCH = "SELECT epoch FROM chatrelay.life"
 
 
@@ -175,11 +185,11 @@ def epoch(connection: Connection) -> str:
 
 def inbox(connection: Connection, user: str) -> InboxState:
     """Return the state of a user's inbox."""
-    first, last, received, left_at, last_seen = (
-        None if value is None else int(value)
-        for value in connection.query(_INBOX_STATE, [user, *_MARKS_OF_AN_INBOX])[0]
+    first, last, *values = (
+        None if value is None else int(value) for value in connection.query(_INBOX_STATE, [user, *INBOX_KINDS])[0]
     )
-    return InboxState(first or 1, last or 0, received or 0, left_at, last_seen)
+    marks = {kind: value for kind, value in zip(INBOX_KINDS, values, strict=True) if value is not None}
+    return InboxState.with_marks(first or 1, last or 0, marks)
 
 
 def entries(connection: Connection, user: str, after: int, through: int, limit: int, size: int) -> Page:

@@ -12,13 +12,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from chatrelay.messagelog.sqlite.schema import json_text
-from chatrelay.model import MarkKey, MarkKind
+from chatrelay.model import INBOX_KINDS, MarkKey, MarkKind
 
 Key = tuple[str, int, str]
 """A `chatrelay.model.MarkKey` with the number of the kind."""
-
-INBOX_KINDS = (MarkKind.RECEIVED.value, MarkKind.LEFT_AT.value, MarkKind.LAST_SEEN.value)
-"""The kinds of marks that belong to an inbox as a whole."""
 
 _SAVE = """
 INSERT INTO mark (user, kind, peer, value)
@@ -29,7 +26,7 @@ ON CONFLICT (user, kind, peer) DO UPDATE SET value = max(mark.value, excluded.va
 """
 _DROP_COVERED = "DELETE FROM mark WHERE user = '' AND kind = ? AND peer <> '' AND value <= ?"
 _DROP_OLD = "DELETE FROM mark WHERE user = '' AND kind = ? AND value < ?"
-_OF_INBOX = "SELECT kind, value FROM mark WHERE user = ? AND kind IN (?, ?, ?) AND peer = ''"
+_OF_INBOX = "SELECT kind, value FROM mark WHERE user = ? AND kind IN (?, ?, ?, ?) AND peer = ''"
 _READ = """
 SELECT user, kind, peer, mark.value FROM json_each(?) AS key CROSS JOIN mark
 ON user = key.value ->> 0 AND kind = key.value ->> 1 AND peer = key.value ->> 2

@@ -19,7 +19,7 @@ from chatrelay.messagelog.sqlite.index import complete_runs
 from chatrelay.messagelog.sqlite.index_run import FileRun, User
 from chatrelay.messagelog.sqlite.index_search import between, numbers_at
 from chatrelay.messagelog.sqlite.index_tail import Hashes
-from chatrelay.model import InboxEntry, InboxState, LoggedMessage, MarkKind, Selection
+from chatrelay.model import InboxEntry, InboxState, LoggedMessage, Selection
 
 BLOCKS_PER_READ = 10
 """The blocks that are read in one transaction."""
@@ -210,13 +210,7 @@ def inbox_of(connection: sqlite3.Connection, user: str) -> InboxState:
         marks = dict(connection.execute(_MARKS, (user,)).fetchall())
     finally:
         connection.execute("COMMIT")
-    return InboxState(
-        first=first,
-        last=last,
-        received=marks.get(MarkKind.RECEIVED.value, 0),
-        left_at=marks.get(MarkKind.LEFT_AT.value),
-        last_seen=marks.get(MarkKind.LAST_SEEN.value),
-    )
+    return InboxState.with_marks(first, last, marks)
 
 
 def _numbers_in(run: FileRun, user: User, newest_first: bool) -> Iterator[int]:

@@ -35,7 +35,7 @@ from chatrelay.messagelog.sqlite.schema import (
     json_text,
 )
 from chatrelay.messagelog.sqlite.trimming import Trimmer
-from chatrelay.model import InboxState, LogUnavailable, Mark, MarkKind, Message
+from chatrelay.model import InboxState, LogUnavailable, Mark, Message
 
 log = Logger("chatrelay.messagelog")
 
@@ -267,13 +267,7 @@ class SqliteStore:
             last = LastPlaces(self._places, connection)[user]
             (first,) = connection.execute(_FIRST_PLACE, (user,)).fetchone() or (1,)
             kept = marks.of_inbox(connection, user, self._marks)
-        return InboxState(
-            first=first,
-            last=last,
-            received=kept.get(MarkKind.RECEIVED.value, 0),
-            left_at=kept.get(MarkKind.LEFT_AT.value),
-            last_seen=kept.get(MarkKind.LAST_SEEN.value),
-        )
+        return InboxState.with_marks(first, last, kept)
 
     def add_marks(self, added: Sequence[Mark]) -> None:
         """Keep marks in memory until the next batch is written, or `write_marks` is called. A failure drops them."""

@@ -226,6 +226,7 @@ class SqliteReader(LogReaderContract, SynchronousTestCase):
                 Mark("a", MarkKind.RECEIVED, "", 7),
                 Mark("a", MarkKind.LEFT_AT, "", 8),
                 Mark("a", MarkKind.LAST_SEEN, "", 1_700_000_000_123),
+                Mark("a", MarkKind.STAYS, "", 2),
                 Mark("a", MarkKind.READ, "b", 6),
             ]
         )

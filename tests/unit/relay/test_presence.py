@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatrelay.model import LogBusy, MarkKind
+from chatrelay.model import LogBusy, Mark, MarkKind
 from chatrelay.relay import presence as presence_module
 from tests.support.people import Device, People
 
@@ -22,6 +23,7 @@ class PresenceCase(SynchronousTestCase):
         self.people.pass_time(1000)
         self.people.send("bo", "alice")
         self.alice = self.people.log_in("alice")
+        self.people.turn()
 
     def watch(self, device: Device, *users: str) -> Any:
         """Watch users; return who is online, and who is offline."""
@@ -30,6 +32,11 @@ class PresenceCase(SynchronousTestCase):
     def begin(self, device: Device, *users: str) -> Deferred[Any]:
         """Begin to watch users."""
         return Deferred.fromCoroutine(self.people.awareness.watch(device.watcher, users))
+
+    def left(self, user: str) -> tuple[int | None, int | None]:
+        """Return what the message log has of the last departure of a user: the place and the time."""
+        state = self.successResultOf(self.people.log.inbox(user))
+        return state.left_at, state.last_seen
 
 
 class PresenceTests(PresenceCase):
@@ -237,13 +244,46 @@ class PresenceTests(PresenceCase):
         phone, bo = self.people.log_in("bo"), self.people.log_in("bo")
         self.people.log_out(bo)
         self.people.pass_time(2)
-        self.assertEqual(self.people.log.marks, {})
+        self.assertEqual(self.left("bo"), (None, None))
         self.people.log_out(phone)
         self.people.pass_time(1)
-        self.assertEqual(
-            self.people.log.marks,
-            {("bo", MarkKind.LAST_SEEN, ""): 1_002_000, ("bo", MarkKind.LEFT_AT, ""): 1},
-        )
+        self.assertEqual(self.left("bo"), (1, 1_002_000))
+
+    def test_departure_is_not_known_after_a_crash_while_the_user_was_here(self) -> None:
+        self.people.log_out(self.people.log_in("bo"))
+        self.people.pass_time(1)
+        first = self.left("bo")
+        self.people.log_in("bo")
+        self.people.turn()
+        self.assertEqual((first, self.left("bo")), ((1, 1_000_000), (None, None)))
+        self.people.pass_time(9)
+        self.people = People(self.people.log, clock=self.people.clock)  # what was in memory is lost
+        self.alice = self.people.log_in("alice")
+        self.assertEqual(self.watch(self.alice, "bo"), ([], {"bo": None}))
+        bo = self.people.log_in("bo")
+        self.people.log_out(bo)
+        self.people.pass_time(6)
+        self.assertEqual(self.left("bo"), (1, 1_010_000))
+        self.assertEqual(self.watch(self.people.log_in("alice"), "bo"), ([], {"bo": 1_010_000}))
+
+    def test_arrival_is_saved_once_for_all_connections_of_a_user(self) -> None:
+        saves: list[Sequence[Mark]] = []
+        save_marks = self.people.log.save_marks
+        self.patch(self.people.log, "save_marks", lambda marks: saves.append(marks) or save_marks(marks))
+        for _ in range(3):
+            self.people.log_in("bo")
+            self.people.turn()
+        self.assertEqual([[mark[:3] for mark in marks] for marks in saves], [[("bo", MarkKind.STAYS, "")]])
+
+    def test_late_departure_of_a_user_who_has_come_back_does_not_count(self) -> None:
+        bo = self.people.log_in("bo")
+        self.people.log.holds_inboxes = True
+        self.people.log_out(bo)
+        self.people.directory.add("bo", Device("bo"))  # type: ignore[arg-type]
+        self.people.log.answer_inbox()
+        self.people.log.holds_inboxes = False
+        self.people.pass_time(1)
+        self.assertEqual(self.left("bo"), (None, None))
 
     def test_stop_waits_for_the_last_places_of_those_who_leave(self) -> None:
         self.successResultOf(self.people.awareness.stop())
@@ -291,7 +331,8 @@ class PresenceTests(PresenceCase):
         self.people.log_out(bo)
         self.people.log.fail_inbox()
         self.people.pass_time(1)
-        self.assertEqual(list(self.people.log.marks), [("bo", MarkKind.LAST_SEEN, "")])
+        self.people.log.holds_inboxes = False
+        self.assertEqual(self.left("bo"), (None, None))
 
 
 class PresenceForEverybodyTests(PresenceCase):
@@ -317,4 +358,5 @@ class PresenceOffTests(PresenceCase):
         self.assertIsNone(self.people.awareness.presence)
         self.people.log_out(self.people.log_in("bo"))
         self.people.pass_time(1)
-        self.assertEqual(self.people.log.marks, {("bo", MarkKind.LEFT_AT, ""): 1})
+        self.assertEqual(self.left("bo"), (1, None))
+        self.assertEqual({kind for _, kind, _ in self.people.log.marks}, {MarkKind.LEFT_AT, MarkKind.STAYS})

@@ -741,9 +741,12 @@ class Marks(SessionV2TestCase):
         self.log_in()
 
     def marks(self) -> dict[Any, int]:
-        """Return the marks of the user that are kept, after a moment."""
+        """Return the marks that the user has set and that are kept, after a moment."""
         self.clock.advance(0)
-        return {(kind, peer): value for (user, kind, peer), value in self.log.marks.items() if user == "7"}
+        kinds = (MarkKind.RECEIVED, MarkKind.READ)
+        return {
+            (kind, peer): value for (user, kind, peer), value in self.log.marks.items() if kind in kinds and user == "7"
+        }
 
     def use_up(self) -> None:
         """Take all tokens of the marks."""
