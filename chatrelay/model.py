@@ -287,6 +287,8 @@ class LoggedIn:
     :ivar expires_in: seconds until the session is to be checked again; None for the relay's own ``recheck_interval``.
     :ivar session: the SESSID to check then, which is a secret; None for the SESSID of the login. After a login by a
         ticket, None means that the session is not checked again.
+    :ivar asked_at: when the site was asked, in seconds since 1970 UTC. The relay sets it, whatever the authenticator
+        gave. 0.0 until then, so that the verdict counts as older than everything.
     :ivar user: the key of the user, made from `uid`: ``7`` and ``"7"`` are the same user.
     :raises ValueError: if `uid` is not a uID, `expires_in` is not a number of seconds > 0, or `session` is not a string
         of 1 to 4096 characters.
@@ -295,6 +297,7 @@ class LoggedIn:
     uid: str | int = attrs.field()
     expires_in: float | None = attrs.field(default=None)
     session: str | None = attrs.field(default=None, repr=False)
+    asked_at: float = attrs.field(default=0.0, kw_only=True, repr=False, eq=False)
     user: str = attrs.field(init=False, repr=False, eq=False)
 
     @uid.validator

@@ -180,7 +180,7 @@ def build_parts(
         config.user_messages_per_second,
         config.new_recipients_per_minute,
     )
-    verdicts = VerdictSource(authenticator)
+    verdicts = VerdictSource(authenticator, now)
     rechecks = Rechecks(
         config.recheck_interval,
         config.recheck_spread,

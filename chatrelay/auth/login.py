@@ -79,15 +79,33 @@ class LoginClient(Protocol):
         """Apply a user's limits from now on: the client has logged in for the first time."""
 
 
+@attrs.define
+class _Asking:
+    """The pending requests about one session.
+
+    :ivar since: when the first of them began, in seconds since 1970 UTC.
+    :ivar count: how many there are.
+    """
+
+    since: float
+    count: int = 0
+
+
 class VerdictSource:
-    """Asks an authenticator, and returns a verdict even if it fails.
+    """Asks an authenticator, and returns a verdict even if it fails. A `LoggedIn` says when the site was asked.
+
+    An authenticator may share one request among all that ask about a session. So a request that joins pending ones has
+    the time of the first of them: what the site said may be as old as that.
 
     :param authenticator: says whose session it is.
+    :param now: the wall clock, in seconds since 1970 UTC.
     :ivar give_up: called with a Deferred that `ask` returned, when nobody waits for its verdict any more.
     """
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, now: Callable[[], float]) -> None:
         self._authenticator = authenticator
+        self._now = now
+        self._pending: dict[str, _Asking] = {}  # by SESSID
         self._tickets = authenticator if isinstance(authenticator, TicketAuthenticator) else None
         self.give_up: Callable[[Deferred[Any]], None] = (
             authenticator.give_up if isinstance(authenticator, Abandons) else Deferred.cancel
@@ -98,7 +116,17 @@ class VerdictSource:
         authenticate = self._authenticator.authenticate
         if is_ticket and self._tickets is not None:
             authenticate = self._tickets.authenticate_ticket
-        return maybeDeferred(authenticate, sessid).addErrback(_failed)
+        asking = self._pending.get(sessid)
+        if asking is None:
+            asking = self._pending[sessid] = _Asking(self._now())
+        asking.count += 1
+        return maybeDeferred(authenticate, sessid).addErrback(_failed).addCallback(self._answered, sessid, asking)
+
+    def _answered(self, verdict: Verdict, sessid: str, asking: _Asking) -> Verdict:
+        asking.count -= 1
+        if not asking.count:
+            del self._pending[sessid]
+        return attrs.evolve(verdict, asked_at=asking.since) if isinstance(verdict, LoggedIn) else verdict
 
 
 def _failed(failure: Failure) -> Verdict:
@@ -288,7 +316,7 @@ class Logins:
         sessids = dict.fromkeys(name for name in (login.sessid, verdict.session) if name is not None)
         names = [self.index.digest(sessid) for sessid in sessids]
         cookie = None if login.cookie is None else self.index.digest(login.cookie)
-        resumption.logged_in(connection, session, verdict.uid, handle, names, cookie, wait)
+        resumption.logged_in(connection, session, verdict.uid, handle, names, cookie, wait, verdict.asked_at)
         return wait
 
     def _replace(self, connection: Connection, grant: Grant, wait: float | None) -> None:

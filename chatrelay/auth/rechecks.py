@@ -138,8 +138,8 @@ class Rechecks:
         pending until the verdict comes.
     :param fell_behind: called when re-checks become late, once until `caught_up` is called.
     :param caught_up: called when re-checks have not been late for an interval.
-    :param confirmed: called after a re-check that confirmed a session, with its connections and the seconds until the
-        next re-check.
+    :param confirmed: called after a re-check that confirmed a session, with its connections, the seconds until the next
+        re-check, and when the site was asked (`LoggedIn.asked_at`).
     :param put_off: called like that after a login by a session, with its other connections: their re-check is put off.
     :param denied: called with the SESSID of a session that the site has denied, before its connections are closed.
     """
@@ -157,8 +157,8 @@ class Rechecks:
         give_up: Callable[[Deferred[Verdict]], None] = Deferred.cancel,
         fell_behind: Callable[[RecheckBacklog], None] = _ignore,
         caught_up: Callable[[], None] = _ignore,
-        confirmed: Callable[[Sequence[Connection], float], None] = _ignore,
-        put_off: Callable[[Sequence[Connection], float], None] = _ignore,
+        confirmed: Callable[[Sequence[Connection], float, float], None] = _ignore,
+        put_off: Callable[[Sequence[Connection], float, float], None] = _ignore,
         denied: Callable[[str], None] = _ignore,
     ) -> None:
         self._interval = interval
@@ -215,7 +215,7 @@ class Rechecks:
             wait = self._confirmed(recheck, verdict, wait)
             others = [other for other in recheck.connections if other is not connection]
             if others:
-                self._notify_put_off(others, wait)
+                self._notify_put_off(others, wait, verdict.asked_at)
 
     def resumed(self, connection: Connection, sessid: str, user: str, wait: float) -> None:
         """Re-check the session that `connection` has resumed without a verdict. Call it only if re-checks `are_on`.
@@ -311,7 +311,7 @@ class Rechecks:
     def _decide(self, recheck: _Recheck, verdict: Verdict) -> None:
         if isinstance(verdict, LoggedIn) and verdict.user == recheck.session.user:
             wait = self._confirmed(recheck, verdict)
-            self._notify_confirmed(tuple(recheck.connections), wait)
+            self._notify_confirmed(tuple(recheck.connections), wait, verdict.asked_at)
         elif isinstance(verdict, Unavailable):
             self._unreachable(recheck)
         else:

@@ -54,7 +54,7 @@ class Grant:
     :ivar expires: when the token ends, in seconds since 1970 UTC.
     :ivar due: when the next re-check is due, on the same clock; None if the session is not re-checked.
     :ivar connection: the id of the connection that got the token.
-    :ivar confirmed: when the site has confirmed the session, on the same clock.
+    :ivar confirmed: when the site was asked about the session, which it confirmed, on the same clock.
     """
 
     uid: str | int

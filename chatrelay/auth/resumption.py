@@ -89,6 +89,7 @@ class Resumption:
         names: Sequence[bytes],
         cookie: bytes | None,
         wait: float | None,
+        asked_at: float,
     ) -> None:
         """Note that the site has just confirmed the session by which a connection logs in.
 
@@ -96,11 +97,13 @@ class Resumption:
         :param names: the digests of the SESSIDs by which the session can be ended.
         :param cookie: the digest of the session cookie, if the login was by cookie; else None.
         :param wait: seconds until the next re-check; None if there is none.
+        :param asked_at: when the site was asked, in seconds since 1970 UTC. What was revoked later stays revoked,
+            though the answer came after that.
         """
         before = self._holders.get(connection)
         identity = self._random_bytes(ID_BYTES) if before is None else before.grant.connection
-        expires, due = self._ends(wait)
-        self._hold(connection, client, Grant(uid, handle, tuple(names), cookie, expires, due, identity, self._now()))
+        expires, due = self._ends(wait, asked_at)
+        self._hold(connection, client, Grant(uid, handle, tuple(names), cookie, expires, due, identity, asked_at))
 
     def resumed(self, connection: Connection, client: TokenTaker, grant: Grant, wait: float | None) -> None:
         """Note that a connection logs in by a token. Its own tokens end when that one does.
@@ -126,21 +129,24 @@ class Resumption:
             return None
         return self._sealer.seal(holder.grant)
 
-    def confirmed(self, connections: Sequence[Connection], wait: float) -> None:
+    def confirmed(self, connections: Sequence[Connection], wait: float, asked_at: float) -> None:
         """Send these connections new tokens: the site has just confirmed their session.
 
         :param wait: seconds until the next re-check.
+        :param asked_at: when the site was asked, in seconds since 1970 UTC.
         """
         for connection in connections:
-            self._renew(connection, wait)
+            self._extend(connection, wait, asked_at)
+            self._send_token(connection)
 
-    def put_off(self, connections: Sequence[Connection], wait: float) -> None:
+    def put_off(self, connections: Sequence[Connection], wait: float, asked_at: float) -> None:
         """Note that the site has just confirmed the session of these connections at another's login.
 
-        They get no new token now, but the one at their end lasts until the next re-check.
+        They get no new token now, but the one at their end lasts until the next re-check. The parameters are as in
+        `confirmed`.
         """
         for connection in connections:
-            self._extend(connection, wait)
+            self._extend(connection, wait, asked_at)
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closing. Unknown connections are ignored."""
@@ -157,34 +163,34 @@ class Resumption:
                 break
             connection = self._renewals.first()
             self._renewals.start(connection, now)
-            self._renew(connection, None)
+            self._extend(connection, None, self._holders[connection].grant.confirmed)
+            self._send_token(connection)
         self._revocations.sweep()
 
-    def _renew(self, connection: Connection, wait: float | None) -> None:
-        holder = self._extend(connection, wait)
+    def _send_token(self, connection: Connection) -> None:
         token = self.token(connection)
-        if holder is not None and token is not None:
-            holder.client.send_token(token)
+        if token is not None:
+            self._holders[connection].client.send_token(token)
 
-    def _extend(self, connection: Connection, wait: float | None) -> _Holder | None:
+    def _extend(self, connection: Connection, wait: float | None, asked_at: float) -> None:
         """Let the next token of a connection last until the next re-check.
 
         :param wait: seconds until then, if the site has just confirmed the session; None for a session that is not
             re-checked.
+        :param asked_at: when the site was asked about it.
         """
         holder = self._holders.get(connection)
         if holder is not None:
-            expires, due = self._ends(wait)
-            confirmed = holder.grant.confirmed if wait is None else self._now()
-            holder.grant = attrs.evolve(holder.grant, expires=expires, due=due, confirmed=confirmed)
-        return holder
+            expires, due = self._ends(wait, asked_at)
+            holder.grant = attrs.evolve(holder.grant, expires=expires, due=due, confirmed=asked_at)
 
-    def _ends(self, wait: float | None) -> tuple[float, float | None]:
+    def _ends(self, wait: float | None, asked_at: float) -> tuple[float, float | None]:
         """Return when a token ends that is given now, and when the re-check is due."""
         now = self._now()
         if wait is None:
             return now + self._resume_time, None
-        return now + min(wait, MAX_LIFE_SECONDS), now + wait
+        # A revocation that came before the answer must be kept until the token ends.
+        return min(now + wait, asked_at + MAX_LIFE_SECONDS), now + wait
 
     # Revoking ----------------------------------------------------------------
 

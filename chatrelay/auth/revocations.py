@@ -29,6 +29,10 @@ log = Logger("chatrelay.auth")
 RETRY_SECONDS = 1.0
 """The seconds after a failure until the revocations that could not be saved are saved again."""
 
+CLOCK_TOLERANCE_SECONDS = 5.0
+"""How far the clocks of two relays may differ. A revocation of the message log counts though it is older than what the
+site said, if only by this: it may be another relay's, whose clock is behind. Without need, that costs one request."""
+
 BUSY_SECONDS = 0.05
 """The seconds until the log is read again, if too many other reads were waiting."""
 
@@ -125,7 +129,8 @@ class Revocations:
     def has(self, digests: Iterable[bytes], confirmed: float) -> bool:
         """Return whether one of these was revoked by this process.
 
-        :param confirmed: when the site has confirmed the session; a revocation before that does not count.
+        :param confirmed: when the site was asked about the session, which it confirmed; a revocation before that does
+            not count.
         """
         revoked = self._revoked
         return self._all_revoked >= confirmed or (
@@ -134,6 +139,8 @@ class Revocations:
 
     def find(self, digests: Sequence[bytes], confirmed: float) -> Deferred[bool | None]:
         """Look whether one of these was revoked, by any process that shares the message log; else as `has`.
+
+        A revocation in the message log counts even if it is older than `confirmed` by `CLOCK_TOLERANCE_SECONDS`.
 
         :returns: a Deferred that never fails. It fires with None if the message log can't be read.
         """
@@ -150,8 +157,8 @@ class Revocations:
                 # Thousands of clients may return at once. The site must not be asked about each because of that.
                 await deferLater(self._reactor, BUSY_SECONDS)
                 continue
-            now = self._now()
-            return any(until > now and until - self._life >= confirmed for until in kept.values())
+            now, since = self._now(), confirmed - CLOCK_TOLERANCE_SECONDS
+            return any(until > now and until - self._life >= since for until in kept.values())
 
     def sweep(self) -> None:
         """Forget the revocations that are old enough, and save those that wait, or could not be kept."""

@@ -32,7 +32,7 @@ class LoginsTests(SynchronousTestCase):
 
     def make(self, auth_tickets: bool = False, connections_per_user: int = 0) -> Logins:
         """Make the flow and its parts."""
-        clock, verdicts = Clock(), VerdictSource(self.site)
+        clock, verdicts = Clock(), VerdictSource(self.site, lambda: 0.0)
         return Logins(
             self.directory,
             SessionIndex(self.directory, b"key"),
@@ -161,7 +161,7 @@ class Sources(SynchronousTestCase):
                 return self.authenticate(f"ticket {sessid}")
 
         for site, asked in ((HeldAuthenticator(), ["a", "a"]), (WithTickets(), ["a", "ticket a"])):
-            source = VerdictSource(site)
+            source = VerdictSource(site, lambda: 0.0)
             source.ask("a")
             source.ask("a", is_ticket=True)
             self.assertEqual([sessid for sessid, _ in site.asked], asked)
@@ -174,11 +174,28 @@ class Sources(SynchronousTestCase):
                 given_up.append(verdict)
 
         for site, cancelled, count in ((HeldAuthenticator(), ["a"], 0), (Abandoned(), [], 1)):
-            source = VerdictSource(site)
+            source = VerdictSource(site, lambda: 0.0)
             source.give_up(source.ask("a"))
             self.assertEqual((site.cancelled, len(given_up)), (cancelled, count))
 
+    def test_verdict_has_the_time_of_the_oldest_request_that_it_may_answer(self) -> None:
+        clock, site = Clock(), HeldAuthenticator()
+        source = VerdictSource(site, clock.seconds)
+
+        def ask(sessid: str) -> Deferred[Verdict]:
+            clock.advance(1)
+            return source.ask(sessid)
+
+        asking = [ask("a"), ask("b"), ask("a"), ask("a")]
+        asking[0].cancel()  # the others may still share its request
+        for _ in range(3):
+            site.answer(LoggedIn(1, asked_at=1e12))
+        asking.append(ask("a"))
+        site.answer(LoggedIn(1))
+        verdicts = [self.successResultOf(each) for each in asking]
+        self.assertEqual([getattr(verdict, "asked_at", None) for verdict in verdicts], [None, 2.0, 1.0, 1.0, 5.0])
+
     def test_cancelled_request_is_unavailable(self) -> None:
-        asking = VerdictSource(HeldAuthenticator()).ask("a")
+        asking = VerdictSource(HeldAuthenticator(), lambda: 0.0).ask("a")
         asking.cancel()
         self.assertIsInstance(self.successResultOf(asking), Unavailable)

@@ -60,7 +60,7 @@ class Process:
         self.revocations = Revocations(MAX_LIFE_SECONDS, now, clock, message_log)
         self.resumption = Resumption(sealer, self.revocations, RESUME_TIME, now, clock.seconds, secrets.token_bytes)
         self.index = SessionIndex(self.directory, self.resumption.digest_key, self.resumption.revoke)
-        verdicts = VerdictSource(self.site)
+        verdicts = VerdictSource(self.site, now)
         self.rechecks = Rechecks(
             interval,
             spread,
@@ -550,6 +550,52 @@ class Revoked(ResumptionCase):
         relay.index.end_user("bo")
         relay = Process(self.clock, message_log)
         self.assertEqual([self.resumes(token_of(client), relay=relay) for client in clients], [False, False, True])
+
+    def test_session_revoked_elsewhere_between_question_and_answer_is_not_resumed(self) -> None:
+        message_log = HeldMessageLog()
+        other = Process(self.clock, message_log)
+        for kind in ("login", "login that joins another's request", "re-check", "re-check put off by a login"):
+            for is_revoked in (True, False):
+                relay = Process(self.clock, message_log)
+                client = relay.client() if kind.startswith("login") else relay.member()
+                if not is_revoked:
+                    other.index.end_session("alice")  # and the site is asked after that
+                self.clock.advance(INTERVAL)
+                if kind == "re-check":
+                    relay.rechecks.sweep()
+                else:
+                    asking = client if kind == "login" else relay.client()
+                    relay.logins.begin(asking, ADDRESS, "alice", False)
+                self.clock.advance(10)
+                if is_revoked:
+                    other.index.end_session("alice")
+                self.clock.advance(10)
+                if kind == "login that joins another's request":
+                    relay.logins.begin(client, ADDRESS, "alice", False)
+                while relay.asked:
+                    relay.site.answer(LoggedIn(7))
+                token = relay.resumption.token(client.outgoing)
+                assert token is not None
+                self.assertNotEqual(self.resumes(token, relay=relay), is_revoked, kind)
+
+    def test_session_denied_at_another_login_between_question_and_answer_is_not_resumed(self) -> None:
+        client = self.relay.client()
+        self.relay.logins.begin(client, ADDRESS, "alice", False)
+        self.clock.advance(0.001)
+        self.relay.resumption.denied("alice")
+        self.clock.advance(0.001)
+        self.relay.site.answer(LoggedIn(7))
+        self.assertFalse(self.resumes(token_of(client)))
+
+    def test_revocation_before_a_slow_answer_outlasts_the_token(self) -> None:
+        client = self.relay.client()
+        self.relay.logins.begin(client, ADDRESS, "alice", False)
+        self.relay.resumption.denied("alice")
+        self.clock.advance(10)
+        self.relay.site.answer(LoggedIn(7, 1_000_000))
+        for seconds in (0, MAX_LIFE_SECONDS - 10):
+            self.relay.pass_time(seconds)
+            self.assertFalse(self.resumes(token_of(client)))
 
     def test_session_revoked_while_the_log_is_read_is_not_resumed(self) -> None:
         message_log = HeldMessageLog()
