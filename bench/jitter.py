@@ -164,8 +164,10 @@ def line(result: Result) -> str:
 
 def main(command_line: list[str]) -> int:
     """Run the plan against the servers, and print what was found; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.jitter", description="Compare what arrives over cuts.")
-    parser.add_argument("--peer", action="append", choices=list(ROWS), help="only this one; may be repeated")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.jitter", description="Compare what arrives over cut connections."
+    )
+    parser.add_argument("--peer", action="append", choices=list(ROWS), help="run only this server; may be repeated")
     parser.add_argument("--users", type=int, default=jitter.FULL.users, help="an even number (default: 1000)")
     parser.add_argument("--seconds", type=float, default=jitter.FULL.seconds, help="how long they write (300)")
     parser.add_argument("--seed", type=int, default=jitter.FULL.seed)

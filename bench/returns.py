@@ -309,9 +309,9 @@ def _on_core(core: int) -> Iterator[None]:
 def main(command_line: list[str]) -> int:
     """Measure, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.returns", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--clients", type=int, default=10_000, help="(default: %(default)s)")
-    parser.add_argument("--addresses", type=int, default=100, help="from which they come (default: %(default)s)")
-    parser.add_argument("--missed", type=int, default=20, help="messages a client (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=10_000, help="clients that return (default: %(default)s)")
+    parser.add_argument("--addresses", type=int, default=100, help="addresses they come from (default: %(default)s)")
+    parser.add_argument("--missed", type=int, default=20, help="messages that each has missed (default: %(default)s)")
     arguments = parser.parse_args(command_line)
     if min(arguments.clients, arguments.addresses, arguments.missed) < 1:
         parser.error("the numbers must be at least 1")

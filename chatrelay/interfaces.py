@@ -392,7 +392,7 @@ class TrimmableLog(InboxLog, Protocol):
     """An `InboxLog` whose oldest messages can be deleted. The option ``keep`` needs one."""
 
     def trim(self, before: int) -> Deferred[int]:
-        """Delete the oldest messages, as far as they were received before a time, but not many at once.
+        """Delete some of the oldest messages that were received before a time.
 
         They are deleted in the order of their numbers, up to the first one that was not received before that time. So
         every inbox keeps its last places, and `InboxState.first` is the place after those of the deleted messages.
@@ -411,9 +411,9 @@ class ErasableLog(InboxLog, Protocol):
     """An `InboxLog` in which another process may erase messages: `chatrelay.messagelog.erasing`."""
 
     on_erased: Callable[[Mapping[str, int]], object]
-    """Called after messages were erased, with the users who are told by entries of their inboxes, each with the last
-    place of the inbox; before the Deferred of any later batch fires, and of a later call of `inbox`. `chatrelay.build`
-    sets it."""
+    """Called after messages were erased. Its argument has the users who are told by entries of their inboxes, each with
+    the last place of the inbox. The call comes before the Deferred of any later batch, or of a later call of `inbox`,
+    fires. `chatrelay.build` sets it."""
 
 
 class InboxReader(Protocol):

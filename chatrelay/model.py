@@ -348,7 +348,7 @@ class LogUnavailable(Exception):
 
 
 class LogNotIndexed(LogUnavailable):
-    """The message log can't be read by user until its index is made. That goes on, and takes some minutes at most."""
+    """The message log can't be read by user until its index is made, which takes some minutes at most."""
 
 
 class LogBusy(Exception):

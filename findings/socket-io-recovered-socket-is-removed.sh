@@ -5,8 +5,8 @@
 # Behaviour: A session that was recovered stays in the in-memory adapter, and can be recovered again within two minutes. If the
 #            server has not noticed the end of the client's last connection by then, two sockets have one id. When the older one
 #            ends, the newer one is taken out of its rooms and of the namespace. Its connection stays open, and receives nothing.
-# Matters:   A phone that changes its network twice in two minutes is silently deaf from the moment at which the server notices
-#            that the old connection is gone, until the next reconnect.
+# Matters:   A phone that changes its network twice in two minutes receives nothing from the moment at which the server notices
+#            that the old connection is gone, until it reconnects. Neither side gets an error.
 # Seen:      recovered: true, again: true, same id: true
 #            before the old connection ends: received
 #            after it: nothing; sockets 0, connections 1

@@ -203,7 +203,7 @@ class Resumption:
         self._revocations.add(digest(sessid, self.digest_key))
 
     def denied(self, sessid: str) -> None:
-        """Let no token of a session be used any more that the site has denied at a login.
+        """Revoke the tokens of a session that the site has denied at a login.
 
         Anybody can have logins denied. So these revocations are saved together, four times a second at most.
         """

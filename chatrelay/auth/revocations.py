@@ -30,8 +30,9 @@ RETRY_SECONDS = 1.0
 """The seconds after a failure until the revocations that could not be saved are saved again."""
 
 CLOCK_TOLERANCE_SECONDS = 5.0
-"""How far the clocks of two relays may differ. A revocation of the message log counts though it is older than what the
-site said, if only by this: it may be another relay's, whose clock is behind. Without need, that costs one request."""
+"""By how many seconds the clocks of two relays may differ. A revocation in the message log counts even if it is older
+than what the site said, by up to this: it may be from another relay, whose clock is behind. If it is not, that costs
+one request to the site."""
 
 BUSY_SECONDS = 0.05
 """The seconds until the log is read again, if too many other reads were waiting."""
@@ -108,7 +109,7 @@ class Revocations:
                 self._waiting.update(changed)
 
     def _drop_oldest(self) -> None:
-        """Drop a tenth of the revocations, unless as many are forgotten since they are old enough."""
+        """Drop the oldest tenth of the revocations, unless `sweep` has made as much room."""
         surplus = len(self._revoked) - MAX_REVOCATIONS * 9 // 10
         for digest in list(islice(self._revoked, max(0, surplus))):
             self._all_revoked = self._forgotten = self._revoked.pop(digest)
@@ -138,10 +139,11 @@ class Revocations:
         )
 
     def find(self, digests: Sequence[bytes], confirmed: float) -> Deferred[bool | None]:
-        """Look whether one of these was revoked, by any process that shares the message log; else as `has`.
+        """Find out whether one of these was revoked by any process that shares the message log.
 
         A revocation in the message log counts even if it is older than `confirmed` by `CLOCK_TOLERANCE_SECONDS`.
 
+        :param confirmed: as for `has`.
         :returns: a Deferred that never fails. It fires with None if the message log can't be read.
         """
         if self._log is None or self.has(digests, confirmed):
@@ -161,7 +163,7 @@ class Revocations:
             return any(until > now and until - self._life >= since for until in kept.values())
 
     def sweep(self) -> None:
-        """Forget the revocations that are old enough, and save those that wait, or could not be kept."""
+        """Forget the revocations that are old enough, and save those that wait or could not be saved before."""
         before = self._now() - self._life
         old = []
         for digest, revoked in self._revoked.items():

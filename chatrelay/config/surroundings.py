@@ -144,7 +144,7 @@ class Surroundings:
     )
     keep: float = option(
         0.0,
-        "How long messages are kept in the message log, such as 365d. Older ones are deleted, a few at a time. If "
+        "How long messages are kept in the message log, such as 365d. Older ones are deleted in small steps. If "
         "several relays share the log, the shortest time counts.",
         unit="seconds",
         zero="everything is kept",

@@ -37,7 +37,7 @@ class LogEraser(Protocol):
         """The paths of copies of the log that are known, and that an erasure does not change."""
 
     def erase(self, user: str, *, received: bool) -> Iterator[ErasureProgress]:
-        """Erase the messages that a user wrote up to now, and yield how far that is, now and then, up to the end.
+        """Erase the messages that a user wrote up to now, and yield the progress now and then, until it is finished.
 
         The places of the messages become void, and their users are told by an entry of their inboxes. If the iterator
         is not read to its end, a relay continues the erasure.

@@ -1,9 +1,9 @@
-"""Trimming: have the message log delete what is older than it is to be kept.
+"""Trimming: have the message log delete messages that are older than the option ``keep`` says.
 
 Pure: the message log and the clocks are passed in. This module must not know how a log deletes messages.
 
-Each call of the log deletes few messages, and the next one waits until it is done and a moment has passed. So whatever
-else waits for the log, a batch of messages waits for at most one call.
+Each call of the log deletes few messages. The next call comes when that one is done and a moment has passed. So a batch
+of new messages waits for at most one call.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Trimming:
         self._wait(0.0)
 
     def stop(self) -> None:
-        """End. A call that the log has begun is not waited for."""
+        """Stop. Do not wait for a call that the log has begun."""
         self._is_running = False
         if self._timer is not None:
             self._timer.cancel()
@@ -101,7 +101,7 @@ class Trimming:
         self._wait(ROUND_SECONDS if is_over else PAUSE_SECONDS)
 
     def _follow_up(self, is_over: bool) -> None:
-        """Report what was deleted, and have people forgotten, if it is time.
+        """Log how much was deleted, and call `forget`, if it is time.
 
         :param is_over: whether the round is over. A round may last for days, and must not put this off.
         """

@@ -27,20 +27,21 @@ from chatrelay.model import LogUnavailable
 _T = TypeVar("_T")
 
 POLL_SECONDS = 0.2
-"""The time between two looks at how far the relay is."""
+"""The time between two reads of how far the relay is."""
 
 CHECK_SECONDS = 1.0
 """The time between two checks of the files, without a relay."""
 
 STALL_SECONDS = 3.0
-"""The time without progress after which it is said what the erasure waits for, and after which this process takes it
-over if no relay has the log open. A relay opens a log that has failed twice a second, and must find it free."""
+"""The time without progress after which `ErasureProgress.waits_for` says what the erasure waits for. After it, this
+process takes the erasure over if no relay has the log open. When a log has failed, its relay tries to open it twice a
+second, and must find it free."""
 
 READERS = "a program that reads the message log, such as a backup, to end"
 RELAY = "the relay"
 
 COPIES = (".schema-*", ".replaced-*", "-wal.orphaned-*")
-"""What the names of copies of a message log end with, that a relay or ``chatrelay restore`` has made beside it."""
+"""How the names of the copies end that a relay or ``chatrelay restore`` makes beside a message log."""
 
 
 class SqliteEraser:

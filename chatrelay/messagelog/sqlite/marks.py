@@ -34,7 +34,7 @@ ON user = key.value ->> 0 AND kind = key.value ->> 1 AND peer = key.value ->> 2
 
 
 def write(connection: sqlite3.Connection, marks: Mapping[Key, int]) -> None:
-    """Write marks that are greater than those in the table, and drop the revocations that one for all covers."""
+    """Write marks that are greater than those in the table. Drop the revocations that one for all sessions covers."""
     connection.execute(_SAVE, (json_text([(*key, value) for key, value in marks.items()]),))
     all_revoked = marks.get(("", MarkKind.REVOKED.value, ""))
     if all_revoked is not None:

@@ -37,10 +37,10 @@ ERASE_PAUSE = 1.0
 """The pause after each part of an erasure, as a multiple of the time that the part took. Messages are written then."""
 
 ERASE_SECONDS = 1.0
-"""The wait before an erasure is tried again that a program which reads the log prevents from ending."""
+"""The wait before an erasure is tried again, if a program that reads the log kept it from ending."""
 
 DEFECT_SECONDS = 60.0
-"""The wait before an erasure is tried again that has failed because of a defect in chatrelay."""
+"""The wait before an erasure is tried again, if it failed because of a defect in chatrelay."""
 
 MARKS_SECONDS = 1.0
 """How long marks wait for a batch with which they are written."""
