@@ -45,6 +45,19 @@ class Kind(enum.IntEnum):
     of places in that user's inbox, as JSON."""
 
 
+class UndecodedMessage(Struct, array_like=True, gc=False):
+    """A message as it is in a block, with its text not decoded. Further values are skipped."""
+
+    from_uid: str
+    from_place: int
+    to_uid: str
+    to_place: int
+    client_id: Raw
+    time_stamp: Raw
+    content: Raw
+    received_at: int
+
+
 class StoredMessage(Struct, array_like=True, gc=False):
     """A message as it is in a block. Further values of later versions are skipped."""
 

@@ -14,10 +14,9 @@ from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
-from msgspec import Raw, Struct
 
 from chatrelay.messagelog.sqlite import batch
-from chatrelay.messagelog.sqlite.blocks import Kind
+from chatrelay.messagelog.sqlite.blocks import Kind, UndecodedMessage
 from chatrelay.messagelog.sqlite.index_run import LastMessage
 
 _KIND = slice(8, 9)
@@ -56,17 +55,9 @@ class Columns(NamedTuple):
         return self.first + len(self.senders) - 1
 
 
-class BlockRow(Struct, array_like=True, gc=False):
-    """The values of a message in a block that the index needs. The others are skipped."""
+class BlockRow(UndecodedMessage, array_like=True, gc=False):
+    """The values of a message in a block that the index needs."""
 
-    from_uid: str
-    from_place: int
-    to_uid: str
-    to_place: int
-    client_id: Raw
-    time_stamp: Raw
-    content: Raw
-    received_at: int
     kind: int = Kind.MESSAGE
 
 

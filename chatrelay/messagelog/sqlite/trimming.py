@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 import attrs
 import msgspec
-from msgspec import Raw, Struct
 from twisted.logger import Logger
 
+from chatrelay.messagelog.sqlite.blocks import UndecodedMessage
 from chatrelay.messagelog.sqlite.checkpoints import Checkpoints
 from chatrelay.messagelog.sqlite.failures import is_damage
 from chatrelay.messagelog.sqlite.schema import json_text
@@ -52,20 +52,7 @@ DELETE FROM mark WHERE (user, kind, peer) IN (
 """
 
 
-class _Row(Struct, array_like=True, gc=False):
-    """The values of a message that are needed here. The others are skipped."""
-
-    from_uid: str
-    from_place: int
-    to_uid: str
-    to_place: int
-    client_id: Raw
-    time_stamp: Raw
-    content: Raw
-    received_at: int
-
-
-_decode = msgspec.json.Decoder(list[_Row]).decode
+_decode = msgspec.json.Decoder(list[UndecodedMessage]).decode
 
 
 @attrs.frozen

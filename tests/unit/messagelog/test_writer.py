@@ -30,6 +30,14 @@ def sleep(seconds: float) -> Deferred[None]:
     return waiting
 
 
+def wait_in_the_reactor(log: SqliteMessageLog) -> None:
+    """Wait until a log is open again. The reactor does not run meanwhile, so it does not learn of a new epoch."""
+    for _ in range(500):
+        if log.is_open:
+            break
+        time.sleep(0.01)
+
+
 class Writer(TestCase):
     """A message log in a file, with its thread."""
 
@@ -277,10 +285,7 @@ class Writer(TestCase):
         os.unlink(f"{self.path}-wal")
         with self.assertRaises(LogUnavailable):
             await log.append([message("b")])
-        for _ in range(500):  # the reactor does not run meanwhile, so it does not learn of the new epoch
-            if log.is_open:
-                break
-            time.sleep(0.01)
+        wait_in_the_reactor(log)
         await log.mark_undelivered([1])
         await log.stop()
         with closing(sqlite3.connect(self.path)) as connection:
@@ -295,10 +300,7 @@ class Writer(TestCase):
         os.unlink(f"{self.path}-wal")
         with self.assertRaises(LogUnavailable):
             await log.append([message("b")])
-        for _ in range(500):  # the reactor does not run meanwhile, so it does not learn of the new epoch
-            if log.is_open:
-                break
-            time.sleep(0.01)
+        wait_in_the_reactor(log)
         await log.save_marks([Mark("1", MarkKind.RECEIVED, "", 1), Mark("1", MarkKind.LAST_SEEN, "", 9)])
         state = await log.inbox("1")
         self.assertEqual((state.received, state.last_seen), (0, 9))
